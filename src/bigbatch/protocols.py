@@ -1,0 +1,123 @@
+"""The seams: what rooms ask of each other. Types only; torch is named but never imported at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from bigbatch.records import LossSums, MicroBatch, Predictions, Record, Request, Sample, Targets
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """A column that a task reads, by what it means rather than by its name."""
+
+    meaning: str
+    """One line for messages and documentation."""
+    kind: Literal["text", "label", "labels", "number"] = "text"
+    """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number."""
+    required: bool = True
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A quality figure with mergeable state, so that evaluation streams and ranks can be combined."""
+
+    name: str
+    larger_is_better: bool
+
+    def add(self, predictions: Predictions, targets: Targets) -> Any:
+        """State of these units alone."""
+        ...
+
+    def merge(self, left: Any, right: Any) -> Any:
+        """State of both, in this order."""
+        ...
+
+    def value(self, state: Any) -> float | Mapping[str, float]:
+        """The figure; several (one a class, say) as a mapping of full names."""
+        ...
+
+
+class Task(Protocol):
+    """What is learnt: columns, targets, loss and metrics. A frozen dataclass; its fields are the recipe's options."""
+
+    @property
+    def roles(self) -> Mapping[str, Role]: ...
+
+    @property
+    def couples(self) -> Literal["sample", "batch"]:
+        """`sample`: the loss is a sum over units; `batch`: it needs all outputs of the batch at once."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
+
+    def build(self, spec: Any, facts: Any) -> nn.Module: ...
+
+    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample: ...
+
+    def denominators(self, targets: Targets) -> dict[str, float]:
+        """Per loss term, from data alone, before any forward; floats, since weights count."""
+        ...
+
+    def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Per term, one weighted value per unit (U,), never a mean."""
+        ...
+
+    def decode(self, outputs: Any) -> Predictions: ...
+
+
+class World(Protocol):
+    """The ranks that share one update. One process has an implementation without torch.distributed."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def sum_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
+        """Sum of each count over all ranks (fp64)."""
+        ...
+
+    def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Sum `.grad` over the ranks that hold the same parameter, in place."""
+        ...
+
+    def sum_of_squares(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Squared L2 norm of each whole tensor (len(tensors),), however it is sharded."""
+        ...
+
+    def whole(self, matrix: Tensor) -> Tensor:
+        """The unsharded matrix."""
+        ...
+
+    def barrier(self) -> None: ...
+
+
+class Forward(Protocol):
+    """Runs a micro-batch through the model: (U, C) outputs in the order of the micro-batch's units."""
+
+    def __call__(self, micro_batch: MicroBatch) -> Tensor: ...
+
+
+class Executor(Protocol):
+    """Turns micro-batches into gradients. The step never loops forward and backward itself."""
+
+    def accumulate(
+        self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]
+    ) -> LossSums: ...
+
+
+Observer = Callable[[Record], "Request | None"]
+"""Watches records on rank 0; may ask for a stop, a save or an evaluation. Its exceptions become events."""
+
+LossFunction = Callable[..., "Tensor"]
+"""`fn(logits, targets, **args)`: (U, C) outputs and (U,) or (U, C) targets -> (U,) unreduced values."""
+
+MetricFunction = Callable[[Predictions, Targets], float]
