@@ -1,0 +1,214 @@
+"""DataTable -> TokenTable: rows through the task's encode, kept in the token cache.
+
+The cache holds everything that encode returns (ids, segments, reads, targets, weights, extras), so a second start
+reads memory-mapped files and never calls the tokenizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bigbatch
+from bigbatch.data import cache
+from bigbatch.data.fingerprint import fingerprint
+from bigbatch.data.tables import DataTable
+from bigbatch.data.tokenised import encode_tokenised
+from bigbatch.errors import DataError
+from bigbatch.records import Sample, TokenTable
+
+Progress = Callable[[int, int], None]
+"""`progress(done_rows, total_rows)`."""
+
+_CHUNK_ROWS = 1000
+_log = logging.getLogger(__name__)
+
+
+def token_table(
+    table: DataTable,
+    *,
+    task: Any,
+    tokenizer: Any,
+    cache_dir: Path | None,
+    key_parts: Mapping[str, Any],
+    progress: Progress | None = None,
+    say: Callable[[str], None] = _log.warning,
+) -> tuple[TokenTable, bool]:
+    """Tokenise a split, or read it from the cache.
+
+    Args:
+        table: rows with a column per role, or rows of token ids.
+        task: its `encode_batch(rows, tokenizer)` is called when it has one (fast tokenizers use all cores in
+            batch calls), else `encode(row, tokenizer)`.
+        tokenizer: a Hugging Face tokenizer; unused for rows of token ids.
+        cache_dir: where entries are kept; None keeps everything in memory.
+        key_parts: what else decides the result: the task's options, labels, max_length, … (JSON-like).
+        progress: called after every chunk of rows.
+        say: told when a damaged entry is rebuilt or the cache cannot be written.
+
+    Returns:
+        The tokenised split, and whether it came from the cache.
+
+    Raises:
+        DataError: a row of token ids cannot be used, or the task's samples do not fit together.
+    """
+    if cache_dir is None:
+        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
+    folder = cache_dir / cache_key(table, task, tokenizer, key_parts)
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            return _assemble(cache.read(folder)), True
+        except cache.Damaged as damage:
+            say(f"token cache {folder}: {damage}; tokenising again")
+            cache.discard(folder)
+    with cache.Writer(cache_dir, folder.name) as writer:
+        facts = {"truncated_samples": 0}
+        for columns, truncated in _chunks(table, task, tokenizer, progress):
+            facts["truncated_samples"] += truncated
+            for name, rows in columns.items():
+                writer.append(name, rows)
+        return _assemble(cache.read(writer.publish(facts))), False
+
+
+def cache_key(table: DataTable, task: Any, tokenizer: Any, key_parts: Mapping[str, Any]) -> str:
+    """Hash of all that decides what encode returns: data, tokenizer, the task's options and its code."""
+    parts = {
+        "bigbatch": bigbatch.__version__,
+        "format": cache.FORMAT,
+        "data": fingerprint(table),
+        "tokenizer": None if table.tokenised else tokenizer_fingerprint(tokenizer),
+        "task": _code_of(task),
+        "parts": dict(key_parts),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:40]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """sha256 (hex) of the whole tokenizer, or of class, vocabulary and special tokens when it has no one file.
+
+    Truncation and padding are left out: calling a fast tokenizer changes them.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if hasattr(backend, "to_str"):
+        whole = json.loads(backend.to_str())
+        content = {name: part for name, part in whole.items() if name not in ("truncation", "padding")}
+    else:
+        vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else repr(tokenizer)
+        content = {"class": type(tokenizer).__qualname__, "vocabulary": vocabulary}
+    special = getattr(tokenizer, "special_tokens_map", None)
+    sides = [getattr(tokenizer, name, None) for name in ("truncation_side", "add_bos_token", "add_eos_token")]
+    return hashlib.sha256(json.dumps([content, special, sides], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _code_of(task: Any) -> list[str]:
+    """Name and source hash of the task's class, so that editing your own encode is noticed."""
+    kind = type(task)
+    try:
+        source = hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
+    except (OSError, TypeError):  # defined in a notebook or at the prompt
+        source = ""
+    return [f"{kind.__module__}.{kind.__qualname__}", source]
+
+
+def _chunks(
+    table: DataTable, task: Any, tokenizer: Any, progress: Progress | None
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """Columns of some rows each, and how many of these rows were truncated."""
+    # The Rust tokenizers turn their threads off after a fork unless told; a choice of the user's stands.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    done, layout = 0, None
+    yield {"token_counts": np.empty(0, np.int64), "unit_counts": np.empty(0, np.int64)}, 0
+    for rows in table.iterate(_CHUNK_ROWS):
+        samples = _encode(table, done, rows, task, tokenizer)
+        layout = _check_layout(table, done, samples, layout)
+        done += len(rows)
+        yield _columns(samples), sum(sample.truncated for sample in samples)
+        if progress is not None:
+            progress(done, len(table))
+
+
+def _encode(table: DataTable, first: int, rows: list[dict[str, Any]], task: Any, tokenizer: Any) -> list[Sample]:
+    if not table.tokenised and hasattr(task, "encode_batch"):
+        return task.encode_batch(rows, tokenizer)
+    samples = []
+    for number, row in enumerate(rows, start=first):
+        try:
+            samples.append(
+                encode_tokenised(row, task, table.where(number)) if table.tokenised else task.encode(row, tokenizer)
+            )
+        except Exception as error:
+            error.add_note(f"while encoding {table.where(number)}")
+            raise
+    return samples
+
+
+def _check_layout(table: DataTable, first: int, samples: list[Sample], layout: tuple | None) -> tuple | None:
+    """All samples of a table have the same kinds of columns; returns what the first one has."""
+    for number, sample in enumerate(samples, start=first):
+        found = (sample.segments is not None, sample.values.shape[1:], sample.values.dtype, tuple(sorted(sample.extras)))
+        layout = layout or found
+        if found != layout:
+            names = ("token types", "target shape", "target type", "extras")
+            name, here, before = next(triple for triple in zip(names, found, layout, strict=True) if triple[1] != triple[2])
+            raise DataError(f"{table.where(number)}: {name} {here}, but {before} in the rows before")
+        units = {len(sample.reads), len(sample.values), len(sample.weights), *map(len, sample.extras.values())}
+        if len(sample.ids) == 0 or len(units) > 1:
+            raise DataError(f"{table.where(number)}: the task's encode returned no tokens, or arrays of unequal units")
+    return layout
+
+
+def _columns(samples: list[Sample]) -> dict[str, np.ndarray]:
+    """The flat columns of some samples, as the cache stores them; ragged ones with counts."""
+    columns = {
+        "token_counts": np.array([len(sample.ids) for sample in samples], np.int64),
+        "unit_counts": np.array([len(sample.reads) for sample in samples], np.int64),
+        "ids": np.concatenate([sample.ids for sample in samples]).astype(np.int32),
+        "reads": np.concatenate([sample.reads for sample in samples]).astype(np.int32),
+        "values": np.concatenate([sample.values for sample in samples]),
+        "weights": np.concatenate([sample.weights for sample in samples]).astype(np.float32),
+    }
+    if samples[0].segments is not None:
+        columns["segments"] = np.concatenate([sample.segments for sample in samples]).astype(np.int8)
+    for name in samples[0].extras:
+        columns[f"extra.{name}"] = np.concatenate([sample.extras[name] for sample in samples]).astype(np.float32)
+    return columns
+
+
+def _in_memory(
+    chunks: Iterator[tuple[dict[str, np.ndarray], int]],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    parts: dict[str, list[np.ndarray]] = {}
+    truncated_samples = 0
+    for columns, truncated in chunks:
+        truncated_samples += truncated
+        for name, rows in columns.items():
+            parts.setdefault(name, []).append(rows)
+    return {name: np.concatenate(rows) for name, rows in parts.items()}, {"truncated_samples": truncated_samples}
+
+
+def _assemble(stored: tuple[dict[str, np.ndarray], dict[str, Any]]) -> TokenTable:
+    arrays, facts = stored
+    return TokenTable(
+        ids=arrays.get("ids", np.empty(0, np.int32)),
+        token_offsets=_offsets(arrays["token_counts"]),
+        segments=arrays.get("segments"),
+        reads=arrays.get("reads", np.empty(0, np.int32)),
+        unit_offsets=_offsets(arrays["unit_counts"]),
+        values=arrays.get("values", np.empty(0, np.int64)),
+        weights=arrays.get("weights", np.empty(0, np.float32)),
+        extras={name.removeprefix("extra."): rows for name, rows in arrays.items() if name.startswith("extra.")},
+        truncated_samples=int(facts["truncated_samples"]),
+    )
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

@@ -1,0 +1,1 @@
+"""The recipe: what to compute. Schema, loading, names from other tools."""

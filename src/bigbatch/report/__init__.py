@@ -1,0 +1,17 @@
+"""Reads finished, running and interrupted runs from their files, and shows them to people. No torch.
+
+::
+
+    report/
+    ├── read.py        a run directory -> RunData
+    ├── text.py        how words and numbers are shown: control characters and secrets out, short figures
+    ├── facts.py       RunData -> the figures that the report states, each worked out in one place
+    ├── quality.py     evaluation.json -> per-class figures, calibration, confusions
+    ├── recipes.py     recipe.yaml -> flat keys, and what differs between runs
+    ├── scales.py      ticks, scales and thinning for charts
+    ├── svg.py         line chart, heat-map, reliability diagram, bars: hand-written SVG
+    ├── figures.py     the report's charts, drawn from RunData
+    ├── html.py        one offline report.html
+    ├── compare.py     several runs: table and overlaid curves
+    └── templates/     Jinja templates, autoescaped
+"""

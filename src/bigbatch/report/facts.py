@@ -1,0 +1,283 @@
+"""RunData -> the figures that reports state. Each is worked out here once, and says None when it cannot be known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bigbatch.report.read import RunData
+from bigbatch.report.recipes import flat_recipe
+from bigbatch.report.text import clean, show_measured, show_number, show_share, show_unit, title_of
+
+# Measured figures of result.json that people compare; the order in which a table shows them.
+COSTS = ("train_seconds", "evaluate_seconds", "peak_memory_bytes", "inference_samples_per_second")
+_NOT_CHOICES = ("predictions", "warnings", "choices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best value of the metric by which a run is judged."""
+
+    metric: str
+    value: float
+    split: str
+    step: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A prediction of the plan against what was measured."""
+
+    name: str
+    predicted: float
+    measured: float | None
+
+    @property
+    def error(self) -> float | None:
+        """(predicted - measured) / measured."""
+        return (self.predicted - self.measured) / self.measured if self.measured else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """Tokens that ran through the model while training, and what random padded batches of 32 would have cost."""
+
+    real_tokens: float
+    computed_tokens: float
+    random_tokens: float | None
+    """Computed tokens of random padded batches of 32; None when the lengths were not recorded."""
+
+    @property
+    def share(self) -> float:
+        """Padding's share of computed tokens."""
+        return 1 - self.real_tokens / self.computed_tokens if self.computed_tokens else 0.0
+
+    @property
+    def saved(self) -> float | None:
+        """Share of the random batches' computed tokens that this run did not have to compute."""
+        return 1 - self.computed_tokens / self.random_tokens if self.random_tokens else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanLine:
+    """One choice of the plan, ready to be shown."""
+
+    name: str
+    value: str
+    reason: str
+    source: str
+    prediction: str
+
+
+def column(run: RunData, name: str) -> list[Any]:
+    """A column of the updates as a list; empty when it was not recorded."""
+    return run.updates[name].to_pylist() if name in run.updates.column_names else []
+
+
+def last(run: RunData, name: str) -> Any:
+    """The newest value of a column that is not null."""
+    return next((value for value in reversed(column(run, name)) if value is not None), None)
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def train_seconds(run: RunData) -> float | None:
+    """Training time: of the result, or while there is none the sum over updates so far."""
+    stated = number(run.result.get("train_seconds"))
+    if stated is not None:
+        return stated
+    seconds = [value for value in column(run, "seconds") if value is not None]
+    return sum(seconds) if seconds else None
+
+
+def per_second(run: RunData, name: str) -> float | None:
+    """Samples or real tokens a second over all updates: `batch_samples` or `batch_tokens`."""
+    pairs = [
+        (amount, seconds)
+        for amount, seconds in zip(column(run, name), column(run, "seconds"), strict=True)
+        if amount is not None and seconds
+    ]
+    total = sum(seconds for _, seconds in pairs)
+    return sum(amount for amount, _ in pairs) / total if total else None
+
+
+def measured(run: RunData, name: str) -> float | None:
+    """A figure of result.json, or what the updates say about it so far."""
+    if name == "train_seconds":
+        return train_seconds(run)
+    stated = number(run.result.get(name))
+    if stated is None and name == "peak_memory_bytes":
+        return number(last(run, name)) or None
+    return stated
+
+
+def final_metrics(run: RunData) -> dict[str, dict[str, float]]:
+    """Metrics of each split: of the result, or of its last evaluation while there is none."""
+    splits: dict[str, dict[str, float]] = {}
+    for record in run.evals:
+        figures = {key: value for key, value in record.items() if key not in _EVAL_FACTS and number(value) is not None}
+        splits[str(record.get("split"))] = figures
+    final = run.result.get("final")
+    for split, metrics in final.items() if isinstance(final, Mapping) else ():
+        if isinstance(metrics, Mapping):
+            splits[str(split)] = {key: value for key, value in metrics.items() if number(value) is not None}
+    # The test split answers the question, so it comes first.
+    return dict(sorted(splits.items(), key=lambda item: (item[0] != "test", item[0])))
+
+
+_EVAL_FACTS = ("kind", "time", "step", "split", "seconds", "samples_per_second", "nonfinite")
+
+
+def best(run: RunData) -> Best | None:
+    """The best value so far: as the result states it, else searched in the evaluations."""
+    stated = run.result.get("best")
+    if isinstance(stated, Mapping):
+        metric, value = stated.get("metric"), number(stated.get("value"))
+        if metric and value is not None:
+            step = stated.get("step", stated.get("update"))
+            return Best(metric=str(metric), value=value, split=str(stated.get("split", "")), step=step)
+    name = flat_recipe(run.recipe).get("best", "")
+    found = [
+        (value, record)
+        for record in run.evals
+        if record.get("split") != "test" and (value := number(record.get(name))) is not None
+    ]
+    if not found:
+        return None
+    smaller = name == "loss" or "error" in name or name in ("log_loss", "mse", "mae")
+    value, record = (min if smaller else max)(found, key=lambda pair: pair[0])
+    return Best(metric=name, value=value, split=str(record.get("split", "")), step=record.get("step"))
+
+
+def compared(run: RunData) -> list[Compared]:
+    """Every prediction that was recorded, with its measurement where there is one."""
+    predicted = run.result.get("predicted")
+    if not isinstance(predicted, Mapping):
+        predicted = run.plan.get("predictions")
+    if not isinstance(predicted, Mapping):
+        return []
+    done = bool(run.result)
+    lines = []
+    for name, value in predicted.items():
+        stated = number(value)
+        if stated is not None:
+            figure = measured(run, str(name)) if done else None
+            lines.append(Compared(name=str(name), predicted=stated, measured=figure))
+    return lines
+
+
+def plan_lines(run: RunData) -> list[PlanLine]:
+    """The plan's choices in their order, whatever they are."""
+    choices = run.plan.get("choices")
+    choices = choices if isinstance(choices, Mapping) else run.plan
+    lines = []
+    for name, choice in choices.items():
+        if name in _NOT_CHOICES or not isinstance(choice, Mapping) or "value" not in choice:
+            continue
+        prediction = number(choice.get("prediction"))
+        unit = choice.get("unit")
+        lines.append(
+            PlanLine(
+                name=clean(name),
+                value=_value(str(name), choice["value"]),
+                reason=clean(choice.get("reason") or ""),
+                source=clean(choice.get("source") or ""),
+                prediction="" if prediction is None else show_unit(prediction, unit),
+            )
+        )
+    return lines
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{clean(key)} {show_number(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(show_number(item) for item in value)
+    return show_measured(name, value)
+
+
+def plan_warnings(run: RunData) -> list[str]:
+    """The plan's warnings, one sentence each."""
+    warnings = run.plan.get("warnings")
+    return [clean(line) for line in warnings] if isinstance(warnings, list) else []
+
+
+def padding(run: RunData) -> Padding | None:
+    """Real and computed tokens over all updates; None before the first update."""
+    real = computed = 0.0
+    for tokens, share in zip(column(run, "batch_tokens"), column(run, "padding_share"), strict=True):
+        if tokens and share is not None and share < 1:
+            real += tokens
+            computed += tokens / (1 - share)
+    if not computed:
+        return None
+    random = _found(("plan", run.plan), ("environment", run.environment), ("result", run.result))
+    known = random is not None and 0 <= random < 1
+    return Padding(
+        real_tokens=real, computed_tokens=computed, random_tokens=real / (1 - random) if known and random else None
+    )
+
+
+def _found(*documents: tuple[str, Mapping[str, Any]]) -> float | None:
+    """`padding_share_random` of the length facts, wherever a run writes them down."""
+    waiting: list[Any] = [document for _, document in documents]
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, Mapping):
+            choice = node.get("padding_share_random")
+            value = number(choice.get("value") if isinstance(choice, Mapping) else choice)
+            if value is not None:
+                return value
+            waiting.extend(node.values())
+    return None
+
+
+def padding_sentence(facts: Padding) -> str:
+    """What packing saved, in one sentence."""
+    own = f"{show_share(facts.share, 1)} of the computed tokens were padding."
+    if facts.saved is None:
+        return own
+    random = 1 - facts.real_tokens / facts.random_tokens if facts.random_tokens else 0.0
+    return f"{own} Random padded batches of 32 would have been {show_share(random)} padding."
+
+
+def flat_environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Environment facts as (name, value) lines; nested names are joined by a dot."""
+    lines: list[tuple[str, str]] = []
+    _flatten("", environment, lines)
+    return lines
+
+
+def _flatten(prefix: str, node: Any, lines: list[tuple[str, str]]) -> None:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _flatten(f"{prefix}.{key}" if prefix else str(key), value, lines)
+    elif isinstance(node, (list, tuple)):
+        lines.append((clean(prefix), ", ".join(clean(item) for item in node)))
+    else:
+        name = prefix.rsplit(".", 1)[-1]
+        text = show_measured(name, node) if isinstance(node, (int, float)) else clean("–" if node is None else node)
+        # clean() also takes out the values of keys such as `api_key`, which only shows on the whole line.
+        lines.append((clean(prefix), clean(f"{prefix}: {text}")[len(clean(prefix)) + 2 :]))
+
+
+def metric_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, list[str]]]:
+    """(name, title, value of each split) lines of a metrics table, in the order of the first split."""
+    names = dict.fromkeys(name for split in metrics.values() for name in split)
+    return [(name, title_of(name), [show_number(split.get(name)) for split in metrics.values()]) for name in names]
+
+
+def event_details(event: Mapping[str, Any]) -> str:
+    """An event's further fields in one line."""
+    known = ("kind", "time", "step", "event", "why", "did", "nonfinite", "details")
+    pairs: Sequence[tuple[str, Any]] = [(key, value) for key, value in event.items() if key not in known]
+    return ", ".join(f"{clean(key)} {_value(str(key), value)}" for key, value in pairs)

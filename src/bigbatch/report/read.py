@@ -1,0 +1,172 @@
+"""A run directory -> RunData: whatever is there, whether the run is finished, going on or was killed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from bigbatch.errors import UsageError
+
+# The columns that every table has, also before the first update (CONTRACT section 4, metrics.jsonl).
+_UPDATE_COLUMNS: dict[str, pa.DataType] = {
+    "step": pa.int64(),
+    "time": pa.string(),
+    "samples": pa.int64(),
+    "tokens": pa.int64(),
+    "batch_samples": pa.int64(),
+    "batch_tokens": pa.int64(),
+    "loss": pa.float64(),
+    "grad_norm": pa.float64(),
+    "lr": pa.float64(),
+    "seconds": pa.float64(),
+    "wait_seconds": pa.float64(),
+    "padding_share": pa.float64(),
+    "peak_memory_bytes": pa.int64(),
+    "skipped": pa.bool_(),
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunData:
+    """What a run directory holds. A file that is not there yet gives an empty mapping or table."""
+
+    path: Path
+    recipe: str
+    """`recipe.yaml` as it stands; empty when there is none."""
+    plan: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    status: Mapping[str, Any]
+    result: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    """Per split: `confusion`, `labels`, `examples`, `calibration`."""
+    updates: pa.Table
+    """One row an update, in order; columns as in metrics.jsonl."""
+    evals: tuple[Mapping[str, Any], ...]
+    """Evaluations in the order in which they happened."""
+    events: tuple[Mapping[str, Any], ...]
+    problems: tuple[str, ...] = field(default=())
+    """What could not be read, one sentence each. A torn last line is normal and is not among them."""
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def state(self) -> str:
+        """`running`, `finished`, `interrupted`, `failed`, or `unknown` without a status file."""
+        return str(self.status.get("state") or ("finished" if self.result else "unknown"))
+
+
+def read_run(path: str | Path) -> RunData:
+    """Read a run directory; nothing in it is changed, and the run may still be going on.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        UsageError: there is no such directory, or it holds no run.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such run directory{_nearest(folder)}")
+    if not any((folder / name).is_file() for name in ("recipe.yaml", "metrics.jsonl", "status.json", "result.json")):
+        raise UsageError(f"{folder}: this is not a run directory; expected recipe.yaml or metrics.jsonl in it")
+    problems: list[str] = []
+    documents = {
+        name: _read_document(folder / f"{name}.json", problems)
+        for name in ("plan", "environment", "status", "result", "evaluation")
+    }
+    lines = _read_lines(folder / "metrics.jsonl", problems)
+    kinds: dict[str, list[dict[str, Any]]] = {"update": [], "eval": [], "event": []}
+    for line in lines:
+        kinds.get(str(line.get("kind")), []).append(line)
+    return RunData(
+        path=folder,
+        recipe=_read_text(folder / "recipe.yaml", problems),
+        updates=_update_table(kinds["update"], problems),
+        evals=tuple(kinds["eval"]),
+        events=tuple(kinds["event"]),
+        problems=tuple(problems),
+        **documents,
+    )
+
+
+def _nearest(folder: Path) -> str:
+    """`; did you mean runs/tweets?` from the directory's neighbours, or nothing."""
+    try:
+        neighbours = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(folder.name, neighbours, n=1)
+    return f"; did you mean {folder.parent / close[0]}?" if close else ""
+
+
+def _read_text(path: Path, problems: list[str]) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        problems.append(f"{path.name} could not be read: {error.strerror}.")
+        return ""
+
+
+def _read_document(path: Path, problems: list[str]) -> dict[str, Any]:
+    """A JSON object, or an empty one: a run that goes on replaces its files under our eyes."""
+    text = _read_text(path, problems)
+    if not text:
+        return {}
+    try:
+        document = json.loads(text)
+    except ValueError:
+        problems.append(f"{path.name} is not valid JSON.")
+        return {}
+    if not isinstance(document, dict):
+        problems.append(f"{path.name} does not hold a JSON object.")
+        return {}
+    return document
+
+
+def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The journal's lines; the last one may be torn while a run is writing it, or after a kill."""
+    lines = _read_text(path, problems).split("\n")
+    complete, torn = lines[:-1], lines[-1]
+    records = []
+    for number, text in enumerate([*complete, *([torn] if torn else [])], start=1):
+        try:
+            record = json.loads(text)
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        elif number <= len(complete):
+            problems.append(f"{path.name}, line {number}, is broken and was left out.")
+    return records
+
+
+def _update_table(rows: Iterable[Mapping[str, Any]], problems: list[str]) -> pa.Table:
+    """The updates with the contract's columns first, then whatever else was recorded (`loss.<term>`, …)."""
+    rows = list(rows)
+    others = dict.fromkeys(key for row in rows for key in row if key not in _UPDATE_COLUMNS and key != "kind")
+    columns: dict[str, pa.Array] = {}
+    for name, kind in _UPDATE_COLUMNS.items():
+        columns[name] = _column([row.get(name) for row in rows], kind, name, problems)
+    for name in others:
+        columns[name] = _column([row.get(name) for row in rows], None, name, problems)
+    return pa.table(columns)
+
+
+def _column(values: list[Any], kind: pa.DataType | None, name: str, problems: list[str]) -> pa.Array:
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        problems.append(f"metrics.jsonl: the column {name} holds values of different kinds.")
+        if kind is None:
+            return pa.array([None if value is None else str(value) for value in values])
+        return pa.nulls(len(values), kind)
