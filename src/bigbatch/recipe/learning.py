@@ -199,8 +199,8 @@ class ScheduleSpec(Section):
 class LossSpec(Section):
     """What is minimised. In YAML a name alone is enough."""
 
-    name: Text | None = None
-    """null: the task's own (cross-entropy, binary cross-entropy or squared error); or an import reference."""
+    name: Annotated[Text, named("cross_entropy", "bce", "mse")] = "cross_entropy"
+    """`cross_entropy` (which stands for `bce` with several labels and `mse` with a number), or an import reference."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target's mass that is spread over all classes."""
     class_weights: Annotated[Literal["none", "balanced"] | dict[str, float], PlainValidator(_class_weights)] = "none"

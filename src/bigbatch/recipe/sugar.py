@@ -10,7 +10,7 @@ from typing import Any
 
 NAMED_SECTIONS = ("model", "task", "optimizer", "schedule", "loss", "gradient")
 """Sections whose short form is a name."""
-ROLE_SUGAR = ("text", "text_pair", "label", "labels", "number")
+ROLE_SUGAR = ("text", "pair", "label")
 """Roles that may stand directly under `data`."""
 LENGTH_KEYS = ("epochs", "updates", "samples", "tokens")
 BATCH_KEYS = ("samples", "tokens")
