@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, field_validator, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_serializer, model_validator
 
 from bigbatch.recipe.values import (
     Beta,
@@ -51,6 +51,12 @@ def _class_weights(value: Any) -> Any:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
             raise ValueError(f"{label}: found {show(weight)} ({kind_of(weight)}); expected a number from 0")
     return {str(label): float(weight) for label, weight in value.items()}
+
+
+def _two(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"found {show(value)} ({kind_of(value)}); expected two numbers, such as [0.9, 0.999]")
+    return tuple(value)
 
 
 class ModelSpec(Section):
@@ -134,7 +140,7 @@ class OptimizerSpec(Section):
     """`adamw`, `sgd`, `lamb`, or your own as an import reference."""
     lr: PositiveNumber = DEFAULT_LR["adamw"]
     """Peak learning rate, used as typed unless `base_batch` is given. Default: adamw 5e-5, lamb 6.25e-4, sgd 1e-2."""
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    betas: Annotated[tuple[Beta, Beta], BeforeValidator(_two)] = (0.9, 0.999)
     """Decay of the first and second moment per update (adamw, lamb)."""
     eps: PositiveNumber = 1e-8
     """Added to the denominator (adamw 1e-8, lamb 1e-6)."""
@@ -166,8 +172,6 @@ class OptimizerSpec(Section):
             filled["lr"] = DEFAULT_LR[name]
         if "eps" not in filled and name in DEFAULT_EPS:
             filled["eps"] = DEFAULT_EPS[name]
-        if isinstance(filled.get("betas"), list):
-            filled["betas"] = tuple(filled["betas"])
         return filled
 
     @model_validator(mode="after")
@@ -195,8 +199,8 @@ class ScheduleSpec(Section):
 class LossSpec(Section):
     """What is minimised. In YAML a name alone is enough."""
 
-    name: Text | None = None
-    """null: the task's own (cross-entropy, binary cross-entropy or squared error); or an import reference."""
+    name: Annotated[Text, named("cross_entropy", "bce", "mse")] = "cross_entropy"
+    """`cross_entropy` (which stands for `bce` with several labels and `mse` with a number), or an import reference."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target's mass that is spread over all classes."""
     class_weights: Annotated[Literal["none", "balanced"] | dict[str, float], PlainValidator(_class_weights)] = "none"

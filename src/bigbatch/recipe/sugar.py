@@ -10,14 +10,14 @@ from typing import Any
 
 NAMED_SECTIONS = ("model", "task", "optimizer", "schedule", "loss", "gradient")
 """Sections whose short form is a name."""
-ROLE_SUGAR = ("text", "text_pair", "label", "labels", "number")
+ROLE_SUGAR = ("text", "pair", "label")
 """Roles that may stand directly under `data`."""
 LENGTH_KEYS = ("epochs", "updates", "samples", "tokens")
 BATCH_KEYS = ("samples", "tokens")
 ALTERNATIVES: dict[tuple[str, ...], tuple[str, ...]] = {(): LENGTH_KEYS, ("batch",): BATCH_KEYS}
 """Groups of keys of which one at a time may be given: path of the mapping -> keys."""
 
-Path = tuple[str, ...]
+Path = tuple[str | int, ...]
 
 
 def desugar(values: dict[str, Any]) -> tuple[dict[str, Any], dict[Path, Path]]:
@@ -52,18 +52,25 @@ def _data(data: dict[str, Any], moved: dict[Path, Path]) -> dict[str, Any]:
             moved["data", "columns", role] = ("data", role)
     for split in ("train", "test"):
         if out.get(split) is not None:
-            out[split] = _files(out[split])
+            out[split] = _files(out[split], ("data", split), ("data", split), moved)
     validation = out.get("validation")
+    here = ("data", "validation")
     if isinstance(validation, (str, list)) or (isinstance(validation, dict) and "path" in validation):
-        out["validation"] = {"main": _files(validation)}
+        out["validation"] = {"main": _files(validation, (*here, "main"), here, moved)}
     elif isinstance(validation, dict):
-        out["validation"] = {name: _files(files) for name, files in validation.items()}
+        out["validation"] = {
+            name: _files(files, (*here, name), (*here, name), moved) for name, files in validation.items()
+        }
     return out
 
 
-def _files(value: Any) -> Any:
-    """One path, one mapping or a list of both, as a list of mappings."""
+def _files(value: Any, path: Path, written: Path, moved: dict[Path, Path]) -> Any:
+    """One path, one mapping or a list of both, as a list of mappings at `path`; it was written at `written`."""
     items = value if isinstance(value, list) else [value]
+    for index, item in enumerate(items):
+        place = (*written, index) if isinstance(value, list) else written
+        inner = {key: (*place, key) for key in item} if isinstance(item, dict) else {"path": place}
+        moved.update({(*path, index, key): origin for key, origin in inner.items()})
     return [{"path": item} if isinstance(item, str) else item for item in items]
 
 
