@@ -18,7 +18,7 @@ from bigbatch.protocols import Metric, Role
 from bigbatch.records import Predictions, Sample, Targets, TokenTable
 from bigbatch.tasks.inputs import Inputs, encode_texts, is_tokenised, tokenised_inputs
 from bigbatch.tasks.losses import IGNORED, Kind, UnitLoss, class_weights, default_loss
-from bigbatch.tasks.metrics import default_metrics
+from bigbatch.tasks.metrics import default_metrics, metric_for
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +57,8 @@ class Classify:
     """`loss.class_weights` of the recipe."""
     class_weights_C: tuple[float, ...] | None = field(default=None, metadata=SET_BY_THE_RUN)
     """The weights themselves, once `weighted` has seen the training table."""
-    chosen_metrics: tuple[Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
-    """Metrics that the recipe asks for; empty: the kind's own."""
+    chosen_metrics: tuple[str | Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
+    """Metrics that the recipe asks for, names or objects; empty: the kind's own."""
 
     def __post_init__(self) -> None:
         if self.kind not in _PROBLEM_TYPES:
@@ -89,7 +89,13 @@ class Classify:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """What evaluations report."""
-        return self.chosen_metrics or default_metrics(self.kind, self.label_names)
+        names = self.label_names
+        if not self.chosen_metrics:
+            return default_metrics(self.kind, names)
+        return tuple(
+            metric_for(chosen, self.kind, self.head["outputs"], names) if isinstance(chosen, str) else chosen
+            for chosen in self.chosen_metrics
+        )
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -242,6 +242,7 @@ def _regression(figure: Callable[[np.ndarray, np.ndarray], float]) -> MetricFunc
 # ---------------------------------------------------------------- names
 
 _PER_CLASS = {"precision": figures.precision, "recall": figures.recall, "f1": figures.f1}
+PER_CLASS_PREFIXES = tuple(f"{name}_" for name in _PER_CLASS)
 _SINGLE_COUNTS: Mapping[str, Callable[[np.ndarray], float]] = {
     "accuracy": figures.accuracy,
     "balanced_accuracy": figures.balanced_accuracy,
