@@ -1,0 +1,323 @@
+"""One offline `report.html` for a run: everything in one file, everything escaped, no scripts."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+import bigbatch
+from bigbatch.report import facts, figures, svg
+from bigbatch.report.quality import SplitQuality, split_quality
+from bigbatch.report.read import RunData, read_run
+from bigbatch.report.recipes import flat_recipe
+from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
+from bigbatch.units import show_bytes, show_seconds
+
+_EVENTS_SHOWN = 100
+_CLASSES_SHOWN = 25
+_CONFUSED_SHOWN = 8
+_EXAMPLES_SHOWN = 12
+_STATES = ("running", "finished", "interrupted", "failed")
+_SOURCES = ("user", "default", "derived", "measured")
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `report.html` into a run directory; an older one is replaced in one step.
+
+    Raises:
+        UsageError: the directory holds no run.
+    """
+    run = read_run(run_dir)
+    path = run.path / "report.html"
+    write_atomic(path, render_report(run))
+    return path
+
+
+def render_report(run: RunData) -> str:
+    """The report as one HTML text."""
+    qualities = [
+        split_quality(split, entry)
+        for split, entry in sorted(run.evaluation.items(), key=lambda item: (item[0] != "test", item[0]))
+        if isinstance(entry, Mapping)
+    ]
+    view = _learning(run) | _quality(run, qualities) | _plan(run) | _events(run) | _use(run)
+    view |= {
+        "name": clean(run.name),
+        "state": run.state if run.state in _STATES else "unknown",
+        "lead": _lead(run),
+        "tiles": _tiles(run),
+        "problems": [clean(line) for line in run.problems],
+        "recipe": clean(run.recipe),
+        "environment": facts.flat_environment(run.environment),
+    }
+    view["sections"] = _sections(view)
+    return render("report.html.j2", view)
+
+
+def render(template: str, view: Mapping[str, Any]) -> str:
+    """Fill one of the room's templates; whatever is not Markup is escaped."""
+    loader = jinja2.PackageLoader("bigbatch.report")
+    setting = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return setting.get_template(template).render(version=bigbatch.__version__, **view)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never half of one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _lead(run: RunData) -> str:
+    """What was trained on what, in two or three short sentences."""
+    recipe = flat_recipe(run.recipe)
+    model = recipe.get("model.name") or recipe.get("model") or "A model"
+    task = recipe.get("task.name") or recipe.get("task")
+    model = clean(model.rstrip("/").rsplit("/", 1)[-1])
+    unit = "samples" if recipe.get("batch.samples") not in (None, "", "null") else "tokens"
+    amount = recipe.get(f"batch.{unit}") or recipe.get("batch")
+    words = [f"{model}, trained to {clean(task)}." if task else f"{model}."]
+    if amount:
+        words.append(f"{show_number(_as_number(amount))} {unit} per update.")
+    optimizer = recipe.get("optimizer.name")
+    if optimizer:
+        lr = recipe.get("optimizer.lr")
+        words.append(f"Optimiser {clean(optimizer)}" + (f", learning rate {show_number(_as_number(lr))}." if lr else "."))
+    return " ".join(words)
+
+
+def _as_number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _tile(name: str, figure: str, note: str = "") -> dict[str, str]:
+    return {"name": name, "figure": figure, "note": note}
+
+
+def _tiles(run: RunData) -> list[dict[str, str]]:
+    """The headline numbers; a figure that is not known yet is left out."""
+    tiles = []
+    best = facts.best(run)
+    if best:
+        where = f"best on {clean(best.split)}" if best.split else "best"
+        after = f", after update {show_number(best.step)}" if best.step else ""
+        tiles.append(_tile(title_of(best.metric), show_number(best.value), where + after))
+    metrics = facts.final_metrics(run)
+    test = {} if not metrics else next(iter(metrics.values()))
+    split = clean(next(iter(metrics), ""))
+    for name in [name for name in figures.leading_metrics(run, 4) if name in test][: 2 if best else 3]:
+        tiles.append(_tile(title_of(name), show_number(test[name]), f"on {split}"))
+    if "loss" in test:
+        tiles.append(_tile("Loss", show_number(test["loss"]), f"on {split}"))
+    return tiles + _cost_tiles(run)
+
+
+def _cost_tiles(run: RunData) -> list[dict[str, str]]:
+    tiles = []
+    updates, samples = run.updates.num_rows, facts.last(run, "samples")
+    seconds = facts.train_seconds(run)
+    if seconds is not None:
+        note = f"{show_number(updates)} updates" + (f", {show_number(samples)} samples" if samples else "")
+        tiles.append(_tile("Training time", show_seconds(seconds), note))
+    rate, tokens = facts.per_second(run, "batch_samples"), facts.per_second(run, "batch_tokens")
+    if rate is not None:
+        tiles.append(_tile("Speed", f"{show_number(rate)} samples/s", "training, without evaluation"))
+    if tokens is not None:
+        tiles.append(_tile("Throughput", f"{show_number(round(tokens))} tokens/s", "real tokens, no padding counted"))
+    memory = facts.measured(run, "peak_memory_bytes")
+    if memory:
+        tiles.append(_tile("Peak memory", show_bytes(memory), "largest process"))
+    padding = facts.padding(run)
+    if padding is not None and padding.saved is not None:
+        note = "tokens, against random padded batches of 32"
+        tiles.append(_tile("Work avoided", show_share(max(0.0, padding.saved)), note))
+    elif padding is not None:
+        tiles.append(_tile("Padding", show_share(padding.share, 1), "of computed tokens"))
+    return tiles
+
+
+def _learning(run: RunData) -> dict[str, Any]:
+    skipped = sum(1 for value in facts.column(run, "skipped") if value)
+    caption = "Every update is one exact gradient of the whole batch, so the curves do not depend on how it was split."
+    if skipped:
+        caption += f" {show_number(skipped)} {'update was' if skipped == 1 else 'updates were'} skipped."
+    return {
+        "learning_caption": caption,
+        "loss": figures.responsive(figures.loss_chart(run)),
+        "training": figures.training_cards(run),
+        "evaluations": figures.evaluation_cards(run),
+    }
+
+
+def _quality(run: RunData, qualities: Sequence[SplitQuality]) -> dict[str, Any]:
+    metrics = facts.final_metrics(run)
+    known = "test" in metrics or "test" in run.evaluation
+    examples = next((quality.examples for quality in qualities if quality.examples), ())
+    return {
+        "quality_caption": "Measured on samples that training never saw."
+        if known
+        else "Measured on validation data; there is no test split yet.",
+        "qualities": [_split_view(quality) for quality in qualities],
+        "splits": [clean(split) for split in metrics],
+        "metric_rows": facts.metric_rows(metrics),
+        "examples": [_example_view(example) for example in examples[:_EXAMPLES_SHOWN]],
+    }
+
+
+def _example_view(example: Any) -> dict[str, Any]:
+    sure = example.probability
+    return {
+        "text": shorten(example.text, 600),
+        "label": shorten(example.label, 80),
+        "predicted": shorten(example.predicted, 80),
+        "probability": sure,
+        "share": "" if sure is None else show_share(sure, 1),
+    }
+
+
+def _split_view(quality: SplitQuality) -> dict[str, Any]:
+    shown = quality.classes
+    note = ""
+    if len(shown) > _CLASSES_SHOWN:
+        shown = sorted(shown, key=lambda line: -1.0 if line.f1 is None else line.f1)[:_CLASSES_SHOWN]
+        note = f"The {_CLASSES_SHOWN} weakest of {len(quality.classes)} classes."
+    return {
+        "split": clean(quality.split),
+        "confusion_figure": figures.confusion_figure(quality),
+        "reliability_figure": figures.reliability_figure(quality),
+        "classes_note": note,
+        "classes": [
+            {
+                "label": shorten(line.label, 60),
+                "samples": show_number(line.samples),
+                "precision": show_number(line.precision),
+                "recall": show_number(line.recall),
+                "f1": show_number(line.f1),
+                "bar": svg.meter(line.f1 or 0.0),
+            }
+            for line in shown
+        ],
+        "confused": [
+            {
+                "label": shorten(pair.label, 40),
+                "predicted": shorten(pair.predicted, 40),
+                "samples": show_number(pair.samples),
+                "share": show_share(pair.share),
+            }
+            for pair in quality.confused[:_CONFUSED_SHOWN]
+        ],
+    }
+
+
+def _plan(run: RunData) -> dict[str, Any]:
+    padding = facts.padding(run)
+    compared = facts.compared(run)
+    done = any(line.measured is not None for line in compared)
+    return {
+        "compared": [_compared_view(line) for line in compared],
+        "compared_caption": "The plan said so before the first update. Error is predicted minus measured."
+        if done
+        else "The plan said so before the first update. The measurement follows when the run has finished.",
+        "padding_figure": figures.padding_figure(padding) if padding else None,
+        "padding_sentence": facts.padding_sentence(padding) if padding else "",
+        "choices": [
+            {
+                "name": line.name,
+                "value": line.value,
+                "reason": line.reason,
+                "source": line.source,
+                "prediction": line.prediction,
+                "badge": line.source if line.source in _SOURCES else "",
+            }
+            for line in facts.plan_lines(run)
+        ],
+        "warnings": facts.plan_warnings(run),
+    }
+
+
+def _compared_view(line: facts.Compared) -> dict[str, Any]:
+    longest = max(abs(line.predicted), abs(line.measured or 0.0)) or 1.0
+    error = line.error
+    grade = "" if error is None else "good" if abs(error) <= 0.1 else "" if abs(error) <= 0.25 else "warn"
+    return {
+        "title": title_of(line.name),
+        "predicted": show_measured(line.name, line.predicted),
+        "measured": "" if line.measured is None else show_measured(line.name, line.measured),
+        "predicted_bar": svg.meter(line.predicted / longest, tone=8),
+        "measured_bar": svg.meter((line.measured or 0.0) / longest, tone=1),
+        "error": "" if error is None else f"{100 * error:+.0f} %".replace("-", "−"),
+        "grade": grade,
+    }
+
+
+def _events(run: RunData) -> dict[str, Any]:
+    shown = run.events[:_EVENTS_SHOWN]
+    left = len(run.events) - len(shown)
+    return {
+        "events": [
+            {
+                "when": f"{clean(event.get('time', ''))[11:19]} · {_after(event.get('step'))}",
+                "name": clean(event.get("event", "event")).replace("_", " "),
+                "why": shorten(clean(event.get("why", "")), 500),
+                "did": shorten(clean(event.get("did", "")), 500),
+                "details": shorten(facts.event_details(event), 300),
+            }
+            for event in shown
+        ],
+        "events_left": f"{show_number(left)} more are in metrics.jsonl." if left > 0 else "",
+    }
+
+
+def _after(step: Any) -> str:
+    return f"update {show_number(step)}" if step else "start"
+
+
+def _use(run: RunData) -> dict[str, Any]:
+    """How to use the model folder; left out while there is none."""
+    run_folder = str(run.path)
+    folder = str(run.path / "model")
+    return {
+        "has_model": (run.path / "model").is_dir() or run.state == "finished",
+        "use_shell": clean(
+            f"bigbatch predict {shlex.quote(run_folder)} new.csv --out predictions.jsonl\n"
+            f"bigbatch evaluate {shlex.quote(run_folder)} test.csv"
+        ),
+        "use_python": clean(
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
+            f"model = AutoModelForSequenceClassification.from_pretrained({folder!r})\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})"
+        ),
+    }
+
+
+def _sections(view: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The page's contents: sections that have something to say."""
+    known = (
+        ("learning", "Learning", True),
+        ("quality", "Quality", view["metric_rows"] or view["qualities"]),
+        ("mistakes", "Mistakes", view["examples"]),
+        ("plan", "Plan", True),
+        ("events", "Events", True),
+        ("use", "Use the model", view["has_model"]),
+        ("details", "To repeat it", True),
+    )
+    return [(key, words) for key, words, there in known if there]
