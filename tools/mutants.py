@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,8 @@ class Mutant:
     name: str
     fault: str
     """What a careless programmer would have written, in one line."""
-    patches: Mapping[str, tuple[str, str]]
-    """File under src/bigbatch -> (text that occurs once, text instead)."""
+    patches: Sequence[tuple[str, str, str]]
+    """(file under src/bigbatch, text that occurs in it once, text instead)."""
     tests: Sequence[str]
     """What pytest is given: at least one of these must fail."""
 
@@ -42,76 +42,128 @@ class Mutant:
 MUTANTS = (
     Mutant(
         name="mean-of-means",
-        fault="every micro-batch divides by its own weights; the means are averaged",
-        patches={
-            "step/executor.py": (
-                "losses_U.sum() / denominators[term]",
-                "losses_U.sum() / float(micro_batch.targets.weights.sum()) / 4",
-            )
-        },
-        tests=["tests/step"],
+        fault="every micro-batch averages its own losses, and the averages are averaged",
+        patches=(
+            (
+                "step/executor.py",
+                "for micro_batch in self._timed(micro_batches):",
+                "micro_batches = list(micro_batches)\n"
+                "            self._pieces = len(micro_batches)\n"
+                "            for micro_batch in self._timed(micro_batches):",
+            ),
+            (
+                "step/executor.py",
+                "value.sum() / denominators[term]",
+                "value.sum() / targets.weights.sum() / self._pieces",
+            ),
+        ),
+        tests=("tests/step",),
+    ),
+    Mutant(
+        name="denominator-after-forward",
+        fault="the denominator is that of the last micro-batch, not of the global batch",
+        patches=(
+            (
+                "step/update.py",
+                "denominators = world.sum_counts(parts.task.denominators(batch.targets))",
+                "micro_batches = list(micro_batches)\n"
+                "    denominators = world.sum_counts(parts.task.denominators(micro_batches[-1].targets))",
+            ),
+        ),
+        tests=("tests/step",),
+    ),
+    Mutant(
+        name="clip-per-micro-batch",
+        fault="the gradient is clipped before each further micro-batch, not once",
+        patches=(
+            (
+                "step/update.py",
+                "parts.executor.accumulate(batch.update, micro_batches, denominators)",
+                "parts.executor.accumulate(batch.update, (torch.nn.utils.clip_grad_norm_(parts.parameters, parts.clip"
+                " or math.inf) is None or piece for piece in micro_batches), denominators)",
+            ),
+        ),
+        tests=("tests/step",),
+    ),
+    Mutant(
+        name="skipped-update-counts",
+        fault="an update that is not finite still moves weights and optimiser state",
+        patches=(("step/update.py", "    if finite:\n", "    if True:\n"),),
+        tests=("tests/step",),
     ),
     Mutant(
         name="positions-run-on",
         fault="position ids run on across the samples of a pack",
-        patches={
-            "model/packing.py": (
-                "np.repeat(starts_of(lengths_B), lengths_B)",
-                "np.zeros(lengths_B.sum(), int)",
-            )
-        },
-        tests=["tests/model"],
+        patches=(
+            (
+                "model/forwards.py",
+                "positions_in_sample(cumulative_lengths(micro_batch.lengths_B), parts.position_offset)",
+                "np.arange(micro_batch.tokens) + parts.position_offset",
+            ),
+        ),
+        tests=("tests/model",),
     ),
     Mutant(
         name="cumulative-lengths-off-by-one",
-        fault="every sample's end is one token late",
-        patches={"model/attention.py": ("cumulative_lengths[1:]", "cumulative_lengths[1:] + 1")},
-        tests=["tests/model"],
+        fault="every boundary between two samples of a pack is one token late",
+        patches=(
+            (
+                "model/layout.py",
+                "    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths_B, dtype=np.int64)])",
+                "    ends = np.cumsum(lengths_B, dtype=np.int64)\n    ends[:-1] += 1\n"
+                "    return np.concatenate([np.zeros(1, dtype=np.int64), ends])",
+            ),
+        ),
+        tests=("tests/model",),
     ),
     Mutant(
         name="leakage",
-        fault="padded attention inside a pack forgets its mask: samples see each other's padding",
-        patches={"model/attention.py": ("attn_mask=mask", "attn_mask=None")},
-        tests=["tests/model"],
+        fault="neighbours in a pack attend to each other",
+        patches=(
+            (
+                "model/layout.py",
+                "_group(cumulative_B1, first, end, device) for",
+                "_group(cumulative_B1[[first, end]], 0, 1, device) for",
+            ),
+        ),
+        tests=("tests/model",),
     ),
     Mutant(
-        name="denominator-after-forward",
-        fault="the denominator counts only what has been forwarded so far",
-        patches={"step/update.py": ("task.denominators(batch.targets)", "task.denominators(micro.targets)")},
-        tests=["tests/step"],
-    ),
-    Mutant(
-        name="clip-per-micro-batch",
-        fault="the gradient is clipped after each micro-batch instead of once",
-        patches={
-            "step/executor.py": ("loss.backward()", "loss.backward(); clip_grad_norm_(parameters, 1.0)")
-        },
-        tests=["tests/step"],
+        name="mask-forgotten",
+        fault="samples that share an attention call see each other's padding",
+        patches=(("model/attention.py", "    return group.real_BK, False", "    return None, False"),),
+        tests=("tests/model",),
     ),
     Mutant(
         name="clocks-in-updates",
-        fault="the learning rate follows updates, so its sum depends on the batch",
-        patches={"rules/schedules.py": ("first_sample + batch_samples / 2", "first_sample")},
-        tests=["tests/rules", "tests/step"],
-    ),
-    Mutant(
-        name="skipped-update-counts",
-        fault="a non-finite update still moves the optimiser's state",
-        patches={"step/update.py": ("if finite:", "if True:")},
-        tests=["tests/step"],
+        fault="the learning rate counts updates instead of samples",
+        patches=(
+            (
+                "rules/schedules.py",
+                "midpoint = first_sample + batch_samples / 2",
+                "midpoint = float(first_sample // batch_samples)",
+            ),
+        ),
+        tests=("tests/rules",),
     ),
     Mutant(
         name="order-depends-on-micro-batch",
-        fault="the order of the samples is drawn with the micro-batch size",
-        patches={"data/order.py": ("mixed(seed, epoch)", "mixed(seed, epoch, samples % 7)")},
-        tests=["tests/data"],
+        fault="which samples an update sees depends on the micro-batch size",
+        patches=(
+            (
+                "data/packs.py",
+                "ids_B = batch.sample_ids_B if isinstance(batch, GlobalBatch) else",
+                "ids_B = (batch.sample_ids_B + micro_tokens) % len(table) if isinstance(batch, GlobalBatch) else",
+            ),
+        ),
+        tests=("tests/data", "tests/step"),
     ),
 )
 
 
 def planted(mutant: Mutant, source: Path) -> str:
     """Apply the patches below `source`; an empty string, or why one does not apply."""
-    for name, (old, new) in mutant.patches.items():
+    for name, old, new in mutant.patches:
         path = source / name
         if not path.exists():
             return f"{name} does not exist"
