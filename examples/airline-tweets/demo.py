@@ -54,9 +54,10 @@ def measurements(result: dict[str, Any]) -> list[str]:
     ):
         guess = f"{predicted[key] / scale:.2f}" if predicted.get(key) else "-"
         lines.append(f"{f'{name} ({unit})':<26}{guess:>12}{result[key] / scale:>12.2f}")
+    shape = f"{len(updates)} x {updates[0]['batch_samples']}"
     padding = sum(record["padding_share"] for record in updates) / len(updates)
     lines += [
-        f"{'updates x samples':<26}{'':>12}{f'{len(updates)} x {updates[0]['batch_samples']}':>12}",
+        f"{'updates x samples':<26}{'':>12}{shape:>12}",
         f"{'real tokens per second':<26}{'':>12}{updates[-1]['tokens'] / seconds:>12,.0f}",
         f"{'padding among tokens':<26}{'':>12}{padding:>12.1%}",
     ]
