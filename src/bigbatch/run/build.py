@@ -1,9 +1,10 @@
-"""Facts -> probe -> plan -> parts, on one screen: everything between the rows and the first update."""
+"""Facts -> probe -> plan -> parts: everything between the rows and the first update, on one screen (`build`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +13,27 @@ from torch import nn
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.lengths import length_facts
-from bigbatch.data.packs import micro_batches
-from bigbatch.data.tokens import token_table
-from bigbatch.model.anatomy import anatomy, model_facts
-from bigbatch.model.forwards import PackedForward, PaddedForward, can_pack
-from bigbatch.model.load import check_model, load_classifier, load_tokenizer
+from bigbatch.data.tables import DataTable
 from bigbatch.model.names import clean_name
-from bigbatch.optim.build import build_optimizer, state_multiple
+from bigbatch.optim.build import build_optimizer
 from bigbatch.parallel.single import SingleWorld
-from bigbatch.plan.planner import Plan, make_plan
-from bigbatch.probe.calibrate import calibrate
-from bigbatch.probe.exactness import probe_packing
+from bigbatch.plan.planner import Plan
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Forward, Metric
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import (
-    CalibrationFacts,
-    HardwareFacts,
-    MicroBatch,
-    Packing,
-    ProbeFacts,
-    Targets,
-    TokenTable,
-)
+from bigbatch.records import HardwareFacts, Packing, TokenTable
 from bigbatch.rules.batch_size import Effective, scaled
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.rules.schedules import Schedule, schedule_from
 from bigbatch.run.inputs import Inputs, Live
+from bigbatch.run.planning import Measured, forward_for, measured_plan
+from bigbatch.run.ready import Ready, ready_model, ready_tables
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.update import StepParts
 
-PROBE_SAMPLES = 32
 Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(kw_only=True)
@@ -56,11 +45,15 @@ class Parts:
     task: Any
     tokenizer: Any
     module: nn.Module
+    max_length: int
+    """Tokens that samples were cut to."""
     forward: Forward
     step: StepParts
     batches: Batches
+    rows: Mapping[str, DataTable]
+    """Split name -> rows before tokenising, for messages and examples."""
     tables: Mapping[str, TokenTable]
-    """Split name -> tokenised rows, class weights multiplied in."""
+    """Split name -> tokenised rows; class weights are multiplied into `train`."""
     length: Length
     schedule: Schedule
     effective: Effective
@@ -97,7 +90,8 @@ class Parts:
     def larger_is_better(self, metric: str) -> bool:
         """Whether a metric improves upwards; a loss does not."""
         name = metric.rpartition(".")[2]
-        return any(known.larger_is_better for known in self.metrics if _reports(known, name)) and name != "loss"
+        found = [known for known in self.metrics if known.name == name]
+        return name != "loss" and all(known.larger_is_better for known in found)
 
     def learning_rate(self, first_position: int, batch_samples: int) -> float:
         """Learning rate of an update: the schedule at the midpoint of its samples."""
@@ -106,11 +100,6 @@ class Parts:
     def shrink(self, micro_tokens: int, why: str) -> None:
         """Cut the work into smaller pieces from now on."""
         self.plan = self.plan.changed("micro_tokens", micro_tokens, why)
-
-
-def _reports(metric: Metric, name: str) -> bool:
-    """Whether a metric's figures include `name` (`f1_<label>` belongs to per-class F1)."""
-    return metric.name == name or name.startswith(f"{metric.name}_") or metric.name in name
 
 
 def build(
@@ -122,7 +111,7 @@ def build(
     cache_dir: Path | None,
     frozen_plan: Plan | None = None,
     say: Say = lambda text: None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Parts:
     """Build a run from its recipe and rows.
 
@@ -137,33 +126,91 @@ def build(
         progress: (what, done, total) while tokenising.
 
     Raises:
-        ModelError, DataError, RecipeError: before anything was computed.
+        ModelError: the model or tokenizer cannot be used.
+        DataError: a row cannot be encoded.
+        RecipeError: the batch, its rules or the schedule make no sense for this data.
         DoesNotFit: the plan's prediction exceeds the machine's memory.
     """
     hardware = hardware_facts(recipe.plan)
     torch.set_num_threads(hardware.threads)
-    tokenizer = live.tokenizer or (None if inputs.train.tokenised else load_tokenizer(recipe.model))
-    say("loading the model")
-    task = replace(task, label_set=inputs.labels)
-    loaded = load_classifier(
-        recipe.model,
-        **task.head,
-        seed=recipe.seed.model,
-        dropout=recipe.regularise.dropout,
-        module=live.module,
-    )
-    module = loaded.module.to(hardware.device)
-    structure = anatomy(module)
-    max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True)
-    task = _finished_task(task, module, structure.pools, max_length, inputs)
-    tables, truncated = _tokenise(inputs, task, tokenizer, cache_dir, say, progress)
-    task = task.weighted(tables["train"])
-    tables = {name: _with_class_weights(table, task) for name, table in tables.items()}
-
-    lengths = length_facts(tables["train"])
+    ready = ready_model(recipe, task, inputs, live, hardware, say)
+    tables, ready, token_notes = ready_tables(recipe, inputs, ready, cache_dir, say, progress)
     batches = Batches(
         tables["train"], seed=recipe.seed.data, samples=recipe.batch.samples, tokens=recipe.batch.tokens
     )
+    clocks = _clocks(recipe, tables["train"], batches)
+    world = SingleWorld()
+    new_optimizer = partial(
+        build_optimizer,
+        ready.module,
+        recipe.optimizer,
+        clocks.effective,
+        world,
+        custom=custom(recipe, recipe.optimizer.name),
+        rename=clean_name,
+    )
+    plan = frozen_plan or measured_plan(
+        Measured(
+            recipe=recipe,
+            hardware=hardware,
+            ready=ready,
+            tables=tables,
+            length=clocks.length,
+            new_optimizer=new_optimizer,
+            say=say,
+        )
+    )
+    forward = forward_for(ready, plan.value("packing"))
+    executor = PlainExecutor(
+        forward=forward, task=ready.task, device=torch.device(hardware.device), seed=recipe.seed.dropout
+    )
+    step = StepParts(
+        task=ready.task,
+        executor=executor,
+        optimizer=new_optimizer(),
+        parameters=[parameter for parameter in ready.module.parameters() if parameter.requires_grad],
+        world=world,
+        clip=recipe.clip,
+    )
+    return Parts(
+        recipe=recipe,
+        plan=plan,
+        task=ready.task,
+        tokenizer=ready.tokenizer,
+        module=ready.module,
+        max_length=ready.max_length,
+        forward=forward,
+        step=step,
+        batches=batches,
+        rows=inputs.splits,
+        tables=tables,
+        length=clocks.length,
+        schedule=clocks.schedule,
+        effective=clocks.effective,
+        hardware=hardware,
+        notes=(*inputs.warnings, *ready.notes, *token_notes, *clocks.notes),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Clocks:
+    length: Length
+    effective: Effective
+    schedule: Schedule
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (
+            *self.length.warnings,
+            *self.effective.notes,
+            *self.effective.warnings,
+            *self.schedule.warnings,
+        )
+
+
+def _clocks(recipe: Recipe, train: TokenTable, batches: Batches) -> _Clocks:
+    """How many updates, and the learning rate of each."""
+    lengths = length_facts(train)
     length = total_updates(
         recipe.length,
         recipe.batch.samples,
@@ -173,81 +220,22 @@ def build(
         allow_repeats=recipe.batch.allow_repeats,
         next_position=batches.next_position if recipe.batch.tokens else None,
     )
-    effective = scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1)
-    mean_batch = length.samples / length.updates
-    schedule = schedule_from(
-        recipe.schedule, length.samples, mean_batch, lengths.samples, custom=_custom(recipe, recipe.schedule.name)
-    )
-
-    padded = PaddedForward(module, _pad_id(module, tokenizer))
-    packed_possible, why_not = can_pack(module)
-    packed = PackedForward(module, structure) if packed_possible else None
-    world = SingleWorld()
-
-    def new_optimizer() -> torch.optim.Optimizer:
-        return build_optimizer(
-            module,
-            recipe.optimizer,
-            effective,
-            world,
-            custom=_custom(recipe, recipe.optimizer.name),
-            rename=clean_name,
-        )
-
-    if frozen_plan is None:
-        say("probing: is the unpadded path exact on these samples?")
-        probe = _probe(packed, padded, why_not, tables["train"], recipe)
-        packing = recipe.plan.packing or ("packed" if probe.packed_ok else "padded")
-        say("calibrating: how fast, how much memory?")
-        calibration = _calibrate(
-            packed if packing == "packed" and packed else padded, task, tables["train"], recipe, packing, module, new_optimizer
-        )
-        plan = make_plan(
-            recipe,
-            hardware,
-            model_facts(module),
-            lengths,
-            probe,
-            calibration,
-            state_multiple(recipe.optimizer.name, recipe.optimizer.momentum),
-            length=length,
-            evaluation_samples=_evaluation_samples(tables, recipe, length),
-        )
-    else:
-        plan = frozen_plan
-    forward = packed if plan.value("packing") == "packed" and packed is not None else padded
-    device = torch.device(hardware.device)
-    executor = PlainExecutor(forward=forward, task=task, device=device, seed=recipe.seed.dropout)
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    notes = (
-        *inputs.warnings,
-        *loaded.notes,
-        *length.warnings,
-        *schedule.warnings,
-        *effective.notes,
-        *effective.warnings,
-        *truncated,
-    )
-    return Parts(
-        recipe=recipe,
-        plan=plan,
-        task=task,
-        tokenizer=tokenizer,
-        module=module,
-        forward=forward,
-        step=StepParts(
-            task=task,
-            executor=executor,
-            optimizer=new_optimizer(),
-            parameters=parameters,
-            world=world,
-            clip=recipe.clip,
-        ),
-        batches=batches,
-        tables=tables,
+    return _Clocks(
         length=length,
-        schedule=schedule,
-        effective=effective,
-        hardware=hardware,
-        notes=notes,
+        effective=scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1),
+        schedule=schedule_from(
+            recipe.schedule,
+            length.samples,
+            length.samples / length.updates,
+            lengths.samples,
+            custom=custom(recipe, recipe.schedule.name),
+        ),
     )
+
+
+def custom(recipe: Recipe, name: str) -> Any:
+    """The user's own object behind an import reference; None for a built-in name."""
+    return resolve_reference(name, recipe.base) if is_reference(name) else None
+
+
+__all__ = ["Parts", "Ready", "build", "custom", "replace"]

@@ -10,33 +10,34 @@ from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record
 from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
-from bigbatch.run.keeper import Keeper
+from bigbatch.run.directory import RunDirectory
 from bigbatch.run.loop import Loop
 
 SHOWN_EXAMPLES = 20
 
 
-def finish(parts: Parts, keeper: Keeper, loop: Loop) -> Iterator[Record]:
+def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record]:
     """Evaluate and export the kept weights, and write the final files; status.json is the caller's.
 
     Yields:
         An event when the weights are not the latest ones, and the evaluation of the test split.
     """
     progress = loop.progress
-    trouble = keeper.load_best(parts, progress)
+    trouble = loop.keeper.load_best(parts, progress)
     restored = progress.best is not None and progress.best.step != progress.update and trouble is None
     if trouble or restored:
         yield loop.emit(_weights_event(loop, trouble))
     for split in parts.validation:
+        # After a kill, or with other weights than the latest, the details have to be computed again.
         if restored or split not in loop.results:
             loop.evaluate_split(split)
     if "test" in parts.tables:
         yield loop.emit(loop.evaluate_split("test"))
-    final = {split: dict(figures) for split, figures in progress.final_eval.items()}
+    final = {split: dict(figures) for split, figures in progress.figures.items()}
     card = model_card(parts, final, progress)
-    save_model(parts.module, parts.tokenizer, keeper.directory.model, card)
-    keeper.directory.write_json(keeper.directory.evaluation, evaluation_file(parts, loop.results))
-    keeper.directory.write_json(keeper.directory.result, result_file(parts, loop, final))
+    save_model(parts.module, parts.tokenizer, directory.model, card)
+    directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
+    directory.write_json(directory.result, result_file(parts, loop, final))
 
 
 def _weights_event(loop: Loop, trouble: str | None) -> Event:
@@ -69,7 +70,7 @@ def result_file(parts: Parts, loop: Loop, final: Mapping[str, Mapping[str, float
         "padding_share": 1 - progress.tokens / max(progress.computed_tokens, 1),
         "peak_memory_bytes": progress.peak_memory_bytes,
         "gate": {name: bar for name, bar in parts.recipe.gate.items()},
-        "predicted": dict(parts.plan.predictions),
+        "predicted": parts.plan.predictions(),
     }
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from bigbatch.data.checks import check_splits
 from bigbatch.data.fingerprint import fingerprint
@@ -16,6 +14,7 @@ from bigbatch.data.labels import LabelSet, find_labels
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import stratified_share
 from bigbatch.data.tables import DataTable
+from bigbatch.model.names import module_digest
 from bigbatch.recipe.schema import Recipe
 
 
@@ -46,7 +45,6 @@ class Inputs:
     warnings: tuple[str, ...] = ()
     digest: str = ""
     """Hash of the content of all splits."""
-    seed_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, DataTable]:
@@ -104,6 +102,19 @@ def _validation(recipe: Recipe, live: Live, train: DataTable, read: Any) -> dict
 
 def _digest(inputs: Inputs) -> str:
     parts = [f"{name}:{fingerprint(table)}" for name, table in inputs.splits.items()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def model_digest(recipe: Recipe, live: Live) -> str:
+    """Hash of the weights that training starts from: a live module's, a local folder's, or the hub name."""
+    if live.module is not None:
+        return module_digest(live.module)
+    name = recipe.model.name or ""
+    folder = recipe.resolve_path(name)
+    if not name or not folder.is_dir():
+        return f"{name}@{recipe.model.revision or ''}"
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    parts = [f"{path.name}:{file_digest(path)}" for path in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

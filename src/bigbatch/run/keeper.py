@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bigbatch.errors import CheckpointError
 from bigbatch.model.names import named_tensors
+from bigbatch.optim.build import state_multiple
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
-from bigbatch.plan.planner import Plan
+from bigbatch.plan.frozen import Plan
 from bigbatch.rules.clocks import Clock
 from bigbatch.run.build import Parts
 from bigbatch.run.checkpoints import (
@@ -63,7 +61,7 @@ class Keeper:
             step=progress.update,
             tensors=tensors,
             aliases=aliases,
-            state={"progress": progress.to_dict(), "guard": guard.state()},
+            state={"progress": progress.to_dict(), "guard": guard.to_state()},
             run_id=self.run_id,
         )
         self.journal.sync()
@@ -152,17 +150,10 @@ def bytes_needed(parts: Parts, keep: int) -> int:
     Optimiser states do not exist before the first update, so they are counted from the parameters.
     """
     tensors, _ = named_tensors(parts.module)
-    per_parameter = parts.plan.value("optimizer_state_multiple")
+    optimizer = parts.recipe.optimizer
+    per_parameter = state_multiple(optimizer.name, optimizer.momentum)
     trainable = sum(parameter.nbytes for parameter in parts.step.parameters)
     checkpoint = checkpoint_bytes(tensors) + int(per_parameter * trainable)
     model = sum(tensor.nbytes for tensor in tensors.values())
     return (keep + 2) * checkpoint + model + 2**24
 
-
-def plain(value: Any) -> Any:
-    """Dataclasses to dictionaries, sequences to lists: what JSON takes."""
-    if hasattr(value, "__dataclass_fields__"):
-        return asdict(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
-    return value

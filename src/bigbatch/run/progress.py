@@ -33,16 +33,16 @@ class Progress:
     """Evaluations since the early-stopping metric last improved."""
     stop_best: float | None = None
     """Best value of the early-stopping metric."""
-    stale_since: int = 0
-    """Update at which it last improved."""
     best: Best | None = None
-    final_eval: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Latest metrics of each split."""
+    figures: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Latest loss and metrics of each split."""
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     evaluated_samples: int = 0
-    real_tokens_trained: int = 0
-    computed_tokens_trained: float = 0.0
+    computed_tokens: float = 0.0
+    """Tokens that training ran through the model, padding included."""
+    evaluation_due: bool = False
+    """An update called for an evaluation that has not been completed."""
     journal_records: int = 0
     """Lines of metrics.jsonl at this moment; a resume moves later ones away."""
     peak_memory_bytes: int = 0
@@ -53,15 +53,14 @@ class Progress:
         self.position = record.samples
         self.tokens = record.tokens
         self.train_seconds += record.seconds
-        self.real_tokens_trained += record.batch_tokens
-        self.computed_tokens_trained += record.batch_tokens / max(1 - record.padding_share, 1e-9)
+        self.computed_tokens += record.batch_tokens / max(1 - record.padding_share, 1e-9)
         self.peak_memory_bytes = max(self.peak_memory_bytes, record.peak_memory_bytes)
 
     def after_evaluation(self, record: Eval, samples: int) -> None:
         """Count one evaluated split."""
         self.evaluate_seconds += record.seconds
         self.evaluated_samples += samples
-        self.final_eval[record.split] = {"loss": record.loss, **record.metrics}
+        self.figures[record.split] = {"loss": record.loss, **record.metrics}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bigbatch.errors import BigbatchError, Diverged, GateMissed
+from bigbatch.errors import BigbatchError, GateMissed, UsageError
+from bigbatch.infer.load import Loaded, open_model
 from bigbatch.infer.predict import predict_rows
-from bigbatch.plan.planner import Plan
-from bigbatch.records import Evaluate, Event, Record, Save, Stop
+from bigbatch.plan.frozen import Plan
+from bigbatch.records import Evaluate, Record, Request, Save, Stop
 from bigbatch.run.build import Parts
-from bigbatch.run.directory import State
+from bigbatch.run.directory import RunDirectory, State, read_json
 from bigbatch.run.finish import finish, missed_gates
-from bigbatch.run.keeper import Keeper
 from bigbatch.run.loop import Loop
-from bigbatch.run.progress import Progress
 from bigbatch.run.signals import Interrupted, SignalFlag
 
 
 class Run:
-    """One training run. Iterate over it for its records, or call `finish_all` to exhaust it.
+    """One training run: iterate over it for its records.
 
     Example:
         ::
@@ -35,29 +34,21 @@ class Run:
     """
 
     def __init__(
-        self,
-        parts: Parts | None,
-        keeper: Keeper,
-        progress: Progress,
-        *,
-        loop: Loop | None,
-        stack: ExitStack,
-        status: State = "running",
-        result: dict[str, Any] | None = None,
+        self, directory: RunDirectory, *, parts: Parts | None = None, loop: Loop | None = None, stack: ExitStack | None = None
     ) -> None:
-        """Built by `run.start`; `parts` and `loop` are None for a run that had finished before."""
-        self.path: Path = keeper.directory.path
-        self.status: State = status
+        """`run.start` builds runs; without a loop it is one that had finished before."""
+        self.path: Path = directory.path
+        self.status: State = "running" if loop else "finished"
         self.signal: int | None = None
         """Number of the signal that interrupted the run."""
-        self.result = result
+        self.result: dict[str, Any] | None = None if loop else read_json(directory.result)
         """Contents of result.json, once finished."""
         self.error: BigbatchError | None = None
+        """What `train` raises after everything was written: a missed gate."""
+        self._directory = directory
         self._parts = parts
-        self._keeper = keeper
-        self._progress = progress
         self._loop = loop
-        self._stack = stack
+        self._stack = stack or ExitStack()
         self._iterator: Iterator[Record] | None = None
 
     # ------------------------------------------------------------ running
@@ -68,10 +59,12 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.status == "running":
-            self._iterator = None
-            self._end("interrupted" if kind is None or not issubclass(kind, Exception) else "failed")
-        self._stack.close()
+        """Let go of the directory. A run that was left early is interrupted: the same start goes on."""
+        with self._stack:
+            if self.status == "running" and self._loop is not None:
+                if kind is None:
+                    self._loop.save_interrupted(Interrupted(None))
+                self._end("failed" if kind is not None and issubclass(kind, Exception) else "interrupted")
 
     def __iter__(self) -> Iterator[Record]:
         """Records in order; leaving the loop early and coming back goes on where it was."""
@@ -86,35 +79,26 @@ class Run:
             with SignalFlag() as flag:
                 self._loop.watch(flag)
                 yield from self._loop.records()
-                yield from finish(self._parts, self._keeper, self._loop)
+                yield from finish(self._parts, self._directory, self._loop)
         except Interrupted as interruption:
-            yield self._interrupted(interruption)
+            self.signal = interruption.signal
+            record = self._loop.save_interrupted(interruption)
+            self._end("interrupted")
+            yield record
             return
-        except Diverged as error:
+        except Exception:
             self._end("failed")
-            self.error = error
             raise
-        except BaseException:
-            if self.status == "running":
-                self._end("failed")
-            raise
-        self.result = self._keeper.read_result()
-        self._end("finished")
-        missed = missed_gates(self._parts, self._loop)
+        self.result = read_json(self._directory.result)
+        missed = missed_gates(self._parts, self._loop.progress.figures)
         if missed:
             self.error = GateMissed("; ".join(missed))
-
-    def _interrupted(self, interruption: Interrupted) -> Record:
-        """Drop the half-done update, save the last boundary, say so."""
-        assert self._loop is not None
-        self.signal = interruption.signal
-        record = self._loop.save_interrupted(interruption)
-        self._end("interrupted")
-        return record
+        self._end("finished")
 
     def _end(self, status: State) -> None:
+        assert self._loop is not None
         self.status = status
-        self._keeper.directory.write_status(status, self._progress.update)
+        self._directory.write_status(status, self._loop.progress.update)
 
     # ------------------------------------------------------------ requests, served at the next update boundary
 
@@ -130,27 +114,45 @@ class Run:
         """Evaluate the validation splits at the next update boundary."""
         self._request(Evaluate(why))
 
-    def _request(self, request: Stop | Save | Evaluate) -> None:
-        if self._loop is not None:
-            self._loop.requests.append(request)
+    def _request(self, request: Request) -> None:
+        if self._loop is None:
+            raise UsageError(f"{self.path} has finished: there is no update boundary left to {request.why}")
+        self._loop.requests.append(request)
 
     # ------------------------------------------------------------ results
 
     @property
     def plan(self) -> Plan:
         """How the run is computed, with the reason of each choice."""
-        return self._parts.plan if self._parts is not None else self._keeper.read_plan()
+        if self._parts is not None:
+            return self._parts.plan
+        return Plan.from_json(read_json(self._directory.plan) or {})
 
     @property
     def model(self) -> Any:
         """The torch module: the latest weights while running, the kept ones afterwards."""
-        if self._parts is None:
-            self._open()
-        assert self._parts is not None or self._opened is not None
         return self._parts.module if self._parts is not None else self._opened.module
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Final metrics as `split.metric`, such as `test.f1_macro`; the latest ones while running."""
-        final = (self.result or {}).get("final") or self._progress.final_eval
-        return {f"{split}.{name}": value for split, found in final.items() for name, value in found.items()}
+        """Figures as `split.metric`, such as `test.f1_macro`: the final ones, or the latest while running."""
+        found: Mapping[str, Mapping[str, float]] = (self.result or {}).get("final") or (
+            self._loop.progress.figures if self._loop is not None else {}
+        )
+        return {f"{split}.{name}": value for split, figures in found.items() for name, value in figures.items()}
+
+    def predict(self, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Labels and probabilities of texts, or of rows with the task's columns."""
+        asked = [{"text": row} if isinstance(row, str) else row for row in rows]
+        if self._parts is None:
+            opened = self._opened
+            return list(predict_rows(opened.forward, opened.task, opened.tokenizer, asked))
+        parts = self._parts
+        return list(predict_rows(parts.forward, parts.task, parts.tokenizer, asked))
+
+    @cached_property
+    def _opened(self) -> Loaded:
+        return open_model(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, status={self.status!r})"
