@@ -204,7 +204,7 @@ class LossSpec(Section):
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target's mass that is spread over all classes."""
     class_weights: Annotated[Literal["none", "balanced"] | dict[str, float], PlainValidator(_class_weights)] = "none"
-    """`balanced` weighs a class by 1 / its share of the training data; or {label: weight}."""
+    """`balanced` weighs a class by samples / (classes x its samples); or {label: weight}, 1 for the others."""
     args: dict[str, Any] = {}
     """Options of your own loss."""
 

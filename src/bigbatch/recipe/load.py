@@ -42,14 +42,14 @@ def load_recipe(
     Args:
         path_or_mapping: a YAML file, or a mapping (which may leave out model and data: Python brings them).
         overrides: `key=value` words, or a mapping of dotted keys to values.
-        environ: where `BIGBATCH_*` and `$BIGBATCH_SITE` are read from; None is this process's environment, `{}` reads
-            neither variables nor a site file (for the resolved recipe of a finished run).
+        environ: where `BIGBATCH_*` and the site file's place are read from, as the command line passes it; None reads
+            neither (for the resolved recipe of a run, say).
         site: the site file; None finds it through `environ`.
 
     Raises:
         RecipeError: with all problems of all layers, each with its place.
     """
-    environ = os.environ if environ is None else environ
+    environ = environ or {}
     from_file = not isinstance(path_or_mapping, Mapping)
     source = Path(path_or_mapping) if from_file else None
     files = file_layers(source) if source is not None else [mapping_layer(path_or_mapping)]  # type: ignore[arg-type]
