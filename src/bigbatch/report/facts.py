@@ -280,4 +280,11 @@ def event_details(event: Mapping[str, Any]) -> str:
     """An event's further fields in one line."""
     known = ("kind", "time", "step", "event", "why", "did", "nonfinite", "details")
     pairs: Sequence[tuple[str, Any]] = [(key, value) for key, value in event.items() if key not in known]
-    return ", ".join(f"{clean(key)} {_value(str(key), value)}" for key, value in pairs)
+    return ", ".join(f"{clean(key)} {_detail(str(key), value)}" for key, value in pairs)
+
+
+def _detail(key: str, value: Any) -> str:
+    """Identifiers are names, not amounts: no thousands separators."""
+    if key.endswith(("_id", "_ids", "pid", "port")):
+        return ", ".join(map(clean, value)) if isinstance(value, (list, tuple)) else clean(value)
+    return _value(key, value)
