@@ -113,6 +113,9 @@ def measured(run: RunData, name: str) -> float | None:
     if name == "train_seconds":
         return train_seconds(run)
     stated = number(run.result.get(name))
+    if stated is None and name == "padding_share":
+        own = padding(run)
+        return own.share if own else None
     if stated is None and name == "peak_memory_bytes":
         return number(last(run, name)) or None
     return stated
@@ -158,19 +161,24 @@ def best(run: RunData) -> Best | None:
 
 def compared(run: RunData) -> list[Compared]:
     """Every prediction that was recorded, with its measurement where there is one."""
-    predicted = run.result.get("predicted")
-    if not isinstance(predicted, Mapping):
-        predicted = run.plan.get("predictions")
-    if not isinstance(predicted, Mapping):
-        return []
     done = bool(run.result)
     lines = []
-    for name, value in predicted.items():
+    for name, value in _predicted(run).items():
         stated = number(value)
         if stated is not None:
             figure = measured(run, str(name)) if done else None
             lines.append(Compared(name=str(name), predicted=stated, measured=figure))
     return lines
+
+
+def _predicted(run: RunData) -> Mapping[str, Any]:
+    """What was predicted: as the result or the plan lists it, else the choices named like measured figures."""
+    for document, key in ((run.result, "predicted"), (run.plan, "predictions")):
+        listed = document.get(key)
+        if isinstance(listed, Mapping):
+            return listed
+    choices = {name: run.plan[name] for name in (*COSTS, "padding_share") if isinstance(run.plan.get(name), Mapping)}
+    return {name: choice.get("prediction") for name, choice in choices.items()}
 
 
 def plan_lines(run: RunData) -> list[PlanLine]:
@@ -181,15 +189,18 @@ def plan_lines(run: RunData) -> list[PlanLine]:
     for name, choice in choices.items():
         if name in _NOT_CHOICES or not isinstance(choice, Mapping) or "value" not in choice:
             continue
-        prediction = number(choice.get("prediction"))
-        unit = choice.get("unit")
+        stated = number(choice.get("prediction"))
+        value = _value(str(name), choice["value"])
+        prediction = "" if stated is None else show_unit(stated, choice.get("unit"))
+        if prediction and (isinstance(choice["value"], Mapping) or stated == choice["value"]):
+            value, prediction = prediction, ""  # the choice is the prediction; its parts are in the reason
         lines.append(
             PlanLine(
                 name=clean(name),
-                value=_value(str(name), choice["value"]),
+                value=value,
                 reason=clean(choice.get("reason") or ""),
                 source=clean(choice.get("source") or ""),
-                prediction="" if prediction is None else show_unit(prediction, unit),
+                prediction="" if prediction == value else prediction,
             )
         )
     return lines
@@ -208,6 +219,8 @@ def _value(name: str, value: Any) -> str:
 def plan_warnings(run: RunData) -> list[str]:
     """The plan's warnings, one sentence each."""
     warnings = run.plan.get("warnings")
+    if isinstance(warnings, Mapping):
+        warnings = warnings.get("value")
     return [clean(line) for line in warnings] if isinstance(warnings, list) else []
 
 
@@ -280,4 +293,11 @@ def event_details(event: Mapping[str, Any]) -> str:
     """An event's further fields in one line."""
     known = ("kind", "time", "step", "event", "why", "did", "nonfinite", "details")
     pairs: Sequence[tuple[str, Any]] = [(key, value) for key, value in event.items() if key not in known]
-    return ", ".join(f"{clean(key)} {_value(str(key), value)}" for key, value in pairs)
+    return ", ".join(f"{clean(key)} {_detail(str(key), value)}" for key, value in pairs)
+
+
+def _detail(key: str, value: Any) -> str:
+    """Identifiers are names, not amounts: no thousands separators."""
+    if key.endswith(("_id", "_ids", "pid", "port")):
+        return ", ".join(map(clean, value)) if isinstance(value, (list, tuple)) else clean(value)
+    return _value(key, value)

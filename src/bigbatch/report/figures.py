@@ -14,7 +14,7 @@ from bigbatch.report.scales import Points, smoothed, thinned
 from bigbatch.report.text import clean, shorten, show_number, show_share, title_of
 
 WIDE_PX = 1040
-CARD_PX = 336
+CARD_PX = 310
 _SMOOTH_FROM = 120
 """Curves with more updates than this are drawn as a moving average over the faint raw values."""
 _PREFERRED = ("f1_macro", "accuracy", "balanced_accuracy", "matthews_corrcoef", "r2", "pearsonr", "f1_micro")
@@ -115,7 +115,6 @@ def training_cards(run: RunData) -> list[tuple[str, str, Markup]]:
                 y_label="",
                 series=curve(heading.lower(), points, tone),
                 zero=zero,
-                legend=False,
             )
             cards.append((heading, caption, small(chart)))
     speed = _speed(run)
@@ -127,7 +126,6 @@ def training_cards(run: RunData) -> list[tuple[str, str, Markup]]:
             y_label="",
             series=curve("tokens/s", speed, 4),
             zero=True,
-            legend=False,
         )
         cards.append(("Speed", "Real tokens a second, padding not counted.", small(chart)))
     return cards
@@ -187,13 +185,17 @@ def reliability_figure(quality: SplitQuality) -> Markup | None:
     error = calibration_error(quality.calibration)
     if error is None:
         return None
-    return svg.reliability(
-        quality.calibration,
-        title=f"Calibration, {quality.split}",
-        description=f"Expected calibration error {show_number(error)}.",
-        width=CARD_PX,
-        show=show_number,
+    wide, narrow = (
+        svg.reliability(
+            quality.calibration,
+            title=f"Calibration, {quality.split}",
+            description=f"Expected calibration error {show_number(error)}.",
+            width=width,
+            show=show_number,
+        )
+        for width in (390, CARD_PX)
     )
+    return svg.tag("div", wide, class_="wide") + svg.tag("div", narrow, class_="narrow")
 
 
 def padding_figure(padding: facts.Padding) -> Markup | None:
@@ -204,7 +206,7 @@ def padding_figure(padding: facts.Padding) -> Markup | None:
         svg.Bar(
             name=name,
             parts=[("real tokens", padding.real_tokens, 1), ("padding", computed - padding.real_tokens, 2)],
-            note=f"{show_number(round(computed))} tokens",
+            note=f"{show_number(round(computed))} tokens, {show_share(1 - padding.real_tokens / computed)} padding",
         )
         for name, computed in (
             ("Random padded batches of 32", padding.random_tokens),
@@ -213,7 +215,7 @@ def padding_figure(padding: facts.Padding) -> Markup | None:
     ]
     words = facts.padding_sentence(padding)
     wide, narrow = (
-        svg.bars(rows, title="Padding avoided", description=words, width=width) for width in (640, CARD_PX)
+        svg.bars(rows, title="Padding avoided", description=words, width=width) for width in (WIDE_PX, CARD_PX)
     )
     return svg.tag("div", wide, class_="wide") + svg.tag("div", narrow, class_="narrow")
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bigbatch.units import show_bytes, show_seconds
 
 _EVENTS_SHOWN = 100
 _CLASSES_SHOWN = 25
-_CONFUSED_SHOWN = 8
+_CONFUSED_SHOWN = 6
 _EXAMPLES_SHOWN = 12
 _STATES = ("running", "finished", "interrupted", "failed")
 _SOURCES = ("user", "default", "derived", "measured")
@@ -49,6 +50,7 @@ def render_report(run: RunData) -> str:
     view = _learning(run) | _quality(run, qualities) | _plan(run) | _events(run) | _use(run)
     view |= {
         "name": clean(run.name),
+        "when": _when(run),
         "state": run.state if run.state in _STATES else "unknown",
         "lead": _lead(run),
         "tiles": _tiles(run),
@@ -102,6 +104,17 @@ def _lead(run: RunData) -> str:
     return " ".join(words)
 
 
+def _when(run: RunData) -> str:
+    """The day of the newest record, empty when nothing was recorded yet."""
+    times = [facts.last(run, "time"), *(record.get("time") for record in run.evals[-1:])]
+    newest = max((str(time) for time in times if time), default="")
+    try:
+        day = datetime.fromisoformat(newest)
+    except ValueError:
+        return ""
+    return f"{day.day} {day:%B %Y}"
+
+
 def _as_number(text: str) -> Any:
     try:
         return float(text)
@@ -109,8 +122,8 @@ def _as_number(text: str) -> Any:
         return text
 
 
-def _tile(name: str, figure: str, note: str = "") -> dict[str, str]:
-    return {"name": name, "figure": figure, "note": note}
+def _tile(name: str, figure: str, note: str = "", unit: str = "") -> dict[str, str]:
+    return {"name": name, "figure": figure, "unit": unit, "note": note}
 
 
 def _tiles(run: RunData) -> list[dict[str, str]]:
@@ -126,7 +139,7 @@ def _tiles(run: RunData) -> list[dict[str, str]]:
     split = clean(next(iter(metrics), ""))
     for name in [name for name in figures.leading_metrics(run, 4) if name in test][: 2 if best else 3]:
         tiles.append(_tile(title_of(name), show_number(test[name]), f"on {split}"))
-    if "loss" in test:
+    if "loss" in test and len(tiles) < 3:
         tiles.append(_tile("Loss", show_number(test["loss"]), f"on {split}"))
     return tiles + _cost_tiles(run)
 
@@ -140,16 +153,16 @@ def _cost_tiles(run: RunData) -> list[dict[str, str]]:
         tiles.append(_tile("Training time", show_seconds(seconds), note))
     rate, tokens = facts.per_second(run, "batch_samples"), facts.per_second(run, "batch_tokens")
     if rate is not None:
-        tiles.append(_tile("Speed", f"{show_number(rate)} samples/s", "training, without evaluation"))
+        tiles.append(_tile("Speed", show_number(rate), "training, without evaluation", "samples/s"))
     if tokens is not None:
-        tiles.append(_tile("Throughput", f"{show_number(round(tokens))} tokens/s", "real tokens, no padding counted"))
+        tiles.append(_tile("Throughput", show_number(round(tokens)), "real tokens, no padding counted", "tokens/s"))
     memory = facts.measured(run, "peak_memory_bytes")
     if memory:
         tiles.append(_tile("Peak memory", show_bytes(memory), "largest process"))
     padding = facts.padding(run)
     if padding is not None and padding.saved is not None:
-        note = "tokens, against random padded batches of 32"
-        tiles.append(_tile("Work avoided", show_share(max(0.0, padding.saved)), note))
+        note = "of the tokens that random padded batches of 32 compute"
+        tiles.append(_tile("Padding avoided", show_share(max(0.0, padding.saved)), note))
     elif padding is not None:
         tiles.append(_tile("Padding", show_share(padding.share, 1), "of computed tokens"))
     return tiles
@@ -162,6 +175,7 @@ def _learning(run: RunData) -> dict[str, Any]:
         caption += f" {show_number(skipped)} {'update was' if skipped == 1 else 'updates were'} skipped."
     return {
         "learning_caption": caption,
+        "loss_caption": "Dotted lines are events; they are listed below." if figures.event_marks(run) else "",
         "loss": figures.responsive(figures.loss_chart(run)),
         "training": figures.training_cards(run),
         "evaluations": figures.evaluation_cards(run),

@@ -132,7 +132,7 @@ def _calibration(bins: Any) -> tuple[tuple[float, float, float], ...]:
 _BIN_KEYS = (
     ("confidence", "mean_confidence", "probability"),
     ("accuracy", "share_right"),
-    ("samples", "count"),
+    ("units", "samples", "count"),
 )
 
 

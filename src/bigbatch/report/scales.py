@@ -13,12 +13,12 @@ Points = list[tuple[float, float]]
 
 
 def nice_step(span: float, steps: int) -> float:
-    """The smallest of 1, 2, 2.5, 5 x 10^k that cuts `span` into at most about `steps` parts."""
+    """The smallest of 1, 2, 5 x 10^k that cuts `span` into at most about `steps` parts."""
     if span <= 0 or not math.isfinite(span):
         return 1.0
     rough = span / max(1, steps)
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(nice * power for nice in (1, 2, 2.5, 5, 10) if nice * power >= rough * (1 - 1e-9))
+    return next(nice * power for nice in (1, 2, 5, 10) if nice * power >= rough * (1 - 1e-9))
 
 
 def ticks(low: float, high: float, steps: int = 5) -> list[float]:

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from bigbatch.report.scales import Points, Scale, padded_range
 from bigbatch.report.text import clean, shorten, show_number
 
-_LETTER_PX = 6.3
+_LETTER_PX = 6.1
 """Width of an average letter at the charts' 11 px text, on the generous side."""
 _ROW_PX = 18
 
@@ -54,7 +54,6 @@ class Chart:
     zero: bool = False
     """Whether the vertical axis starts at 0."""
     log: bool = False
-    legend: bool = True
 
 
 def tag(name: str, *children: Any, **attributes: Any) -> Markup:
@@ -70,7 +69,7 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
     return Markup("<{}{}>{}</{}>").format(Markup(name), written, inside, Markup(name))
 
 
-def picture(width: float, height: float, title: str, description: str, *children: Any, class_: str = "") -> Markup:
+def picture(width: float, height: float, title: str, description: str, *children: Any) -> Markup:
     """An `<svg>` that scales with the page and has a title and a description for screen readers."""
     key = hashlib.sha256(f"{title}|{description}|{width}x{height}".encode()).hexdigest()[:10]
     return tag(
@@ -78,7 +77,7 @@ def picture(width: float, height: float, title: str, description: str, *children
         tag("title", title, id=f"t{key}"),
         tag("desc", description, id=f"d{key}"),
         *children,
-        class_=f"chart {class_}".strip(),
+        class_="chart",
         viewBox=f"0 0 {_px(width)} {_px(height)}",
         role="img",
         aria_labelledby=f"t{key} d{key}",
@@ -106,7 +105,8 @@ def line_chart(chart: Chart, *, width: float, height: float) -> Markup:
     right = width - 12
     vertical = Scale(vertical.low, vertical.high, bottom, top, vertical.kind)
     xs = [x for one in chart.series for x, _ in one.points] + [mark.x for mark in chart.marks]
-    horizontal = Scale(min(xs), max(xs), left + 4, right - 4)
+    # Charts over samples begin at the first sample of the run, whatever was recorded first.
+    horizontal = Scale(min(0.0, *xs), max(xs), left + 4, right - 4)
     return picture(
         width,
         bottom + 38,
@@ -114,7 +114,7 @@ def line_chart(chart: Chart, *, width: float, height: float) -> Markup:
         chart.description,
         *_grid(labels, vertical, left, right),
         *_horizontal_axis(horizontal, bottom, chart.x_label),
-        tag("text", chart.y_label, x=_px(left), y=13, class_="label"),
+        tag("text", chart.y_label, x=_px(left), y=13, class_="label") if chart.y_label else None,
         *legend,
         *(_mark(mark, horizontal, top, bottom) for mark in chart.marks),
         *(_curve(one, horizontal, vertical) for one in chart.series),
@@ -130,7 +130,7 @@ def _grid(labels: list[tuple[float, str]], vertical: Scale, left: float, right: 
     drawn = []
     for value, label in labels:
         y = vertical(value)
-        drawn.append(tag("line", x1=_px(left), x2=_px(right), y1=_px(y), y2=_px(y), class_="grid"))
+        drawn.append(tag("line", x1=_px(left), x2=_px(right), y1=_px(y), y2=_px(y), class_="rule"))
         drawn.append(tag("text", label, x=_px(left - 8), y=_px(y + 4), text_anchor="end", class_="tick"))
     return drawn
 
@@ -140,7 +140,7 @@ def _horizontal_axis(scale: Scale, bottom: float, label: str) -> list[Markup]:
     drawn = [
         tag("line", x1=_px(scale.start_px - 4), x2=_px(scale.end_px + 4), y1=_px(bottom), y2=_px(bottom), class_="axis")
     ]
-    for value, text in scale.labelled_ticks(max(2, int(width / 90))):
+    for value, text in scale.labelled_ticks(max(3, int(width / 100))):
         x = scale(value)
         # The outermost labels move inwards, so that none of them leaves the picture.
         half = _LETTER_PX * len(text) / 2
@@ -153,12 +153,14 @@ def _horizontal_axis(scale: Scale, bottom: float, label: str) -> list[Markup]:
 
 def _legend(chart: Chart, left: float, width: float) -> tuple[list[Markup], float]:
     """Legend rows, and where the plot begins below them."""
-    named = [one for one in chart.series if one.style != "faint"] if chart.legend else []
-    x, y = left + _LETTER_PX * len(chart.y_label) + 22, 13.0
+    named = [one for one in chart.series if one.style != "faint"]
+    if len(named) < 2 and not chart.y_label:
+        return [], 8.0
+    x, y = left + _LETTER_PX * len(chart.y_label) + 16, 13.0
     drawn: list[Markup] = []
     for one in named:
         name = shorten(clean(one.name), int((width - left - 34) / _LETTER_PX))
-        needed = 22 + _LETTER_PX * len(name) + 14
+        needed = 22 + _LETTER_PX * len(name) + 10
         if x + needed > width and x > left:
             x, y = left, y + _ROW_PX
         if one.style == "dots":
@@ -249,8 +251,8 @@ def heat_map(
     names = [clean(label) for label in labels]
     letters = 14 if width > 400 else 9
     left = _LETTER_PX * min(letters, max(len(name) for name in names)) + 26
-    cell = min(84.0, (width - left - 4) / len(names))
-    height = cell if not numbers else min(cell, 58.0)
+    cell = min(150.0, (width - left - 4) / len(names))
+    height = cell if not numbers else min(cell, 62.0)
     top = 24 + (_LETTER_PX * min(letters, max(len(name) for name in names)) * 0.75 + 12)
     drawn = [
         tag("text", "predicted →", x=_px(left), y=13, class_="label"),
@@ -279,6 +281,7 @@ def _cell(
     x: float, y: float, width: float, height: float, count: float, share: float, words: str, right: bool, numbers: bool
 ) -> Markup:
     tone = "tone-1" if right else "tone-2"
+    shade_fraction = 0.07 + 0.88 * share
     shade = tag(
         "rect",
         x=_px(x + 1),
@@ -287,11 +290,12 @@ def _cell(
         height=_px(height - 2),
         rx=_px(min(5.0, width / 6)),
         class_=f"fill {tone}",
-        fill_opacity=f"{0.06 + 0.9 * share:.3f}",
+        fill_opacity=f"{shade_fraction:.3f}",
     )
     parts: list[Markup] = [tag("title", words), shade]
     if numbers:
-        ink = "count on" if share > 0.5 else "count"
+        # Light and dark pages need the other letter colour from different depths on.
+        ink = "count" + (" mid" if shade_fraction > 0.62 else "") + (" deep" if shade_fraction > 0.76 else "")
         middle = x + width / 2
         roomy = height > 40 and width > 44
         lift = -2 if roomy else 4
@@ -321,7 +325,7 @@ def reliability(
     drawn: list[Markup] = []
     for value in (0, 0.25, 0.5, 0.75, 1):
         y, x = _px(up(value)), _px(across(value))
-        drawn.append(tag("line", x1=_px(left), x2=_px(left + size), y1=y, y2=y, class_="grid"))
+        drawn.append(tag("line", x1=_px(left), x2=_px(left + size), y1=y, y2=y, class_="rule"))
         drawn.append(tag("text", f"{value:g}", x=_px(left - 8), y=_px(float(y) + 4), text_anchor="end", class_="tick"))
         drawn.append(tag("text", f"{value:g}", x=x, y=_px(bottom + 17), text_anchor="middle", class_="tick"))
     drawn.append(tag("line", x1=_px(left), y1=_px(bottom), x2=_px(left + size), y2=_px(top), class_="mark"))

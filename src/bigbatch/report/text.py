@@ -18,8 +18,12 @@ _SECRET_KEY = re.compile(
     r"(?im)^(\s*(?:-\s*)?[\w.-]*(?:password|passwd|secret|api_?key|access_?key|auth_?token|access_?token)[\w.-]*"
     r"\s*[:=]\s*)(?!null\b)\S.*$"
 )
+_FRACTION = re.compile(r"(?:^|_)(?:fraction|share)(?:_|$)")
 _ACRONYMS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "lr": "learning rate", "ovr": "one against rest", "r2": "R²"}
 _METRIC_NAMES = {
+    "train_seconds": "Training time",
+    "evaluate_seconds": "Evaluation time",
+    "inference_samples_per_second": "Inference, samples/s",
     "matthews_corrcoef": "Matthews correlation",
     "expected_calibration_error": "Calibration error",
     "roc_auc_ovr": "ROC AUC",
@@ -75,7 +79,7 @@ def show_share(fraction: float, digits: int = 0) -> str:
 
 
 def show_measured(name: str, value: Any) -> str:
-    """A figure shown in the unit that its name ends in: `_seconds`, `_bytes`, `_fraction`, `_share`."""
+    """A figure shown in the unit that its name ends in: `_seconds`, `_bytes`; or has `share` or `fraction` in it."""
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return show_number(value)
     if not math.isfinite(value):
@@ -84,7 +88,7 @@ def show_measured(name: str, value: Any) -> str:
         return show_seconds(value)
     if name == "bytes" or name.endswith("_bytes"):
         return show_bytes(value)
-    if name.endswith(("_fraction", "_share")):
+    if _FRACTION.search(name) and 0 <= value <= 1:
         return show_share(value, 1)
     return show_number(value)
 

@@ -1,0 +1,215 @@
+"""Progress for people: a live line on a terminal and in notebooks, a plain line now and then everywhere else."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from bigbatch.records import Eval, Event, Record, Update
+from bigbatch.units import show_seconds
+
+_PLAIN_SECONDS = 10.0
+_PLAIN_SHARE = 0.05
+_LIVE_SECONDS = 0.1
+_RECENT_UPDATES = 20
+_SHOWN_METRICS = 4
+_QUIET_EVENTS = ("checkpoint",)
+"""Routine: shown in the report, but one line every few minutes would bury what matters here."""
+_PREFERRED = ("accuracy", "f1_macro", "balanced_accuracy", "matthews_corrcoef", "r2", "mae", "f1_micro")
+# Controls and the characters that reorder text: a label must not be able to move the cursor or forge a line.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(value: Any) -> str:
+    """The value as one line of text whose control characters are spelled out (`\\x1b`)."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(value))
+
+
+class ConsoleObserver:
+    """Shows a run's records on a rich console. Whatever goes wrong here, the run goes on.
+
+    Args:
+        console: where to print; standard error when None, so that standard output stays free for results.
+        clock: seconds from any origin; tests bring their own.
+    """
+
+    def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or Console(stderr=True)
+        self._clock = clock
+        self._live: Live | None = None
+        self._broken = False
+        self._total_updates: int | None = None
+        self._total_samples: int | None = None
+        self._started = clock()
+        self._shown_at = -float("inf")
+        self._shown_share = 0.0
+        self._first: Update | None = None
+        self._newest: Update | None = None
+        self._recent: list[Update] = []
+        self._skipped = 0
+        self._last_eval = ""
+
+    def start(
+        self, lines: Iterable[str] = (), total_updates: int | None = None, total_samples: int | None = None
+    ) -> None:
+        """Print the plan's summary and start the clock.
+
+        Args:
+            lines: printed as they are, one by one.
+            total_updates: updates of the whole run, those before a resume included.
+            total_samples: samples of the whole run; the remaining time follows from it.
+        """
+        self._safely(self._start, list(lines), total_updates, total_samples)
+
+    def __call__(self, record: Record) -> None:
+        """Show a record; never asks for anything and never raises."""
+        self._safely(self._show, record)
+
+    def close(self) -> None:
+        """Leave the last state on the screen and give the terminal back. Harmless when called twice."""
+        self._safely(self._close)
+
+    def _safely(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Run one display action; a closed pipe or a terminal that went away only ends the display."""
+        if self._broken:
+            return
+        try:
+            action(*arguments)
+        except Exception:
+            self._broken = True
+            live, self._live = self._live, None
+            if live is not None:
+                try:
+                    live.stop()
+                except Exception:  # the same terminal is gone here too
+                    return
+
+    def _start(self, lines: list[str], total_updates: int | None, total_samples: int | None) -> None:
+        self._total_updates, self._total_samples = total_updates, total_samples
+        self._started = self._clock()
+        for line in lines:
+            self._print(Text(printable(line)))
+        if self._has_live():
+            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._live.start()
+
+    def _has_live(self) -> bool:
+        """A terminal, or a notebook that can redraw an output; without ipywidgets rich would only warn."""
+        if self._console.is_jupyter:
+            return importlib.util.find_spec("ipywidgets") is not None
+        return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    def _show(self, record: Record) -> None:
+        if isinstance(record, Update):
+            self._take(record)
+            self._progress(last=self._share() >= 1)
+        elif isinstance(record, Eval):
+            self._last_eval = _eval_words(record)
+            self._print(Text(f"update {record.step:,}  {printable(record.split)}  {self._last_eval}", style="bold"))
+        elif isinstance(record, Event) and record.event not in _QUIET_EVENTS:
+            self._print(_event_text(record))
+
+    def _take(self, update: Update) -> None:
+        self._first = self._first or update
+        self._newest = update
+        self._recent = [*self._recent, update][-_RECENT_UPDATES:]
+        self._skipped += update.skipped
+
+    def _progress(self, *, last: bool) -> None:
+        """Redraw or print the state, if it is time to."""
+        now, share = self._clock(), self._share()
+        if self._live is not None:
+            if last or now - self._shown_at >= _LIVE_SECONDS:
+                self._live.update(self._live_view(), refresh=True)
+                self._shown_at = now
+        elif last or now - self._shown_at >= _PLAIN_SECONDS or share - self._shown_share >= _PLAIN_SHARE:
+            head = f"{100 * share:3.0f} %  " if share else ""
+            self._print(Text(head + self._words()))
+            self._shown_at, self._shown_share = now, share
+
+    def _share(self) -> float:
+        """Finished part of the run, 0 … 1; 0 when the length is not known."""
+        if self._newest is None:
+            return 0.0
+        if self._total_samples:
+            return min(1.0, self._newest.samples / self._total_samples)
+        return min(1.0, self._newest.step / self._total_updates) if self._total_updates else 0.0
+
+    def _live_view(self) -> Group:
+        share = self._share()
+        bar = ProgressBar(total=1.0, completed=share, width=max(10, min(60, self._console.width - 8)))
+        words = Text(self._words(evaluation=True), no_wrap=True, overflow="ellipsis")
+        return Group(bar, Text(f"{100 * share:.0f} %  ").append_text(words)) if share else Group(words)
+
+    def _words(self, *, evaluation: bool = False) -> str:
+        """`update 16/44  loss 0.512  43.1 samples/s  1,467 tokens/s  3 min 02 s left`."""
+        update = self._newest
+        if update is None:
+            return "waiting for the first update"
+        total = f"/{self._total_updates:,}" if self._total_updates else ""
+        words = [f"update {update.step:,}{total}", f"loss {_figure(update.loss)}"]
+        seconds = sum(one.seconds for one in self._recent)
+        if seconds > 0:
+            words.append(f"{_rate(sum(one.batch_samples for one in self._recent) / seconds)} samples/s")
+            words.append(f"{_rate(sum(one.batch_tokens for one in self._recent) / seconds)} tokens/s")
+        left = self._seconds_left()
+        if left is not None:
+            words.append(f"{show_seconds(left)} left")
+        if self._skipped:
+            words.append(f"{self._skipped} skipped")
+        if evaluation and self._last_eval:
+            words.append(f"last evaluation: {self._last_eval}")
+        return "  ".join(words)
+
+    def _seconds_left(self) -> float | None:
+        """Remaining time, from the wall time of this process: evaluations and checkpoints count too."""
+        if self._first is None or self._newest is None or not self._share():
+            return None
+        elapsed = self._clock() - self._started
+        if self._total_samples:
+            before = self._first.samples - self._first.batch_samples
+            done, missing = self._newest.samples - before, self._total_samples - self._newest.samples
+        else:
+            done = self._newest.step - self._first.step + 1
+            missing = (self._total_updates or 0) - self._newest.step
+        return max(0.0, elapsed * missing / done) if done > 0 and elapsed > 0 else None
+
+    def _print(self, text: Text) -> None:
+        # Text carries no markup, so brackets in user data are only brackets; soft_wrap keeps log lines whole.
+        self._console.print(text, soft_wrap=True, highlight=False)
+
+    def _close(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            if self._newest is not None:
+                live.update(self._live_view(), refresh=True)
+            live.stop()
+
+
+def _figure(value: float | None) -> str:
+    """Four significant digits, as losses and metrics are compared."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _eval_words(record: Eval) -> str:
+    names = [name for name in _PREFERRED if name in record.metrics] or list(record.metrics)
+    figures = [f"{printable(name)} {_figure(record.metrics[name])}" for name in names[:_SHOWN_METRICS]]
+    return "  ".join([f"loss {_figure(record.loss)}", *figures])
+
+
+def _event_text(record: Event) -> Text:
+    did = f": {printable(record.did)}" if record.did else ""
+    words = f"update {record.step:,}  {printable(record.event)}: {printable(record.why)}{did}"
+    return Text(words, style="yellow")
