@@ -74,30 +74,14 @@ def learning_rate_factor(
     if name not in SCHEDULES:
         raise RecipeError([_unknown(name)])
     progress = min(max(progress_samples, 0.0), total_samples)
-    if progress < warmup_samples:
-        rise = progress / warmup_samples
-        return (
-            min(rise, _wsd_fall(progress, total_samples, decay_samples, final_fraction))
-            if name == "wsd"
-            else rise
-        )
+    rise = progress / warmup_samples if progress < warmup_samples else 1.0
     if name == "constant":
-        return 1.0
-    if name == "wsd":
-        return _wsd_fall(progress, total_samples, decay_samples, final_fraction)
-    span = total_samples - warmup_samples
-    done = (progress - warmup_samples) / span if span > 0 else 0.0
-    if name == "linear":
-        return 1.0 - (1.0 - final_fraction) * done
-    return final_fraction + (1.0 - final_fraction) * (1.0 + math.cos(math.pi * done)) / 2.0
-
-
-def _wsd_fall(progress: float, total: float, decay: float, final_fraction: float) -> float:
-    """The decay of wsd alone: 1 before it starts."""
-    start = total - decay
-    if progress <= start or decay <= 0:
-        return 1.0
-    return 1.0 - (1.0 - final_fraction) * (progress - start) / decay
+        return rise
+    start = total_samples - decay_samples if name == "wsd" else warmup_samples
+    span = total_samples - start
+    done = max(0.0, progress - start) / span if span > 0 else 0.0
+    shape = (1.0 + math.cos(math.pi * done)) / 2.0 if name == "cosine" else 1.0 - done
+    return min(rise, final_fraction + (1.0 - final_fraction) * shape)
 
 
 @dataclass(frozen=True, kw_only=True)
