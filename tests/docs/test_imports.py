@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = (
+EXTRAS = ("accelerate", "datasets", "hypothesis", "pandas", "peft", "pytest", "scipy", "sklearn", "wandb")
     "accelerate",
     "datasets",
     "hypothesis",
