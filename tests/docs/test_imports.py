@@ -8,17 +8,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = ("accelerate", "datasets", "hypothesis", "pandas", "peft", "pytest", "scipy", "sklearn", "wandb")
-    "accelerate",
-    "datasets",
-    "hypothesis",
-    "pandas",
-    "peft",
-    "pytest",
-    "scipy",
-    "sklearn",
-    "tensorboard",
-    "wandb",
-)
 
 PROGRAM = """
 import importlib, pkgutil, sys
