@@ -3,23 +3,25 @@
 64 x 1, 16 x 4 and 4 x 16 (samples in a micro-batch x accumulation steps), uneven lengths, dropout 0, one update.
 What is computed is the same each time, so loss and gradient norm should be, too. Prints a Markdown table.
 
-    python benchmarks/split.py            # both halves
+    python benchmarks/split.py                       # both
     python benchmarks/split.py --only huggingface
+    python benchmarks/split.py --write               # and put table and picture into the READMEs and docs
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = 64
 VOCABULARY = 1000
 SPLITS = ((64, 1), (16, 4), (4, 16))
@@ -112,31 +114,83 @@ def bigbatch(rows: list[dict], micro: int, accumulation: int) -> tuple[float, fl
             return first.loss, first.grad_norm
 
 
-def table(tool: str, measure: Callable[[list[dict], int, int], tuple[float, float]]) -> Iterable[str]:
-    """Rows of the Markdown table for one tool."""
-    rows = make_rows()
-    for micro, accumulation in SPLITS:
-        loss, norm = measure(rows, micro, accumulation)
-        yield f"| {tool} | {micro} x {accumulation} | {loss:.6f} | {norm:.6f} |"
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table."""
+
+    tool: str
+    split: str
+    loss: float
+    grad_norm: float
+
+
+HEAD = "| | micro-batch x accumulation | loss | gradient norm |\n|---|---|---|---|"
+TOOLS = {"huggingface": ("Hugging Face Trainer", huggingface), "bigbatch": ("bigbatch", bigbatch)}
+
+
+def line(figure: Figure) -> str:
+    """A row of the Markdown table."""
+    return f"| {figure.tool} | {figure.split} | {figure.loss:.4f} | {figure.grad_norm:.4f} |"
+
+
+def svg(figures: Sequence[Figure]) -> str:
+    """Bars of the gradient norm, readable on light and dark pages."""
+    width, bar, left, scale = 720, 26, 250, 360 / max(figure.grad_norm for figure in figures)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {70 + bar * len(figures)}" role="img" '
+        'aria-label="Gradient norm of the first update, by tool and split" font-family="system-ui, sans-serif">',
+        "<style>text{fill:#24292f;font-size:14px}.huggingface{fill:#d1803d}.bigbatch{fill:#2f6fbd}"
+        "@media(prefers-color-scheme:dark){text{fill:#d7dde3}}</style>",
+        '<text x="0" y="18" font-weight="600">The same 64 samples, split three ways: gradient norm</text>',
+    ]
+    for number, figure in enumerate(figures):
+        y = 44 + bar * number
+        kind = "bigbatch" if figure.tool == "bigbatch" else "huggingface"
+        length = figure.grad_norm * scale
+        parts += [
+            f'<text x="0" y="{y + 13}">{figure.tool}</text>',
+            f'<text x="{left - 12}" y="{y + 13}" text-anchor="end">{figure.split}</text>',
+            f'<rect class="{kind}" x="{left}" y="{y}" width="{length:.1f}" height="{bar - 9}" rx="2"/>',
+            f'<text x="{left + length + 8:.1f}" y="{y + 13}">{figure.grad_norm:.4f}</text>',
+        ]
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def write(figures: Sequence[Figure]) -> None:
+    """Replace the table between the markers in each page, and the picture."""
+    table = "\n".join([HEAD, *map(line, figures)])
+    for name in ("README.md", "README.zh-CN.md", "docs/from-huggingface.md"):
+        page = ROOT / name
+        before, _, rest = page.read_text(encoding="utf-8").partition("<!-- split-table -->\n")
+        _, _, after = rest.partition("<!-- /split-table -->")
+        page.write_text(
+            f"{before}<!-- split-table -->\n{table}\n<!-- /split-table -->{after}", encoding="utf-8"
+        )
+    (ROOT / "docs" / "assets" / "split.svg").write_text(svg(figures), encoding="utf-8")
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, print, and write when asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["huggingface", "bigbatch"])
-    only = parser.parse_args().only
+    parser.add_argument("--only", choices=list(TOOLS))
+    parser.add_argument(
+        "--write", action="store_true", help="put table and picture into the READMEs and docs"
+    )
+    arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    print("| | micro-batch x accumulation | loss | gradient norm |\n|---|---|---|---|", flush=True)
-    for name, tool, measure in (
-        ("huggingface", "Hugging Face Trainer", huggingface),
-        ("bigbatch", "bigbatch", bigbatch),
-    ):
-        if only in (None, name):
-            for line in table(tool, measure):
-                print(line, flush=True)
+    rows = make_rows()
+    figures = []
+    print(HEAD, flush=True)
+    for name, (tool, measure) in TOOLS.items():
+        if arguments.only in (None, name):
+            for micro, accumulation in SPLITS:
+                figures.append(Figure(tool, f"{micro} x {accumulation}", *measure(rows, micro, accumulation)))
+                print(line(figures[-1]), flush=True)
+    if arguments.write:
+        write(figures)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
