@@ -12,6 +12,7 @@ another process completed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -54,7 +55,9 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ):
         for file in self._files.values():
             file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -106,9 +109,15 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise FileNotFoundError(folder)
     try:
         header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
-        if header.pop("checksum") != _checksum(header) or header["format"] != FORMAT or header["key"] != folder.name:
+        if (
+            header.pop("checksum") != _checksum(header)
+            or header["format"] != FORMAT
+            or header["key"] != folder.name
+        ):
             raise Damaged("its header was altered")
-        return {name: _array(folder / f"{name}.bin", about) for name, about in header["arrays"].items()}, header["facts"]
+        return {
+            name: _array(folder / f"{name}.bin", about) for name, about in header["arrays"].items()
+        }, header["facts"]
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise Damaged(f"it is incomplete ({error})") from error
 
@@ -116,17 +125,17 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def discard(folder: Path) -> None:
     """Take a damaged entry away. Renamed first, so that no reader sees half of it."""
     grave = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-    try:
+    with contextlib.suppress(FileNotFoundError):  # another process took it away first
         os.rename(folder, grave / "damaged")
-    except FileNotFoundError:
-        pass  # another process took it away first
     shutil.rmtree(grave, ignore_errors=True)
 
 
 def _array(path: Path, about: Mapping[str, Any]) -> np.ndarray:
     shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
     if path.stat().st_size != int(np.prod(shape)) * dtype.itemsize:
-        raise Damaged(f"{path.name} is {path.stat().st_size} bytes long, not {int(np.prod(shape)) * dtype.itemsize}")
+        raise Damaged(
+            f"{path.name} is {path.stat().st_size} bytes long, not {int(np.prod(shape)) * dtype.itemsize}"
+        )
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
             raise Damaged(f"{path.name} was altered")

@@ -19,7 +19,9 @@ def length_facts(table: TokenTable) -> LengthFacts:
         samples=len(lengths_B),
         tokens=int(lengths_B.sum()),
         longest=int(lengths_B.max(initial=0)),
-        percentiles={name: float(value) for name, value in zip(("p10", "p50", "p90", "p99"), points, strict=True)},
+        percentiles={
+            name: float(value) for name, value in zip(("p10", "p50", "p90", "p99"), points, strict=True)
+        },
         truncated_samples=table.truncated_samples,
         padding_share_random=padding_share(lengths_B[epoch_order(0, 0, len(lengths_B))], _RANDOM_BATCH),
     )

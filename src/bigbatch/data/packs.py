@@ -31,20 +31,23 @@ def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing) -> list[np.n
     """
     order_B = np.argsort(lengths_B, kind="stable").astype(np.int64)
     sorted_B = np.asarray(lengths_B, np.int64)[order_B]
-    ends = _ends(sorted_B, micro_tokens, packing)
+    ends = _ends(sorted_B, micro_tokens, packing) or []
     low, high = 1, micro_tokens
-    while low < high:  # the fewest micro-batches never rise with the budget, so bisection finds the lowest one
+    while (
+        low < high
+    ):  # the fewest micro-batches never rise with the budget, so bisection finds the lowest one
         middle = (low + high) // 2
         tighter = _ends(sorted_B, middle, packing, at_most=len(ends))
         if tighter is None:
             low = middle + 1
         else:
             high, ends = middle, tighter
-    assert ends is not None
     return np.split(order_B, ends[:-1]) if ends else []
 
 
-def _ends(sorted_B: np.ndarray, budget: int, packing: Packing, at_most: int | None = None) -> list[int] | None:
+def _ends(
+    sorted_B: np.ndarray, budget: int, packing: Packing, at_most: int | None = None
+) -> list[int] | None:
     """End of each micro-batch in the sorted lengths; None when more than `at_most` are needed."""
     ends: list[int] = []
     sums_B = np.cumsum(sorted_B)
@@ -120,6 +123,8 @@ def evaluation_batches(
     index = 0
     for first in range(0, len(table), window):
         rows_B = np.arange(first, min(first + window, len(table)), dtype=np.int64)
-        for chosen in cut(table.token_offsets[rows_B + 1] - table.token_offsets[rows_B], micro_tokens, packing):
+        for chosen in cut(
+            table.token_offsets[rows_B + 1] - table.token_offsets[rows_B], micro_tokens, packing
+        ):
             yield gather(table, rows_B[chosen], index, micro_tokens, packing)
             index += 1

@@ -21,9 +21,8 @@ import numpy as np
 import bigbatch
 from bigbatch.data import cache
 from bigbatch.data.fingerprint import fingerprint
+from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
-from bigbatch.data.tokenised import encode_tokenised
-from bigbatch.errors import DataError
 from bigbatch.records import Sample, TokenTable
 
 Progress = Callable[[int, int], None]
@@ -106,7 +105,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         content = {"class": type(tokenizer).__qualname__, "vocabulary": vocabulary}
     special = getattr(tokenizer, "special_tokens_map", None)
     sides = [getattr(tokenizer, name, None) for name in ("truncation_side", "add_bos_token", "add_eos_token")]
-    return hashlib.sha256(json.dumps([content, special, sides], sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([content, special, sides], sort_keys=True, default=str).encode()
+    ).hexdigest()
 
 
 def _code_of(task: Any) -> list[str]:
@@ -125,44 +126,60 @@ def _chunks(
     """Columns of some rows each, and how many of these rows were truncated."""
     # The Rust tokenizers turn their threads off after a fork unless told; a choice of the user's stands.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    done, layout = 0, None
+    done, layout = 0, ""
     yield {"token_counts": np.empty(0, np.int64), "unit_counts": np.empty(0, np.int64)}, 0
     for rows in table.iterate(_CHUNK_ROWS):
         samples = _encode(table, done, rows, task, tokenizer)
-        layout = _check_layout(table, done, samples, layout)
+        layout = _check(table, done, samples, task, layout)
         done += len(rows)
         yield _columns(samples), sum(sample.truncated for sample in samples)
         if progress is not None:
             progress(done, len(table))
 
 
-def _encode(table: DataTable, first: int, rows: list[dict[str, Any]], task: Any, tokenizer: Any) -> list[Sample]:
-    if not table.tokenised and hasattr(task, "encode_batch"):
-        return task.encode_batch(rows, tokenizer)
-    samples = []
-    for number, row in enumerate(rows, start=first):
-        try:
-            samples.append(
-                encode_tokenised(row, task, table.where(number)) if table.tokenised else task.encode(row, tokenizer)
-            )
-        except Exception as error:
-            error.add_note(f"while encoding {table.where(number)}")
-            raise
-    return samples
+def _encode(
+    table: DataTable, first: int, rows: list[dict[str, Any]], task: Any, tokenizer: Any
+) -> list[Sample]:
+    if hasattr(task, "encode_batch"):
+        return _naming(
+            f"{table.where(first)} and the {len(rows)} rows from it", task.encode_batch, rows, tokenizer
+        )
+    return [
+        _naming(table.where(number), task.encode, row, tokenizer)
+        for number, row in enumerate(rows, start=first)
+    ]
 
 
-def _check_layout(table: DataTable, first: int, samples: list[Sample], layout: tuple | None) -> tuple | None:
-    """All samples of a table have the same kinds of columns; returns what the first one has."""
+def _naming(place: str, encode: Callable[[Any, Any], Any], rows: Any, tokenizer: Any) -> Any:
+    """Call the task, which may be the user's own code; what it raises says where it was."""
+    try:
+        return encode(rows, tokenizer)
+    except Exception as error:
+        error.add_note(f"while encoding {place}")
+        raise
+
+
+def _check(table: DataTable, first: int, samples: list[Sample], task: Any, layout: str) -> str:
+    """Refuse samples that do not fit together; returns what those of this table look like, "" before the first."""
+    limit = getattr(task, "max_length", None)
     for number, sample in enumerate(samples, start=first):
-        found = (sample.segments is not None, sample.values.shape[1:], sample.values.dtype, tuple(sorted(sample.extras)))
+        place = table.where(number)
+        segments = "no token types" if sample.segments is None else "token types"
+        found = f"{segments}, targets {sample.values.dtype}{sample.values.shape[1:]}, extras {sorted(sample.extras)}"
         layout = layout or found
+        units = {len(rows) for rows in (sample.reads, sample.values, sample.weights, *sample.extras.values())}
         if found != layout:
-            names = ("token types", "target shape", "target type", "extras")
-            name, here, before = next(triple for triple in zip(names, found, layout, strict=True) if triple[1] != triple[2])
-            raise DataError(f"{table.where(number)}: {name} {here}, but {before} in the rows before")
-        units = {len(sample.reads), len(sample.values), len(sample.weights), *map(len, sample.extras.values())}
+            raise one_error(place, "", f"the task's encode gave {found}, but {layout} in the rows before")
         if len(sample.ids) == 0 or len(units) > 1:
-            raise DataError(f"{table.where(number)}: the task's encode returned no tokens, or arrays of unequal units")
+            raise one_error(
+                place, "", "the task's encode gave no tokens, or arrays of unequal numbers of units"
+            )
+        if table.tokenised and limit is not None and len(sample.ids) > limit:
+            raise one_error(
+                place,
+                "input_ids",
+                f"{len(sample.ids)} tokens, but max_length is {limit}; token ids are not cut here",
+            )
     return layout
 
 
@@ -176,10 +193,13 @@ def _columns(samples: list[Sample]) -> dict[str, np.ndarray]:
         "values": np.concatenate([sample.values for sample in samples]),
         "weights": np.concatenate([sample.weights for sample in samples]).astype(np.float32),
     }
-    if samples[0].segments is not None:
-        columns["segments"] = np.concatenate([sample.segments for sample in samples]).astype(np.int8)
+    segments = [sample.segments for sample in samples if sample.segments is not None]
+    if segments:
+        columns["segments"] = np.concatenate(segments).astype(np.int8)
     for name in samples[0].extras:
-        columns[f"extra.{name}"] = np.concatenate([sample.extras[name] for sample in samples]).astype(np.float32)
+        columns[f"extra.{name}"] = np.concatenate([sample.extras[name] for sample in samples]).astype(
+            np.float32
+        )
     return columns
 
 
@@ -192,7 +212,9 @@ def _in_memory(
         truncated_samples += truncated
         for name, rows in columns.items():
             parts.setdefault(name, []).append(rows)
-    return {name: np.concatenate(rows) for name, rows in parts.items()}, {"truncated_samples": truncated_samples}
+    return {name: np.concatenate(rows) for name, rows in parts.items()}, {
+        "truncated_samples": truncated_samples
+    }
 
 
 def _assemble(stored: tuple[dict[str, np.ndarray], dict[str, Any]]) -> TokenTable:
@@ -205,7 +227,9 @@ def _assemble(stored: tuple[dict[str, np.ndarray], dict[str, Any]]) -> TokenTabl
         unit_offsets=_offsets(arrays["unit_counts"]),
         values=arrays.get("values", np.empty(0, np.int64)),
         weights=arrays.get("weights", np.empty(0, np.float32)),
-        extras={name.removeprefix("extra."): rows for name, rows in arrays.items() if name.startswith("extra.")},
+        extras={
+            name.removeprefix("extra."): rows for name, rows in arrays.items() if name.startswith("extra.")
+        },
         truncated_samples=int(facts["truncated_samples"]),
     )
 
