@@ -12,6 +12,7 @@ another process completed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -124,10 +125,8 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def discard(folder: Path) -> None:
     """Take a damaged entry away. Renamed first, so that no reader sees half of it."""
     grave = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-    try:
+    with contextlib.suppress(FileNotFoundError):  # another process took it away first
         os.rename(folder, grave / "damaged")
-    except FileNotFoundError:
-        pass  # another process took it away first
     shutil.rmtree(grave, ignore_errors=True)
 
 

@@ -31,7 +31,7 @@ def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing) -> list[np.n
     """
     order_B = np.argsort(lengths_B, kind="stable").astype(np.int64)
     sorted_B = np.asarray(lengths_B, np.int64)[order_B]
-    ends = _ends(sorted_B, micro_tokens, packing)
+    ends = _ends(sorted_B, micro_tokens, packing) or []
     low, high = 1, micro_tokens
     while (
         low < high
@@ -42,7 +42,6 @@ def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing) -> list[np.n
             low = middle + 1
         else:
             high, ends = middle, tighter
-    assert ends is not None
     return np.split(order_B, ends[:-1]) if ends else []
 
 

@@ -21,8 +21,12 @@ import numpy as np
 import bigbatch
 from bigbatch.data import cache
 from bigbatch.data.fingerprint import fingerprint
+from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
+<<<<<<< HEAD
 from bigbatch.errors import DataError
+=======
+>>>>>>> data
 from bigbatch.records import Sample, TokenTable
 
 Progress = Callable[[int, int], None]
@@ -126,17 +130,18 @@ def _chunks(
     """Columns of some rows each, and how many of these rows were truncated."""
     # The Rust tokenizers turn their threads off after a fork unless told; a choice of the user's stands.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    done, layout = 0, None
+    done, layout = 0, ""
     yield {"token_counts": np.empty(0, np.int64), "unit_counts": np.empty(0, np.int64)}, 0
     for rows in table.iterate(_CHUNK_ROWS):
         samples = _encode(table, done, rows, task, tokenizer)
-        layout = _check_layout(table, done, samples, layout)
+        layout = _check(table, done, samples, task, layout)
         done += len(rows)
         yield _columns(samples), sum(sample.truncated for sample in samples)
         if progress is not None:
             progress(done, len(table))
 
 
+<<<<<<< HEAD
 def _encode(table: DataTable, first: int, rows: list[dict[str, Any]], task: Any, tokenizer: Any) -> list[Sample]:
     if hasattr(task, "encode_batch"):
         return _naming(f"{table.where(first)} and the {len(rows)} rows from it", task.encode_batch, rows, tokenizer)
@@ -152,19 +157,50 @@ def _naming(place: str, encode: Callable[[Any, Any], Any], rows: Any, tokenizer:
     except Exception as error:
         error.add_note(f"while encoding {place}")
         raise
+=======
+def _encode(
+    table: DataTable, first: int, rows: list[dict[str, Any]], task: Any, tokenizer: Any
+) -> list[Sample]:
+    if hasattr(task, "encode_batch"):
+        return _naming(
+            f"{table.where(first)} and the {len(rows)} rows from it", task.encode_batch, rows, tokenizer
+        )
+    return [
+        _naming(table.where(number), task.encode, row, tokenizer)
+        for number, row in enumerate(rows, start=first)
+    ]
+>>>>>>> data
 
 
-def _check_layout(table: DataTable, first: int, samples: list[Sample], layout: tuple | None) -> tuple | None:
-    """All samples of a table have the same kinds of columns; returns what the first one has."""
+def _naming(place: str, encode: Callable[[Any, Any], Any], rows: Any, tokenizer: Any) -> Any:
+    """Call the task, which may be the user's own code; what it raises says where it was."""
+    try:
+        return encode(rows, tokenizer)
+    except Exception as error:
+        error.add_note(f"while encoding {place}")
+        raise
+
+
+def _check(table: DataTable, first: int, samples: list[Sample], task: Any, layout: str) -> str:
+    """Refuse samples that do not fit together; returns what those of this table look like, "" before the first."""
+    limit = getattr(task, "max_length", None)
     for number, sample in enumerate(samples, start=first):
+<<<<<<< HEAD
         found = (
             sample.segments is not None,
             sample.values.shape[1:],
             sample.values.dtype,
             tuple(sorted(sample.extras)),
         )
+=======
+        place = table.where(number)
+        segments = "no token types" if sample.segments is None else "token types"
+        found = f"{segments}, targets {sample.values.dtype}{sample.values.shape[1:]}, extras {sorted(sample.extras)}"
+>>>>>>> data
         layout = layout or found
+        units = {len(rows) for rows in (sample.reads, sample.values, sample.weights, *sample.extras.values())}
         if found != layout:
+<<<<<<< HEAD
             names = ("token types", "target shape", "target type", "extras")
             name, here, before = next(
                 triple for triple in zip(names, found, layout, strict=True) if triple[1] != triple[2]
@@ -179,6 +215,18 @@ def _check_layout(table: DataTable, first: int, samples: list[Sample], layout: t
         if len(sample.ids) == 0 or len(units) > 1:
             raise DataError(
                 f"{table.where(number)}: the task's encode returned no tokens, or arrays of unequal units"
+=======
+            raise one_error(place, "", f"the task's encode gave {found}, but {layout} in the rows before")
+        if len(sample.ids) == 0 or len(units) > 1:
+            raise one_error(
+                place, "", "the task's encode gave no tokens, or arrays of unequal numbers of units"
+            )
+        if table.tokenised and limit is not None and len(sample.ids) > limit:
+            raise one_error(
+                place,
+                "input_ids",
+                f"{len(sample.ids)} tokens, but max_length is {limit}; token ids are not cut here",
+>>>>>>> data
             )
     return layout
 
@@ -193,8 +241,9 @@ def _columns(samples: list[Sample]) -> dict[str, np.ndarray]:
         "values": np.concatenate([sample.values for sample in samples]),
         "weights": np.concatenate([sample.weights for sample in samples]).astype(np.float32),
     }
-    if samples[0].segments is not None:
-        columns["segments"] = np.concatenate([sample.segments for sample in samples]).astype(np.int8)
+    segments = [sample.segments for sample in samples if sample.segments is not None]
+    if segments:
+        columns["segments"] = np.concatenate(segments).astype(np.int8)
     for name in samples[0].extras:
         columns[f"extra.{name}"] = np.concatenate([sample.extras[name] for sample in samples]).astype(
             np.float32
