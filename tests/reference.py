@@ -6,7 +6,7 @@ the weights, one backward, one clip, one AdamW step. Nothing is split, sorted, p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,7 @@ def reference_updates(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     pools: str = "first",
+    on_gradient: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
 ) -> list[tuple[float, float]]:
     """Train `model` in place, one update a batch; returns (loss, gradient norm before clipping) of each.
 
@@ -75,6 +76,7 @@ def reference_updates(
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
+        on_gradient: called with each update's number, from 0, and its gradient by parameter name, before clipping.
         pools: `last` for models that read the last real token and find it by `config.pad_token_id`.
     """
     assert pools == "first" or model.config.pad_token_id == pad_id
@@ -82,12 +84,15 @@ def reference_updates(
         decay_groups(model, weight_decay), lr=lrs[0], betas=betas, eps=eps, foreach=False, fused=False
     )
     figures = []
-    for batch, lr in zip(batches, lrs, strict=True):
+    for number, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
         logits = model(**padded(batch, pad_id)).logits
         weights = torch.tensor([row.get("weight", 1.0) for row in batch], dtype=logits.dtype)
         loss = (losses_B(logits, batch, kind) * weights).sum() / weights.sum()
         optimizer.zero_grad()
         loss.backward()
+        if on_gradient is not None:
+            named = model.named_parameters()
+            on_gradient(number, {name: p.grad.clone() for name, p in named if p.grad is not None})
         norm = nn.utils.clip_grad_norm_(model.parameters(), float("inf") if clip is None else clip)
         for group in optimizer.param_groups:
             group["lr"] = lr

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from bigbatch.errors import GateMissed, UsageError
+from bigbatch.errors import UsageError
+from bigbatch.infer.files import predict_file as predict_file_with
+from bigbatch.infer.load import evaluate_rows, open_model
+from bigbatch.infer.predict import predict_rows
+from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
-from bigbatch.recipe.references import is_reference
 from bigbatch.recipe.schema import Recipe
-from bigbatch.report.compare import Comparison, compare_runs
+from bigbatch.records import Event
+from bigbatch.report.compare import write_comparison
 from bigbatch.report.html import write_report
 from bigbatch.report.read import RunData, read_run
+from bigbatch.run.build import Parts
 from bigbatch.run.inputs import Live
 from bigbatch.run.run import Run
-from bigbatch.run.start import Wishes, open_run, plan_lines
+from bigbatch.run.start import Wishes, open_run, plan_only
 from bigbatch.track.console import ConsoleObserver
 from bigbatch.track.observers import load_observers
 
@@ -96,7 +102,6 @@ def start(
     observers: Sequence[Any] = (),
     set: Mapping[str, Any] = {},  # noqa: B006
     run_dir: PathOrText | None = None,
-    console: Any = None,
 ) -> Run:
     """As `train`, but returns the run before its first update: iterate over it for its records.
 
@@ -132,9 +137,8 @@ def start(
         metrics=tuple(metric for metric in metrics if not isinstance(metric, str)),
     )
     recipe = _recipe(model_or_recipe, live, {**keys, **set})
-    return open_with_observers(
-        recipe, live, observers=[found for found in observers if not isinstance(found, str)], console=console
-    )
+    own = [observer for observer in observers if not isinstance(observer, str)]
+    return open_with_observers(recipe, live, observers=own)
 
 
 def _is_module(found: Any) -> bool:
@@ -168,27 +172,45 @@ def _names_a_model(found: PathOrText, live: Live) -> bool:
 
 def open_with_observers(
     recipe: Recipe,
-    live: Live | None = None,
+    live: Live,
     *,
     observers: Sequence[Any] = (),
     console: ConsoleObserver | None = None,
-    **wishes: Any,
+    resume: bool = False,
+    continue_from: Path | None = None,
+    allow: Sequence[str] = (),
 ) -> Run:
-    """Open a run with the recipe's observers, the caller's and the console's, and a report at its end."""
-    run_events: list[Any] = []
-    watching = load_observers([*recipe.observers, *observers], recipe.base, run_events.append)
-    if console is not None:
-        watching = [console, *watching]
-        wishes.setdefault("say", console.say)
-        wishes.setdefault("planned", console.planned)
+    """Open a run with the recipe's observers, the caller's and a console; its report is written at its end."""
+    side_events: list[Event] = []
+    watching = load_observers([*recipe.observers, *observers], recipe.base, side_events.append)
     run = open_run(
         recipe,
-        live or Live(),
-        Wishes(observers=watching, extra_events=run_events, finished=write_report, **wishes),
+        live,
+        Wishes(
+            resume=resume,
+            continue_from=continue_from,
+            allow=allow,
+            observers=[console, *watching] if console else watching,
+            side_events=side_events,
+            say=console.say if console else _silent,
+            progress=console.progress if console else None,
+            planned=lambda parts: _show_plan(console, parts),
+            finished=write_report,
+        ),
     )
     if run.status == "finished" and not (run.path / "report.html").exists():
         write_report(run.path)
     return run
+
+
+def _silent(_text: str) -> None:
+    """For callers without a console."""
+
+
+def _show_plan(console: ConsoleObserver | None, parts: Parts) -> None:
+    if console is not None:
+        lines = [*explain(parts.plan), *(f"note: {note}" for note in parts.notes)]
+        console.start(lines, parts.length.updates, parts.length.samples)
 
 
 def train_command(
@@ -198,6 +220,7 @@ def train_command(
     resume: bool | None = None,
     continue_from: str | None = None,
     allow: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
 ) -> Run:
     """`bigbatch train`: as `train`, with a console.
 
@@ -206,32 +229,71 @@ def train_command(
     """
     console = ConsoleObserver()
     try:
-        run = open_with_observers(
-            load_recipe(recipe, overrides),
+        loaded = load_recipe(recipe, overrides, environ=environ)
+        with open_with_observers(
+            loaded,
+            Live(),
             console=console,
             resume=bool(resume),
             continue_from=None if continue_from is None else Path(continue_from),
             allow=allow,
-        )
-        with run:
+        ) as run:
             for _ in run:
                 pass
+        console.finished(run.path, run.status, run.result)
     finally:
         console.close()
-    if isinstance(run.error, GateMissed):
+    if run.error is not None:
         raise run.error
     return run
 
 
 def plan(
-    recipe: PathOrText, overrides: Sequence[str] = (), *, say: Callable[[str], None] = lambda text: None
+    recipe: PathOrText, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
 ) -> list[str]:
     """What would run, how long, how much memory and why, as lines to print; writes no run directory.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
     """
-    return plan_lines(load_recipe(recipe, overrides), Live(), say)
+    console = ConsoleObserver()
+    loaded = load_recipe(recipe, overrides, environ=environ)
+    parts = plan_only(loaded, Live(), console.say, console.progress)
+    console.close()
+    return [*explain(parts.plan), *(f"note: {note}" for note in parts.notes)]
+
+
+def evaluate(
+    model: PathOrText, files: Any, *, columns: Mapping[str, str] | None = None
+) -> dict[str, float | None]:
+    """Loss and metrics of a run, or of a Hugging Face folder, on labelled data.
+
+    Args:
+        model: a run directory or a model folder.
+        files: one or several files, or any dataset that `train` takes.
+        columns: role -> column, where they differ from training's.
+    """
+    opened = open_model(model)
+    result = evaluate_rows(opened, files, Path.cwd(), {**opened.columns, **(columns or {})})
+    return {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
+
+
+def predict(model: PathOrText, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Labels and probabilities of texts, or of rows with the task's columns, by a run or a model folder."""
+    opened = open_model(model)
+    return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows))
+
+
+def predict_file(
+    model: PathOrText, source: str, out: str = "-", *, columns: Mapping[str, str] | None = None
+) -> int:
+    """Label a CSV, TSV or JSONL file (`-`: stdin) into a CSV or JSONL file (`-`: stdout), row by row, in order.
+
+    Returns:
+        The number of rows.
+    """
+    opened = open_model(model)
+    return predict_file_with(opened, source, out, columns={**opened.columns, **(columns or {})})
 
 
 def read(run: PathOrText) -> RunData:
@@ -244,9 +306,36 @@ def report(run: PathOrText) -> Path:
     return write_report(Path(run))
 
 
-def compare(runs: Sequence[PathOrText]) -> Comparison:
-    """Recipes, results and curves of several runs side by side."""
-    return compare_runs([Path(run) for run in runs])
+def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
+    """Recipes, results and curves of several runs side by side.
+
+    Returns:
+        A table as text, and the page with the curves.
+    """
+    return write_comparison([Path(run) for run in runs])
 
 
-__all__ = ["compare", "is_reference", "plan", "read", "report", "start", "train", "train_command"]
+@dataclass(frozen=True)
+class InitResult:
+    """What `init` wrote and what it has to say."""
+
+    path: Path
+    lines: list[str]
+
+
+def init(
+    data: Sequence[PathOrText], *, out: PathOrText = "recipe.yaml", model: str | None = None, force: bool = False
+) -> InitResult:
+    """Look at the data and write a commented recipe that `train` runs as it is.
+
+    Raises:
+        UsageError: the recipe exists already.
+        DataError: the data cannot be read, or has no text and label columns.
+    """
+    from bigbatch.data.guess import profile
+    from bigbatch.recipe.starter import write_starter
+
+    found = profile([Path(path) for path in data])
+    path = Path(out)
+    lines = write_starter(path, found, model=model, force=force)
+    return InitResult(path, lines)

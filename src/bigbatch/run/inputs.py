@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,37 +67,40 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
             columns=recipe.data.columns,
             roles=task.roles,
             encoding=recipe.data.encoding,
+            empty_text=recipe.data.empty_text,
         )
 
+    kind = getattr(task, "kind", "single")
     train = read(live.train if live.train is not None else recipe.data.train)
-    validation = _validation(recipe, live, train, read)
+    named = _validation(recipe, live, read)
     if isinstance(recipe.data.validation, float) and live.validation is None:
-        train_rows, held_out = stratified_share(train, recipe.data.validation, recipe.seed.data, task.label_role)
-        train, validation = train.take(train_rows), {"validation": train.take(held_out)}
+        strata = "label" if "label" in task.roles and kind != "regression" else None
+        train_rows, held_out = stratified_share(train, recipe.data.validation, recipe.seed.data, strata)
+        train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
-    labels = None
-    if task.kind != "regression":
-        labels = find_labels(train, role=task.label_role, kind=task.kind, keep=task.labels)
-    checked = check_splits(
-        train, validation, test, kind=task.kind, labels=labels, empty_text=recipe.data.empty_text
-    )
+    labels = find_labels(train, "label", kind, getattr(task, "labels", None))
+    warnings = check_splits(train, named, test, kind=kind, labels=labels, roles=task.roles)
     inputs = Inputs(
-        train=checked.train,
-        validation=checked.validation,
-        test=checked.test,
-        labels=labels,
-        warnings=tuple(checked.warnings),
+        train=train,
+        validation={_split_name(name): table for name, table in named.items()},
+        test=test,
+        labels=labels if len(labels) else None,
+        warnings=tuple(warnings),
     )
     return replace(inputs, digest=_digest(inputs))
 
 
-def _validation(recipe: Recipe, live: Live, train: DataTable, read: Any) -> dict[str, DataTable]:
+def _split_name(name: str) -> str:
+    return "validation" if name == "main" else f"validation.{name}"
+
+
+def _validation(recipe: Recipe, live: Live, read: Callable[[Any], DataTable]) -> dict[str, DataTable]:
+    """Named validation sets, the first one first; a single one is called `main`."""
     source = live.validation if live.validation is not None else recipe.data.validation
     if source is None or isinstance(source, float):
         return {}
-    if not isinstance(source, Mapping):
-        return {"validation": read(source)}
-    return {"validation" if name == "main" else f"validation.{name}": read(files) for name, files in source.items()}
+    named = isinstance(source, Mapping) and live.validation is None
+    return {name: read(files) for name, files in source.items()} if named else {"main": read(source)}
 
 
 def _digest(inputs: Inputs) -> str:

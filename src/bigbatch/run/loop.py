@@ -41,6 +41,7 @@ class Loop:
         guard: Guard,
         *,
         observers: Sequence[Observer] = (),
+        side_events: list[Event] | None = None,
         first_events: Sequence[Event] = (),
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -52,6 +53,7 @@ class Loop:
             progress: zero, or what a checkpoint held.
             guard: ends the run when nothing is finite any more.
             observers: called with every record; may ask for a stop, a save or an evaluation.
+            side_events: where observers leave what went wrong in them.
             first_events: what starting had to say; the first records.
             check: called at each update boundary; raises when the run directory is no longer ours.
         """
@@ -64,6 +66,7 @@ class Loop:
         """Latest full evaluation of each split, with the weights that the module holds."""
         self.exit_reason = "completed"
         self._observers = tuple(observers)
+        self._side_events = side_events if side_events is not None else []
         self._first_events = tuple(first_events)
         self._check = check
         self._flag = SignalFlag()
@@ -274,6 +277,8 @@ class Loop:
 
     def _serve_requests(self) -> Iterator[Record]:
         """Saves and evaluations that were asked for; a stop stays, for the loop to see."""
+        while self._side_events:
+            yield self.emit(self._side_events.pop(0))
         waiting, self.requests = self.requests, [r for r in self.requests if isinstance(r, Stop)]
         for request in waiting:
             if isinstance(request, Stop):

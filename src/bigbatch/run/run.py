@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,13 @@ class Run:
     """
 
     def __init__(
-        self, directory: RunDirectory, *, parts: Parts | None = None, loop: Loop | None = None, stack: ExitStack | None = None
+        self,
+        directory: RunDirectory,
+        *,
+        parts: Parts | None = None,
+        loop: Loop | None = None,
+        stack: ExitStack | None = None,
+        finished: Callable[[Path], object] = lambda path: None,
     ) -> None:
         """`run.start` builds runs; without a loop it is one that had finished before."""
         self.path: Path = directory.path
@@ -49,6 +55,7 @@ class Run:
         self._parts = parts
         self._loop = loop
         self._stack = stack or ExitStack()
+        self._finished = finished
         self._iterator: Iterator[Record] | None = None
 
     # ------------------------------------------------------------ running
@@ -94,6 +101,7 @@ class Run:
         if missed:
             self.error = GateMissed("; ".join(missed))
         self._end("finished")
+        self._finished(self.path)
 
     def _end(self, status: State) -> None:
         assert self._loop is not None

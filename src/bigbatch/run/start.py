@@ -15,7 +15,8 @@ from bigbatch.recipe.load import dump_recipe
 from bigbatch.recipe.references import referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
-from bigbatch.run.build import Parts, Progress as TokenProgress, Say, build
+from bigbatch.run.build import Parts, Say, build
+from bigbatch.run.build import Progress as TokenProgress
 from bigbatch.run.directory import RunDirectory, environment_facts, read_json
 from bigbatch.run.durable import atomic_write_text
 from bigbatch.run.guard import Guard
@@ -25,6 +26,7 @@ from bigbatch.run.identity import (
     Fingerprint,
     NewName,
     Resume,
+    Start,
     continue_run,
     decide,
     fingerprint,
@@ -37,8 +39,10 @@ from bigbatch.run.keeper import Keeper, bytes_needed
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.progress import Progress
+from bigbatch.run.ready import told
 from bigbatch.run.run import Run
-from bigbatch.tasks.catalog import task_from_recipe
+from bigbatch.tasks.catalog import as_metric, task_from_recipe
+from bigbatch.tasks.losses import own_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +58,25 @@ class Wishes:
     say: Say = lambda text: None
     progress: TokenProgress | None = None
     observers: Sequence[Observer] = field(default_factory=tuple)
+    side_events: list[Event] = field(default_factory=list)
+    """Where observers leave what went wrong in them; the loop makes records of it."""
     planned: Callable[[Parts], None] = lambda parts: None
     """Told once everything is built, before update 1."""
+    finished: Callable[[Path], object] = lambda path: None
+    """Called with the run directory after the last file is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What is known before the directory is touched."""
+
+    recipe: Recipe
+    live: Live
+    task: Any
+    inputs: Inputs
+    code: tuple[Path, ...]
+    what: Fingerprint
+    decision: Start | NewName | Resume
 
 
 def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
@@ -64,26 +85,44 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     Raises:
         BigbatchError: before update 1; nothing of an earlier run is overwritten.
     """
-    task = live_task(recipe, live)
-    wishes.say("reading the data")
-    inputs = read_inputs(recipe, task, live)
     code = referenced_files(recipe)
     if code:
         wishes.say("runs your code: " + ", ".join(str(path) for path in code))
+    task = live_task(recipe, live)
+    wishes.say("reading the data")
+    inputs = read_inputs(recipe, task, live)
     what = what_is_computed(recipe, inputs, live, code)
     decision = _decide(recipe, what, wishes)
     if isinstance(decision, Finished):
         wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
-        return Run.finished(RunDirectory(decision.path))
+        return Run(RunDirectory(decision.path))
+    start = _Start(
+        recipe=recipe, live=live, task=task, inputs=inputs, code=tuple(code), what=what, decision=decision
+    )
     with ExitStack() as stack:
-        run = _open(recipe, live, wishes, task, inputs, code, what, decision, stack)
-        stack.pop_all()
-    return run
+        return _open(start, wishes, stack)
+
+
+def plan_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | None = None) -> Parts:
+    """Build everything up to the first update without a run directory.
+
+    Raises:
+        DoesNotFit: the prediction exceeds the machine's memory.
+    """
+    task = live_task(recipe, live)
+    inputs = read_inputs(recipe, task, live)
+    return build(recipe, task, inputs, live, cache_dir=token_cache(recipe), say=say, progress=progress)
 
 
 def live_task(recipe: Recipe, live: Live) -> Any:
     """The recipe's task, or the caller's own, with the caller's loss and metrics."""
-    return task_from_recipe(recipe, loss=live.loss, metrics=live.metrics, task=live.task)
+    task = live.task if live.task is not None else task_from_recipe(recipe)
+    if live.loss is not None:
+        task = told(task, unit_loss=own_loss(live.loss, recipe.loss.args))
+    if live.metrics:
+        own = tuple(as_metric(metric, getattr(metric, "__name__", "metric")) for metric in live.metrics)
+        task = told(task, chosen_metrics=(*task.chosen_metrics, *own))
+    return task
 
 
 def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[Path]) -> Fingerprint:
@@ -104,17 +143,9 @@ def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
     return decision
 
 
-def _open(
-    recipe: Recipe,
-    live: Live,
-    wishes: Wishes,
-    task: Any,
-    inputs: Inputs,
-    code: Sequence[Path],
-    what: Fingerprint,
-    decision: Decision,
-    stack: ExitStack,
-) -> Run:
+def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
+    """Take the directory, build the parts, write the first files, go to the newest checkpoint."""
+    recipe, decision = start.recipe, start.decision
     directory = RunDirectory(decision.path)
     directory.preflight(0)
     directory.create()
@@ -122,30 +153,42 @@ def _open(
     if lock.note:
         wishes.say(lock.note)
     resumed = isinstance(decision, Resume)
-    frozen = _frozen_plan(directory) if resumed else None
     parts = build(
         recipe,
-        task,
-        inputs,
-        live,
-        cache_dir=directory.path.parent / ".cache" / "tokens",
-        frozen_plan=frozen,
+        start.task,
+        start.inputs,
+        start.live,
+        cache_dir=token_cache(recipe),
+        frozen_plan=_frozen_plan(directory) if resumed else None,
         say=wishes.say,
         progress=wishes.progress,
     )
     directory.preflight(bytes_needed(parts, recipe.run.keep))
     known = read_identity(directory.path)
-    identity = write_identity(directory.path, what, run_id=known.run_id if known and resumed else None)
-    _write_facts(directory, parts, inputs, code)
-    journal = Journal(directory.path)
-    keeper = Keeper(directory, journal, run_id=identity.run_id, keep=recipe.run.keep)
+    identity = write_identity(directory.path, start.what, run_id=known.run_id if known and resumed else None)
+    _write_facts(directory, parts, start)
+    keeper = Keeper(directory, Journal(directory.path), run_id=identity.run_id, keep=recipe.run.keep)
     guard = Guard(patience=recipe.guard.patience, on_nonfinite=recipe.guard.on_nonfinite)
-    progress, events = _position(keeper, parts, guard, decision, frozen)
+    progress, events = _position(keeper, parts, guard, decision)
     keeper.write_plan(parts.plan)
     directory.write_status("running", progress.update)
-    loop = Loop(parts, keeper, progress, guard, wishes.observers, first_events=events, check=lock.check)
     wishes.planned(parts)
-    return Run(parts=parts, keeper=keeper, loop=loop, stack=stack.pop_all())
+    loop = Loop(
+        parts,
+        keeper,
+        progress,
+        guard,
+        observers=wishes.observers,
+        side_events=wishes.side_events,
+        first_events=events,
+        check=lock.check,
+    )
+    return Run(directory, parts=parts, loop=loop, stack=stack.pop_all(), finished=wishes.finished)
+
+
+def token_cache(recipe: Recipe) -> Path:
+    """Beside the run directories, so that runs share it; it can be deleted at any time."""
+    return recipe.run_folder.parent / ".cache" / "tokens"
 
 
 def _frozen_plan(directory: RunDirectory) -> Plan | None:
@@ -154,7 +197,7 @@ def _frozen_plan(directory: RunDirectory) -> Plan | None:
 
 
 def _position(
-    keeper: Keeper, parts: Parts, guard: Guard, decision: Decision, frozen: Plan | None
+    keeper: Keeper, parts: Parts, guard: Guard, decision: Decision
 ) -> tuple[Progress, list[Event]]:
     """Where to go on, and what to say about it."""
     if not isinstance(decision, Resume):
@@ -167,16 +210,16 @@ def _position(
         event="resumed",
         why="; ".join([*decision.differences, *notes]) or "the run had been interrupted",
         did=f"goes on after update {progress.update}",
-        details={"records_moved": lost, "plan": "as before" if frozen else "made anew"},
+        details={"records_moved": lost},
     )
     return progress, [event]
 
 
-def _write_facts(directory: RunDirectory, parts: Parts, inputs: Inputs, code: Sequence[Path]) -> None:
+def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     """recipe.yaml, environment.json and copies of the user's code."""
     atomic_write_text(directory.recipe, dump_recipe(parts.recipe))
-    directory.write_json(directory.environment, environment_facts(parts.hardware, inputs.digest))
-    if code:
+    directory.write_json(directory.environment, environment_facts(parts.hardware, start.inputs.digest))
+    if start.code:
         directory.code.mkdir(exist_ok=True)
-    for path in code:
+    for path in start.code:
         shutil.copyfile(path, directory.code / path.name)
