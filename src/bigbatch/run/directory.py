@@ -24,6 +24,7 @@ from bigbatch.run.durable import (
     free_bytes,
     make_folders,
     nearest_folder,
+    remove_tree,
     space,
     write_file,
 )
@@ -78,6 +79,13 @@ class RunDirectory:
             DiskError: it cannot be created.
         """
         make_folders(self.path, ops=self.ops)
+
+    def clean(self) -> list[str]:
+        """Remove temporary files that a kill left; only while holding the lock. Returns their names."""
+        left = sorted(self.path.glob(f"{TEMPORARY}*"))
+        for path in left:
+            remove_tree(path, ops=self.ops)
+        return [path.name for path in left]
 
     def preflight(self, bytes_needed: int) -> None:
         """Refuse a directory that cannot be written, or a disk that is too small, before anything is written.

@@ -35,7 +35,7 @@ class FileOps:
 
     def write(self, handle: BinaryIO, data: Buffer) -> None:
         """Write all of `data`: the system may take a large buffer in several parts."""
-        rest = memoryview(data).cast("B")
+        rest = memoryview(data)
         while len(rest):
             rest = rest[handle.write(rest) :]
 

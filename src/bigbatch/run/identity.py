@@ -176,8 +176,8 @@ def decide(path: Path, fingerprint: Fingerprint, resume: bool | None = None) -> 
     found = _differences(identity, fingerprint)
     if resume:
         raise UsageError(
-            f"--resume: {path} holds another run ({'; '.join(found)}); undo these changes, leave --resume out "
-            f"to start a new one beside it, or --continue {path} --allow KEYS to carry on with them"
+            f"--resume: {path} holds another run ({'; '.join(found)}); undo these changes, leave --resume "
+            f"out to start a new one beside it, or --continue {path} --allow KEYS to carry on with them"
         )
     return _neighbour(path, fingerprint, tuple(found))
 
@@ -282,7 +282,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: float) -> int | float:
-    return int(value) if value.is_integer() else value
+    return int(value) if float(value).is_integer() else value
 
 
 def _code(files: Iterable[Path]) -> dict[str, str]:

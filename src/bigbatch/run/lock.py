@@ -142,8 +142,8 @@ class RunLock:
             return f"took over the lock of {who}: its last heartbeat was {age_seconds:.0f} s ago"
         raise RunLocked(
             f"{self.path.parent} is in use by {who} (heartbeat {age_seconds:.0f} s ago); wait for it, stop "
-            f"it, or set run.dir to another folder. If it was killed, its lock ends {self._stale_seconds:.0f} s "
-            "after the last heartbeat"
+            f"it, or set run.dir to another folder. If it was killed, its lock ends "
+            f"{self._stale_seconds:.0f} s after the last heartbeat"
         )
 
     def _beat(self) -> None:
