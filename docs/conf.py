@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -31,3 +32,13 @@ html_theme = "furo"
 html_title = "bigbatch"
 
 write_generated(HERE / "generated")
+
+
+def code_in_double_backticks(_app, _what, _name, _object, _options, lines):
+    """Docstrings mark code as Markdown does; reStructuredText wants two backticks."""
+    lines[:] = [re.sub(r"(?<![`:])`([^`]+)`(?!`)", r"``\1``", line) for line in lines]
+
+
+def setup(app):
+    # Before napoleon (500), which would take the colon inside `cuda:0` for the end of a type.
+    app.connect("autodoc-process-docstring", code_in_double_backticks, priority=400)

@@ -12,7 +12,7 @@ from tests.docs.pages import all_pages, blocks
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "examples").glob("*/*.yaml"))
 SHOWN = [
-    (page, yaml.safe_load(block.body))
+    (page, block.body)
     for page in all_pages(ROOT)
     for block in blocks(page)
     if block.language == "yaml" and "model" in yaml.safe_load(block.body)
@@ -34,8 +34,10 @@ def test_shipped_recipes_load_and_survive_a_dump(path, tmp_path):
     assert load_recipe(copy) == recipe
 
 
-@pytest.mark.parametrize("page, values", SHOWN, ids=lambda value: getattr(value, "name", ""))
-def test_recipes_on_pages_load(page, values):
+@pytest.mark.parametrize("page, text", SHOWN, ids=[page.name for page, _ in SHOWN])
+def test_recipes_on_pages_load(page, text, tmp_path):
     from bigbatch.recipe.load import load_recipe
 
-    assert load_recipe(values).model.name == values["model"]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load_recipe(path).model.name == yaml.safe_load(text)["model"]
