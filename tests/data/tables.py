@@ -68,7 +68,9 @@ def token_rows(lengths: Sequence[int], units: Sequence[int] | None = None) -> To
         ids=np.concatenate([1000 * s + np.arange(n) for s, n in enumerate(lengths)] or [[]]).astype(np.int32),
         token_offsets=np.cumsum([0, *lengths]).astype(np.int64),
         segments=None,
-        reads=np.concatenate([np.arange(u) % n for n, u in zip(lengths, units, strict=True)] or [[]]).astype(np.int32),
+        reads=np.concatenate([np.arange(u) % n for n, u in zip(lengths, units, strict=True)] or [[]]).astype(
+            np.int32
+        ),
         unit_offsets=np.cumsum([0, *units]).astype(np.int64),
         values=np.repeat(np.arange(len(lengths)), units).astype(np.int64),
         weights=np.arange(1, sum(units) + 1).astype(np.float32),

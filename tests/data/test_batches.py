@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.data.tables import token_rows
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.order import Stream
-from tests.data.tables import token_rows
 
 
 def test_a_batch_crosses_the_end_of_an_epoch_and_knows_its_targets():
@@ -18,10 +18,14 @@ def test_a_batch_crosses_the_end_of_an_epoch_and_knows_its_targets():
     assert (batch.update, batch.first_position, batch.samples) == (2, 5, 5)
     assert batch.sample_ids_B.tolist() == Stream(7, 4).ids(5, 5).tolist()
     assert batch.lengths_B.tolist() == [table.lengths_B[s] for s in batch.sample_ids_B]
-    expected = [unit for s in batch.sample_ids_B for unit in range(table.unit_offsets[s], table.unit_offsets[s + 1])]
+    expected = [
+        unit for s in batch.sample_ids_B for unit in range(table.unit_offsets[s], table.unit_offsets[s + 1])
+    ]
     assert batch.targets.extras["unit"].tolist() == expected
     assert batch.targets.weights.tolist() == [unit + 1 for unit in expected]
-    assert batch.targets.values.tolist() == [s for s in batch.sample_ids_B for _ in range([1, 2, 0, 1, 3, 1, 1][s])]
+    assert batch.targets.values.tolist() == [
+        s for s in batch.sample_ids_B for _ in range([1, 2, 0, 1, 3, 1, 1][s])
+    ]
 
 
 def test_next_position_of_samples_and_far_positions_cost_nothing():

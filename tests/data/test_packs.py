@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.data.tables import token_rows
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import cut, evaluation_batches, micro_batches
 from bigbatch.records import MicroBatch, Packing, TokenTable
-from tests.data.tables import token_rows
 
 PACKINGS: tuple[Packing, ...] = ("packed", "padded")
 LENGTHS = st.lists(st.integers(1, 60), max_size=60)
@@ -23,7 +23,9 @@ def computed(lengths: np.ndarray, packing: Packing) -> int:
 
 
 @given(lengths=LENGTHS, micro_tokens=st.integers(1, 300), packing=st.sampled_from(PACKINGS))
-def test_cut_covers_every_sample_once_within_the_budget(lengths: list[int], micro_tokens: int, packing: Packing):
+def test_cut_covers_every_sample_once_within_the_budget(
+    lengths: list[int], micro_tokens: int, packing: Packing
+):
     lengths_B = np.array(lengths, np.int64)
     cuts = cut(lengths_B, micro_tokens, packing)
     order = [int(index) for chosen in cuts for index in chosen]
@@ -34,7 +36,9 @@ def test_cut_covers_every_sample_once_within_the_budget(lengths: list[int], micr
 
 
 @given(lengths=LENGTHS.filter(bool), micro_tokens=st.integers(1, 300), packing=st.sampled_from(PACKINGS))
-def test_cut_uses_as_few_as_cutting_in_order_of_length_can(lengths: list[int], micro_tokens: int, packing: Packing):
+def test_cut_uses_as_few_as_cutting_in_order_of_length_can(
+    lengths: list[int], micro_tokens: int, packing: Packing
+):
     fewest, start, ordered = 0, 0, np.sort(np.array(lengths, np.int64))
     while start < len(ordered):
         end = start + 1
@@ -111,7 +115,9 @@ def test_the_global_batch_does_not_depend_on_the_cut():
                 found = micro_batches(batch, table, micro_tokens=micro_tokens, packing=packing)
                 seen.append(sorted(np.concatenate([micro.sample_ids_B for micro in found]).tolist()))
                 position = batches.next_position(position)
-            assert seen == [sorted(Batches(table, seed=5, samples=4).at(4 * u, 1).sample_ids_B) for u in range(5)]
+            assert seen == [
+                sorted(Batches(table, seed=5, samples=4).at(4 * u, 1).sample_ids_B) for u in range(5)
+            ]
 
 
 def test_unit_weights_are_multiplied_in():
