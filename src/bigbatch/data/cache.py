@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -76,10 +77,10 @@ class Writer:
         self._sums[name].update(data)
         self._files[name].write(data)
 
-    def publish(self, facts: Mapping[str, Any]) -> Path:
-        """Make the entry durable and visible under its key; returns its folder.
+    def publish(self, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Make the entry durable and visible under its key; returns its arrays, memory-mapped read-only.
 
-        When another process published the same key meanwhile, its entry stays and this one is dropped.
+        When another process published the same key meanwhile, its entry stays; a damaged one is replaced.
         """
         for name, file in self._files.items():
             _sync(file)
@@ -89,13 +90,24 @@ class Writer:
             json.dump({**header, "checksum": _checksum(header)}, file, indent=1)
             _sync(file)
         _sync_folder(self._folder)
+        # Mapped before the renaming: whatever other processes do to the names, these bytes stay.
+        arrays = {name: _map(self._folder / f"{name}.bin", about) for name, about in self._arrays.items()}
+        self._rename()
+        _sync_folder(self._final.parent)
+        return arrays
+
+    def _rename(self) -> None:
         try:
             os.rename(self._folder, self._final)
-        except OSError:  # it exists: renaming onto a folder that is not empty fails
+        except OSError:  # renaming onto a folder that is not empty fails
             if not self._final.exists():
                 raise
-        _sync_folder(self._final.parent)
-        return self._final
+            try:
+                read(self._final)
+            except Damaged:
+                discard(self._final)
+                with contextlib.suppress(OSError):  # another process replaced it in this moment
+                    os.rename(self._folder, self._final)
 
 
 def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -109,17 +121,15 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise FileNotFoundError(folder)
     try:
         header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
-        if (
-            header.pop("checksum") != _checksum(header)
-            or header["format"] != FORMAT
-            or header["key"] != folder.name
-        ):
+        checksum = header.pop("checksum", None) if isinstance(header, dict) else None
+        if checksum != _checksum(header) or (header["format"], header["key"]) != (FORMAT, folder.name):
             raise Damaged("its header was altered")
-        return {
-            name: _array(folder / f"{name}.bin", about) for name, about in header["arrays"].items()
-        }, header["facts"]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        for name, about in header["arrays"].items():
+            _verify(folder / f"{name}.bin", about)
+        arrays = {name: _map(folder / f"{name}.bin", about) for name, about in header["arrays"].items()}
+    except (OSError, ValueError) as error:
         raise Damaged(f"it is incomplete ({error})") from error
+    return arrays, header["facts"]
 
 
 def discard(folder: Path) -> None:
@@ -130,15 +140,17 @@ def discard(folder: Path) -> None:
     shutil.rmtree(grave, ignore_errors=True)
 
 
-def _array(path: Path, about: Mapping[str, Any]) -> np.ndarray:
-    shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
-    if path.stat().st_size != int(np.prod(shape)) * dtype.itemsize:
-        raise Damaged(
-            f"{path.name} is {path.stat().st_size} bytes long, not {int(np.prod(shape)) * dtype.itemsize}"
-        )
+def _verify(path: Path, about: Mapping[str, Any]) -> None:
+    expected = math.prod(about["shape"]) * np.dtype(about["dtype"]).itemsize
+    if path.stat().st_size != expected:
+        raise Damaged(f"{path.name} has {path.stat().st_size:,} bytes instead of {expected:,}")
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
             raise Damaged(f"{path.name} was altered")
+
+
+def _map(path: Path, about: Mapping[str, Any]) -> np.ndarray:
+    shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
     if 0 in shape:  # an empty file cannot be mapped
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", shape=shape)

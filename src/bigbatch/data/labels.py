@@ -109,7 +109,12 @@ def flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
 >>>>>>> data
 def sorted_labels(names: Sequence[str]) -> list[str]:
     """Numerically when all are integers, else by code points."""
-    return sorted(names, key=int) if all(map(_INTEGER.fullmatch, names)) else sorted(names)
+    return sorted(names, key=int) if all(map(is_integer_name, names)) else sorted(names)
+
+
+def is_integer_name(name: str) -> bool:
+    """Whether a class name is an integer in its usual form: 007 is not."""
+    return _INTEGER.fullmatch(name) is not None
 
 
 def first_with(table: DataTable, role: str, name: str) -> str:

@@ -72,14 +72,13 @@ def token_table(
             return _assemble(cache.read(folder)), True
         except cache.Damaged as damage:
             say(f"token cache {folder}: {damage}; tokenising again")
-            cache.discard(folder)
     with cache.Writer(cache_dir, folder.name) as writer:
         facts = {"truncated_samples": 0}
         for columns, truncated in _chunks(table, task, tokenizer, progress):
             facts["truncated_samples"] += truncated
             for name, rows in columns.items():
                 writer.append(name, rows)
-        return _assemble(cache.read(writer.publish(facts))), False
+        return _assemble((writer.publish(facts), facts)), False
 
 
 def cache_key(table: DataTable, task: Any, tokenizer: Any, key_parts: Mapping[str, Any]) -> str:
