@@ -20,7 +20,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,13 @@ def checkpoint_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
 
 
 def save_checkpoint(
-    root: Path, state: CheckpointState, keep: int, *, shard_bytes: int = SHARD_BYTES, ops: FileOps = FILES
+    root: Path,
+    state: CheckpointState,
+    keep: int,
+    *,
+    protect: Collection[int] = (),
+    shard_bytes: int = SHARD_BYTES,
+    ops: FileOps = FILES,
 ) -> Path:
     """Write `root/step-<step>` so that a crash at any moment leaves the old state or the new one.
 
@@ -109,7 +115,7 @@ def save_checkpoint(
         _write_files(temporary, state, shard_bytes, ops)
         ops.fsync_dir(temporary)
         _publish(temporary, target, ops)
-        _prune(root, state.step, max(1, keep), ops)
+        _prune(root, state.step, max(1, keep), frozenset(protect), ops)
     except OSError as error:
         _remove_quietly(temporary, ops)
         raise disk_error(error, target, bytes_needed=checkpoint_bytes(state.tensors)) from error
@@ -195,13 +201,13 @@ def _publish(temporary: Path, target: Path, ops: FileOps) -> None:
     ops.fsync_dir(target.parent)
 
 
-def _prune(root: Path, step: int, keep: int, ops: FileOps) -> None:
+def _prune(root: Path, step: int, keep: int, protect: frozenset[int], ops: FileOps) -> None:
     """Remove what the checkpoint of `step`, now durable, makes superfluous."""
     others = [path for path in list_checkpoints(root) if _step(path) != step]
     later = [path for path in others if _step(path) > step]
     earlier = [path for path in others if _step(path) < step]
     complete = [path for path in earlier if _looks_complete(path)]
-    stay = complete[len(complete) - (keep - 1) :]
+    stay = complete[len(complete) - (keep - 1) :] + [path for path in complete if _step(path) in protect]
     for path in [*later, *(path for path in earlier if path not in stay), *root.glob(f"{_OLD}*")]:
         _discard(path, ops)
 

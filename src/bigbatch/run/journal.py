@@ -52,8 +52,11 @@ class Journal:
         if self.path.exists():
             fsync_file(self.path, ops=self._ops)
 
-    def rewind_to(self, step: int) -> int:
+    def rewind_to(self, step: int, records: int | None = None) -> int:
         """Move the records of later steps to `metrics.lost-N.jsonl`: a resume does those updates again.
+
+        `records`, the length of the journal when a checkpoint was written, also moves what came after it within
+        the same step: evaluations that a resume repeats.
 
         The lost file is durable before the journal shrinks, so a crash in between loses nothing.
 
@@ -63,7 +66,8 @@ class Journal:
         kept: list[bytes] = []
         lost: list[bytes] = []
         for line in _lines(self.path):
-            (lost if json.loads(line)["step"] > step else kept).append(line)
+            late = json.loads(line)["step"] > step or (records is not None and len(kept) >= records)
+            (lost if late else kept).append(line)
         self._move_away(kept, lost)
         self._last_update = min(step, self._last_update)
         return len(lost)

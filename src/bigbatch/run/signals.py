@@ -11,6 +11,14 @@ from typing import Any
 _WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
+class Interrupted(Exception):
+    """Raised inside the loop where it is safe to leave: nothing of the update in progress has been applied."""
+
+    def __init__(self, signal: signal.Signals | None) -> None:
+        self.signal: int | None = None if signal is None else int(signal)
+        super().__init__("the run was left early" if signal is None else f"{signal.name} was received")
+
+
 class SignalFlag:
     """Context manager that turns the first SIGINT or SIGTERM into `requested`.
 
@@ -33,6 +41,15 @@ class SignalFlag:
     def exit_code(self) -> int | None:
         """130 after SIGINT, 143 after SIGTERM, None while there was none."""
         return None if self.requested is None else 128 + self.requested
+
+    def poll(self) -> None:
+        """Leave, if a signal came.
+
+        Raises:
+            Interrupted: it did.
+        """
+        if self.requested is not None:
+            raise Interrupted(self.requested)
 
     def __enter__(self) -> SignalFlag:
         """Install the handlers."""

@@ -204,7 +204,7 @@ def _position(
         return Progress(), []
     progress, notes = keeper.restore(parts, guard)
     progress = progress or Progress()
-    lost = keeper.journal.rewind(progress.update, progress.journal_records)
+    lost = keeper.journal.rewind_to(progress.update, progress.journal_records)
     event = Event(
         step=progress.update,
         event="resumed",

@@ -115,10 +115,20 @@ class Classify:
         }
 
     def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:
-        """The model of `recipe.model` with this task's head; `facts`: seed, dropout, module."""
+        """The model of `recipe.model` with this task's head.
+
+        Args:
+            spec: `recipe.model`.
+            facts: `seed`, `dropout`, `module` (a live one, or None) and `note`, told what the user should know.
+        """
         from bigbatch.model.load import load_classifier
 
-        return load_classifier(spec, **self.head, **facts).module
+        options = {name: value for name, value in facts.items() if name != "note"}
+        loaded = load_classifier(spec, **self.head, **options)
+        note = facts.get("note", str)
+        for sentence in loaded.notes:
+            note(sentence)
+        return loaded.module
 
     # ------------------------------------------------------------ rows to samples
 

@@ -134,11 +134,7 @@ def resolve_loss(settings: Any, base: Path, *, kind: Kind = "single", where: str
         what = "smooths class labels; " + ("write it into your own loss" if custom else f"kind {kind} has none")
         raise RecipeError([Problem(where=where, key="loss.label_smoothing", what=what)])
     if custom:
-        function = resolve_reference(name, base)
-        term = getattr(function, "__name__", "custom")
-        return UnitLoss(
-            name=term, function=function, args=dict(settings.args or {}), wants_extras=_has_extras(function)
-        )
+        return own_loss(resolve_reference(name, base), settings.args or {})
     if name not in ("cross_entropy", own_name):
         raise RecipeError([Problem(where=where, key="loss.name", what=_unknown_loss(name, kind, own_name))])
     if settings.args:
@@ -147,6 +143,12 @@ def resolve_loss(settings: Any, base: Path, *, kind: Kind = "single", where: str
     return UnitLoss(
         name=own_name, function=own_function, args={"label_smoothing": smoothing} if smoothing else {}
     )
+
+
+def own_loss(function: Callable[..., Tensor], args: Mapping[str, Any]) -> UnitLoss:
+    """A loss of the user's own: `fn(logits, targets, **args)`, one value per unit."""
+    name = getattr(function, "__name__", "custom")
+    return UnitLoss(name=name, function=function, args=dict(args), wants_extras=_has_extras(function))
 
 
 def _unknown_loss(name: str, kind: str, own_name: str) -> str:
