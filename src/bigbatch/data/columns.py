@@ -88,11 +88,7 @@ def _pick(
     if found:
         what = f"{listed(found)} could each be the {role}{meaning}; say which: data.columns: {{{role}: {found[0]}}}"
         raise one_error(where, f"data.columns.{role}", what)
-<<<<<<< HEAD
-    hint = "; is the first line a header?" if _no_header(available) else ""
-=======
     hint = "; is the first line a header?" if _no_header(available) else nearest(role, available)
->>>>>>> data
     what = f"no column for the {role}{meaning}; set data.columns: {{{role}: …}}. There are: {listed(available)}{hint}"
     raise one_error(where, f"data.columns.{role}", what)
 

@@ -13,11 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-<<<<<<< HEAD
-import pyarrow.csv
-=======
 from pyarrow import csv
->>>>>>> data
 
 from bigbatch.data.problems import data_error, one_error
 from bigbatch.data.raw import Column, Raw
@@ -129,11 +125,7 @@ def _parse(data: bytes, grammar: _Grammar, columns: int, encoding: str) -> tuple
     """Arrow's table, all columns as text, and the first complaint."""
     ragged: list[str] = []
 
-<<<<<<< HEAD
-    def skip(row: pa.csv.InvalidRow) -> str:
-=======
     def skip(row: csv.InvalidRow) -> str:
->>>>>>> data
         ragged.append(f"{row.actual_columns} fields, expected {row.expected_columns}")
         return "skip"
 
@@ -143,29 +135,17 @@ def _parse(data: bytes, grammar: _Grammar, columns: int, encoding: str) -> tuple
     if encoding == "latin-1":
         data = data.decode("latin-1").encode()
     try:
-<<<<<<< HEAD
-        table = pa.csv.read_csv(
-            io.BytesIO(data),
-            # One block: a long text may be larger than any fixed block.
-            read_options=pa.csv.ReadOptions(column_names=names, block_size=min(len(data) + 1, _MOST_BYTES)),
-            parse_options=pa.csv.ParseOptions(
-=======
         table = csv.read_csv(
             io.BytesIO(data),
             # One block: a long text may be larger than any fixed block.
             read_options=csv.ReadOptions(column_names=names, block_size=min(len(data) + 1, _MOST_BYTES)),
             parse_options=csv.ParseOptions(
->>>>>>> data
                 delimiter=grammar.delimiter.decode(),
                 newlines_in_values=True,
                 invalid_row_handler=skip,
                 ignore_empty_lines=columns > 1,
             ),
-<<<<<<< HEAD
-            convert_options=pa.csv.ConvertOptions(
-=======
             convert_options=csv.ConvertOptions(
->>>>>>> data
                 column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False
             ),
         )

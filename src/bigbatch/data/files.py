@@ -5,11 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-<<<<<<< HEAD
-import pyarrow.parquet
-=======
 from pyarrow import parquet
->>>>>>> data
 
 from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
 from bigbatch.data.jsonlines import read_json_lines
@@ -92,20 +88,12 @@ def _name(path: Path, base: Path) -> str:
 
 
 def _parquet(name: str, path: Path) -> Raw:
-<<<<<<< HEAD
-    with pa.parquet.ParquetFile(path) as file:
-=======
     with parquet.ParquetFile(path) as file:
->>>>>>> data
         columns, rows = tuple(file.schema_arrow.names), file.metadata.num_rows
 
     def load(names):
         try:
-<<<<<<< HEAD
-            table = pa.parquet.read_table(path, columns=list(names), partitioning=None)
-=======
             table = parquet.ParquetFile(path).read(columns=list(names))
->>>>>>> data
         except (OSError, pa.ArrowException) as error:
             raise one_error(name, "", f"cannot be read: {error}") from error
         return {column: table.column(column) for column in names}

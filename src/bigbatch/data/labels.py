@@ -10,10 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-<<<<<<< HEAD
-import pyarrow.compute as pc
-=======
->>>>>>> data
 
 from bigbatch.data.problems import listed, nearest, one_error
 from bigbatch.data.tables import DataTable
@@ -86,15 +82,6 @@ def find_labels(
 
 def distinct_labels(table: DataTable, role: str) -> list[str]:
     """Class names that occur, in no particular order; missing ones left out."""
-<<<<<<< HEAD
-    column = table.rows.column(role)
-    if pa.types.is_list(column.type):
-        column = pc.list_flatten(column)
-    names = {label_of(plain(value)) for value in pc.unique(column).to_pylist()}
-    return [name for name in names if name is not None]
-
-
-=======
     names = {label_of(plain(value)) for value in flat(table.rows.column(role)).unique().to_pylist()}
     return [name for name in names if name is not None]
 
@@ -106,7 +93,6 @@ def flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
 
 
->>>>>>> data
 def sorted_labels(names: Sequence[str]) -> list[str]:
     """Numerically when all are integers, else by code points."""
     return sorted(names, key=int) if all(map(is_integer_name, names)) else sorted(names)
@@ -134,17 +120,9 @@ def _class_ids(table: DataTable, kind: Kind) -> list[str]:
             table.where(0) if len(table) else "data", "labels", "rows of token ids need a column labels"
         )
     column = table.rows.column("labels")
-<<<<<<< HEAD
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        if kind == "multi":
-            return [str(number) for number in range(len(column[0]) if len(column) else 0)]
-        column = pc.list_flatten(column)
-    ids = np.array(pc.drop_null(column).to_pylist())
-=======
     if kind == "multi":
         return [str(number) for number in range(len(column[0]) if len(column) else 0)]
     ids = np.array(flat(column).drop_null().to_pylist())
->>>>>>> data
     wrong = ids[(ids < 0) & (ids != -100)] if ids.size else ids
     if wrong.size:
         raise one_error("data", "labels", f"class id {wrong[0]}; expected 0, 1, 2, … or -100 for none")

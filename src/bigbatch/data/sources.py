@@ -88,18 +88,9 @@ def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) ->
     where = raw.name or "data"
     if "input_ids" in raw.columns and "text" not in wanted:
         return _tokenised(raw, wanted)
-<<<<<<< HEAD
-    try:
-        picked = pick_columns(raw.columns, wanted, roles, where)
-    except Exception as error:
-        if raw.rows == 0 and not raw.columns:
-            raise one_error(where, "", "no rows") from error
-        raise
-=======
     if not raw.columns:
         raise one_error(where, "", "no rows")
     picked = pick_columns(raw.columns, wanted, roles, where)
->>>>>>> data
     loaded = raw.load(list(dict.fromkeys(picked.values())))
     converted: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -117,11 +108,7 @@ def _with_names(column: Column, names: tuple[str, ...] | None) -> Column:
     """Class ids by their names, -1 (no label) as missing."""
     if names is None:
         return column
-<<<<<<< HEAD
-    values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
-=======
     values = column if isinstance(column, list) else column.to_pylist()
->>>>>>> data
     return [
         names[value]
         if isinstance(value, int) and 0 <= value < len(names)
@@ -153,11 +140,7 @@ def _tokenised(raw: Raw, wanted: Mapping[str, str]) -> DataTable:
 
 
 def _arrow(column: Column, raw: Raw, name: str) -> Any:
-<<<<<<< HEAD
-    if isinstance(column, pa.ChunkedArray):
-=======
     if not isinstance(column, list):
->>>>>>> data
         return column
     try:
         return pa.array(column)
@@ -192,13 +175,8 @@ def _join(parts: Sequence[DataTable]) -> DataTable:
 
 def is_empty_text(column: pa.ChunkedArray) -> np.ndarray:
     """(rows,) bool: missing, or nothing but white space."""
-<<<<<<< HEAD
-    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
-    return pc.fill_null(blank, True).to_numpy()
-=======
     trimmed = pc.call_function("utf8_trim_whitespace", [column])
     return pc.call_function("equal", [trimmed, pa.scalar("", trimmed.type)]).fill_null(True).to_numpy()
->>>>>>> data
 
 
 def _drop_empty(table: DataTable, roles: Mapping[str, Role]) -> DataTable:

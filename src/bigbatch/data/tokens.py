@@ -23,10 +23,6 @@ from bigbatch.data import cache
 from bigbatch.data.fingerprint import fingerprint
 from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
-<<<<<<< HEAD
-from bigbatch.errors import DataError
-=======
->>>>>>> data
 from bigbatch.records import Sample, TokenTable
 
 Progress = Callable[[int, int], None]
@@ -140,23 +136,6 @@ def _chunks(
             progress(done, len(table))
 
 
-<<<<<<< HEAD
-def _encode(table: DataTable, first: int, rows: list[dict[str, Any]], task: Any, tokenizer: Any) -> list[Sample]:
-    if hasattr(task, "encode_batch"):
-        return _naming(f"{table.where(first)} and the {len(rows)} rows from it", task.encode_batch, rows, tokenizer)
-    return [
-        _naming(table.where(number), task.encode, row, tokenizer) for number, row in enumerate(rows, start=first)
-    ]
-
-
-def _naming(place: str, encode: Callable[[Any, Any], Any], rows: Any, tokenizer: Any) -> Any:
-    """Call the task, which may be the user's own code; what it raises says where it was."""
-    try:
-        return encode(rows, tokenizer)
-    except Exception as error:
-        error.add_note(f"while encoding {place}")
-        raise
-=======
 def _encode(
     table: DataTable, first: int, rows: list[dict[str, Any]], task: Any, tokenizer: Any
 ) -> list[Sample]:
@@ -168,7 +147,6 @@ def _encode(
         _naming(table.where(number), task.encode, row, tokenizer)
         for number, row in enumerate(rows, start=first)
     ]
->>>>>>> data
 
 
 def _naming(place: str, encode: Callable[[Any, Any], Any], rows: Any, tokenizer: Any) -> Any:
@@ -184,37 +162,12 @@ def _check(table: DataTable, first: int, samples: list[Sample], task: Any, layou
     """Refuse samples that do not fit together; returns what those of this table look like, "" before the first."""
     limit = getattr(task, "max_length", None)
     for number, sample in enumerate(samples, start=first):
-<<<<<<< HEAD
-        found = (
-            sample.segments is not None,
-            sample.values.shape[1:],
-            sample.values.dtype,
-            tuple(sorted(sample.extras)),
-        )
-=======
         place = table.where(number)
         segments = "no token types" if sample.segments is None else "token types"
         found = f"{segments}, targets {sample.values.dtype}{sample.values.shape[1:]}, extras {sorted(sample.extras)}"
->>>>>>> data
         layout = layout or found
         units = {len(rows) for rows in (sample.reads, sample.values, sample.weights, *sample.extras.values())}
         if found != layout:
-<<<<<<< HEAD
-            names = ("token types", "target shape", "target type", "extras")
-            name, here, before = next(
-                triple for triple in zip(names, found, layout, strict=True) if triple[1] != triple[2]
-            )
-            raise DataError(f"{table.where(number)}: {name} {here}, but {before} in the rows before")
-        units = {
-            len(sample.reads),
-            len(sample.values),
-            len(sample.weights),
-            *map(len, sample.extras.values()),
-        }
-        if len(sample.ids) == 0 or len(units) > 1:
-            raise DataError(
-                f"{table.where(number)}: the task's encode returned no tokens, or arrays of unequal units"
-=======
             raise one_error(place, "", f"the task's encode gave {found}, but {layout} in the rows before")
         if len(sample.ids) == 0 or len(units) > 1:
             raise one_error(
@@ -225,7 +178,6 @@ def _check(table: DataTable, first: int, samples: list[Sample], task: Any, layou
                 place,
                 "input_ids",
                 f"{len(sample.ids)} tokens, but max_length is {limit}; token ids are not cut here",
->>>>>>> data
             )
     return layout
 

@@ -8,11 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-<<<<<<< HEAD
-from typing import Any
-=======
 from typing import Any, cast
->>>>>>> data
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +24,8 @@ SEPARATOR = "|"
 
 _INTEGER = re.compile(r"[+-]?\d+\.0+")
 _TEXT = pa.large_string()
-<<<<<<< HEAD
-=======
 _PANDAS_MISSING = ("NAType", "NaTType")
 """pandas.NA and NaT, told by name, since pandas is never imported here."""
->>>>>>> data
 
 
 def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.ChunkedArray, list[Problem]]:
@@ -44,20 +37,12 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
         key: the column's own name.
         where: names a row in messages.
     """
-<<<<<<< HEAD
-    if kind in ("text", "label") and isinstance(column, pa.ChunkedArray) and _is_text(column.type):
-=======
     if not isinstance(column, list) and kind in ("text", "label") and _is_text(column.type):
->>>>>>> data
         if kind == "text":
             return column.cast(_TEXT), []
         return _by_distinct_value(column, key, where)
     one = {"text": text_of, "label": label_of, "labels": labels_of, "number": number_of}[kind]
-<<<<<<< HEAD
-    values = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
-=======
     values = column if isinstance(column, list) else column.to_pylist()
->>>>>>> data
     converted: list[Any] = []
     problems: list[Problem] = []
     for row, value in enumerate(values):
@@ -73,11 +58,7 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
 
 
 def plain(value: Any) -> Any:
-<<<<<<< HEAD
-    """numpy scalars, tensors and arrays as Python values; NaN stays a float."""
-=======
     """Numpy scalars, tensors and arrays as Python values; NaN stays a float."""
->>>>>>> data
     if isinstance(value, np.generic):
         return value.item()
     return value.tolist() if hasattr(value, "tolist") else value
@@ -157,21 +138,12 @@ def number_of(value: Any) -> float | None:
     Raises:
         ValueError: it is no number.
     """
-<<<<<<< HEAD
-    if value is None or value == "":
-        return None
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    try:
-        return float(value)
-=======
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if value is None or value == "" or type(value).__name__ in _PANDAS_MISSING:
         return None
     try:
         return float(cast("float | str", value))
->>>>>>> data
     except (TypeError, ValueError):
         raise ValueError(f"expected a number, found {str(value)[:40]!r}") from None
 
@@ -182,12 +154,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_nan(value: Any) -> bool:
-<<<<<<< HEAD
-    # pandas.NA and NaT are told by name, since pandas is never imported here.
-    return (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
-=======
     return (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _PANDAS_MISSING
->>>>>>> data
 
 
 def _by_distinct_value(

@@ -14,7 +14,7 @@ from bigbatch.data.labels import LabelSet, find_labels
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import stratified_share
 from bigbatch.data.tables import DataTable
-from bigbatch.model.names import module_digest
+from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import Recipe
 
 

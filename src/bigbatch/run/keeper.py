@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from bigbatch.errors import CheckpointError
-from bigbatch.model.names import named_tensors
+from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.build import state_multiple
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
 from bigbatch.plan.frozen import Plan
