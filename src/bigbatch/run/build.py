@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from bigbatch.data.tables import DataTable
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
 from bigbatch.parallel.single import SingleWorld
-from bigbatch.plan.planner import Plan
+from bigbatch.plan.frozen import Plan
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Forward, Metric
 from bigbatch.recipe.references import is_reference, resolve_reference
@@ -28,7 +28,7 @@ from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.rules.schedules import Schedule, schedule_from
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.planning import Measured, forward_for, measured_plan
-from bigbatch.run.ready import Ready, ready_model, ready_tables
+from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.update import StepParts
 
@@ -142,10 +142,9 @@ def build(
     world = SingleWorld()
     new_optimizer = partial(
         build_optimizer,
-        ready.module,
-        recipe.optimizer,
-        clocks.effective,
-        world,
+        settings=recipe.optimizer,
+        effective=clocks.effective,
+        world=world,
         custom=custom(recipe, recipe.optimizer.name),
         rename=clean_name,
     )
@@ -167,7 +166,7 @@ def build(
     step = StepParts(
         task=ready.task,
         executor=executor,
-        optimizer=new_optimizer(),
+        optimizer=new_optimizer(ready.module),
         parameters=[parameter for parameter in ready.module.parameters() if parameter.requires_grad],
         world=world,
         clip=recipe.clip,
@@ -237,5 +236,3 @@ def custom(recipe: Recipe, name: str) -> Any:
     """The user's own object behind an import reference; None for a built-in name."""
     return resolve_reference(name, recipe.base) if is_reference(name) else None
 
-
-__all__ = ["Parts", "Ready", "build", "custom", "replace"]

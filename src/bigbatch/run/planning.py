@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.lengths import length_facts
@@ -37,7 +38,7 @@ class Measured:
     ready: Ready
     tables: Mapping[str, TokenTable]
     length: Length
-    new_optimizer: Callable[[], Any]
+    new_optimizer: Callable[[nn.Module], Any]
     say: Callable[[str], None]
 
 
@@ -57,13 +58,15 @@ def measured_plan(on: Measured) -> Plan:
         return list(micro_batches(first, train, micro_tokens=micro_tokens, packing=packing))
 
     on.say("calibrating: how fast, how much memory?")
+    asked = recipe.plan.micro_tokens
     calibration = calibrate(
         forward_for(on.ready, packing),
         on.ready.task,
-        pieces,
         on.ready.module,
+        pieces,
         on.new_optimizer,
-        micro_tokens=recipe.plan.micro_tokens,
+        candidates=[asked] if asked else None,
+        memory_bytes=recipe.plan.memory or on.hardware.memory_bytes,
     )
     return make_plan(
         recipe,

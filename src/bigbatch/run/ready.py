@@ -11,6 +11,7 @@ from torch import nn
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.data.tokens import token_table
+from bigbatch.errors import DataError, Problem
 from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model
 from bigbatch.model.load import load_tokenizer
@@ -54,7 +55,9 @@ def ready_model(
     }
     module = task.build(recipe.model, facts).to(hardware.device)
     parts = anatomy(module)
-    max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True)
+    max_length = parts.max_positions or 2**31
+    if tokenizer is not None:
+        max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True)
     task = told(task, label_set=_in_model_order(inputs.labels, parts), pool=parts.pools, max_length=max_length)
     return Ready(
         module=module,
@@ -114,9 +117,24 @@ def ready_tables(
                 f"{name}: {cut:,} of {len(rows):,} rows are longer than {ready.max_length} tokens and were cut "
                 "(data.max_length)"
             )
+    if ready.tokenizer is None:
+        _check_given_tokens(tables, ready)
     task = ready.task.weighted(tables["train"]) if hasattr(ready.task, "weighted") else ready.task
     tables["train"] = _with_class_weights(tables["train"], task)
     return tables, replace(ready, task=task), tuple(notes)
+
+
+def _check_given_tokens(tables: Mapping[str, TokenTable], ready: Ready) -> None:
+    """Rows that were tokenised elsewhere must fit the model too."""
+    rows = ready.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    for name, table in tables.items():
+        largest, longest = int(table.ids.max(initial=0)), int(table.lengths_B.max(initial=0))
+        if largest >= rows:
+            what = f"found token id {largest}, but the model's embedding has {rows} rows"
+            raise DataError([Problem(where=name, key="input_ids", what=f"{what}; use the model's own tokenizer")])
+        if longest > ready.max_length:
+            what = f"the longest row has {longest} tokens, but the model has positions for {ready.max_length}"
+            raise DataError([Problem(where=name, key="input_ids", what=f"{what}; cut the rows")])
 
 
 def _key_parts(ready: Ready) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bigbatch.optim.state import set_lr
+from bigbatch.optim.build import set_lr
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Task, World
 from bigbatch.records import GlobalBatch, MicroBatch, Update
