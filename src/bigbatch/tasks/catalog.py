@@ -90,7 +90,9 @@ def _check_options(kind: type, args: Mapping[str, Any], where: str) -> None:
 
 
 def _checked(task: Any, name: str, where: str) -> Task:
-    missing = [part for part in ("roles", "encode", "denominators", "loss", "decode") if not hasattr(task, part)]
+    missing = [
+        part for part in ("roles", "encode", "denominators", "loss", "decode") if not hasattr(task, part)
+    ]
     if missing:
         what = f"{name} is no task: it has no {', '.join(missing)}"
         raise RecipeError([Problem(where=where, key="task", what=what)])

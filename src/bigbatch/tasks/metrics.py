@@ -183,13 +183,14 @@ class CalibrationMetric:
     def add(self, predictions: Predictions, targets: Targets) -> CalibrationState:
         """Bins of these units; a probability that is not a number is in none."""
         predictions, targets = counted(predictions, targets)
-        assert predictions.probabilities is not None
-        shares_U = predictions.probabilities.max(-1)
+        shares_U = _shares(predictions).max(-1)
         correct_U = predictions.values == targets.values
         finite_U = np.isfinite(shares_U)
         shares_U, correct_U = shares_U[finite_U], correct_U[finite_U]
         bins_U = np.clip(np.ceil(shares_U * BINS).astype(np.int64) - 1, 0, BINS - 1)
-        counts = np.stack([np.bincount(bins_U, minlength=BINS), np.bincount(bins_U[correct_U], minlength=BINS)])
+        counts = np.stack(
+            [np.bincount(bins_U, minlength=BINS), np.bincount(bins_U[correct_U], minlength=BINS)]
+        )
         return CalibrationState(counts, tuple(exact_parts(shares_U[bins_U == bin]) for bin in range(BINS)))
 
     def merge(self, left: CalibrationState, right: CalibrationState) -> CalibrationState:
@@ -218,11 +219,16 @@ class CalibrationMetric:
 # ---------------------------------------------------------------- per unit
 
 
+def _shares(predictions: Predictions) -> np.ndarray:
+    assert predictions.probabilities is not None, "classification has probabilities"
+    return predictions.probabilities
+
+
 def log_loss_per_unit(predictions: Predictions, targets: Targets) -> np.ndarray:
     """-log of the probability of the true class, clipped to [eps, 1 - eps] of fp64 as scikit-learn does (U,)."""
-    assert predictions.probabilities is not None
     eps = np.finfo(np.float64).eps
-    shares_U = np.take_along_axis(predictions.probabilities, targets.values.astype(np.int64)[:, None], 1)[:, 0]
+    classes_U = targets.values.astype(np.int64)
+    shares_U = _shares(predictions)[np.arange(len(classes_U)), classes_U]
     return -np.log(np.clip(shares_U, eps, 1 - eps))
 
 
@@ -293,7 +299,7 @@ def _single_metrics(labels: Sequence[str]) -> dict[str, Metric]:
     }
     found["log_loss"] = MeanMetric(name="log_loss", per_unit=log_loss_per_unit, larger_is_better=False)
     found["roc_auc_ovr"] = WholeMetric(
-        name="roc_auc_ovr", figure=lambda p, t: figures.roc_auc_ovr(t.values, p.probabilities, labels)
+        name="roc_auc_ovr", figure=lambda p, t: figures.roc_auc_ovr(t.values, _shares(p), labels)
     )
     found["expected_calibration_error"] = CalibrationMetric()
     return found
@@ -302,18 +308,18 @@ def _single_metrics(labels: Sequence[str]) -> dict[str, Metric]:
 def _multi_metrics() -> dict[str, Metric]:
     matches = {
         name: MeanMetric(name=name, per_unit=_exact_match, larger_is_better=True)
-        for name in ("exact_match", "accuracy")  # scikit-learn's accuracy_score of label sets is the exact match
+        # scikit-learn's accuracy_score of label sets is the exact match.
+        for name in ("exact_match", "accuracy")
     }
     precision = WholeMetric(
-        name="average_precision", figure=lambda p, t: figures.average_precision_macro(t.values, p.probabilities)
+        name="average_precision",
+        figure=lambda p, t: figures.average_precision_macro(t.values, _shares(p)),
     )
     return {**matches, "average_precision": precision}
 
 
 def _per_class(name: str, labels: Sequence[str], counts_3C: np.ndarray) -> dict[str, float]:
-    return {
-        f"{name}_{label}": _of_class(name, index, label, counts_3C) for index, label in enumerate(labels)
-    }
+    return {f"{name}_{label}": _of_class(name, index, label, counts_3C) for index, label in enumerate(labels)}
 
 
 def _of_class(name: str, index: int, label: str, counts_3C: np.ndarray) -> float:
@@ -322,9 +328,7 @@ def _of_class(name: str, index: int, label: str, counts_3C: np.ndarray) -> float
     return float(_PER_CLASS[name](counts_3C)[index])
 
 
-def metric_for(
-    name: str, kind: str, outputs: int, labels: Sequence[str], *, where: str = "recipe"
-) -> Metric:
+def metric_for(name: str, kind: str, outputs: int, labels: Sequence[str], *, where: str = "recipe") -> Metric:
     """The metric of this name: one of the catalogue, or `f1_<label>`, `precision_<label>`, `recall_<label>`.
 
     Raises:
