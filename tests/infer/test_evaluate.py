@@ -14,7 +14,7 @@ from bigbatch.infer.evaluate import evaluate
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.predict import as_table
 from bigbatch.tasks.classify import Classify
-from bigbatch.tasks.metrics import WholeMetric
+from bigbatch.tasks.states import WholeMetric
 
 AB = LabelSet(("neg", "pos"))
 

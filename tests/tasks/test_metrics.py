@@ -15,15 +15,8 @@ from bigbatch.protocols import Metric
 from bigbatch.records import Targets
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.metrics import (
-    CalibrationMetric,
-    WholeMetric,
-    confusion,
-    default_metrics,
-    known_metrics,
-    larger_is_better,
-    metric_for,
-)
+from bigbatch.tasks.metrics import default_metrics, known_metrics, larger_is_better, metric_for
+from bigbatch.tasks.states import CalibrationMetric, WholeMetric, confusion
 
 NAMES = ("a", "b", "c", "d")
 
