@@ -23,7 +23,9 @@ def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> to
 
 
 def settings_of(**changed):
-    return SimpleNamespace(**{"name": None, "label_smoothing": 0.0, "class_weights": "none", "args": {}} | changed)
+    return SimpleNamespace(
+        **{"name": None, "label_smoothing": 0.0, "class_weights": "none", "args": {}} | changed
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -85,7 +87,9 @@ def test_a_loss_of_your_own_must_give_one_value_per_unit():
     def mean(logits, values):
         return functional.cross_entropy(logits, values)
 
-    with pytest.raises(RecipeError, match=r"one value per unit \(reduction='none'\); this one returned a scalar"):
+    with pytest.raises(
+        RecipeError, match=r"one value per unit \(reduction='none'\); this one returned a scalar"
+    ):
         UnitLoss(name="mean", function=mean)(random(3, 2), targets([0, 1, 0]))
     with pytest.raises(RecipeError, match=r"shape \(3, 2\) for 3 units"):
         UnitLoss(name="wide", function=lambda logits, values: logits)(random(3, 2), targets([0, 1, 0]))

@@ -15,15 +15,8 @@ from bigbatch.protocols import Metric
 from bigbatch.records import Targets
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.metrics import (
-    CalibrationMetric,
-    WholeMetric,
-    confusion,
-    default_metrics,
-    known_metrics,
-    larger_is_better,
-    metric_for,
-)
+from bigbatch.tasks.metrics import default_metrics, known_metrics, larger_is_better, metric_for
+from bigbatch.tasks.states import CalibrationMetric, WholeMetric, confusion
 
 NAMES = ("a", "b", "c", "d")
 
@@ -42,9 +35,9 @@ def slice_of(task, outputs, targets, part):
 
 
 @st.composite
-def single(draw, classes=st.integers(2, 4)):
+def single(draw):
     """Logits on a coarse grid (so that scores tie) and class ids, some classes absent."""
-    count, units = draw(classes), draw(st.integers(1, 25))
+    count, units = draw(st.integers(2, 4)), draw(st.integers(1, 25))
     cells = draw(st.lists(st.integers(-3, 3), min_size=count * units, max_size=count * units))
     values = draw(st.lists(st.integers(0, count - 1), min_size=units, max_size=units))
     return np.array(cells, np.float64).reshape(units, count), np.array(values)
@@ -54,7 +47,11 @@ def sk_single(values, found, shares):
     every = list(range(shares.shape[1]))
     scored = {
         f"{name}_{average}": function(values, found, average=average, zero_division=0.0)
-        for name, function in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score))
+        for name, function in (
+            ("precision", sk.precision_score),
+            ("recall", sk.recall_score),
+            ("f1", sk.f1_score),
+        )
         for average in ("macro", "weighted", "micro")
     }
     return scored | {
@@ -108,9 +105,15 @@ def test_per_class_figures_are_scikit_learns(case):
     logits, values = case
     names, predictions = NAMES[: logits.shape[1]], Classify().decode(logits)
     every = list(range(len(names)))
-    for stem, function in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
+    for stem, function in (
+        ("precision", sk.precision_score),
+        ("recall", sk.recall_score),
+        ("f1", sk.f1_score),
+    ):
         wanted = function(values, predictions.values, labels=every, average=None, zero_division=0.0)
-        together = figure(known_metrics("single", names)[f"{stem}_per_class"], predictions, targets_of(values))
+        together = figure(
+            known_metrics("single", names)[f"{stem}_per_class"], predictions, targets_of(values)
+        )
         for label, name in enumerate(names):
             alone = figure(metric_for(f"{stem}_{name}", "single", 4, names), predictions, targets_of(values))
             if label in values or label in predictions.values:
@@ -124,7 +127,9 @@ def multi(draw):
     labels, units = draw(st.integers(1, 3)), draw(st.integers(1, 20))
     cells = draw(st.lists(st.integers(-3, 3), min_size=labels * units, max_size=labels * units))
     hot = draw(st.lists(st.booleans(), min_size=labels * units, max_size=labels * units))
-    return np.array(cells, np.float64).reshape(units, labels), np.array(hot, np.float32).reshape(units, labels)
+    return np.array(cells, np.float64).reshape(units, labels), np.array(hot, np.float32).reshape(
+        units, labels
+    )
 
 
 @given(multi())
@@ -140,7 +145,9 @@ def test_multi_label_figures_are_scikit_learns(case):
         wanted = {
             "exact_match": sk.accuracy_score(values, found),
             "accuracy": sk.accuracy_score(values, found),
-            "average_precision": sk.average_precision_score(values, predictions.probabilities, average="macro"),
+            "average_precision": sk.average_precision_score(
+                values, predictions.probabilities, average="macro"
+            ),
         }
         if wide:  # scikit-learn takes a single column for a binary problem with two classes
             wanted |= {
@@ -182,7 +189,11 @@ def test_several_outputs_are_averaged_as_scikit_learn_does():
     random = np.random.default_rng(3)
     found, values = random.normal(size=(20, 2)), random.normal(size=(20, 2)).astype(np.float32)
     predictions, targets = Classify(kind="regression", labels=("x", "y")).decode(found), targets_of(values)
-    for name, function in (("mse", sk.mean_squared_error), ("mae", sk.mean_absolute_error), ("r2", sk.r2_score)):
+    for name, function in (
+        ("mse", sk.mean_squared_error),
+        ("mae", sk.mean_absolute_error),
+        ("r2", sk.r2_score),
+    ):
         wanted = function(values.astype(np.float64), found)
         assert figure(metric_for(name, "regression", 2, ()), predictions, targets) == pytest.approx(wanted)
 

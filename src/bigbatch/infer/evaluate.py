@@ -17,7 +17,7 @@ from bigbatch.infer.forwards import run_forward
 from bigbatch.protocols import Forward, Metric, Task
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
 from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.metrics import CalibrationBin, CalibrationMetric, confusion, counted
+from bigbatch.tasks.states import CalibrationBin, CalibrationMetric, confusion, counted
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
 CHUNK_UNITS = 65_536

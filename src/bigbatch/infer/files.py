@@ -50,7 +50,12 @@ def predict_file(
         open_output(out, own) as write,
     ):
         for prediction in predict_placed(
-            loaded.forward, loaded.task, loaded.tokenizer, placed, window_rows=window_rows, micro_tokens=micro_tokens
+            loaded.forward,
+            loaded.task,
+            loaded.tokenizer,
+            placed,
+            window_rows=window_rows,
+            micro_tokens=micro_tokens,
         ):
             write(prediction)
             rows += 1

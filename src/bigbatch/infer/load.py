@@ -60,7 +60,9 @@ def open_model(place: Path | str, *, device: str = "cpu") -> Loaded:
     if (folder / "recipe.yaml").is_file():
         return _open_run(folder, device)
     if not (folder / "config.json").is_file():
-        raise UsageError(f"{folder}: found neither recipe.yaml (a run) nor config.json (a Hugging Face model)")
+        raise UsageError(
+            f"{folder}: found neither recipe.yaml (a run) nor config.json (a Hugging Face model)"
+        )
     names, kind = head_of(folder)
     return _open(folder, Classify(kind=kind), names, None, device)
 
@@ -82,7 +84,7 @@ def _open_run(run: Path, device: str) -> Loaded:
 def _open(folder: Path, task: Task, names: tuple[str, ...], max_length: int | None, device: str) -> Loaded:
     from bigbatch.model.anatomy import anatomy
     from bigbatch.model.forwards import PaddedForward
-    from bigbatch.model.load import check_model, load_classifier, load_tokenizer
+    from bigbatch.model.load import check_model, load_classifier, load_tokenizer, pad_id
     from bigbatch.recipe.learning import ModelSpec
 
     spec = ModelSpec(name=str(folder.resolve()))
@@ -99,7 +101,7 @@ def _open(folder: Path, task: Task, names: tuple[str, ...], max_length: int | No
         module=module,
         tokenizer=tokenizer,
         task=task,
-        forward=PaddedForward(module, int(tokenizer.pad_token_id)),
+        forward=PaddedForward(module, pad_id(module, tokenizer) or 0),
         max_length=longest,
         notes=tuple(loaded.notes),
     )
@@ -117,12 +119,20 @@ def head_of(folder: Path) -> tuple[tuple[str, ...], Kind]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
-    found = config.get("id2label") or {str(label): f"LABEL_{label}" for label in range(config.get("num_labels", 2))}
+    architectures = config.get("architectures") or []
+    if architectures and not any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        what = f"{', '.join(map(str, architectures))} has no classification head; train it first"
+        raise ModelError(f"{folder}: {what}")
+    found = config.get("id2label") or {
+        str(label): f"LABEL_{label}" for label in range(config.get("num_labels", 2))
+    }
     numbered = {int(label): str(name) for label, name in found.items()}
     if sorted(numbered) != list(range(len(numbered))):
         raise ModelError(f"{folder / 'config.json'}: id2label is not numbered from 0 without gaps")
     problem = config.get("problem_type")
     if problem is not None and problem not in _KINDS:
-        raise ModelError(f"{folder / 'config.json'}: unknown problem_type {problem!r}; expected {', '.join(_KINDS)}")
+        raise ModelError(
+            f"{folder / 'config.json'}: unknown problem_type {problem!r}; expected {', '.join(_KINDS)}"
+        )
     kind = _KINDS[problem] if problem else "regression" if len(numbered) == 1 else "single"
     return tuple(numbered[label] for label in range(len(numbered))), kind

@@ -76,11 +76,13 @@ def predict_placed(
 
 
 def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any) -> list[Sample]:
-    targets = [name for name, role in task.roles.items() if name == "label" or role.kind in ("label", "labels")]
+    targets = [
+        name for name, role in task.roles.items() if name == "label" or role.kind in ("label", "labels")
+    ]
     rows = [{**row, **dict.fromkeys(targets)} for _, row in window]
     _check_texts(window, task)
     try:
-        batch = getattr(task, "encode_batch", None)
+        batch = getattr(task, "encode_unlabelled", None)
         return batch(rows, tokenizer) if batch else [task.encode(row, tokenizer) for row in rows]
     except KeyError as error:
         column = error.args[0] if error.args else "?"
@@ -131,7 +133,9 @@ def as_table(samples: Sequence[Sample]) -> TokenTable:
         unit_offsets=_offsets([len(sample.reads) for sample in samples]),
         values=np.concatenate([sample.values for sample in samples]),
         weights=np.concatenate([sample.weights for sample in samples]),
-        extras={name: np.concatenate([sample.extras[name] for sample in samples]) for name in samples[0].extras},
+        extras={
+            name: np.concatenate([sample.extras[name] for sample in samples]) for name in samples[0].extras
+        },
         truncated_samples=sum(sample.truncated for sample in samples),
     )
 
@@ -146,7 +150,9 @@ def describe(predictions: Predictions, names: Sequence[str]) -> Iterator[dict[st
     for unit, found in enumerate(predictions.values):
         if predictions.probabilities is None:
             value = [_plain(item) for item in np.atleast_1d(found)]
-            yield {"value": value[0] if predictions.values.ndim == 1 else dict(zip(names, value, strict=True))}
+            yield {
+                "value": value[0] if predictions.values.ndim == 1 else dict(zip(names, value, strict=True))
+            }
             continue
         shares = [_plain(share) for share in predictions.probabilities[unit]]
         probabilities = dict(zip(names, shares, strict=True))

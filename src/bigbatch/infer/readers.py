@@ -80,11 +80,13 @@ class RowReader:
             except (ValueError, RecursionError) as error:
                 raise _error(place, f"not JSON: {error}") from None
             if not isinstance(row, dict):
-                raise _error(place, f"found {type(row).__name__}; expected an object such as {{\"text\": …}}")
+                raise _error(place, f'found {type(row).__name__}; expected an object such as {{"text": …}}')
             yield place, row
 
     def _cells(self, stream: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
-        cells = csv.reader(self._decoded(stream), delimiter="\t" if self.format == "tsv" else ",", strict=True)
+        cells = csv.reader(
+            self._decoded(stream), delimiter="\t" if self.format == "tsv" else ",", strict=True
+        )
         number, header = 0, None
         while True:
             number += 1
@@ -147,7 +149,9 @@ def open_source(
         return
     suffix = source.suffix.lower()
     if suffix not in _FORMATS:
-        raise UsageError(f"{source}: cannot read {suffix or 'a file without suffix'}; expected {', '.join(_FORMATS)}")
+        raise UsageError(
+            f"{source}: cannot read {suffix or 'a file without suffix'}; expected {', '.join(_FORMATS)}"
+        )
     kind = _FORMATS[suffix]
     codec = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
     reader = RowReader(name=source.name, format=kind, columns=columns if kind != "text" else {}, roles=roles)

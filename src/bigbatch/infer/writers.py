@@ -36,9 +36,15 @@ def open_output(out: Path | TextIO | None, source: Path | None = None) -> Iterat
     if out is None or not isinstance(out, Path):
         yield _json_lines(sys.stdout if out is None else out)
         return
-    formats: dict[str, Callable[[TextIO], Write]] = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv_rows}
+    formats: dict[str, Callable[[TextIO], Write]] = {
+        ".jsonl": _json_lines,
+        ".ndjson": _json_lines,
+        ".csv": _csv_rows,
+    }
     if out.suffix.lower() not in formats:
-        raise UsageError(f"{out}: cannot write {out.suffix or 'a file without suffix'}; expected .jsonl or .csv")
+        raise UsageError(
+            f"{out}: cannot write {out.suffix or 'a file without suffix'}; expected .jsonl or .csv"
+        )
     _refuse_existing(out, source)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

@@ -5,7 +5,8 @@
     classify.py   single label, multi-label, regression; one text or a pair
     inputs.py     text -> token ids, one tokenizer call for many rows
     losses.py     one value per unit, class weights, losses of your own
-    metrics.py    figures with mergeable states, and their names
+    metrics.py    the figures by name
+    states.py     figures as states that can be merged
     figures.py    the formulas behind them: counts, ranks, correlations
     sums.py       sums of floats that do not depend on order
     catalog.py    recipe -> task, loss and metrics, import references included

@@ -12,7 +12,8 @@ from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Metric, Task
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.losses import resolve_loss
-from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, WholeMetric, metric_for
+from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, metric_for
+from bigbatch.tasks.states import WholeMetric
 
 TASKS: Mapping[str, type] = {"classify": Classify}
 PLANNED = ("tag", "match", "mlm", "clm", "rank", "seq2seq", "image")
@@ -28,9 +29,9 @@ def task_from_recipe(recipe: Any, *, base: Path | None = None) -> Task:
     Raises:
         RecipeError: unknown task, option, loss or metric.
     """
-    base = base or (recipe.source.parent if recipe.source else Path.cwd())
+    folder: Path = base or (recipe.source.parent if recipe.source else Path.cwd())
     where = recipe.source.name if recipe.source else "recipe"
-    task = build_task(recipe.task.name, recipe.task.args or {}, base, where=where)
+    task = build_task(recipe.task.name, recipe.task.args or {}, folder, where=where)
     if not isinstance(task, Classify):
         return task
     setting = recipe.loss.class_weights or "none"
@@ -40,9 +41,9 @@ def task_from_recipe(recipe: Any, *, base: Path | None = None) -> Task:
     return replace(
         task,
         max_length=recipe.data.max_length,
-        unit_loss=resolve_loss(recipe.loss, base, kind=task.kind, where=where),
+        unit_loss=resolve_loss(recipe.loss, folder, kind=task.kind, where=where),
         class_weight_setting=setting,
-        chosen_metrics=tuple(_metric(name, task, base, where) for name in recipe.metrics),
+        chosen_metrics=tuple(_metric(name, task, folder, where) for name in recipe.metrics),
     )
 
 
@@ -90,7 +91,9 @@ def _check_options(kind: type, args: Mapping[str, Any], where: str) -> None:
 
 
 def _checked(task: Any, name: str, where: str) -> Task:
-    missing = [part for part in ("roles", "encode", "denominators", "loss", "decode") if not hasattr(task, part)]
+    missing = [
+        part for part in ("roles", "encode", "denominators", "loss", "decode") if not hasattr(task, part)
+    ]
     if missing:
         what = f"{name} is no task: it has no {', '.join(missing)}"
         raise RecipeError([Problem(where=where, key="task", what=what)])
@@ -123,4 +126,5 @@ def as_metric(found: Any, name: str, *, where: str = "recipe") -> Metric:
         what = f"{name} is neither a function of (predictions, targets) nor a metric object"
         raise RecipeError([Problem(where=where, key="metrics", what=what)])
     larger = bool(getattr(found, "larger_is_better", True))
-    return WholeMetric(name=getattr(found, "__name__", name), figure=found, larger_is_better=larger)
+    function: Any = found
+    return WholeMetric(name=getattr(found, "__name__", name), figure=function, larger_is_better=larger)

@@ -100,9 +100,7 @@ class Classify:
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names in class order; empty while unknown, and for regression of one number."""
-        if self.label_set is not None:
-            return tuple(self.label_set.names)
-        return tuple(map(str, self.labels or ()))
+        return tuple(self.label_set.names) if self.label_set else tuple(map(str, self.labels or ()))
 
     @property
     def head(self) -> dict[str, Any]:
@@ -143,8 +141,20 @@ class Classify:
         inputs = self._inputs(rows, tokenizer)
         return [self.finish(row, self._sample(row, found)) for row, found in zip(rows, inputs, strict=True)]
 
+    def encode_unlabelled(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+        """Rows to predict: without `finish`, whose columns they need not have, and without targets."""
+        if type(self).encode is not Classify.encode:
+            return [self.encode(row, tokenizer) for row in rows]
+        bare = [{**row, "label": None, "labels": None} for row in rows]
+        return [
+            self._sample(row, found) for row, found in zip(bare, self._inputs(rows, tokenizer), strict=True)
+        ]
+
     def finish(self, row: Mapping[str, Any], sample: Sample) -> Sample:
-        """Override to change weights or add extras from further roles; `encode_batch` stays fast."""
+        """Override to change weights or add extras from further roles; `encode_batch` stays fast.
+
+        Called for rows to learn from and to evaluate, not for rows to predict.
+        """
         del row
         return sample
 
@@ -173,7 +183,9 @@ class Classify:
             return self._class_target(label, is_tokenised(row))
         outputs = self.head["outputs"]
         if self.kind == "regression":
-            numbers = np.zeros(outputs, np.float32) if label is None else np.asarray(label, np.float32).reshape(-1)
+            numbers = (
+                np.zeros(outputs, np.float32) if label is None else np.asarray(label, np.float32).reshape(-1)
+            )
             if len(numbers) != outputs:
                 raise DataError(f"found {len(numbers)} numbers in a label; expected {outputs}")
             return (numbers if outputs == 1 else numbers[None]), label is not None
@@ -193,14 +205,18 @@ class Classify:
             return np.array([self.label_set.id_of(label)], np.int64), True
         classes = len(self.label_names)
         if not 0 <= int(label) < classes:
-            raise DataError(f"labels holds class {int(label)}; expected 0 to {classes - 1}, or {IGNORED} for none")
+            raise DataError(
+                f"labels holds class {int(label)}; expected 0 to {classes - 1}, or {IGNORED} for none"
+            )
         return np.array([int(label)], np.int64), True
 
     @staticmethod
     def _multi_hot(label: Any, outputs: int) -> np.ndarray:
         hot_C = np.asarray(label, np.float32)
         if hot_C.shape != (outputs,) or not np.isin(hot_C, (0, 1)).all():
-            raise DataError(f"labels of an already tokenised row must be {outputs} zeros and ones, one a label")
+            raise DataError(
+                f"labels of an already tokenised row must be {outputs} zeros and ones, one a label"
+            )
         return hot_C
 
     # ------------------------------------------------------------ weights, denominators, loss
@@ -214,7 +230,9 @@ class Classify:
         if self.class_weight_setting == "none":
             return self
         if self.kind != "single":
-            what = f"class weights are planned, not built yet, for kind {self.kind}; they work with kind single"
+            what = (
+                f"class weights are planned, not built yet, for kind {self.kind}; they work with kind single"
+            )
             raise RecipeError([Problem(where="recipe", key="loss.class_weights", what=what)])
         known_U = np.asarray(train.values)[np.asarray(train.weights) > 0]
         return replace(

@@ -144,7 +144,9 @@ def average_precision_macro(values_UC: np.ndarray, shares_UC: np.ndarray) -> flo
     if not len(values_UC) or not np.isfinite(shares_UC).all():
         return Undefined("probabilities are not finite" if len(values_UC) else "no samples")
     labels = range(values_UC.shape[1])
-    return float(np.mean([average_precision(values_UC[:, label] > 0.5, shares_UC[:, label]) for label in labels]))
+    return float(
+        np.mean([average_precision(values_UC[:, label] > 0.5, shares_UC[:, label]) for label in labels])
+    )
 
 
 # ---------------------------------------------------------------- regression, one output at a time

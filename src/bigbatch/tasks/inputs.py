@@ -79,4 +79,6 @@ def _truncated(
 
 def _check_some(ids: Any, what: str) -> None:
     if len(ids) == 0:
-        raise DataError(f"{what} gives no tokens; remove the row or use a tokenizer that knows its characters")
+        raise DataError(
+            f"{what} gives no tokens; remove the row or use a tokenizer that knows its characters"
+        )

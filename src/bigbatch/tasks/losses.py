@@ -131,7 +131,9 @@ def resolve_loss(settings: Any, base: Path, *, kind: Kind = "single", where: str
     own_name, own_function = DEFAULTS[kind]
     custom = is_reference(name)
     if smoothing and (custom or kind != "single"):
-        what = "smooths class labels; " + ("write it into your own loss" if custom else f"kind {kind} has none")
+        what = "smooths class labels; " + (
+            "write it into your own loss" if custom else f"kind {kind} has none"
+        )
         raise RecipeError([Problem(where=where, key="loss.label_smoothing", what=what)])
     if custom:
         return own_loss(resolve_reference(name, base), settings.args or {})
