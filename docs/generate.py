@@ -68,7 +68,7 @@ def recipe_keys() -> str:
             sections[top] = (meaning, [])
             continue
         today = built_values(info)
-        if len(today) == 1 or (planned and key.startswith(planned)):
+        if len(today) == 1 or (inner and today) or (planned and key.startswith(planned)):
             planned = planned if planned and key.startswith(planned) else f"{key}."
             meaning += " *Planned, not built yet.*"
         elif today:
