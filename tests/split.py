@@ -26,12 +26,12 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 Rows = list[dict[str, Any]]
 
 
-def rows_of(kind: str, count: int, *, seed: int = 0, longest: int = 40, classes: int = 3, pairs: bool = False) -> Rows:
+def rows_of(kind: str, count: int, *, seed: int = 0, longest: int = 60, classes: int = 3, pairs: bool = False) -> Rows:
     """Already tokenised rows of very uneven lengths, with targets of the kind; token id 0 never occurs."""
     random = np.random.default_rng(seed)
     rows: Rows = []
     for _ in range(count):
-        length = int(np.clip(random.lognormal(2.2, 0.8), 2, longest))
+        length = int(np.clip(random.lognormal(3.0, 0.8), 2, longest))
         row: dict[str, Any] = {"input_ids": random.integers(3, VOCABULARY, length).tolist()}
         if pairs:
             row["token_type_ids"] = [0] * (length // 2) + [1] * (length - length // 2)
@@ -69,7 +69,7 @@ def parts_of(module: nn.Module, rows: Rows, kind: str, *, micro_tokens: int, pac
             "data": {"train": []},
             "task": {"name": "classify", "kind": kind, "labels": ["a", "b", "c"]} if kind != "regression" else
             {"name": "classify", "kind": kind},
-            "batch": 24,
+            "batch": 96,
             "updates": 20,
             "optimizer": {"lr": 1e-3, "weight_decay": 0.01},
             "clip": 0.5,

@@ -143,8 +143,10 @@ def _class_problems(
             Problem(where=_source(splits["train"]), key=role, what=f"{what}; there is nothing to learn")
         )
     for name, table in splits.items():
+        # Rows of token ids have class ids where others have names.
+        known = set(map(str, range(len(labels)))) if table.tokenised else set(labels.names)
         for label, count in counts[name].items():
-            if label not in labels.names:
+            if label not in known:
                 first = _first_row(table, role, label)
                 what = f"label {label!r} ({count:,} rows of {name}) does not occur in the training data"
                 problems.append(Problem(where=_place(name, table, first), key=role, what=what))
