@@ -10,8 +10,9 @@ from typing import Any
 
 from bigbatch.errors import UsageError
 from bigbatch.infer.files import predict_file as predict_file_with
-from bigbatch.infer.load import evaluate_rows, open_model
+from bigbatch.infer.load import open_model
 from bigbatch.infer.predict import predict_rows
+from bigbatch.infer.rows import evaluate_rows
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.schema import Recipe
@@ -43,7 +44,7 @@ def train(
     loss: Any = None,
     metrics: Sequence[Any] = (),
     observers: Sequence[Any] = (),
-    set: Mapping[str, Any] = {},  # noqa: B006 - read only; the name is the contract's
+    set: Mapping[str, Any] = {},
     run_dir: PathOrText | None = None,
 ) -> Run:
     """Train a model and return the finished (or interrupted) run.
@@ -100,7 +101,7 @@ def start(
     loss: Any = None,
     metrics: Sequence[Any] = (),
     observers: Sequence[Any] = (),
-    set: Mapping[str, Any] = {},  # noqa: B006
+    set: Mapping[str, Any] = {},
     run_dir: PathOrText | None = None,
 ) -> Run:
     """As `train`, but returns the run before its first update: iterate over it for its records.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -52,7 +53,8 @@ def test_loss_and_metrics_are_those_of_one_pass_in_table_order(forward, task, ta
     assert found.metrics["f1_macro"] == pytest.approx(sk.f1_score(table.values, predicted, average="macro"))
     np.testing.assert_array_equal(found.confusion, sk.confusion_matrix(table.values, predicted))
     assert found.samples == 60 and found.samples_per_second > 0 and found.labels == ("neg", "pos")
-    assert sum(each.units for each in found.calibration) == 60
+    assert sum(each["units"] for each in found.calibration) == 60
+    json.dumps(found.calibration, allow_nan=False)
     assert len(forward.calls) > 3 and {"f1_neg", "f1_pos"} <= set(found.metrics)
 
 
@@ -75,7 +77,12 @@ def test_the_most_confidently_wrong_rows(forward, task, table):
     found = evaluate(forward, task, table, micro_tokens=64, packing="packed").examples
     assert [each.row for each in found] == wrong[:20] and len(found) == 20
     assert found[0].probability == pytest.approx(shares[wrong[0]].max())
-    assert found[0].label == table.values[wrong[0]] and found[0].predicted == predicted[wrong[0]]
+    assert (
+        found[0].label
+        == AB.names[table.values[wrong[0]]]
+        != found[0].predicted
+        == AB.names[predicted[wrong[0]]]
+    )
 
 
 def test_modes_come_back_and_no_generator_is_touched(forward, task, table):

@@ -14,10 +14,11 @@ from transformers import (
     BertModel,
 )
 
-from bigbatch.errors import ModelError, UsageError
+from bigbatch.errors import DataError, ModelError, UsageError
 from bigbatch.infer.files import predict_file
 from bigbatch.infer.load import head_of, open_model
 from bigbatch.infer.predict import predict_rows
+from bigbatch.infer.rows import evaluate_rows
 
 TEXTS = ["a b c d e f g", "h", "i j"]
 
@@ -144,3 +145,36 @@ def test_what_cannot_be_opened(tmp_path: Path, tokenizer):
     (base / "config.json").write_text("{")
     with pytest.raises(ModelError, match="cannot be read"):
         open_model(base)
+
+
+def test_labelled_files_and_rows(folder, run, tokenizer, tmp_path: Path):
+    opened = open_model(folder)
+    labels = ["pos", "neg", "neutral"]
+    (tmp_path / "test.csv").write_text(
+        "text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(TEXTS, labels, strict=True))
+    )
+    found = evaluate_rows(opened, "test.csv", tmp_path, {})
+    logits = by_hand(folder, tokenizer, TEXTS)
+    assert found.loss == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, torch.tensor([2, 0, 1]))), abs=1e-5
+    )
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
+    assert evaluate_rows(opened, rows, tmp_path, {}).metrics == found.metrics
+    own = open_model(run)
+    weighted = [{"review": text, "label": "pos", "sure": 1.0 - index} for index, text in enumerate(TEXTS[:2])]
+    assert evaluate_rows(own, weighted, tmp_path, own.columns).confusion.sum() == 1
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        ("text,label\na,pos\nb,positive\n", "positive"),
+        ("text,label\na,pos\n,neg\n", "test.csv:3: text: empty text"),
+        ("text,label\na,pos\nb,\n", "test.csv:3: label: missing label"),
+        ("text,label\n", "no rows"),
+    ],
+)
+def test_labelled_rows_that_cannot_be_evaluated(folder, tmp_path: Path, content, what):
+    (tmp_path / "test.csv").write_text(content)
+    with pytest.raises(DataError, match=what):
+        evaluate_rows(open_model(folder), "test.csv", tmp_path, {})

@@ -8,5 +8,6 @@
     files.py      predict_file: CSV, JSON Lines or text in, CSV or JSON Lines out
     readers.py    rows of a file or of standard input, streamed, with their places
     writers.py    predictions as JSON Lines or CSV; complete files or none
+    rows.py       evaluate_rows: labelled files or datasets with an opened model
     load.py       a run or any Hugging Face classification folder, ready to use
 """

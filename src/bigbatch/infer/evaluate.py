@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from bigbatch.infer.forwards import run_forward
 from bigbatch.protocols import Forward, Metric, Task
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
 from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.states import CalibrationBin, CalibrationMetric, confusion, counted
+from bigbatch.tasks.states import CalibrationMetric, confusion, counted
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
 CHUNK_UNITS = 65_536
@@ -31,9 +31,9 @@ class Example:
 
     row: int
     """Row of the table, from 0."""
-    label: int | float
-    """True class id, or true value."""
-    predicted: int | float
+    label: str | float
+    """Name of the true class, or the true value."""
+    predicted: str | float
     probability: float | None
     """Of the predicted class; None for regression."""
 
@@ -54,8 +54,8 @@ class EvalResult:
     seconds: float
     confusion: np.ndarray | None = None
     """(C, C) int64, true class (rows) by predicted class (columns); single label only."""
-    calibration: tuple[CalibrationBin, ...] = ()
-    """Bins of the largest probability; single label only."""
+    calibration: tuple[dict[str, Any], ...] = ()
+    """Bins of the largest probability, as `CalibrationBin` has them; single label only."""
     examples: tuple[Example, ...] = ()
     """The most confidently wrong units (regression: the largest errors), worst first."""
     labels: tuple[str, ...] = ()
@@ -95,6 +95,7 @@ def evaluate(
         part = slice(first, min(first + CHUNK_UNITS, units))
         gathered.add(task.decode(outputs_UC[part]), _targets(table, part), first)
     values, undefined = gathered.figures()
+    labels = tuple(getattr(task, "label_names", ()))
     return EvalResult(
         loss=sum(terms.values()),
         terms=terms,
@@ -104,8 +105,8 @@ def evaluate(
         seconds=time.perf_counter() - started,
         confusion=gathered.confusion,
         calibration=gathered.bins(),
-        examples=gathered.examples(table.unit_offsets),
-        labels=tuple(getattr(task, "label_names", ())),
+        examples=gathered.examples(table.unit_offsets, labels),
+        labels=labels,
     )
 
 
@@ -176,15 +177,23 @@ class _Gathered:
                 values[name] = None if isinstance(item, Undefined) else float(item)
         return values, undefined
 
-    def bins(self) -> tuple[CalibrationBin, ...]:
+    def bins(self) -> tuple[dict[str, Any], ...]:
         """Calibration of the largest probability."""
-        return () if self._calibration is None else CalibrationMetric().bins(self._calibration)
+        if self._calibration is None:
+            return ()
+        return tuple(asdict(each) for each in CalibrationMetric().bins(self._calibration))
 
-    def examples(self, unit_offsets: np.ndarray) -> tuple[Example, ...]:
-        """The worst units, with the row that each belongs to."""
+    def examples(self, unit_offsets: np.ndarray, labels: Sequence[str]) -> tuple[Example, ...]:
+        """The worst units, with the row that each belongs to and the names of its classes."""
+
+        def named(value: int | float) -> str | float:
+            if isinstance(value, float):
+                return value
+            return labels[value] if value < len(labels) else str(value)
+
         rows = [int(np.searchsorted(unit_offsets, wrong.unit, side="right")) - 1 for wrong in self._worst]
         return tuple(
-            Example(row, wrong.label, wrong.predicted, wrong.probability)
+            Example(row, named(wrong.label), named(wrong.predicted), wrong.probability)
             for row, wrong in zip(rows, self._worst, strict=True)
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -14,10 +14,10 @@ from bigbatch.infer.writers import open_output
 
 def predict_file(
     loaded: Loaded,
-    source: Path | TextIO | None,
-    out: Path | TextIO | None = None,
+    source: Path | str | TextIO | None,
+    out: Path | str | TextIO | None = None,
     *,
-    columns: dict[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
     encoding: str = "utf-8",
     window_rows: int = WINDOW_ROWS,
     micro_tokens: int = MICRO_TOKENS,
@@ -27,8 +27,8 @@ def predict_file(
 
     Args:
         loaded: what `open_model` gave.
-        source: a file, or a text stream (None: standard input).
-        out: a `.jsonl` or `.csv` file that does not exist, or a text stream (None: standard output).
+        source: a file, or a text stream (None or `-`: standard input).
+        out: a `.jsonl` or `.csv` file that does not exist, or a text stream (None or `-`: standard output).
         columns: role -> column; added to the model's own.
         encoding: of the source file.
         window_rows: rows in memory at a time.
@@ -43,6 +43,7 @@ def predict_file(
         DataError: a malformed row or one without text; nothing is left under the name of `out`.
     """
     wanted = {**loaded.columns, **(columns or {})}
+    source, out = _place(source), _place(out)
     own = source if isinstance(source, Path) else None
     rows = 0
     with (
@@ -62,3 +63,10 @@ def predict_file(
             if progress is not None and rows % window_rows == 0:
                 progress(rows)
     return rows
+
+
+def _place(given: Path | str | TextIO | None) -> Path | TextIO | None:
+    """`-` as None, other text as a path."""
+    if isinstance(given, str):
+        return None if given == "-" else Path(given)
+    return given

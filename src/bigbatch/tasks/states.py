@@ -169,10 +169,10 @@ class CalibrationBin:
     lowest: float
     highest: float
     units: int
-    confidence: float
-    """Mean largest probability; NaN without units."""
-    accuracy: float
-    """Share of correct units; NaN without units."""
+    confidence: float | None
+    """Mean largest probability; None without units."""
+    accuracy: float | None
+    """Share of correct units; None without units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ class CalibrationMetric:
         found = []
         for bin, parts in enumerate(state.confidence):
             units, correct = map(int, state.counts[:, bin])
-            confidence, accuracy = (total(parts) / units, correct / units) if units else (np.nan, np.nan)
+            confidence, accuracy = (total(parts) / units, correct / units) if units else (None, None)
             found.append(CalibrationBin(bin / BINS, (bin + 1) / BINS, units, confidence, accuracy))
         return tuple(found)
 
