@@ -83,7 +83,9 @@ def main() -> int:
     baseline = json.loads((HERE / "data" / "baseline.json").read_text(encoding="utf-8"))
     result = json.loads((RUN / "result.json").read_text(encoding="utf-8"))
     final = result["final"]["test"]
+    plan = json.loads((RUN / "plan.json").read_text(encoding="utf-8"))
     print("\n== Result", *table(baseline, final), "", *measurements(result), sep="\n")
+    print(f"({plan['padding_share']['reason']})")
     print(f"\nThe whole demo took {(time.perf_counter() - started) / 60:.1f} minutes.")
     print(f"Report: {shown(RUN / 'report.html')}\nModel:  {shown(RUN / 'model')} (Hugging Face format)")
     beaten = all(final[key] >= baseline[key] + MARGIN for key in FIGURES.values())
