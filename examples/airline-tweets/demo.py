@@ -43,25 +43,22 @@ def table(baseline: dict[str, float], final: dict[str, float]) -> list[str]:
 
 def measurements(result: dict[str, Any]) -> list[str]:
     """What the run cost: predicted before the first update, and measured."""
-    predicted = result.get("predicted") or {}
-    updates = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    updates = [record for record in updates if record["kind"] == "update"]
-    seconds = sum(record["seconds"] for record in updates)
-    lines = [f"{'':<26}{'predicted':>12}{'measured':>12}"]
-    for name, key, scale, unit in (
-        ("training", "train_seconds", 1.0, "s"),
-        ("peak memory", "peak_memory_bytes", 2**30, "GiB"),
+    lines = [f"{'':<24}{'predicted':>12}{'measured':>12}"]
+    for name, key, scale in (
+        ("training, s", "train_seconds", 1),
+        ("evaluation, s", "evaluate_seconds", 1),
+        ("peak memory, GiB", "peak_memory_bytes", 2**30),
     ):
-        guess = f"{predicted[key] / scale:.2f}" if predicted.get(key) else "-"
-        lines.append(f"{f'{name} ({unit})':<26}{guess:>12}{result[key] / scale:>12.2f}")
-    shape = f"{len(updates)} x {updates[0]['batch_samples']}"
-    padding = sum(record["padding_share"] for record in updates) / len(updates)
-    lines += [
-        f"{'updates x samples':<26}{'':>12}{shape:>12}",
-        f"{'real tokens per second':<26}{'':>12}{updates[-1]['tokens'] / seconds:>12,.0f}",
-        f"{'padding among tokens':<26}{'':>12}{padding:>12.1%}",
+        guess = result["predicted"].get(key)
+        lines.append(
+            f"{name:<24}{'-' if guess is None else f'{guess / scale:.2f}':>12}{result[key] / scale:>12.2f}"
+        )
+    return [
+        *lines,
+        f"{'updates':<24}{'':>12}{result['updates']:>12,}",
+        f"{'real tokens per second':<24}{'':>12}{result['real_tokens_per_second']:>12,.0f}",
+        f"{'padding among tokens':<24}{'':>12}{result['padding_share']:>12.1%}",
     ]
-    return lines
 
 
 def main() -> int:
@@ -86,7 +83,9 @@ def main() -> int:
     baseline = json.loads((HERE / "data" / "baseline.json").read_text(encoding="utf-8"))
     result = json.loads((RUN / "result.json").read_text(encoding="utf-8"))
     final = result["final"]["test"]
+    plan = json.loads((RUN / "plan.json").read_text(encoding="utf-8"))
     print("\n== Result", *table(baseline, final), "", *measurements(result), sep="\n")
+    print(f"({plan['padding_share']['reason']})")
     print(f"\nThe whole demo took {(time.perf_counter() - started) / 60:.1f} minutes.")
     print(f"Report: {shown(RUN / 'report.html')}\nModel:  {shown(RUN / 'model')} (Hugging Face format)")
     beaten = all(final[key] >= baseline[key] + MARGIN for key in FIGURES.values())
