@@ -151,7 +151,9 @@ class Disk:
     def _remove(self, op: Op) -> None:
         """A folder takes along whatever a lost removal had left in it."""
         inside = op.path + os.sep
-        self.files = {name: held for name, held in self.files.items() if not (name + os.sep).startswith(inside)}
+        self.files = {
+            name: held for name, held in self.files.items() if not (name + os.sep).startswith(inside)
+        }
         self.folders = {name for name in self.folders if not (name + os.sep).startswith(inside)}
 
     def _rename(self, op: Op) -> None:
@@ -190,7 +192,9 @@ def _power_cuts(before: Disk, done: list[Op]) -> Iterator[tuple[str, Disk, str]]
         lost = set(pending[len(pending) - dropped :])
         kept = [op for number, op in enumerate(done) if number not in lost]
         for unsynced in ("all", "half", "none"):
-            name = f"power cut after {len(done)} operations, {dropped} names lost, {unsynced} unsynced contents"
+            name = (
+                f"power cut after {len(done)} operations, {dropped} names lost, {unsynced} unsynced contents"
+            )
             yield name, _replay(before, kept), unsynced
 
 

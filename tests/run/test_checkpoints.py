@@ -144,6 +144,14 @@ def test_leftovers_of_a_kill_are_removed_on_start(tmp_path):
     assert clean_checkpoints(tmp_path / "missing") == []
 
 
+def test_a_checkpoint_that_stood_aside_gets_its_name_back(tmp_path):
+    save_checkpoint(tmp_path, make_state(1), keep=2).rename(tmp_path / ".old-step-000001")
+    found, _ = load_newest(tmp_path)
+    assert found is not None and same(found, make_state(1))
+    assert clean_checkpoints(tmp_path) == []
+    assert names(tmp_path) == ["step-000001"]
+
+
 # ---------------------------------------------------------------- damage
 
 
@@ -185,7 +193,9 @@ def test_one_flipped_bit_anywhere_is_found(two_checkpoints, data):
     assert notes[1] == "falling back to checkpoint step-000100: 20 updates are lost and done again"
 
 
-@pytest.mark.parametrize("file", ["tensors-00001.safetensors", "tensors-00002.safetensors", "index.json", "state.json"])
+@pytest.mark.parametrize(
+    "file", ["tensors-00001.safetensors", "tensors-00002.safetensors", "index.json", "state.json"]
+)
 @pytest.mark.parametrize("cut", ["one byte less", "one byte more", "empty", "missing", "a folder"])
 def test_a_file_of_another_size_is_rejected_by_name(damaged, file, cut):
     path = damaged / "step-000120" / file
@@ -215,7 +225,9 @@ def test_no_complete_checkpoint_is_none_with_reasons(damaged, tmp_path):
 
 
 def test_a_checkpoint_of_another_run_is_refused(damaged):
-    with pytest.raises(CheckpointError, match=r"step-000120 was written by another run \(run-1, this one is run-2\)"):
+    with pytest.raises(
+        CheckpointError, match=r"step-000120 was written by another run \(run-1, this one is run-2\)"
+    ):
         load_newest(damaged, run_id="run-2")
 
 
@@ -249,9 +261,15 @@ def test_an_index_that_points_outside_its_folder_is_rejected(damaged):
     "change, message",
     [
         (lambda index: index.update(format=2), "format 2; this version reads 1"),
-        (lambda index: index["tensors"]["model/embed.weight"].update(dtype="int32"), "does not hold model/embed"),
+        (
+            lambda index: index["tensors"]["model/embed.weight"].update(dtype="int32"),
+            "does not hold model/embed",
+        ),
         (lambda index: index["tensors"]["model/embed.weight"].update(shape=[6, 5]), "do not cover"),
-        (lambda index: index["tensors"].update(ghost=index["tensors"]["model/embed.weight"]), "not hold ghost"),
+        (
+            lambda index: index["tensors"].update(ghost=index["tensors"]["model/embed.weight"]),
+            "not hold ghost",
+        ),
     ],
 )
 def test_an_index_that_contradicts_the_files_is_rejected(damaged, change, message):
@@ -315,11 +333,17 @@ def test_every_crash_leaves_the_old_state_or_the_new_one(tmp_path, scene):
     before = Disk.of(tmp_path)
     ops = RecordingOps()
     save_checkpoint(root, new, keep=keep, shard_bytes=250, ops=ops)
-    durable_at = max(number for number, op in enumerate(ops.log) if op.kind == "rename" and op.target.endswith("step-000005"))
+    durable_at = max(
+        number
+        for number, op in enumerate(ops.log)
+        if op.kind == "rename" and op.target.endswith("step-000005")
+    )
     seen = {"old": 0, "new": 0}
     for number, (what, disk, unsynced) in enumerate(crash_states(before, ops.log)):
         case = tmp_path / f"case-{number}"
         disk.write_to(case, tmp_path, unsynced)
+        for path in list_checkpoints(case / "checkpoints"):
+            verify(path)  # complete, or absent
         found, _ = load_newest(case / "checkpoints")
         if found is None:
             assert scene == "first", what
@@ -331,7 +355,9 @@ def test_every_crash_leaves_the_old_state_or_the_new_one(tmp_path, scene):
         done = int(what.split(" operations")[0].split()[-1]) if " operations" in what else 0
         if done > durable_at + 1:  # the fsync of the folder came right after the rename
             assert which == "new", f"{what}: a durable checkpoint was lost"
-        save_checkpoint(case / "checkpoints", make_state(6, mark=2), keep=1, ops=RecordingOps())  # without waiting for the disk
+        save_checkpoint(
+            case / "checkpoints", make_state(6, mark=2), keep=1, ops=RecordingOps()
+        )  # without waiting for the disk
         following, notes = load_newest(case / "checkpoints")
         assert following is not None and same(following, make_state(6, mark=2)) and notes == [], what
         assert names(case / "checkpoints") == ["step-000006"], what
@@ -346,7 +372,7 @@ def test_the_crash_model_catches_a_save_without_fsync(tmp_path):
         def fsync(self, handle):
             pass
 
-    root, old, new, keep = _saves(tmp_path, "next")
+    root, _, new, keep = _saves(tmp_path, "next")
     before = Disk.of(tmp_path)
     ops = Careless()
     save_checkpoint(root, new, keep=keep, ops=ops)
@@ -380,7 +406,9 @@ def test_a_full_disk_at_any_operation_leaves_the_old_intact(tmp_path, scene, cod
             assert same(found, old) or same(found, new)
         if fail_at > 2 or template:  # before that, the folder itself could not be made
             assert "needs" in str(error.value) and "free" in str(error.value)
-        save_checkpoint(root, make_state(6, mark=2), keep=1, ops=RecordingOps())  # without waiting for the disk
+        save_checkpoint(
+            root, make_state(6, mark=2), keep=1, ops=RecordingOps()
+        )  # without waiting for the disk
         assert names(root) == ["step-000006"]
 
 
@@ -390,7 +418,9 @@ def test_a_file_size_limit_in_the_middle_of_a_save(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, before[1]))
     try:
-        with pytest.raises(DiskError, match=r"File too large \(needs .* \(4\d\d,\d\d\d bytes\), .* are free\)"):
+        with pytest.raises(
+            DiskError, match=r"File too large \(needs .* \(4\d\d,\d\d\d bytes\), .* are free\)"
+        ):
             save_checkpoint(tmp_path, big, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

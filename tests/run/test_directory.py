@@ -72,7 +72,9 @@ def test_preflight_refuses_a_small_disk_with_both_numbers(tmp_path, monkeypatch)
     monkeypatch.setattr(directory_module, "free_bytes", lambda path: 2_000_000)
     run = RunDirectory(tmp_path / "tweets")
     run.preflight(bytes_needed=2_000_000)
-    with pytest.raises(DiskError, match=r"too small: the run needs 1\.9 MiB \(2,000,001 bytes\).*2,000,000 bytes\) are free"):
+    with pytest.raises(
+        DiskError, match=r"too small: the run needs 1\.9 MiB \(2,000,001 bytes\).*2,000,000 bytes\) are free"
+    ):
         run.preflight(bytes_needed=2_000_001)
     assert os.listdir(tmp_path) == []
 

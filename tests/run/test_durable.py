@@ -39,7 +39,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
     atomic_write_text(tmp_path / "file", "old")
     for fail_at in range(1, 6):
         ops = FailingOps(fail_at)
-        with pytest.raises(DiskError, match=r"cannot write .*file: No space left on device \(needs 3 B \(3 bytes\), .* free"):
+        with pytest.raises(
+            DiskError, match=r"cannot write .*file: No space left on device \(needs 3 B \(3 bytes\), .* free"
+        ):
             atomic_write_text(tmp_path / "file", "new", ops=ops)
         assert (tmp_path / "file").read_text() in (("old", "new") if fail_at == 5 else ("old",))
         assert os.listdir(tmp_path) == ["file"]

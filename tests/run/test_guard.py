@@ -36,14 +36,20 @@ def test_patience_in_a_row_ends_the_run_with_what_to_try():
         feed(guard, "x", first=4)
     message = str(error.value)
     assert error.value.exit_code == 5
-    assert message.startswith("3 updates in a row (2 to 4) had a non-finite loss or gradient norm (loss nan, ")
+    assert message.startswith(
+        "3 updates in a row (2 to 4) had a non-finite loss or gradient norm (loss nan, "
+    )
     assert "the last finite ones were 0.75 and 2.5 at update 1" in message
-    assert "guard.patience is 3" in message and "optimizer.lr" in message and "learning rate 0.0005" in message
+    assert (
+        "guard.patience is 3" in message and "optimizer.lr" in message and "learning rate 0.0005" in message
+    )
 
 
 def test_stop_ends_it_at_the_first():
     guard = Guard(patience=3, on_nonfinite="stop")
-    with pytest.raises(Diverged, match=r"^update 1 had .*no update before had finite ones; guard.on_nonfinite is stop"):
+    with pytest.raises(
+        Diverged, match=r"^update 1 had .*no update before had finite ones; guard.on_nonfinite is stop"
+    ):
         feed(guard, "x")
 
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from bigbatch.errors import UsageError
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.identity import (
-    Finished,
     Fingerprint,
+    Finished,
     NewName,
     Resume,
     Start,
@@ -137,7 +137,9 @@ def test_code_counts_by_its_contents(tmp_path):
     for folder, text in (("one", "x = 1"), ("two", "x = 1"), ("three", "x = 2")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "loss.py").write_text(text)
-    one, two, three = (fingerprint(RECIPE, "d", [tmp_path / name / "loss.py"]) for name in ("one", "two", "three"))
+    one, two, three = (
+        fingerprint(RECIPE, "d", [tmp_path / name / "loss.py"]) for name in ("one", "two", "three")
+    )
     assert one.digest == two.digest
     (said,) = differences(one, three)
     assert said.startswith("code.loss.py: ") and len(said) == len("code.loss.py: ") + 12 + 4 + 12
@@ -165,7 +167,10 @@ def test_a_model_counts_like_its_mapping_with_the_default_length():
     expected = {"epochs": 3, "optimizer.lr": 5e-5, "optimizer.warmup": "6 %"}
     assert fingerprint(_Recipe(source=Path("x.yaml"))).what == expected
     assert fingerprint(_Recipe(epochs=3)).digest == fingerprint(_Recipe()).digest
-    assert fingerprint(_Recipe(updates=9)).what == {"updates": 9, **{k: v for k, v in expected.items() if k != "epochs"}}
+    assert fingerprint(_Recipe(updates=9)).what == {
+        "updates": 9,
+        **{k: v for k, v in expected.items() if k != "epochs"},
+    }
 
 
 # ---------------------------------------------------------------- the file
@@ -180,7 +185,9 @@ def test_identity_survives_the_disk(tmp_path):
     assert write_identity(tmp_path, THIS, run_id="kept").run_id == "kept"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"run_id": "x", "what": {}, "digest": "wrong"}', '{"what": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"run_id": "x", "what": {}, "digest": "wrong"}', '{"what": {}}']
+)
 def test_a_damaged_identity_is_none(tmp_path, text):
     (tmp_path / "identity.json").write_text(text)
     assert read_identity(tmp_path) is None
@@ -234,12 +241,16 @@ def test_a_neighbour_that_is_this_run_is_resumed_or_finished(tmp_path):
     home(tmp_path / "tweets-2", fingerprint(changed("seed.model", 2), "d" * 64))
     run_id = home(tmp_path / "tweets-3")
     said = ("seed.model: 1 -> 0",)
-    assert decide(tmp_path / "tweets", THIS) == Resume(path=tmp_path / "tweets-3", run_id=run_id, differences=said)
+    assert decide(tmp_path / "tweets", THIS) == Resume(
+        path=tmp_path / "tweets-3", run_id=run_id, differences=said
+    )
     RunDirectory(tmp_path / "tweets-3").write_status("finished", 9)
     assert decide(tmp_path / "tweets", THIS) == Finished(path=tmp_path / "tweets-3", differences=said)
 
 
-@pytest.mark.parametrize("trace", ["status.json", "metrics.jsonl", "checkpoints", "identity.json", "recipe.yaml"])
+@pytest.mark.parametrize(
+    "trace", ["status.json", "metrics.jsonl", "checkpoints", "identity.json", "recipe.yaml"]
+)
 def test_files_without_a_readable_identity_are_never_mixed_with(tmp_path, trace):
     (tmp_path / "tweets").mkdir()
     (tmp_path / "tweets" / trace).write_text("{}")
@@ -257,7 +268,7 @@ def test_the_current_folder_has_a_name_too(tmp_path, monkeypatch):
 
 
 def test_resume_insists(tmp_path):
-    with pytest.raises(UsageError, match="there is no run in .*tweets"):
+    with pytest.raises(UsageError, match=r"there is no run in .*tweets"):
         decide(tmp_path / "tweets", THIS, resume=True)
     home(tmp_path / "tweets", fingerprint(changed("optimizer.lr", 1e-4), "d" * 64))
     with pytest.raises(UsageError, match=r"optimizer\.lr: 0\.0001 -> 5e-05.*--continue"):

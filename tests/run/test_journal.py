@@ -24,7 +24,9 @@ def update(step: int, loss: float = 0.5) -> Update:
 
 
 def evaluation(step: int) -> Eval:
-    return Eval(step=step, split="validation", loss=0.4, metrics={"accuracy": 0.9}, seconds=1, samples_per_second=9)
+    return Eval(
+        step=step, split="validation", loss=0.4, metrics={"accuracy": 0.9}, seconds=1, samples_per_second=9
+    )
 
 
 def steps(directory: Path) -> list[tuple[str, int]]:
@@ -43,7 +45,11 @@ def ten(tmp_path) -> Journal:
 
 def test_records_come_back_as_they_were_written(tmp_path):
     journal = Journal(tmp_path)
-    records = [update(1), evaluation(1), Event(step=1, event="stopped", why="w", did="d", details={"ids": [1]})]
+    records = [
+        update(1),
+        evaluation(1),
+        Event(step=1, event="stopped", why="w", did="d", details={"ids": [1]}),
+    ]
     for record in records:
         journal.append(record)
     assert list(journal.read()) == [record.to_dict() for record in records]
@@ -53,7 +59,13 @@ def test_numbers_that_json_does_not_have_are_null(tmp_path):
     journal = Journal(tmp_path)
     journal.append(update(1, loss=float("nan")))
     journal.append(
-        Event(step=1, event="nonfinite", why="w", did="d", details={"norms": [float("inf"), 1.5], "n": np.int64(3), "p": Path("x")})
+        Event(
+            step=1,
+            event="nonfinite",
+            why="w",
+            did="d",
+            details={"norms": [float("inf"), 1.5], "n": np.int64(3), "p": Path("x")},
+        )
     )
     lines = [json.loads(line, parse_constant=pytest.fail) for line in journal.path.read_text().splitlines()]
     assert lines[0]["loss"] is None and lines[0]["nonfinite"] is True
@@ -71,7 +83,9 @@ def test_rewinding_moves_later_records(ten):
     directory = ten.path.parent
     assert ten.rewind_to(5) == 6
     assert steps(directory) == [*(("update", step) for step in range(1, 6)), ("eval", 5)]
-    lost = [json.loads(line)["step"] for line in (directory / "metrics.lost-1.jsonl").read_text().splitlines()]
+    lost = [
+        json.loads(line)["step"] for line in (directory / "metrics.lost-1.jsonl").read_text().splitlines()
+    ]
     assert lost == [6, 7, 8, 9, 10, 10]
     ten.append(update(6))
     assert ten.rewind_to(2) == 5
@@ -108,7 +122,9 @@ def test_every_crash_of_a_rewind_loses_no_record_and_repeats_none(ten, tmp_path)
         assert found == expected, what
 
 
-@pytest.mark.parametrize("tail", [b'{"kind": "update", "step": 11', b"\0\0\0\0", b"{}", b'{"kind": "update", "step": 11}'])
+@pytest.mark.parametrize(
+    "tail", [b'{"kind": "update", "step": 11', b"\0\0\0\0", b"{}", b'{"kind": "update", "step": 11}']
+)
 def test_a_torn_end_is_moved_away_on_opening(ten, tail):
     whole = ten.path.read_bytes()
     ten.path.write_bytes(whole + tail)

@@ -46,7 +46,9 @@ def holder_process(directory: Path) -> subprocess.Popen[str]:
 
 def plant(directory: Path, *, seconds_ago: float, **fields) -> None:
     """A lock whose last heartbeat was so long ago."""
-    (directory / "lock.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(this_process(), **fields))))
+    (directory / "lock.json").write_text(
+        json.dumps(dataclasses.asdict(dataclasses.replace(this_process(), **fields)))
+    )
     then = time.time() - seconds_ago
     os.utime(directory / "lock.json", (then, then))
 
@@ -66,7 +68,9 @@ def test_a_live_lock_of_another_process_is_refused_and_named(tmp_path):
     with holder_process(tmp_path) as process:
         assert process.stdout is not None and process.stdout.readline() == "mine\n"
         before = (tmp_path / "lock.json").read_bytes()
-        with pytest.raises(RunLocked, match=rf"in use by process {process.pid} on .*, job 77 \(heartbeat \d s ago\)") as error:
+        with pytest.raises(
+            RunLocked, match=rf"in use by process {process.pid} on .*, job 77 \(heartbeat \d s ago\)"
+        ) as error:
             RunLock(tmp_path).acquire()
         assert error.value.exit_code == 6
         assert (tmp_path / "lock.json").read_bytes() == before
@@ -98,7 +102,7 @@ def test_a_reused_process_id_is_not_mistaken_for_the_holder(tmp_path):
         assert lock.note is not None and "that process is gone" in lock.note
 
 
-@pytest.mark.parametrize("fields", [{"machine": "another", "host": "node7"}, {}])
+@pytest.mark.parametrize("fields", [{"machine": "another", "host": "node7", "pid": 2**22 + 1}, {}])
 def test_only_an_old_heartbeat_ends_the_lock_of_a_process_that_may_live(tmp_path, fields):
     plant(tmp_path, seconds_ago=55, **fields)
     with pytest.raises(RunLocked):
@@ -172,7 +176,9 @@ def test_a_disk_that_hiccups_does_not_cost_the_lock(tmp_path, monkeypatch):
 
 def test_a_forked_child_does_not_release_its_parents_lock(tmp_path, monkeypatch):
     with RunLock(tmp_path) as lock:
-        child = dataclasses.replace(lock._holder, pid=os.getpid() + 1)  # as a child sees itself: another process
+        child = dataclasses.replace(
+            lock._holder, pid=os.getpid() + 1
+        )  # as a child sees itself: another process
         monkeypatch.setattr(lock, "_holder", child)
         lock.release()
         assert lock.path.exists()
@@ -199,7 +205,9 @@ for line in sys.stdin:
 def test_of_two_processes_exactly_one_wins(tmp_path, start):
     """Free or stale: never both, never none, twenty times. The winners keep their locks."""
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", RACE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     try:

@@ -9,7 +9,10 @@ from bigbatch.run.shards import assemble, dtype_name, dtype_of, header_bytes, sp
 
 
 def test_tensors_are_dealt_in_order_and_a_large_one_is_alone():
-    tensors = {name: torch.zeros(size, dtype=torch.uint8) for name, size in zip("abcde", (4, 5, 20, 6, 4), strict=True)}
+    tensors = {
+        name: torch.zeros(size, dtype=torch.uint8)
+        for name, size in zip("abcde", (4, 5, 20, 6, 4), strict=True)
+    }
     assert split_shards(tensors, 10) == [["a", "b"], ["c"], ["d", "e"]]
     assert split_shards({}, 10) == []
 
@@ -28,7 +31,9 @@ def test_headers_are_padded_so_that_tensors_are_aligned():
         assert len(header_bytes({"n" * length: torch.zeros(1)})) % 8 == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.bool, torch.float8_e4m3fn, torch.int16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.bfloat16, torch.bool, torch.float8_e4m3fn, torch.int16]
+)
 def test_dtypes_have_names(dtype):
     assert dtype_of(dtype_name(dtype)) == dtype
 

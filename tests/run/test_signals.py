@@ -29,7 +29,9 @@ def test_handlers_are_put_back_after_an_exception():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("first, second, code", [("INT", "INT", 130), ("TERM", "INT", 130), ("INT", "TERM", 143)])
+@pytest.mark.parametrize(
+    "first, second, code", [("INT", "INT", 130), ("TERM", "INT", 130), ("INT", "TERM", 143)]
+)
 def test_the_second_signal_exits_at_once(first, second, code):
     script = f"""
 import atexit, os, signal, sys

@@ -76,6 +76,6 @@ class Guard:
         return (
             f"{which} had a non-finite loss or gradient norm (loss {update.loss}, gradient norm "
             f"{update.grad_norm}, learning rate {update.lr:g}); {before}; {rule}. Skipped updates did "
-            "not touch the weights. Try a lower optimizer.lr, a longer schedule.warmup, or clip: 1.0; the events named nonfinite in "
-            "metrics.jsonl list the samples to look at"
+            "not touch the weights. Try a lower optimizer.lr, a longer schedule.warmup, or clip: 1.0; the "
+            "events named nonfinite in metrics.jsonl list the samples to look at"
         )
