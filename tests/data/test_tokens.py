@@ -239,3 +239,11 @@ def test_two_processes_that_fill_the_same_cache_do_not_harm_it(tmp_path: Path):
         assert process.returncode == 0, errors
         assert "tokenising again" not in errors
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    said: list[str] = []
+    table, reused = tokens(cache_dir=tmp_path / "file" / "cache", say=said.append)
+    assert not reused and len(said) == 1 and "cannot be written" in said[0]
+    same(table, tokens()[0])

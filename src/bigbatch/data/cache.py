@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.errors import DiskError
+
 FORMAT = 1
 _HEADER = "header.json"
 _ABANDONED_SECONDS = 24 * 3600
@@ -75,7 +77,10 @@ class Writer:
         about["shape"][0] += len(rows)
         data = rows.tobytes()
         self._sums[name].update(data)
-        self._files[name].write(data)
+        try:
+            self._files[name].write(data)
+        except OSError as error:
+            raise DiskError(f"token cache {self._final.parent}: {error}") from error
 
     def publish(self, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Make the entry durable and visible under its key; returns its arrays, memory-mapped read-only.

@@ -193,16 +193,17 @@ def _label_warnings(train: DataTable, labels: LabelSet, roles: Mapping[str, Role
         warnings.append(
             f"labels mix numbers ({listed(sorted(numbers), 3)}) and words ({listed(words, 3)}); is that meant?"
         )
-    if (
-        roles[role].kind == "labels"
-        and not any("|" in name for name in seen)
-        and any("," in name for name in seen)
-    ):
-        odd = sorted(name for name in seen if "," in name)
+    odd = sorted(name for name in seen if "," in name)
+    if roles[role].kind == "labels" and odd and not _several(train, role):
         warnings.append(
             f"{len(odd):,} labels contain a comma, such as {odd[0]!r}: several labels are separated by |"
         )
     return warnings
+
+
+def _several(train: DataTable, role: str) -> bool:
+    """Whether any row has more than one label."""
+    return any(len(names) > 1 for names in train.rows.column(role).to_pylist())
 
 
 def _same_number(train: DataTable, roles: Mapping[str, Role]) -> list[str]:

@@ -59,6 +59,7 @@ def token_table(
 
     Raises:
         DataError: a row of token ids cannot be used, or the task's samples do not fit together.
+        DiskError: the disk filled up.
     """
     if cache_dir is None:
         return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
@@ -68,7 +69,12 @@ def token_table(
             return _assemble(cache.read(folder)), True
         except cache.Damaged as damage:
             say(f"token cache {folder}: {damage}; tokenising again")
-    with cache.Writer(cache_dir, folder.name) as writer:
+    try:
+        writer = cache.Writer(cache_dir, folder.name)
+    except OSError as error:
+        say(f"token cache {cache_dir} cannot be written ({error}); the tokens are kept in memory")
+        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
+    with writer:
         facts = {"truncated_samples": 0}
         for columns, truncated in _chunks(table, task, tokenizer, progress):
             facts["truncated_samples"] += truncated
