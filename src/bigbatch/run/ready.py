@@ -15,7 +15,7 @@ from bigbatch.errors import DataError, Problem
 from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model
 from bigbatch.model.load import load_tokenizer
-from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.schema import ModelSpec, Recipe
 from bigbatch.records import HardwareFacts, Targets, TokenTable
 from bigbatch.run.inputs import Inputs, Live
 
@@ -42,9 +42,10 @@ def ready_model(
         ModelError: with what to change.
     """
     say(f"loading {recipe.model.name or 'the model'}")
+    spec = local_model(recipe)
     tokenizer = live.tokenizer
     if tokenizer is None and not inputs.train.tokenised:
-        tokenizer = load_tokenizer(recipe.model)
+        tokenizer = load_tokenizer(spec)
     task = told(task, label_set=inputs.labels)
     notes: list[str] = []
     facts = {
@@ -53,7 +54,7 @@ def ready_model(
         "module": live.module,
         "note": notes.append,
     }
-    module = task.build(recipe.model, facts).to(hardware.device)
+    module = task.build(spec, facts).to(hardware.device)
     parts = anatomy(module)
     max_length = parts.max_positions or 2**31
     if tokenizer is not None:
@@ -68,6 +69,14 @@ def ready_model(
         pad_id=getattr(parts.outer.config, "pad_token_id", None) or 0,
         notes=tuple(notes),
     )
+
+
+def local_model(recipe: Recipe) -> ModelSpec:
+    """`recipe.model` with folders relative to the recipe made absolute; hub names stay."""
+    places = {key: getattr(recipe.model, key) for key in ("name", "tokenizer")}
+    folders = {key: recipe.resolve_path(place) for key, place in places.items() if place}
+    found = {key: str(folder.resolve()) for key, folder in folders.items() if folder.is_dir()}
+    return recipe.model.model_copy(update=found)
 
 
 def told(task: Any, **fields: Any) -> Any:
