@@ -38,7 +38,8 @@ def test_patterns_choose_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "near"), [("clasifier.*", r"classifier\.\*"), ("bert.encoder.layers.1.*", r"bert\.encoder\.layer")]
+    ("pattern", "near"),
+    [("clasifier.*", r"classifier\.\*"), ("bert.encoder.layers.1.*", r"bert\.encoder\.layer")],
 )
 def test_a_pattern_that_matches_nothing_names_what_is_near(pattern: str, near: str) -> None:
     with pytest.raises(ModelError, match=f"matches no parameter; near names: .*{near}"):

@@ -28,7 +28,9 @@ def _spec(name: Any = None, **changes: Any) -> Any:
     return SimpleNamespace(**{"name": None if name is None else str(name), **fields, **changes})
 
 
-def _load(spec: Any, labels: tuple[str, ...] | None = ("neg", "neutral", "pos"), **changes: Any) -> LoadedModel:
+def _load(
+    spec: Any, labels: tuple[str, ...] | None = ("neg", "neutral", "pos"), **changes: Any
+) -> LoadedModel:
     settings: dict[str, Any] = {
         "outputs": len(labels) if labels else 1,
         "id2label": dict(enumerate(labels)) if labels else None,
@@ -134,6 +136,7 @@ def test_random_weights_are_seeded_and_need_no_file(folder: Path, tmp_path: Path
     ("config", "message"),
     [
         ({"hiden_size": 3}, r"model\.config\.hiden_size: bert has no such field; did you mean hidden_size\?"),
+        ({"hidden_size": "x"}, r"model\.config\.hidden_size: found 'x'; .*expected int"),
         ({"num_labels": 3}, r"model\.config\.num_labels: cannot be set here; it comes from the labels"),
         ({"auto_map": {}}, r"model\.config\.auto_map: cannot be set here"),
         ({"vocab_size": 7}, "tensors of its body are missing or have another shape"),
@@ -170,7 +173,7 @@ def test_code_of_a_folder_is_never_run(folder: Path, tmp_path: Path) -> None:
         "canary brings code of its own (auto_map); it is ignored, transformers' own bert is used",
     )
     load_tokenizer(_spec(copied))
-    (copied / "config.json").write_text(json.dumps({**config, "model_type": "canary", "auto_map": auto}))
+    (copied / "config.json").write_text(json.dumps({**config, "model_type": "canary_x", "auto_map": auto}))
     for open_it in (_load, known_labels):
         with pytest.raises(ModelError, match="needs code from the folder"):
             open_it(_spec(copied))
@@ -192,6 +195,19 @@ def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     assert not marker.exists()
     torch.load(copied / "pytorch_model.bin", weights_only=False)
     assert marker.exists(), "the canary itself must work"
+
+
+def test_broken_files_are_said(folder: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(folder, tmp_path / "broken")
+    (copied / "model.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    with pytest.raises(ModelError, match="broken: cannot be opened"):
+        _load(_spec(copied))
+    (copied / "config.json").write_text('{"model_type": "bert"')
+    with pytest.raises(ModelError, match="cannot be read as JSON"):
+        _load(_spec(copied))
+    (copied / "config.json").write_text('{"model_type": "bertt"}')
+    with pytest.raises(ModelError, match=r"found 'bertt'.*did you mean 'bert'\?"):
+        _load(_spec(copied))
 
 
 @pytest.mark.parametrize(

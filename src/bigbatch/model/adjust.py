@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from bigbatch.errors import ModelError
@@ -42,7 +43,11 @@ def override_config(config: Any, overrides: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(key, sorted(known - set(_OURS)), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ModelError(f"model.config.{key}: {config.model_type} has no such field{hint}")
-        setattr(config, key, value)
+        try:
+            setattr(config, key, value)
+        except (StrictDataclassError, TypeError, ValueError) as error:
+            why = str(error).strip().splitlines()[-1].strip()
+            raise ModelError(f"model.config.{key}: found {value!r}; {why}") from error
 
 
 def _is_dropout(name: str, value: Any) -> bool:
