@@ -1,7 +1,7 @@
 """The parts of a model, found by structure: one trial run of three tokens, no list of class names.
 
-The trial sees which modules run before, between and after the repeated blocks, which embedding is given running
-positions, and, by making all other tokens' states NaN, which token the head reads.
+The trial sees which modules run before, between and after the repeated blocks, which embedding is given
+running positions, and, by making all other tokens' states NaN, which token the head reads.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def classifier_of(module: nn.Module) -> nn.Module:
     Raises:
         ModelError: not a transformers model with a head.
     """
-    outer = unwrap(module)
+    outer: Any = unwrap(module)
     if hasattr(outer, "get_base_model"):
         outer = outer.get_base_model()
     base = getattr(outer, "base_model", None)
@@ -84,7 +84,8 @@ def classifier_of(module: nn.Module) -> nn.Module:
         )
     if base is outer:
         raise ModelError(
-            f"{type(outer).__name__} has no classification head; load it with AutoModelForSequenceClassification"
+            f"{type(outer).__name__} has no classification head; "
+            "load it with AutoModelForSequenceClassification"
         )
     return outer
 
@@ -194,7 +195,9 @@ class _Trial:
                 handle.remove()
         at = [index for index, part in enumerate(calls) if part in self.candidates]
         if not at:
-            raise ModelError(f"{type(self.outer).__name__} has no list of repeated blocks that its forward runs")
+            raise ModelError(
+                f"{type(self.outer).__name__} has no list of repeated blocks that its forward runs"
+            )
         self.applied = [calls[index] for index in at]
         self.container = self.candidates[self.applied[-1]]
         inside_last = set(self.applied[-1].modules())

@@ -1,8 +1,8 @@
 """Attention over packed samples, behind transformers' attention interface.
 
-The layout of the micro-batch travels through the keyword arguments that the model hands from layer to layer, so
-nothing global is kept: two models, or two threads, cannot see each other's layout. Without a layout the function is
-transformers' own SDPA, which keeps the padded path of the same module as it was.
+The layout of the micro-batch travels through the keyword arguments that the model hands from layer to
+layer, so nothing global is kept: two models, or two threads, cannot see each other's layout. Without a
+layout the function is transformers' own SDPA, which keeps the padded path of the same module as it was.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def packed_attention(
     if shared > 1:
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     sizes = [group.tokens for group in layout.groups]
-    parts = [tensor[0].transpose(0, 1).split(sizes) for tensor in (query, key, value)]  # (tokens, heads, width)
+    parts = [
+        tensor[0].transpose(0, 1).split(sizes) for tensor in (query, key, value)
+    ]  # (tokens, heads, width)
     outputs = []
     for group, q_THW, k_THW, v_THW in zip(layout.groups, *parts, strict=True):
         mask, flag = _mask(layout, group, window, bool(causal))

@@ -1,7 +1,8 @@
 """Two ways to run a micro-batch, same numbers: padded, which every model can do, and packed, without padding.
 
-The packed path calls the model with one token a unit. Hooks exchange that for the pack on the way into the base model
-and gather the tokens that the head reads on the way out of its blocks, so pooler and head see nothing else.
+The packed path calls the model with one token a unit. Hooks exchange that for the pack on the way into the
+base model and gather the tokens that the head reads on the way out of its blocks, so pooler and head see
+nothing else.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class PackedForward:
         """(U, C) logits in the order of the micro-batch's units."""
         return self.run(micro_batch)
 
-    def run(self, micro_batch: MicroBatch, witness: Callable[[nn.Module, int | None], None] | None = None) -> Tensor:
+    def run(
+        self, micro_batch: MicroBatch, witness: Callable[[nn.Module, int | None], None] | None = None
+    ) -> Tensor:
         """As the call; `witness` is told of every attention call."""
         device = self.device
         layout = build_layout(
@@ -113,9 +116,9 @@ class PackedForward:
 def can_pack(module: nn.Module) -> tuple[bool, str]:
     """Whether samples can be packed, and why not, in plain words.
 
-    By structure and a trial of three short samples: every block must have called the attention function with the
-    layout, the head must read one token, and changing one sample must not change a bit of the others' logits. The
-    numbers themselves are compared on real samples by `probe.exactness`.
+    By structure and a trial of three short samples: every block must have called the attention function
+    with the layout, the head must read one token, and changing one sample must not change a bit of the
+    others' logits. The numbers themselves are compared on real samples by `probe.exactness`.
     """
     parts = anatomy(module)
     reason = _structural_obstacle(parts)
@@ -131,7 +134,7 @@ def can_pack(module: nn.Module) -> tuple[bool, str]:
     except CannotPack as error:
         reason = str(error)
     except Exception as error:  # a model that cannot take a pack may fail anywhere; the padded path remains
-        reason = f"a packed trial failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        reason = f"a packed trial failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     finally:
         forward.close()
     return (False, reason) if reason else (True, "every block uses transformers' attention interface")
@@ -203,7 +206,7 @@ def _trial_batch(parts: Anatomy, changed: bool) -> MicroBatch:
     )
 
 
-# ---------------------------------------------------------------- hooks: plain functions, so a model can be copied
+# ---------------------------------------------------------------- hooks: plain, so that models can be copied
 
 
 def _install(parts: Anatomy) -> Callable[[], None]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from bigbatch.records import MicroBatch
 
 _WASTE = 1.3
-"""A group of neighbours is attended together while padding makes its score matrices at most this much larger."""
+"""A group of neighbours is attended together while padding makes its score matrices at most this much
+larger."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +98,9 @@ def build_layout(
 ) -> Layout:
     """Indices of one micro-batch on the device."""
     cumulative_B1 = cumulative_lengths(micro_batch.lengths_B)
-    groups = [_group(cumulative_B1, first, end, device) for first, end in group_samples(micro_batch.lengths_B)]
+    groups = [
+        _group(cumulative_B1, first, end, device) for first, end in group_samples(micro_batch.lengths_B)
+    ]
     return Layout(
         cumulative_B1=cumulative_B1,
         groups=tuple(groups),

@@ -44,7 +44,9 @@ def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def named_trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """Clean name -> parameter that takes a gradient, tied tensors once."""
-    return {name: parameter for name, parameter in named_parameters(module).items() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in named_parameters(module).items() if parameter.requires_grad
+    }
 
 
 def tied_names(module: nn.Module) -> tuple[tuple[str, ...], ...]:
