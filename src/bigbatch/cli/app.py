@@ -27,18 +27,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+]
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Change keys of the recipe: batch.samples=4096", show_default=False),
+    typer.Argument(
+        metavar="KEY=VALUE", help="Change keys of the recipe: batch.samples=4096", show_default=False
+    ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same as KEY=VALUE.")]
 RunOrModel = Annotated[
-    str, typer.Argument(metavar="RUN_OR_MODEL", help="A run directory, or a Hugging Face folder.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN_OR_MODEL", help="A run directory, or a Hugging Face folder.", show_default=False
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="ROLE=NAME", help="Which column has which role, if not as in training: text=review"),
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Which column has which role, if not as in training: text=review",
+    ),
 ]
 
 
@@ -68,9 +79,15 @@ def _common(
 
 @app.command(epilog="Example: bigbatch init tweets.csv --model bert-base-uncased")
 def init(
-    data: Annotated[list[str], typer.Argument(metavar="DATA", help="Data file(s) or folder.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = Path("recipe.yaml"),
-    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Hub name or folder of the model.")] = None,
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA", help="Data file(s) or folder.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = Path(
+        "recipe.yaml"
+    ),
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Hub name or folder of the model.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
     """Look at the data and write a commented recipe that runs as it is."""
@@ -92,13 +109,18 @@ def train(
     recipe: Recipe,
     changes: Changes = None,
     set_: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Insist on resuming; without it, what fits is done.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist on resuming; without it, what fits is done.")
+    ] = False,
     continue_from: Annotated[
-        str | None, typer.Option("--continue", metavar="RUN", help="Carry on from this run, with changed keys.")
+        str | None,
+        typer.Option("--continue", metavar="RUN", help="Carry on from this run, with changed keys."),
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option("--allow", metavar="KEYS", help="With --continue: the keys that may differ: optimizer.lr,epochs"),
+        typer.Option(
+            "--allow", metavar="KEYS", help="With --continue: the keys that may differ: optimizer.lr,epochs"
+        ),
     ] = None,
 ) -> int:
     """Train. Ctrl-C is safe: the same command goes on where it stopped."""
@@ -134,7 +156,9 @@ def evaluate(
 @app.command(epilog="Example: bigbatch predict runs/tweets new.csv --out predictions.jsonl")
 def predict(
     model: RunOrModel,
-    source: Annotated[str, typer.Argument(metavar="FILE", help="Data to label; - reads stdin.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="Data to label; - reads stdin.", show_default=False)
+    ],
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="CSV or JSONL; - writes stdout.")] = "-",
     column: Columns = None,
 ) -> None:
@@ -146,7 +170,9 @@ def predict(
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]) -> None:
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
+) -> None:
     """Write a run's report, one HTML file that works offline, and print its path."""
     from bigbatch import api
 
