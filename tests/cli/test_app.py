@@ -20,6 +20,7 @@ from bigbatch.errors import (
     RecipeError,
     RunLocked,
 )
+from bigbatch.recipe.load import load_recipe
 
 FLAGS = {
     "": ["--help", "--version", "-h"],
@@ -34,8 +35,10 @@ FLAGS = {
 
 
 @pytest.fixture
-def api(monkeypatch):
-    """A stand-in for bigbatch.api that writes down its calls."""
+def api(monkeypatch, tmp_path):
+    """A stand-in for bigbatch.api that writes down its calls, and a folder with a recipe."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("model: m\ndata: {train: t.csv}\n")
     stub = ModuleType("bigbatch.api")
     calls = []
 
@@ -106,12 +109,25 @@ def test_version(run):
     assert run("--version") == (0, f"bigbatch {bigbatch.__version__}\n", "")
 
 
-def test_init(api, run):
-    code, out, _ = run("init", "a.csv", "b.csv", "--model", "m", "--out", "r.yaml")
-    assert (code, out) == (0, "13,456 rows\nnext: bigbatch train\n")
-    assert api.calls == [
-        ("init", (["a.csv", "b.csv"],), {"out": Path("r.yaml"), "model": "m", "force": False})
-    ]
+def test_init(run, monkeypatch, tmp_path):
+    looked_at = []
+    guess = ModuleType("bigbatch.data.guess")
+    guess.profile = lambda files: looked_at.append(files) or SimpleNamespace(
+        files=("a.csv",), rows=400, columns={"text": "t", "label": "l"}, all_columns=("t", "l"), kind="single",
+        encoding="utf-8", language="en", class_counts={"x": 200, "y": 200}, words={}, empty_texts=0,
+        missing_labels=0, warnings=(),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "bigbatch.data.guess", guess)
+    monkeypatch.setitem(sys.modules, "bigbatch.data", ModuleType("bigbatch.data"))
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("init", "a.csv", "b.csv", "test.csv", "--model", "m", "--out", "new.yaml")
+    assert (code, looked_at) == (0, [["a.csv", "b.csv"]])
+    assert out.endswith("wrote new.yaml\nnext: bigbatch train new.yaml\n")
+    recipe = load_recipe("new.yaml")
+    assert ([file.path for file in recipe.data.train], recipe.model.name) == (["a.csv", "b.csv"], "m")
+    code, _, err = run("init", "a.csv", "--out", "new.yaml")
+    assert code == 2 and "new.yaml exists" in err
+    assert run("init", "a.csv", "--out", "new.yaml", "--force")[0] == 0
 
 
 def test_plan(api, run, monkeypatch):
@@ -121,6 +137,16 @@ def test_plan(api, run, monkeypatch):
     [(_, args, keywords)] = api.calls
     assert args == (Path("r.yaml"), ["batch=4", "clip=1"])
     assert keywords["environ"]["BIGBATCH_CLIP"] == "2"
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_recipe_mistakes_are_said_before_the_api_is_asked(api, run, command):
+    code, out, err = run(command, "r.yaml", "optimizer.lrr=1", "--set", "clip=x")
+    assert (code, out, api.calls) == (2, "", [])
+    assert err == (
+        "command line: optimizer.lrr: unknown key; did you mean optimizer.lr?\n"
+        "command line: clip: found 'x' (text); expected a number\n"
+    )
 
 
 def test_train(api, run):
@@ -237,13 +263,15 @@ def loaded_after(code):
 @pytest.mark.parametrize(
     "code",
     [
+        "from bigbatch.cli import main\ntry: main(['train', 'no-such.yaml'])\n"
+        "except SystemExit as end: assert end.code == 2",
         "import bigbatch.recipe.load, bigbatch.recipe.starter, bigbatch.recipe.reference",
         "from bigbatch.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from bigbatch.recipe.load import load_recipe\n"
         "from bigbatch.errors import RecipeError\n"
         "try: load_recipe({'optimizer': {'lrr': 1}})\nexcept RecipeError as error: print(error)\nelse: 1 / 0",
     ],
-    ids=["recipe", "help", "recipe error"],
+    ids=["no recipe", "recipe", "help", "recipe error"],
 )
 def test_words_load_no_torch(code):
     assert loaded_after(code) == "[]"
@@ -254,7 +282,8 @@ def test_the_module_runs():
     assert (done.returncode, done.stdout) == (0, f"bigbatch {bigbatch.__version__}\n")
 
 
-def test_a_reader_that_has_enough_is_no_error():
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: m\ndata: {train: t.csv}\n")
     code = (
         "import sys, types, bigbatch\n"
         "bigbatch.api = sys.modules['bigbatch.api'] = types.ModuleType('bigbatch.api')\n"
@@ -263,7 +292,7 @@ def test_a_reader_that_has_enough_is_no_error():
         "main(['plan', 'r.yaml'])\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         process.stdout.readline()
         process.stdout.close()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from bigbatch.errors import RecipeError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.values import PLANNED
@@ -207,7 +208,7 @@ LATER = [
 
 @pytest.mark.parametrize("word", LATER)
 def test_what_comes_later_parses_and_is_refused_as_planned(word):
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(RecipeError) as caught:
         load_recipe({}, [word])
     assert [PLANNED in str(problem) for problem in caught.value.problems] == [True], str(caught.value)
 
@@ -236,8 +237,6 @@ WRONG = {
     "loss.class_weights={neg: -1}": "neg: found -1",
     "regularise.dropout=2": "found 2; expected at most 1",
     "metrics=[1]": "found 1 (a number); expected text; put it in quotes",
-    "best=f1": "best needs data.validation",
-    "gate={f1: 0.5}": "gate needs data.validation or data.test",
     "data.validation=1": "found 1; expected less than 1",
     "data.validation=true": "expected a file, a share between 0 and 1",
     "data.encoding=utf-9": "expected an encoding such as utf-8",
@@ -256,9 +255,24 @@ WRONG = {
 
 @pytest.mark.parametrize(("word", "part"), WRONG.items())
 def test_wrong_values_are_refused_in_the_users_words(word, part):
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(RecipeError) as caught:
         load_recipe({}, [word])
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "part"),
+    [
+        ({"best": "f1"}, "best needs data.validation"),
+        ({"gate": {"f1": 0.5}}, "gate needs data.validation or data.test"),
+        ({"early_stopping": {}}, "early_stopping needs data.validation"),
+    ],
+)
+def test_what_needs_validation_says_so_unless_python_brings_the_data(keys, part):
+    with pytest.raises(RecipeError, match=part):
+        load_recipe({"data": {"train": "t.csv"}, **keys})
+    load_recipe({"data": {"train": "t.csv", "validation": 0.1}, **keys})
+    load_recipe({"data": {"train": []}, **keys})
 
 
 def test_a_recipe_is_frozen_and_refuses_unknown_keys():

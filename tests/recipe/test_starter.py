@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bigbatch.errors import DataError, UsageError
 from bigbatch.recipe.load import load_recipe
-from bigbatch.recipe.starter import Findings, pick_batch, split_files, starter_recipe
+from bigbatch.recipe.starter import Findings, pick_batch, split_files, starter_recipe, write_starter
 
 
 def start(tmp_path, **changes):
@@ -48,7 +51,7 @@ def test_the_recipe_loads_and_says_what_was_found(tmp_path):
     assert (recipe.loss.class_weights, recipe.best, recipe.run.dir) == ("balanced", "f1_macro", "runs/tweets")
     assert (recipe.optimizer.lr, recipe.optimizer.base_batch, recipe.optimizer.lr_rule) == (5e-5, 32, "sqrt")
     assert recipe.model.name == "distilbert-base-uncased"
-    for part in ("142 updates", "negative 9,000 (67%)", "words: p50 17, p99 31", "4.5 times the rows"):
+    for part in ("142 updates", "negative 9,000 (67%)", "words a row: p50 17, p99 31", "4.5 times the rows"):
         assert part in text
 
 
@@ -110,3 +113,51 @@ def test_no_column_label_or_name_breaks_out_of_its_place(tmp_path_factory, colum
     )
     assert recipe.data.columns == {"text": column, "label": column}
     assert (recipe.model.name, recipe.plan.threads) == (name, None)
+
+
+def a_profile(**changes):
+    found = dict(
+        files=("t.csv",), rows=400, columns={"text": "tweet", "label": "mood"}, all_columns=("tweet", "mood", "x"),
+        kind="single", encoding="utf-8", language="unknown", class_counts={"a": 300, "b": 90}, words={"p50": 9.0},
+        empty_texts=3, missing_labels=2, warnings=("odd",),
+    )  # fmt: skip
+    return SimpleNamespace(**(found | changes))
+
+
+def test_writing_says_what_was_found_and_what_comes_next(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = write_starter(Path("r.yaml"), a_profile(), files=["t.csv", Path("t-test.csv")], model="m")
+    assert lines == [
+        "t.csv, t-test.csv: 400 rows; text: tweet, label: mood; single",
+        "words a row: p50 9",
+        "labels: a 300 (77%), b 90 (23%)",
+        "warning: odd",
+        "warning: 2 rows have no label; training refuses them",
+        "wrote r.yaml",
+        "next: bigbatch train r.yaml",
+    ]
+    recipe = load_recipe("r.yaml")
+    assert (recipe.data.empty_text, recipe.data.test[0].path, recipe.loss.class_weights) == (
+        "drop",
+        "t-test.csv",
+        "balanced",
+    )
+
+
+def test_an_existing_recipe_is_kept_unless_forced(tmp_path):
+    out = tmp_path / "r.yaml"
+    out.write_text("mine")
+    with pytest.raises(UsageError, match="exists; give another name"):
+        write_starter(out, a_profile())
+    assert out.read_text() == "mine"
+    write_starter(out, a_profile(), force=True)
+    assert load_recipe(out).batch.samples == 8
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_starter(tmp_path / "no" / "r.yaml", a_profile())
+
+
+def test_columns_that_were_not_found_are_an_error_that_lists_what_is_there(tmp_path):
+    with pytest.raises(DataError) as caught:
+        write_starter(tmp_path / "r.yaml", a_profile(columns={"text": "tweet"}))
+    assert str(caught.value).startswith("t.csv: label: no column looks like it; there are tweet, mood, x.")
+    assert not (tmp_path / "r.yaml").exists()

@@ -149,7 +149,8 @@ class Recipe(Section):
         given = [key for key in LENGTH_KEYS if getattr(self, key) is not None]
         if len(given) > 1:
             yield f"found {' and '.join(given)}; expected one of them"
-        if self.data.validation is None:
+        # Without training files the data comes from Python, and validation may come with it.
+        if self.data.train and self.data.validation is None:
             if self.early_stopping is not None:
                 yield "early_stopping needs data.validation"
             if self.best is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
+from bigbatch.errors import DataError, Problem, UsageError
 from bigbatch.recipe.yaml12 import inline_yaml
 
 EPOCHS = 3
@@ -54,6 +56,104 @@ class Findings:
     model: str | None = None
     """The model asked for."""
     encoding: str = "utf-8"
+    empty_texts: int = 0
+    """Rows without text."""
+
+
+class Profile(Protocol):
+    """What `bigbatch.data.guess.profile` knows; a room above this one, so only its shape is named here."""
+
+    @property
+    def files(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> Mapping[str, str]: ...
+    @property
+    def all_columns(self) -> tuple[str, ...]: ...
+    @property
+    def kind(self) -> Literal["single", "multi", "regression"]: ...
+    @property
+    def encoding(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+    @property
+    def class_counts(self) -> Mapping[str, int]: ...
+    @property
+    def words(self) -> Mapping[str, float]: ...
+    @property
+    def empty_texts(self) -> int: ...
+    @property
+    def missing_labels(self) -> int: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+def write_starter(
+    out: Path,
+    profile: Profile,
+    *,
+    files: Sequence[str | os.PathLike[str]] | None = None,
+    model: str | None = None,
+    force: bool = False,
+) -> list[str]:
+    """Write the first recipe, and say what was found, in lines for people.
+
+    Args:
+        out: where the recipe goes.
+        profile: what the training files look like.
+        files: all files as the user typed them, those of other splits included; None takes the profile's.
+        model: the model to train; None picks one for the language.
+        force: overwrite an existing file.
+
+    Raises:
+        DataError: no text or no label column was found.
+        UsageError: the file exists, or cannot be written.
+    """
+    found = Findings(
+        files=tuple(os.fspath(file) for file in files) if files is not None else profile.files,
+        out=out,
+        text=profile.columns.get("text"),
+        pair=profile.columns.get("pair"),
+        label=profile.columns.get("label"),
+        id=profile.columns.get("id"),
+        kind=profile.kind,
+        rows=profile.rows,
+        class_counts=profile.class_counts,
+        lengths=profile.words,
+        language=None if profile.language == "unknown" else profile.language,
+        model=model,
+        encoding=profile.encoding,
+        empty_texts=profile.empty_texts,
+    )
+    _need_columns(found, profile)
+    text = starter_recipe(found)
+    try:
+        with out.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{out} exists; give another name with --out, or --force to overwrite it") from None
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}") from error
+    return [*_said(found, profile), f"wrote {out}", f"next: bigbatch train {shlex.quote(str(out))}"]
+
+
+def _need_columns(found: Findings, profile: Profile) -> None:
+    missing = [role for role, column in (("text", found.text), ("label", found.label)) if column is None]
+    there = ", ".join(profile.all_columns)
+    if missing:
+        what = f"no column looks like it; there are {there}. Rename one, or write data.columns in a recipe"
+        raise DataError([Problem(where=found.files[0], key=role, what=what) for role in missing])
+
+
+def _said(found: Findings, profile: Profile) -> list[str]:
+    columns = ", ".join(f"{role}: {column}" for role, column in profile.columns.items())
+    lines = [f"{', '.join(found.files)}: {profile.rows:,} rows; {columns}; {found.kind}"]
+    lines += _facts(found)
+    lines += [f"warning: {warning}" for warning in profile.warnings]
+    if profile.missing_labels:
+        lines.append(f"warning: {profile.missing_labels:,} rows have no label; training refuses them")
+    return lines
 
 
 def starter_recipe(found: Findings) -> str:
@@ -89,7 +189,9 @@ def pick_batch(rows: int) -> tuple[int, int]:
         and math.ceil(EPOCHS * rows / (2 * batch)) >= FEWEST_UPDATES
     ):
         batch *= 2
-    return batch, max(EPOCHS, math.ceil(FEWEST_UPDATES * batch / max(rows, 1)))
+    if math.ceil(EPOCHS * rows / batch) >= FEWEST_UPDATES:
+        return batch, EPOCHS
+    return batch, math.ceil(FEWEST_UPDATES * batch / max(rows, 1))
 
 
 def split_files(files: tuple[str, ...]) -> dict[str, list[str]]:
@@ -135,6 +237,8 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
         lines.append(f"  columns: {inline_yaml(named)}   # role: column")
     if found.encoding.lower().replace("_", "-") != "utf-8":
         lines.append(f"  encoding: {inline_yaml(found.encoding)}")
+    if found.empty_texts:
+        lines.append(f"  empty_text: drop   # {found.empty_texts:,} rows have no text")
     lines += [f"  # {_plain(line)}" for line in _facts(found)]
     if found.lengths:
         lines.append(
@@ -146,7 +250,9 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
 def _facts(found: Findings) -> list[str]:
     lines = []
     if found.lengths:
-        lines.append("words: " + ", ".join(f"{name} {words:g}" for name, words in found.lengths.items()))
+        lines.append(
+            "words a row: " + ", ".join(f"{name} {words:g}" for name, words in found.lengths.items())
+        )
     total = sum(found.class_counts.values())
     ordered = sorted(found.class_counts.items(), key=lambda entry: (-entry[1], entry[0]))
     if ordered:
