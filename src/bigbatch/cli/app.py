@@ -1,6 +1,6 @@
 """The commands. Each reads its words, calls one function of `bigbatch.api` and says what came back.
 
-`api` is imported inside the commands: it may load torch, and `--help` must not wait for that.
+`api` loads torch, so it is imported inside the commands, behind whatever can be refused without it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+]
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Change keys of the recipe: batch.samples=4096", show_default=False),
+    typer.Argument(
+        metavar="KEY=VALUE", help="Change keys of the recipe: batch.samples=4096", show_default=False
+    ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same as KEY=VALUE.")]
 RunOrModel = Annotated[
-    str, typer.Argument(metavar="RUN_OR_MODEL", help="A run directory, or a Hugging Face folder.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN_OR_MODEL", help="A run directory, or a Hugging Face folder.", show_default=False
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="ROLE=NAME", help="Which column has which role, if not as in training: text=review"),
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Which column has which role, if not as in training: text=review",
+    ),
 ]
 
 
@@ -68,23 +79,33 @@ def _common(
 
 @app.command(epilog="Example: bigbatch init tweets.csv --model bert-base-uncased")
 def init(
-    data: Annotated[list[str], typer.Argument(metavar="DATA", help="Data file(s) or folder.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = Path("recipe.yaml"),
-    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Hub name or folder of the model.")] = None,
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA", help="Data file(s) or folder.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = Path(
+        "recipe.yaml"
+    ),
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Hub name or folder of the model.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
     """Look at the data and write a commented recipe that runs as it is."""
-    from bigbatch import api
+    # As api.init, without loading torch for it.
+    from bigbatch.data.guess import profile
+    from bigbatch.recipe.starter import split_files, write_starter
 
-    say(api.init(data, out=out, model=model, force=force).lines)
+    found = profile(split_files(tuple(data))["train"])
+    say(write_starter(out, found, files=data, model=model, force=force))
 
 
 @app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096")
 def plan(recipe: Recipe, changes: Changes = None, set_: Set = None) -> None:
     """Say what would run, how long it would take, how much memory, and why."""
+    words = _checked(recipe, changes, set_)
     from bigbatch import api
 
-    say(api.plan(recipe, _both(changes, set_), environ=os.environ))
+    say(api.plan(recipe, words, environ=os.environ))
 
 
 @app.command(epilog="Example: bigbatch train recipe.yaml batch.samples=4096 optimizer.name=lamb")
@@ -92,24 +113,30 @@ def train(
     recipe: Recipe,
     changes: Changes = None,
     set_: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Insist on resuming; without it, what fits is done.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist on resuming; without it, what fits is done.")
+    ] = False,
     continue_from: Annotated[
-        str | None, typer.Option("--continue", metavar="RUN", help="Carry on from this run, with changed keys.")
+        str | None,
+        typer.Option("--continue", metavar="RUN", help="Carry on from this run, with changed keys."),
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option("--allow", metavar="KEYS", help="With --continue: the keys that may differ: optimizer.lr,epochs"),
+        typer.Option(
+            "--allow", metavar="KEYS", help="With --continue: the keys that may differ: optimizer.lr,epochs"
+        ),
     ] = None,
 ) -> int:
     """Train. Ctrl-C is safe: the same command goes on where it stopped."""
     allowed = [key for keys in allow or () for key in keys.split(",") if key]
     if allowed and continue_from is None:
         raise UsageError("--allow needs --continue RUN")
+    words = _checked(recipe, changes, set_)
     from bigbatch import api
 
     run = api.train_command(
         recipe,
-        _both(changes, set_),
+        words,
         resume=True if resume else None,
         continue_from=continue_from,
         allow=allowed,
@@ -134,7 +161,9 @@ def evaluate(
 @app.command(epilog="Example: bigbatch predict runs/tweets new.csv --out predictions.jsonl")
 def predict(
     model: RunOrModel,
-    source: Annotated[str, typer.Argument(metavar="FILE", help="Data to label; - reads stdin.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="Data to label; - reads stdin.", show_default=False)
+    ],
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="CSV or JSONL; - writes stdout.")] = "-",
     column: Columns = None,
 ) -> None:
@@ -146,7 +175,9 @@ def predict(
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]) -> None:
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
+) -> None:
     """Write a run's report, one HTML file that works offline, and print its path."""
     from bigbatch import api
 
@@ -166,8 +197,13 @@ def compare(
     say(text if page is None else [text, str(page)])
 
 
-def _both(changes: list[str] | None, more: list[str] | None) -> list[str]:
-    return [*(changes or ()), *(more or ())]
+def _checked(recipe: Path, changes: list[str] | None, more: list[str] | None) -> list[str]:
+    """The changes in order, once the recipe is known to be right: its mistakes are said before torch is loaded."""
+    from bigbatch.recipe.load import load_recipe
+
+    words = [*(changes or ()), *(more or ())]
+    load_recipe(recipe, words, environ=os.environ)
+    return words
 
 
 def _columns(words: list[str] | None) -> dict[str, str]:

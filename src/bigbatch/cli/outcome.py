@@ -35,11 +35,13 @@ def guarded(command: Callable[[], Any]) -> int:
     except _CommandLineError as error:
         return _wrong_words(error)
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted", sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # `bigbatch predict … | head`: the reader has enough. Keep Python from complaining once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as error:
+        # `bigbatch predict … | head`: the reader has enough. click turns the closed pipe into SystemExit.
+        if not isinstance(error.__context__ or error, BrokenPipeError):
+            return _bug()
+        # What is still buffered goes nowhere, so that Python does not complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_DONE
     except BigbatchError as error:
         if error.exit_code == EXIT_BUG:

@@ -25,12 +25,12 @@ def _shown(character: str) -> str:
 
 def say(lines: str | Iterable[str], stream: TextIO | None = None) -> None:
     """Print lines; what the stream's encoding cannot hold becomes an escape."""
-    stream = stream or sys.stdout
-    encoding = getattr(stream, "encoding", None) or "utf-8"
+    out: TextIO = sys.stdout if stream is None else stream
+    encoding = getattr(out, "encoding", None) or "utf-8"
     for line in [lines] if isinstance(lines, str) else lines:
         text = visible(str(line)).encode(encoding, "backslashreplace").decode(encoding)
-        stream.write(f"{text}\n")
-    stream.flush()
+        out.write(f"{text}\n")
+    out.flush()
 
 
 def figures(values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -14,7 +14,9 @@ DEFAULT_BATCH_SAMPLES = 256
 
 def _path(value: str) -> str:
     if value.startswith("hf://"):
-        raise ValueError(f"{value!r}: hf:// datasets are {PLANNED}; save the dataset as Parquet or CSV and name the file")
+        raise ValueError(
+            f"{value!r}: hf:// datasets are {PLANNED}; save the dataset as Parquet or CSV and name the file"
+        )
     return value
 
 
@@ -22,7 +24,9 @@ def _encoding(value: str) -> str:
     try:
         codecs.lookup(value)
     except LookupError:
-        raise ValueError(f"found {value!r}; expected an encoding such as utf-8, utf-8-sig or latin-1") from None
+        raise ValueError(
+            f"found {value!r}; expected an encoding such as utf-8, utf-8-sig or latin-1"
+        ) from None
     return value
 
 
@@ -59,13 +63,13 @@ Validation = Annotated[
 class DataSpec(Section):
     """What is read: the splits, which column means what, and how text becomes tokens."""
 
-    train: Files = []
+    train: Files = Field(default_factory=list)
     """File(s) to learn from: a path, a list of paths, or a list of {path, columns}."""
     validation: Validation | None = None
     """File(s), {name: file, …}, or a share of `train` between 0 and 1 (stratified by label, fixed by seed.data)."""
-    test: Files = []
+    test: Files = Field(default_factory=list)
     """File(s) evaluated once, at the end, with the best weights."""
-    columns: dict[str, Text] = {}
+    columns: dict[str, Text] = Field(default_factory=dict)
     """Role -> column, as in {text: review, label: stars}; `text:` and `label:` directly under `data` say the same."""
     max_length: Count | None = None
     """Longest sample in tokens; longer ones are cut and counted. null: as long as the model allows."""
@@ -84,7 +88,7 @@ class Ramp(Section):
     """Batch of the first update, in the batch's own unit."""
     by: Literal["noise", "schedule", "table"] = "noise"
     """What decides when it grows."""
-    table: list[Any] = []
+    table: list[Any] = Field(default_factory=list)
     """Steps, for `by: table`."""
 
 

@@ -31,7 +31,9 @@ def name_of(name: str, info: FieldInfo) -> str:
     return info.alias or name
 
 
-def walk(section: type[Section] = Recipe, prefix: str = "") -> Iterator[tuple[str, type[Section], str, FieldInfo]]:
+def walk(
+    section: type[Section] = Recipe, prefix: str = ""
+) -> Iterator[tuple[str, type[Section], str, FieldInfo]]:
     """Every key, outer ones first: dotted key, the section that declares it, its Python name, its declaration."""
     for name, info in section.model_fields.items():
         key = prefix + name_of(name, info)

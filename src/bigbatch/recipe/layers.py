@@ -70,7 +70,9 @@ def file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
         return [layer]
     where = layer.place(("extends",))
     if not isinstance(parent, str):
-        layer.problems.append(Problem(where=where, key="extends", what=f"found {kind_of(parent)}; expected a file name"))
+        layer.problems.append(
+            Problem(where=where, key="extends", what=f"found {kind_of(parent)}; expected a file name")
+        )
         return [layer]
     target = path.parent / parent
     if target.resolve() in (*seen, path.resolve()):
@@ -90,7 +92,9 @@ def site_layer(environ: Mapping[str, str], site: Path | None) -> Layer | None:
     if site is None and SITE_VARIABLE in environ:
         site = Path(environ[SITE_VARIABLE])
     if site is None:
-        home = environ.get("XDG_CONFIG_HOME") or (environ.get("HOME") and os.path.join(environ["HOME"], ".config"))
+        home = environ.get("XDG_CONFIG_HOME") or (
+            environ.get("HOME") and os.path.join(environ["HOME"], ".config")
+        )
         site = Path(home, "bigbatch", "site.yaml") if home else None
         if site is None or not site.is_file():
             return None

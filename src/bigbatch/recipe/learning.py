@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from bigbatch.recipe.values import (
     Beta,
@@ -55,7 +62,9 @@ def _class_weights(value: Any) -> Any:
 
 def _two(value: Any) -> Any:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ValueError(f"found {show(value)} ({kind_of(value)}); expected two numbers, such as [0.9, 0.999]")
+        raise ValueError(
+            f"found {show(value)} ({kind_of(value)}); expected two numbers, such as [0.9, 0.999]"
+        )
     return tuple(value)
 
 
@@ -70,7 +79,7 @@ class ModelSpec(Section):
     """Hub name or folder of the tokenizer; null: the model's own."""
     init: Literal["pretrained", "random"] = "pretrained"
     """`random` keeps the architecture and draws the weights from seed.model."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the model's configuration to overwrite, such as {pad_token_id: 0}."""
     trainable: Annotated[Literal["all", "head"] | list[str], PlainValidator(_trainable)] = "all"
     """`all`, `head`, or patterns of parameter names (`*` matches anything); the rest stays frozen."""
@@ -91,7 +100,9 @@ class ClassifyOptions(Section):
     def _names(cls, value: Any) -> Any:
         # Labels are text inside bigbatch; 0 and 1 may be written without quotes.
         if isinstance(value, list):
-            return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+            return [
+                str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value
+            ]
         return value
 
     @field_validator("labels")
@@ -107,7 +118,7 @@ class TaskSpec(Section):
 
     name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
     """`classify`, or your own task as an import reference."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """The task's own options; classify has `kind` and `labels`."""
 
     @model_validator(mode="before")
@@ -117,7 +128,10 @@ class TaskSpec(Section):
             return value
         options = {key: item for key, item in value.items() if key not in ("name", "args")}
         args = value.get("args") or {}
-        return {"name": value.get("name", "classify"), "args": {**args, **options} if isinstance(args, dict) else args}
+        return {
+            "name": value.get("name", "classify"),
+            "args": {**args, **options} if isinstance(args, dict) else args,
+        }
 
     @field_validator("args", mode="after")
     @classmethod
@@ -158,7 +172,7 @@ class OptimizerSpec(Section):
     """How betas are rescaled: half_life: beta -> beta^k; sde: 1 - beta -> k (1 - beta)."""
     state: Annotated[Literal["fp32", "bf16_sr", "8bit"], built("fp32")] = "fp32"
     """Precision of the optimizer's state."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Options of your own optimizer."""
 
     @model_validator(mode="before")
@@ -192,7 +206,7 @@ class ScheduleSpec(Section):
     """Length of the last part of wsd, in which the rate falls."""
     final_fraction: Fraction = 0.0
     """Learning rate at the end, as a fraction of lr."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Options of your own schedule."""
 
 
@@ -203,9 +217,11 @@ class LossSpec(Section):
     """`cross_entropy` (which stands for `bce` with several labels and `mse` with a number), or an import reference."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target's mass that is spread over all classes."""
-    class_weights: Annotated[Literal["none", "balanced"] | dict[str, float], PlainValidator(_class_weights)] = "none"
+    class_weights: Annotated[
+        Literal["none", "balanced"] | dict[str, float], PlainValidator(_class_weights)
+    ] = "none"
     """`balanced` weighs a class by samples / (classes x its samples); or {label: weight}, 1 for the others."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Options of your own loss."""
 
 
@@ -214,7 +230,7 @@ class GradientSpec(Section):
 
     name: Annotated[Literal["plain", "cached", "fgm", "freelb", "rdrop", "sam"], built("plain")] = "plain"
     """`plain` sums over micro-batches."""
-    args: Annotated[dict[str, Any], built({})] = {}
+    args: Annotated[dict[str, Any], built({})] = Field(default_factory=dict)
     """Options of a gradient rule."""
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.recipe.layers import (
+    ENVIRONMENT_PREFIX,
     Layer,
     environment_layer,
     file_layers,
@@ -54,7 +55,12 @@ def load_recipe(
     source = Path(path_or_mapping) if from_file else None
     files = file_layers(source) if source is not None else [mapping_layer(path_or_mapping)]  # type: ignore[arg-type]
     site_file = site_layer(environ, site)
-    ordered = [*([site_file] if site_file else []), *files, environment_layer(environ), override_layer(overrides)]
+    ordered = [
+        *([site_file] if site_file else []),
+        *files,
+        environment_layer(environ),
+        override_layer(overrides),
+    ]
     merged = merge(ordered)
     merged.where = files[-1].where
     recipe = _validate(merged, required=from_file, readable=not files[-1].problems or bool(files[-1].values))
@@ -95,14 +101,23 @@ def _missing(merged: Layer) -> list[Problem]:
         inner = merged.values.get(section, {})
         random_model = section == "model" and isinstance(inner, dict) and inner.get("init") == "random"
         if isinstance(inner, dict) and key not in inner and not random_model:
-            found.append(Problem(where=merged.place((section,)), key=section if section == "model" else "data.train", what=what))
+            found.append(
+                Problem(
+                    where=merged.place((section,)),
+                    key=section if section == "model" else "data.train",
+                    what=what,
+                )
+            )
     return found
 
 
-def _order(problem: Problem) -> tuple[str, int]:
-    """By file, then line; environment and command line keep their places behind the files."""
+def _order(problem: Problem) -> tuple[int, str, int]:
+    """Files first, each by line; then the environment, then the command line."""
     name, colon, line = problem.where.rpartition(":")
-    return (name, int(line)) if colon and line.isdigit() else (problem.where, 0)
+    if colon and line.isdigit():
+        return 0, name, int(line)
+    rank = 2 if problem.where == "command line" else 1 if problem.where.startswith(ENVIRONMENT_PREFIX) else 0
+    return rank, problem.where, 0
 
 
 def _lists(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from bigbatch.recipe.values import (
     PLANNED,
@@ -116,7 +116,7 @@ class PlanSpec(Section):
     packing: Literal["packed", "padded"] | None = None
     """Samples one behind the other without padding, or padded to the longest of the micro-batch."""
     memory: ByteSize | None = None
-    """Memory that may be used, such as `8 GiB`; null: what is free."""
+    """Memory that may be used: bytes, or a size such as `8 GiB`; null: what is free."""
     threads: Count | None = None
     """Threads of an operation; null: one per core."""
     reproducible: Annotated[OnOff, built("off", "run")] = "off"
@@ -128,7 +128,7 @@ class LaunchSpec(Section):
 
     kind: Annotated[Literal["local", "ssh", "slurm", "ray"], built("local")] = "local"
     """Who starts the processes."""
-    hosts: Annotated[list[str], built([])] = []
+    hosts: Annotated[list[str], built([])] = Field(default_factory=list)
     """Machines."""
     timeout: Duration = quantity("30 min")
     """Longest wait for a rank before it counts as lost."""

@@ -108,7 +108,9 @@ def unknown_key(path: Key, written: Key) -> str:
     if hint:
         return hint
     if last in all_keys():
-        return f"unknown key; a file nests its keys: `{': {'.join(last.split('.'))}: ...{'}' * last.count('.')}`"
+        return (
+            f"unknown key; a file nests its keys: `{': {'.join(last.split('.'))}: ...{'}' * last.count('.')}`"
+        )
     beside = siblings(_pattern(path[:-1]))
     around = dotted(written[:-1])
     near = get_close_matches(last, beside, n=1, cutoff=0.6)
@@ -117,7 +119,9 @@ def unknown_key(path: Key, written: Key) -> str:
     elsewhere = [key for key in all_keys() if key.rpartition(".")[2] == last]
     if not elsewhere:
         names = {key.rpartition(".")[2]: key for key in reversed(list(all_keys()))}
-        elsewhere = [names[name] for name in get_close_matches(last.rpartition(".")[2], names, n=1, cutoff=0.75)]
+        elsewhere = [
+            names[name] for name in get_close_matches(last.rpartition(".")[2], names, n=1, cutoff=0.75)
+        ]
     if elsewhere:
         return f"unknown key; did you mean {min(elsewhere, key=len)}?"
     return f"unknown key; {around or 'a recipe'} has {', '.join(beside)}"

@@ -72,7 +72,11 @@ def resolve_reference(text: str, base: Path) -> Any:
     place, _, name = text.rpartition(":")
     if not is_reference(text):
         raise _refused(text, "expected package.module:name or file.py:name")
-    module = _load_file(base / Path(place).expanduser(), text) if place.endswith(".py") else _load_module(place, text)
+    module = (
+        _load_file(base / Path(place).expanduser(), text)
+        if place.endswith(".py")
+        else _load_module(place, text)
+    )
     if not hasattr(module, name):
         near = get_close_matches(name, [other for other in vars(module) if not other.startswith("_")], n=1)
         raise _refused(text, f"{place} has no {name}" + (f"; did you mean {near[0]}?" if near else ""))
@@ -94,7 +98,7 @@ def _load_file(path: Path, text: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up while it runs
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit()
         del sys.modules[name]
         raise _refused(text, _failure(error, path)) from error
     return module
@@ -107,7 +111,7 @@ def _load_module(name: str, text: str) -> ModuleType:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise _refused(text, f"no module {error.name} is installed") from error
         raise _refused(text, _failure(error, None)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _refused(text, _failure(error, None)) from error
 
 
@@ -123,7 +127,7 @@ def _module_file(name: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin else None
 
 
-def _failure(error: Exception, path: Path | None) -> str:
+def _failure(error: BaseException, path: Path | None) -> str:
     """`losses.py:3: NameError: name 'x' is not defined`: the last line of the user's own file, not ours."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if path is None or frame.filename == str(path)]

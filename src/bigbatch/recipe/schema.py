@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from bigbatch.recipe import training_arguments
 from bigbatch.recipe.inputs import BatchSpec, DataFile, DataSpec
@@ -101,13 +101,13 @@ class Recipe(Section):
     """How one global batch becomes a gradient."""
     regularise: RegulariseSpec = RegulariseSpec()
     """Regularisers beside weight decay."""
-    metrics: list[Text] = []
+    metrics: list[Text] = Field(default_factory=list)
     """Metrics of every evaluation, named as scikit-learn names them, or your own; empty: the task's."""
     best: Text | None = None
     """Metric that chooses the weights that are kept; null: the validation loss."""
     early_stopping: EarlyStoppingSpec | None = None
     """Stop when validation no longer improves; null: never."""
-    gate: dict[str, Number] = {}
+    gate: dict[str, Number] = Field(default_factory=dict)
     """Metric -> bar: a finished run below a bar exits with code 4."""
     sync: SyncSpec = SyncSpec()
     """How replicas agree."""
@@ -121,7 +121,7 @@ class Recipe(Section):
     """How it is computed."""
     launch: LaunchSpec = LaunchSpec()
     """Where processes start."""
-    observers: list[ObserverName] = []
+    observers: list[ObserverName] = Field(default_factory=list)
     """Your own functions that watch the run."""
     run: RunSpec = RunSpec()
     """Where results go, and when."""
@@ -149,7 +149,8 @@ class Recipe(Section):
         given = [key for key in LENGTH_KEYS if getattr(self, key) is not None]
         if len(given) > 1:
             yield f"found {' and '.join(given)}; expected one of them"
-        if self.data.validation is None:
+        # Without training files the data comes from Python, and validation may come with it.
+        if self.data.train and self.data.validation is None:
             if self.early_stopping is not None:
                 yield "early_stopping needs data.validation"
             if self.best is not None:
@@ -209,5 +210,3 @@ class Recipe(Section):
         """
         values, notes = training_arguments.translate(args)
         return cls.model_validate(values), notes
-
-

@@ -157,7 +157,9 @@ def _evaluation(found: _Translation) -> None:
         found.set("run.keep", max(1, int(limit)), "save_total_limit")
     metric = str(found.get("metric_for_best_model", "")).removeprefix("eval_")
     if metric and metric != "loss":
-        found.notes.append(f"metric_for_best_model={metric}: set `best: {metric}` together with data.validation")
+        found.notes.append(
+            f"metric_for_best_model={metric}: set `best: {metric}` together with data.validation"
+        )
 
 
 def _interval(found: _Translation, key: str, name: str, every: float) -> None:

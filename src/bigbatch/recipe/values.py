@@ -33,7 +33,7 @@ class Built:
         return value
 
     def _today(self) -> str:
-        names = [show(value) for value in self.values if value not in (None, [], {})]
+        names = [show(value) for value in self.values if isinstance(value, (str, int, Quantity))]
         return f"; today: {' | '.join(names)}" if names else "; leave it out"
 
 
@@ -64,7 +64,14 @@ def show(value: Any) -> str:
 
 def kind_of(value: Any) -> str:
     """What a value is, for `found 'x' (text); expected a number`."""
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", dict: "a mapping", list: "a list"}
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        dict: "a mapping",
+        list: "a list",
+    }
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
@@ -122,7 +129,9 @@ Seed = Annotated[int, BeforeValidator(_count), Field(ge=0, lt=2**63)]
 ByteSize = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 
-Interval = Annotated[Quantity, _quantity("updates", "samples", "tokens", "epochs", "s", "end", "never"), _AsText]
+Interval = Annotated[
+    Quantity, _quantity("updates", "samples", "tokens", "epochs", "s", "end", "never"), _AsText
+]
 """When something happens: after the first update that crosses the mark."""
 Stretch = Annotated[Quantity, _quantity("percent", "updates", "samples", "epochs", "none"), _AsText]
 """A part of the run."""
@@ -147,7 +156,9 @@ class NamedOr:
             return value
         if value in self.planned:
             raise ValueError(f"{value!r} is {PLANNED}; today: {' | '.join(self.names)}")
-        raise ValueError(f"found {value!r}; expected {' | '.join(self.names)} or your own code{nearest(value, self.names)}")
+        raise ValueError(
+            f"found {value!r}; expected {' | '.join(self.names)} or your own code{nearest(value, self.names)}"
+        )
 
 
 def nearest(word: str, names: tuple[str, ...] | list[str]) -> str:

@@ -7,7 +7,7 @@ before anything is built, so there is nothing to expand and nothing to run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +22,11 @@ _OCTAL = re.compile(r"0o[0-7]+")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITY = re.compile(r"[-+]?\.(inf|Inf|INF)")
-_WORDS: dict[str, bool | None] = (
-    dict.fromkeys(("", "~", "null", "Null", "NULL"), None)
-    | dict.fromkeys(("true", "True", "TRUE"), True)
-    | dict.fromkeys(("false", "False", "FALSE"), False)
-)
+_WORDS: Mapping[str, bool | None] = {
+    **{word: None for word in ("", "~", "null", "Null", "NULL")},
+    **{word: True for word in ("true", "True", "TRUE")},
+    **{word: False for word in ("false", "False", "FALSE")},
+}
 
 
 @dataclass
@@ -62,7 +62,9 @@ def read_yaml(text: str) -> Document:
     """Parse one document; problems are collected, and what could be read is kept."""
     document = Document()
     if len(text) > MAX_CHARACTERS:
-        document.problems.append((1, (), f"{len(text):,} characters; a recipe has at most {MAX_CHARACTERS:,}"))
+        document.problems.append(
+            (1, (), f"{len(text):,} characters; a recipe has at most {MAX_CHARACTERS:,}")
+        )
         return document
     try:
         _Builder(document, yaml.parse(text, Loader=yaml.SafeLoader)).read()
@@ -98,7 +100,17 @@ def read_value(text: str) -> Any:
 
 def dump_yaml(value: Any) -> str:
     """YAML text that `read_yaml` reads back to an equal value."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
+    return yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False
+    )
+
+
+def inline_yaml(value: Any) -> str:
+    """A value on one line, as it may stand behind a key or inside a flow mapping."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=True
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 class _TooDeep(Exception):
@@ -134,10 +146,14 @@ class _Builder:
             raise _TooDeep(event.start_mark.line + 1)
         self.document.lines.setdefault(path, event.start_mark.line + 1)
         if isinstance(event, yaml.AliasEvent):
-            self._problem(event, path, f"alias *{event.anchor}: aliases are refused; write the value out, or quote it")
+            self._problem(
+                event, path, f"alias *{event.anchor}: aliases are refused; write the value out, or quote it"
+            )
             return None
         if event.anchor is not None:
-            self._problem(event, path, f"anchor &{event.anchor}: anchors are refused; write the value out, or quote it")
+            self._problem(
+                event, path, f"anchor &{event.anchor}: anchors are refused; write the value out, or quote it"
+            )
         if event.tag is not None:
             self._problem(event, path, f"tag {event.tag}: tags are refused; quote the value if it is text")
         if isinstance(event, yaml.ScalarEvent):
@@ -192,6 +208,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(resolve_scalar(text), str) else "'"
+    if not text.isprintable():
+        style = '"'  # escapes keep it on one line, and keep terminals safe from it
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
@@ -202,7 +220,8 @@ def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
-# Telling the emitter which plain text is a number makes it write `5e-05` bare, and quote texts that look like it.
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
+# Knowing which plain text is a number, the emitter writes `5e-05` bare and quotes texts that look like it.
+_NUMBER = re.compile(f"(?:{_FLOAT.pattern})$")
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 _Dumper.add_representer(str, _represent_text)
 _Dumper.add_representer(float, _represent_float)
