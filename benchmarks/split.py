@@ -130,7 +130,7 @@ TOOLS = {"huggingface": ("Hugging Face Trainer", huggingface), "bigbatch": ("big
 
 def line(figure: Figure) -> str:
     """A row of the Markdown table."""
-    return f"| {figure.tool} | {figure.split} | {figure.loss:.4f} | {figure.grad_norm:.4f} |"
+    return f"| {figure.tool} | {figure.split} | {figure.loss:.6f} | {figure.grad_norm:.6f} |"
 
 
 def svg(figures: Sequence[Figure]) -> str:
@@ -159,12 +159,13 @@ def svg(figures: Sequence[Figure]) -> str:
 def write(figures: Sequence[Figure]) -> None:
     """Replace the table between the markers in each page, and the picture."""
     table = "\n".join([HEAD, *map(line, figures)])
+    (ROOT / "docs" / "assets" / "split.svg").write_text(svg(figures), encoding="utf-8")
     for name in ("README.md", "README.zh-CN.md", "docs/from-huggingface.md"):
         page = ROOT / name
         before, _, rest = page.read_text(encoding="utf-8").partition("<!-- split-table -->\n")
         _, _, after = rest.partition("<!-- /split-table -->")
         page.write_text(
-            f"{before}<!-- split-table -->\n{table}\n<!-- /split-table -->{after}", encoding="utf-8"
+            f"{before}<!-- split-table -->\n\n{table}\n\n<!-- /split-table -->{after}", encoding="utf-8"
         )
     (ROOT / "docs" / "assets" / "split.svg").write_text(svg(figures), encoding="utf-8")
 
