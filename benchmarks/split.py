@@ -1,7 +1,8 @@
 """The same 64 samples, split three ways, through Hugging Face's Trainer and through bigbatch.
 
 64 x 1, 16 x 4 and 4 x 16 (samples in a micro-batch x accumulation steps), uneven lengths, dropout 0, one update.
-What is computed is the same each time, so loss and gradient norm should be, too. Prints a Markdown table.
+What is computed is the same each time, so loss and gradient norm should be, too. bigbatch counts micro-batches in
+tokens: it is given room for that many samples of average length. Prints a Markdown table.
 
     python benchmarks/split.py                       # both
     python benchmarks/split.py --only huggingface
@@ -141,7 +142,7 @@ def svg(figures: Sequence[Figure]) -> str:
         'aria-label="Gradient norm of the first update, by tool and split" font-family="system-ui, sans-serif">',
         "<style>text{fill:#24292f;font-size:14px}.huggingface{fill:#d1803d}.bigbatch{fill:#2f6fbd}"
         "@media(prefers-color-scheme:dark){text{fill:#d7dde3}}</style>",
-        '<text x="0" y="18" font-weight="600">The same 64 samples, split three ways: gradient norm</text>',
+        '<text x="0" y="18" font-weight="600">Gradient norm of one update: the same 64 samples as micro-batch x accumulation</text>',
     ]
     for number, figure in enumerate(figures):
         y = 44 + bar * number
