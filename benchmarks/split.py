@@ -142,7 +142,8 @@ def svg(figures: Sequence[Figure]) -> str:
         'aria-label="Gradient norm of the first update, by tool and split" font-family="system-ui, sans-serif">',
         "<style>text{fill:#24292f;font-size:14px}.huggingface{fill:#d1803d}.bigbatch{fill:#2f6fbd}"
         "@media(prefers-color-scheme:dark){text{fill:#d7dde3}}</style>",
-        '<text x="0" y="18" font-weight="600">Gradient norm of one update: the same 64 samples as micro-batch x accumulation</text>',
+        '<text x="0" y="18" font-weight="600">Gradient norm of one update: the same 64 samples as '
+        "micro-batch x accumulation</text>",
     ]
     for number, figure in enumerate(figures):
         y = 44 + bar * number
