@@ -1,7 +1,8 @@
 """The same 64 samples, split three ways, through Hugging Face's Trainer and through bigbatch.
 
 64 x 1, 16 x 4 and 4 x 16 (samples in a micro-batch x accumulation steps), uneven lengths, dropout 0, one update.
-What is computed is the same each time, so loss and gradient norm should be, too. Prints a Markdown table.
+What is computed is the same each time, so loss and gradient norm should be, too. bigbatch counts micro-batches in
+tokens: it is given room for that many samples of average length. Prints a Markdown table.
 
     python benchmarks/split.py                       # both
     python benchmarks/split.py --only huggingface
@@ -130,7 +131,7 @@ TOOLS = {"huggingface": ("Hugging Face Trainer", huggingface), "bigbatch": ("big
 
 def line(figure: Figure) -> str:
     """A row of the Markdown table."""
-    return f"| {figure.tool} | {figure.split} | {figure.loss:.4f} | {figure.grad_norm:.4f} |"
+    return f"| {figure.tool} | {figure.split} | {figure.loss:.6f} | {figure.grad_norm:.6f} |"
 
 
 def svg(figures: Sequence[Figure]) -> str:
@@ -141,7 +142,8 @@ def svg(figures: Sequence[Figure]) -> str:
         'aria-label="Gradient norm of the first update, by tool and split" font-family="system-ui, sans-serif">',
         "<style>text{fill:#24292f;font-size:14px}.huggingface{fill:#d1803d}.bigbatch{fill:#2f6fbd}"
         "@media(prefers-color-scheme:dark){text{fill:#d7dde3}}</style>",
-        '<text x="0" y="18" font-weight="600">The same 64 samples, split three ways: gradient norm</text>',
+        '<text x="0" y="18" font-weight="600">Gradient norm of one update: the same 64 samples as '
+        "micro-batch x accumulation</text>",
     ]
     for number, figure in enumerate(figures):
         y = 44 + bar * number
@@ -159,12 +161,13 @@ def svg(figures: Sequence[Figure]) -> str:
 def write(figures: Sequence[Figure]) -> None:
     """Replace the table between the markers in each page, and the picture."""
     table = "\n".join([HEAD, *map(line, figures)])
+    (ROOT / "docs" / "assets" / "split.svg").write_text(svg(figures), encoding="utf-8")
     for name in ("README.md", "README.zh-CN.md", "docs/from-huggingface.md"):
         page = ROOT / name
         before, _, rest = page.read_text(encoding="utf-8").partition("<!-- split-table -->\n")
         _, _, after = rest.partition("<!-- /split-table -->")
         page.write_text(
-            f"{before}<!-- split-table -->\n{table}\n<!-- /split-table -->{after}", encoding="utf-8"
+            f"{before}<!-- split-table -->\n\n{table}\n\n<!-- /split-table -->{after}", encoding="utf-8"
         )
     (ROOT / "docs" / "assets" / "split.svg").write_text(svg(figures), encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -37,6 +38,33 @@ def test_every_room_has_its_floor(root):
         path.parent.name for path in package.glob("*/__init__.py")
     }
     assert rooms - {"__init__", "__main__"} <= named
+
+
+def test_rooms_ask_the_package_itself_only_for_its_version(root):
+    """Whatever else it offers comes from api.py, the top floor."""
+    guilty = [
+        f"{path.relative_to(root)}: {name}"
+        for path in source_files(root)
+        if path.parent.name not in ("cli", "bigbatch")
+        for name in asked_of_the_package(ast.parse(path.read_text(encoding="utf-8")))
+        if name != "__version__"
+    ]
+    assert guilty == []
+
+
+def asked_of_the_package(tree: ast.AST) -> list[str]:
+    """Names after `from bigbatch import`, and attributes of `bigbatch`."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "bigbatch":
+            names += [alias.name for alias in node.names]
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "bigbatch"
+        ):
+            names.append(node.attr)
+    return names
 
 
 def test_only_parallel_knows_torch_distributed(root):
