@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.data.tables import token_rows
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.order import Stream
+from tests.data.tables import token_rows
 
 
 def test_a_batch_crosses_the_end_of_an_epoch_and_knows_its_targets():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.data.tables import MULTI, PAIRED, REGRESSION, SINGLE, read
 
 from bigbatch.data.checks import check_splits
 from bigbatch.data.labels import LabelSet, find_labels
 from bigbatch.errors import DataError
+from tests.data.tables import MULTI, PAIRED, REGRESSION, SINGLE, read
 
 GOOD = [("one", "a"), ("two", "b"), ("three", "a")]
 

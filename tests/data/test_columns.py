@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.data.tables import PAIRED, REGRESSION, SINGLE
 
 from bigbatch.data.columns import guess_column, pick_columns
 from bigbatch.errors import DataError
 from bigbatch.protocols import Role
+from tests.data.tables import PAIRED, REGRESSION, SINGLE
 
 
 def pick(available: str, roles=SINGLE, **wanted: str) -> dict[str, str]:

@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-from tests.data.tables import MULTI, read
 
 from bigbatch.data.fingerprint import fingerprint
 from bigbatch.data.tables import DataTable
+from tests.data.tables import MULTI, read
 
 ROWS = [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}, {"text": "", "label": None}]
 

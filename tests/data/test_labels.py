@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.data.tables import MULTI, read
 
 from bigbatch.data.labels import LabelSet, find_labels, is_integer_name, sorted_labels
 from bigbatch.errors import DataError
+from tests.data.tables import MULTI, read
 
 
 def table(*labels, roles=None, **more):

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.data.tables import token_rows
 
 from bigbatch.data.lengths import length_facts, padding_share
+from tests.data.tables import token_rows
 
 
 def test_facts_of_known_lengths():

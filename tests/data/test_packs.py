@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.data.tables import token_rows
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import cut, evaluation_batches, micro_batches
 from bigbatch.records import MicroBatch, Packing, TokenTable
+from tests.data.tables import token_rows
 
 PACKINGS: tuple[Packing, ...] = ("packed", "padded")
 LENGTHS = st.lists(st.integers(1, 60), max_size=60)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.data.tables import MULTI, PAIRED, REGRESSION, SINGLE, read
 
 from bigbatch.errors import DataError
+from tests.data.tables import MULTI, PAIRED, REGRESSION, SINGLE, read
 
 ROWS = [
     {"id": "r1", "text": "one", "label": "a", "more": 1},

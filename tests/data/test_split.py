@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.data.tables import MULTI, REGRESSION, read
 
 from bigbatch.data.split import stratified_share
 from bigbatch.errors import DataError
+from tests.data.tables import MULTI, REGRESSION, read
 
 
 def table(labels, roles=None):

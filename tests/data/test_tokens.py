@@ -5,18 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import types
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.data.tables import Letters, LetterTask, read
 
 from bigbatch.data.tables import from_rows
 from bigbatch.data.tokens import cache_key, token_table, tokenizer_fingerprint
 from bigbatch.errors import DataError
 from bigbatch.records import Sample, TokenTable
+from tests.data.tables import Letters, LetterTask, read
 
 ROWS = from_rows([{"text": " ".join("ab" * (i % 7 + 1) for _ in range(i % 4))} for i in range(2300)])
 
@@ -92,6 +93,34 @@ def test_the_key_knows_data_tokenizer_task_and_options():
     ]
     assert len(set(keys)) == len(keys)
     assert cache_key(ROWS, LetterTask(), Letters(), {"max_length": 5}) == keys[0]
+
+
+def test_editing_the_task_or_its_base_is_noticed_and_unreadable_code_is_never_reused(tmp_path: Path):
+    def keys() -> list[str | None]:
+        found = []
+        for name in ("Mine", "Derived"):
+            module = types.ModuleType("mine")
+            module.__file__ = str(tmp_path / "mine.py")
+            sys.modules["mine"] = module
+            exec(compile((tmp_path / "mine.py").read_text(), module.__file__, "exec"), module.__dict__)
+            found.append(cache_key(ROWS, getattr(module, name)(), Letters(), {}))
+        return found
+
+    code = "class Mine:\n    __module__ = 'mine'\n\nclass Derived(Mine):\n    __module__ = 'mine'\n"
+    try:
+        (tmp_path / "mine.py").write_text(code)
+        before = keys()
+        assert before == keys() and None not in before and before[0] != before[1]
+        (tmp_path / "mine.py").write_text(code + "# edited\n")
+        assert not set(before) & set(keys())
+    finally:
+        sys.modules.pop("mine", None)
+    typed: dict[str, Any] = {"__name__": "nowhere", "LetterTask": LetterTask}
+    exec("class Typed(LetterTask): pass", typed)
+    assert cache_key(ROWS, typed["Typed"](), Letters(), {}) is None
+    for _ in range(2):
+        table, reused = tokens(task=typed["Typed"](), cache_dir=tmp_path / "cache")
+        assert not reused and len(table) == 2300
 
 
 @pytest.mark.parametrize("name", ["ids.bin", "values.bin", "header.json"])

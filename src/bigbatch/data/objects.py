@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from bigbatch.data.problems import one_error
-from bigbatch.data.raw import Raw, from_dicts, from_table
+from bigbatch.data.raw import Column, Raw, from_dicts, from_table
 from bigbatch.data.values import plain
 
 _EXPECTED = "expected files, a list of dicts, pandas, datasets.Dataset or a map-style torch dataset"
@@ -63,17 +63,21 @@ def _pandas(frame: Any) -> Raw:
 
 
 def _hugging_face(dataset: Any) -> Raw:
-    plain_format = dataset.with_format(None)
     class_names = {
         name: tuple(feature.names)
         for name, feature in dataset.features.items()
         if hasattr(feature, "int2str")
     }
+
+    def load(names: Sequence[str]) -> Mapping[str, Column]:
+        table = dataset.select_columns(list(names)).with_format("arrow")[:]
+        return {name: table.column(name) for name in names}
+
     return Raw(
         name="",
         columns=tuple(dataset.column_names),
         rows=len(dataset),
-        load=lambda names: {name: list(plain_format[name]) for name in names},
+        load=load,
         class_names=class_names,
     )
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-import bigbatch
 from bigbatch.data import cache
 from bigbatch.data.fingerprint import fingerprint
 from bigbatch.data.problems import one_error
@@ -61,16 +60,17 @@ def token_table(
         DataError: a row of token ids cannot be used, or the task's samples do not fit together.
         DiskError: the disk filled up.
     """
-    if cache_dir is None:
+    key = None if cache_dir is None else cache_key(table, task, tokenizer, key_parts)
+    if cache_dir is None or key is None:
         return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
-    folder = cache_dir / cache_key(table, task, tokenizer, key_parts)
+    folder = cache_dir / key
     with contextlib.suppress(FileNotFoundError):
         try:
             return _assemble(cache.read(folder)), True
         except cache.Damaged as damage:
             say(f"token cache {folder}: {damage}; tokenising again")
     try:
-        writer = cache.Writer(cache_dir, folder.name)
+        writer = cache.Writer(cache_dir, key)
     except OSError as error:
         say(f"token cache {cache_dir} cannot be written ({error}); the tokens are kept in memory")
         return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
@@ -83,14 +83,19 @@ def token_table(
         return _assemble((writer.publish(facts), facts)), False
 
 
-def cache_key(table: DataTable, task: Any, tokenizer: Any, key_parts: Mapping[str, Any]) -> str:
-    """Hash of all that decides what encode returns: data, tokenizer, the task's options and its code."""
+def cache_key(table: DataTable, task: Any, tokenizer: Any, key_parts: Mapping[str, Any]) -> str | None:
+    """Hash of all that decides what encode returns: data, tokenizer, the task's options and its code.
+
+    None when the task's code cannot be read (a class typed in a notebook): then nothing may be reused.
+    """
+    code = _code_of(type(task))
+    if code is None:
+        return None
     parts = {
-        "bigbatch": bigbatch.__version__,
         "format": cache.FORMAT,
         "data": fingerprint(table),
         "tokenizer": None if table.tokenised else tokenizer_fingerprint(tokenizer),
-        "task": _code_of(task),
+        "task": code,
         "parts": dict(key_parts),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:40]
@@ -115,14 +120,23 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     ).hexdigest()
 
 
-def _code_of(task: Any) -> list[str]:
-    """Name and source hash of the task's class, so that editing your own encode is noticed."""
-    kind = type(task)
-    try:
-        source = hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
-    except (OSError, TypeError):  # defined in a notebook or at the prompt
-        source = ""
-    return [f"{kind.__module__}.{kind.__qualname__}", source]
+def _code_of(kind: type) -> list[str] | None:
+    """Names and source hashes of a task's class and its bases, so that editing encode is noticed.
+
+    A class of bigbatch stands for its whole room, whose other files encode calls.
+    """
+    found = []
+    for base in kind.__mro__:
+        if base.__module__ in ("builtins", "abc", "typing"):
+            continue
+        try:
+            file = Path(inspect.getfile(base))
+            files = sorted(file.parent.glob("*.py")) if base.__module__.startswith("bigbatch.") else [file]
+            digest = hashlib.sha256(b"".join(part.read_bytes() for part in files)).hexdigest()
+        except (OSError, TypeError):
+            return None
+        found.append(f"{base.__module__}.{base.__qualname__} {digest}")
+    return found
 
 
 def _chunks(

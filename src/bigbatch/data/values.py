@@ -51,7 +51,7 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
         except ValueError as error:
             converted.append(None)
             problems.append(Problem(where=where(row), key=key, what=str(error)))
-    if kind == "label":
+    if kind == "label" and isinstance(column, list):
         problems += _mixed(values, key, where)
     arrow = {"text": _TEXT, "label": _TEXT, "labels": pa.list_(_TEXT), "number": pa.float64()}[kind]
     return pa.chunked_array([pa.array(converted, arrow)]), problems
