@@ -49,7 +49,7 @@ class SplitQuality:
     split: str
     labels: tuple[str, ...]
     confusion: tuple[tuple[float, ...], ...]
-    """Rows are true classes, columns predictions; empty when there is none or it does not match the labels."""
+    """Rows are true classes, columns predictions; empty when there is none or it does not fit the labels."""
     classes: tuple[ClassFigures, ...]
     confused: tuple[Confused, ...]
     """Most frequent first."""
@@ -124,7 +124,10 @@ def _calibration(bins: Any) -> tuple[tuple[float, float, float], ...]:
         if not isinstance(entry, Mapping):
             continue
         numbers = tuple(_first(entry, names) for names in _BIN_KEYS)
-        if all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers) and numbers[2] > 0:
+        if (
+            all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+            and numbers[2] > 0
+        ):
             found.append(numbers)
     return tuple(sorted(found))
 

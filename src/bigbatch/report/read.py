@@ -75,8 +75,12 @@ def read_run(path: str | Path) -> RunData:
     folder = Path(path)
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such run directory{_nearest(folder)}")
-    if not any((folder / name).is_file() for name in ("recipe.yaml", "metrics.jsonl", "status.json", "result.json")):
-        raise UsageError(f"{folder}: this is not a run directory; expected recipe.yaml or metrics.jsonl in it")
+    if not any(
+        (folder / name).is_file() for name in ("recipe.yaml", "metrics.jsonl", "status.json", "result.json")
+    ):
+        raise UsageError(
+            f"{folder}: this is not a run directory; expected recipe.yaml or metrics.jsonl in it"
+        )
     problems: list[str] = []
     documents = {
         name: _read_document(folder / f"{name}.json", problems)

@@ -1,4 +1,4 @@
-"""Progress for people: a live line on a terminal and in notebooks, a plain line now and then everywhere else."""
+"""Progress for people: a live line on a terminal and in notebooks, plain lines now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 
 
 def printable(value: Any) -> str:
-    """The value as one line of text whose control characters are spelled out (`\\x1b`)."""
+    """The value as one line of text, with control characters spelled out so that they show."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(value))
 
 
@@ -41,7 +41,9 @@ class ConsoleObserver:
         clock: seconds from any origin; tests bring their own.
     """
 
-    def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console or Console(stderr=True)
         self._clock = clock
         self._live: Live | None = None
@@ -113,7 +115,8 @@ class ConsoleObserver:
             self._progress(last=self._share() >= 1)
         elif isinstance(record, Eval):
             self._last_eval = _eval_words(record)
-            self._print(Text(f"update {record.step:,}  {printable(record.split)}  {self._last_eval}", style="bold"))
+            words = f"update {record.step:,}  {printable(record.split)}  {self._last_eval}"
+            self._print(Text(words, style="bold"))
         elif isinstance(record, Event) and record.event not in _QUIET_EVENTS:
             self._print(_event_text(record))
 
