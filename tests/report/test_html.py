@@ -76,9 +76,7 @@ def test_the_report_states_every_figure(tmp_path: Path) -> None:
 
 def test_the_report_is_offline_and_runs_nothing(tmp_path: Path) -> None:
     found = page(write_run(tmp_path / "run"))
-    policy = (
-        dict(found.attributes)["content"] if False else [v for k, v in found.attributes if k == "content"][0]
-    )
+    policy = next(value for key, value in found.attributes if key == "content")
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
     assert not {"script", "link", "iframe", "object", "embed", "form", "img", "base"} & set(found.tags)
     assert not [
@@ -170,11 +168,8 @@ def test_a_regression_run_has_no_classes(tmp_path: Path) -> None:
     rows = [{"text": "a house", "label": 3.5, "predicted": 9.25, "probability": None}]
     entry = {"test": {"confusion": None, "labels": None, "calibration": [], "examples": rows}}
     text = page(write_run(tmp_path / "run", files={"evaluation.json": entry})).text
-    assert (
-        "9.25" in text
-        and "Confusion matrix" not in text
-        and "sure" not in text.split("Most confidently")[1][:400]
-    )
+    assert "label 3.5 predicted 9.25" in text
+    assert "Confusion matrix" not in text and "% sure" not in text
 
 
 def test_many_classes_show_the_weakest(tmp_path: Path) -> None:
@@ -206,8 +201,8 @@ def test_hundreds_of_events_are_cut_and_said(tmp_path: Path) -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
 )
 known_keys = st.sampled_from(
     ["best", "final", "predicted", "test", "confusion", "labels", "calibration", "examples", "value", "prediction",
@@ -219,7 +214,7 @@ documents = st.dictionaries(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(
     plan=documents,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bigbatch
 from bigbatch.errors import UsageError
 from bigbatch.report.read import read_run
 from tests.report.fake_run import records, write_run
@@ -99,5 +101,8 @@ def test_what_is_no_run_is_refused_with_the_nearest_name(tmp_path: Path) -> None
 
 def test_reports_do_not_load_torch() -> None:
     code = "import sys, bigbatch.report.compare; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(bigbatch.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     assert done.stdout.split() == ["False", "False"]

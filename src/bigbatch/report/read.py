@@ -147,7 +147,7 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
             record = json.loads(text)
         except ValueError:
             record = None
-        if isinstance(record, dict):
+        if isinstance(record, dict) and type(record.get("step")) is int:
             records.append(record)
         elif number <= len(complete):
             problems.append(f"{path.name}, line {number}, is broken and was left out.")
