@@ -20,7 +20,7 @@ def test_values_stay_text() -> None:
 
 def test_what_is_no_recipe_is_empty() -> None:
     bomb = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
-    for text in ("", "just words", "a: [1", bomb, "- 1\n", "[" * 3000):
+    for text in ("", "just words", "a: [1", bomb, "- 1\n", "[" * 1200):
         assert flat_recipe(text) == {}, text[:20]
 
 

@@ -152,7 +152,7 @@ def test_a_terminal_has_a_live_line_and_keeps_the_last_state() -> None:
     text = stream.getvalue()
     assert "\x1b[?25l" in text and text.rstrip().endswith("\x1b[?25h")  # the cursor comes back
     assert "70 %" in text and "update 7/10" in text
-    assert "last evaluation: loss 0.41  f1_macro 0.8" in text.split("70 %")[-1]
+    assert "last evaluation  loss 0.41  f1_macro 0.8" in text.split("70 %")[-1]
 
 
 def test_a_terminal_is_redrawn_at_most_ten_times_a_second() -> None:
@@ -175,9 +175,16 @@ class ClosedPipe(io.StringIO):
         raise BrokenPipeError
 
 
+class PipeConsole(Console):
+    """rich's own handler also points the process's standard output to nowhere; the rest is the same."""
+
+    def on_broken_pipe(self) -> None:
+        raise SystemExit(1)
+
+
 @pytest.mark.parametrize("force_terminal", [True, False])
 def test_a_closed_pipe_does_not_reach_the_run(force_terminal: bool) -> None:
-    observer = ConsoleObserver(Console(file=ClosedPipe(), force_terminal=force_terminal))
+    observer = ConsoleObserver(PipeConsole(file=ClosedPipe(), force_terminal=force_terminal))
     observer.start(["plan"], total_updates=3)
     assert observer(update(1)) is None
     observer.close()
@@ -189,3 +196,14 @@ def test_a_record_that_cannot_be_shown_does_not_reach_the_run() -> None:
     observer(update(1, loss="low"))  # type: ignore[arg-type]
     observer(update(2))
     assert "update 2" not in stream.getvalue()
+
+
+def test_an_encoding_without_the_letters_shows_question_marks() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    observer = ConsoleObserver(Console(file=stream, width=80), clock=Clock())
+    observer.start(["中性 café"], total_updates=2)
+    observer(update(1))
+    stream.flush()
+    assert raw.getvalue().decode("ascii").splitlines()[0] == "?? caf?"
+    assert b"update 1/2" in raw.getvalue()

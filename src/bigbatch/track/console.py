@@ -6,11 +6,11 @@ import importlib.util
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from bigbatch.records import Eval, Event, Record, Update
@@ -85,14 +85,12 @@ class ConsoleObserver:
             return
         try:
             action(*arguments)
-        except Exception:
+        except (Exception, SystemExit):  # rich answers a closed pipe with SystemExit
             self._broken = True
             live, self._live = self._live, None
             if live is not None:
-                try:
+                with suppress(Exception, SystemExit):  # the same terminal is gone here too
                     live.stop()
-                except Exception:  # the same terminal is gone here too
-                    return
 
     def _start(self, lines: list[str], total_updates: int | None, total_samples: int | None) -> None:
         self._total_updates, self._total_samples = total_updates, total_samples
@@ -147,12 +145,26 @@ class ConsoleObserver:
         return min(1.0, self._newest.step / self._total_updates) if self._total_updates else 0.0
 
     def _live_view(self) -> Group:
+        """How far, how fast, how well: a line each, cut at the terminal's width rather than wrapped."""
+        lines = [Text(self._encodable(self._words()), no_wrap=True, overflow="ellipsis")]
+        if self._last_eval:
+            words = self._encodable(f"last evaluation  {self._last_eval}")
+            lines.append(Text(words, no_wrap=True, overflow="ellipsis"))
         share = self._share()
-        bar = ProgressBar(total=1.0, completed=share, width=max(10, min(60, self._console.width - 8)))
-        words = Text(self._words(evaluation=True), no_wrap=True, overflow="ellipsis")
-        return Group(bar, Text(f"{100 * share:.0f} %  ").append_text(words)) if share else Group(words)
+        if share:
+            width = max(10, min(60, self._console.width - 10))
+            stroke = self._encodable("━").replace("?", "-")
+            bar = Text(stroke * round(width * share), style="cyan", no_wrap=True)
+            bar.append(stroke * (width - round(width * share)), style="bright_black")
+            lines.insert(0, bar.append(f" {100 * share:3.0f} %", style="default"))
+        return Group(*lines)
 
-    def _words(self, *, evaluation: bool = False) -> str:
+    def _encodable(self, words: str) -> str:
+        """What the console's encoding cannot write becomes a question mark instead of an error."""
+        encoding = self._console.encoding
+        return words.encode(encoding, "replace").decode(encoding)
+
+    def _words(self) -> str:
         """`update 16/44  loss 0.512  43.1 samples/s  1,467 tokens/s  3 min 02 s left`."""
         update = self._newest
         if update is None:
@@ -168,8 +180,6 @@ class ConsoleObserver:
             words.append(f"{show_seconds(left)} left")
         if self._skipped:
             words.append(f"{self._skipped} skipped")
-        if evaluation and self._last_eval:
-            words.append(f"last evaluation: {self._last_eval}")
         return "  ".join(words)
 
     def _seconds_left(self) -> float | None:
@@ -187,7 +197,8 @@ class ConsoleObserver:
 
     def _print(self, text: Text) -> None:
         # Text carries no markup, so brackets in user data are only brackets; soft_wrap keeps log lines whole.
-        self._console.print(text, soft_wrap=True, highlight=False)
+        shown = Text(self._encodable(text.plain), style=text.style)
+        self._console.print(shown, soft_wrap=True, highlight=False)
 
     def _close(self) -> None:
         live, self._live = self._live, None

@@ -44,7 +44,7 @@ def load_observers(
     return observers
 
 
-def _resolve(spec: Any, base: Path, key: str) -> Observer:
+def _resolve(spec: Any, base: Path, key: str) -> Any:
     found = spec
     if isinstance(spec, str):
         if spec in _PLANNED:
