@@ -6,10 +6,11 @@ import json
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bigbatch.records import Eval, Event, Update
+from bigbatch.records import Choice, Eval, Event, Update
 
 LABELS = ["negative", "neutral", "positive"]
 CONFUSION = [[1318, 92, 41], [118, 301, 53], [37, 49, 234]]
@@ -91,32 +92,41 @@ EXAMPLES = [
 
 def plan() -> dict[str, Any]:
     """A plan.json as the contract has it, with the planner's predictions."""
+    memory = "weights 87 MiB + gradients 87 MiB + AdamW 173 MiB + activations 610 MiB + resting 400 MiB"
     return {
-        "device": {"value": "cpu", "reason": "no accelerator was found", "source": "measured", "prediction": None,
-                   "unit": None},
-        "micro_tokens": {"value": 2048, "reason": "fastest of 512, 1,024, 2,048 and 4,096 on real micro-batches",
-                         "source": "measured", "prediction": 1466.0, "unit": "tokens/s"},
-        "packing": {"value": "packed", "reason": "packed and padded logits agree to 3e-8 on 16 real samples",
-                    "source": "measured", "prediction": None, "unit": None},
-        "precision": {"value": "fp32", "reason": "this CPU has no fast bf16", "source": "derived",
-                      "prediction": None, "unit": None},
-        "ranks": {"value": 1, "reason": "one device", "source": "default", "prediction": None, "unit": None},
-        "threads": {"value": 2, "reason": "as many as cores", "source": "default", "prediction": None, "unit": None},
-        "memory_bytes": {"value": 1_420_000_000, "reason": "weights 87 MiB + gradients 87 MiB + AdamW 173 MiB + "
-                         "activations 610 MiB + resting 400 MiB", "source": "derived", "prediction": 1_420_000_000,
-                         "unit": "bytes"},
-        "updates": {"value": 88, "reason": "88 updates = 22,528 samples = 2.009 epochs", "source": "derived",
-                    "prediction": 498.0, "unit": "seconds"},
-        "padding_share_random": {"value": 0.44, "reason": "the lengths of the training samples", "source": "measured",
-                                 "prediction": None, "unit": None},
-        "predictions": {"train_seconds": 498.0, "peak_memory_bytes": 1_420_000_000, "evaluate_seconds": 21.0},
-    }  # fmt: skip
+        "device": choice("cpu", "no accelerator was found", "measured"),
+        "micro_tokens": choice(
+            2048, "fastest of 512, 1,024, 2,048 and 4,096", "measured", 1466.0, "tokens/s"
+        ),
+        "packing": choice("packed", "packed and padded logits agree to 3e-8 on 16 real samples", "measured"),
+        "precision": choice("fp32", "this CPU has no fast bf16", "derived"),
+        "ranks": choice(1, "one device", "default"),
+        "threads": choice(2, "as many as cores", "default"),
+        "peak_memory_bytes": choice({"weights": 91_000_000}, memory, "derived", 1_420_000_000, "bytes"),
+        "updates": choice(88, "88 updates = 22,528 samples = 2.009 epochs", "derived"),
+        "train_seconds": choice("8 min 18 s", "750,000 tokens and 88 updates", "measured", 498.0, "s"),
+        "padding_share_random": choice(0.44, "the lengths of the training samples", "measured"),
+        "warnings": choice([], "worth reading before the run", "derived"),
+    }
+
+
+def choice(
+    value: Any, reason: str, source: Any, prediction: float | None = None, unit: str | None = None
+) -> dict[str, Any]:
+    """One line of plan.json."""
+    return asdict(Choice(value=value, reason=reason, source=source, prediction=prediction, unit=unit))
 
 
 def records(
-    updates: int = 88, *, batch: int = 256, evaluate_every: int = 11, lr: float = 5e-4, seed: int = 0, best: float = 0.8
+    updates: int = 88,
+    *,
+    batch: int = 256,
+    evaluate_every: int = 11,
+    lr: float = 5e-4,
+    seed: int = 0,
+    best: float = 0.8,
 ) -> list[dict[str, Any]]:
-    """Journal lines of a plausible run: a falling loss, a linear schedule, evaluations, a resume, a skipped update."""
+    """Journal lines of a plausible run: a falling loss, evaluations, a resume, a skipped update."""
     dice = random.Random(seed)
     lines: list[dict[str, Any]] = []
     tokens = 0
@@ -208,13 +218,18 @@ def result(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "updates": len(updates),
         "samples": updates[-1]["samples"],
         "tokens": updates[-1]["tokens"],
-        "best": {"metric": "f1_macro", "split": "validation", "value": best["f1_macro"], "step": best["step"]},
+        "best": {
+            "metric": "f1_macro",
+            "split": "validation",
+            "value": best["f1_macro"],
+            "step": best["step"],
+        },
         "final": final,
         "train_seconds": sum(line["seconds"] for line in updates),
         "evaluate_seconds": 21.9,
         "inference_samples_per_second": 934.0,
         "peak_memory_bytes": max(line["peak_memory_bytes"] for line in updates),
-        "predicted": plan()["predictions"],
+        "predicted": {"train_seconds": 498.0, "peak_memory_bytes": 1_420_000_000, "evaluate_seconds": 21.0},
     }
 
 
@@ -226,15 +241,23 @@ def quality(labels: list[str] | None = None) -> dict[str, Any]:
             "labels": labels or LABELS,
             "confusion": CONFUSION,
             "calibration": [
-                {"confidence": stated, "accuracy": right, "samples": samples}
-                for stated, right, samples in [*bins, (0.96, 0.94, 1313)]
+                {
+                    "lowest": stated - 0.05,
+                    "highest": stated + 0.05,
+                    "units": units,
+                    "confidence": stated,
+                    "accuracy": right,
+                }
+                for stated, right, units in [*bins, (0.96, 0.94, 1313)]
             ],
             "examples": EXAMPLES,
         }
     }
 
 
-def write_run(folder: Path, *, finished: bool = True, files: Mapping[str, Any] | None = None, **shape: Any) -> Path:
+def write_run(
+    folder: Path, *, finished: bool = True, files: Mapping[str, Any] | None = None, **shape: Any
+) -> Path:
     """Write a run directory.
 
     Args:

@@ -9,7 +9,8 @@
     ├── quality.py     evaluation.json -> per-class figures, calibration, confusions
     ├── recipes.py     recipe.yaml -> flat keys, and what differs between runs
     ├── scales.py      ticks, scales and thinning for charts
-    ├── svg.py         line chart, heat-map, reliability diagram, bars: hand-written SVG
+    ├── svg.py         elements and line charts: hand-written SVG
+    ├── shapes.py      bars, heat-map, reliability diagram
     ├── figures.py     the report's charts, drawn from RunData
     ├── html.py        one offline report.html
     ├── compare.py     several runs: table and overlaid curves

@@ -11,7 +11,7 @@ from bigbatch.report import facts, figures
 from bigbatch.report.html import render, write_atomic
 from bigbatch.report.read import RunData, read_run
 from bigbatch.report.recipes import differing_keys, flat_recipe
-from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
+from bigbatch.report.text import clean, shorten, show_number, show_share, title_of
 from bigbatch.units import show_bytes, show_seconds
 
 _CELL_LETTERS = 32
@@ -74,7 +74,8 @@ def compare_runs(paths: Sequence[str | Path]) -> Comparison:
     names = _names(runs)
     recipes = [flat_recipe(run.recipe) for run in runs]
     keys = [key for key in differing_keys(recipes) if key not in _IGNORED_KEYS]
-    recipe = tuple(Row(name=clean(key), values=tuple(_setting(key, one.get(key)) for one in recipes)) for key in keys)
+    settings = {key: tuple(_setting(key, one.get(key)) for one in recipes) for key in keys}
+    recipe = tuple(Row(name=clean(key), values=values) for key, values in settings.items())
     results = tuple(_results(runs))
     warnings = tuple(_warnings(runs))
     view = {
@@ -123,14 +124,22 @@ def _results(runs: Sequence[RunData]) -> list[Row]:
             values = tuple(show_number(one.get(split, {}).get(name)) for one in metrics)
             rows.append(Row(name=f"{clean(split)} {clean(name)}", values=values))
     rows += [
-        _cost(runs, "updates", lambda run: run.updates.num_rows, show_number),
-        _cost(runs, "samples", lambda run: facts.last(run, "samples"), show_number),
-        _cost(runs, "training time", facts.train_seconds, show_seconds),
-        _cost(runs, "samples/s", lambda run: facts.per_second(run, "batch_samples"), show_number),
-        _cost(runs, "real tokens/s", lambda run: facts.per_second(run, "batch_tokens"), show_number),
-        _cost(runs, "peak memory", lambda run: facts.measured(run, "peak_memory_bytes"), show_bytes),
-        _cost(runs, "padding", lambda run: facts.measured(run, "padding_share"), lambda value: show_share(value, 1)),
-        _cost(runs, "inference, samples/s", lambda run: facts.measured(run, "inference_samples_per_second"), show_number),
+        _cost("updates", [run.updates.num_rows for run in runs], show_number),
+        _cost("samples", [facts.last(run, "samples") for run in runs], show_number),
+        _cost("training time", [facts.train_seconds(run) for run in runs], show_seconds),
+        _cost("samples/s", [facts.per_second(run, "batch_samples") for run in runs], show_number),
+        _cost("real tokens/s", [facts.per_second(run, "batch_tokens") for run in runs], show_number),
+        _cost("peak memory", [facts.measured(run, "peak_memory_bytes") for run in runs], show_bytes),
+        _cost(
+            "padding",
+            [facts.measured(run, "padding_share") for run in runs],
+            lambda part: show_share(part, 1),
+        ),
+        _cost(
+            "inference, samples/s",
+            [facts.measured(run, "inference_samples_per_second") for run in runs],
+            show_number,
+        ),
     ]
     return [row for row in rows if any(value != "–" for value in row.values)]
 
@@ -145,17 +154,14 @@ def _best_rows(runs: Sequence[RunData]) -> list[Row]:
     return rows
 
 
-def _cost(
-    runs: Sequence[RunData], name: str, figure: Callable[[RunData], float | None], show: Callable[[float], str]
-) -> Row:
-    found = [figure(run) for run in runs]
+def _cost(name: str, found: Sequence[float | None], show: Callable[[float], str]) -> Row:
     return Row(name=name, values=tuple("–" if value is None else show(value) for value in found))
 
 
 def _warnings(runs: Sequence[RunData]) -> list[str]:
     warnings = []
-    prints = {str(run.environment["data_fingerprint"]) for run in runs if "data_fingerprint" in run.environment}
-    if len(prints) > 1:
+    prints = [run.environment.get("data_fingerprint") for run in runs]
+    if len({str(one) for one in prints if one}) > 1:
         warnings.append("The runs read different data, so their metrics need not be comparable.")
     going = [clean(run.name) for run in runs if run.state != "finished"]
     if going:

@@ -1,4 +1,4 @@
-"""RunData -> the figures that reports state. Each is worked out here once, and says None when it cannot be known."""
+"""RunData -> the figures that reports state. Each is worked out once; None is a figure nobody knows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Padding:
-    """Tokens that ran through the model while training, and what random padded batches of 32 would have cost."""
+    """Tokens that ran through the model in training, and what random padded batches of 32 would have cost."""
 
     real_tokens: float
     computed_tokens: float
@@ -125,14 +125,18 @@ def final_metrics(run: RunData) -> dict[str, dict[str, float]]:
     """Metrics of each split: of the result, or of its last evaluation while there is none."""
     splits: dict[str, dict[str, float]] = {}
     for record in run.evals:
-        figures = {key: value for key, value in record.items() if key not in _EVAL_FACTS and number(value) is not None}
-        splits[str(record.get("split"))] = figures
+        figures = {key: value for key, value in record.items() if key not in _EVAL_FACTS}
+        splits[str(record.get("split"))] = _numbers(figures)
     final = run.result.get("final")
     for split, metrics in final.items() if isinstance(final, Mapping) else ():
         if isinstance(metrics, Mapping):
-            splits[str(split)] = {key: value for key, value in metrics.items() if number(value) is not None}
+            splits[str(split)] = _numbers(metrics)
     # The test split answers the question, so it comes first.
     return dict(sorted(splits.items(), key=lambda item: (item[0] != "test", item[0])))
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in figures.items() if number(value) is not None}
 
 
 _EVAL_FACTS = ("kind", "time", "step", "split", "seconds", "samples_per_second", "nonfinite")
@@ -172,13 +176,13 @@ def compared(run: RunData) -> list[Compared]:
 
 
 def _predicted(run: RunData) -> Mapping[str, Any]:
-    """What was predicted: as the result or the plan lists it, else the choices named like measured figures."""
+    """What was predicted: listed in result or plan, else the choices that are named like measured figures."""
     for document, key in ((run.result, "predicted"), (run.plan, "predictions")):
         listed = document.get(key)
         if isinstance(listed, Mapping):
             return listed
-    choices = {name: run.plan[name] for name in (*COSTS, "padding_share") if isinstance(run.plan.get(name), Mapping)}
-    return {name: choice.get("prediction") for name, choice in choices.items()}
+    choices = {name: run.plan.get(name) for name in (*COSTS, "padding_share")}
+    return {name: choice.get("prediction") for name, choice in choices.items() if isinstance(choice, Mapping)}
 
 
 def plan_lines(run: RunData) -> list[PlanLine]:
@@ -233,20 +237,18 @@ def padding(run: RunData) -> Padding | None:
             computed += tokens / (1 - share)
     if not computed:
         return None
-    random = _found(("plan", run.plan), ("environment", run.environment), ("result", run.result))
-    known = random is not None and 0 <= random < 1
-    return Padding(
-        real_tokens=real, computed_tokens=computed, random_tokens=real / (1 - random) if known and random else None
-    )
+    random = _found("padding_share_random", run.plan, run.environment, run.result)
+    would_be = real / (1 - random) if random is not None and 0 <= random < 1 else None
+    return Padding(real_tokens=real, computed_tokens=computed, random_tokens=would_be)
 
 
-def _found(*documents: tuple[str, Mapping[str, Any]]) -> float | None:
-    """`padding_share_random` of the length facts, wherever a run writes them down."""
-    waiting: list[Any] = [document for _, document in documents]
+def _found(key: str, *documents: Mapping[str, Any]) -> float | None:
+    """A number of the facts that the plan was made from, wherever a run writes them down."""
+    waiting: list[Any] = list(documents)
     while waiting:
         node = waiting.pop(0)
         if isinstance(node, Mapping):
-            choice = node.get("padding_share_random")
+            choice = node.get(key)
             value = number(choice.get("value") if isinstance(choice, Mapping) else choice)
             if value is not None:
                 return value
@@ -278,7 +280,7 @@ def _flatten(prefix: str, node: Any, lines: list[tuple[str, str]]) -> None:
         lines.append((clean(prefix), ", ".join(clean(item) for item in node)))
     else:
         name = prefix.rsplit(".", 1)[-1]
-        text = show_measured(name, node) if isinstance(node, (int, float)) else clean("–" if node is None else node)
+        text = show_measured(name, node) if node is None or isinstance(node, (int, float)) else clean(node)
         # clean() also takes out the values of keys such as `api_key`, which only shows on the whole line.
         lines.append((clean(prefix), clean(f"{prefix}: {text}")[len(clean(prefix)) + 2 :]))
 
@@ -286,7 +288,8 @@ def _flatten(prefix: str, node: Any, lines: list[tuple[str, str]]) -> None:
 def metric_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, list[str]]]:
     """(name, title, value of each split) lines of a metrics table, in the order of the first split."""
     names = dict.fromkeys(name for split in metrics.values() for name in split)
-    return [(name, title_of(name), [show_number(split.get(name)) for split in metrics.values()]) for name in names]
+    columns = list(metrics.values())
+    return [(name, title_of(name), [show_number(split.get(name)) for split in columns]) for name in names]
 
 
 def event_details(event: Mapping[str, Any]) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from markupsafe import Markup
 
-from bigbatch.report import facts, svg
+from bigbatch.report import facts, shapes, svg
 from bigbatch.report.quality import SplitQuality, calibration_error
 from bigbatch.report.read import RunData
 from bigbatch.report.scales import Points, smoothed, thinned
@@ -23,7 +22,8 @@ _PREFERRED = ("f1_macro", "accuracy", "balanced_accuracy", "matthews_corrcoef", 
 def samples_at(run: RunData) -> dict[int, float]:
     """Update number -> samples consumed after it; update 0 is at 0."""
     steps, samples = facts.column(run, "step"), facts.column(run, "samples")
-    return {0: 0.0} | {step: float(seen) for step, seen in zip(steps, samples, strict=True) if None not in (step, seen)}
+    pairs = [pair for pair in zip(steps, samples, strict=True) if None not in pair]
+    return {0: 0.0} | {step: float(seen) for step, seen in pairs}
 
 
 def update_points(run: RunData, name: str) -> Points:
@@ -52,7 +52,7 @@ def curve(name: str, points: Points, tone: int) -> list[svg.Series]:
 
 
 def responsive(chart: svg.Chart, *, wide_px: int = WIDE_PX, height: int = 300) -> Markup:
-    """A desktop and a phone drawing of the same chart; the style sheet shows one, so letters keep their size."""
+    """A desktop and a phone drawing of one chart; the style sheet shows one, so letters keep their size."""
     wide = svg.line_chart(chart, width=wide_px, height=height)
     narrow = svg.line_chart(chart, width=CARD_PX, height=min(height, 220))
     return svg.tag("div", wide, class_="wide") + svg.tag("div", narrow, class_="narrow")
@@ -102,10 +102,10 @@ def training_cards(run: RunData) -> list[tuple[str, str, Markup]]:
     """(heading, caption, chart) of the small training charts."""
     cards = []
     wanted = (
-        ("lr", "Learning rate", "As used, at the middle of each update.", 1, True),
-        ("grad_norm", "Gradient norm", "Of the whole gradient, before clipping.", 3, True),
+        ("lr", "Learning rate", "As used, at the middle of each update.", 1),
+        ("grad_norm", "Gradient norm", "Of the whole gradient, before clipping.", 3),
     )
-    for name, heading, caption, tone, zero in wanted:
+    for name, heading, caption, tone in wanted:
         points = update_points(run, name)
         if points:
             chart = svg.Chart(
@@ -113,8 +113,11 @@ def training_cards(run: RunData) -> list[tuple[str, str, Markup]]:
                 description=_travel(heading, points),
                 x_label="samples",
                 y_label="",
-                series=curve(heading.lower(), points, tone),
-                zero=zero,
+                # A schedule is exact: a moving average would round its corners off.
+                series=[svg.Series(name=heading, points=thinned(points), tone=tone)]
+                if name == "lr"
+                else curve(heading.lower(), points, tone),
+                zero=True,
             )
             cards.append((heading, caption, small(chart)))
     speed = _speed(run)
@@ -133,13 +136,15 @@ def training_cards(run: RunData) -> list[tuple[str, str, Markup]]:
 
 def _speed(run: RunData) -> Points:
     rows = zip(*(facts.column(run, name) for name in ("samples", "batch_tokens", "seconds")), strict=True)
-    return [(float(x), tokens / seconds) for x, tokens, seconds in rows if x is not None and tokens and seconds]
+    return [
+        (float(x), tokens / seconds) for x, tokens, seconds in rows if None not in (x, tokens) and seconds
+    ]
 
 
-def evaluation_cards(run: RunData, metrics: Sequence[str] = ()) -> list[tuple[str, str, Markup]]:
-    """One chart for each of the run's leading metrics, a curve for each split with at least two evaluations."""
+def evaluation_cards(run: RunData) -> list[tuple[str, str, Markup]]:
+    """One chart for each leading metric, a curve for each split with at least two evaluations."""
     cards = []
-    for name in metrics or leading_metrics(run):
+    for name in leading_metrics(run):
         series = [
             svg.Series(name=clean(split), points=points, tone=2 + number % 7, style="linked")
             for number, split in enumerate(splits_of(run))
@@ -159,7 +164,7 @@ def evaluation_cards(run: RunData, metrics: Sequence[str] = ()) -> list[tuple[st
 
 def leading_metrics(run: RunData, limit: int = 3) -> list[str]:
     """The metric the run is judged by, then the usual ones, of those that were evaluated."""
-    names = dict.fromkeys(key for record in run.evals for key in record if facts.number(record[key]) is not None)
+    names = {key for record in run.evals for key, value in record.items() if facts.number(value) is not None}
     best = facts.best(run)
     wanted = [best.metric] if best else []
     return [name for name in dict.fromkeys([*wanted, *_PREFERRED]) if name in names][:limit]
@@ -174,7 +179,7 @@ def confusion_figure(quality: SplitQuality) -> Markup | None:
     words = f"{show_number(right)} of {show_number(total)} samples are on the diagonal, which is right."
     title = f"Confusion matrix, {quality.split}"
     drawn = [
-        svg.heat_map(quality.confusion, quality.labels, title=title, description=words, width=width)
+        shapes.heat_map(quality.confusion, quality.labels, title=title, description=words, width=width)
         for width in (520, CARD_PX)
     ]
     return svg.tag("div", drawn[0], class_="wide") + svg.tag("div", drawn[1], class_="narrow")
@@ -186,12 +191,11 @@ def reliability_figure(quality: SplitQuality) -> Markup | None:
     if error is None:
         return None
     wide, narrow = (
-        svg.reliability(
+        shapes.reliability(
             quality.calibration,
             title=f"Calibration, {quality.split}",
             description=f"Expected calibration error {show_number(error)}.",
             width=width,
-            show=show_number,
         )
         for width in (390, CARD_PX)
     )
@@ -203,10 +207,11 @@ def padding_figure(padding: facts.Padding) -> Markup | None:
     if padding.random_tokens is None:
         return None
     rows = [
-        svg.Bar(
+        shapes.Bar(
             name=name,
             parts=[("real tokens", padding.real_tokens, 1), ("padding", computed - padding.real_tokens, 2)],
-            note=f"{show_number(round(computed))} tokens, {show_share(1 - padding.real_tokens / computed)} padding",
+            note=f"{show_number(round(computed))} tokens, "
+            f"{show_share(1 - padding.real_tokens / computed)} padding",
         )
         for name, computed in (
             ("Random padded batches of 32", padding.random_tokens),
@@ -215,7 +220,8 @@ def padding_figure(padding: facts.Padding) -> Markup | None:
     ]
     words = facts.padding_sentence(padding)
     wide, narrow = (
-        svg.bars(rows, title="Padding avoided", description=words, width=width) for width in (WIDE_PX, CARD_PX)
+        shapes.bars(rows, title="Padding avoided", description=words, width=width)
+        for width in (WIDE_PX, CARD_PX)
     )
     return svg.tag("div", wide, class_="wide") + svg.tag("div", narrow, class_="narrow")
 
@@ -235,17 +241,16 @@ def overlay(
             window = max(1, len(points) // 40)
             series.append(svg.Series(name=name, points=thinned(smoothed(points, window)), tone=tone))
     ends = ", ".join(f"{one.name} ends at {show_number(one.points[-1][1])}" for one in series)
+    words = shorten(ends, 400) + "."
     return svg.Chart(
-        title=title, description=shorten(ends, 400) + ".", x_label="samples", y_label=y_label, series=series, zero=zero
+        title=title, description=words, x_label="samples", y_label=y_label, series=series, zero=zero
     )
 
 
 def _travel(name: str, points: Points) -> str:
-    """`Training loss goes from 1.098 to 0.381; its least is 0.362, its greatest 1.12.`"""
+    """Say how a curve runs: `Loss goes from 1.098 to 0.381; its least is 0.362, its greatest 1.12`."""
     if not points:
         return "Nothing was recorded yet."
     values = [value for _, value in points]
     ends = f"{name} goes from {show_number(values[0])} to {show_number(values[-1])}"
-    drops = sum(after < before for before, after in pairwise(values))
-    falling = f", falling in {show_share(drops / (len(values) - 1))} of the steps" if len(values) > 2 else ""
-    return f"{ends}{falling}; its least is {show_number(min(values))}, its greatest {show_number(max(values))}."
+    return f"{ends}; its least is {show_number(min(values))}, its greatest {show_number(max(values))}."

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 import bigbatch
-from bigbatch.report import facts, figures, svg
+from bigbatch.report import facts, figures, shapes
 from bigbatch.report.quality import SplitQuality, split_quality
 from bigbatch.report.read import RunData, read_run
 from bigbatch.report.recipes import flat_recipe
@@ -100,7 +100,8 @@ def _lead(run: RunData) -> str:
     optimizer = recipe.get("optimizer.name")
     if optimizer:
         lr = recipe.get("optimizer.lr")
-        words.append(f"Optimiser {clean(optimizer)}" + (f", learning rate {show_number(_as_number(lr))}." if lr else "."))
+        rate = f", learning rate {show_number(_as_number(lr))}" if lr else ""
+        words.append(f"Optimiser {clean(optimizer)}{rate}.")
     return " ".join(words)
 
 
@@ -155,7 +156,8 @@ def _cost_tiles(run: RunData) -> list[dict[str, str]]:
     if rate is not None:
         tiles.append(_tile("Speed", show_number(rate), "training, without evaluation", "samples/s"))
     if tokens is not None:
-        tiles.append(_tile("Throughput", show_number(round(tokens)), "real tokens, no padding counted", "tokens/s"))
+        note = "real tokens, no padding counted"
+        tiles.append(_tile("Throughput", show_number(round(tokens)), note, "tokens/s"))
     memory = facts.measured(run, "peak_memory_bytes")
     if memory:
         tiles.append(_tile("Peak memory", show_bytes(memory), "largest process"))
@@ -170,7 +172,7 @@ def _cost_tiles(run: RunData) -> list[dict[str, str]]:
 
 def _learning(run: RunData) -> dict[str, Any]:
     skipped = sum(1 for value in facts.column(run, "skipped") if value)
-    caption = "Every update is one exact gradient of the whole batch, so the curves do not depend on how it was split."
+    caption = "Each update is one exact gradient of the whole batch: the curves do not depend on its split."
     if skipped:
         caption += f" {show_number(skipped)} {'update was' if skipped == 1 else 'updates were'} skipped."
     return {
@@ -226,7 +228,7 @@ def _split_view(quality: SplitQuality) -> dict[str, Any]:
                 "precision": show_number(line.precision),
                 "recall": show_number(line.recall),
                 "f1": show_number(line.f1),
-                "bar": svg.meter(line.f1 or 0.0),
+                "bar": shapes.meter(line.f1 or 0.0),
             }
             for line in shown
         ],
@@ -276,8 +278,8 @@ def _compared_view(line: facts.Compared) -> dict[str, Any]:
         "title": title_of(line.name),
         "predicted": show_measured(line.name, line.predicted),
         "measured": "" if line.measured is None else show_measured(line.name, line.measured),
-        "predicted_bar": svg.meter(line.predicted / longest, tone=8),
-        "measured_bar": svg.meter((line.measured or 0.0) / longest, tone=1),
+        "predicted_bar": shapes.meter(line.predicted / longest, tone=8),
+        "measured_bar": shapes.meter((line.measured or 0.0) / longest, tone=1),
         "error": "" if error is None else f"{100 * error:+.0f} %".replace("-", "−"),
         "grade": grade,
     }

@@ -49,7 +49,7 @@ class SplitQuality:
     split: str
     labels: tuple[str, ...]
     confusion: tuple[tuple[float, ...], ...]
-    """Rows are true classes, columns predictions; empty when there is none or it does not match the labels."""
+    """Rows are true classes, columns predictions; empty when there is none or it does not fit the labels."""
     classes: tuple[ClassFigures, ...]
     confused: tuple[Confused, ...]
     """Most frequent first."""
@@ -60,7 +60,7 @@ class SplitQuality:
 
 def split_quality(split: str, facts: Mapping[str, Any]) -> SplitQuality:
     """Read one split's entry of evaluation.json; what is missing or malformed is left empty."""
-    labels = tuple(clean(label) for label in facts.get("labels") or ())
+    labels = tuple(clean(label) for label in _list(facts.get("labels")))
     confusion = _matrix(facts.get("confusion"), len(labels))
     return SplitQuality(
         split=split,
@@ -69,7 +69,7 @@ def split_quality(split: str, facts: Mapping[str, Any]) -> SplitQuality:
         classes=class_figures(confusion, labels),
         confused=most_confused(confusion, labels),
         calibration=_calibration(facts.get("calibration")),
-        examples=tuple(_example(row) for row in facts.get("examples") or () if isinstance(row, Mapping)),
+        examples=tuple(_example(row) for row in _list(facts.get("examples")) if isinstance(row, Mapping)),
     )
 
 
@@ -108,6 +108,10 @@ def calibration_error(bins: Sequence[tuple[float, float, float]]) -> float | Non
     return sum(abs(stated - right) * samples for stated, right, samples in bins) / total if total else None
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _matrix(rows: Any, size: int) -> tuple[tuple[float, ...], ...]:
     if not isinstance(rows, list) or len(rows) != size:
         return ()
@@ -120,11 +124,14 @@ def _matrix(rows: Any, size: int) -> tuple[tuple[float, ...], ...]:
 
 def _calibration(bins: Any) -> tuple[tuple[float, float, float], ...]:
     found = []
-    for entry in bins if isinstance(bins, list) else ():
+    for entry in _list(bins):
         if not isinstance(entry, Mapping):
             continue
         numbers = tuple(_first(entry, names) for names in _BIN_KEYS)
-        if all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers) and numbers[2] > 0:
+        if (
+            all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+            and numbers[2] > 0
+        ):
             found.append(numbers)
     return tuple(sorted(found))
 

@@ -75,8 +75,12 @@ def read_run(path: str | Path) -> RunData:
     folder = Path(path)
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such run directory{_nearest(folder)}")
-    if not any((folder / name).is_file() for name in ("recipe.yaml", "metrics.jsonl", "status.json", "result.json")):
-        raise UsageError(f"{folder}: this is not a run directory; expected recipe.yaml or metrics.jsonl in it")
+    if not any(
+        (folder / name).is_file() for name in ("recipe.yaml", "metrics.jsonl", "status.json", "result.json")
+    ):
+        raise UsageError(
+            f"{folder}: this is not a run directory; expected recipe.yaml or metrics.jsonl in it"
+        )
     problems: list[str] = []
     documents = {
         name: _read_document(folder / f"{name}.json", problems)
@@ -143,7 +147,7 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
             record = json.loads(text)
         except ValueError:
             record = None
-        if isinstance(record, dict):
+        if isinstance(record, dict) and type(record.get("step")) is int:
             records.append(record)
         elif number <= len(complete):
             problems.append(f"{path.name}, line {number}, is broken and was left out.")

@@ -11,14 +11,16 @@ import yaml
 def flat_recipe(text: str) -> dict[str, str]:
     """Every scalar of a recipe under its dotted key, as it is written; empty when it is not YAML.
 
-    A report has to show recipes of any version, so this reads text and knows no schema. Aliases are refused as
-    in recipes themselves: a few lines of them can stand for gigabytes.
+    A report has to show recipes of any version, so this reads text and knows no schema. Aliases are refused
+    as in recipes themselves: a few lines of them can stand for gigabytes.
     """
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.BaseLoader)):
             return {}
         document = yaml.load(text, Loader=yaml.BaseLoader)  # builds str, list and dict only
     except (yaml.YAMLError, RecursionError):
+        return {}
+    if not isinstance(document, Mapping):
         return {}
     flat: dict[str, str] = {}
     _flatten(document, "", flat)
@@ -39,6 +41,6 @@ def _flatten(node: Any, key: str, into: dict[str, str]) -> None:
 
 
 def differing_keys(recipes: Sequence[Mapping[str, str]]) -> list[str]:
-    """The keys whose values are not the same in all recipes, in the order of the first recipe that has them."""
+    """The keys whose values are not the same in all recipes, in the order in which they first appear."""
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     return [key for key in keys if len({recipe.get(key) for recipe in recipes}) > 1]

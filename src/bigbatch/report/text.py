@@ -19,7 +19,7 @@ _SECRET_KEY = re.compile(
     r"\s*[:=]\s*)(?!null\b)\S.*$"
 )
 _FRACTION = re.compile(r"(?:^|_)(?:fraction|share)(?:_|$)")
-_ACRONYMS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "lr": "learning rate", "ovr": "one against rest", "r2": "R²"}
+_ACRONYMS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "lr": "learning rate", "r2": "R²"}
 _METRIC_NAMES = {
     "train_seconds": "Training time",
     "evaluate_seconds": "Evaluation time",
@@ -32,7 +32,7 @@ _METRIC_NAMES = {
 
 
 def clean(value: Any) -> str:
-    """The value as text with invisible control characters spelled out (`\\x1b`) and secrets taken out."""
+    """The value as text, with control characters spelled out so that they show, and secrets taken out."""
     text = _INVISIBLE.sub(lambda found: _spelled(found[0]), str(value))
     return _SECRET_KEY.sub(r"\1[removed]", _SECRET_VALUE.sub("[removed]", text))
 
@@ -74,12 +74,12 @@ def scientific(value: float) -> str:
 
 
 def show_share(fraction: float, digits: int = 0) -> str:
-    """`44 %`."""
-    return f"{100 * fraction:.{digits}f} %"
+    """`44 %`, with a space that does not break."""
+    return f"{100 * fraction:.{digits}f}\xa0%"
 
 
 def show_measured(name: str, value: Any) -> str:
-    """A figure shown in the unit that its name ends in: `_seconds`, `_bytes`; or has `share` or `fraction` in it."""
+    """A figure in the unit that its name tells: `_seconds`, `_bytes`, or a `share` or `fraction` in it."""
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return show_number(value)
     if not math.isfinite(value):

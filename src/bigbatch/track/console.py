@@ -1,4 +1,4 @@
-"""Progress for people: a live line on a terminal and in notebooks, a plain line now and then everywhere else."""
+"""Progress for people: a live line on a terminal and in notebooks, plain lines now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import importlib.util
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from bigbatch.records import Eval, Event, Record, Update
@@ -29,7 +29,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 
 
 def printable(value: Any) -> str:
-    """The value as one line of text whose control characters are spelled out (`\\x1b`)."""
+    """The value as one line of text, with control characters spelled out so that they show."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(value))
 
 
@@ -41,7 +41,9 @@ class ConsoleObserver:
         clock: seconds from any origin; tests bring their own.
     """
 
-    def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console or Console(stderr=True)
         self._clock = clock
         self._live: Live | None = None
@@ -83,14 +85,12 @@ class ConsoleObserver:
             return
         try:
             action(*arguments)
-        except Exception:
+        except (Exception, SystemExit):  # rich answers a closed pipe with SystemExit
             self._broken = True
             live, self._live = self._live, None
             if live is not None:
-                try:
+                with suppress(Exception, SystemExit):  # the same terminal is gone here too
                     live.stop()
-                except Exception:  # the same terminal is gone here too
-                    return
 
     def _start(self, lines: list[str], total_updates: int | None, total_samples: int | None) -> None:
         self._total_updates, self._total_samples = total_updates, total_samples
@@ -113,7 +113,8 @@ class ConsoleObserver:
             self._progress(last=self._share() >= 1)
         elif isinstance(record, Eval):
             self._last_eval = _eval_words(record)
-            self._print(Text(f"update {record.step:,}  {printable(record.split)}  {self._last_eval}", style="bold"))
+            words = f"update {record.step:,}  {printable(record.split)}  {self._last_eval}"
+            self._print(Text(words, style="bold"))
         elif isinstance(record, Event) and record.event not in _QUIET_EVENTS:
             self._print(_event_text(record))
 
@@ -144,12 +145,26 @@ class ConsoleObserver:
         return min(1.0, self._newest.step / self._total_updates) if self._total_updates else 0.0
 
     def _live_view(self) -> Group:
+        """How far, how fast, how well: a line each, cut at the terminal's width rather than wrapped."""
+        lines = [Text(self._encodable(self._words()), no_wrap=True, overflow="ellipsis")]
+        if self._last_eval:
+            words = self._encodable(f"last evaluation  {self._last_eval}")
+            lines.append(Text(words, no_wrap=True, overflow="ellipsis"))
         share = self._share()
-        bar = ProgressBar(total=1.0, completed=share, width=max(10, min(60, self._console.width - 8)))
-        words = Text(self._words(evaluation=True), no_wrap=True, overflow="ellipsis")
-        return Group(bar, Text(f"{100 * share:.0f} %  ").append_text(words)) if share else Group(words)
+        if share:
+            width = max(10, min(60, self._console.width - 10))
+            stroke = self._encodable("━").replace("?", "-")
+            bar = Text(stroke * round(width * share), style="cyan", no_wrap=True)
+            bar.append(stroke * (width - round(width * share)), style="bright_black")
+            lines.insert(0, bar.append(f" {100 * share:3.0f} %", style="default"))
+        return Group(*lines)
 
-    def _words(self, *, evaluation: bool = False) -> str:
+    def _encodable(self, words: str) -> str:
+        """What the console's encoding cannot write becomes a question mark instead of an error."""
+        encoding = self._console.encoding
+        return words.encode(encoding, "replace").decode(encoding)
+
+    def _words(self) -> str:
         """`update 16/44  loss 0.512  43.1 samples/s  1,467 tokens/s  3 min 02 s left`."""
         update = self._newest
         if update is None:
@@ -165,8 +180,6 @@ class ConsoleObserver:
             words.append(f"{show_seconds(left)} left")
         if self._skipped:
             words.append(f"{self._skipped} skipped")
-        if evaluation and self._last_eval:
-            words.append(f"last evaluation: {self._last_eval}")
         return "  ".join(words)
 
     def _seconds_left(self) -> float | None:
@@ -184,7 +197,8 @@ class ConsoleObserver:
 
     def _print(self, text: Text) -> None:
         # Text carries no markup, so brackets in user data are only brackets; soft_wrap keeps log lines whole.
-        self._console.print(text, soft_wrap=True, highlight=False)
+        shown = Text(self._encodable(text.plain), style=text.style)
+        self._console.print(shown, soft_wrap=True, highlight=False)
 
     def _close(self) -> None:
         live, self._live = self._live, None

@@ -1,4 +1,4 @@
-"""The observers that a recipe names, made harmless: what one raises becomes an event, never the end of the run."""
+"""The observers that a recipe names, made harmless: what one raises becomes an event."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def load_observers(
     """The observers of a recipe, or of a Python call, ready to be called with every record.
 
     Args:
-        specs: import references (`"alerts.py:notify"`) or callables. A class is called once without arguments,
-            for observers that remember things.
+        specs: import references (`"alerts.py:notify"`) or callables. A class is called once, without
+            arguments, for observers that remember things.
         base: the folder that file references are relative to.
         on_event: is given an `Event` when an observer raises or answers with something that is no request.
 
@@ -44,7 +44,7 @@ def load_observers(
     return observers
 
 
-def _resolve(spec: Any, base: Path, key: str) -> Observer:
+def _resolve(spec: Any, base: Path, key: str) -> Any:
     found = spec
     if isinstance(spec, str):
         if spec in _PLANNED:
@@ -56,7 +56,7 @@ def _resolve(spec: Any, base: Path, key: str) -> Observer:
     if isinstance(found, type):
         found = found()
     if not callable(found):
-        what = f"{spec!r} is {type(found).__name__}, which cannot be called; expected a function of one record"
+        what = f"{spec!r} is a {type(found).__name__}; expected a function of one record"
         raise RecipeError([Problem(where="recipe", key=key, what=what)])
     return found
 
@@ -80,7 +80,8 @@ class HarmlessObserver:
             self._failed(record, f"{self.name} raised {type(error).__name__}: {error}")
             return None
         if answer is not None and not isinstance(answer, (Stop, Save, Evaluate)):
-            self._failed(record, f"{self.name} answered with {type(answer).__name__}, not Stop, Save, Evaluate or None")
+            found = type(answer).__name__
+            self._failed(record, f"{self.name} answered with {found}; expected Stop, Save, Evaluate or None")
             return None
         self._failures_in_a_row = 0
         return answer
