@@ -1,4 +1,7 @@
-"""What Python and the command line call: thin. Builds a recipe, opens the run, hands observers down, reports."""
+"""What Python and the command line call: thin. Builds a recipe, opens the run, hands observers down, reports.
+
+Rooms that load torch are imported inside the functions, behind everything that can be refused without them.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
-from bigbatch.infer.files import predict_file as predict_file_with
-from bigbatch.infer.load import open_model
-from bigbatch.infer.predict import predict_rows
-from bigbatch.infer.rows import evaluate_rows
-from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
-from bigbatch.report.compare import write_comparison
+from bigbatch.report.compare import compare_runs, write_comparison
 from bigbatch.report.html import write_report
 from bigbatch.report.read import RunData, read_run
-from bigbatch.run.build import Parts
-from bigbatch.run.inputs import Live
-from bigbatch.run.run import Run
-from bigbatch.run.start import Wishes, open_run, plan_only
 from bigbatch.track.console import ConsoleObserver
 from bigbatch.track.observers import load_observers
+
+if TYPE_CHECKING:
+    from bigbatch.run.build import Parts
+    from bigbatch.run.inputs import Live
+    from bigbatch.run.run import Run
 
 PathOrText = str | PathLike[str]
 
@@ -127,6 +126,8 @@ def start(
     keys |= {"observers": references} if references else {}
     if isinstance(val_dataset, float):
         keys["data.validation"] = val_dataset
+    from bigbatch.run.inputs import Live
+
     module = model_or_recipe if _is_module(model_or_recipe) else None
     live = Live(
         module=module,
@@ -182,6 +183,8 @@ def open_with_observers(
     allow: Sequence[str] = (),
 ) -> Run:
     """Open a run with the recipe's observers, the caller's and a console; its report is written at its end."""
+    from bigbatch.run.start import Wishes, open_run
+
     side_events: list[Event] = []
     watching = load_observers([*recipe.observers, *observers], recipe.base, side_events.append)
     run = open_run(
@@ -210,8 +213,7 @@ def _silent(_text: str) -> None:
 
 def _show_plan(console: ConsoleObserver | None, parts: Parts) -> None:
     if console is not None:
-        lines = [*explain(parts.plan), *(f"note: {note}" for note in parts.notes)]
-        console.start(lines, parts.length.updates, parts.length.samples)
+        console.start(plan_lines(parts), parts.length.updates, parts.length.samples)
 
 
 def train_command(
@@ -231,6 +233,8 @@ def train_command(
     console = ConsoleObserver()
     try:
         loaded = load_recipe(recipe, overrides, environ=environ)
+        from bigbatch.run.inputs import Live
+
         with open_with_observers(
             loaded,
             Live(),
@@ -241,12 +245,21 @@ def train_command(
         ) as run:
             for _ in run:
                 pass
-        console.finished(run.path, run.status, run.result)
+        console.close()
+        for line in last_lines(run):
+            console.say(line)
     finally:
         console.close()
     if run.error is not None:
         raise run.error
     return run
+
+
+def last_lines(run: Run) -> list[str]:
+    """Where a run's results are, and how to go on."""
+    if run.status == "interrupted":
+        return [f"interrupted; the same command goes on ({run.path})"]
+    return [f"{kind}: {run.path / name}" for kind, name in (("report", "report.html"), ("model", "model"))]
 
 
 def plan(
@@ -257,10 +270,21 @@ def plan(
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
     """
-    console = ConsoleObserver()
     loaded = load_recipe(recipe, overrides, environ=environ)
-    parts = plan_only(loaded, Live(), console.say, console.progress)
-    console.close()
+    from bigbatch.run.inputs import Live
+    from bigbatch.run.start import plan_only
+
+    console = ConsoleObserver()
+    try:
+        return plan_lines(plan_only(loaded, Live(), console.say, console.progress))
+    finally:
+        console.close()
+
+
+def plan_lines(parts: Parts) -> list[str]:
+    """The plan and what else the user should know, as lines to print."""
+    from bigbatch.plan.explain import explain
+
     return [*explain(parts.plan), *(f"note: {note}" for note in parts.notes)]
 
 
@@ -274,6 +298,9 @@ def evaluate(
         files: one or several files, or any dataset that `train` takes.
         columns: role -> column, where they differ from training's.
     """
+    from bigbatch.infer.load import open_model
+    from bigbatch.infer.rows import evaluate_rows
+
     opened = open_model(model)
     result = evaluate_rows(opened, files, Path.cwd(), {**opened.columns, **(columns or {})})
     return {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
@@ -281,6 +308,9 @@ def evaluate(
 
 def predict(model: PathOrText, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Labels and probabilities of texts, or of rows with the task's columns, by a run or a model folder."""
+    from bigbatch.infer.load import open_model
+    from bigbatch.infer.predict import predict_rows
+
     opened = open_model(model)
     return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows))
 
@@ -293,8 +323,11 @@ def predict_file(
     Returns:
         The number of rows.
     """
-    opened = open_model(model)
-    return predict_file_with(opened, source, out, columns={**opened.columns, **(columns or {})})
+    from bigbatch.infer import files
+    from bigbatch.infer.load import open_model
+
+    places = [None if place == "-" else Path(place) for place in (source, out)]
+    return files.predict_file(open_model(model), places[0], places[1], columns=dict(columns or {}))
 
 
 def read(run: PathOrText) -> RunData:
@@ -313,7 +346,8 @@ def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
     Returns:
         A table as text, and the page with the curves.
     """
-    return write_comparison([Path(run) for run in runs])
+    found = compare_runs([Path(run) for run in runs])
+    return "\n".join(found.lines()), write_comparison(found, Path(runs[0]).parent / "comparison.html")
 
 
 @dataclass(frozen=True)
@@ -334,9 +368,8 @@ def init(
         DataError: the data cannot be read, or has no text and label columns.
     """
     from bigbatch.data.guess import profile
-    from bigbatch.recipe.starter import write_starter
+    from bigbatch.recipe.starter import split_files, write_starter
 
-    found = profile([Path(path) for path in data])
-    path = Path(out)
-    lines = write_starter(path, found, model=model, force=force)
-    return InitResult(path, lines)
+    typed = tuple(str(path) for path in data)
+    found = profile(split_files(typed)["train"])
+    return InitResult(Path(out), write_starter(Path(out), found, files=typed, model=model, force=force))
