@@ -95,6 +95,9 @@ def test_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
         Findings(files=("t.csv",), out=tmp_path / "jobs" / "r.yaml", text="a", label="b", rows=9)
     )
     assert "train: ../t.csv" in text
+    (tmp_path / "tiny").mkdir()
+    found = Findings(files=("t.csv",), out=Path("jobs/r.yaml"), text="a", label="b", rows=9, model="tiny")
+    assert "model: ../tiny\n" in starter_recipe(found)
 
 
 NASTY = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

@@ -75,7 +75,7 @@ def _what(item: Any, path: Key) -> str:
         return f"found {show(value)}; expected {context.get('min_length', context.get('max_length'))} numbers"
     if kind == "string_too_short":
         return "found empty text"
-    if kind == "missing_argument" or kind not in _EXPECTED:
+    if kind not in _EXPECTED:
         return f"{found}; {item['msg'][0].lower()}{item['msg'][1:]}"
     quotes = "; put it in quotes" if kind == "string_type" and isinstance(value, (int, float)) else ""
     return f"{found}; expected {_EXPECTED[kind]}{quotes}"

@@ -208,7 +208,8 @@ def split_files(files: tuple[str, ...]) -> dict[str, list[str]]:
 
 def _model(found: Findings) -> list[str]:
     if found.model is not None:
-        return ["", f"model: {inline_yaml(found.model)}"]
+        name = _relative(found.model, found.out) if Path(found.model).is_dir() else found.model
+        return ["", f"model: {inline_yaml(name)}"]
     name = MODELS.get(found.language or "", OTHER_LANGUAGES)
     why = f"the text looks like {found.language}" if found.language else "the language is not known"
     return ["", f"model: {name}   # {_plain(why)}; any hub name or folder in Hugging Face format"]
