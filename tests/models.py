@@ -145,50 +145,14 @@ def tiny(family: str = "bert", *, seed: int = 0, dropout: float = 0.0, **config:
         return getattr(transformers, f"{name}ForSequenceClassification")(settings).eval()
 
 
-WORDS = tuple(
-    [
-        "the",
-        "a",
-        "flight",
-        "was",
-        "great",
-        "late",
-        "bad",
-        "good",
-        "delayed",
-        "thanks",
-        "crew",
-        "lost",
-        "my",
-        "bag",
-        "never",
-        "again",
-        "love",
-        "service",
-        "wait",
-        "hours",
-        "not",
-        "very",
-        "on",
-        "time",
-        "and",
-        "no",
-        "help",
-        "best",
-        "worst",
-        "seat",
-        "ok",
-        "fine",
-        "today",
-        "plane",
-        "gate",
-        "staff",
-        "rude",
-        "kind",
-        "food",
-        "cold",
-    ]
+# fmt: off
+WORDS = (
+    "the", "a", "flight", "was", "great", "late", "bad", "good", "delayed", "thanks", "crew", "lost", "my",
+    "bag", "never", "again", "love", "service", "wait", "hours", "not", "very", "on", "time", "and", "no",
+    "help", "best", "worst", "seat", "ok", "fine", "today", "plane", "gate", "staff", "rude", "kind", "food",
+    "cold",
 )
+# fmt: on
 
 
 def tiny_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> Any:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from bigbatch.model.names import aliases, clean_name, named_parameters, named_trainable, tied_names, unwrap
@@ -29,10 +29,17 @@ def test_tied_tensors_are_named_once() -> None:
     assert "lm_head.weight" not in named_parameters(model)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_trainable_ones_only_and_through_compile() -> None:
+class _Compiled(nn.Module):
+    """As torch.compile wraps a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model
+
+
+def test_trainable_ones_only_and_through_a_wrapper() -> None:
     model = tiny("bert")
     model.bert.requires_grad_(False)
-    wrapped = torch.compile(model)
+    wrapped = _Compiled(model)
     assert list(named_trainable(wrapped)) == ["classifier.weight", "classifier.bias"]
     assert unwrap(wrapped) is model

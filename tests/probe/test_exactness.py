@@ -68,7 +68,7 @@ def test_a_wrong_gradient_alone_is_found() -> None:
     facts = probe_packing(doubled, padded, _batches(model))
     assert not facts.packed_ok
     assert facts.error == 0.0
-    assert facts.reason.startswith("padded: packed gradient off by 1e+00")
+    assert facts.reason.startswith("padded: packed gradient off by 1.0e+00")
 
 
 def test_a_path_that_fails_is_not_used() -> None:
@@ -100,3 +100,29 @@ def test_a_head_of_zeros_and_a_frozen_model() -> None:
     assert probe_packing(
         PackedForward(model, anatomy(model)), PaddedForward(model, 0), _batches(model)
     ).packed_ok
+
+
+def test_rounding_is_told_from_a_fault_by_fp64() -> None:
+    model = tiny("bert")
+    padded = PaddedForward(model, 0)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def rounded(batch: MicroBatch) -> torch.Tensor:
+        logits = padded(batch)
+        return logits * (1 + 3e-5) if logits.dtype == torch.float32 else logits
+
+    facts = probe_packing(rounded, padded, _batches(model))
+    assert facts.packed_ok
+    assert facts.reason == "packed: 3e-05 of padded on 6 real samples (rounding: 0e+00 in fp64)"
+    facts = probe_packing(lambda batch: padded(batch) * (1 + 3e-5), padded, _batches(model))
+    assert not facts.packed_ok
+    assert facts.reason.startswith("padded: packed ")
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert model.dtype == torch.float32
+
+
+def test_a_failing_padded_path_is_not_hidden() -> None:
+    model = tiny("bert")
+    packed = PackedForward(model, anatomy(model))
+    with pytest.raises(RuntimeError):
+        probe_packing(packed, PaddedForward(model, 0), [tiny_batch((65,))])

@@ -70,6 +70,9 @@ class PackedForward:
         """
         self.module = module
         self.anatomy = anatomy
+        self._options: dict[str, Tensor | bool | None] = (
+            {"use_cache": False} if accepts(anatomy.base, "use_cache") else {}
+        )
         self._uninstall = _install(anatomy)
 
     @property
@@ -108,9 +111,7 @@ class PackedForward:
             inputs["position_ids"] = to_device(at_T[None, :], device)
         if parts.uses_segments and micro_batch.segments_T is not None:
             inputs["token_type_ids"] = to_device(micro_batch.segments_T[None, :], device)
-        if accepts(parts.base, "use_cache"):
-            inputs["use_cache"] = False
-        return inputs
+        return {**inputs, **self._options}
 
 
 def can_pack(module: nn.Module) -> tuple[bool, str]:
