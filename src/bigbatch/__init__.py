@@ -1,3 +1,37 @@
-"""Train any Transformer in large batches, and get the same model whichever way the work was split."""
+"""Train any Transformer in large batches, and get the same model whichever way the work was split.
+
+::
+
+    run = bigbatch.train("recipe.yaml")
+    run = bigbatch.train(model, train_dataset, val_dataset, epochs=3, batch_size=256)
+
+The names below are loaded when they are first used: importing bigbatch is fast and does not load torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bigbatch.api import compare, evaluate, plan, predict, read, report, start, train
+    from bigbatch.recipe.schema import Recipe
+
+__all__ = ["Recipe", "compare", "evaluate", "plan", "predict", "read", "report", "start", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Recipe":
+        from bigbatch.recipe.schema import Recipe
+
+        return Recipe
+    if name in __all__:
+        from bigbatch import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'bigbatch' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

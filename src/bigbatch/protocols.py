@@ -27,8 +27,11 @@ class Role:
 class Metric(Protocol):
     """A quality figure with mergeable state, so that evaluation streams and ranks can be combined."""
 
-    name: str
-    larger_is_better: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def larger_is_better(self) -> bool: ...
 
     def add(self, predictions: Predictions, targets: Targets) -> Any:
         """State of these units alone."""

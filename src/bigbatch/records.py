@@ -385,6 +385,10 @@ class CalibrationFacts:
     """Resident memory of the process with model and data loaded, before gradients exist."""
     micro_tokens: int
     """The micro-batch size that was measured."""
+    tried: Mapping[int, float] = field(default_factory=dict)
+    """Seconds per computed token, forward and backward, of every micro-batch size that was tried."""
+    peak_bytes: int = 0
+    """Highest memory that measuring itself has reached, since process start; 0 when not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["updates", "samples", "tokens", "epochs", "evaluations", "s", "percent", "end", "never", "none"]
+Unit = Literal[
+    "updates", "samples", "tokens", "epochs", "evaluations", "s", "percent", "end", "never", "none"
+]
 
 _NUMBER = r"([-+]?(?:\d[\d_,]*)?(?:\.\d+)?(?:[eE][-+]?\d+)?)"
 _QUANTITY = re.compile(rf"\s*{_NUMBER}\s*([A-Za-z%]*)\s*")
@@ -55,7 +57,9 @@ def parse_quantity(text: str | float, allowed: tuple[Unit, ...] = ()) -> Quantit
     Raises:
         ValueError: with what was expected, in the user's words.
     """
-    wanted = " | ".join("%" if unit == "percent" else "s | min | h" if unit == "s" else unit for unit in allowed)
+    wanted = " | ".join(
+        "%" if unit == "percent" else "s | min | h" if unit == "s" else unit for unit in allowed
+    )
     hint = f"; expected a number with a unit ({wanted})" if wanted else "; expected a number with a unit"
     word = str(text).strip()
     if word in ("end", "never"):

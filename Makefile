@@ -1,0 +1,67 @@
+# Needs only Python >= 3.11 and make. Everything is installed into .venv, once.
+#
+#   make demo         fine-tune a BERT on 13,000 tweets, 256 samples per update, and beat a baseline
+#   make test         the test suite
+#   make lint         ruff, pyright, the house's import rules
+#   make docs         the documentation, into docs/_build/html
+#   make mutants      plant faults and check that the tests find them
+#   make benchmarks   the tables of the README
+#
+# Linux without an NVIDIA GPU, to download 200 MB of torch instead of several GB:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+BIN = $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+ARGS ?=
+
+.PHONY: help demo test lint format docs mutants benchmarks clean
+
+help:
+	@sed -n 's/^#   make /make /p' Makefile
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "bigbatch needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "Python could not create $(VENV). On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# One stamp for each set of extras: .venv/.installed-demo, .venv/.installed-test, ...
+$(VENV)/.installed-%: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing bigbatch[$*] into $(VENV) (once; torch is large, this can take some minutes)"
+	$(if $(TORCH_INDEX),$(PIP_INSTALL) --index-url $(TORCH_INDEX) torch)
+	$(PIP_INSTALL) -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python examples/airline-tweets/demo.py $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright -p pyproject.toml
+	$(BIN)/lint-imports --no-logo --no-cache
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+mutants: $(VENV)/.installed-test
+	$(BIN)/python tools/mutants.py $(ARGS)
+
+benchmarks: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/split.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) docs/_build docs/generated .pytest_cache .ruff_cache .hypothesis

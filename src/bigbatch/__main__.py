@@ -1,0 +1,6 @@
+"""`python -m bigbatch` is `bigbatch`."""
+
+from bigbatch.cli import main
+
+if __name__ == "__main__":
+    main()

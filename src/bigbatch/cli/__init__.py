@@ -1,0 +1,12 @@
+"""Words in, words out; no logic. Nothing here imports torch: commands reach `bigbatch.api` when they run.
+
+app.py      the commands and their flags
+outcome.py  from what happened to an exit code and a message
+words.py    printing: control characters made visible, numbers lined up
+"""
+
+from __future__ import annotations
+
+from bigbatch.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,214 @@
+"""The commands. Each reads its words, calls one function of `bigbatch.api` and says what came back.
+
+`api` loads torch, so it is imported inside the commands, behind whatever can be refused without it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bigbatch import __version__
+from bigbatch.cli.outcome import exit_code_of_run, guarded
+from bigbatch.cli.words import figures, say
+from bigbatch.errors import UsageError
+
+app = typer.Typer(
+    name="bigbatch",
+    help="Train any Transformer in large batches, and get the same model whichever way the work was split.",
+    epilog="Start with: bigbatch init DATA",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Change keys of the recipe: batch.samples=4096", show_default=False
+    ),
+]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same as KEY=VALUE.")]
+RunOrModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_OR_MODEL", help="A run directory, or a Hugging Face folder.", show_default=False
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Which column has which role, if not as in training: text=review",
+    ),
+]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the command line; ends the process with the exit codes of `bigbatch.errors`.
+
+    Args:
+        words: the arguments; None takes those of the process.
+    """
+    sys.exit(guarded(lambda: app(args=words, prog_name="bigbatch", standalone_mode=False)))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"bigbatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: bigbatch init tweets.csv --model bert-base-uncased")
+def init(
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA", help="Data file(s) or folder.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = Path(
+        "recipe.yaml"
+    ),
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Hub name or folder of the model.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
+) -> None:
+    """Look at the data and write a commented recipe that runs as it is."""
+    # As api.init, without loading torch for it.
+    from bigbatch.data.guess import profile
+    from bigbatch.recipe.starter import split_files, write_starter
+
+    found = profile(split_files(tuple(data))["train"])
+    say(write_starter(out, found, files=data, model=model, force=force))
+
+
+@app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096")
+def plan(recipe: Recipe, changes: Changes = None, set_: Set = None) -> None:
+    """Say what would run, how long it would take, how much memory, and why."""
+    words = _checked(recipe, changes, set_)
+    from bigbatch import api
+
+    say(api.plan(recipe, words, environ=os.environ))
+
+
+@app.command(epilog="Example: bigbatch train recipe.yaml batch.samples=4096 optimizer.name=lamb")
+def train(
+    recipe: Recipe,
+    changes: Changes = None,
+    set_: Set = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist on resuming; without it, what fits is done.")
+    ] = False,
+    continue_from: Annotated[
+        str | None,
+        typer.Option("--continue", metavar="RUN", help="Carry on from this run, with changed keys."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow", metavar="KEYS", help="With --continue: the keys that may differ: optimizer.lr,epochs"
+        ),
+    ] = None,
+) -> int:
+    """Train. Ctrl-C is safe: the same command goes on where it stopped."""
+    allowed = [key for keys in allow or () for key in keys.split(",") if key]
+    if allowed and continue_from is None:
+        raise UsageError("--allow needs --continue RUN")
+    words = _checked(recipe, changes, set_)
+    from bigbatch import api
+
+    run = api.train_command(
+        recipe,
+        words,
+        resume=True if resume else None,
+        continue_from=continue_from,
+        allow=allowed,
+        environ=os.environ,
+    )
+    return exit_code_of_run(run)
+
+
+@app.command(epilog="Example: bigbatch evaluate runs/tweets test.csv")
+def evaluate(
+    model: RunOrModel,
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Labelled data.", show_default=False)],
+    column: Columns = None,
+) -> None:
+    """Measure a trained model on labelled data."""
+    columns = _columns(column)
+    from bigbatch import api
+
+    say(figures(api.evaluate(model, files, columns=columns)))
+
+
+@app.command(epilog="Example: bigbatch predict runs/tweets new.csv --out predictions.jsonl")
+def predict(
+    model: RunOrModel,
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="Data to label; - reads stdin.", show_default=False)
+    ],
+    out: Annotated[str, typer.Option("--out", metavar="FILE", help="CSV or JSONL; - writes stdout.")] = "-",
+    column: Columns = None,
+) -> None:
+    """Label new data, row by row, in order."""
+    columns = _columns(column)
+    from bigbatch import api
+
+    api.predict_file(model, source, out, columns=columns)
+
+
+@app.command(epilog="Example: bigbatch report runs/tweets")
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
+) -> None:
+    """Write a run's report, one HTML file that works offline, and print its path."""
+    from bigbatch import api
+
+    say(str(api.report(run)))
+
+
+@app.command(epilog="Example: bigbatch compare runs/tweets runs/tweets-2")
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directories.", show_default=False)],
+) -> None:
+    """Compare runs: a table, and one page with their curves."""
+    if len(runs) < 2:
+        raise UsageError("compare needs at least two runs")
+    from bigbatch import api
+
+    text, page = api.compare(runs)
+    say(text if page is None else [text, str(page)])
+
+
+def _checked(recipe: Path, changes: list[str] | None, more: list[str] | None) -> list[str]:
+    """The changes in order, once the recipe is known to be right: its mistakes are said before torch is loaded."""
+    from bigbatch.recipe.load import load_recipe
+
+    words = [*(changes or ()), *(more or ())]
+    load_recipe(recipe, words, environ=os.environ)
+    return words
+
+
+def _columns(words: list[str] | None) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words or ()]
+    for role, equals, name in pairs:
+        if not (role and equals and name):
+            raise UsageError(f"--column {role}: expected ROLE=NAME, such as text=review")
+    return {role: name for role, _, name in pairs}

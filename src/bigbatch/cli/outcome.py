@@ -1,0 +1,78 @@
+"""From what happened to an exit code, and to what is said on the way out."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import typer
+
+from bigbatch.cli.words import say
+from bigbatch.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, BigbatchError, UsageError
+
+_SIGTERM = 15
+# typer brings its own copy of click from 0.25 on; its public BadParameter leads to the base class in either.
+_CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def exit_code_of_run(run: Any) -> int:
+    """0 for a finished run, 130 or 143 for an interrupted one, by the signal that did it."""
+    if getattr(run, "status", "finished") != "interrupted":
+        return EXIT_DONE
+    return EXIT_TERMINATED if getattr(run, "signal", None) == _SIGTERM else EXIT_INTERRUPTED
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Call the command line application and turn every outcome into an exit code."""
+    try:
+        result = command()
+    except typer.Exit as error:
+        return error.exit_code
+    except _CommandLineError as error:
+        return _wrong_words(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except (BrokenPipeError, SystemExit) as error:
+        # `bigbatch predict … | head`: the reader has enough. click turns the closed pipe into SystemExit.
+        if not isinstance(error.__context__ or error, BrokenPipeError):
+            return _bug()
+        # What is still buffered goes nowhere, so that Python does not complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_DONE
+    except BigbatchError as error:
+        if error.exit_code == EXIT_BUG:
+            return _bug()
+        say(str(error), sys.stderr)
+        return error.exit_code
+    except Exception:
+        return _bug()
+    return result if isinstance(result, int) else EXIT_DONE
+
+
+def _wrong_words(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "bigbatch"
+    say([f"Error: {error.format_message()}", f"Try '{command} --help'."], sys.stderr)
+    return UsageError.exit_code
+
+
+def _bug() -> int:
+    say(traceback.format_exc(), sys.stderr)
+    say(f"This is a bug in bigbatch. Please report the lines above, with the recipe{_where()}.", sys.stderr)
+    return EXIT_BUG
+
+
+def _where() -> str:
+    try:
+        urls = metadata.metadata("bigbatch").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        urls = []
+    for entry in urls:
+        name, _, url = entry.partition(", ")
+        if name.lower() in ("issues", "bug tracker", "tracker"):
+            return f", at {url}"
+    return ", to its developers"

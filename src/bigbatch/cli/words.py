@@ -1,0 +1,50 @@
+"""Printing text that may come from data: control characters are made visible, never sent to the terminal."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+
+def visible(text: str) -> str:
+    r"""The text with control and direction-changing characters as escapes (`\x1b`, `\u202e`); newline and tab stay."""
+    if text.isprintable():
+        return text
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    # Cc: control characters, Cf: invisible formatting such as direction overrides, Cs: halves of surrogate pairs.
+    # U+200D joins emoji and U+200C is ordinary spelling in some languages: both stay.
+    if character in "\n\t\u200c\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs"):
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def say(lines: str | Iterable[str], stream: TextIO | None = None) -> None:
+    """Print lines; what the stream's encoding cannot hold becomes an escape."""
+    out: TextIO = sys.stdout if stream is None else stream
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    for line in [lines] if isinstance(lines, str) else lines:
+        text = visible(str(line)).encode(encoding, "backslashreplace").decode(encoding)
+        out.write(f"{text}\n")
+    out.flush()
+
+
+def figures(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names and numbers, lined up; nested mappings as `outer.inner`."""
+    rows = list(_flat(values, prefix))
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"{name:<{width}}  {shown}" for name, shown in rows]
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield f"{prefix}{name}", f"{value:.6g}"
+        elif value is not None:
+            yield f"{prefix}{name}", str(value)

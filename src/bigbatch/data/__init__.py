@@ -1,0 +1,28 @@
+"""Sources -> tokens and targets -> order -> packs. numpy and pyarrow; never torch at import.
+
+::
+
+    sources.py      files and objects of any kind -> one DataTable with a column per role
+    delimited.py    CSV and TSV: pyarrow's reader, and a strict scan that names every bad row
+    jsonlines.py    JSON Lines, one problem per bad line
+    files.py        files and folders by what their name ends in
+    raw.py          Raw: a source whose columns still have their own names and types
+    values.py       values in the form of their role: text, class name, class names, number
+    problems.py     collecting what is wrong, the first 20 places shown
+    objects.py      lists of dicts, pandas, datasets.Dataset, map-style torch datasets
+    tables.py       DataTable: role-named columns, and which file and row each came from
+    columns.py      which column plays which role: the recipe's mapping, or the usual names
+    labels.py       label sets: integers in numerical order, the rest as text
+    checks.py       what is wrong with the splits, before update 1
+    split.py        a stratified share for validation
+    fingerprint.py  the content of a table as one hash
+    tokens.py       DataTable -> TokenTable through a task, kept in the token cache
+    cache.py        the cache's files: raw arrays and a JSON header, checksummed, written atomically
+    order.py        the order of an epoch, as arithmetic
+    batches.py      global batches: which samples an update consumes
+    packs.py        micro-batches: how a global batch is cut for the machine
+    ragged.py       gathering rows of flat arrays with offsets
+    lengths.py      counts, percentiles and padding
+    guess.py        what a file seems to be, for `bigbatch init`
+    language.py     which language texts are in, and how many words and tokens they are
+"""

@@ -1,0 +1,144 @@
+"""Files and folders -> Raw, by what their name ends in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
+from bigbatch.data.jsonlines import read_json_lines
+from bigbatch.data.problems import data_error, nearest, one_error
+from bigbatch.data.raw import Raw, from_table
+from bigbatch.errors import Problem
+
+DELIMITED = {".csv": False, ".tsv": True, ".tab": True}
+"""Suffix -> whether tabs separate the fields."""
+JSON = (".jsonl", ".ndjson", ".json")
+PARQUET = (".parquet", ".pq")
+ARROW = (".arrow", ".feather", ".ipc")
+SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW)
+ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
+_COMPRESSED = (".gz", ".bz2", ".zst")
+
+
+def find_files(path: str, base: Path) -> list[tuple[str, Path]]:
+    """(name for messages, file or folder) for a path as typed: relative to `base`, `*` allowed, sorted.
+
+    Raises:
+        DataError: there is no such file; names the nearest one in that folder.
+    """
+    full = base / Path(path).expanduser()
+    if any(sign in path for sign in "*?[") and not full.exists():
+        anchor = Path(full.anchor)
+        matches = (
+            sorted(anchor.glob(str(full.relative_to(anchor))))
+            if full.is_absolute()
+            else sorted(base.glob(path))
+        )
+        if not matches:
+            raise one_error(path, "", f"no file matches (looked in {base.resolve()})")
+        return [(_name(match, base), match) for match in matches]
+    if full.exists():
+        return [(path, full)]
+    folder = full.parent
+    there = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    missing = (
+        f"no such file (looked in {folder.resolve()})" if there else f"no such folder: {folder.resolve()}"
+    )
+    raise one_error(path, "", missing + nearest(full.name, there))
+
+
+def read_file(name: str, path: Path, encoding: str) -> Raw:
+    """The rows of one file, or of a folder with one folder of text files per class.
+
+    Raises:
+        DataError: unknown kind, unreadable, or malformed rows.
+    """
+    if encoding.lower() not in ENCODINGS:
+        expected = f"expected one of {', '.join(ENCODINGS)}"
+        raise one_error("", "data.encoding", f"found {encoding!r}; {expected}{nearest(encoding, ENCODINGS)}")
+    if path.is_dir():
+        return _text_folder(name, path, encoding.lower())
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSED:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix not in SUFFIXES:
+        known = "expected .csv, .tsv, .jsonl, .parquet, .arrow or a folder of text files"
+        raise one_error(name, "", f"unknown kind of file {suffix!r}; {known}")
+    try:
+        if suffix in PARQUET:
+            return _parquet(name, path)
+        if suffix in ARROW:
+            return from_table(name, _arrow(path))
+        with pa.input_stream(str(path), compression="detect") as stream:
+            content = stream.read()
+    except (OSError, pa.ArrowException) as error:
+        raise one_error(name, "", f"cannot be read: {error}") from error
+    if suffix in JSON:
+        return read_json_lines(name, content, encoding.lower())
+    return read_delimited(name, content, encoding.lower(), DELIMITED[suffix])
+
+
+def _name(path: Path, base: Path) -> str:
+    """The path as a person would type it."""
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+
+
+def _parquet(name: str, path: Path) -> Raw:
+    with parquet.ParquetFile(path) as file:
+        columns, rows = tuple(file.schema_arrow.names), file.metadata.num_rows
+
+    def load(names):
+        try:
+            table = parquet.ParquetFile(path).read(columns=list(names))
+        except (OSError, pa.ArrowException) as error:
+            raise one_error(name, "", f"cannot be read: {error}") from error
+        return {column: table.column(column) for column in names}
+
+    return Raw(name=name, columns=columns, rows=rows, load=load)
+
+
+def _arrow(path: Path) -> pa.Table:
+    """Both forms of Arrow IPC: files, and streams as `datasets` writes them."""
+    with pa.memory_map(str(path)) as source:
+        try:
+            return pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:
+            source.seek(0)
+            return pa.ipc.open_stream(source).read_all()
+
+
+def _text_folder(name: str, folder: Path, encoding: str) -> Raw:
+    """`folder/<class>/<anything>.txt`, one text a file; classes and files in the order of their names."""
+    files = [
+        (kind.name, file)
+        for kind in sorted(folder.iterdir())
+        if kind.is_dir() and not kind.name.startswith(".")
+        for file in sorted(kind.rglob("*.txt"))
+    ]
+    if not files:
+        raise one_error(name, "", "expected one folder a class in it, with .txt files; found none")
+    texts: list[str] = []
+    problems: list[Problem] = []
+    for kind, file in files:
+        place = f"{name}/{kind}/{file.relative_to(folder / kind).as_posix()}"
+        content = file.read_bytes()
+        content = content[check_mark(place, content, encoding) :]
+        try:
+            texts.append(content.decode("latin-1" if encoding == "latin-1" else "utf-8"))
+        except UnicodeDecodeError as error:
+            what = f"{not_utf8(content[error.start])} (byte offset {error.start:,})"
+            problems.append(Problem(where=place, what=what))
+    if problems:
+        raise data_error(problems)
+    table = pa.table(
+        {
+            "text": pa.array(texts, pa.large_string()),
+            "label": pa.array([kind for kind, _ in files], pa.large_string()),
+            "id": pa.array([file.relative_to(folder).as_posix() for _, file in files], pa.large_string()),
+        }
+    )
+    return from_table(name, table)

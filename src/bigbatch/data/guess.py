@@ -1,0 +1,273 @@
+"""What a file seems to be: for `bigbatch init`. Reads no model and imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bigbatch.data.columns import ID, guess_column
+from bigbatch.data.files import DELIMITED, ENCODINGS, JSON, find_files, read_file
+from bigbatch.data.labels import Kind, sorted_labels
+from bigbatch.data.language import count_words, estimate_tokens, guess_language
+from bigbatch.data.order import epoch_order
+from bigbatch.data.problems import listed, one_error
+from bigbatch.data.raw import Raw
+from bigbatch.data.values import SEPARATOR, label_of, labels_of, plain
+
+_SAMPLE_ROWS = 2000
+"""Rows whose texts are measured; labels are counted in all."""
+_MOST_CLASSES = 200
+_POINTS = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataProfile:
+    """What is known about a data set before anybody said anything."""
+
+    files: tuple[str, ...]
+    rows: int
+    columns: Mapping[str, str]
+    """Role -> column: `text`, `label`, and `pair` and `id` when there are such columns."""
+    candidates: Mapping[str, tuple[str, ...]]
+    """Role -> all columns that could be it, best first."""
+    all_columns: tuple[str, ...]
+    kind: Kind
+    """What `task.kind` seems to be."""
+    encoding: str
+    """The one given, or `latin-1` when a file is not UTF-8."""
+    language: str
+    """`en`, `de`, `fr`, `es`, `zh`, or `unknown`."""
+    class_counts: Mapping[str, int]
+    """Rows of each class, in the order of the labels; empty for regression."""
+    words: Mapping[str, float]
+    """`p10`, `p50`, `p90`, `p99` of words a row (characters / 1.5 for Chinese, Japanese, Korean)."""
+    characters: Mapping[str, float]
+    tokens: Mapping[str, float]
+    """The same of tokens a row, estimated without a tokenizer."""
+    total_tokens: int
+    """Estimated, of all rows."""
+    empty_texts: int
+    missing_labels: int
+    warnings: tuple[str, ...]
+
+
+def profile(
+    paths: Sequence[str | Path] | str | Path, encoding: str = "utf-8", *, base: Path | None = None
+) -> DataProfile:
+    """Look at data files: which column is what, which kind of task, how long, how balanced, which language.
+
+    Args:
+        paths: one or several files, folders or patterns that belong together.
+        encoding: tried first; text that is not UTF-8 is read as latin-1, with a warning.
+        base: the folder that relative paths start from; by default the current one.
+
+    Raises:
+        DataError: a file that is missing or malformed, or files without rows.
+    """
+    entries = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    found = [pair for entry in entries for pair in find_files(str(entry), base or Path())]
+    encoding, warnings = _encoding([path for _, path in found], encoding)
+    raws = [read_file(name, path, encoding) for name, path in found]
+    names = [name for name in raws[0].columns if all(name in raw.columns for raw in raws)]
+    rows = sum(raw.rows for raw in raws)
+    if not rows or not names:
+        raise one_error(", ".join(name for name, _ in found), "", "no rows, or no column that all files have")
+    if len({raw.columns for raw in raws}) > 1:
+        warnings.append(f"the files have different columns; all have: {listed(names)}")
+    table = _Sampled(raws, rows)
+    text, texts_found = _texts(names, table)
+    label, labels_found = _labels(names, table, text)
+    return _describe(
+        tuple(name for name, _ in found),
+        names,
+        table,
+        encoding,
+        warnings,
+        (text, label),
+        (texts_found, labels_found),
+    )
+
+
+class _Sampled:
+    """Columns of all files; a fixed sample of rows for what is slow to measure."""
+
+    def __init__(self, raws: Sequence[Raw], rows: int) -> None:
+        self.rows = rows
+        self.sample = np.sort(epoch_order(0, 0, rows)[:_SAMPLE_ROWS])
+        self._raws = raws
+        self._loaded: dict[str, list[Any]] = {}
+
+    def all(self, name: str) -> list[Any]:
+        """Every value of a column as a plain Python value."""
+        if name not in self._loaded:
+            values: list[Any] = []
+            for raw in self._raws:
+                column = raw.load([name])[name]
+                values += column if isinstance(column, list) else column.to_pylist()
+            self._loaded[name] = list(map(plain, values))
+        return self._loaded[name]
+
+    def some(self, name: str) -> list[Any]:
+        """The sample's values."""
+        values = self.all(name)
+        return [values[row] for row in self.sample]
+
+
+def _encoding(paths: Sequence[Path], encoding: str) -> tuple[str, list[str]]:
+    if encoding == "latin-1" or encoding not in ENCODINGS:
+        return encoding, []
+    for path in paths:
+        if path.is_file() and path.suffix.lower() in (*DELIMITED, *JSON):
+            with pa.input_stream(str(path), compression="detect") as stream:
+                try:
+                    stream.read().decode("utf-8")
+                except UnicodeDecodeError as error:
+                    byte = f"byte 0x{error.object[error.start]:02X} at offset {error.start:,}"
+                    return "latin-1", [f"{path.name} is not UTF-8 ({byte}); it is read as latin-1"]
+    return encoding, []
+
+
+# ---------------------------------------------------------------- columns
+
+
+def _texts(names: Sequence[str], table: _Sampled) -> tuple[str | None, list[str]]:
+    """The text column and all that could be it: by name, then by how much text there is."""
+    measured = {}
+    for name in names:
+        texts = [value for value in table.some(name) if isinstance(value, str)]
+        if len(texts) > 0.5 * len(table.sample):
+            measured[name] = sum(map(count_words, texts)) / len(texts)
+    by_name = [name for name in guess_column("text", "text", names) if name in measured]
+    by_length = sorted((name for name in measured if measured[name] >= 2), key=lambda name: -measured[name])
+    found = list(dict.fromkeys([*by_name, *by_length]))
+    return (found[0] if found else None), found
+
+
+def _labels(names: Sequence[str], table: _Sampled, text: str | None) -> tuple[str | None, list[str]]:
+    """The label column and all that could be it: by name, then those with few distinct values."""
+    others = [name for name in names if name != text]
+    taken = [name for name in (text,) if name is not None]
+    by_name = guess_column("label", "number", others, taken)
+    few = []
+    for name in others:
+        most = min(_MOST_CLASSES, max(2, table.rows // 5))
+        if 2 <= _distinct(table.all(name), most) <= most:
+            few.append((_distinct(table.all(name), most), name))
+    found = list(dict.fromkeys([*by_name, *(name for _, name in sorted(few))]))
+    return (found[0] if found else None), found
+
+
+def _distinct(values: Sequence[Any], most: int) -> int:
+    """Number of distinct values, counted no further than `most` + 1."""
+    seen: set[str] = set()
+    for value in values:
+        seen.add(repr(value))
+        if len(seen) > most:
+            break
+    return len(seen)
+
+
+def _kind(values: Sequence[Any]) -> Kind:
+    """Several labels a row, a number, or a class."""
+    present = [value for value in values if value is not None and value != ""]
+    if any(isinstance(value, list) for value in present):
+        return "multi"
+    if any(isinstance(value, str) and SEPARATOR in value for value in present):
+        parts = {part for value in present for part in str(value).split(SEPARATOR)}
+        if len(parts) < len({str(value) for value in present}) or len(parts) <= _MOST_CLASSES:
+            return "multi"
+    try:
+        numbers = {float(value) for value in present if not isinstance(value, bool)}
+    except (TypeError, ValueError):
+        return "single"
+    whole = all(number.is_integer() for number in numbers)
+    return "single" if whole and len(numbers) <= _MOST_CLASSES else "regression"
+
+
+# ---------------------------------------------------------------- the profile
+
+
+def _describe(
+    files: tuple[str, ...],
+    names: Sequence[str],
+    table: _Sampled,
+    encoding: str,
+    warnings: list[str],
+    picked: tuple[str | None, str | None],
+    found: tuple[list[str], list[str]],
+) -> DataProfile:
+    text, label = picked
+    pairs = guess_column("pair", "text", names, [name for name in picked if name])
+    ids = guess_column(ID, "text", names, [name for name in picked if name])
+    columns = {"text": text, "label": label, "pair": pairs[0] if pairs else None, ID: ids[0] if ids else None}
+    for role, name in (("text", text), ("label", label)):
+        if name is None:
+            warnings.append(f"no column looks like the {role}; there are: {listed(names)}")
+    texts = (
+        []
+        if text is None
+        else [_joined(*pair) for pair in zip(table.some(text), *_second(table, pairs), strict=True)]
+    )
+    tokens = np.array([estimate_tokens(value) for value in texts] or [0.0])
+    labels = [] if label is None else table.all(label)
+    kind = _kind(labels) if labels else "single"
+    counts, missing = _count(labels, kind)
+    return DataProfile(
+        files=files,
+        rows=table.rows,
+        columns={role: name for role, name in columns.items() if name is not None},
+        candidates={"text": tuple(found[0]), "label": tuple(found[1]), "pair": tuple(pairs), ID: tuple(ids)},
+        all_columns=tuple(names),
+        kind=kind,
+        encoding=encoding,
+        language=guess_language(texts),
+        class_counts=counts,
+        words=_percentiles([count_words(value) for value in texts]),
+        characters=_percentiles([len(value) for value in texts]),
+        tokens=_percentiles(tokens.tolist()),
+        total_tokens=round(float(tokens.mean()) * table.rows),
+        empty_texts=0 if text is None else sum(_is_empty(value) for value in table.all(text)),
+        missing_labels=missing,
+        warnings=tuple(warnings),
+    )
+
+
+def _second(table: _Sampled, pairs: Sequence[str]) -> list[list[Any]]:
+    return [table.some(pairs[0])] if pairs else []
+
+
+def _joined(*texts: Any) -> str:
+    return " ".join(str(text) for text in texts if text is not None)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value) or not str(value).strip()
+
+
+def _count(labels: Sequence[Any], kind: Kind) -> tuple[dict[str, int], int]:
+    """Rows of each class, and rows without a label; values that are no labels count as missing."""
+    if kind == "regression":
+        return {}, sum(_is_empty(value) for value in labels)
+    counts: Counter[str] = Counter()
+    missing = 0
+    for value in labels:
+        try:
+            names = labels_of(value) if kind == "multi" else [label_of(value)]
+        except ValueError:
+            names = [None]
+        if names is None or None in names:
+            missing += 1
+        else:
+            counts.update(name for name in names if name is not None)
+    return {name: counts[name] for name in sorted_labels(list(counts))}, missing
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    points = np.percentile(values, list(_POINTS.values())) if values else np.zeros(len(_POINTS))
+    return {name: float(value) for name, value in zip(_POINTS, points, strict=True)}

@@ -1,0 +1,38 @@
+"""How long the samples are: what the planner and the report know about them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bigbatch.data.order import epoch_order
+from bigbatch.records import LengthFacts, TokenTable
+
+_RANDOM_BATCH = 32
+"""Samples per batch in `padding_share_random`: the usual default elsewhere."""
+
+
+def length_facts(table: TokenTable) -> LengthFacts:
+    """Counts, percentiles and the padding that random batches of 32 would compute."""
+    lengths_B = table.lengths_B
+    points = np.percentile(lengths_B, [10, 50, 90, 99]) if len(lengths_B) else np.zeros(4)
+    return LengthFacts(
+        samples=len(lengths_B),
+        tokens=int(lengths_B.sum()),
+        longest=int(lengths_B.max(initial=0)),
+        percentiles={
+            name: float(value) for name, value in zip(("p10", "p50", "p90", "p99"), points, strict=True)
+        },
+        truncated_samples=table.truncated_samples,
+        padding_share_random=padding_share(lengths_B[epoch_order(0, 0, len(lengths_B))], _RANDOM_BATCH),
+    )
+
+
+def padding_share(lengths_B: np.ndarray, batch_samples: int) -> float:
+    """1 - real / computed tokens when consecutive samples are padded to the longest of their batch."""
+    if not len(lengths_B):
+        return 0.0
+    starts = np.arange(0, len(lengths_B), batch_samples)
+    longest = np.maximum.reduceat(lengths_B, starts)
+    counts = np.diff(np.append(starts, len(lengths_B)))
+    computed = int((longest * counts).sum())
+    return 1 - int(lengths_B.sum()) / computed if computed else 0.0

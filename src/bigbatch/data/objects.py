@@ -1,0 +1,108 @@
+"""Objects in memory -> Raw: lists of dicts, pandas, `datasets`, Arrow tables, map-style torch datasets.
+
+Libraries are told by the name of the object's module and never imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from bigbatch.data.problems import one_error
+from bigbatch.data.raw import Column, Raw, from_dicts, from_table
+from bigbatch.data.values import plain
+
+_EXPECTED = "expected files, a list of dicts, pandas, datasets.Dataset or a map-style torch dataset"
+
+
+def read_object(data: Any, positions: Sequence[str]) -> Raw:
+    """The rows of an object.
+
+    Args:
+        data: any of the kinds above.
+        positions: column names for rows that are tuples, in order (the task's roles).
+
+    Raises:
+        DataError: it is none of these, or its rows are not.
+    """
+    library = type(data).__module__.partition(".")[0]
+    kind = type(data).__name__
+    if isinstance(data, pa.Table):
+        return from_table("", data)
+    if library == "pandas" and hasattr(data, "columns"):
+        return _pandas(data)
+    if library == "datasets":
+        if kind in ("DatasetDict", "IterableDatasetDict"):
+            raise one_error(
+                "",
+                "",
+                f"found a {kind} with splits {', '.join(data)}; pass one of them, such as data['train']",
+            )
+        if hasattr(data, "features") and hasattr(data, "with_format") and hasattr(data, "__len__"):
+            return _hugging_face(data)
+    if isinstance(data, Mapping):
+        return _columns(data)
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise one_error("", "", f"found {kind}, which has no length and no rows by number; {_EXPECTED}")
+    return from_dicts("", [_row(data[number], number, positions) for number in range(len(data))])
+
+
+def _pandas(frame: Any) -> Raw:
+    doubles = sorted({str(name) for name in frame.columns if list(frame.columns).count(name) > 1})
+    if doubles:
+        raise one_error("", doubles[0], "this column is in the frame twice; every name must be its own")
+    by_name = {str(name): name for name in frame.columns}
+    return Raw(
+        name="",
+        columns=tuple(by_name),
+        rows=len(frame),
+        load=lambda names: {name: frame[by_name[name]].tolist() for name in names},
+    )
+
+
+def _hugging_face(dataset: Any) -> Raw:
+    class_names = {
+        name: tuple(feature.names)
+        for name, feature in dataset.features.items()
+        if hasattr(feature, "int2str")
+    }
+
+    def load(names: Sequence[str]) -> Mapping[str, Column]:
+        table = dataset.select_columns(list(names)).with_format("arrow")[:]
+        return {name: table.column(name) for name in names}
+
+    return Raw(
+        name="",
+        columns=tuple(dataset.column_names),
+        rows=len(dataset),
+        load=load,
+        class_names=class_names,
+    )
+
+
+def _columns(data: Mapping[Any, Any]) -> Raw:
+    lengths = {str(name): len(values) for name, values in data.items() if hasattr(values, "__len__")}
+    if len(lengths) != len(data) or len(set(lengths.values())) > 1:
+        raise one_error(
+            "", "", f"found a mapping whose columns are of unequal length: {lengths or list(data)}"
+        )
+    by_name = {str(name): values for name, values in data.items()}
+    return Raw(
+        name="",
+        columns=tuple(by_name),
+        rows=next(iter(lengths.values()), 0),
+        load=lambda names: {name: list(by_name[name]) for name in names},
+    )
+
+
+def _row(row: Any, number: int, positions: Sequence[str]) -> Mapping[str, Any]:
+    """A row as a dictionary; tuples take the roles in order: (text, label)."""
+    if isinstance(row, Mapping) or hasattr(row, "keys"):
+        return {str(name): plain(row[name]) for name in row.keys()}  # noqa: SIM118 (BatchEncoding iterates over more)
+    if isinstance(row, (tuple, list)) and 0 < len(row) <= len(positions):
+        return dict(zip(positions, map(plain, row), strict=False))
+    shown = f"a tuple of {len(row)}" if isinstance(row, (tuple, list)) else type(row).__name__
+    wanted = ", ".join(positions)
+    raise one_error(f"row {number + 1}", "", f"found {shown}; expected a dictionary, or a tuple ({wanted})")

@@ -1,0 +1,88 @@
+"""The order in which samples are consumed, as arithmetic: a position in the stream is all the state there is.
+
+The order of an epoch is the stable argsort of splitmix64(seed, epoch, index). It is our own code with golden
+values in the tests, so that it never changes with a version of numpy, the rank, the worker or the world size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_MASK = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15
+
+
+def splitmix64(state: int, first: int = 0, count: int = 1) -> np.ndarray:
+    """Outputs `first` … `first + count - 1` of the splitmix64 generator started at `state`.
+
+    Output i is mix(state + (i + 1) gamma), so any of them is reached without the ones before it.
+
+    Args:
+        state: any integer, taken modulo 2**64.
+        first: number of the first output, from 0.
+        count: how many.
+
+    Returns:
+        (count,) uint64.
+
+    Reference: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    # Python integers for the scalar part: numpy warns when a uint64 scalar wraps, and wrapping is the point.
+    start = np.uint64((state + (first + 1) * _GAMMA) & _MASK)
+    z = np.arange(count, dtype=np.uint64) * np.uint64(_GAMMA) + start
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def mixed(*numbers: int) -> int:
+    """One 64-bit state from several integers: state <- splitmix64(state + number), from 0."""
+    state = 0
+    for number in numbers:
+        state = int(splitmix64(state + number)[0])
+    return state
+
+
+def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
+    """Row numbers in the order in which an epoch visits them.
+
+    Args:
+        seed: `seed.data`.
+        epoch: from 0.
+        samples: rows in the split.
+
+    Returns:
+        (samples,) int64, a permutation of 0 … samples - 1.
+    """
+    return np.argsort(splitmix64(mixed(seed, epoch), count=samples), kind="stable").astype(np.int64)
+
+
+class Stream:
+    """The endless sequence of epochs; `ids` reads any stretch of it.
+
+    Holds the last two epoch orders, so that batches that cross an epoch's end do not sort twice.
+    """
+
+    def __init__(self, samples: int, seed: int) -> None:
+        assert samples > 0, "a stream needs at least one sample; data.checks refuses zero rows"
+        self.samples = samples
+        self.seed = seed
+        self._orders: dict[int, np.ndarray] = {}
+
+    def ids(self, first_position: int, count: int) -> np.ndarray:
+        """Row numbers at positions `first_position` … `first_position + count - 1` (count,) int64."""
+        parts = []
+        position, end = first_position, first_position + count
+        while position < end:
+            epoch, offset = divmod(position, self.samples)
+            taken = min(end - position, self.samples - offset)
+            parts.append(self._order(epoch)[offset : offset + taken])
+            position += taken
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            while len(self._orders) >= 2:
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[epoch] = epoch_order(self.seed, epoch, self.samples)
+        return self._orders[epoch]

@@ -1,0 +1,130 @@
+"""Micro-batches: how a global batch is cut for the machine. Changes nothing but rounding.
+
+Samples inside a global batch are sorted by length and cut so that the computed tokens of each micro-batch,
+padding included, stay within a budget. Cuts depend on lengths and budget alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from bigbatch.data.ragged import flat_indexes, starts_of, targets_of
+from bigbatch.records import GlobalBatch, MicroBatch, Packing, Targets, TokenTable
+
+
+def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing) -> list[np.ndarray]:
+    """Divide samples into micro-batches of similar length.
+
+    In order of length (equal ones in order of position), as many as fit; then the budget is lowered as far as the
+    number of micro-batches stays the same, so that none is much smaller than the others.
+
+    Args:
+        lengths_B: (B,) tokens of each sample.
+        micro_tokens: upper bound of computed tokens: the sum of lengths when packed, count times longest
+            when padded. A longer sample is alone.
+        packing: `packed` or `padded`.
+
+    Returns:
+        Index arrays (int64) into `lengths_B`; each sample is in exactly one.
+    """
+    order_B = np.argsort(lengths_B, kind="stable").astype(np.int64)
+    sorted_B = np.asarray(lengths_B, np.int64)[order_B]
+    ends = _ends(sorted_B, micro_tokens, packing) or []
+    low, high = 1, micro_tokens
+    while (
+        low < high
+    ):  # the fewest micro-batches never rise with the budget, so bisection finds the lowest one
+        middle = (low + high) // 2
+        tighter = _ends(sorted_B, middle, packing, at_most=len(ends))
+        if tighter is None:
+            low = middle + 1
+        else:
+            high, ends = middle, tighter
+    return np.split(order_B, ends[:-1]) if ends else []
+
+
+def _ends(
+    sorted_B: np.ndarray, budget: int, packing: Packing, at_most: int | None = None
+) -> list[int] | None:
+    """End of each micro-batch in the sorted lengths; None when more than `at_most` are needed."""
+    ends: list[int] = []
+    sums_B = np.cumsum(sorted_B)
+    start = 0
+    while start < len(sorted_B):
+        if at_most is not None and len(ends) == at_most:
+            return None
+        if packing == "packed":
+            before = int(sums_B[start - 1]) if start else 0
+            end = int(np.searchsorted(sums_B, before + budget, side="right"))
+        else:
+            most = budget // max(1, int(sorted_B[start]))
+            window = sorted_B[start : start + most]
+            end = start + int(np.searchsorted(np.arange(1, len(window) + 1) * window, budget, side="right"))
+        start = max(end, start + 1)
+        ends.append(start)
+    return ends
+
+
+def micro_batches(
+    batch: GlobalBatch | np.ndarray,
+    table: TokenTable,
+    *,
+    micro_tokens: int,
+    packing: Packing,
+    unit_weights: Callable[[Targets], Targets] | None = None,
+) -> Iterator[MicroBatch]:
+    """The micro-batches of a global batch (or of any row numbers), numbered from 0.
+
+    Args:
+        batch: a global batch, or (B,) row numbers of `table`.
+        table: the tokenised split that the rows belong to.
+        micro_tokens: upper bound of computed tokens.
+        packing: `packed` or `padded`.
+        unit_weights: multiplies further weights into the targets (`Task.prepare`).
+    """
+    ids_B = batch.sample_ids_B if isinstance(batch, GlobalBatch) else np.asarray(batch, np.int64)
+    lengths_B = table.token_offsets[ids_B + 1] - table.token_offsets[ids_B]
+    for index, chosen in enumerate(cut(lengths_B, micro_tokens, packing)):
+        yield gather(table, ids_B[chosen], index, micro_tokens, packing, unit_weights)
+
+
+def gather(
+    table: TokenTable,
+    ids_B: np.ndarray,
+    index: int,
+    micro_tokens: int,
+    packing: Packing,
+    unit_weights: Callable[[Targets], Targets] | None = None,
+) -> MicroBatch:
+    """One micro-batch of exactly these rows, in this order."""
+    tokens_T, lengths_B = flat_indexes(table.token_offsets, ids_B)
+    units_U, units_per_sample_B = flat_indexes(table.unit_offsets, ids_B)
+    targets = targets_of(table, ids_B)
+    return MicroBatch(
+        index=index,
+        sample_ids_B=ids_B,
+        ids_T=table.ids[tokens_T].astype(np.int64),
+        lengths_B=lengths_B,
+        segments_T=None if table.segments is None else table.segments[tokens_T].astype(np.int64),
+        reads_U=table.reads[units_U].astype(np.int64) + np.repeat(starts_of(lengths_B), units_per_sample_B),
+        unit_sample_U=np.repeat(np.arange(len(ids_B), dtype=np.int64), units_per_sample_B),
+        targets=targets if unit_weights is None else unit_weights(targets),
+        packing=packing,
+        capacity_tokens=micro_tokens,
+    )
+
+
+def evaluation_batches(
+    table: TokenTable, *, micro_tokens: int, packing: Packing, window: int = 4096
+) -> Iterator[MicroBatch]:
+    """Every row once, sorted by length within windows of rows; numbered from 0 over the whole pass."""
+    index = 0
+    for first in range(0, len(table), window):
+        rows_B = np.arange(first, min(first + window, len(table)), dtype=np.int64)
+        for chosen in cut(
+            table.token_offsets[rows_B + 1] - table.token_offsets[rows_B], micro_tokens, packing
+        ):
+            yield gather(table, rows_B[chosen], index, micro_tokens, packing)
+            index += 1

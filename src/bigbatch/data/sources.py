@@ -1,0 +1,192 @@
+"""Files and objects of any kind -> one DataTable with a column per role.
+
+::
+
+    path(s) -> files.py -> delimited.py | jsonlines.py | Parquet | Arrow | text folder -> Raw
+    object  -> objects.py                                                             -> Raw
+    Raw -> columns.py (which column is which role) -> values.py (to the role's form)  -> DataTable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bigbatch.data.columns import ID, pick_columns
+from bigbatch.data.files import find_files, read_file
+from bigbatch.data.objects import read_object
+from bigbatch.data.problems import data_error, nearest, one_error
+from bigbatch.data.raw import Column, Raw
+from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable
+from bigbatch.data.values import convert
+from bigbatch.errors import Problem
+from bigbatch.protocols import Role
+
+
+def read_table(
+    files: Any,
+    *,
+    base: Path,
+    columns: Mapping[str, str],
+    roles: Mapping[str, Role],
+    encoding: str = "utf-8",
+    empty_text: Literal["error", "drop"] = "error",
+) -> DataTable:
+    """Read a split.
+
+    Args:
+        files: one or several paths or `DataFile`s (path, columns, share), or an object: a list of dicts, pandas, a
+            `datasets.Dataset`, an Arrow table, a dict of columns, a map-style torch dataset; or a DataTable.
+        base: the folder that relative paths start from.
+        columns: role -> column; roles that are not named are found by the usual names. A DataFile's own win.
+        roles: what the task reads; further columns of the source are ignored, except `id`.
+        encoding: `utf-8`, `utf-8-sig` or `latin-1`, of CSV, TSV, JSON Lines and text files.
+        empty_text: `drop` leaves out rows whose required text is empty, counted in `warnings`; `error` keeps
+            them for `checks.check_splits` to refuse.
+
+    Returns:
+        `text` roles as large_string, `label` as large_string, `labels` as lists, `number` as float64; missing values
+        as null. Rows of token ids (`input_ids`) as they are.
+
+    Raises:
+        DataError: no such file, a column that is missing, rows that are malformed.
+    """
+    if isinstance(files, DataTable):
+        return files
+    parts = []
+    for raw, own in _sources(files, base, roles, encoding):
+        parts.append(_to_roles(raw, {**columns, **own}, roles))
+    table = _join(parts)
+    return _drop_empty(table, roles) if empty_text == "drop" and not table.tokenised else table
+
+
+def _sources(
+    files: Any, base: Path, roles: Mapping[str, Role], encoding: str
+) -> list[tuple[Raw, Mapping[str, str]]]:
+    """(source, its own column mapping) of each file, or of the one object."""
+    entries = files if isinstance(files, (list, tuple)) else [files]
+    if not entries or not all(isinstance(entry, (str, Path)) or hasattr(entry, "path") for entry in entries):
+        return [(read_object(files, list(roles)), {})]
+    found = []
+    for entry in entries:
+        if getattr(entry, "share", None) is not None:
+            raise one_error(
+                str(entry.path), "data.train.share", "mixtures of files are planned, not built yet"
+            )
+        path = str(getattr(entry, "path", entry))
+        own = getattr(entry, "columns", None) or {}
+        found += [(read_file(name, full, encoding), own) for name, full in find_files(path, base)]
+    return found
+
+
+def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -> DataTable:
+    where = raw.name or "data"
+    if "input_ids" in raw.columns and "text" not in wanted:
+        return _tokenised(raw, wanted)
+    if not raw.columns:
+        raise one_error(where, "", "no rows")
+    picked = pick_columns(raw.columns, wanted, roles, where)
+    loaded = raw.load(list(dict.fromkeys(picked.values())))
+    converted: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for role, column in picked.items():
+        values = _with_names(loaded[column], raw.class_names.get(column))
+        kind = "text" if role == ID else roles[role].kind
+        converted[role], found = convert(values, kind, column, raw.where)
+        problems += found
+    if problems:
+        raise data_error(problems)
+    return _table(raw, pa.table(converted), tokenised=False)
+
+
+def _with_names(column: Column, names: tuple[str, ...] | None) -> Column:
+    """Class ids by their names, -1 (no label) as missing."""
+    if names is None:
+        return column
+    values = column if isinstance(column, list) else column.to_pylist()
+    return [
+        names[value]
+        if isinstance(value, int) and 0 <= value < len(names)
+        else None
+        if value in (-1, None)
+        else value
+        for value in values
+    ]
+
+
+def _tokenised(raw: Raw, wanted: Mapping[str, str]) -> DataTable:
+    """Columns of token ids, the label column renamed to `labels`."""
+    names = {name: name for name in TOKENISED_COLUMNS if name in raw.columns}
+    label = next((wanted[role] for role in ("label", "labels", "number") if role in wanted), None)
+    if label is not None and label not in raw.columns:
+        raise one_error(
+            raw.name or "data", "data.columns", f"no column {label!r}{nearest(label, raw.columns)}"
+        )
+    if label is not None or ("labels" not in names and "label" in raw.columns):
+        names["labels"] = label or "label"
+    if ID in raw.columns:
+        names[ID] = ID
+    loaded = raw.load(list(dict.fromkeys(names.values())))
+    return _table(
+        raw,
+        pa.table({role: _arrow(loaded[column], raw, column) for role, column in names.items()}),
+        tokenised=True,
+    )
+
+
+def _arrow(column: Column, raw: Raw, name: str) -> Any:
+    if not isinstance(column, list):
+        return column
+    try:
+        return pa.array(column)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise one_error(raw.name or "data", name, f"rows of different types: {error}") from error
+
+
+def _table(raw: Raw, rows: pa.Table, *, tokenised: bool) -> DataTable:
+    return DataTable(
+        rows=rows,
+        origin=((raw.name, 0),) if raw.name else (),
+        numbers=raw.row_numbers.astype(np.int64),
+        tokenised=tokenised,
+    )
+
+
+def _join(parts: Sequence[DataTable]) -> DataTable:
+    """One table of several files, in order. A column that only some files have is null in the others."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.tokenised for part in parts}) > 1:
+        raise one_error("data", "", "some files hold token ids and others text; use one kind")
+    firsts = np.cumsum([0, *map(len, parts)])
+    return DataTable(
+        rows=pa.concat_tables([part.rows for part in parts], promote_options="permissive"),
+        origin=tuple((part.origin[0][0], int(first)) for part, first in zip(parts, firsts[:-1], strict=True)),
+        numbers=np.concatenate([part.row_numbers for part in parts]),
+        warnings=tuple(warning for part in parts for warning in part.warnings),
+        tokenised=parts[0].tokenised,
+    )
+
+
+def is_empty_text(column: pa.ChunkedArray) -> np.ndarray:
+    """(rows,) bool: missing, or nothing but white space."""
+    trimmed = pc.call_function("utf8_trim_whitespace", [column])
+    return pc.call_function("equal", [trimmed, pa.scalar("", trimmed.type)]).fill_null(True).to_numpy()
+
+
+def _drop_empty(table: DataTable, roles: Mapping[str, Role]) -> DataTable:
+    texts = [role for role, about in roles.items() if about.kind == "text" and about.required]
+    empty = np.zeros(len(table), bool)
+    for role in texts:
+        empty |= is_empty_text(table.rows.column(role))
+    if not empty.any():
+        return table
+    first = table.where(int(np.flatnonzero(empty)[0]))
+    kept = table.take(np.flatnonzero(~empty))
+    warning = f"{int(empty.sum()):,} rows with empty text were left out, the first at {first}"
+    return DataTable(**{**vars(kept), "warnings": (*kept.warnings, warning)})

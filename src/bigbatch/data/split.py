@@ -1,0 +1,62 @@
+"""A share of the training rows for validation: stratified by label, fixed by `seed.data`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bigbatch.data.order import mixed, splitmix64
+from bigbatch.data.problems import one_error
+from bigbatch.data.tables import DataTable
+
+_STREAM = 0x5711
+"""Keeps the split's random numbers apart from the order's, which start from the same seed."""
+
+
+def stratified_share(
+    table: DataTable, share: float, seed: int, role: str | None = "label"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide rows into training and validation.
+
+    Every class gives round(share x its rows) rows, at least one when it has two or more; which ones is decided by
+    splitmix64(seed, row). A class with one row stays in training. Several labels a row: the set is the class.
+    Numbers and missing labels: no strata.
+
+    Args:
+        table: all rows.
+        share: above 0 and below 1.
+        seed: `seed.data`.
+        role: the label column; None for no strata.
+
+    Returns:
+        Row numbers of training and of validation, int64, each ascending.
+
+    Raises:
+        DataError: the share leaves nothing to validate on, or nothing to train on.
+    """
+    strata = _strata(table, "labels" if table.tokenised else role)
+    drawn = splitmix64(mixed(seed, _STREAM), count=len(table))
+    # Rows by stratum and, within it, by random number: each stratum's first rows are its share.
+    order = np.lexsort((drawn, strata))
+    counts = np.bincount(strata, minlength=1)
+    taken = np.minimum(np.maximum(np.floor(counts * share + 0.5), 1), counts - 1).clip(0).astype(np.int64)
+    rank = np.arange(len(table)) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = np.zeros(len(table), bool)
+    chosen[order] = rank < np.repeat(taken, counts)
+    train, validation = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    if not len(train) or not len(validation):
+        raise one_error(
+            "", "data.validation", f"a share of {share:g} of {len(table)} rows leaves {len(train)} to train on and "
+            f"{len(validation)} to validate on; name a file instead"
+        )  # fmt: skip
+    return train, validation
+
+
+def _strata(table: DataTable, role: str | None) -> np.ndarray:
+    """(rows,) int64 number of each row's class, in order of first appearance."""
+    if role is None or role not in table.rows.column_names:
+        return np.zeros(len(table), np.int64)
+    values = table.rows.column(role).to_pylist()
+    if any(isinstance(value, float) for value in values):
+        return np.zeros(len(table), np.int64)
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(repr(value), len(numbers)) for value in values], np.int64)

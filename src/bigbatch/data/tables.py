@@ -1,0 +1,68 @@
+"""DataTable: rows with a column per role, that know which file and row they came from."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+TOKENISED_COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "labels")
+"""Columns of rows that were tokenised before they came here."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataTable:
+    """A split before tokenising."""
+
+    rows: pa.Table
+    """A column per role, and `id` if the source has one; or some of `TOKENISED_COLUMNS`."""
+    origin: tuple[tuple[str, int], ...] = ()
+    """(file or name of the source, first of its rows in `rows`), in order."""
+    numbers: np.ndarray | None = None
+    """(rows,) int64 number of each row in its source, as an editor or a spreadsheet shows it: from 1, a header
+    counts. None: 1, 2, 3, … within each source."""
+    warnings: tuple[str, ...] = ()
+    tokenised: bool = False
+    """Whether the rows are token ids already."""
+
+    def __len__(self) -> int:
+        return self.rows.num_rows
+
+    def where(self, row: int) -> str:
+        """`tweets.csv:812`: the source of a row and its number there."""
+        if not self.origin:
+            return f"row {int(self.row_numbers[row])}"
+        name, _ = self.origin[bisect.bisect_right([first for _, first in self.origin], row) - 1]
+        return f"{name}:{int(self.row_numbers[row])}"
+
+    @property
+    def row_numbers(self) -> np.ndarray:
+        """(rows,) int64: `numbers`, counted when they were not given."""
+        if self.numbers is not None:
+            return self.numbers
+        firsts = [first for _, first in self.origin] or [0]
+        return np.arange(1, len(self) + 1) - np.repeat(firsts, np.diff([*firsts, len(self)]))
+
+    def take(self, rows_B: np.ndarray) -> DataTable:
+        """These rows, in ascending order, so that they still know where they came from."""
+        assert len(rows_B) < 2 or bool(np.all(np.diff(rows_B) > 0)), "rows are taken in ascending order"
+        return replace(
+            self,
+            rows=self.rows.take(pa.array(rows_B, pa.int64())),
+            origin=tuple((name, int(np.searchsorted(rows_B, first))) for name, first in self.origin),
+            numbers=self.row_numbers[rows_B],
+        )
+
+    def iterate(self, rows_per_chunk: int) -> Iterator[list[dict[str, Any]]]:
+        """Rows as dictionaries, some at a time."""
+        for first in range(0, len(self), rows_per_chunk):
+            yield self.rows.slice(first, rows_per_chunk).to_pylist()
+
+
+def from_rows(rows: list[Mapping[str, Any]], name: str = "rows") -> DataTable:
+    """A table from dictionaries that have a column per role already."""
+    return DataTable(rows=pa.Table.from_pylist([dict(row) for row in rows]), origin=((name, 0),))

@@ -1,0 +1,257 @@
+"""DataTable -> TokenTable: rows through the task's encode, kept in the token cache.
+
+The cache holds everything that encode returns (ids, segments, reads, targets, weights, extras), so a second start
+reads memory-mapped files and never calls the tokenizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigbatch.data import cache
+from bigbatch.data.fingerprint import fingerprint
+from bigbatch.data.problems import one_error
+from bigbatch.data.tables import DataTable
+from bigbatch.records import Sample, TokenTable
+
+Progress = Callable[[int, int], None]
+"""`progress(done_rows, total_rows)`."""
+
+_CHUNK_ROWS = 1000
+_log = logging.getLogger(__name__)
+
+
+def token_table(
+    table: DataTable,
+    *,
+    task: Any,
+    tokenizer: Any,
+    cache_dir: Path | None,
+    key_parts: Mapping[str, Any],
+    progress: Progress | None = None,
+    say: Callable[[str], None] = _log.warning,
+) -> tuple[TokenTable, bool]:
+    """Tokenise a split, or read it from the cache.
+
+    Args:
+        table: rows with a column per role, or rows of token ids.
+        task: its `encode_batch(rows, tokenizer)` is called when it has one (fast tokenizers use all cores in
+            batch calls), else `encode(row, tokenizer)`.
+        tokenizer: a Hugging Face tokenizer; unused for rows of token ids.
+        cache_dir: where entries are kept; None keeps everything in memory.
+        key_parts: what else decides the result: the task's options, labels, max_length, … (JSON-like).
+        progress: called after every chunk of rows.
+        say: told when a damaged entry is rebuilt or the cache cannot be written.
+
+    Returns:
+        The tokenised split, and whether it came from the cache.
+
+    Raises:
+        DataError: a row of token ids cannot be used, or the task's samples do not fit together.
+        DiskError: the disk filled up.
+    """
+    key = None if cache_dir is None else cache_key(table, task, tokenizer, key_parts)
+    if cache_dir is None or key is None:
+        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
+    folder = cache_dir / key
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            return _assemble(cache.read(folder)), True
+        except cache.Damaged as damage:
+            say(f"token cache {folder}: {damage}; tokenising again")
+    try:
+        writer = cache.Writer(cache_dir, key)
+    except OSError as error:
+        say(f"token cache {cache_dir} cannot be written ({error}); the tokens are kept in memory")
+        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
+    with writer:
+        facts = {"truncated_samples": 0}
+        for columns, truncated in _chunks(table, task, tokenizer, progress):
+            facts["truncated_samples"] += truncated
+            for name, rows in columns.items():
+                writer.append(name, rows)
+        return _assemble((writer.publish(facts), facts)), False
+
+
+def cache_key(table: DataTable, task: Any, tokenizer: Any, key_parts: Mapping[str, Any]) -> str | None:
+    """Hash of all that decides what encode returns: data, tokenizer, the task's options and its code.
+
+    None when the task's code cannot be read (a class typed in a notebook): then nothing may be reused.
+    """
+    code = _code_of(type(task))
+    if code is None:
+        return None
+    parts = {
+        "format": cache.FORMAT,
+        "data": fingerprint(table),
+        "tokenizer": None if table.tokenised else tokenizer_fingerprint(tokenizer),
+        "task": code,
+        "parts": dict(key_parts),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:40]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """sha256 (hex) of the whole tokenizer, or of class, vocabulary and special tokens when it has no one file.
+
+    Truncation and padding are left out: calling a fast tokenizer changes them.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if hasattr(backend, "to_str"):
+        whole = json.loads(backend.to_str())
+        content = {name: part for name, part in whole.items() if name not in ("truncation", "padding")}
+    else:
+        vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else repr(tokenizer)
+        content = {"class": type(tokenizer).__qualname__, "vocabulary": vocabulary}
+    special = getattr(tokenizer, "special_tokens_map", None)
+    sides = [getattr(tokenizer, name, None) for name in ("truncation_side", "add_bos_token", "add_eos_token")]
+    return hashlib.sha256(
+        json.dumps([content, special, sides], sort_keys=True, default=str).encode()
+    ).hexdigest()
+
+
+def _code_of(kind: type) -> list[str] | None:
+    """Names and source hashes of a task's class and its bases, so that editing encode is noticed.
+
+    A class of bigbatch stands for its whole room, whose other files encode calls.
+    """
+    found = []
+    for base in kind.__mro__:
+        if base.__module__ in ("builtins", "abc", "typing"):
+            continue
+        try:
+            file = Path(inspect.getfile(base))
+            files = sorted(file.parent.glob("*.py")) if base.__module__.startswith("bigbatch.") else [file]
+            digest = hashlib.sha256(b"".join(part.read_bytes() for part in files)).hexdigest()
+        except (OSError, TypeError):
+            return None
+        found.append(f"{base.__module__}.{base.__qualname__} {digest}")
+    return found
+
+
+def _chunks(
+    table: DataTable, task: Any, tokenizer: Any, progress: Progress | None
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """Columns of some rows each, and how many of these rows were truncated."""
+    # The Rust tokenizers turn their threads off after a fork unless told; a choice of the user's stands.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    done, layout = 0, ""
+    yield {"token_counts": np.empty(0, np.int64), "unit_counts": np.empty(0, np.int64)}, 0
+    for rows in table.iterate(_CHUNK_ROWS):
+        samples = _encode(table, done, rows, task, tokenizer)
+        layout = _check(table, done, samples, task, layout)
+        done += len(rows)
+        yield _columns(samples), sum(sample.truncated for sample in samples)
+        if progress is not None:
+            progress(done, len(table))
+
+
+def _encode(
+    table: DataTable, first: int, rows: list[dict[str, Any]], task: Any, tokenizer: Any
+) -> list[Sample]:
+    if hasattr(task, "encode_batch"):
+        return _naming(
+            f"{table.where(first)} and the {len(rows)} rows from it", task.encode_batch, rows, tokenizer
+        )
+    return [
+        _naming(table.where(number), task.encode, row, tokenizer)
+        for number, row in enumerate(rows, start=first)
+    ]
+
+
+def _naming(place: str, encode: Callable[[Any, Any], Any], rows: Any, tokenizer: Any) -> Any:
+    """Call the task, which may be the user's own code; what it raises says where it was."""
+    try:
+        return encode(rows, tokenizer)
+    except Exception as error:
+        error.add_note(f"while encoding {place}")
+        raise
+
+
+def _check(table: DataTable, first: int, samples: list[Sample], task: Any, layout: str) -> str:
+    """Refuse samples that do not fit together; returns what those of this table look like, "" before the first."""
+    limit = getattr(task, "max_length", None)
+    for number, sample in enumerate(samples, start=first):
+        place = table.where(number)
+        segments = "no token types" if sample.segments is None else "token types"
+        found = f"{segments}, targets {sample.values.dtype}{sample.values.shape[1:]}, extras {sorted(sample.extras)}"
+        layout = layout or found
+        units = {len(rows) for rows in (sample.reads, sample.values, sample.weights, *sample.extras.values())}
+        if found != layout:
+            raise one_error(place, "", f"the task's encode gave {found}, but {layout} in the rows before")
+        if len(sample.ids) == 0 or len(units) > 1:
+            raise one_error(
+                place, "", "the task's encode gave no tokens, or arrays of unequal numbers of units"
+            )
+        if table.tokenised and limit is not None and len(sample.ids) > limit:
+            raise one_error(
+                place,
+                "input_ids",
+                f"{len(sample.ids)} tokens, but max_length is {limit}; token ids are not cut here",
+            )
+    return layout
+
+
+def _columns(samples: list[Sample]) -> dict[str, np.ndarray]:
+    """The flat columns of some samples, as the cache stores them; ragged ones with counts."""
+    columns = {
+        "token_counts": np.array([len(sample.ids) for sample in samples], np.int64),
+        "unit_counts": np.array([len(sample.reads) for sample in samples], np.int64),
+        "ids": np.concatenate([sample.ids for sample in samples]).astype(np.int32),
+        "reads": np.concatenate([sample.reads for sample in samples]).astype(np.int32),
+        "values": np.concatenate([sample.values for sample in samples]),
+        "weights": np.concatenate([sample.weights for sample in samples]).astype(np.float32),
+    }
+    segments = [sample.segments for sample in samples if sample.segments is not None]
+    if segments:
+        columns["segments"] = np.concatenate(segments).astype(np.int8)
+    for name in samples[0].extras:
+        columns[f"extra.{name}"] = np.concatenate([sample.extras[name] for sample in samples]).astype(
+            np.float32
+        )
+    return columns
+
+
+def _in_memory(
+    chunks: Iterator[tuple[dict[str, np.ndarray], int]],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    parts: dict[str, list[np.ndarray]] = {}
+    truncated_samples = 0
+    for columns, truncated in chunks:
+        truncated_samples += truncated
+        for name, rows in columns.items():
+            parts.setdefault(name, []).append(rows)
+    return {name: np.concatenate(rows) for name, rows in parts.items()}, {
+        "truncated_samples": truncated_samples
+    }
+
+
+def _assemble(stored: tuple[dict[str, np.ndarray], dict[str, Any]]) -> TokenTable:
+    arrays, facts = stored
+    return TokenTable(
+        ids=arrays.get("ids", np.empty(0, np.int32)),
+        token_offsets=_offsets(arrays["token_counts"]),
+        segments=arrays.get("segments"),
+        reads=arrays.get("reads", np.empty(0, np.int32)),
+        unit_offsets=_offsets(arrays["unit_counts"]),
+        values=arrays.get("values", np.empty(0, np.int64)),
+        weights=arrays.get("weights", np.empty(0, np.float32)),
+        extras={
+            name.removeprefix("extra."): rows for name, rows in arrays.items() if name.startswith("extra.")
+        },
+        truncated_samples=int(facts["truncated_samples"]),
+    )
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

@@ -1,0 +1,232 @@
+"""Evaluation of a split. Reads the model, touches nothing else: no gradient, no mode, no generator.
+
+Loss and metrics are computed in fp64, in table order, with exact sums: they depend on the model's outputs alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from bigbatch.infer.forwards import run_forward
+from bigbatch.protocols import Forward, Metric, Task
+from bigbatch.records import Packing, Predictions, Targets, TokenTable
+from bigbatch.tasks.figures import Undefined
+from bigbatch.tasks.states import CalibrationMetric, confusion, counted
+from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
+
+CHUNK_UNITS = 65_536
+"""Units that are decoded at a time; bounds memory, changes no bit."""
+EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Example:
+    """A unit that the model got wrong."""
+
+    row: int
+    """Row of the table, from 0."""
+    label: str | float
+    """Name of the true class, or the true value."""
+    predicted: str | float
+    probability: float | None
+    """Of the predicted class; None for regression."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    """What one evaluation of one split found."""
+
+    loss: float
+    """Weighted sum over units / sum of weights, over all terms, fp64."""
+    terms: Mapping[str, float]
+    """The loss of each term."""
+    metrics: dict[str, float | None]
+    """By name; None where the figure does not exist on this split."""
+    undefined: dict[str, str]
+    """Why, for each None."""
+    samples: int
+    seconds: float
+    confusion: np.ndarray | None = None
+    """(C, C) int64, true class (rows) by predicted class (columns); single label only."""
+    calibration: tuple[dict[str, Any], ...] = ()
+    """Bins of the largest probability, as `CalibrationBin` has them; single label only."""
+    examples: tuple[Example, ...] = ()
+    """The most confidently wrong units (regression: the largest errors), worst first."""
+    labels: tuple[str, ...] = ()
+    """Class names in class order."""
+
+    @property
+    def samples_per_second(self) -> float:
+        """Speed of the whole evaluation, metrics included."""
+        return self.samples / self.seconds if self.seconds > 0 else 0.0
+
+
+def evaluate(
+    forward: Forward,
+    task: Task,
+    table: TokenTable,
+    metrics: Sequence[Metric] | None = None,
+    *,
+    micro_tokens: int,
+    packing: Packing,
+) -> EvalResult:
+    """Loss and metrics of a model on a tokenised split.
+
+    Args:
+        forward: gives (U, C) outputs of a micro-batch; its `module` is put into eval mode meanwhile.
+        task: decodes outputs, gives losses and denominators.
+        table: the split.
+        metrics: None takes the task's.
+        micro_tokens: upper bound of computed tokens of a micro-batch.
+        packing: `packed` or `padded`, as the forward expects it.
+    """
+    started = time.perf_counter()
+    outputs_UC = run_forward(forward, table, micro_tokens=micro_tokens, packing=packing)
+    units = len(outputs_UC)
+    terms = _losses(task, outputs_UC, table)
+    gathered = _Gathered(task.metrics if metrics is None else metrics)
+    for first in range(0, units, CHUNK_UNITS):
+        part = slice(first, min(first + CHUNK_UNITS, units))
+        gathered.add(task.decode(outputs_UC[part]), _targets(table, part), first)
+    values, undefined = gathered.figures()
+    labels = tuple(getattr(task, "label_names", ()))
+    return EvalResult(
+        loss=sum(terms.values()),
+        terms=terms,
+        metrics=values,
+        undefined=undefined,
+        samples=len(table),
+        seconds=time.perf_counter() - started,
+        confusion=gathered.confusion,
+        calibration=gathered.bins(),
+        examples=gathered.examples(table.unit_offsets, labels),
+        labels=labels,
+    )
+
+
+def _targets(table: TokenTable, part: slice) -> Targets:
+    return Targets(
+        values=np.asarray(table.values[part]),
+        weights=np.asarray(table.weights[part]),
+        extras={name: np.asarray(values[part]) for name, values in table.extras.items()},
+    )
+
+
+def _losses(task: Task, outputs_UC: np.ndarray, table: TokenTable) -> dict[str, float]:
+    """Per term: exact sum of weighted unit losses / denominator; NaN when all weights are 0."""
+    sums: dict[str, Parts] = {}
+    denominators: dict[str, Parts] = {}
+    prepare = getattr(task, "prepare", None)
+    for first in range(0, len(outputs_UC), CHUNK_UNITS):
+        part = slice(first, min(first + CHUNK_UNITS, len(outputs_UC)))
+        targets = _targets(table, part)
+        targets = prepare(targets) if prepare else targets
+        with torch.no_grad():
+            outputs = torch.from_numpy(outputs_UC[part]).double()
+            losses = task.loss(outputs, targets.map(lambda values: torch.from_numpy(np.array(values))))
+        for name, losses_U in losses.items():
+            sums[name] = add_parts(sums.get(name, ()), exact_parts(losses_U.double().numpy()))
+        for name, count in task.denominators(targets).items():
+            denominators[name] = add_parts(denominators.get(name, ()), (count,) if count else ())
+    found = {}
+    for name, parts in sums.items():
+        denominator = total(denominators[name])
+        found[name] = total(parts) / denominator if denominator else float("nan")
+    return found
+
+
+class _Gathered:
+    """States of metrics, confusion and calibration, and the worst units, over the chunks so far."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self.metrics = tuple(metrics)
+        self.states: list[Any] = [None] * len(self.metrics)
+        self.confusion: np.ndarray | None = None
+        self._calibration: Any = None
+        self._worst: list[_Wrong] = []
+
+    def add(self, predictions: Predictions, targets: Targets, first_unit: int) -> None:
+        """Take in the next units of the table."""
+        for index, metric in enumerate(self.metrics):
+            state, before = metric.add(predictions, targets), self.states[index]
+            self.states[index] = state if first_unit == 0 else metric.merge(before, state)
+        if predictions.kind == "single":
+            cells = confusion(*counted(predictions, targets))
+            self.confusion = cells if self.confusion is None else self.confusion + cells
+            bins, calibration = CalibrationMetric(), self._calibration
+            state = bins.add(predictions, targets)
+            self._calibration = state if calibration is None else bins.merge(calibration, state)
+        worst = [*self._worst, *_wrong(predictions, targets, first_unit)]
+        self._worst = sorted(worst, key=lambda wrong: (-wrong.badness, wrong.unit))[:EXAMPLES]
+
+    def figures(self) -> tuple[dict[str, float | None], dict[str, str]]:
+        """Values by name, and the reason of each that does not exist."""
+        values: dict[str, float | None] = {}
+        undefined: dict[str, str] = {}
+        for metric, state in zip(self.metrics, self.states, strict=True):
+            value = Undefined("no samples") if state is None else metric.value(state)
+            for name, item in value.items() if isinstance(value, Mapping) else [(metric.name, value)]:
+                if isinstance(item, Undefined):
+                    undefined[name] = item.reason
+                values[name] = None if isinstance(item, Undefined) else float(item)
+        return values, undefined
+
+    def bins(self) -> tuple[dict[str, Any], ...]:
+        """Calibration of the largest probability."""
+        if self._calibration is None:
+            return ()
+        return tuple(asdict(each) for each in CalibrationMetric().bins(self._calibration))
+
+    def examples(self, unit_offsets: np.ndarray, labels: Sequence[str]) -> tuple[Example, ...]:
+        """The worst units, with the row that each belongs to and the names of its classes."""
+
+        def named(value: int | float) -> str | float:
+            if isinstance(value, float):
+                return value
+            return labels[value] if value < len(labels) else str(value)
+
+        rows = [int(np.searchsorted(unit_offsets, wrong.unit, side="right")) - 1 for wrong in self._worst]
+        return tuple(
+            Example(row, named(wrong.label), named(wrong.predicted), wrong.probability)
+            for row, wrong in zip(rows, self._worst, strict=True)
+        )
+
+
+class _Wrong(NamedTuple):
+    badness: float
+    unit: int
+    label: int | float
+    predicted: int | float
+    probability: float | None
+
+
+def _wrong(predictions: Predictions, targets: Targets, first_unit: int) -> list[_Wrong]:
+    """The worst wrong units of a chunk; multi-label has none."""
+    weighed_U = np.asarray(targets.weights) > 0
+    shares = predictions.probabilities
+    if predictions.kind == "single" and shares is not None:
+        badness_U = shares.max(-1)
+        wrong_U = weighed_U & (predictions.values != targets.values)
+    elif predictions.kind == "regression" and predictions.values.ndim == 1:
+        badness_U = np.abs(predictions.values - targets.values)
+        wrong_U = weighed_U & (badness_U > 0)
+    else:
+        return []
+    units = np.flatnonzero(wrong_U & np.isfinite(badness_U))
+    units = units[np.argsort(-badness_U[units], kind="stable")][:EXAMPLES]
+    return [
+        _Wrong(
+            badness=float(badness_U[unit]),
+            unit=first_unit + int(unit),
+            label=targets.values[unit].item(),
+            predicted=predictions.values[unit].item(),
+            probability=None if shares is None else float(badness_U[unit]),
+        )
+        for unit in units
+    ]

@@ -1,0 +1,72 @@
+"""Predict a file: CSV, TSV, JSON Lines or plain text in, CSV or JSON Lines out, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from bigbatch.infer.load import Loaded
+from bigbatch.infer.predict import MICRO_TOKENS, WINDOW_ROWS, predict_placed
+from bigbatch.infer.readers import open_source
+from bigbatch.infer.writers import open_output
+
+
+def predict_file(
+    loaded: Loaded,
+    source: Path | str | TextIO | None,
+    out: Path | str | TextIO | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    window_rows: int = WINDOW_ROWS,
+    micro_tokens: int = MICRO_TOKENS,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Write a prediction for every row of a source, in order, with its id if it has one.
+
+    Args:
+        loaded: what `open_model` gave.
+        source: a file, or a text stream (None or `-`: standard input).
+        out: a `.jsonl` or `.csv` file that does not exist, or a text stream (None or `-`: standard output).
+        columns: role -> column; added to the model's own.
+        encoding: of the source file.
+        window_rows: rows in memory at a time.
+        micro_tokens: upper bound of computed tokens of a micro-batch.
+        progress: called with the number of rows done so far.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        UsageError: a file that cannot be read, or one that would be overwritten.
+        DataError: a malformed row or one without text; nothing is left under the name of `out`.
+    """
+    wanted = {**loaded.columns, **(columns or {})}
+    source, out = _place(source), _place(out)
+    own = source if isinstance(source, Path) else None
+    rows = 0
+    with (
+        open_source(source, roles=loaded.task.roles, columns=wanted, encoding=encoding) as placed,
+        open_output(out, own) as write,
+    ):
+        for prediction in predict_placed(
+            loaded.forward,
+            loaded.task,
+            loaded.tokenizer,
+            placed,
+            window_rows=window_rows,
+            micro_tokens=micro_tokens,
+        ):
+            write(prediction)
+            rows += 1
+            if progress is not None and rows % window_rows == 0:
+                progress(rows)
+    return rows
+
+
+def _place(given: Path | str | TextIO | None) -> Path | TextIO | None:
+    """`-` as None, other text as a path."""
+    if isinstance(given, str):
+        return None if given == "-" else Path(given)
+    return given

@@ -1,0 +1,138 @@
+"""Open what was trained: a run directory, or any Hugging Face classification folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigbatch.data.labels import LabelSet
+from bigbatch.errors import ModelError, UsageError
+from bigbatch.protocols import Forward, Task
+from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.losses import Kind
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bigbatch.recipe.schema import Recipe
+
+_KINDS: Mapping[str, Kind] = {
+    "single_label_classification": "single",
+    "multi_label_classification": "multi",
+    "regression": "regression",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model that is ready to evaluate and predict."""
+
+    module: nn.Module
+    tokenizer: Any
+    task: Task
+    forward: Forward
+    """Padded: every model can, and predictions do not depend on what can be packed."""
+    max_length: int
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Role -> column, as in training."""
+    recipe: Recipe | None = None
+    """Of a run; None for a plain folder."""
+    notes: tuple[str, ...] = ()
+
+
+def open_model(place: Path | str, *, device: str = "cpu") -> Loaded:
+    """The model of a run directory (`recipe.yaml` and `model/`), or of a Hugging Face folder.
+
+    Args:
+        place: the folder.
+        device: where the model runs.
+
+    Raises:
+        UsageError: there is no such folder, or nothing in it that can be opened.
+        ModelError: the model or tokenizer cannot be used.
+    """
+    folder = Path(place)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; expected a run directory or a Hugging Face model folder")
+    if (folder / "recipe.yaml").is_file():
+        return _open_run(folder, device)
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{folder}: found neither recipe.yaml (a run) nor config.json (a Hugging Face model)"
+        )
+    names, kind = head_of(folder)
+    return _open(folder, Classify(kind=kind), names, None, device)
+
+
+def _open_run(run: Path, device: str) -> Loaded:
+    from bigbatch.recipe.load import load_recipe
+    from bigbatch.tasks.catalog import task_from_recipe
+
+    model = run / "model"
+    if not (model / "config.json").is_file():
+        raise UsageError(f"{run}: this run has no model yet; train it first, or let it finish")
+    recipe = load_recipe(run / "recipe.yaml", environ={})
+    code = run / "code"  # copies of the user's files, as they were trained with
+    task = task_from_recipe(recipe, base=code if code.is_dir() else None)
+    opened = _open(model, task, head_of(model)[0], recipe.data.max_length, device)
+    return replace(opened, columns=dict(recipe.data.columns), recipe=recipe)
+
+
+def _open(folder: Path, task: Task, names: tuple[str, ...], max_length: int | None, device: str) -> Loaded:
+    from bigbatch.model.anatomy import anatomy
+    from bigbatch.model.forwards import PaddedForward
+    from bigbatch.model.load import check_model, load_classifier, load_tokenizer, pad_id
+    from bigbatch.recipe.learning import ModelSpec
+
+    spec = ModelSpec(name=str(folder.resolve()))
+    if isinstance(task, Classify) and (task.kind != "regression" or len(names) > 1):
+        task = replace(task, label_set=LabelSet(names))
+    head = task.head if isinstance(task, Classify) else {}
+    loaded = load_classifier(spec, **head, seed=0, dropout=None)
+    tokenizer = load_tokenizer(spec)
+    longest = check_model(loaded.module, tokenizer, max_length, True)
+    if isinstance(task, Classify):
+        task = replace(task, pool=anatomy(loaded.module).pools, max_length=longest)
+    module = loaded.module.to(device).eval()
+    return Loaded(
+        module=module,
+        tokenizer=tokenizer,
+        task=task,
+        forward=PaddedForward(module, pad_id(module, tokenizer) or 0),
+        max_length=longest,
+        notes=tuple(loaded.notes),
+    )
+
+
+def head_of(folder: Path) -> tuple[tuple[str, ...], Kind]:
+    """Label names in class order and kind of task, from a folder's config.json.
+
+    Without `problem_type` one output is regression and several are single label, as transformers decides.
+
+    Raises:
+        ModelError: config.json cannot be read, or its labels are not numbered from 0.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
+    architectures = config.get("architectures") or []
+    if architectures and not any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        what = f"{', '.join(map(str, architectures))} has no classification head; train it first"
+        raise ModelError(f"{folder}: {what}")
+    found = config.get("id2label") or {
+        str(label): f"LABEL_{label}" for label in range(config.get("num_labels", 2))
+    }
+    numbered = {int(label): str(name) for label, name in found.items()}
+    if sorted(numbered) != list(range(len(numbered))):
+        raise ModelError(f"{folder / 'config.json'}: id2label is not numbered from 0 without gaps")
+    problem = config.get("problem_type")
+    if problem is not None and problem not in _KINDS:
+        raise ModelError(
+            f"{folder / 'config.json'}: unknown problem_type {problem!r}; expected {', '.join(_KINDS)}"
+        )
+    kind = _KINDS[problem] if problem else "regression" if len(numbered) == 1 else "single"
+    return tuple(numbered[label] for label in range(len(numbered))), kind

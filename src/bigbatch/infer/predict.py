@@ -1,0 +1,167 @@
+"""Rows in, predictions out: in windows, so that memory is bounded and samples of a length run together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bigbatch.errors import DataError, Problem
+from bigbatch.infer.forwards import run_forward
+from bigbatch.infer.readers import PlacedRow
+from bigbatch.protocols import Forward, Task
+from bigbatch.records import Packing, Predictions, Sample, TokenTable
+
+WINDOW_ROWS = 2048
+MICRO_TOKENS = 8192
+
+
+def predict_rows(
+    forward: Forward,
+    task: Task,
+    tokenizer: Any,
+    rows: Iterable[Mapping[str, Any] | str],
+    *,
+    window_rows: int = WINDOW_ROWS,
+    micro_tokens: int = MICRO_TOKENS,
+    packing: Packing = "padded",
+) -> Iterator[dict[str, Any]]:
+    """Predictions of rows (role -> value, or a text), in their order.
+
+    Args:
+        forward: gives (U, C) outputs of a micro-batch.
+        task: encodes rows and decodes outputs.
+        tokenizer: a Hugging Face tokenizer.
+        rows: as many as there are; read a window ahead.
+        window_rows: rows in memory at a time.
+        micro_tokens: upper bound of computed tokens of a micro-batch.
+        packing: `packed` or `padded`, as the forward expects it.
+
+    Yields:
+        `{"id"?, "label", "probability", "probabilities": {name: p}}`; multi-label `{"id"?, "labels", "probabilities"}`;
+        regression `{"id"?, "value"}`. What is not finite is None.
+
+    Raises:
+        DataError: a row without text, named by its number from 1.
+    """
+    placed = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+    as_rows = ((place, {"text": row} if isinstance(row, str) else row) for place, row in placed)
+    yield from predict_placed(
+        forward, task, tokenizer, as_rows, window_rows=window_rows, micro_tokens=micro_tokens, packing=packing
+    )
+
+
+def predict_placed(
+    forward: Forward,
+    task: Task,
+    tokenizer: Any,
+    rows: Iterable[PlacedRow],
+    *,
+    window_rows: int = WINDOW_ROWS,
+    micro_tokens: int = MICRO_TOKENS,
+    packing: Packing = "padded",
+) -> Iterator[dict[str, Any]]:
+    """As `predict_rows`, for rows that come with their places."""
+    stream = iter(rows)
+    while window := list(itertools.islice(stream, window_rows)):
+        samples = _encoded(window, task, tokenizer)
+        outputs_UC = run_forward(forward, as_table(samples), micro_tokens=micro_tokens, packing=packing)
+        described = describe(task.decode(outputs_UC), tuple(getattr(task, "label_names", ())))
+        for (_, row), prediction in zip(window, described, strict=True):
+            name = row.get("id")
+            yield prediction if name is None else {"id": name, **prediction}
+
+
+def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any) -> list[Sample]:
+    targets = [
+        name for name, role in task.roles.items() if name == "label" or role.kind in ("label", "labels")
+    ]
+    rows = [{**row, **dict.fromkeys(targets)} for _, row in window]
+    _check_texts(window, task)
+    try:
+        batch = getattr(task, "encode_unlabelled", None)
+        return batch(rows, tokenizer) if batch else [task.encode(row, tokenizer) for row in rows]
+    except KeyError as error:
+        column = error.args[0] if error.args else "?"
+        if column not in task.roles:
+            raise
+        what = f"the task reads {column!r}; add that column, or let its encode use row.get({column!r})"
+        raise DataError([Problem(where=window[0][0], key=str(column), what=what)]) from error
+
+
+def _check_texts(window: Sequence[PlacedRow], task: Task) -> None:
+    """Every required text is there, and is text."""
+    texts = [name for name, role in task.roles.items() if role.kind == "text"]
+    problems = []
+    for place, row in window:
+        if row.get("input_ids") is not None:
+            continue
+        for name in texts:
+            what = _text_problem(row.get(name), task.roles[name].required)
+            if what:
+                problems.append(Problem(where=place, key=name, what=what))
+    if problems:
+        more = [Problem(where="", what=f"and {len(problems) - 20} more")] if len(problems) > 20 else []
+        raise DataError([*problems[:20], *more])
+
+
+def _text_problem(text: Any, required: bool) -> str | None:
+    if text is None:
+        return "there is no text" if required else None
+    if not isinstance(text, str):
+        return f"expected text, found {type(text).__name__}"
+    if required and not text.strip():
+        return "the text is empty"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"half a surrogate pair at character {error.start}: this is not text"
+    return None
+
+
+def as_table(samples: Sequence[Sample]) -> TokenTable:
+    """Samples as a tokenised split in memory."""
+    segments = [sample.segments for sample in samples if sample.segments is not None]
+    return TokenTable(
+        ids=np.concatenate([sample.ids for sample in samples]),
+        token_offsets=_offsets([len(sample.ids) for sample in samples]),
+        segments=np.concatenate(segments) if len(segments) == len(samples) else None,
+        reads=np.concatenate([sample.reads for sample in samples]),
+        unit_offsets=_offsets([len(sample.reads) for sample in samples]),
+        values=np.concatenate([sample.values for sample in samples]),
+        weights=np.concatenate([sample.weights for sample in samples]),
+        extras={
+            name: np.concatenate([sample.extras[name] for sample in samples]) for name in samples[0].extras
+        },
+        truncated_samples=sum(sample.truncated for sample in samples),
+    )
+
+
+def _offsets(counts: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+
+
+def describe(predictions: Predictions, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Each unit's prediction as plain data; classes without names are called by their number."""
+    names = tuple(names) or tuple(map(str, range(predictions.scores.shape[1])))
+    for unit, found in enumerate(predictions.values):
+        if predictions.probabilities is None:
+            value = [_plain(item) for item in np.atleast_1d(found)]
+            yield {
+                "value": value[0] if predictions.values.ndim == 1 else dict(zip(names, value, strict=True))
+            }
+            continue
+        shares = [_plain(share) for share in predictions.probabilities[unit]]
+        probabilities = dict(zip(names, shares, strict=True))
+        if predictions.kind == "multi":
+            applying = [name for name, applies in zip(names, found, strict=True) if applies]
+            yield {"labels": applying, "probabilities": probabilities}
+        else:
+            yield {"label": names[found], "probability": shares[found], "probabilities": probabilities}
+
+
+def _plain(number: Any) -> float | None:
+    return float(number) if math.isfinite(number) else None

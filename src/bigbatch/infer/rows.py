@@ -1,0 +1,91 @@
+"""Evaluate labelled files, or any dataset, with an opened model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigbatch.data.labels import find_labels
+from bigbatch.data.problems import data_error
+from bigbatch.data.sources import is_empty_text, read_table
+from bigbatch.data.tables import DataTable
+from bigbatch.data.tokens import token_table
+from bigbatch.errors import DataError, Problem
+from bigbatch.infer.evaluate import EvalResult, evaluate
+from bigbatch.infer.load import Loaded
+from bigbatch.infer.predict import MICRO_TOKENS
+from bigbatch.protocols import Task
+from bigbatch.tasks.classify import Classify
+
+
+def evaluate_rows(
+    opened: Loaded,
+    files: Any,
+    base: Path,
+    columns: Mapping[str, str],
+    *,
+    encoding: str | None = None,
+    micro_tokens: int = MICRO_TOKENS,
+) -> EvalResult:
+    """Loss and metrics of an opened model on labelled data.
+
+    Args:
+        opened: what `open_model` gave.
+        files: one or several files, or any dataset that `data.sources.read_table` takes.
+        base: the folder that relative paths start from.
+        columns: role -> column.
+        encoding: of text files; None takes the run's.
+        micro_tokens: upper bound of computed tokens of a micro-batch.
+
+    Raises:
+        DataError: malformed rows; empty texts, missing labels, or labels that the model does not know.
+    """
+    task, recipe = opened.task, opened.recipe
+    table = read_table(
+        files,
+        base=base,
+        columns=columns,
+        roles=task.roles,
+        encoding=encoding or (recipe.data.encoding if recipe else "utf-8"),
+        empty_text=recipe.data.empty_text if recipe else "error",
+    )
+    check_rows(table, task)
+    tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
+    return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens, packing="padded")
+
+
+def check_rows(table: DataTable, task: Task) -> None:
+    """Refuse rows without text or target, and labels that the model does not know.
+
+    Raises:
+        DataError: with file and row.
+    """
+    if len(table) == 0:
+        raise DataError(
+            [Problem(where=table.origin[0][0] if table.origin else "data", what="no rows to evaluate")]
+        )
+    problems = [
+        Problem(where=table.where(int(row)), key=role, what=what)
+        for role, about in task.roles.items()
+        if about.required and role in table.rows.column_names
+        for row, what in _bad_rows(table, role, about.kind)
+    ]
+    if problems:
+        raise data_error(problems)
+    if isinstance(task, Classify) and task.kind != "regression":
+        find_labels(table, "label", task.kind, task.label_names)
+
+
+def _bad_rows(table: DataTable, role: str, kind: str) -> list[tuple[int, str]]:
+    column = table.rows.column(role)
+    if kind == "text":
+        return [(int(row), "empty text") for row in np.flatnonzero(is_empty_text(column))]
+    missing = column.is_null().to_numpy()
+    if kind == "number":
+        missing = ~np.isfinite(np.asarray(column.to_numpy(), np.float64))
+    return [
+        (int(row), f"missing {'number' if kind == 'number' else 'label'}") for row in np.flatnonzero(missing)
+    ]

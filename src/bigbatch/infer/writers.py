@@ -1,0 +1,129 @@
+"""Predictions as JSON Lines or CSV. A file is complete or absent, and never replaces another one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from bigbatch.errors import DiskError, UsageError
+
+Write = Callable[[Mapping[str, Any]], None]
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_FORMULA = ("=", "+", "-", "@")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@contextmanager
+def open_output(out: Path | TextIO | None, source: Path | None = None) -> Iterator[Write]:
+    """A function that writes one prediction; the file appears under its name once all are written.
+
+    Args:
+        out: `.jsonl` or `.csv` file, or a text stream that gets JSON Lines (None: standard output).
+        source: the input file, which is never overwritten.
+
+    Raises:
+        UsageError: the file exists, is the input, or has another suffix.
+        DiskError: it cannot be written.
+    """
+    if out is None or not isinstance(out, Path):
+        yield _json_lines(sys.stdout if out is None else out)
+        return
+    formats: dict[str, Callable[[TextIO], Write]] = {
+        ".jsonl": _json_lines,
+        ".ndjson": _json_lines,
+        ".csv": _csv_rows,
+    }
+    if out.suffix.lower() not in formats:
+        raise UsageError(
+            f"{out}: cannot write {out.suffix or 'a file without suffix'}; expected .jsonl or .csv"
+        )
+    _refuse_existing(out, source)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="") as file:
+            yield formats[out.suffix.lower()](file)
+            file.flush()
+            os.fsync(file.fileno())
+        _publish(temporary, out, source)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) not in (temporary, out):
+            raise
+        raise DiskError(f"{out}: cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_existing(out: Path, source: Path | None) -> None:
+    if source is not None and out.exists() and source.exists() and out.samefile(source):
+        raise UsageError(f"{out} is the input; choose another name for the predictions")
+    if os.path.lexists(out):
+        raise UsageError(f"{out} exists and is not overwritten; remove it or choose another name")
+
+
+def _publish(temporary: Path, out: Path, source: Path | None) -> None:
+    """Give the file its name, unless somebody else took it meanwhile."""
+    try:
+        os.link(temporary, out)  # unlike a rename, a link never replaces a file
+    except FileExistsError:
+        _refuse_existing(out, source)
+    except OSError:  # a file system without hard links
+        _refuse_existing(out, source)
+        temporary.rename(out)
+
+
+def _json_lines(file: TextIO) -> Write:
+    def write(prediction: Mapping[str, Any]) -> None:
+        line = json.dumps(prediction, ensure_ascii=False, allow_nan=False)
+        file.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
+
+    return write
+
+
+def _csv_rows(file: TextIO) -> Write:
+    rows = csv.writer(file, lineterminator="\n")
+    header: list[str] = []
+
+    def write(prediction: Mapping[str, Any]) -> None:
+        flat = _flat(prediction)
+        if not header:
+            header.extend(flat)
+            rows.writerow([safe_cell(name) for name in header])
+        rows.writerow([safe_cell(flat[name]) for name in header])
+
+    return write
+
+
+def _flat(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """`probabilities` as a column for each label, several labels with `|` between them."""
+    flat: dict[str, Any] = {}
+    for name, value in prediction.items():
+        if isinstance(value, Mapping):
+            flat.update({f"probability_{label}": share for label, share in value.items()})
+        else:
+            flat[name] = "|".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return flat
+
+
+def safe_cell(value: Any) -> Any:
+    """A cell that no spreadsheet runs as a formula and no terminal obeys.
+
+    Text that starts with `=`, `+`, `-` or `@` and is no number gets a leading apostrophe; control characters are
+    written as escapes.
+    """
+    if not isinstance(value, str):
+        return value
+    visible = _CONTROL.sub(lambda found: _escape(found[0]), value)
+    runs = visible.lstrip().startswith(_FORMULA) and not _NUMBER.fullmatch(visible.strip())
+    return f"'{visible}" if runs else visible
+
+
+def _escape(character: str) -> str:
+    return f"\\x{ord(character):02x}" if ord(character) < 0x100 else f"\\u{ord(character):04x}"

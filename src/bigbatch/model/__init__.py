@@ -1,0 +1,16 @@
+"""The model room: load a classification model, know its parts, run it padded or packed, write it out.
+
+::
+
+    model/
+    ├── anatomy.py     embeddings, block applications, norm, head, tied weights: found by one small trial run
+    ├── names.py       parameter names without wrapper prefixes; tied tensors once
+    ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
+    ├── attention.py   attention over packed samples, behind transformers' attention interface
+    ├── forwards.py    PaddedForward, PackedForward, can_pack
+    ├── source.py      folders and hub names: which files may be opened, what is refused
+    ├── load.py        load_tokenizer, load_classifier: weights, head, labels
+    ├── adjust.py      dropout, trainable patterns, configuration overrides
+    ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data
+    └── export.py      save_model: a folder that opens with transformers
+"""

@@ -1,0 +1,294 @@
+"""The parts of a model, found by structure: one trial run of three tokens, no list of class names.
+
+The trial sees which modules run before, between and after the repeated blocks, which embedding is given
+running positions, and, by making all other tokens' states NaN, which token the head reads.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bigbatch.errors import ModelError
+from bigbatch.model.names import tied_names, unwrap
+from bigbatch.records import ModelFacts
+
+_TRIAL_TOKENS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class BlockApplication:
+    """One use of a block in a forward pass; ALBERT applies one module many times."""
+
+    module: nn.Module
+    index: int
+    """Position in the forward pass, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Anatomy:
+    """The parts of a classification model."""
+
+    outer: nn.Module
+    """The classification model itself, outside wrappers taken off."""
+    base: nn.Module
+    """The part below the classification head that transformers calls `base_model`."""
+    embeddings: tuple[nn.Module, ...]
+    """Modules with parameters that run before the first block."""
+    blocks: tuple[BlockApplication, ...]
+    """In the order in which they run."""
+    blocks_container: nn.Module
+    """The module whose forward applies the blocks; `base` itself in GPT-2, Llama, ModernBERT."""
+    final_norm: nn.Module | None
+    """Normalisation between the last block and the head, inside `base`."""
+    head: tuple[nn.Module, ...]
+    """Modules with parameters that run after the blocks and the final norm: pooler and classifier."""
+    tied: tuple[tuple[str, ...], ...]
+    """Groups of parameter names that share one tensor."""
+    pools: Literal["first", "last"]
+    """Which token of a sample the head reads."""
+    pools_one_token: bool
+    """False when the head reads several tokens (mean pooling): then samples cannot be packed."""
+    position_offset: int
+    """Position id of a sample's first token: 0, or 2 in RoBERTa and its kin."""
+    max_positions: int | None
+    """Longest sample in tokens that has positions; None when the configuration names no limit."""
+    takes_positions: bool
+    """Whether position ids can be given to `base`."""
+    learned_positions: bool
+    """Whether positions come from a learned table (longer samples fail) or are computed."""
+    uses_segments: bool
+    """Whether token types have an embedding of their own with at least two rows."""
+
+
+def classifier_of(module: nn.Module) -> nn.Module:
+    """The transformers model inside `module`: wrappers and PEFT taken off.
+
+    Raises:
+        ModelError: not a transformers model with a head.
+    """
+    outer: Any = unwrap(module)
+    if hasattr(outer, "get_base_model"):
+        outer = outer.get_base_model()
+    base = getattr(outer, "base_model", None)
+    if not isinstance(base, nn.Module) or not hasattr(outer, "config"):
+        raise ModelError(
+            f"found a {type(outer).__name__}; expected a transformers classification model "
+            "(AutoModelForSequenceClassification), plain or wrapped by PEFT"
+        )
+    if base is outer:
+        raise ModelError(
+            f"{type(outer).__name__} has no classification head; "
+            "load it with AutoModelForSequenceClassification"
+        )
+    return outer
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient inside; every submodule's own mode comes back afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def accepts(module: nn.Module, argument: str) -> bool:
+    """Whether the module's forward names this argument."""
+    return argument in inspect.signature(module.forward).parameters
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Device of the first parameter."""
+    return next(module.parameters()).device
+
+
+def anatomy(module: nn.Module) -> Anatomy:
+    """Find the parts by a trial run of three tokens in eval mode; nothing of the module changes.
+
+    Raises:
+        ModelError: no head, or no repeated blocks.
+    """
+    outer = classifier_of(module)
+    base: nn.Module = outer.base_model  # pyright: ignore[reportAssignmentType]
+    trial = _Trial(outer, base)
+    with evaluating(outer):
+        trial.run()
+        pools, one = trial.pooled()
+    config: Any = outer.config
+    position, table = trial.positions
+    limit = table.num_embeddings - position if table else getattr(config, "max_position_embeddings", None)
+    return Anatomy(
+        outer=outer,
+        base=base,
+        embeddings=tuple(trial.limbs["before"]),
+        blocks=tuple(BlockApplication(block, index) for index, block in enumerate(trial.applied)),
+        blocks_container=trial.container,
+        final_norm=trial.final_norm,
+        head=tuple(limb for limb in trial.limbs["after"] if limb is not trial.final_norm),
+        tied=tied_names(outer),
+        pools=pools,
+        pools_one_token=one,
+        position_offset=position,
+        max_positions=limit,
+        takes_positions=accepts(base, "position_ids"),
+        learned_positions=table is not None,
+        uses_segments=accepts(base, "token_type_ids") and (getattr(config, "type_vocab_size", 0) or 0) > 1,
+    )
+
+
+def model_facts(module: nn.Module) -> ModelFacts:
+    """What the planner needs: tied parameters count once."""
+    parts = anatomy(module)
+    parameters = list(module.parameters())
+    config: Any = parts.outer.config
+    return ModelFacts(
+        family=str(config.model_type),
+        parameters=sum(parameter.numel() for parameter in parameters),
+        trainable_parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        hidden=int(config.hidden_size),
+        blocks=len(parts.blocks),
+        vocabulary=parts.outer.get_input_embeddings().num_embeddings,  # pyright: ignore
+        max_positions=parts.max_positions,
+    )
+
+
+class _Trial:
+    """Runs three equal tokens through the model and writes down what happens in which order."""
+
+    def __init__(self, outer: nn.Module, base: nn.Module) -> None:
+        self.outer, self.base = outer, base
+        self.names = {part: name for name, part in outer.named_modules()}
+        self.candidates = {
+            block: owner for owner, blocks in _outermost_lists(base).items() for block in blocks
+        }
+        self.applied: list[nn.Module] = []
+        self.limbs: dict[str, list[nn.Module]] = {"before": [], "after": []}
+        self.final_norm: nn.Module | None = None
+        self.positions: tuple[int, nn.Embedding | None] = (0, None)
+        self.container: nn.Module = base
+
+    def run(self) -> None:
+        """One pass; fills the fields."""
+        calls: list[nn.Module] = []
+        handles = [part.register_forward_pre_hook(lambda part, _: calls.append(part)) for part in self.names]
+        handles += [
+            part.register_forward_pre_hook(self._see_positions)
+            for part in self.names
+            if isinstance(part, nn.Embedding)
+        ]
+        try:
+            self._forward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        at = [index for index, part in enumerate(calls) if part in self.candidates]
+        if not at:
+            raise ModelError(
+                f"{type(self.outer).__name__} has no list of repeated blocks that its forward runs"
+            )
+        self.applied = [calls[index] for index in at]
+        self.container = self.candidates[self.applied[-1]]
+        inside_last = set(self.applied[-1].modules())
+        limbs = self._limbs()
+        for index, part in enumerate(calls):
+            if part not in limbs or part in inside_last:
+                continue
+            phase = "before" if index < at[0] else "after" if index > at[-1] else "between"
+            if phase in self.limbs and part not in self.limbs[phase]:
+                self.limbs[phase].append(part)
+        within = set(self.base.modules())
+        norms = [part for part in self.limbs["after"] if part in within and _is_norm(part)]
+        self.final_norm = norms[0] if norms else None
+
+    def pooled(self) -> tuple[Literal["first", "last"], bool]:
+        """Which token the head reads, and whether it reads only that one."""
+        if self._finite_with_only(0):
+            return "first", True
+        if self._finite_with_only(_TRIAL_TOKENS - 1):
+            return "last", True
+        return "first", False
+
+    def _finite_with_only(self, kept: int) -> bool:
+        """Whether the logits stay finite when all but one token leave the last block as NaN."""
+        seen = 0
+
+        def poison(_block: nn.Module, _inputs: Any, output: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen < len(self.applied):
+                return None
+            hidden_BTD: Tensor = output[0] if isinstance(output, tuple) else output
+            poisoned = torch.full_like(hidden_BTD, float("nan"))
+            poisoned[:, kept] = hidden_BTD[:, kept]
+            return (poisoned, *output[1:]) if isinstance(output, tuple) else poisoned
+
+        handles = [block.register_forward_hook(poison) for block in set(self.applied)]
+        try:
+            return bool(self._forward().isfinite().all())
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _forward(self) -> Tensor:
+        pad = getattr(self.outer.config, "pad_token_id", None)
+        ids = torch.full((1, _TRIAL_TOKENS), 1 if pad == 0 else 0, device=device_of(self.outer))
+        options: dict[str, Any] = {"use_cache": False} if accepts(self.outer, "use_cache") else {}
+        return self.outer(input_ids=ids, attention_mask=torch.ones_like(ids), **options).logits
+
+    def _see_positions(self, part: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """The position table is the embedding that is given running numbers (all token ids are equal)."""
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].shape[-1] == _TRIAL_TOKENS:
+            row = inputs[0].reshape(-1, _TRIAL_TOKENS)[0].tolist()
+            if row == list(range(row[0], row[0] + _TRIAL_TOKENS)) and isinstance(part, nn.Embedding):
+                self.positions = (row[0], part)
+
+    def _limbs(self) -> set[nn.Module]:
+        """Modules with parameters that hang directly on the path from the model down to its blocks."""
+        path = {""}
+        for block in self.applied:
+            steps = self.names[block].split(".")
+            path |= {".".join(steps[:count]) for count in range(1, len(steps))}
+        return {
+            part
+            for part, name in self.names.items()
+            if name.rpartition(".")[0] in path
+            and name not in path
+            and part not in self.candidates
+            and any(True for _ in part.parameters())
+        }
+
+
+def _outermost_lists(base: nn.Module) -> dict[nn.Module, list[nn.Module]]:
+    """Owner -> elements of each ModuleList that lies in no other ModuleList."""
+    lists: dict[nn.Module, list[nn.Module]] = {}
+    waiting = [base]
+    while waiting:
+        owner = waiting.pop(0)
+        for child in owner.children():
+            if isinstance(child, nn.ModuleList):
+                lists.setdefault(owner, []).extend(child)
+            else:
+                waiting.append(child)
+    return lists
+
+
+def _is_norm(part: nn.Module) -> bool:
+    """LayerNorm, RMSNorm and the like: no children, a one-dimensional weight, nothing larger."""
+    weight = getattr(part, "weight", None)
+    return (
+        isinstance(weight, Tensor)
+        and all(parameter.ndim == 1 for parameter in part.parameters())
+        and not any(True for _ in part.children())
+    )

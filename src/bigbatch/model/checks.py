@@ -1,0 +1,84 @@
+"""Model against tokenizer and lengths: pad token, vocabulary, positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from bigbatch.errors import ModelError
+from bigbatch.model.anatomy import anatomy, classifier_of
+
+_NO_LIMIT = 1_000_000
+"""Tokenizers without a limit report an astronomically large `model_max_length`."""
+_FALLBACK_TOKENS = 512
+
+
+def pad_id(module: nn.Module, tokenizer: Any) -> int | None:
+    """The id to pad with: the model's, else the tokenizer's; None when neither has one.
+
+    Models that read the last token look for the first id of their own configuration, so that one comes first.
+    """
+    config: Any = classifier_of(module).config
+    found = getattr(config, "pad_token_id", None)
+    return found if found is not None else getattr(tokenizer, "pad_token_id", None)
+
+
+def check_model(module: nn.Module, tokenizer: Any, max_length: int | None, padded: bool) -> int:
+    """Check that the model can take what the tokenizer makes; returns the `max_length` to use, in tokens.
+
+    A model without a pad token is given the tokenizer's (its `config.pad_token_id` is set): models that
+    read the last token refuse batches otherwise.
+
+    Args:
+        module: the classification model.
+        tokenizer: its tokenizer.
+        max_length: from the recipe; None takes the smaller limit of tokenizer and model.
+        padded: whether samples may be padded.
+
+    Raises:
+        ModelError: naming the key to change.
+    """
+    parts = anatomy(module)
+    config: Any = parts.outer.config
+    rows = parts.outer.get_input_embeddings().num_embeddings  # pyright: ignore
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"model.tokenizer: found {len(tokenizer)} tokens, but the model's embedding has {rows} rows; "
+            "expected the tokenizer that the model was trained with"
+        )
+    pad = pad_id(module, tokenizer)
+    if pad is None and (padded or parts.pools == "last"):
+        raise ModelError(
+            "neither the model nor its tokenizer has a pad token; name one with model.config.pad_token_id "
+            f"(often the end-of-text id{_end(tokenizer)})"
+        )
+    if pad is not None and not 0 <= pad < rows:
+        raise ModelError(f"model.config.pad_token_id: found {pad}; expected an id from 0 to {rows - 1}")
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = pad
+    return _length(parts.max_positions, parts.position_offset, tokenizer, max_length)
+
+
+def _end(tokenizer: Any) -> str:
+    end = getattr(tokenizer, "eos_token_id", None)
+    return "" if end is None else f", here {end}"
+
+
+def _length(positions: int | None, offset: int, tokenizer: Any, max_length: int | None) -> int:
+    if max_length is None:
+        limits = [limit for limit in (positions, getattr(tokenizer, "model_max_length", None)) if limit]
+        return min([limit for limit in limits if limit < _NO_LIMIT], default=_FALLBACK_TOKENS)
+    if positions is not None and max_length > positions:
+        why = f" ({positions + offset} less {offset} that its padding takes)" if offset else ""
+        raise ModelError(
+            f"data.max_length: found {max_length}; "
+            f"the model has positions for at most {positions} tokens{why}"
+        )
+    special = tokenizer.num_special_tokens_to_add()
+    if max_length <= special:
+        raise ModelError(
+            f"data.max_length: found {max_length}; "
+            f"the tokenizer adds {special} special tokens, which leaves no room for text"
+        )
+    return max_length

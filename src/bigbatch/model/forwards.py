@@ -1,0 +1,256 @@
+"""Two ways to run a micro-batch, same numbers: padded, which every model can do, and packed, without padding.
+
+The packed path calls the model with one token a unit. Hooks exchange that for the pack on the way into the
+base model and gather the tokens that the head reads on the way out of its blocks, so pooler and head see
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bigbatch.errors import ModelError
+from bigbatch.model.anatomy import Anatomy, accepts, anatomy, classifier_of, device_of, evaluating
+from bigbatch.model.attention import IMPLEMENTATION, LAYOUT, CannotPack, register
+from bigbatch.model.layout import build_layout, cumulative_lengths, positions_in_sample, to_device
+from bigbatch.records import MicroBatch, Targets
+
+
+class PaddedForward:
+    """The plain way: samples padded on the right to the longest, one row each."""
+
+    def __init__(self, module: nn.Module, pad_id: int) -> None:
+        self.module = module
+        self.pad_id = pad_id
+        outer = classifier_of(module)
+        types = getattr(outer.config, "type_vocab_size", 0) or 0
+        self._segments = accepts(outer.base_model, "token_type_ids") and types > 1  # pyright: ignore
+        self._options = {"use_cache": False} if accepts(outer, "use_cache") else {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return device_of(self.module)
+
+    def __call__(self, micro_batch: MicroBatch) -> Tensor:
+        """(U, C) logits in the order of the micro-batch's units."""
+        lengths_B = micro_batch.lengths_B
+        real_BL = np.arange(int(lengths_B.max())) < lengths_B[:, None]
+        inputs = {
+            "input_ids": self._pad(micro_batch.ids_T, real_BL, self.pad_id),
+            "attention_mask": to_device(real_BL.astype(np.int64), self.device),
+        }
+        if self._segments and micro_batch.segments_T is not None:
+            inputs["token_type_ids"] = self._pad(micro_batch.segments_T, real_BL, 0)
+        logits_BC = self.module(**inputs, **self._options).logits
+        return logits_BC.index_select(0, to_device(micro_batch.unit_sample_U, self.device))
+
+    def _pad(self, values_T: np.ndarray, real_BL: np.ndarray, filler: int) -> Tensor:
+        padded = np.full(real_BL.shape, filler, dtype=np.int64)
+        padded[real_BL] = values_T
+        return to_device(padded, self.device)
+
+
+class PackedForward:
+    """Without padding: all samples one behind the other, attention inside each.
+
+    Dropout of hidden states draws masks of shape (1, T, D), attention dropout one mask a sample.
+    """
+
+    def __init__(self, module: nn.Module, anatomy: Anatomy) -> None:
+        """Take over the module's attention function and hook its base; `close` undoes both.
+
+        Raises:
+            ModelError: transformers cannot exchange this model's attention function.
+        """
+        self.module = module
+        self.anatomy = anatomy
+        self._uninstall = _install(anatomy)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return device_of(self.module)
+
+    def __call__(self, micro_batch: MicroBatch) -> Tensor:
+        """(U, C) logits in the order of the micro-batch's units."""
+        return self.run(micro_batch)
+
+    def run(
+        self, micro_batch: MicroBatch, witness: Callable[[nn.Module, int | None], None] | None = None
+    ) -> Tensor:
+        """As the call; `witness` is told of every attention call."""
+        device = self.device
+        layout = build_layout(
+            micro_batch, device, inputs=self._base_inputs(micro_batch, device), witness=witness
+        )
+        read_ids_U1 = to_device(micro_batch.ids_T[micro_batch.reads_U][:, None], device)
+        return self.module(input_ids=read_ids_U1, **{LAYOUT: layout}).logits
+
+    def close(self) -> None:
+        """Give the module its own attention implementation back and take the hooks off."""
+        self._uninstall()
+
+    def _base_inputs(self, micro_batch: MicroBatch, device: torch.device) -> dict[str, Tensor | bool | None]:
+        parts = self.anatomy
+        # A four-dimensional mask is handed through untouched, so none is built; packed attention ignores it.
+        inputs: dict[str, Tensor | bool | None] = {
+            "input_ids": to_device(micro_batch.ids_T[None, :], device),
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
+        }
+        if parts.takes_positions:
+            at_T = positions_in_sample(cumulative_lengths(micro_batch.lengths_B), parts.position_offset)
+            inputs["position_ids"] = to_device(at_T[None, :], device)
+        if parts.uses_segments and micro_batch.segments_T is not None:
+            inputs["token_type_ids"] = to_device(micro_batch.segments_T[None, :], device)
+        if accepts(parts.base, "use_cache"):
+            inputs["use_cache"] = False
+        return inputs
+
+
+def can_pack(module: nn.Module) -> tuple[bool, str]:
+    """Whether samples can be packed, and why not, in plain words.
+
+    By structure and a trial of three short samples: every block must have called the attention function
+    with the layout, the head must read one token, and changing one sample must not change a bit of the
+    others' logits. The numbers themselves are compared on real samples by `probe.exactness`.
+    """
+    parts = anatomy(module)
+    reason = _structural_obstacle(parts)
+    if reason:
+        return False, reason
+    try:
+        forward = PackedForward(module, parts)
+    except ModelError as error:
+        return False, str(error)
+    try:
+        with evaluating(module):
+            reason = _trial_obstacle(forward)
+    except CannotPack as error:
+        reason = str(error)
+    except Exception as error:  # a model that cannot take a pack may fail anywhere; the padded path remains
+        reason = f"a packed trial failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    finally:
+        forward.close()
+    return (False, reason) if reason else (True, "every block uses transformers' attention interface")
+
+
+def _structural_obstacle(parts: Anatomy) -> str:
+    """Why the structure alone forbids packing; empty when it does not."""
+    if not parts.pools_one_token:
+        return "its head reads more than one token of a sample (mean pooling)"
+    if parts.learned_positions and not parts.takes_positions:
+        return "positions of its tokens cannot be given"
+    if not getattr(parts.base, "_supports_attention_backend", False):
+        return "its attention does not use transformers' attention interface"
+    kinds = set(getattr(parts.outer.config, "layer_types", None) or ())
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        return f"its blocks mix tokens by {', '.join(sorted(kinds))}"
+    return ""
+
+
+def _trial_obstacle(forward: PackedForward) -> str:
+    """Why a trial of three samples forbids packing; empty when it does not."""
+    parts = forward.anatomy
+    calls: list[int | None] = []
+    inside: list[int] = []
+    handles = [
+        block.register_forward_hook(lambda *_: inside.append(len(calls)))
+        for block in {application.module for application in parts.blocks}
+    ]
+    try:
+        before = forward.run(_trial_batch(parts, changed=False), lambda _, window: calls.append(window))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not calls:
+        return "its layers do not hand the layout of a pack down to their attention"
+    served = sum(after > earlier for earlier, after in zip([0, *inside], inside, strict=False))
+    if served != len(parts.blocks):
+        return f"only {served} of {len(parts.blocks)} blocks used transformers' attention interface"
+    if before.shape[0] != 3:
+        return "its head cannot be given single tokens"
+    sliding = "sliding_attention" in (getattr(parts.outer.config, "layer_types", None) or ())
+    if sliding and all(window is None for window in calls):
+        return "its sliding window does not reach the attention function"
+    after = forward.run(_trial_batch(parts, changed=True))
+    if not torch.equal(before[[0, 2]], after[[0, 2]]):
+        return "a sample's output depends on its neighbours"
+    return ""
+
+
+def _trial_batch(parts: Anatomy, changed: bool) -> MicroBatch:
+    """Samples of 3, 4 and 2 tokens; `changed` gives the middle one other ids."""
+    vocabulary = parts.outer.get_input_embeddings().num_embeddings  # pyright: ignore
+    ids_T = np.arange(9, dtype=np.int64) % vocabulary
+    if changed:
+        ids_T[3:7] = (ids_T[3:7] + 5) % vocabulary
+    lengths_B = np.array([3, 4, 2])
+    ends_B = lengths_B.cumsum()
+    return MicroBatch(
+        index=0,
+        sample_ids_B=np.arange(3),
+        ids_T=ids_T,
+        lengths_B=lengths_B,
+        segments_T=None,
+        reads_U=ends_B - (lengths_B if parts.pools == "first" else 1),
+        unit_sample_U=np.arange(3),
+        targets=Targets(values=np.zeros(3, dtype=np.int64), weights=np.ones(3, dtype=np.float32)),
+        packing="packed",
+        capacity_tokens=9,
+    )
+
+
+# ---------------------------------------------------------------- hooks: plain, so that models can be copied
+
+
+def _install(parts: Anatomy) -> Callable[[], None]:
+    """Exchange the attention implementation and hook the base; returns what undoes it."""
+    register()
+    outer: Any = parts.outer
+    original = outer.config._attn_implementation
+    outer.set_attn_implementation(IMPLEMENTATION)
+    if parts.base.config._attn_implementation != IMPLEMENTATION:  # pyright: ignore
+        raise ModelError("its attention does not use transformers' attention interface")
+    handles = []
+    if _swap_in not in parts.base._forward_pre_hooks.values():
+        handles.append(parts.base.register_forward_pre_hook(_swap_in, with_kwargs=True))
+    if _read_out not in parts.blocks_container._forward_hooks.values():
+        handles.append(parts.blocks_container.register_forward_hook(_read_out, with_kwargs=True))
+
+    def uninstall() -> None:
+        for handle in handles:
+            handle.remove()
+        if original != IMPLEMENTATION:
+            outer.set_attn_implementation(original)
+
+    return uninstall
+
+
+def _swap_in(_base: nn.Module, _args: Any, kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]] | None:
+    """Give the base model the pack instead of the outer call's single tokens."""
+    if kwargs.get(LAYOUT) is None:
+        return None
+    if kwargs.get("inputs_embeds") is not None:
+        raise CannotPack("its wrapper replaces token ids by embeddings")
+    return (), {**kwargs, "token_type_ids": None, **kwargs[LAYOUT].inputs}
+
+
+def _read_out(_container: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    """Keep only the tokens that the head reads: (1, T, D) -> (U, 1, D)."""
+    layout = kwargs.get(LAYOUT)
+    if layout is None:
+        return None
+    hidden_1TD = output if isinstance(output, Tensor) else output[0]
+    read_U1D = hidden_1TD[0].index_select(0, layout.reads_U).unsqueeze(1)
+    if isinstance(output, Tensor):
+        return read_U1D
+    if isinstance(output, tuple):
+        return (read_U1D, *output[1:])
+    output["last_hidden_state"] = read_U1D
+    return output

@@ -1,0 +1,271 @@
+"""Load a tokenizer and a classification model: safetensors only, no code of others, a new head seeded.
+
+A head is kept when its labels are the ones asked for. Names like LABEL_0 carry no meaning, so with them the
+count decides. Everything that was decided comes back as notes for people.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from bigbatch.errors import ModelError
+from bigbatch.model.adjust import override_config, set_dropout, set_dropout_fields, set_trainable
+from bigbatch.model.anatomy import anatomy, classifier_of
+from bigbatch.model.checks import check_model, pad_id
+from bigbatch.model.names import clean_name
+from bigbatch.model.source import check_folder, explained, is_folder, load_config, quiet
+
+__all__ = ["LoadedModel", "check_model", "known_labels", "load_classifier", "load_tokenizer", "pad_id"]
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A classification model, and what was decided on the way."""
+
+    module: nn.Module
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """The head that the task needs."""
+
+    outputs: int
+    id2label: dict[int, str] | None
+    problem_type: ProblemType
+    seed: int
+
+
+def load_tokenizer(spec: Any) -> Any:
+    """The fast tokenizer of `spec.tokenizer`, else of `spec.name` (folder or hub name).
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    name = spec.tokenizer or spec.name
+    if name is None:
+        raise ModelError("model.name: none given, and no tokenizer; pass `tokenizer=` with a live model")
+    is_folder(name)
+    try:
+        with explained(name), quiet():
+            return AutoTokenizer.from_pretrained(
+                name, revision=spec.revision or "main", trust_remote_code=False
+            )
+    except ModelError as error:
+        raise ModelError(f"tokenizer: {error}; model.tokenizer can name another one") from error
+
+
+def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] | None:
+    """Label names of a live model or of `spec.name`, in its head's order; None when they mean nothing."""
+    if module is not None:
+        return _meaningful(classifier_of(module).config)
+    if is_folder(spec.name):
+        check_folder(Path(spec.name), weights=False)
+    return _meaningful(load_config(spec.name, spec.revision))
+
+
+def load_classifier(
+    spec: Any,
+    *,
+    outputs: int,
+    id2label: dict[int, str] | None,
+    problem_type: ProblemType,
+    seed: int,
+    dropout: float | None,
+    module: nn.Module | None = None,
+) -> LoadedModel:
+    """The classification model that the recipe asks for, fp32, on the CPU (a live one stays where it is).
+
+    Args:
+        spec: `recipe.model`: name, revision, init, config, trainable.
+        outputs: columns of the logits.
+        id2label: names of the classes in the order of the logits; None for regression.
+        problem_type: written into the configuration, as transformers names it.
+        seed: of new weights; the global generators are left as they were.
+        dropout: every dropout probability; None keeps the model's own.
+        module: a live model, used as it is; frozen parameters stay frozen.
+
+    Raises:
+        ModelError: what is wrong and what helps.
+    """
+    wanted = _Wanted(outputs=outputs, id2label=id2label, problem_type=problem_type, seed=seed)
+    if module is None:
+        module, notes = _from_source(spec, wanted, dropout)
+    else:
+        notes = _adopt(module, spec, wanted, dropout)
+    set_trainable(module, spec.trainable)
+    return LoadedModel(module, tuple(notes))
+
+
+# ---------------------------------------------------------------- from a folder or the hub
+
+
+def _from_source(spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.Module, list[str]]:
+    if spec.name is None:
+        raise ModelError("model.name: none given; expected a folder or a hub name like org/name")
+    pretrained = spec.init == "pretrained"
+    notes = check_folder(Path(spec.name), weights=pretrained) if is_folder(spec.name) else []
+    config = load_config(spec.name, spec.revision)
+    override_config(config, spec.config)
+    if dropout is not None and not set_dropout_fields(config, dropout):
+        notes.append(f"{config.model_type} has no dropout to set")
+    change = _label_change(config, wanted)
+    _describe_head(config, wanted)
+    with explained(spec.name), quiet(), _seeded(wanted.seed):
+        if not pretrained:
+            module = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+            return module.float().eval(), [*notes, f"random weights, seed {wanted.seed}"]
+        module, info = AutoModelForSequenceClassification.from_pretrained(
+            spec.name,
+            revision=spec.revision or "main",
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    new = {str(key) for key in info["missing_keys"]} | {str(key[0]) for key in info["mismatched_keys"]}
+    notes += _explain_new(module, new, info, change, wanted)
+    return module.eval(), notes
+
+
+def _explain_new(module: nn.Module, new: set[str], info: Any, change: str, wanted: _Wanted) -> list[str]:
+    """Say why tensors are new; only the head may be, and a head of other labels is made anew."""
+    owned = {id(item) for part in anatomy(module).head for item in part.parameters()}
+    body = sorted(
+        name for name, item in module.named_parameters() if clean_name(name) in new and id(item) not in owned
+    )
+    if body:
+        raise ModelError(
+            f"the weights do not fit the model: {len(body)} tensors of its body are missing "
+            "or have another shape "
+            f"({', '.join(body[:3])}); expected weights of this very configuration"
+        )
+    if new:
+        if not change or not info["mismatched_keys"]:
+            change = f"no weights for {', '.join(sorted({name.rpartition('.')[0] for name in new}))}"
+        return [f"{change}: new head, seed {wanted.seed}"]
+    if change:
+        _renew_outputs(classifier_of(module), wanted)
+        return [f"{change}: new head, seed {wanted.seed}"]
+    return []
+
+
+# ---------------------------------------------------------------- a live model
+
+
+def _adopt(module: nn.Module, spec: Any, wanted: _Wanted, dropout: float | None) -> list[str]:
+    """Use a live model as it is, but for a head of another label set."""
+    outer: Any = classifier_of(module)
+    for key in spec.config:
+        if key != "pad_token_id":
+            raise ModelError(
+                f"model.config.{key}: a live model is already built; only pad_token_id can be set"
+            )
+    override_config(outer.config, spec.config)
+    notes = []
+    if dropout is not None:
+        set_dropout_fields(outer.config, dropout)
+        if not set_dropout(outer, dropout):
+            notes.append(f"{outer.config.model_type} has no dropout to set")
+    change = _label_change(outer.config, wanted)
+    if change:
+        if outer is not module and hasattr(module, "get_base_model"):
+            raise ModelError(f"{change}; a PEFT-wrapped model must be built with num_labels={wanted.outputs}")
+        _renew_outputs(outer, wanted)
+        notes.append(f"{change}: new head, seed {wanted.seed}")
+    _describe_head(outer.config, wanted)
+    if hasattr(outer, "num_labels"):
+        outer.num_labels = wanted.outputs
+    return notes
+
+
+# ---------------------------------------------------------------- labels and heads
+
+
+def _meaningful(config: Any) -> tuple[str, ...] | None:
+    names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
+    generic = all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    return None if generic else names
+
+
+def _label_change(config: Any, wanted: _Wanted) -> str:
+    """Why the head cannot be kept; empty when it can.
+
+    Raises:
+        ModelError: the same labels in another order, which would silently swap classes.
+    """
+    if config.num_labels != wanted.outputs:
+        return f"another number of labels ({config.num_labels} before, {wanted.outputs} now)"
+    names = _meaningful(config)
+    if names is None or wanted.id2label is None:
+        return ""
+    asked = tuple(wanted.id2label[index] for index in sorted(wanted.id2label))
+    if names == asked:
+        return ""
+    if set(names) == set(asked):
+        raise ModelError(f"labels in another order than the model's: found {asked}; expected {names}")
+    return f"other labels ({', '.join(names[:3])} … before, {', '.join(asked[:3])} … now)"
+
+
+def _describe_head(config: Any, wanted: _Wanted) -> None:
+    """Write the labels into the configuration, in place."""
+    if wanted.id2label is None:
+        if config.num_labels != wanted.outputs:
+            config.num_labels = wanted.outputs
+    else:
+        config.id2label = dict(wanted.id2label)
+        config.label2id = {name: index for index, name in wanted.id2label.items()}
+    config.problem_type = wanted.problem_type
+
+
+def _renew_outputs(outer: Any, wanted: _Wanted) -> None:
+    """Replace the layers whose shape follows the number of labels by new ones, seeded."""
+    for name in _output_layers(outer):
+        old = outer.get_submodule(name)
+        if not isinstance(old, nn.Linear):
+            raise ModelError(
+                f"{name} is a {type(old).__name__}; build the model with num_labels={wanted.outputs}"
+            )
+        place, dtype = old.weight.device, old.weight.dtype
+        new = nn.Linear(old.in_features, wanted.outputs, bias=old.bias is not None, device="meta")
+        new = new.to_empty(device="cpu")
+        with _seeded(wanted.seed):
+            outer._init_weights(new)
+        new.requires_grad_(old.weight.requires_grad)
+        parent, _, child = name.rpartition(".")
+        setattr(outer.get_submodule(parent), child, new.to(device=place, dtype=dtype))
+
+
+def _output_layers(outer: Any) -> list[str]:
+    """Modules whose parameters change shape with the number of labels: built twice, without memory."""
+    shapes = []
+    for extra in (0, 1):
+        config = copy.deepcopy(outer.config)
+        config.num_labels = outer.config.num_labels + extra
+        with torch.device("meta"), _seeded(0):
+            built = type(outer)(config)
+        shapes.append({name: item.shape for name, item in built.named_parameters()})
+    return list(
+        dict.fromkeys(name.rpartition(".")[0] for name in shapes[0] if shapes[0][name] != shapes[1][name])
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The CPU generator seeded inside, as it was outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,145 @@
+"""From the recipe's optimiser to a torch optimiser over the model's trainable parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bigbatch.errors import ModelError, Problem, RecipeError
+from bigbatch.optim.groups import decay_groups
+from bigbatch.optim.lamb import Lamb, SumOfSquares, local_sum_of_squares
+from bigbatch.rules.batch_size import Effective
+
+OPTIMIZERS = ("adamw", "sgd", "lamb")
+_FUSED_DEVICES = ("cpu", "cuda")
+
+
+class OptimizerSettings(Protocol):
+    """What this file reads of `recipe.optimizer`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def nesterov(self) -> bool: ...
+    @property
+    def args(self) -> Mapping[str, Any]: ...
+
+
+class _HasSumOfSquares(Protocol):
+    @property
+    def sum_of_squares(self) -> SumOfSquares: ...
+
+
+def build_optimizer(
+    module: nn.Module,
+    settings: OptimizerSettings,
+    effective: Effective,
+    world: _HasSumOfSquares | None = None,
+    *,
+    custom: Callable[..., Optimizer] | None = None,
+    rename: Callable[[str], str] = str,
+) -> Optimizer:
+    """Build the optimiser that the recipe names.
+
+    Args:
+        module: the model, already on its device.
+        settings: `recipe.optimizer`.
+        effective: learning rate, betas and eps, from `rules.batch_size.scaled`.
+        world: gives LAMB the norms of whole tensors; None: this process holds them whole.
+        custom: the class or function that `settings.name` refers to, when it is an import reference; called
+            as `custom(groups, lr=…, **settings.args)` with the groups of `decay_groups`.
+        rename: parameter name -> name in checkpoints.
+
+    Returns:
+        An optimiser whose groups carry `names`, `adapt` and `lr_scale`.
+
+    Raises:
+        RecipeError: no optimiser of that name, or options that it does not take.
+        ModelError: nothing to train.
+    """
+    groups = decay_groups(module, settings.weight_decay, rename=rename)
+    if not groups:
+        raise ModelError(
+            "every parameter of the model is frozen: nothing to train; expected model.trainable to match some"
+        )
+    if custom is not None:
+        return _build_custom(custom, groups, settings, effective)
+    args: dict[str, Any] = {"lr": effective.lr, **settings.args}
+    builders: dict[str, Callable[[], Optimizer]] = {
+        "adamw": lambda: torch.optim.AdamW(
+            groups, betas=effective.betas, eps=effective.eps, fused=_can_fuse(groups), **args
+        ),
+        "sgd": lambda: torch.optim.SGD(
+            groups, momentum=settings.momentum, nesterov=settings.nesterov, **args
+        ),
+        "lamb": lambda: Lamb(
+            groups, betas=effective.betas, eps=effective.eps,
+            sum_of_squares=world.sum_of_squares if world is not None else local_sum_of_squares, **args,
+        ),
+    }  # fmt: skip
+    if settings.name not in builders:
+        near = get_close_matches(settings.name, OPTIMIZERS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        what = f"unknown optimiser {settings.name!r}; known: {', '.join(OPTIMIZERS)}, a reference{hint}"
+        raise RecipeError([Problem(where="recipe", key="optimizer.name", what=what)])
+    return _called(builders[settings.name], settings)
+
+
+def _build_custom(
+    custom: Callable[..., Optimizer],
+    groups: list[dict[str, Any]],
+    settings: OptimizerSettings,
+    effective: Effective,
+) -> Optimizer:
+    """Call the user's class or function."""
+    optimizer = _called(lambda: custom(groups, **{"lr": effective.lr, **settings.args}), settings)
+    if not isinstance(optimizer, Optimizer):
+        what = f"{settings.name} returned {type(optimizer).__name__}; expected a torch.optim.Optimizer"
+        raise RecipeError([Problem(where="recipe", key="optimizer.name", what=what)])
+    for group in optimizer.param_groups:
+        group.setdefault("lr_scale", 1.0)
+    return optimizer
+
+
+def _called(build: Callable[[], Optimizer], settings: OptimizerSettings) -> Optimizer:
+    """Turn the complaints of an optimiser about its options into the user's words."""
+    try:
+        return build()
+    except (TypeError, ValueError) as error:
+        what = f"{settings.name} does not take these options: {error}"
+        raise RecipeError([Problem(where="recipe", key="optimizer.args", what=what)]) from error
+
+
+def _can_fuse(groups: list[dict[str, Any]]) -> bool | None:
+    """Whether one kernel can do the update; None: torch decides.
+
+    On 2 cores, 22.7M parameters: fused 27 ms, foreach 183, loop 204.
+    """
+    parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
+    devices = {parameter.device.type for parameter in parameters}
+    return True if devices <= set(_FUSED_DEVICES) and all(p.is_floating_point() for p in parameters) else None
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Give every group the learning rate `lr` times the group's `lr_scale` (1 unless layers differ)."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def state_multiple(name: str, momentum: float = 0.9) -> float:
+    """fp32 tensors of optimiser state per trainable parameter: AdamW and LAMB 2, SGD 1 with momentum, else 0.
+
+    An optimiser of the user's own counts as 2: what most keep.
+    """
+    if name == "sgd":
+        return 1.0 if momentum else 0.0
+    return 2.0

@@ -1,0 +1,90 @@
+"""Optimiser state as a flat dictionary of tensors, `<state>/<parameter name>`: what checkpoints hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bigbatch.errors import CheckpointError
+from bigbatch.optim.groups import names_of
+
+_NUMBER = "number:"
+"""Prefix of a state that the optimiser keeps as a Python number; torch's own keep tensors."""
+
+
+def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str] | None = None) -> dict[str, Tensor]:
+    """The state of every parameter that has one, such as `exp_avg/bert.pooler.dense.weight` and `step/…`.
+
+    Args:
+        optimizer: any torch optimiser.
+        names: parameter -> name; by default from the groups (`names`, see `decay_groups`).
+
+    Returns:
+        The optimiser's own tensors, not copies: write them before the next update.
+    """
+    found: dict[str, Tensor] = {}
+    for parameter, name in _named(optimizer, names).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                found[f"{key}/{name}"] = value
+            elif isinstance(value, (bool, int, float)):
+                dtype = torch.float64 if isinstance(value, float) else torch.int64
+                found[f"{_NUMBER}{key}/{name}"] = torch.tensor(value, dtype=dtype)
+            elif value is not None:
+                raise CheckpointError(
+                    f"{type(optimizer).__name__} keeps {key} of {name} as {type(value).__name__}; "
+                    "expected a tensor or a number: this optimiser cannot be checkpointed"
+                )
+    return found
+
+
+def load_optimizer_state(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], names: Mapping[Tensor, str] | None = None
+) -> None:
+    """Put back what `optimizer_state` returned, bit for bit; learning rates and other group settings stay.
+
+    Args:
+        optimizer: freshly built over the same parameters.
+        tensors: `<state>/<parameter name>` -> tensor; copied. Parameters that are not named lose their state.
+        names: parameter -> name, as in `optimizer_state`.
+
+    Raises:
+        CheckpointError: a name that the optimiser does not have, or a tensor of another shape.
+    """
+    named = _named(optimizer, names)
+    by_name = {name: parameter for parameter, name in named.items()}
+    states: dict[Tensor, dict[str, Any]] = {}
+    for entry, value in tensors.items():
+        key, _, name = entry.partition("/")
+        parameter = by_name.get(name)
+        if parameter is None:
+            raise CheckpointError(f"optimiser state {entry} belongs to no trainable parameter of this model")
+        if value.ndim == parameter.ndim and value.shape != parameter.shape:
+            shapes = f"{tuple(value.shape)}; this model's is {tuple(parameter.shape)}"
+            raise CheckpointError(f"optimiser state {entry} has shape {shapes}")
+        if key.startswith(_NUMBER):
+            states.setdefault(parameter, {})[key.removeprefix(_NUMBER)] = value.item()
+        else:
+            states.setdefault(parameter, {})[key] = value.detach().clone()
+    _load(optimizer, states)
+
+
+def _load(optimizer: Optimizer, states: Mapping[Tensor, dict[str, Any]]) -> None:
+    """Through torch's own loader, which knows where fused and capturable steps must live."""
+    blank = optimizer.state_dict()
+    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    indices = [index for group in blank["param_groups"] for index in group["params"]]
+    blank["state"] = {
+        index: states[parameter]
+        for index, parameter in zip(indices, order, strict=True)
+        if parameter in states
+    }
+    optimizer.load_state_dict(blank)
+
+
+def _named(optimizer: Optimizer, names: Mapping[Tensor, str] | None) -> Mapping[Tensor, str]:
+    return names_of(optimizer.param_groups) if names is None else names

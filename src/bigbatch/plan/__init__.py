@@ -1,0 +1,13 @@
+"""How a recipe will be computed: arithmetic over facts, no torch. Every number comes with its reason.
+
+::
+
+    plan/
+    ├── frozen.py    Plan: named choices, frozen; to and from plan.json
+    ├── planner.py   recipe + facts (hardware, model, lengths, probe, calibration) -> Plan
+    ├── choices.py   the choices one by one: value, reason, who said so
+    ├── batches.py   a typical global batch, and the micro-batches it is cut into
+    ├── memory.py    peak memory as a sum of named parts; what would fit
+    ├── timing.py    seconds of training and of evaluation
+    └── explain.py   the plan as lines for people
+"""

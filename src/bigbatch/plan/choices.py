@@ -1,0 +1,192 @@
+"""The choices of a plan one by one, each with its reason and who said so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bigbatch.plan.batches import Cut
+from bigbatch.plan.memory import MemoryBreakdown
+from bigbatch.plan.timing import Work, predict_seconds
+from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ProbeFacts
+from bigbatch.rules.batch_size import scaled
+from bigbatch.rules.clocks import Length
+from bigbatch.rules.schedules import SCHEDULES, schedule_from
+from bigbatch.units import show_bytes, show_seconds
+
+DEFAULT_MICRO_TOKENS = 2048
+"""When nothing was measured: 1,000 to 2,000 tokens were fastest on CPUs, larger ones leave the caches."""
+
+
+def _asked(value: Any, key: str) -> Choice:
+    return Choice(value=value, reason=f"asked for by {key}", source="user")
+
+
+def machine(recipe: Any, hardware: HardwareFacts) -> dict[str, Choice]:
+    """Device, threads, precision, ranks."""
+    plan = recipe.plan
+    where = f"{hardware.device_name}, {show_bytes(hardware.memory_bytes)} may be used"
+    found = f"no accelerator was found; {where}" if hardware.device == "cpu" else where
+    cores = f"{hardware.cores} {'core' if hardware.cores == 1 else 'cores'} may be used by this process"
+    choices = {
+        "device": Choice(value=hardware.device, reason=found, source="derived"),
+        "threads": Choice(value=hardware.threads, reason=cores, source="derived"),
+        "precision": Choice(value="fp32", reason="the reference; others are planned", source="default"),
+        "ranks": Choice(value=1, reason="one process; more are planned", source="default"),
+    }
+    for name in choices:
+        if getattr(plan, name, None) is not None:
+            value = choices[name].value if name in ("device", "threads") else getattr(plan, name)
+            choices[name] = _asked(value, f"plan.{name}")
+    return choices
+
+
+def asked_for(recipe: Any, length: Length) -> dict[str, Choice]:
+    """What the recipe says, in effective numbers: updates, learning rate, betas, eps, warm-up."""
+    optimizer, batch = recipe.optimizer, recipe.batch.samples or recipe.batch.tokens
+    effective = scaled(optimizer, batch)
+    unit = "samples" if recipe.batch.samples else "tokens"
+    told = f"{batch:,} {unit} an update; {length}"
+    choices = {
+        "updates": Choice(value=length.updates, reason=told, source="derived"),
+        "learning_rate": Choice(
+            value=effective.lr,
+            reason=effective.notes[0],
+            source="user" if effective.lr == optimizer.lr else "derived",
+        ),
+    }
+    notes = {note.split()[0]: note for note in effective.notes[1:]}
+    for name, value in (("betas", list(effective.betas)), ("eps", effective.eps)):
+        if name in notes:
+            choices[name] = Choice(value=value, reason=notes[name], source="derived")
+    return choices
+
+
+def packing(recipe: Any, probe: ProbeFacts | None) -> tuple[Choice, tuple[str, ...]]:
+    """Unpadded where it is exact, else padded; what was measured wins over what was asked for."""
+    asked = recipe.plan.packing
+    if asked == "padded":
+        return _asked("padded", "plan.packing"), ()
+    if probe is not None and not probe.packed_ok:
+        warning = f"plan.packing: packed was asked for, but padded is used: {probe.reason}"
+        reason = f"sorted by length and padded: {probe.reason}"
+        choice = Choice(value="padded", reason=reason, source="measured")
+        return choice, (warning,) if asked == "packed" else ()
+    if asked == "packed":
+        return _asked("packed", "plan.packing"), ()
+    if probe is None:
+        reason = "sorted by length and padded: the unpadded path was not tried"
+        return Choice(value="padded", reason=reason, source="default"), ()
+    return Choice(value="packed", reason=probe.reason, source="measured", prediction=probe.error), ()
+
+
+def micro_tokens(recipe: Any, calibration: CalibrationFacts | None) -> Choice:
+    """Computed tokens of a micro-batch: the user's, else the fastest measured, else the default."""
+    if recipe.plan.micro_tokens:
+        return Choice(
+            value=recipe.plan.micro_tokens,
+            reason="asked for by plan.micro_tokens",
+            source="user",
+            unit="tokens",
+        )
+    if calibration is None:
+        why = "fast on most CPUs; nothing was measured"
+        return Choice(value=DEFAULT_MICRO_TOKENS, reason=why, source="default", unit="tokens")
+    tried = sorted(calibration.tried.items())
+    speeds = ", ".join(f"{1 / seconds:,.0f} tokens/s at {size:,}" for size, seconds in tried)
+    why = f"the fastest that was tried: {speeds}" if len(tried) > 1 else "the size that was measured"
+    return Choice(value=calibration.micro_tokens, reason=why, source="measured", unit="tokens")
+
+
+def split(cut: Cut, batch_samples: int, lengths: LengthFacts) -> dict[str, Choice]:
+    """Accumulation and padding of a typical update."""
+    mean = lengths.tokens / lengths.samples
+    told = f"{batch_samples:,} samples of {mean:.0f} tokens on average, cut by length"
+    random = lengths.padding_share_random
+    padding = (
+        f"of computed tokens; random padded batches of 32 would have {random:.0%}: "
+        f"{_avoided(cut.padding_share, random):.0%} less to compute"
+    )
+    return {
+        "accumulation": Choice(
+            value=cut.micro_batches, reason=told, source="derived", unit="micro-batches an update"
+        ),
+        "padding_share": Choice(
+            value=round(cut.padding_share, 4), reason=padding, source="derived", prediction=cut.padding_share
+        ),
+    }
+
+
+def _avoided(padding_share: float, random: float) -> float:
+    """Share of the random batches' computed tokens that is not computed: tokens are real / (1 - share)."""
+    return max(0.0, 1 - (1 - random) / (1 - padding_share))
+
+
+def parts(breakdown: MemoryBreakdown) -> str:
+    """`process 512.0 MiB, parameters 86.6 MiB, …`, what exists at the peak or might."""
+    named = {name: size for name, size in breakdown.parts().items() if name != "calibration"}
+    return ", ".join(f"{name.replace('_', ' ')} {show_bytes(size)}" for name, size in named.items())
+
+
+def memory(breakdown: MemoryBreakdown, calibration: CalibrationFacts | None) -> dict[str, Choice]:
+    """Predicted peak, part by part."""
+    guess = "" if calibration is not None else "guessed, nothing was measured: "
+    peaked = (
+        "; measuring before the run reached more" if breakdown.calibration > breakdown.needed_bytes else ""
+    )
+    return {
+        "peak_memory_bytes": Choice(
+            value=breakdown.parts(),
+            reason=f"{guess}{parts(breakdown)}{peaked}",
+            source="measured" if calibration is not None else "derived",
+            prediction=breakdown.peak_bytes,
+            unit="bytes",
+        )
+    }
+
+
+def times(
+    recipe: Any, calibration: CalibrationFacts | None, length: Length, cut: Cut, work: Work | None
+) -> dict[str, Choice]:
+    """Predicted seconds of training and evaluation; none when nothing was measured."""
+    if calibration is None:
+        return {}
+    every = recipe.run.evaluate_every
+    seconds = predict_seconds(calibration, length, cut.computed_tokens, evaluate_every=every, work=work)
+    train = f"{length.updates:,} updates of {seconds.update:.3g} s: {cut.computed_tokens:,} tokens each"
+    choices = {
+        "train_seconds": Choice(
+            value=show_seconds(seconds.train),
+            reason=train,
+            source="measured",
+            prediction=seconds.train,
+            unit="s",
+        )
+    }
+    if work is not None and (work.validation_tokens or work.test_tokens):
+        read = [f"{seconds.evaluations} x {work.validation_tokens:,} validation tokens"] * (
+            work.validation_tokens > 0
+        ) + [f"{work.test_tokens:,} test tokens"] * (work.test_tokens > 0)
+        choices["evaluate_seconds"] = Choice(
+            value=show_seconds(seconds.evaluate),
+            reason=" and ".join(read),
+            source="measured",
+            prediction=seconds.evaluate,
+            unit="s",
+        )
+    return choices
+
+
+def doubts(recipe: Any, length: Length, lengths: LengthFacts, hardware: HardwareFacts) -> list[str]:
+    """Warnings of the rules and of the machine."""
+    found = list(scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens).warnings)
+    if recipe.schedule.name in SCHEDULES:
+        mean_batch = length.samples / length.updates
+        found += schedule_from(recipe.schedule, length.samples, mean_batch, lengths.samples).warnings
+    if lengths.truncated_samples:
+        share = lengths.truncated_samples / lengths.samples
+        found.append(
+            f"{lengths.truncated_samples:,} samples ({share:.1%}) are cut at {lengths.longest} tokens"
+        )
+    if hardware.device == "cpu" and hardware.threads > hardware.cores:
+        found.append(f"{hardware.threads} threads share {hardware.cores} cores: expect it to be slow")
+    return found

@@ -1,0 +1,48 @@
+"""The plan itself: named choices, frozen, as they stand in `plan.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from bigbatch.records import Choice
+
+_WARNINGS = "warnings"
+_PREDICTED = ("train_seconds", "evaluate_seconds", "peak_memory_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the recipe is computed. Values are plain JSON, so that a plan read back equals the one written."""
+
+    choices: Mapping[str, Choice]
+    """By name, in the order of `explain`."""
+    warnings: tuple[str, ...] = ()
+    """Sentences that the user should read before the run."""
+
+    def value(self, name: str) -> Any:
+        """The value of a choice, such as `plan.value("micro_tokens")`."""
+        return self.choices[name].value
+
+    def predictions(self) -> dict[str, float]:
+        """What is held against the measurement: `train_seconds`, `evaluate_seconds`, `peak_memory_bytes`."""
+        found = {name: self.choices[name].prediction for name in _PREDICTED if name in self.choices}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def changed(self, name: str, value: Any, reason: str) -> Plan:
+        """A new plan with one measured choice replaced: what happens after running out of memory, say."""
+        choice = replace(self.choices[name], value=value, reason=reason, source="measured")
+        return replace(self, choices={**self.choices, name: choice})
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `plan.json`: `{choice: {value, reason, source, prediction, unit}}`."""
+        told = Choice(value=list(self.warnings), reason="worth reading before the run", source="derived")
+        return {name: asdict(choice) for name, choice in {**self.choices, _WARNINGS: told}.items()}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Plan:
+        """The plan that `to_json` described."""
+        choices = {name: Choice(**entry) for name, entry in content.items()}
+        warnings = choices.pop(_WARNINGS, None)
+        return Plan(choices=choices, warnings=tuple(warnings.value) if warnings else ())

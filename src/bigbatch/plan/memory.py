@@ -1,0 +1,126 @@
+"""Peak memory as a sum of named parts.
+
+::
+
+    peak = process + parameters + gradients + optimiser state + max(activations, update, evaluation)
+
+With AdamW in fp32 the middle three are 16 bytes a parameter: 5.4 GB for BERT-large's 335M.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from bigbatch.records import CalibrationFacts, ModelFacts
+
+BYTES_PER_VALUE = 4
+"""fp32."""
+PROCESS_BYTES = 700 * 1024**2
+"""Guess for Python with torch, transformers and the data loaded, when nothing was measured."""
+ACTIVATION_BYTES_PER_HIDDEN = 66
+"""Saved for the backward pass, per token, block and hidden unit, in fp32.
+
+34 bytes in 16 bits (Korthikanti et al. 2022, section 4.1, without the attention matrix), of which 2 are
+dropout masks of one byte: 2 x 32 + 2. A guess for other shapes than BERT's; the calibration measures it.
+"""
+SMALLEST_MICRO_TOKENS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryBreakdown:
+    """Predicted bytes on the device (of the process, on a CPU)."""
+
+    process: int
+    """What the process holds besides the model: interpreter, libraries, data."""
+    parameters: int
+    gradients: int
+    optimizer_state: int
+    activations: int
+    """Of one micro-batch, forward and backward."""
+    update: int
+    """Temporary tensors of the optimiser's step; activations are gone by then."""
+    evaluation: int
+    """Of one micro-batch of a forward pass without gradient."""
+    calibration: int = 0
+    """Peak that measuring before the run has already reached, everything included."""
+
+    @property
+    def lasting_bytes(self) -> int:
+        """What stays for the whole run, whatever the micro-batch."""
+        return self.process + self.parameters + self.gradients + self.optimizer_state
+
+    @property
+    def needed_bytes(self) -> int:
+        """The largest sum that exists at one time."""
+        return self.lasting_bytes + max(self.activations, self.update, self.evaluation)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Highest memory of the process from its start to the end of the run."""
+        return max(self.needed_bytes, self.calibration)
+
+    def parts(self) -> dict[str, int]:
+        """The parts that are not zero, by name, in bytes."""
+        return {name: size for name, size in asdict(self).items() if size}
+
+
+def activation_bytes_per_token(model: ModelFacts, calibration: CalibrationFacts | None) -> float:
+    """Measured, or guessed from the model's shape."""
+    if calibration is not None:
+        return calibration.activation_bytes_per_token
+    return float(ACTIVATION_BYTES_PER_HIDDEN * model.hidden * model.blocks)
+
+
+def predict_memory(
+    model: ModelFacts,
+    *,
+    micro_tokens: int,
+    optimizer_state_multiple: float,
+    calibration: CalibrationFacts | None = None,
+    temporary_multiple: float = 0.0,
+) -> MemoryBreakdown:
+    """Peak memory of training, part by part.
+
+    Args:
+        model: sizes of the model.
+        micro_tokens: computed tokens of the largest micro-batch (a longer sample counts in full).
+        optimizer_state_multiple: fp32 tensors of state per trainable parameter (AdamW 2).
+        calibration: what was measured; None: guesses.
+        temporary_multiple: fp32 tensors per trainable parameter that the step needs for a moment (LAMB 2).
+    """
+    per_token = activation_bytes_per_token(model, calibration)
+    resting = calibration.resting_bytes if calibration is not None else PROCESS_BYTES + model.parameter_bytes
+    trained = model.trainable_parameters * BYTES_PER_VALUE
+    activations = round(per_token * micro_tokens)
+    return MemoryBreakdown(
+        process=max(0, resting - model.parameter_bytes),
+        parameters=model.parameter_bytes,
+        gradients=trained,
+        optimizer_state=round(trained * optimizer_state_multiple),
+        activations=activations,
+        update=round(trained * temporary_multiple),
+        # Without gradients a block's tensors go when the next block has read them: two blocks at a time.
+        evaluation=round(activations * min(1.0, 2 / max(1, model.blocks))),
+        calibration=calibration.peak_bytes if calibration is not None else 0,
+    )
+
+
+def largest_micro_tokens(
+    breakdown: MemoryBreakdown, *, activation_bytes: float, below: int, longest: int, limit_bytes: int
+) -> int | None:
+    """The largest power of two under `below` that fits as `micro_tokens`; None when none does.
+
+    Args:
+        breakdown: of the plan that does not fit.
+        activation_bytes: per computed token.
+        below: the `micro_tokens` that does not fit.
+        longest: tokens of the longest sample, which is computed alone however small the micro-batch.
+        limit_bytes: what may be used.
+    """
+    size = 1 << (below - 1).bit_length()
+    while size > SMALLEST_MICRO_TOKENS:
+        size //= 2
+        needed = breakdown.lasting_bytes + max(breakdown.update, activation_bytes * max(size, longest))
+        if size < below and needed <= limit_bytes:
+            return size
+    return None

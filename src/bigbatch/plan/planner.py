@@ -1,0 +1,133 @@
+"""From facts to a plan: which choice, why, and what it is expected to cost. A pure function of records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bigbatch.errors import DoesNotFit
+from bigbatch.plan import choices as chosen
+from bigbatch.plan.batches import cut_batch
+from bigbatch.plan.frozen import Plan
+from bigbatch.plan.memory import (
+    MemoryBreakdown,
+    activation_bytes_per_token,
+    largest_micro_tokens,
+    predict_memory,
+)
+from bigbatch.plan.timing import Work
+from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
+from bigbatch.rules.clocks import Length, total_updates
+from bigbatch.units import show_bytes
+
+_TEMPORARIES = {"lamb": 2.0}
+"""fp32 tensors per parameter that a step of this optimiser needs for a moment."""
+
+
+def make_plan(
+    recipe: Any,
+    hardware: HardwareFacts,
+    model: ModelFacts,
+    lengths: LengthFacts,
+    probe: ProbeFacts | None = None,
+    calibration: CalibrationFacts | None = None,
+    optimizer_state_multiple: float = 2.0,
+    work: Work | None = None,
+) -> Plan:
+    """Choose how to compute `recipe`, with a reason and a source for each choice.
+
+    Args:
+        recipe: the resolved recipe.
+        hardware: what the machine has.
+        model: sizes of the model.
+        lengths: lengths of the training samples, in tokens.
+        probe: whether the unpadded path is exact here; None: it was not tried.
+        calibration: measured speeds and sizes; None: times are not predicted and memory is guessed.
+        optimizer_state_multiple: fp32 state tensors per parameter (`optim.build.state_multiple`).
+        work: exact length of the run and tokens to evaluate.
+
+    Returns:
+        The plan, frozen.
+
+    Raises:
+        DoesNotFit: the predicted peak exceeds the memory limit; the message names what would fit.
+        RecipeError: the length or the batch makes no sense for this data.
+    """
+    length = work.length if work is not None and work.length is not None else _length(recipe, lengths)
+    packing, packing_warnings = chosen.packing(recipe, probe)
+
+    def memory_of(micro_tokens: int) -> MemoryBreakdown:
+        return predict_memory(
+            model,
+            micro_tokens=max(micro_tokens, lengths.longest),
+            optimizer_state_multiple=optimizer_state_multiple,
+            calibration=calibration,
+            temporary_multiple=_TEMPORARIES.get(recipe.optimizer.name, 0.0),
+        )
+
+    micro_tokens = chosen.micro_tokens(recipe, calibration)
+    limit_bytes = recipe.plan.memory or hardware.memory_bytes
+    needed = memory_of(micro_tokens.value)
+    if needed.needed_bytes > limit_bytes:
+        activation_bytes = activation_bytes_per_token(model, calibration)
+        smaller = largest_micro_tokens(
+            needed,
+            activation_bytes=activation_bytes,
+            below=micro_tokens.value,
+            longest=lengths.longest,
+            limit_bytes=limit_bytes,
+        )
+        micro_tokens = _shrunk(recipe, micro_tokens, needed, limit_bytes, smaller)
+    memory = memory_of(micro_tokens.value)
+    batch_samples = max(1, round(length.samples / length.updates))
+    cut = cut_batch(lengths, batch_samples, micro_tokens.value, packing.value)
+    return Plan(
+        choices={
+            **chosen.machine(recipe, hardware),
+            **chosen.asked_for(recipe, length),
+            "packing": packing,
+            "micro_tokens": micro_tokens,
+            **chosen.split(cut, batch_samples, lengths),
+            **chosen.memory(memory, calibration),
+            **chosen.times(recipe, calibration, length, cut, work),
+        },
+        warnings=(*length.warnings, *packing_warnings, *chosen.doubts(recipe, length, lengths, hardware)),
+    )
+
+
+def _length(recipe: Any, lengths: LengthFacts) -> Length:
+    return total_updates(
+        recipe.length,
+        recipe.batch.samples,
+        lengths.samples,
+        batch_tokens=recipe.batch.tokens,
+        tokens=lengths.tokens,
+        allow_repeats=recipe.batch.allow_repeats,
+    )
+
+
+def _shrunk(
+    recipe: Any, choice: Choice, needed: MemoryBreakdown, limit_bytes: int, smaller: int | None
+) -> Choice:
+    """The planner shrinks its own choice; the user's is not touched: say what would fit instead."""
+    if smaller is not None and choice.source != "user":
+        limit = show_bytes(limit_bytes)
+        why = f"{choice.value:,} would need {show_bytes(needed.needed_bytes)}, {limit} may be used"
+        return Choice(value=smaller, reason=why, source="derived", unit="tokens")
+    raise DoesNotFit(_shortfall(recipe, needed, limit_bytes, smaller))
+
+
+def _shortfall(recipe: Any, needed: MemoryBreakdown, limit_bytes: int, smaller: int | None) -> str:
+    """What is needed, what there is, and what would fit."""
+    source = "plan.memory" if recipe.plan.memory else "free on this machine"
+    message = (
+        f"does not fit: the plan needs {show_bytes(needed.needed_bytes)} ({chosen.parts(needed)}), "
+        f"but {show_bytes(limit_bytes)} may be used ({source})"
+    )
+    if smaller is not None:
+        return f"{message}; plan.micro_tokens={smaller} would fit, with the same result"
+    missing = show_bytes(needed.needed_bytes - limit_bytes)
+    return (
+        f"{message}; {missing} too little, and no smaller micro-batch is enough: free memory, take a smaller "
+        "model, train fewer parameters (model.trainable) or take an optimiser with less state "
+        "(optimizer.name=sgd)"
+    )

@@ -1,0 +1,85 @@
+"""Seconds of training and of evaluation, from a few measured micro-batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bigbatch.records import CalibrationFacts
+from bigbatch.rules.clocks import Length
+from bigbatch.units import Quantity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a run has to get through."""
+
+    length: Length | None = None
+    """Of the training, from an exact walk over its batches; None: counted from the mean length."""
+    validation_tokens: int = 0
+    """Of all validation sets, once."""
+    test_tokens: int = 0
+    """Of the test split, read once, at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """Predicted wall times."""
+
+    update: float
+    train: float
+    """All updates, without evaluation, checkpoints and start-up."""
+    evaluate: float
+    """All evaluations of the run."""
+    evaluations: int
+    """Passes over the validation sets."""
+
+
+def predict_seconds(
+    calibration: CalibrationFacts,
+    length: Length,
+    computed_tokens: int,
+    *,
+    evaluate_every: Quantity | None = None,
+    work: Work | None = None,
+) -> Seconds:
+    """Wall times of a run.
+
+    ::
+
+        update   = computed tokens x seconds per token + seconds per update
+        train    = updates x update
+        evaluate = (evaluations x validation tokens + test tokens) x forward seconds per token
+
+    Args:
+        calibration: measured speeds.
+        length: of the run.
+        computed_tokens: of an update, padding included.
+        evaluate_every: `run.evaluate_every`.
+        work: tokens to evaluate.
+    """
+    update = computed_tokens * calibration.seconds_per_token + calibration.seconds_per_update
+    train = length.updates * update
+    work = work or Work()
+    evaluations = 0
+    if work.validation_tokens and evaluate_every is not None:
+        evaluations = count_evaluations(evaluate_every, length, computed_tokens, train)
+    tokens = evaluations * work.validation_tokens + work.test_tokens
+    evaluate = tokens * calibration.seconds_per_token_forward
+    return Seconds(update=update, train=train, evaluate=evaluate, evaluations=evaluations)
+
+
+def count_evaluations(every: Quantity, length: Length, update_tokens: float, train_seconds: float) -> int:
+    """How often the validation sets are read: each time the interval fires, and at the end in any case."""
+    totals = {
+        "updates": length.updates,
+        "samples": length.samples,
+        "epochs": length.epochs,
+        "tokens": length.updates * update_tokens,
+        "percent": 100.0,
+        "s": train_seconds,
+    }
+    if every.unit not in totals or not every.amount:
+        return 1
+    fired = min(length.updates, int(totals[every.unit] / every.amount * (1 + 1e-9)))
+    fires_at_the_end = totals[every.unit] - fired * every.amount < totals[every.unit] / length.updates
+    return fired if fired and fires_at_the_end else fired + 1

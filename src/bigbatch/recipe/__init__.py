@@ -1,0 +1,21 @@
+"""The recipe: what to compute. Its schema, how it is read and merged, and the names other tools use.
+
+A recipe is read by `load.load_recipe`, is a frozen `schema.Recipe`, and is written by `load.dump_recipe`.
+
+    values.py              value types: counts, numbers, quantities; what is built and what is planned
+    inputs.py              sections data and batch
+    learning.py            sections model, task, optimizer, schedule, loss and their kin
+    machine.py             sections sync, guard, scale, plan, launch and run
+    schema.py              Recipe, the whole
+    sugar.py               short forms to long forms; groups of alternatives
+    yaml12.py              YAML 1.2 core schema with line numbers
+    layers.py              site < extends < file < environment < command line
+    keys.py                all keys, walked out of the schema
+    messages.py            what is wrong, where, in the user's words
+    foreign.py             names that other tools use for our keys
+    training_arguments.py  Hugging Face TrainingArguments to a recipe
+    load.py                load_recipe, dump_recipe
+    references.py          import references to the user's own code
+    reference.py           the Markdown reference of all keys
+    starter.py             the first recipe, for `bigbatch init`
+"""

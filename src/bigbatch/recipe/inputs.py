@@ -1,0 +1,118 @@
+"""The recipe's sections `data` and `batch`: what is read, and how much of it makes one update."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from bigbatch.recipe.values import PLANNED, Count, PositiveNumber, Section, Text, built
+
+DEFAULT_BATCH_SAMPLES = 256
+
+
+def _path(value: str) -> str:
+    if value.startswith("hf://"):
+        raise ValueError(
+            f"{value!r}: hf:// datasets are {PLANNED}; save the dataset as Parquet or CSV and name the file"
+        )
+    return value
+
+
+def _encoding(value: str) -> str:
+    try:
+        codecs.lookup(value)
+    except LookupError:
+        raise ValueError(
+            f"found {value!r}; expected an encoding such as utf-8, utf-8-sig or latin-1"
+        ) from None
+    return value
+
+
+class DataFile(Section):
+    """One file, folder or pattern of a split."""
+
+    path: Annotated[Text, AfterValidator(_path)]
+    """File, folder or glob pattern, relative to the recipe."""
+    columns: dict[str, Text] | None = None
+    """Role -> column of this file alone; null takes `data.columns`."""
+    share: Annotated[PositiveNumber | None, built(None)] = None
+    """Weight of this file in a mixture."""
+
+
+Files = list[DataFile]
+
+
+def _validation_kind(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return "files"
+    return "share" if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+Validation = Annotated[
+    Annotated[Annotated[float, Field(gt=0, lt=1)], Tag("share")] | Annotated[dict[str, Files], Tag("files")],
+    Discriminator(
+        _validation_kind,
+        custom_error_type="validation",
+        custom_error_message="expected a file, a share between 0 and 1, or a mapping of names to files",
+    ),
+]
+
+
+class DataSpec(Section):
+    """What is read: the splits, which column means what, and how text becomes tokens."""
+
+    train: Files = Field(default_factory=list)
+    """File(s) to learn from: a path, a list of paths, or a list of {path, columns}."""
+    validation: Validation | None = None
+    """File(s), {name: file, …}, or a share of `train` between 0 and 1 (stratified by label, fixed by seed.data)."""
+    test: Files = Field(default_factory=list)
+    """File(s) evaluated once, at the end, with the best weights."""
+    columns: dict[str, Text] = Field(default_factory=dict)
+    """Role -> column, as in {text: review, label: stars}; `text:` and `label:` directly under `data` say the same."""
+    max_length: Count | None = None
+    """Longest sample in tokens; longer ones are cut and counted. null: as long as the model allows."""
+    shuffle: Annotated[Literal["full", "shards"], built("full")] = "full"
+    """How an epoch is ordered: `full` permutes all samples."""
+    encoding: Annotated[Text, AfterValidator(_encoding)] = "utf-8"
+    """Text encoding of CSV, TSV, JSONL and text files."""
+    empty_text: Literal["error", "drop"] = "error"
+    """What happens to rows whose text is empty: an error before update 1, or dropped and counted."""
+
+
+class Ramp(Section):
+    """A batch that grows during the run (later)."""
+
+    start: Annotated[Count, Field(alias="from")]
+    """Batch of the first update, in the batch's own unit."""
+    by: Literal["noise", "schedule", "table"] = "noise"
+    """What decides when it grows."""
+    table: list[Any] = Field(default_factory=list)
+    """Steps, for `by: table`."""
+
+
+class BatchSpec(Section):
+    """How much one update consumes, over all ranks: exactly one of samples and tokens."""
+
+    samples: Count | None = None
+    """Samples per update; 256 when neither is given."""
+    tokens: Count | None = None
+    """Real tokens per update: the longest prefix of the stream not above this, at least one sample."""
+    allow_repeats: bool = False
+    """Allow a batch larger than the training data, so that samples repeat inside one update."""
+    ramp: Annotated[Ramp | None, built(None)] = None
+    """Grow the batch during the run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_samples(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("samples") is None and value.get("tokens") is None:
+            return {**value, "samples": DEFAULT_BATCH_SAMPLES}
+        return value
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> BatchSpec:
+        if self.samples is not None and self.tokens is not None:
+            raise ValueError("found samples and tokens; expected one of them")
+        return self

@@ -1,0 +1,316 @@
+"""The layers of a recipe: site < extended files < file < environment < command line, and how they merge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigbatch.errors import Problem
+from bigbatch.recipe.sugar import ALTERNATIVES, desugar
+from bigbatch.recipe.values import is_reference, kind_of, nearest
+from bigbatch.recipe.yaml12 import Document, read_value, read_yaml
+
+Key = tuple[str | int, ...]
+
+ENVIRONMENT_PREFIX = "BIGBATCH_"
+SITE_VARIABLE = "BIGBATCH_SITE"
+SITE_KEYS = ("plan", "launch", "observers", "run")
+_WHOLE = {("data", "validation")}
+"""Mappings that a higher layer replaces as a whole: their keys are the user's own names."""
+
+
+@dataclass
+class Layer:
+    """Values in their long form, and where each was written."""
+
+    where: str
+    """What to say when nothing closer is known: a file, a variable, `command line`."""
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[Key, str] = field(default_factory=dict)
+    """Path of a value -> `file:line`, variable or `command line`."""
+    written: dict[Key, Key] = field(default_factory=dict)
+    """Path of a value -> the path the user wrote, where a short form moved it."""
+    problems: list[Problem] = field(default_factory=list)
+
+    def place(self, path: Key) -> str:
+        """Where the value at `path`, or the closest mapping around it, was written."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.places:
+                return self.places[path[:end]]
+        return self.where
+
+    def key(self, path: Key) -> str:
+        """The dotted key as the user wrote it: `batch` for `batch: -3`, although the value is batch.samples."""
+        return dotted(self.written.get(path, path))
+
+
+def dotted(path: Key) -> str:
+    """`data.train[0].path`."""
+    text = ""
+    for part in path:
+        if isinstance(part, str) and part.startswith("<"):
+            continue
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
+    """The layer of a recipe file, behind those of the files it extends."""
+    layer = Layer(str(path))
+    text = _read(path, layer)
+    if text is None:
+        return [layer]
+    document = read_yaml(text)
+    _take_document(layer, document, str(path))
+    parent = layer.values.pop("extends", None)
+    if parent is None:
+        return [layer]
+    where = layer.place(("extends",))
+    if not isinstance(parent, str):
+        layer.problems.append(
+            Problem(where=where, key="extends", what=f"found {kind_of(parent)}; expected a file name")
+        )
+        return [layer]
+    target = path.parent / parent
+    if target.resolve() in (*seen, path.resolve()):
+        layer.problems.append(Problem(where=where, key="extends", what=f"{parent} extends this file again"))
+        return [layer]
+    if not target.is_file():
+        layer.problems.append(Problem(where=where, key="extends", what=f"no such file: {target}"))
+        return [layer]
+    below = file_layers(target, (*seen, path.resolve()))
+    for other in below:
+        other.values = _moved_paths(other.values, target.parent, path.parent)
+    return [*below, layer]
+
+
+def site_layer(environ: Mapping[str, str], site: Path | None) -> Layer | None:
+    """The site file: given, named by $BIGBATCH_SITE, or `~/.config/bigbatch/site.yaml` where it exists."""
+    if site is None and SITE_VARIABLE in environ:
+        site = Path(environ[SITE_VARIABLE])
+    if site is None:
+        home = environ.get("XDG_CONFIG_HOME") or (
+            environ.get("HOME") and os.path.join(environ["HOME"], ".config")
+        )
+        site = Path(home, "bigbatch", "site.yaml") if home else None
+        if site is None or not site.is_file():
+            return None
+    layer = file_layers(site)[-1]
+    wanted = "a site file may set plan, launch, observers and run.root only"
+    for key in list(layer.values):
+        inner = layer.values[key]
+        if key not in SITE_KEYS:
+            layer.problems.append(Problem(where=layer.place((key,)), key=key, what=wanted))
+            del layer.values[key]
+        elif key == "run" and isinstance(inner, dict):
+            for other in [name for name in inner if name != "root"]:
+                where = layer.place((key, other))
+                layer.problems.append(Problem(where=where, key=f"run.{other}", what=wanted))
+            layer.values[key] = {name: value for name, value in inner.items() if name == "root"}
+    return layer
+
+
+def mapping_layer(values: Mapping[str, Any]) -> Layer:
+    """A recipe given as a mapping from Python."""
+    layer = Layer("recipe")
+    plain = _plain(values)
+    layer.places = dict.fromkeys(_paths(plain), "recipe")
+    _take_values(layer, plain)
+    return layer
+
+
+def environment_layer(environ: Mapping[str, str]) -> Layer:
+    """`BIGBATCH_OPTIMIZER__LR=5e-5` as `optimizer.lr`."""
+    layer = Layer("environment")
+    for name in sorted(environ):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name == SITE_VARIABLE:
+            continue
+        path = tuple(name[len(ENVIRONMENT_PREFIX) :].lower().split("__"))
+        _assign(layer, path, environ[name], name)
+    _take_values(layer, layer.values)
+    return layer
+
+
+def override_layer(overrides: Sequence[str] | Mapping[str, Any]) -> Layer:
+    """`key=value` words, or a mapping of dotted keys to values."""
+    layer = Layer("command line")
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _set(layer, tuple(str(key).split(".")), _plain(value), "set")
+    else:
+        for word in overrides:
+            key, equals, value = word.partition("=")
+            if not equals or not key.strip():
+                what = f"found {word!r}; expected key=value, such as batch.samples=1024"
+                layer.problems.append(Problem(where="command line", what=what))
+                continue
+            _assign(layer, tuple(key.strip().split(".")), value, "command line")
+    _take_values(layer, layer.values)
+    return layer
+
+
+def merge(layers: Sequence[Layer]) -> Layer:
+    """One layer out of many, later ones above earlier ones; their problems are gathered."""
+    result = Layer(layers[-1].where if layers else "recipe")
+    for layer in layers:
+        result.problems += layer.problems
+        result.values = _merged(result.values, layer.values, (), result)
+        result.places |= layer.places
+        result.written |= layer.written
+    return result
+
+
+# ---------------------------------------------------------------- reading one layer
+
+
+def _read(path: Path, layer: Layer) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        near = nearest(path.name, sorted(other.name for other in path.parent.glob("*.y*ml")))
+        what = f"no such file{near}" if near else "no such file; `bigbatch init DATA` writes a recipe"
+    except IsADirectoryError:
+        what = "is a folder; expected a recipe file"
+    except UnicodeDecodeError as error:
+        what = f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+    layer.problems.append(Problem(where=str(path), what=what))
+    return None
+
+
+def _take_document(layer: Layer, document: Document, name: str) -> None:
+    layer.places = {path: f"{name}:{line}" for path, line in document.lines.items() if path}
+    layer.problems += [
+        Problem(where=f"{name}:{line}", key=dotted(path), what=what) for line, path, what in document.problems
+    ]
+    if isinstance(document.value, dict):
+        _take_values(layer, document.value)
+    elif document.value is not None:
+        what = f"found {kind_of(document.value)}; expected a mapping such as `model: org/name`"
+        layer.problems.append(Problem(where=f"{name}:1", what=what))
+
+
+def _take_values(layer: Layer, values: dict[str, Any]) -> None:
+    """Bring the values to their long form, remember how they were written, settle alternatives."""
+    layer.values, moved = desugar(values)
+    written = set(_paths(values))
+    for path in _paths(layer.values):
+        origin = moved.get(path, path)
+        while origin and origin not in written:
+            origin = origin[:-1]
+        if origin and origin != path:
+            layer.written[path] = origin
+            layer.places[path] = layer.place(origin)
+    for group, keys in ALTERNATIVES.items():
+        section = _at(layer.values, group)
+        given = [key for key in keys if section is not None and section.get(key) is not None]
+        if section is None or len(given) < 2:
+            continue
+        what = f"found {' and '.join(given)} together; expected one of them"
+        layer.problems.append(Problem(where=layer.place((*group, given[1])), key=dotted(group), what=what))
+        for key in given[1:]:
+            del section[key]
+
+
+def _assign(layer: Layer, path: tuple[str, ...], text: str, where: str) -> None:
+    try:
+        value = read_value(text)
+    except ValueError as error:
+        layer.problems.append(Problem(where=where, key=".".join(path), what=str(error)))
+        return
+    _set(layer, path, value, where)
+
+
+def _set(layer: Layer, path: tuple[str, ...], value: Any, where: str) -> None:
+    if not all(path):
+        layer.problems.append(Problem(where=where, key=".".join(path), what="found an empty name in the key"))
+        return
+    section = layer.values
+    for part in path[:-1]:
+        inner = section.get(part)
+        if not isinstance(inner, dict):
+            # `optimizer=adamw optimizer.lr=1` means both: the short form makes room for its long form.
+            inner = desugar({part: inner})[0][part] if inner is not None and section is layer.values else {}
+            section[part] = inner if isinstance(inner, dict) else {}
+        section = section[part]
+    section[path[-1]] = value
+    for end in range(1, len(path) + 1):
+        layer.places[path[:end]] = where
+    for inner_path in _paths(value):
+        layer.places[(*path, *inner_path)] = where
+
+
+# ---------------------------------------------------------------- trees
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any], path: Key, result: Layer) -> dict[str, Any]:
+    out = dict(low)
+    if path == ("task",) and "name" in high and high["name"] != low.get("name", "classify"):
+        out = {}
+    if "name" in high and high["name"] != low.get("name"):
+        out.pop("args", None)
+    group = ALTERNATIVES.get(path, ())  # type: ignore[call-overload]
+    if any(high.get(key) is not None for key in group):
+        out = {key: value for key, value in out.items() if key not in group}
+    for key, value in high.items():
+        below = out.get(key)
+        inner = (*path, key)
+        if isinstance(below, dict) and isinstance(value, dict) and inner not in _WHOLE:
+            out[key] = _merged(below, value, inner, result)
+            continue
+        for known in [place for place in result.places if place[: len(inner)] == inner]:
+            del result.places[known]
+            result.written.pop(known, None)
+        out[key] = value
+    return out
+
+
+def _at(values: Any, path: Key) -> dict[str, Any] | None:
+    for part in path:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else None
+
+
+def _paths(value: Any, prefix: Key = ()) -> list[Key]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = []
+    for key, inner in items:
+        found.append((*prefix, key))
+        found += _paths(inner, (*prefix, key))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Mappings as dict with text keys, sequences as list, paths as text: what YAML would have given."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def _moved_paths(values: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """Relative files of an extended recipe, rewritten to start from the folder of the recipe that extends it."""
+    if old.resolve() == new.resolve():
+        return values
+
+    def move(text: Any) -> Any:
+        if not isinstance(text, str) or "://" in text or Path(text).expanduser().is_absolute():
+            return text
+        return Path(os.path.relpath(old / text, new)).as_posix()
+
+    def walk(value: Any, path: Key) -> Any:
+        if isinstance(value, dict):
+            return {key: walk(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [walk(item, (*path, index)) for index, item in enumerate(value)]
+        is_file = path[0] == "data" and path[-1] == "path"
+        is_code = isinstance(value, str) and ".py:" in value and is_reference(value)
+        is_folder = path in (("model", "name"), ("model", "tokenizer")) and (old / str(value)).is_dir()
+        return move(value) if is_file or is_code or is_folder else value
+
+    return {key: walk(item, (key,)) for key, item in values.items()}

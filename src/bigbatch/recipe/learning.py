@@ -1,0 +1,263 @@
+"""The recipe's sections that say what is learnt: model, task, optimizer, schedule, loss and their kin."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from bigbatch.recipe.values import (
+    Beta,
+    Count,
+    Evaluations,
+    Fraction,
+    NonNegativeNumber,
+    Number,
+    PositiveNumber,
+    Section,
+    Seed,
+    Stretch,
+    Text,
+    built,
+    is_reference,
+    kind_of,
+    named,
+    quantity,
+    show,
+)
+from bigbatch.units import Quantity
+
+TASKS = ("classify",)
+PLANNED_TASKS = ("tag", "match", "mlm", "clm", "rank", "seq2seq", "image")
+DEFAULT_LR = {"adamw": 5e-5, "sgd": 1e-2, "lamb": 6.25e-4}
+"""AdamW: the usual fine-tuning rate; LAMB: You et al. 2020, table 3, BERT at 512 samples."""
+DEFAULT_EPS = {"lamb": 1e-6}
+
+
+def _trainable(value: Any) -> Any:
+    if value in ("all", "head"):
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, str) and item for item in value):
+        return value
+    raise ValueError(f"found {show(value)}; expected all | head | a list of parameter name patterns")
+
+
+def _class_weights(value: Any) -> Any:
+    if value in ("none", "balanced"):
+        return value
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"found {show(value)}; expected none | balanced | a mapping of labels to numbers")
+    for label, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+            raise ValueError(f"{label}: found {show(weight)} ({kind_of(weight)}); expected a number from 0")
+    return {str(label): float(weight) for label, weight in value.items()}
+
+
+def _two(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(
+            f"found {show(value)} ({kind_of(value)}); expected two numbers, such as [0.9, 0.999]"
+        )
+    return tuple(value)
+
+
+class ModelSpec(Section):
+    """Which model is trained. In YAML a name alone is enough."""
+
+    name: Text | None = None
+    """Hub name (org/name) or folder in Hugging Face format; null: a live model that Python brings."""
+    revision: Text | None = None
+    """Branch, tag or commit on the hub."""
+    tokenizer: Text | None = None
+    """Hub name or folder of the tokenizer; null: the model's own."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """`random` keeps the architecture and draws the weights from seed.model."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the model's configuration to overwrite, such as {pad_token_id: 0}."""
+    trainable: Annotated[Literal["all", "head"] | list[str], PlainValidator(_trainable)] = "all"
+    """`all`, `head`, or patterns of parameter names (`*` matches anything); the rest stays frozen."""
+    adapter: Annotated[dict[str, Any] | None, built(None)] = None
+    """Low-rank adapters."""
+
+
+class ClassifyOptions(Section):
+    """The options of `task: classify`."""
+
+    kind: Literal["single", "multi", "regression"] = "single"
+    """One label a sample, several labels a sample, or a number."""
+    labels: list[str] | None = None
+    """Label names in the order of the model's outputs; null: sorted, as found in the data."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        # Labels are text inside bigbatch; 0 and 1 may be written without quotes.
+        if isinstance(value, list):
+            return [
+                str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value
+            ]
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and (len(set(value)) < len(value) or len(value) < 1):
+            raise ValueError(f"found {show(value)}; expected distinct names, at least one")
+        return value
+
+
+class TaskSpec(Section):
+    """What is learnt from the data. In YAML a name alone is enough; options stand next to `name`."""
+
+    name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
+    """`classify`, or your own task as an import reference."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """The task's own options; classify has `kind` and `labels`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_beside_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        options = {key: item for key, item in value.items() if key not in ("name", "args")}
+        args = value.get("args") or {}
+        return {
+            "name": value.get("name", "classify"),
+            "args": {**args, **options} if isinstance(args, dict) else args,
+        }
+
+    @field_validator("args", mode="after")
+    @classmethod
+    def _checked(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
+        if info.data.get("name") != "classify":
+            return value
+        return ClassifyOptions.model_validate(value).model_dump(exclude_none=True)
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        if is_reference(self.name):
+            return {"name": self.name, "args": self.args}
+        return {"name": self.name, **self.args}
+
+
+class OptimizerSpec(Section):
+    """How a gradient becomes an update. In YAML a name alone is enough."""
+
+    name: Annotated[Text, named("adamw", "sgd", "lamb")] = "adamw"
+    """`adamw`, `sgd`, `lamb`, or your own as an import reference."""
+    lr: PositiveNumber = DEFAULT_LR["adamw"]
+    """Peak learning rate, used as typed unless `base_batch` is given. Default: adamw 5e-5, lamb 6.25e-4, sgd 1e-2."""
+    betas: Annotated[tuple[Beta, Beta], BeforeValidator(_two)] = (0.9, 0.999)
+    """Decay of the first and second moment per update (adamw, lamb)."""
+    eps: PositiveNumber = 1e-8
+    """Added to the denominator (adamw 1e-8, lamb 1e-6)."""
+    weight_decay: NonNegativeNumber = 0.01
+    """Decoupled decay; none on biases and norms."""
+    momentum: Beta = 0.9
+    """Momentum of sgd."""
+    nesterov: bool = False
+    """Nesterov's momentum for sgd."""
+    base_batch: Count | None = None
+    """The batch, in the batch's own unit, that `lr` and `betas` were tuned for; needed by the two rules below."""
+    lr_rule: Literal["none", "linear", "sqrt"] = "none"
+    """How lr is rescaled from `base_batch` to the batch."""
+    betas_rule: Literal["keep", "half_life", "sde"] = "keep"
+    """How betas are rescaled: half_life: beta -> beta^k; sde: 1 - beta -> k (1 - beta)."""
+    state: Annotated[Literal["fp32", "bf16_sr", "8bit"], built("fp32")] = "fp32"
+    """Precision of the optimizer's state."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Options of your own optimizer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        name = value.get("name", "adamw")
+        filled = dict(value)
+        if "lr" not in filled and name in DEFAULT_LR:
+            filled["lr"] = DEFAULT_LR[name]
+        if "eps" not in filled and name in DEFAULT_EPS:
+            filled["eps"] = DEFAULT_EPS[name]
+        return filled
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> OptimizerSpec:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class ScheduleSpec(Section):
+    """How the learning rate moves over the run. In YAML a name alone is enough."""
+
+    name: Annotated[Text, named("linear", "cosine", "constant", "wsd")] = "linear"
+    """`linear`, `cosine`, `constant`, `wsd` (warm up, stay, decay), or your own as an import reference."""
+    warmup: Stretch = quantity("6 %")
+    """Rise from 0 to lr: `6 %` of the run, `200 updates`, `10000 samples`, or 0."""
+    decay: Stretch = quantity("20 %")
+    """Length of the last part of wsd, in which the rate falls."""
+    final_fraction: Fraction = 0.0
+    """Learning rate at the end, as a fraction of lr."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Options of your own schedule."""
+
+
+class LossSpec(Section):
+    """What is minimised. In YAML a name alone is enough."""
+
+    name: Annotated[Text, named("cross_entropy", "bce", "mse")] = "cross_entropy"
+    """`cross_entropy` (which stands for `bce` with several labels and `mse` with a number), or an import reference."""
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of the target's mass that is spread over all classes."""
+    class_weights: Annotated[
+        Literal["none", "balanced"] | dict[str, float], PlainValidator(_class_weights)
+    ] = "none"
+    """`balanced` weighs a class by samples / (classes x its samples); or {label: weight}, 1 for the others."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Options of your own loss."""
+
+
+class GradientSpec(Section):
+    """How one global batch becomes a gradient. In YAML a name alone is enough."""
+
+    name: Annotated[Literal["plain", "cached", "fgm", "freelb", "rdrop", "sam"], built("plain")] = "plain"
+    """`plain` sums over micro-batches."""
+    args: Annotated[dict[str, Any], built({})] = Field(default_factory=dict)
+    """Options of a gradient rule."""
+
+
+class RegulariseSpec(Section):
+    """Regularisers beside weight decay."""
+
+    dropout: Fraction | None = None
+    """Dropout of the whole model; null keeps the model's own."""
+
+
+class EarlyStoppingSpec(Section):
+    """Stop when validation no longer improves."""
+
+    metric: Text | None = None
+    """Metric to watch; null: `best`, or the validation loss."""
+    patience: Evaluations = Quantity(3.0, "evaluations")
+    """Evaluations without improvement that are tolerated."""
+    min_delta: NonNegativeNumber = 0.0
+    """Smallest change that counts as an improvement, in the metric's unit."""
+
+
+class SeedSpec(Section):
+    """Where randomness starts. In YAML one number sets all three."""
+
+    model: Seed = 0
+    """Weights drawn anew: a new head, or a random model."""
+    data: Seed = 0
+    """Order of the samples and the validation share."""
+    dropout: Seed = 0
+    """Dropout masks."""

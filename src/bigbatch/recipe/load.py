@@ -1,0 +1,126 @@
+"""Reading and writing recipes: all layers, all problems at once, every default spelled out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bigbatch.errors import Problem, RecipeError
+from bigbatch.recipe.layers import (
+    ENVIRONMENT_PREFIX,
+    Layer,
+    environment_layer,
+    file_layers,
+    mapping_layer,
+    merge,
+    override_layer,
+    site_layer,
+)
+from bigbatch.recipe.messages import problems_of
+from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.sugar import ALTERNATIVES
+from bigbatch.recipe.yaml12 import dump_yaml
+
+_REQUIRED = {
+    "model": ("name", "is missing; expected a hub name or a folder, such as `model: bert-base-uncased`"),
+    "data": ("train", "is missing; expected file(s), such as `train: reviews.csv`"),
+}
+
+
+def load_recipe(
+    path_or_mapping: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    site: Path | None = None,
+) -> Recipe:
+    """Read a recipe: defaults < site < `extends` < file < environment < overrides.
+
+    Args:
+        path_or_mapping: a YAML file, or a mapping (which may leave out model and data: Python brings them).
+        overrides: `key=value` words, or a mapping of dotted keys to values.
+        environ: where `BIGBATCH_*` and the site file's place are read from, as the command line passes it; None reads
+            neither (for the resolved recipe of a run, say).
+        site: the site file; None finds it through `environ`.
+
+    Raises:
+        RecipeError: with all problems of all layers, each with its place.
+    """
+    environ = environ or {}
+    from_file = not isinstance(path_or_mapping, Mapping)
+    source = Path(path_or_mapping) if from_file else None
+    files = file_layers(source) if source is not None else [mapping_layer(path_or_mapping)]  # type: ignore[arg-type]
+    site_file = site_layer(environ, site)
+    ordered = [
+        *([site_file] if site_file else []),
+        *files,
+        environment_layer(environ),
+        override_layer(overrides),
+    ]
+    merged = merge(ordered)
+    merged.where = files[-1].where
+    recipe = _validate(merged, required=from_file, readable=not files[-1].problems or bool(files[-1].values))
+    return recipe.from_source(source.absolute() if source is not None else None)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML with every default spelled out; `load_recipe` reads it back to an equal recipe."""
+    values = recipe.model_dump(by_alias=True)
+    for group, keys in ALTERNATIVES.items():
+        section = values
+        for part in group:
+            section = section[part]
+        for key in keys:
+            if section[key] is None:
+                del section[key]
+    return dump_yaml(_lists(values))
+
+
+def _validate(merged: Layer, *, required: bool, readable: bool) -> Recipe:
+    problems = list(merged.problems)
+    if required and readable:
+        problems += _missing(merged)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(merged.values)
+    except ValidationError as error:
+        problems += problems_of(error, merged)
+    if problems or recipe is None:
+        raise RecipeError(sorted(dict.fromkeys(problems), key=_order))
+    return recipe
+
+
+def _missing(merged: Layer) -> list[Problem]:
+    """A file must name a model and data; `name: null` and `train: []` say that Python brings them."""
+    found = []
+    for section, (key, what) in _REQUIRED.items():
+        inner = merged.values.get(section, {})
+        random_model = section == "model" and isinstance(inner, dict) and inner.get("init") == "random"
+        if isinstance(inner, dict) and key not in inner and not random_model:
+            found.append(
+                Problem(
+                    where=merged.place((section,)),
+                    key=section if section == "model" else "data.train",
+                    what=what,
+                )
+            )
+    return found
+
+
+def _order(problem: Problem) -> tuple[int, str, int]:
+    """Files first, each by line; then the environment, then the command line."""
+    name, colon, line = problem.where.rpartition(":")
+    if colon and line.isdigit():
+        return 0, name, int(line)
+    rank = 2 if problem.where == "command line" else 1 if problem.where.startswith(ENVIRONMENT_PREFIX) else 0
+    return rank, problem.where, 0
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,155 @@
+"""The recipe's sections that say how it runs: sync, guard, scale, plan, launch and run."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from bigbatch.recipe.values import (
+    PLANNED,
+    ByteSize,
+    Count,
+    CountOrZero,
+    Duration,
+    Interval,
+    OnOff,
+    PositiveNumber,
+    Section,
+    Text,
+    built,
+    is_reference,
+    quantity,
+)
+from bigbatch.units import Quantity
+
+PLANNED_OBSERVERS = ("tensorboard", "wandb")
+_NEVER = Quantity(0.0, "never")
+_DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?|xpu(:\d+)?")
+
+
+def _device(value: str | None) -> str | None:
+    if value is not None and not _DEVICE.fullmatch(value):
+        raise ValueError(f"found {value!r}; expected cpu | cuda | cuda:<n> | mps")
+    return value
+
+
+def _observer(value: str) -> str:
+    if value in PLANNED_OBSERVERS:
+        raise ValueError(f"{value!r} is {PLANNED}; today: your own, such as 'alerts.py:notify'")
+    if not is_reference(value):
+        raise ValueError(f"found {value!r}; expected an import reference such as 'alerts.py:notify'")
+    return value
+
+
+ObserverName = Annotated[Text, AfterValidator(_observer)]
+
+
+class SyncSpec(Section):
+    """How replicas agree; anything but every update changes the result."""
+
+    period: Annotated[Count, built(1)] = 1
+    """Updates between two synchronisations."""
+    replicas: Annotated[Count, built(1)] = 1
+    """Copies that train apart between synchronisations."""
+    outer: Annotated[Literal["average", "diloco"], built("average")] = "average"
+    """What happens at a synchronisation."""
+    mode: Annotated[Literal["synchronous", "async"], built("synchronous")] = "synchronous"
+    """Whether replicas wait for each other."""
+    compress: Annotated[Literal["none", "bf16_ef", "powersgd"], built("none")] = "none"
+    """Compression of what is sent."""
+
+
+class GuardSpec(Section):
+    """What happens when the loss or the gradient is not a number."""
+
+    patience: Count = 5
+    """Skipped updates in a row after which the run ends with exit code 5."""
+    spike: Annotated[PositiveNumber | None, built(None)] = None
+    """Gradient norm, in multiples of its recent median, that counts as a spike."""
+    on_nonfinite: Literal["skip", "stop"] = "skip"
+    """`skip` leaves weights and optimizer untouched and goes on; `stop` ends the run."""
+
+
+class ScaleSpec(Section):
+    """Measuring the gradient noise scale."""
+
+    every: Annotated[Interval, built(_NEVER)] = _NEVER
+    """How often it is measured."""
+
+
+class MeshSpec(Section):
+    """How ranks are arranged."""
+
+    replicate: Count = 1
+    """Whole copies of the model."""
+    shard: Count = 1
+    """Ranks that share one copy's parameters."""
+    tensor: Count = 1
+    """Ranks that share each matrix product."""
+    pipeline: Count = 1
+    """Ranks that hold consecutive blocks."""
+    context: Count = 1
+    """Ranks that share a sequence."""
+
+
+class PlanSpec(Section):
+    """How it is computed. The planner decides what is null; nothing here changes the result beyond rounding."""
+
+    micro_tokens: Count | None = None
+    """Tokens computed at once, padding included; a longer sample is alone."""
+    ranks: Annotated[Count | None, built(None, 1)] = None
+    """Processes that share each update."""
+    device: Annotated[Text | None, AfterValidator(_device)] = None
+    """cpu, cuda, cuda:<n> or mps."""
+    mesh: Annotated[MeshSpec | None, built(None, MeshSpec())] = None
+    """Arrangement of the ranks."""
+    precision: Annotated[Literal["fp32", "bf16", "fp16", "fp8", "fp64"], built("fp32")] = "fp32"
+    """Number format of forward and backward."""
+    compile: Annotated[bool, built(False)] = False
+    """Compile the model."""
+    recompute: Annotated[Literal["none", "selective", "full"], built("none")] = "none"
+    """Recompute activations in the backward pass instead of keeping them."""
+    attention: Annotated[Literal["sdpa", "flash", "flex"] | None, built(None, "sdpa")] = None
+    """Attention backend."""
+    packing: Literal["packed", "padded"] | None = None
+    """Samples one behind the other without padding, or padded to the longest of the micro-batch."""
+    memory: ByteSize | None = None
+    """Memory that may be used: bytes, or a size such as `8 GiB`; null: what is free."""
+    threads: Count | None = None
+    """Threads of an operation; null: one per core."""
+    reproducible: Annotated[OnOff, built("off", "run")] = "off"
+    """`run`: the same plan on the same machine gives the same bits, on GPUs too."""
+
+
+class LaunchSpec(Section):
+    """Where processes start."""
+
+    kind: Annotated[Literal["local", "ssh", "slurm", "ray"], built("local")] = "local"
+    """Who starts the processes."""
+    hosts: Annotated[list[str], built([])] = Field(default_factory=list)
+    """Machines."""
+    timeout: Duration = quantity("30 min")
+    """Longest wait for a rank before it counts as lost."""
+    grace: Duration = quantity("30 s")
+    """After SIGTERM: time to save the last boundary before exit."""
+    max_restarts: Annotated[CountOrZero, built(0)] = 0
+    """Restarts after a lost worker."""
+    min_nodes: Annotated[Count | None, built(None, 1)] = None
+    """Fewest machines to go on with."""
+
+
+class RunSpec(Section):
+    """Where results go, and when the run evaluates and saves."""
+
+    dir: Text = "runs/{recipe}"
+    """The run directory; `{recipe}` is the recipe's file name without its ending."""
+    root: Text | None = None
+    """Folder that a relative `dir` is in; null: the current folder."""
+    evaluate_every: Interval = quantity("1 epochs")
+    """How often validation runs: updates, samples, tokens, epochs, s, min, h, `end` or `never`."""
+    checkpoint_every: Interval = quantity("5 min")
+    """How often a checkpoint is written."""
+    keep: Count = 2
+    """Newest checkpoints that are kept."""

@@ -1,0 +1,146 @@
+"""Import references: `package.module:name`, or `file.py:name` relative to the recipe.
+
+Only what a recipe names is ever imported. `referenced_files` says which files that will be before any of them runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bigbatch.errors import Problem, RecipeError
+from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.values import is_reference
+
+__all__ = ["is_reference", "referenced_files", "references", "resolve_reference"]
+
+
+def references(recipe: Recipe) -> dict[str, str]:
+    """Every import reference of a recipe: dotted key -> reference."""
+    named = {
+        "task": recipe.task.name,
+        "loss": recipe.loss.name,
+        "optimizer": recipe.optimizer.name,
+        "schedule": recipe.schedule.name,
+    }
+    named |= {f"metrics[{index}]": name for index, name in enumerate(recipe.metrics)}
+    named |= {f"observers[{index}]": name for index, name in enumerate(recipe.observers)}
+    return {key: name for key, name in named.items() if is_reference(name)}
+
+
+def referenced_files(recipe: Recipe) -> list[Path]:
+    """The files that the recipe's references will run, each once; nothing is imported.
+
+    Raises:
+        RecipeError: with all files and modules that do not exist.
+    """
+    found: dict[Path, None] = {}
+    problems: list[Problem] = []
+    where = str(recipe.source) if recipe.source else "recipe"
+    for key, reference in references(recipe).items():
+        module, _, _ = reference.rpartition(":")
+        path = recipe.resolve_path(module) if module.endswith(".py") else _module_file(module)
+        if path is None or not path.is_file():
+            what = f"{reference}: {_no_file(path) if path else f'no module {module} is installed'}"
+            problems.append(Problem(where=where, key=key, what=what))
+        else:
+            found[path.resolve()] = None
+    if problems:
+        raise RecipeError(problems)
+    return list(found)
+
+
+def resolve_reference(text: str, base: Path) -> Any:
+    """Import what a reference names.
+
+    Args:
+        text: `package.module:name`, or `file.py:name` relative to `base`.
+        base: the recipe's folder.
+
+    Raises:
+        RecipeError: no such file, module or name, or the code fails when it is run.
+    """
+    place, _, name = text.rpartition(":")
+    if not is_reference(text):
+        raise _refused(text, "expected package.module:name or file.py:name")
+    module = (
+        _load_file(base / Path(place).expanduser(), text)
+        if place.endswith(".py")
+        else _load_module(place, text)
+    )
+    if not hasattr(module, name):
+        near = get_close_matches(name, [other for other in vars(module) if not other.startswith("_")], n=1)
+        raise _refused(text, f"{place} has no {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    return getattr(module, name)
+
+
+def _load_file(path: Path, text: str) -> ModuleType:
+    if not path.is_file():
+        raise _refused(text, _no_file(path))
+    content = path.read_bytes()
+    # The same content is loaded once: two references into one file must see the same classes.
+    key = hashlib.sha256(str(path.resolve()).encode() + b"\0" + content).hexdigest()[:16]
+    name = f"bigbatch_user_{key}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while it runs
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit()
+        del sys.modules[name]
+        raise _refused(text, _failure(error, path)) from error
+    return module
+
+
+def _load_module(name: str, text: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise _refused(text, f"no module {error.name} is installed") from error
+        raise _refused(text, _failure(error, None)) from error
+    except (Exception, SystemExit) as error:
+        raise _refused(text, _failure(error, None)) from error
+
+
+def _module_file(name: str) -> Path | None:
+    """Where an installed module lives, found without importing its parents."""
+    search: Sequence[str] | None = None
+    spec = None
+    for end in range(1, name.count(".") + 2):
+        spec = PathFinder.find_spec(".".join(name.split(".")[:end]), search)
+        if spec is None:
+            return None
+        search = spec.submodule_search_locations
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def _failure(error: BaseException, path: Path | None) -> str:
+    """`losses.py:3: NameError: name 'x' is not defined`: the last line of the user's own file, not ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if path is None or frame.filename == str(path)]
+    line = own[-1].lineno if own else getattr(error, "lineno", None)
+    file = path.name if path is not None else (Path(own[-1].filename).name if own else "")
+    place = f"{file}:{line}: " if line else f"{file}: " if file else ""
+    return f"{place}{type(error).__name__}: {error}"
+
+
+def _no_file(path: Path) -> str:
+    near = get_close_matches(path.name, [other.name for other in path.parent.glob("*.py")], n=1)
+    return f"no such file: {path}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _refused(reference: str, what: str) -> RecipeError:
+    return RecipeError([Problem(where=reference, what=what)])

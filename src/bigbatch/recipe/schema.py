@@ -1,0 +1,212 @@
+"""The recipe: everything that decides what is computed, and the wishes about how.
+
+A `Recipe` is complete: every default is filled in. `bigbatch.recipe.load.load_recipe` makes one from a file with
+layers, lines and messages; `Recipe.model_validate` takes a mapping as it is, short forms included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from bigbatch.recipe import training_arguments
+from bigbatch.recipe.inputs import BatchSpec, DataFile, DataSpec
+from bigbatch.recipe.learning import (
+    ClassifyOptions,
+    EarlyStoppingSpec,
+    GradientSpec,
+    LossSpec,
+    ModelSpec,
+    OptimizerSpec,
+    RegulariseSpec,
+    ScheduleSpec,
+    SeedSpec,
+    TaskSpec,
+)
+from bigbatch.recipe.machine import (
+    GuardSpec,
+    LaunchSpec,
+    MeshSpec,
+    ObserverName,
+    PlanSpec,
+    RunSpec,
+    ScaleSpec,
+    SyncSpec,
+)
+from bigbatch.recipe.sugar import LENGTH_KEYS, desugar
+from bigbatch.recipe.values import Count, Number, PositiveNumber, Section, Text
+from bigbatch.units import Quantity
+
+HOW_KEYS = ("plan", "launch", "observers", "run", "guard", "scale")
+"""Top-level keys outside the fingerprint: they say how, where and how carefully, not what."""
+DEFAULT_EPOCHS = 3.0
+
+__all__ = [
+    "HOW_KEYS",
+    "BatchSpec",
+    "ClassifyOptions",
+    "DataFile",
+    "DataSpec",
+    "EarlyStoppingSpec",
+    "GradientSpec",
+    "GuardSpec",
+    "LaunchSpec",
+    "LossSpec",
+    "MeshSpec",
+    "ModelSpec",
+    "OptimizerSpec",
+    "PlanSpec",
+    "Recipe",
+    "RegulariseSpec",
+    "RunSpec",
+    "ScaleSpec",
+    "ScheduleSpec",
+    "SeedSpec",
+    "SyncSpec",
+    "TaskSpec",
+]
+
+
+class Recipe(Section):
+    """One training job. Read its parts by the keys of the YAML: `recipe.optimizer.lr`."""
+
+    model: ModelSpec = ModelSpec()
+    """What is trained."""
+    task: TaskSpec = TaskSpec()
+    """What is learnt."""
+    data: DataSpec = DataSpec()
+    """What it is learnt from."""
+    batch: BatchSpec = BatchSpec(samples=256)
+    """How much one update consumes, over all ranks; a number alone means samples."""
+    epochs: PositiveNumber | None = None
+    """Length in passes over the training data; 3 when no length is given. One of epochs, updates, samples, tokens."""
+    updates: Count | None = None
+    """Length in optimizer updates."""
+    samples: Count | None = None
+    """Length in samples."""
+    tokens: Count | None = None
+    """Length in real tokens."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """How a gradient becomes an update."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """How the learning rate moves."""
+    clip: PositiveNumber | None = 1.0
+    """Largest L2 norm of the whole gradient of an update; null: no clipping."""
+    loss: LossSpec = LossSpec()
+    """What is minimised."""
+    gradient: GradientSpec = GradientSpec()
+    """How one global batch becomes a gradient."""
+    regularise: RegulariseSpec = RegulariseSpec()
+    """Regularisers beside weight decay."""
+    metrics: list[Text] = Field(default_factory=list)
+    """Metrics of every evaluation, named as scikit-learn names them, or your own; empty: the task's."""
+    best: Text | None = None
+    """Metric that chooses the weights that are kept; null: the validation loss."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """Stop when validation no longer improves; null: never."""
+    gate: dict[str, Number] = Field(default_factory=dict)
+    """Metric -> bar: a finished run below a bar exits with code 4."""
+    sync: SyncSpec = SyncSpec()
+    """How replicas agree."""
+    seed: SeedSpec = SeedSpec()
+    """Where randomness starts; a number alone sets all three."""
+    guard: GuardSpec = GuardSpec()
+    """What happens when numbers break."""
+    scale: ScaleSpec = ScaleSpec()
+    """Measuring the gradient noise scale."""
+    plan: PlanSpec = PlanSpec()
+    """How it is computed."""
+    launch: LaunchSpec = LaunchSpec()
+    """Where processes start."""
+    observers: list[ObserverName] = Field(default_factory=list)
+    """Your own functions that watch the run."""
+    run: RunSpec = RunSpec()
+    """Where results go, and when."""
+
+    _source: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        values, _ = desugar(dict(value))
+        if all(values.get(key) is None for key in LENGTH_KEYS):
+            values["epochs"] = DEFAULT_EPOCHS
+        return values
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        problems = list(self._contradictions())
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _contradictions(self):
+        given = [key for key in LENGTH_KEYS if getattr(self, key) is not None]
+        if len(given) > 1:
+            yield f"found {' and '.join(given)}; expected one of them"
+        # Without training files the data comes from Python, and validation may come with it.
+        if self.data.train and self.data.validation is None:
+            if self.early_stopping is not None:
+                yield "early_stopping needs data.validation"
+            if self.best is not None:
+                yield "best needs data.validation"
+            if self.gate and not self.data.test:
+                yield "gate needs data.validation or data.test"
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in every key; where the recipe was read from does not count."""
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def source(self) -> Path | None:
+        """The file this recipe was read from, or None when it came from Python."""
+        return self._source
+
+    def from_source(self, source: Path | None) -> Recipe:
+        """The same recipe, as read from `source`."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from: the recipe's, or the current one."""
+        return self._source.parent if self._source is not None else Path.cwd()
+
+    def resolve_path(self, path: str) -> Path:
+        """`path` relative to the recipe's folder, `~` expanded; absolute paths stay."""
+        return self.base / Path(path).expanduser()
+
+    @property
+    def length(self) -> Quantity:
+        """How long the run is, in the unit the user chose."""
+        for unit in LENGTH_KEYS:
+            amount = getattr(self, unit)
+            if amount is not None:
+                return Quantity(float(amount), unit)
+        raise AssertionError("a validated recipe has a length")
+
+    @property
+    def run_folder(self) -> Path:
+        """The run directory: `run.dir` with `{recipe}` filled in, inside `run.root` or the current folder."""
+        name = self._source.stem if self._source is not None else "run"
+        root = Path(self.run.root).expanduser() if self.run.root else Path.cwd()
+        return root / Path(self.run.dir.replace("{recipe}", name)).expanduser()
+
+    @classmethod
+    def from_training_arguments(cls, args: Any) -> tuple[Recipe, list[str]]:
+        """Translate Hugging Face `TrainingArguments`; only attributes are read, transformers is not imported.
+
+        Returns:
+            The recipe (model and data are for the caller to add), and notes: what was translated to what, and what
+            was dropped and why.
+        """
+        values, notes = training_arguments.translate(args)
+        return cls.model_validate(values), notes

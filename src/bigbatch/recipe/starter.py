@@ -1,0 +1,325 @@
+"""The first recipe: what `bigbatch init` writes, with the reason for every choice in a comment behind it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from bigbatch.errors import DataError, Problem, UsageError
+from bigbatch.recipe.yaml12 import inline_yaml
+
+EPOCHS = 3
+FEWEST_UPDATES = 100
+LARGEST_BATCH = 256
+VALIDATION_SHARE = 0.1
+SKEWED = 3.0
+"""Largest class / smallest class from which classes are weighted."""
+LR, LR_BATCH = 5e-5, 32
+"""The usual fine-tuning rate of BERT-like models, and the batch it was found at (Devlin et al. 2019, appendix A.3)."""
+MODELS = {"en": "distilbert-base-uncased"}
+OTHER_LANGUAGES = "distilbert-base-multilingual-cased"
+_SHOWN_CLASSES = 12
+_SPLITS = (("test", r"test"), ("validation", r"val(id(ation)?)?|dev"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What is known about the data, and what the user asked for."""
+
+    files: tuple[str, ...]
+    """Data files as typed; names with `test`, `valid` or `dev` in them become those splits."""
+    out: Path
+    """Where the recipe goes; its paths are written relative to this file's folder."""
+    text: str | None
+    """Column of the text; None when it was not found."""
+    pair: str | None = None
+    """Column of the second text."""
+    label: str | None
+    """Column of the label, labels or number; None when it was not found."""
+    id: str | None = None
+    """Column that names the rows."""
+    kind: Literal["single", "multi", "regression"] = "single"
+    rows: int
+    """Rows of the training files."""
+    class_counts: Mapping[str, int] = field(default_factory=dict)
+    """Label -> rows; empty for regression."""
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    """Name of a percentile -> words, such as {"p50": 17, "p99": 31}."""
+    language: str | None = None
+    """ISO 639 code, or None when it is not known."""
+    model: str | None = None
+    """The model asked for."""
+    encoding: str = "utf-8"
+    empty_texts: int = 0
+    """Rows without text."""
+
+
+class Profile(Protocol):
+    """What `bigbatch.data.guess.profile` knows; a room above this one, so only its shape is named here."""
+
+    @property
+    def files(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> Mapping[str, str]: ...
+    @property
+    def all_columns(self) -> tuple[str, ...]: ...
+    @property
+    def kind(self) -> Literal["single", "multi", "regression"]: ...
+    @property
+    def encoding(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+    @property
+    def class_counts(self) -> Mapping[str, int]: ...
+    @property
+    def words(self) -> Mapping[str, float]: ...
+    @property
+    def empty_texts(self) -> int: ...
+    @property
+    def missing_labels(self) -> int: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+def write_starter(
+    out: Path,
+    profile: Profile,
+    *,
+    files: Sequence[str | os.PathLike[str]] | None = None,
+    model: str | None = None,
+    force: bool = False,
+) -> list[str]:
+    """Write the first recipe, and say what was found, in lines for people.
+
+    Args:
+        out: where the recipe goes.
+        profile: what the training files look like.
+        files: all files as the user typed them, those of other splits included; None takes the profile's.
+        model: the model to train; None picks one for the language.
+        force: overwrite an existing file.
+
+    Raises:
+        DataError: no text or no label column was found.
+        UsageError: the file exists, or cannot be written.
+    """
+    found = Findings(
+        files=tuple(os.fspath(file) for file in files) if files is not None else profile.files,
+        out=out,
+        text=profile.columns.get("text"),
+        pair=profile.columns.get("pair"),
+        label=profile.columns.get("label"),
+        id=profile.columns.get("id"),
+        kind=profile.kind,
+        rows=profile.rows,
+        class_counts=profile.class_counts,
+        lengths=profile.words,
+        language=None if profile.language == "unknown" else profile.language,
+        model=model,
+        encoding=profile.encoding,
+        empty_texts=profile.empty_texts,
+    )
+    _need_columns(found, profile)
+    text = starter_recipe(found)
+    try:
+        with out.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{out} exists; give another name with --out, or --force to overwrite it") from None
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}") from error
+    return [*_said(found, profile), f"wrote {out}", f"next: bigbatch train {shlex.quote(str(out))}"]
+
+
+def _need_columns(found: Findings, profile: Profile) -> None:
+    missing = [role for role, column in (("text", found.text), ("label", found.label)) if column is None]
+    there = ", ".join(profile.all_columns)
+    if missing:
+        what = f"no column looks like it; there are {there}. Rename one, or write data.columns in a recipe"
+        raise DataError([Problem(where=found.files[0], key=role, what=what) for role in missing])
+
+
+def _said(found: Findings, profile: Profile) -> list[str]:
+    columns = ", ".join(f"{role}: {column}" for role, column in profile.columns.items())
+    lines = [f"{', '.join(found.files)}: {profile.rows:,} rows; {columns}; {found.kind}"]
+    lines += _facts(found)
+    lines += [f"warning: {warning}" for warning in profile.warnings]
+    if profile.missing_labels:
+        lines.append(f"warning: {profile.missing_labels:,} rows have no label; training refuses them")
+    return lines
+
+
+def starter_recipe(found: Findings) -> str:
+    """The text of a recipe that runs as it is."""
+    splits = split_files(found.files)
+    training_rows = (
+        found.rows if splits["validation"] else found.rows - math.ceil(found.rows * VALIDATION_SHARE)
+    )
+    batch, epochs = pick_batch(training_rows)
+    lines = [
+        "# Written by `bigbatch init`. Everything may be changed; what is left out has a default.",
+        *_model(found),
+        *_task(found),
+        *_data(found, splits),
+        *_batch(batch, epochs, training_rows),
+        *_optimizer(),
+        *_loss(found),
+        *_best(found),
+        *_run(found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def pick_batch(rows: int) -> tuple[int, int]:
+    """Samples per update and epochs: the largest power of two up to 256 that leaves 100 updates in 3 epochs.
+
+    Data too small for that even with single samples gets more epochs.
+    """
+    batch = 1
+    while (
+        batch < LARGEST_BATCH
+        and 2 * batch <= rows
+        and math.ceil(EPOCHS * rows / (2 * batch)) >= FEWEST_UPDATES
+    ):
+        batch *= 2
+    if math.ceil(EPOCHS * rows / batch) >= FEWEST_UPDATES:
+        return batch, EPOCHS
+    return batch, math.ceil(FEWEST_UPDATES * batch / max(rows, 1))
+
+
+def split_files(files: tuple[str, ...]) -> dict[str, list[str]]:
+    """Files by split, told by their names; with one file, or none left to train on, all are for training."""
+    splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for file in files:
+        words = re.split(r"[^a-z]+", Path(file).stem.lower())
+        found = [split for split, name in _SPLITS if any(re.fullmatch(name, word) for word in words)]
+        splits[found[0] if found else "train"].append(file)
+    if not splits["train"]:
+        return {"train": list(files), "validation": [], "test": []}
+    return splits
+
+
+def _model(found: Findings) -> list[str]:
+    if found.model is not None:
+        return ["", f"model: {inline_yaml(found.model)}"]
+    name = MODELS.get(found.language or "", OTHER_LANGUAGES)
+    why = f"the text looks like {found.language}" if found.language else "the language is not known"
+    return ["", f"model: {name}   # {_plain(why)}; any hub name or folder in Hugging Face format"]
+
+
+def _task(found: Findings) -> list[str]:
+    why = {
+        "single": "one label a row",
+        "multi": "several labels a row",
+        "regression": "a number a row",
+    }[found.kind]
+    return [f"task: {{name: classify, kind: {found.kind}}}   # {why}"]
+
+
+def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
+    lines = ["", "data:", f"  train: {_paths(splits['train'], found.out)}   # {found.rows:,} rows"]
+    if splits["validation"]:
+        lines.append(f"  validation: {_paths(splits['validation'], found.out)}")
+    else:
+        lines.append(f"  validation: {VALIDATION_SHARE}   # this share of train, stratified by label")
+    if splits["test"]:
+        lines.append(f"  test: {_paths(splits['test'], found.out)}   # evaluated once, at the end")
+    columns = {"text": found.text, "pair": found.pair, "label": found.label, "id": found.id}
+    named = {role: column for role, column in columns.items() if column is not None}
+    if named:
+        lines.append(f"  columns: {inline_yaml(named)}   # role: column")
+    if found.encoding.lower().replace("_", "-") != "utf-8":
+        lines.append(f"  encoding: {inline_yaml(found.encoding)}")
+    if found.empty_texts:
+        lines.append(f"  empty_text: drop   # {found.empty_texts:,} rows have no text")
+    lines += [f"  # {_plain(line)}" for line in _facts(found)]
+    if found.lengths:
+        lines.append(
+            "  # max_length: 256   # cuts longer samples; without it they are as long as the model allows"
+        )
+    return lines
+
+
+def _facts(found: Findings) -> list[str]:
+    lines = []
+    if found.lengths:
+        lines.append(
+            "words a row: " + ", ".join(f"{name} {words:g}" for name, words in found.lengths.items())
+        )
+    total = sum(found.class_counts.values())
+    ordered = sorted(found.class_counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    if ordered:
+        shown = [f"{label} {count:,} ({count / total:.0%})" for label, count in ordered[:_SHOWN_CLASSES]]
+        more = f", and {len(ordered) - _SHOWN_CLASSES} more" if len(ordered) > _SHOWN_CLASSES else ""
+        lines.append("labels: " + ", ".join(shown) + more)
+    return lines
+
+
+def _batch(batch: int, epochs: int, rows: int) -> list[str]:
+    updates = math.ceil(epochs * rows / batch)
+    why = (
+        f"the largest power of two up to {LARGEST_BATCH} that leaves at least {FEWEST_UPDATES} updates"
+        if batch < LARGEST_BATCH
+        else "more is possible, whatever the memory"
+    )
+    return [
+        "",
+        f"batch: {batch}   # samples per update, however they are split; {why}",
+        f"epochs: {epochs}   # {updates:,} updates of {rows:,} training rows",
+    ]
+
+
+def _optimizer() -> list[str]:
+    return [
+        "",
+        "optimizer:",
+        "  name: adamw",
+        f"  lr: {LR:g}   # right for {LR_BATCH} samples per update …",
+        f"  base_batch: {LR_BATCH}",
+        "  lr_rule: sqrt   # … and rescaled to the batch by sqrt(batch / base_batch); `bigbatch plan` shows the result",
+        "schedule: {name: linear, warmup: 6 %}",
+    ]
+
+
+def _loss(found: Findings) -> list[str]:
+    counts = [count for count in found.class_counts.values() if count > 0]
+    if found.kind != "single" or not counts or max(counts) <= SKEWED * min(counts):
+        return []
+    ratio = max(counts) / min(counts)
+    why = f"the largest class has {ratio:.1f} times the rows of the smallest"
+    return ["", f"loss: {{name: cross_entropy, class_weights: balanced}}   # {why}"]
+
+
+def _best(found: Findings) -> list[str]:
+    metric = "r2" if found.kind == "regression" else "f1_macro"
+    why = "" if found.kind == "regression" else ": every class counts the same"
+    return ["", f"best: {metric}   # chooses the weights that are kept{why}"]
+
+
+def _run(found: Findings) -> list[str]:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(found.files[0]).stem).strip("-.") or "run"
+    return ["run:", f"  dir: {inline_yaml(f'runs/{name}')}", "  evaluate_every: 1 epochs"]
+
+
+def _paths(files: list[str], out: Path) -> str:
+    relative = [_relative(file, out) for file in files]
+    return inline_yaml(relative[0] if len(relative) == 1 else relative)
+
+
+def _relative(file: str, out: Path) -> str:
+    if Path(file).is_absolute():
+        return file
+    return Path(os.path.relpath(file, out.parent)).as_posix()
+
+
+def _plain(text: str) -> str:
+    """Text that may stand in a comment: nothing in it can end the line."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return shown if len(shown) <= 300 else shown[:297] + "..."

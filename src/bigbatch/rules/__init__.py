@@ -1,0 +1,9 @@
+"""Arithmetic of training: numbers in, numbers out; no torch, nothing measured, nothing random.
+
+::
+
+    rules/
+    ├── schedules.py    learning-rate factor of an update, at the midpoint of its samples
+    ├── clocks.py       how many updates a length is; when an interval fires
+    └── batch_size.py   learning rate, betas and eps when the batch is not the one they were tuned for
+"""

@@ -1,0 +1,16 @@
+"""The run directory and everything that must survive a kill.
+
+::
+
+    durable.py       the only file operations that must survive a crash, behind one small object
+    directory.py     paths of the run directory, status.json, environment.json, the check before the start
+    identity.py      what a run computes: fingerprint, differences, start | resume | finished | another name
+    lock.py          one process at a time: heartbeat, stale locks taken over
+    journal.py       metrics.jsonl: exactly one record per update, also after resumes
+    shards.py        tensors <-> safetensors files, with a checksum for each slice
+    checkpoints.py   complete and verified, or absent: save, find the newest, fall back
+    signals.py       the first Ctrl-C is a request, the second an exit
+    guard.py         counts non-finite updates, ends a run that diverged
+    build.py         facts -> probe -> plan -> parts
+    loop.py          the iterator of records
+"""

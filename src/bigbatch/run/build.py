@@ -1,0 +1,238 @@
+"""Facts -> probe -> plan -> parts: everything between the rows and the first update, on one screen (`build`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bigbatch.data.batches import Batches
+from bigbatch.data.lengths import length_facts
+from bigbatch.data.tables import DataTable
+from bigbatch.model.names import clean_name
+from bigbatch.optim.build import build_optimizer
+from bigbatch.parallel.single import SingleWorld
+from bigbatch.plan.frozen import Plan
+from bigbatch.probe.hardware import hardware_facts
+from bigbatch.protocols import Forward, Metric
+from bigbatch.recipe.references import is_reference, resolve_reference
+from bigbatch.recipe.schema import Recipe
+from bigbatch.records import HardwareFacts, Packing, TokenTable
+from bigbatch.rules.batch_size import Effective, scaled
+from bigbatch.rules.clocks import Length, total_updates
+from bigbatch.rules.schedules import Schedule, schedule_from
+from bigbatch.run.inputs import Inputs, Live
+from bigbatch.run.planning import Measured, forward_for, measured_plan
+from bigbatch.run.ready import ready_model, ready_tables
+from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.update import StepParts
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """Everything a loop needs. Only `shrink` changes it, and only how the work is cut."""
+
+    recipe: Recipe
+    plan: Plan
+    task: Any
+    tokenizer: Any
+    module: nn.Module
+    max_length: int
+    """Tokens that samples were cut to."""
+    forward: Forward
+    step: StepParts
+    batches: Batches
+    rows: Mapping[str, DataTable]
+    """Split name -> rows before tokenising, for messages and examples."""
+    tables: Mapping[str, TokenTable]
+    """Split name -> tokenised rows; class weights are multiplied into `train`."""
+    length: Length
+    schedule: Schedule
+    effective: Effective
+    hardware: HardwareFacts
+    notes: tuple[str, ...]
+    """What the user should know before update 1."""
+
+    @property
+    def train(self) -> TokenTable:
+        return self.tables["train"]
+
+    @property
+    def validation(self) -> tuple[str, ...]:
+        """Names of the validation splits, the main one first."""
+        return tuple(name for name in self.tables if name.startswith("validation"))
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        return self.task.metrics
+
+    @property
+    def micro_tokens(self) -> int:
+        return int(self.plan.value("micro_tokens"))
+
+    @property
+    def packing(self) -> Packing:
+        return self.plan.value("packing")
+
+    @property
+    def best_metric(self) -> str | None:
+        """What chooses the weights that are kept: the recipe's metric, else the validation loss."""
+        return (self.recipe.best or "loss") if self.validation else None
+
+    def larger_is_better(self, metric: str) -> bool:
+        """Whether a metric improves upwards; a loss does not."""
+        name = metric.rpartition(".")[2]
+        found = [known for known in self.metrics if known.name == name]
+        return name != "loss" and all(known.larger_is_better for known in found)
+
+    def learning_rate(self, first_position: int, batch_samples: int) -> float:
+        """Learning rate of an update: the schedule at the midpoint of its samples."""
+        return self.effective.lr * self.schedule(first_position, batch_samples)
+
+    def shrink(self, micro_tokens: int, why: str) -> None:
+        """Cut the work into smaller pieces from now on."""
+        self.plan = self.plan.changed("micro_tokens", micro_tokens, why)
+
+
+def build(
+    recipe: Recipe,
+    task: Any,
+    inputs: Inputs,
+    live: Live,
+    *,
+    cache_dir: Path | None,
+    frozen_plan: Plan | None = None,
+    say: Say = lambda text: None,
+    progress: Progress | None = None,
+) -> Parts:
+    """Build a run from its recipe and rows.
+
+    Args:
+        recipe: what to compute.
+        task: from `tasks.catalog`, with the recipe's loss and metrics.
+        inputs: checked rows.
+        live: the caller's model, tokenizer and datasets, if any.
+        cache_dir: token cache; None keeps tokens in memory.
+        frozen_plan: the plan of a run that is being resumed; it is used as it is.
+        say: told each step that can take a while.
+        progress: (what, done, total) while tokenising.
+
+    Raises:
+        ModelError: the model or tokenizer cannot be used.
+        DataError: a row cannot be encoded.
+        RecipeError: the batch, its rules or the schedule make no sense for this data.
+        DoesNotFit: the plan's prediction exceeds the machine's memory.
+    """
+    hardware = hardware_facts(recipe.plan)
+    torch.set_num_threads(hardware.threads)
+    ready = ready_model(recipe, task, inputs, live, hardware, say)
+    tables, ready, token_notes = ready_tables(recipe, inputs, ready, cache_dir, say, progress)
+    batches = Batches(
+        tables["train"], seed=recipe.seed.data, samples=recipe.batch.samples, tokens=recipe.batch.tokens
+    )
+    clocks = _clocks(recipe, tables["train"], batches)
+    world = SingleWorld()
+    new_optimizer = partial(
+        build_optimizer,
+        settings=recipe.optimizer,
+        effective=clocks.effective,
+        world=world,
+        custom=custom(recipe, recipe.optimizer.name),
+        rename=clean_name,
+    )
+    plan = frozen_plan or measured_plan(
+        Measured(
+            recipe=recipe,
+            hardware=hardware,
+            ready=ready,
+            tables=tables,
+            length=clocks.length,
+            new_optimizer=new_optimizer,
+            say=say,
+        )
+    )
+    forward = forward_for(ready, plan.value("packing"))
+    executor = PlainExecutor(
+        forward=forward, task=ready.task, device=torch.device(hardware.device), seed=recipe.seed.dropout
+    )
+    step = StepParts(
+        task=ready.task,
+        executor=executor,
+        optimizer=new_optimizer(ready.module),
+        parameters=[parameter for parameter in ready.module.parameters() if parameter.requires_grad],
+        world=world,
+        clip=recipe.clip,
+    )
+    return Parts(
+        recipe=recipe,
+        plan=plan,
+        task=ready.task,
+        tokenizer=ready.tokenizer,
+        module=ready.module,
+        max_length=ready.max_length,
+        forward=forward,
+        step=step,
+        batches=batches,
+        rows=inputs.splits,
+        tables=tables,
+        length=clocks.length,
+        schedule=clocks.schedule,
+        effective=clocks.effective,
+        hardware=hardware,
+        notes=(*inputs.warnings, *ready.notes, *token_notes, *clocks.notes),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Clocks:
+    length: Length
+    effective: Effective
+    schedule: Schedule
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (
+            *self.length.warnings,
+            *self.effective.notes,
+            *self.effective.warnings,
+            *self.schedule.warnings,
+        )
+
+
+def _clocks(recipe: Recipe, train: TokenTable, batches: Batches) -> _Clocks:
+    """How many updates, and the learning rate of each."""
+    lengths = length_facts(train)
+    length = total_updates(
+        recipe.length,
+        recipe.batch.samples,
+        lengths.samples,
+        batch_tokens=recipe.batch.tokens,
+        tokens=lengths.tokens,
+        allow_repeats=recipe.batch.allow_repeats,
+        next_position=batches.next_position if recipe.batch.tokens else None,
+    )
+    return _Clocks(
+        length=length,
+        effective=scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1),
+        schedule=schedule_from(
+            recipe.schedule,
+            length.samples,
+            length.samples / length.updates,
+            lengths.samples,
+            custom=custom(recipe, recipe.schedule.name),
+        ),
+    )
+
+
+def custom(recipe: Recipe, name: str) -> Any:
+    """The user's own object behind an import reference; None for a built-in name."""
+    return resolve_reference(name, recipe.base) if is_reference(name) else None
+

@@ -1,0 +1,176 @@
+"""The run directory: where each file is, what state the run is in, and whether it can be written at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from bigbatch.errors import DiskError
+from bigbatch.records import HardwareFacts, utc_now
+from bigbatch.run.durable import (
+    FILES,
+    TEMPORARY,
+    FileOps,
+    atomic_write_json,
+    disk_error,
+    free_bytes,
+    make_folders,
+    nearest_folder,
+    remove_tree,
+    space,
+    write_file,
+)
+
+State = Literal["running", "finished", "interrupted", "failed"]
+_PACKAGES = ("bigbatch", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "pydantic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Contents of status.json."""
+
+    state: State
+    update: int
+    """Updates done."""
+    host: str
+    job_id: str | None
+    """The scheduler's job number, when there is one."""
+    updated_at: str
+    """UTC, ISO 8601."""
+
+
+class RunDirectory:
+    """Paths of a run, and the small files that only state facts.
+
+    Example:
+        >>> RunDirectory(Path("runs/tweets")).metrics.as_posix()
+        'runs/tweets/metrics.jsonl'
+    """
+
+    def __init__(self, path: Path, *, ops: FileOps = FILES) -> None:
+        self.path = path
+        self.ops = ops
+        self.identity = path / "identity.json"  # what is computed; the first file, see identity.py
+        self.recipe = path / "recipe.yaml"  # resolved, every default spelled out
+        self.code = path / "code"  # copies of the user's own files
+        self.plan = path / "plan.json"  # choices with reasons and predictions
+        self.environment = path / "environment.json"  # versions, hardware, threads
+        self.status = path / "status.json"  # see `Status`
+        self.metrics = path / "metrics.jsonl"  # one record a line
+        self.checkpoints = path / "checkpoints"  # `step-000120` folders
+        self.model = path / "model"  # best weights, Hugging Face format
+        self.result = path / "result.json"  # final numbers
+        self.evaluation = path / "evaluation.json"  # confusion matrices and examples
+        self.report = path / "report.html"  # one offline page
+        self.logs = path / "logs"  # output of each rank
+
+    def create(self) -> None:
+        """Create the directory and its missing parents.
+
+        Raises:
+            DiskError: it cannot be created.
+        """
+        make_folders(self.path, ops=self.ops)
+
+    def clean(self) -> list[str]:
+        """Remove temporary files that a kill left; only while holding the lock. Returns their names."""
+        left = sorted(self.path.glob(f"{TEMPORARY}*"))
+        for path in left:
+            remove_tree(path, ops=self.ops)
+        return [path.name for path in left]
+
+    def preflight(self, bytes_needed: int) -> None:
+        """Refuse a directory that cannot be written, or a disk that is too small, before anything is written.
+
+        Writability is tried with an empty file, removed at once: permission bits say nothing about read-only
+        mounts, and everything to root.
+
+        Args:
+            bytes_needed: what the run will write at most.
+
+        Raises:
+            DiskError: with the bytes needed and free.
+        """
+        folder = nearest_folder(self.path)
+        probe = folder / f"{TEMPORARY}preflight-{os.getpid()}"
+        try:
+            write_file(probe, (), ops=self.ops)
+            self.ops.remove(probe)
+        except OSError as error:
+            raise disk_error(error, self.path, bytes_needed=bytes_needed) from error
+        free = free_bytes(folder)
+        if free < bytes_needed:
+            raise DiskError(
+                f"the disk of {self.path} is too small: the run {space(bytes_needed, free)}; "
+                "make room, lower run.keep, or set run.dir to another disk"
+            )
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Replace one of the JSON files durably: `directory.write_json(directory.plan, …)`."""
+        atomic_write_json(path, value, ops=self.ops)
+
+    def write_status(self, state: State, update: int, *, job_id: str | None = None) -> None:
+        """Replace status.json durably."""
+        now = Status(
+            state=state, update=update, host=socket.gethostname(), job_id=job_id, updated_at=utc_now()
+        )
+        self.write_json(self.status, asdict(now))
+
+    def read_status(self) -> Status | None:
+        """The status, or None when there is none that can be read."""
+        found = read_json(self.status)
+        try:
+            status = Status(**found) if found else None
+        except TypeError:
+            return None
+        return status if status and status.state in get_args(State) else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None when the file is missing or damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def environment_facts(
+    hardware: HardwareFacts, data_fingerprint: str | Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Contents of environment.json: versions, hardware, threads, data. Nothing is read from the environment.
+
+    Args:
+        hardware: the machine as measured.
+        data_fingerprint: hash of the data, or one for each split.
+    """
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "byte_order": sys.byteorder,
+        "host": socket.gethostname(),
+        "hardware": asdict(hardware),
+        "data_fingerprint": dict(data_fingerprint)
+        if isinstance(data_fingerprint, Mapping)
+        else data_fingerprint,
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    """Installed version of each package that numbers can depend on; None when it is not installed."""
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found

@@ -1,0 +1,131 @@
+"""After the last update: best weights, final evaluation, model folder, result.json. Repeatable after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bigbatch.infer.evaluate import EvalResult
+from bigbatch.model.export import save_model
+from bigbatch.records import Event, Record
+from bigbatch.run.build import Parts
+from bigbatch.run.card import model_card
+from bigbatch.run.directory import RunDirectory
+from bigbatch.run.loop import Loop
+
+SHOWN_EXAMPLES = 20
+
+
+def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record]:
+    """Evaluate and export the kept weights, and write the final files; status.json is the caller's.
+
+    Yields:
+        An event when the weights are not the latest ones, and the evaluation of the test split.
+    """
+    progress = loop.progress
+    trouble = loop.keeper.load_best(parts, progress)
+    restored = progress.best is not None and progress.best.step != progress.update and trouble is None
+    if trouble or restored:
+        yield loop.emit(_weights_event(loop, trouble))
+    for split in parts.validation:
+        # After a kill, or with other weights than the latest, the details have to be computed again.
+        if restored or split not in loop.results:
+            loop.evaluate_split(split)
+    if "test" in parts.tables:
+        yield loop.emit(loop.evaluate_split("test"))
+    final = {split: dict(figures) for split, figures in progress.figures.items()}
+    card = model_card(parts, final, progress)
+    save_model(parts.module, parts.tokenizer, directory.model, card)
+    directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
+    directory.write_json(directory.result, result_file(parts, loop, final))
+
+
+def _weights_event(loop: Loop, trouble: str | None) -> Event:
+    best = loop.progress.best
+    assert best is not None
+    return Event(
+        step=loop.progress.update,
+        event="best_weights",
+        why=trouble or f"{best.metric} was best after update {best.step}: {best.value:.6g}",
+        did="keeps the latest weights" if trouble else f"keeps the weights of update {best.step}",
+        details={"step": best.step, "metric": best.metric, "value": best.value},
+    )
+
+
+def result_file(parts: Parts, loop: Loop, final: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Contents of result.json."""
+    progress = loop.progress
+    best = progress.best
+    return {
+        "exit_reason": "gate_missed" if missed_gates(parts, final) else loop.exit_reason,
+        "updates": progress.update,
+        "samples": progress.position,
+        "tokens": progress.tokens,
+        "best": None if best is None else {"metric": best.metric, "value": best.value, "step": best.step},
+        "final": {split: _finite(figures) for split, figures in final.items()},
+        "train_seconds": progress.train_seconds,
+        "evaluate_seconds": progress.evaluate_seconds,
+        "inference_samples_per_second": progress.evaluated_samples / max(progress.evaluate_seconds, 1e-9),
+        "real_tokens_per_second": progress.tokens / max(progress.train_seconds, 1e-9),
+        "padding_share": 1 - progress.tokens / max(progress.computed_tokens, 1),
+        "peak_memory_bytes": progress.peak_memory_bytes,
+        "gate": {name: bar for name, bar in parts.recipe.gate.items()},
+        "predicted": parts.plan.predictions(),
+    }
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if value == value and abs(value) != float("inf") else None for name, value in figures.items()}
+
+
+def missed_gates(parts: Parts, final: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Gates below (or, for errors and losses, above) their bar, each as a sentence."""
+    missed = []
+    for name, bar in parts.recipe.gate.items():
+        split, figures = _gated_split(name, final)
+        metric = name.rpartition(".")[2]
+        value = figures.get(metric)
+        larger = parts.larger_is_better(metric)
+        if value is None or not (value >= bar if larger else value <= bar):
+            relation = "at least" if larger else "at most"
+            missed.append(f"gate missed: {split} {metric} is {value}, expected {relation} {bar:g}")
+    return missed
+
+
+def _gated_split(name: str, final: Mapping[str, Mapping[str, float]]) -> tuple[str, Mapping[str, float]]:
+    """`f1_macro` looks at the test split, or at validation without one; `hard.f1_macro` at a named split."""
+    prefix = name.rpartition(".")[0]
+    wanted = [prefix, f"validation.{prefix}"] if prefix else ["test", "validation", *final]
+    split = next((split for split in wanted if split in final), wanted[0])
+    return split, final.get(split, {})
+
+
+def evaluation_file(parts: Parts, results: Mapping[str, EvalResult]) -> dict[str, Any]:
+    """Contents of evaluation.json: what the report draws beyond single figures."""
+    return {split: _details(parts, split, result) for split, result in results.items()}
+
+
+def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
+    rows = parts.rows[split]
+    return {
+        "labels": list(parts.task.label_names),
+        "confusion": None if result.confusion is None else result.confusion.tolist(),
+        "calibration": list(result.calibration or ()),
+        "examples": [
+            {
+                "text": _text_of(rows, example.row),
+                "where": rows.where(example.row),
+                "label": example.label,
+                "predicted": example.predicted,
+                "probability": example.probability,
+            }
+            for example in result.examples[:SHOWN_EXAMPLES]
+        ],
+    }
+
+
+def _text_of(rows: Any, row: int) -> str:
+    """The text of a row, shortened; rows of token ids have none."""
+    if "text" not in rows.rows.column_names:
+        return ""
+    return str(rows.rows.column("text")[row].as_py())[:500]

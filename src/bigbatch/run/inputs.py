@@ -1,0 +1,127 @@
+"""Recipe -> the rows of every split, checked, with their labels. Nothing here has seen the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bigbatch.data.checks import check_splits
+from bigbatch.data.fingerprint import fingerprint
+from bigbatch.data.labels import LabelSet, find_labels
+from bigbatch.data.sources import read_table
+from bigbatch.data.split import stratified_share
+from bigbatch.data.tables import DataTable
+from bigbatch.model.tensors import module_digest
+from bigbatch.recipe.schema import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """Objects of the caller's process that no recipe can name."""
+
+    module: Any = None
+    """A torch module to train instead of one loaded by name."""
+    tokenizer: Any = None
+    train: Any = None
+    """A dataset: list of dicts, pandas, `datasets.Dataset`, map-style torch dataset, or files."""
+    validation: Any = None
+    task: Any = None
+    loss: Any = None
+    metrics: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The rows of a run."""
+
+    train: DataTable
+    validation: Mapping[str, DataTable]
+    """Split name as in the records (`validation`, `validation.hard`) -> rows."""
+    test: DataTable | None
+    labels: LabelSet | None
+    warnings: tuple[str, ...] = ()
+    digest: str = ""
+    """Hash of the content of all splits."""
+
+    @property
+    def splits(self) -> dict[str, DataTable]:
+        """Every split by its name in the records."""
+        test = {} if self.test is None else {"test": self.test}
+        return {"train": self.train, **self.validation, **test}
+
+
+def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
+    """Read and check all splits.
+
+    Raises:
+        DataError: every problem found, with file, row and byte offset.
+    """
+
+    def read(source: Any) -> DataTable:
+        return read_table(
+            source,
+            base=recipe.base,
+            columns=recipe.data.columns,
+            roles=task.roles,
+            encoding=recipe.data.encoding,
+            empty_text=recipe.data.empty_text,
+        )
+
+    kind = getattr(task, "kind", "single")
+    train = read(live.train if live.train is not None else recipe.data.train)
+    named = _validation(recipe, live, read)
+    if isinstance(recipe.data.validation, float) and live.validation is None:
+        strata = "label" if "label" in task.roles and kind != "regression" else None
+        train_rows, held_out = stratified_share(train, recipe.data.validation, recipe.seed.data, strata)
+        train, named = train.take(train_rows), {"main": train.take(held_out)}
+    test = read(recipe.data.test) if recipe.data.test else None
+    labels = find_labels(train, "label", kind, getattr(task, "labels", None))
+    warnings = check_splits(train, named, test, kind=kind, labels=labels, roles=task.roles)
+    inputs = Inputs(
+        train=train,
+        validation={_split_name(name): table for name, table in named.items()},
+        test=test,
+        labels=labels if len(labels) else None,
+        warnings=tuple(warnings),
+    )
+    return replace(inputs, digest=_digest(inputs))
+
+
+def _split_name(name: str) -> str:
+    return "validation" if name == "main" else f"validation.{name}"
+
+
+def _validation(recipe: Recipe, live: Live, read: Callable[[Any], DataTable]) -> dict[str, DataTable]:
+    """Named validation sets, the first one first; a single one is called `main`."""
+    source = live.validation if live.validation is not None else recipe.data.validation
+    if source is None or isinstance(source, float):
+        return {}
+    named = isinstance(source, Mapping) and live.validation is None
+    return {name: read(files) for name, files in source.items()} if named else {"main": read(source)}
+
+
+def _digest(inputs: Inputs) -> str:
+    parts = [f"{name}:{fingerprint(table)}" for name, table in inputs.splits.items()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def model_digest(recipe: Recipe, live: Live) -> str:
+    """Hash of the weights that training starts from: a live module's, a local folder's, or the hub name."""
+    if live.module is not None:
+        return module_digest(live.module)
+    name = recipe.model.name or ""
+    folder = recipe.resolve_path(name)
+    if not name or not folder.is_dir():
+        return f"{name}@{recipe.model.revision or ''}"
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    parts = [f"{path.name}:{file_digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,330 @@
+"""The loop: an iterator of records. It decides when; `step` does what.
+
+    cut -> update -> record -> evaluate? -> checkpoint? -> requests?      until the samples are used up
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from bigbatch.data.packs import micro_batches
+from bigbatch.errors import DoesNotFit
+from bigbatch.infer.evaluate import EvalResult, evaluate
+from bigbatch.probe.hardware import peak_memory_bytes
+from bigbatch.protocols import Observer
+from bigbatch.records import Eval, Evaluate, Event, GlobalBatch, MicroBatch, Record, Request, Save, Stop, Update
+from bigbatch.rules.clocks import Clock, mark_crossed
+from bigbatch.run.build import Parts
+from bigbatch.run.guard import Guard
+from bigbatch.run.keeper import Keeper
+from bigbatch.run.progress import Best, Progress
+from bigbatch.run.signals import Interrupted, SignalFlag
+from bigbatch.step.executor import OutOfMemory
+from bigbatch.step.update import apply_update
+from bigbatch.units import Quantity
+
+SMALLEST_MICRO_TOKENS = 16
+"""Halving stops here: below it, memory is not the micro-batch's doing."""
+
+
+class Loop:
+    """Runs updates until the recipe's length is reached, someone asks to stop, or a signal comes."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        keeper: Keeper,
+        progress: Progress,
+        guard: Guard,
+        *,
+        observers: Sequence[Observer] = (),
+        side_events: list[Event] | None = None,
+        first_events: Sequence[Event] = (),
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take over where `progress` says.
+
+        Args:
+            parts: everything built from recipe and plan.
+            keeper: writes what must survive.
+            progress: zero, or what a checkpoint held.
+            guard: ends the run when nothing is finite any more.
+            observers: called with every record; may ask for a stop, a save or an evaluation.
+            side_events: where observers leave what went wrong in them.
+            first_events: what starting had to say; the first records.
+            check: called at each update boundary; raises when the run directory is no longer ours.
+        """
+        self.parts = parts
+        self.keeper = keeper
+        self.progress = progress
+        self.guard = guard
+        self.requests: list[Request] = []
+        self.results: dict[str, EvalResult] = {}
+        """Latest full evaluation of each split, with the weights that the module holds."""
+        self.exit_reason = "completed"
+        self._observers = tuple(observers)
+        self._side_events = side_events if side_events is not None else []
+        self._first_events = tuple(first_events)
+        self._check = check
+        self._flag = SignalFlag()
+        self._last_checkpoint = time.monotonic()
+
+    def watch(self, flag: SignalFlag) -> None:
+        """Leave at the next micro-batch once this flag is raised."""
+        self._flag = flag
+
+    # ------------------------------------------------------------ the iterator
+
+    def records(self) -> Iterator[Record]:
+        """Every record from here on, in order, already written to the journal.
+
+        Raises:
+            Interrupted: a signal came; the weights are those of the last update boundary.
+            Diverged: `guard.patience` updates in a row were not finite.
+            DoesNotFit: even the smallest micro-batch ran out of memory.
+        """
+        progress, total = self.progress, self.parts.length.updates
+        yield from map(self.emit, self._first_events)
+        yield from self._due_evaluation()
+        while progress.update < total and not self._stopped():
+            self._flag.poll()
+            self._check()
+            before, batch = self.clock(), self.parts.batches.at(progress.position, progress.update + 1)
+            try:
+                record = self._update(batch)
+            except OutOfMemory as error:
+                yield self.emit(self._shrink(error))
+                continue
+            progress.after_update(record)
+            progress.evaluation_due = progress.update == total or self._crossed(
+                self.parts.recipe.run.evaluate_every, before
+            )
+            yield self.emit(record)
+            if record.skipped:
+                yield self.emit(_skipped(record, batch))
+            self.guard.see(record)
+            yield from self._due_evaluation()
+            if self._checkpoint_due():
+                yield self.emit(self.save("checkpoint_every"))
+            yield from self._serve_requests()
+        progress.evaluation_due = not progress.figures
+        yield from self._due_evaluation()
+        if self.keeper.saved_update != progress.update:
+            yield self.emit(self.save("end of training"))
+
+    def emit(self, record: Record) -> Record:
+        """Write a record to the journal and show it to the observers."""
+        self.keeper.journal.append(record)
+        self.progress.journal_records += 1
+        for observer in self._observers:
+            request = observer(record)
+            if request is not None:
+                self.requests.append(request)
+        return record
+
+    # ------------------------------------------------------------ one update
+
+    def _update(self, batch: GlobalBatch) -> Update:
+        parts, progress = self.parts, self.progress
+        pieces = micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing)
+        lr = parts.learning_rate(batch.first_position, batch.samples)
+        self.results.clear()
+        return apply_update(parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens)
+
+    def _until_signal(self, pieces: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
+        """The micro-batches, unless a signal comes: then the update is dropped half-way."""
+        for piece in pieces:
+            self._flag.poll()
+            yield piece
+
+    def _shrink(self, error: OutOfMemory) -> Event:
+        """Halve the micro-batch; the plan is durable before the update is done again."""
+        before = self.parts.micro_tokens
+        smaller = before // 2
+        why = str(error).partition("\n")[0] or "the device has no memory left"
+        if smaller < SMALLEST_MICRO_TOKENS:
+            raise DoesNotFit(
+                f"out of memory even with micro-batches of {before} tokens ({why}); "
+                "what would fit: a smaller model, a shorter data.max_length, or a machine with more memory"
+            ) from error
+        self.parts.shrink(smaller, f"{before} tokens ran out of memory at update {self.progress.update + 1}")
+        self.keeper.write_plan(self.parts.plan)
+        return self._event(
+            "out_of_memory",
+            why,
+            f"halves plan.micro_tokens to {smaller} and does update {self.progress.update + 1} again",
+            micro_tokens_before=before,
+            micro_tokens=smaller,
+        )
+
+    # ------------------------------------------------------------ evaluation
+
+    def _due_evaluation(self) -> Iterator[Record]:
+        """Evaluate the validation splits if that is due; all of them, or none is recorded."""
+        progress = self.progress
+        if not (progress.evaluation_due and self.parts.validation):
+            progress.evaluation_due = False
+            return
+        found = [self.evaluate_split(split) for split in self.parts.validation]
+        yield from map(self.emit, found)
+        progress.evaluations += 1
+        progress.evaluation_due = False
+        self._note_for_stopping()
+        if self._note_best():
+            yield self.emit(self.save("best so far"))
+
+    def evaluate_split(self, split: str) -> Eval:
+        """Evaluate one split with the weights as they are; the full result stays in `results`."""
+        parts = self.parts
+
+        def forward(piece: MicroBatch) -> Any:
+            self._flag.poll()
+            return parts.forward(piece)
+
+        forward.module = parts.module  # type: ignore[attr-defined]
+        result = evaluate(
+            forward,
+            parts.task,
+            parts.tables[split],
+            parts.metrics,
+            micro_tokens=parts.micro_tokens,
+            packing=parts.packing,
+        )
+        self.results[split] = result
+        record = Eval(
+            step=self.progress.update,
+            split=split,
+            loss=result.loss,
+            metrics=result.metrics,
+            seconds=result.seconds,
+            samples_per_second=result.samples_per_second,
+        )
+        self.progress.after_evaluation(record, result.samples)
+        self.progress.peak_memory_bytes = max(self.progress.peak_memory_bytes, peak_memory_bytes())
+        return record
+
+    def _note_for_stopping(self) -> None:
+        progress, stopping = self.progress, self.parts.recipe.early_stopping
+        if stopping is None:
+            return
+        metric = self._stopping_metric()
+        value = self._watched(metric)
+        if better(value, progress.stop_best, self.parts.larger_is_better(metric), stopping.min_delta):
+            progress.stop_best, progress.stale_evaluations = value, 0
+        else:
+            progress.stale_evaluations += 1
+
+    def _stopping_metric(self) -> str:
+        stopping = self.parts.recipe.early_stopping
+        return (stopping.metric if stopping else None) or self.parts.best_metric or "loss"
+
+    def _note_best(self) -> bool:
+        """Remember the best evaluation; True when this one is it."""
+        progress, name = self.progress, self.parts.best_metric
+        assert name is not None
+        value = self._watched(name)
+        previous = progress.best.value if progress.best else None
+        if not better(value, previous, self.parts.larger_is_better(name), 0.0):
+            return False
+        progress.best = Best(metric=name, value=value, step=progress.update)
+        return True
+
+    def _watched(self, name: str) -> float:
+        """`f1_macro` of the first validation set, or `hard.f1_macro` of a named one; NaN when there is none."""
+        split, _, metric = name.rpartition(".")
+        figures = self.progress.figures[f"validation.{split}" if split else self.parts.validation[0]]
+        value = figures.get(metric)
+        return math.nan if value is None else float(value)
+
+    # ------------------------------------------------------------ what is due
+
+    def clock(self) -> Clock:
+        """How far the run is."""
+        progress = self.progress
+        return Clock(
+            updates=progress.update,
+            samples=progress.position,
+            tokens=progress.tokens,
+            evaluations=progress.evaluations,
+            seconds=time.monotonic(),
+        )
+
+    def _crossed(self, every: Quantity, before: Clock) -> bool:
+        parts = self.parts
+        return mark_crossed(
+            every, before, self.clock(), epoch_samples=len(parts.train), total_samples=parts.length.samples
+        )
+
+    def _checkpoint_due(self) -> bool:
+        every = self.parts.recipe.run.checkpoint_every
+        if self.keeper.saved_update == self.progress.update:
+            return False
+        if every.unit == "s":
+            return time.monotonic() - self._last_checkpoint >= every.amount
+        return self._crossed(every, self.keeper.saved_clock)
+
+    def _stopped(self) -> bool:
+        if any(isinstance(request, Stop) for request in self.requests):
+            return True
+        stopping = self.parts.recipe.early_stopping
+        if stopping is None or self.progress.stale_evaluations < max(stopping.patience.amount, 1):
+            return False
+        self.exit_reason = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
+        return True
+
+    def _serve_requests(self) -> Iterator[Record]:
+        """Saves and evaluations that were asked for; a stop stays, for the loop to see."""
+        while self._side_events:
+            yield self.emit(self._side_events.pop(0))
+        waiting, self.requests = self.requests, [r for r in self.requests if isinstance(r, Stop)]
+        for request in waiting:
+            if isinstance(request, Stop):
+                self.exit_reason = request.why
+                yield self.emit(self._event("stopped", request.why, "stops at this update boundary"))
+                return
+            if isinstance(request, Save):
+                yield self.emit(self.save(request.why))
+            elif isinstance(request, Evaluate) and self.parts.validation:
+                yield self.emit(self._event("evaluation_requested", request.why, "evaluates now"))
+                self.progress.evaluation_due = True
+                yield from self._due_evaluation()
+
+    # ------------------------------------------------------------ checkpoints and events
+
+    def save(self, why: str) -> Event:
+        """Write a checkpoint of this update boundary."""
+        path = self.keeper.save(self.parts, self.progress, self.guard, self.clock())
+        self._last_checkpoint = time.monotonic()
+        return self._event("checkpoint", why, f"saved {path.name}")
+
+    def save_interrupted(self, interruption: Interrupted) -> Record:
+        """After a signal: the last boundary, if it is not saved yet."""
+        did = "the newest checkpoint is of this update"
+        if self.keeper.saved_update != self.progress.update:
+            did = self.save(str(interruption)).did
+        return self.emit(self._event("interrupted", str(interruption), f"{did}; the same command goes on"))
+
+    def _event(self, event: str, why: str, did: str, **details: Any) -> Event:
+        return Event(step=self.progress.update, event=event, why=why, did=did, details=details)
+
+
+def _skipped(record: Update, batch: GlobalBatch) -> Event:
+    return Event(
+        step=record.step,
+        event="nonfinite",
+        why=f"loss {record.loss}, gradient norm {record.grad_norm}",
+        did="skipped the update: weights and optimiser are as before, the clock went on",
+        details={"sample_ids": [int(sample) for sample in batch.sample_ids_B]},
+    )
+
+
+def better(value: float, previous: float | None, larger_is_better: bool, min_delta: float) -> bool:
+    """Whether `value` beats `previous` by more than `min_delta`; NaN never does."""
+    if math.isnan(value):
+        return False
+    if previous is None:
+        return True
+    return value > previous + min_delta if larger_is_better else value < previous - min_delta

@@ -1,0 +1,73 @@
+"""Where a run is: everything that a checkpoint's state.json holds beside the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bigbatch.records import Eval, Update
+
+
+@dataclass(kw_only=True)
+class Best:
+    """The best evaluation so far."""
+
+    metric: str
+    value: float
+    step: int
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Position and clocks of a run. Mutable: the loop moves it forward, one update at a time."""
+
+    update: int = 0
+    """Updates done."""
+    position: int = 0
+    """Samples consumed: the one integer that fixes what comes next."""
+    tokens: int = 0
+    """Real tokens consumed."""
+    evaluations: int = 0
+    stale_evaluations: int = 0
+    """Evaluations since the early-stopping metric last improved."""
+    stop_best: float | None = None
+    """Best value of the early-stopping metric."""
+    best: Best | None = None
+    figures: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Latest loss and metrics of each split."""
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    evaluated_samples: int = 0
+    computed_tokens: float = 0.0
+    """Tokens that training ran through the model, padding included."""
+    evaluation_due: bool = False
+    """An update called for an evaluation that has not been completed."""
+    journal_records: int = 0
+    """Lines of metrics.jsonl at this moment; a resume moves later ones away."""
+    peak_memory_bytes: int = 0
+
+    def after_update(self, record: Update) -> None:
+        """Move past one update."""
+        self.update = record.step
+        self.position = record.samples
+        self.tokens = record.tokens
+        self.train_seconds += record.seconds
+        self.computed_tokens += record.batch_tokens / max(1 - record.padding_share, 1e-9)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, record.peak_memory_bytes)
+
+    def after_evaluation(self, record: Eval, samples: int) -> None:
+        """Count one evaluated split."""
+        self.evaluate_seconds += record.seconds
+        self.evaluated_samples += samples
+        self.figures[record.split] = {"loss": record.loss, **record.metrics}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Progress:
+        """The inverse of `to_dict`."""
+        best = state.get("best")
+        return cls(**{**state, "best": Best(**best) if best else None})

@@ -1,0 +1,173 @@
+"""Model, tokenizer, task and tokens, made to fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bigbatch.data.labels import LabelSet
+from bigbatch.data.tokens import token_table
+from bigbatch.errors import DataError, Problem
+from bigbatch.model.anatomy import Anatomy, anatomy
+from bigbatch.model.checks import check_model
+from bigbatch.model.load import load_tokenizer
+from bigbatch.recipe.schema import ModelSpec, Recipe
+from bigbatch.records import HardwareFacts, Targets, TokenTable
+from bigbatch.run.inputs import Inputs, Live
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ready:
+    """A model with its tokenizer, and the task that knows both."""
+
+    module: nn.Module
+    anatomy: Anatomy
+    tokenizer: Any
+    task: Any
+    max_length: int
+    pad_id: int
+    notes: tuple[str, ...]
+
+
+def ready_model(
+    recipe: Recipe, task: Any, inputs: Inputs, live: Live, hardware: HardwareFacts, say: Callable[[str], None]
+) -> Ready:
+    """Load model and tokenizer, give the model the task's head, and check that they fit.
+
+    Raises:
+        ModelError: with what to change.
+    """
+    say(f"loading {recipe.model.name or 'the model'}")
+    spec = local_model(recipe)
+    tokenizer = live.tokenizer
+    if tokenizer is None and not inputs.train.tokenised:
+        tokenizer = load_tokenizer(spec)
+    task = told(task, label_set=inputs.labels)
+    notes: list[str] = []
+    facts = {
+        "seed": recipe.seed.model,
+        "dropout": recipe.regularise.dropout,
+        "module": live.module,
+        "note": notes.append,
+    }
+    module = task.build(spec, facts).to(hardware.device)
+    parts = anatomy(module)
+    max_length = parts.max_positions or 2**31
+    if tokenizer is not None:
+        max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True)
+    task = told(task, label_set=_in_model_order(inputs.labels, parts), pool=parts.pools, max_length=max_length)
+    return Ready(
+        module=module,
+        anatomy=parts,
+        tokenizer=tokenizer,
+        task=task,
+        max_length=max_length,
+        pad_id=getattr(parts.outer.config, "pad_token_id", None) or 0,
+        notes=tuple(notes),
+    )
+
+
+def local_model(recipe: Recipe) -> ModelSpec:
+    """`recipe.model` with folders relative to the recipe made absolute; hub names stay."""
+    places = {key: getattr(recipe.model, key) for key in ("name", "tokenizer")}
+    folders = {key: recipe.resolve_path(place) for key, place in places.items() if place}
+    found = {key: str(folder.resolve()) for key, folder in folders.items() if folder.is_dir()}
+    return recipe.model.model_copy(update=found)
+
+
+def told(task: Any, **fields: Any) -> Any:
+    """The task with the fields that it has; a task of the user's own need not have them all."""
+    known = {name: value for name, value in fields.items() if hasattr(task, name)}
+    return replace(task, **known) if known and is_dataclass(task) and not isinstance(task, type) else task
+
+
+def _in_model_order(labels: LabelSet | None, parts: Anatomy) -> LabelSet | None:
+    """A model that knows the same labels keeps its order of them."""
+    if labels is None:
+        return None
+    known = getattr(parts.outer.config, "id2label", None) or {}
+    names = tuple(str(known[key]) for key in sorted(known))
+    return replace(labels, names=names) if set(names) == set(labels.names) else labels
+
+
+def ready_tables(
+    recipe: Recipe,
+    inputs: Inputs,
+    ready: Ready,
+    cache_dir: Path | None,
+    say: Callable[[str], None],
+    progress: Callable[[str, int, int], None] | None,
+) -> tuple[dict[str, TokenTable], Ready, tuple[str, ...]]:
+    """Tokenise every split, or read it from the cache; then let the task see the training targets.
+
+    Returns:
+        The token tables, with class weights in `train`; the same model with its final task; notes.
+    """
+    tables: dict[str, TokenTable] = {}
+    notes: list[str] = []
+    for name, rows in inputs.splits.items():
+        tables[name], reused = token_table(
+            rows,
+            task=ready.task,
+            tokenizer=ready.tokenizer,
+            cache_dir=cache_dir,
+            key_parts=_key_parts(ready),
+            progress=(lambda done, total, name=name: progress(name, done, total)) if progress else None,
+            say=say,
+        )
+        say(f"{name}: {len(rows):,} rows{', tokens from the cache' if reused else ' tokenised'}")
+        cut = tables[name].truncated_samples
+        if cut:
+            notes.append(
+                f"{name}: {cut:,} of {len(rows):,} rows are longer than {ready.max_length} tokens and were cut "
+                "(data.max_length)"
+            )
+    if ready.tokenizer is None:
+        _check_given_tokens(tables, ready)
+    task = ready.task.weighted(tables["train"]) if hasattr(ready.task, "weighted") else ready.task
+    tables["train"] = _with_class_weights(tables["train"], task)
+    return tables, replace(ready, task=task), tuple(notes)
+
+
+def _check_given_tokens(tables: Mapping[str, TokenTable], ready: Ready) -> None:
+    """Rows that were tokenised elsewhere must fit the model too."""
+    rows = ready.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    for name, table in tables.items():
+        largest, longest = int(table.ids.max(initial=0)), int(table.lengths_B.max(initial=0))
+        if largest >= rows:
+            what = f"found token id {largest}, but the model's embedding has {rows} rows"
+            raise DataError([Problem(where=name, key="input_ids", what=f"{what}; use the model's own tokenizer")])
+        if longest > ready.max_length:
+            what = f"the longest row has {longest} tokens, but the model has positions for {ready.max_length}"
+            raise DataError([Problem(where=name, key="input_ids", what=f"{what}; cut the rows")])
+
+
+def _key_parts(ready: Ready) -> Mapping[str, Any]:
+    task = ready.task
+    return {
+        "labels": list(getattr(task, "label_names", ())),
+        "kind": getattr(task, "kind", None),
+        "max_length": ready.max_length,
+        "pool": ready.anatomy.pools,
+        "task": {name: value for name, value in asdict_shallow(task).items() if isinstance(value, (str, int, float))},
+    }
+
+
+def asdict_shallow(task: Any) -> dict[str, Any]:
+    """Fields of a dataclass by name, values as they are; nothing for other objects."""
+    return {name: getattr(task, name) for name in getattr(task, "__dataclass_fields__", ())}
+
+
+def _with_class_weights(table: TokenTable, task: Any) -> TokenTable:
+    """The training table with class weights multiplied in once, instead of in every update."""
+    if not hasattr(task, "prepare"):
+        return table
+    targets = Targets(values=table.values, weights=table.weights, extras=table.extras)
+    return replace(table, weights=task.prepare(targets).weights)
+
+
+

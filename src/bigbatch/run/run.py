@@ -1,0 +1,166 @@
+"""A run as Python sees it: an iterator of records that can be asked to stop, save or evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bigbatch.errors import BigbatchError, GateMissed, UsageError
+from bigbatch.infer.load import Loaded, open_model
+from bigbatch.infer.predict import predict_rows
+from bigbatch.plan.frozen import Plan
+from bigbatch.records import Evaluate, Record, Request, Save, Stop
+from bigbatch.run.build import Parts
+from bigbatch.run.directory import RunDirectory, State, read_json
+from bigbatch.run.finish import finish, missed_gates
+from bigbatch.run.loop import Loop
+from bigbatch.run.signals import Interrupted, SignalFlag
+
+
+class Run:
+    """One training run: iterate over it for its records.
+
+    Example:
+        ::
+
+            with bigbatch.start("recipe.yaml") as run:
+                for record in run:
+                    if record.kind == "eval" and record["f1_macro"] > 0.95:
+                        run.stop("good enough")
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        *,
+        parts: Parts | None = None,
+        loop: Loop | None = None,
+        stack: ExitStack | None = None,
+        finished: Callable[[Path], object] = lambda path: None,
+    ) -> None:
+        """`run.start` builds runs; without a loop it is one that had finished before."""
+        self.path: Path = directory.path
+        self.status: State = "running" if loop else "finished"
+        self.signal: int | None = None
+        """Number of the signal that interrupted the run."""
+        self.result: dict[str, Any] | None = None if loop else read_json(directory.result)
+        """Contents of result.json, once finished."""
+        self.error: BigbatchError | None = None
+        """What `train` raises after everything was written: a missed gate."""
+        self._directory = directory
+        self._parts = parts
+        self._loop = loop
+        self._stack = stack or ExitStack()
+        self._finished = finished
+        self._iterator: Iterator[Record] | None = None
+
+    # ------------------------------------------------------------ running
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the directory. A run that was left early is interrupted: the same start goes on."""
+        with self._stack:
+            if self.status == "running" and self._loop is not None:
+                if kind is None:
+                    self._loop.save_interrupted(Interrupted(None))
+                self._end("failed" if kind is not None and issubclass(kind, Exception) else "interrupted")
+
+    def __iter__(self) -> Iterator[Record]:
+        """Records in order; leaving the loop early and coming back goes on where it was."""
+        if self._iterator is None:
+            self._iterator = self._records()
+        return self._iterator
+
+    def _records(self) -> Iterator[Record]:
+        if self._loop is None or self._parts is None:
+            return
+        try:
+            with SignalFlag() as flag:
+                self._loop.watch(flag)
+                yield from self._loop.records()
+                yield from finish(self._parts, self._directory, self._loop)
+        except Interrupted as interruption:
+            self.signal = interruption.signal
+            record = self._loop.save_interrupted(interruption)
+            self._end("interrupted")
+            yield record
+            return
+        except Exception:
+            self._end("failed")
+            raise
+        self.result = read_json(self._directory.result)
+        missed = missed_gates(self._parts, self._loop.progress.figures)
+        if missed:
+            self.error = GateMissed("; ".join(missed))
+        self._end("finished")
+        self._finished(self.path)
+
+    def _end(self, status: State) -> None:
+        assert self._loop is not None
+        self.status = status
+        self._directory.write_status(status, self._loop.progress.update)
+
+    # ------------------------------------------------------------ requests, served at the next update boundary
+
+    def stop(self, why: str = "asked to stop") -> None:
+        """End the run at the next update boundary, as finished, with this reason."""
+        self._request(Stop(why))
+
+    def save(self, why: str = "asked to save") -> None:
+        """Write a checkpoint at the next update boundary."""
+        self._request(Save(why))
+
+    def evaluate(self, why: str = "asked to evaluate") -> None:
+        """Evaluate the validation splits at the next update boundary."""
+        self._request(Evaluate(why))
+
+    def _request(self, request: Request) -> None:
+        if self._loop is None:
+            raise UsageError(f"{self.path} has finished: there is no update boundary left to {request.why}")
+        self._loop.requests.append(request)
+
+    # ------------------------------------------------------------ results
+
+    @property
+    def plan(self) -> Plan:
+        """How the run is computed, with the reason of each choice."""
+        if self._parts is not None:
+            return self._parts.plan
+        return Plan.from_json(read_json(self._directory.plan) or {})
+
+    @property
+    def model(self) -> Any:
+        """The torch module: the latest weights while running, the kept ones afterwards."""
+        return self._parts.module if self._parts is not None else self._opened.module
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures as `split.metric`, such as `test.f1_macro`: the final ones, or the latest while running."""
+        found: Mapping[str, Mapping[str, float]] = (self.result or {}).get("final") or (
+            self._loop.progress.figures if self._loop is not None else {}
+        )
+        return {f"{split}.{name}": value for split, figures in found.items() for name, value in figures.items()}
+
+    def predict(self, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Labels and probabilities of texts, or of rows with the task's columns."""
+        asked = [{"text": row} if isinstance(row, str) else row for row in rows]
+        if self._parts is None:
+            opened = self._opened
+            return list(predict_rows(opened.forward, opened.task, opened.tokenizer, asked))
+        parts = self._parts
+        return list(predict_rows(parts.forward, parts.task, parts.tokenizer, asked))
+
+    @cached_property
+    def _opened(self) -> Loaded:
+        return open_model(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, status={self.status!r})"

@@ -1,0 +1,202 @@
+"""Tensors <-> safetensors files, streamed, with a SHA-256 for each slice.
+
+The library's own writer builds the whole file in memory first, twice a model's size at the moment when memory
+is scarcest; the format is eight bytes of length, a JSON header and the raw tensors, so it is written here a
+tensor at a time. Tests read these files back with the library. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bigbatch.errors import CheckpointError
+from bigbatch.run.durable import FILES, Buffer, FileOps, write_file
+
+SHARD_BYTES = 2**30
+_CODES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64", torch.int32: "I32",
+    torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+_BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _CODES}
+_MAX_HEADER_BYTES = 100_000_000
+"""The library's own limit; a damaged length must not become an allocation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Where one tensor lies in its file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    """First byte, from the start of the file."""
+    size_bytes: int
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32`, `bfloat16`, …: how index.json names it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Inverse of `dtype_name`.
+
+    Raises:
+        CheckpointError: not a type that checkpoints hold.
+    """
+    if name not in _BY_NAME:
+        raise CheckpointError(f"unknown dtype {name!r}")
+    return _BY_NAME[name]
+
+
+def split_shards(tensors: Mapping[str, torch.Tensor], shard_bytes: int = SHARD_BYTES) -> list[list[str]]:
+    """Names dealt in order into files of at most `shard_bytes`; a larger tensor is alone in its file."""
+    shards: list[list[str]] = []
+    room = 0
+    for name, tensor in tensors.items():
+        if not shards or tensor.nbytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(name)
+        room -= tensor.nbytes
+    return shards
+
+
+def header_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Length and JSON header of a file that holds these tensors in this order, padded to eight bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for name, tensor in tensors.items():
+        end = begin + tensor.nbytes
+        place = {"shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": _CODES[tensor.dtype], **place}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], *, ops: FileOps = FILES) -> ShardFacts:
+    """Write the tensors, widest type first so that each stays aligned, and force them to the disk."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    ordered = {name: tensors[name] for name in order}
+    header = header_bytes(ordered)
+    sums: dict[str, str] = {}
+
+    def chunks() -> Iterator[Buffer]:
+        yield header
+        for name, tensor in ordered.items():
+            data = _bytes_of(tensor)
+            sums[name] = hashlib.sha256(data).hexdigest()
+            yield data
+
+    write_file(path, chunks(), ops=ops)
+    return ShardFacts(
+        size_bytes=len(header) + sum(tensor.nbytes for tensor in ordered.values()),
+        header_sha256=hashlib.sha256(header).hexdigest(),
+        tensor_sha256=sums,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFacts:
+    """What index.json must know to notice any change of the file."""
+
+    size_bytes: int
+    header_sha256: str
+    """Of the length field and the JSON header."""
+    tensor_sha256: Mapping[str, str]
+
+
+def read_spans(path: Path, *, size_bytes: int, header_sha256: str) -> dict[str, Span]:
+    """Where each tensor of a shard lies.
+
+    Raises:
+        CheckpointError: missing, of another size, or its header was changed; names the file.
+    """
+    try:
+        found_bytes = path.stat().st_size
+        if found_bytes != size_bytes:
+            raise CheckpointError(f"{path.name} has {found_bytes:,} bytes instead of {size_bytes:,}")
+        with path.open("rb") as handle:
+            length = handle.read(8)
+            header = handle.read(min(int.from_bytes(length, "little"), _MAX_HEADER_BYTES))
+    except FileNotFoundError:
+        raise CheckpointError(f"incomplete: {path.name} is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(length + header).hexdigest() != header_sha256:
+        raise CheckpointError(f"{path.name}: the checksum of its header does not match")
+    by_code = {code: dtype for dtype, code in _CODES.items()}
+    start = 8 + len(header)
+    return {
+        name: Span(
+            dtype=by_code[entry["dtype"]],
+            shape=tuple(entry["shape"]),
+            begin=start + entry["data_offsets"][0],
+            size_bytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in json.loads(header).items()
+        if name != "__metadata__"
+    }
+
+
+def read_tensor(path: Path, name: str, span: Span, sha256: str) -> torch.Tensor:
+    """Read one tensor and check every bit of it.
+
+    Raises:
+        CheckpointError: cannot be read, or the checksum does not match; names file and tensor.
+    """
+    data = bytearray(span.size_bytes)
+    try:
+        with path.open("rb", buffering=0) as handle:
+            handle.seek(span.begin)
+            _read_into(handle, memoryview(data))
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CheckpointError(f"{path.name}: the checksum of {name} does not match")
+    if not data:
+        return torch.empty(span.shape, dtype=span.dtype)
+    return torch.frombuffer(data, dtype=torch.uint8).view(span.dtype).reshape(span.shape)
+
+
+def assemble(shape: Sequence[int], pieces: Sequence[tuple[Sequence[int], torch.Tensor]]) -> torch.Tensor:
+    """A whole tensor from its slices, each with the index of its first element in every dimension.
+
+    Raises:
+        CheckpointError: the slices do not cover the tensor.
+    """
+    if sum(piece.numel() for _, piece in pieces) != math.prod(shape):
+        raise CheckpointError(f"incomplete: the slices do not cover {tuple(shape)}")
+    if len(pieces) == 1:
+        return pieces[0][1].reshape(tuple(shape))
+    whole = torch.empty(tuple(shape), dtype=pieces[0][1].dtype)
+    for offset, piece in pieces:
+        place = tuple(slice(start, start + size) for start, size in zip(offset, piece.shape, strict=True))
+        whole[place] = piece
+    return whole
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The raw little-endian bytes; no copy for a contiguous tensor in main memory."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def _read_into(handle: Any, view: memoryview) -> None:
+    """Fill `view`; a file that ends early leaves zeros behind, which the checksum refuses."""
+    while len(view):
+        count = handle.readinto(view)
+        if not count:
+            return
+        view = view[count:]

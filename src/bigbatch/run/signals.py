@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM: the first is a request that the loop reads when it is safe, the second an exit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """Raised inside the loop where it is safe to leave: nothing of the update in progress has been applied."""
+
+    def __init__(self, signal: signal.Signals | None) -> None:
+        self.signal: int | None = None if signal is None else int(signal)
+        super().__init__("the run was left early" if signal is None else f"{signal.name} was received")
+
+
+class SignalFlag:
+    """Context manager that turns the first SIGINT or SIGTERM into `requested`.
+
+    A second signal ends the process at once with 128 + its number, without any clean-up: what is on the disk
+    is always consistent. Only the main thread can handle signals; in any other (some notebooks, servers)
+    nothing is installed and `requested` stays None.
+
+    Example:
+        >>> with SignalFlag() as flag:
+        ...     flag.requested is None
+        True
+    """
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        """The first signal that came; None while there was none."""
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def exit_code(self) -> int | None:
+        """130 after SIGINT, 143 after SIGTERM, None while there was none."""
+        return None if self.requested is None else 128 + self.requested
+
+    def poll(self) -> None:
+        """Leave, if a signal came.
+
+        Raises:
+            Interrupted: it did.
+        """
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
+    def __enter__(self) -> SignalFlag:
+        """Install the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _WATCHED}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put back the handlers that were there before."""
+        for number, handler in self._before.items():
+            # None: the handler was not installed from Python, and cannot be put back from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            os._exit(128 + number)
+        self.requested = signal.Signals(number)

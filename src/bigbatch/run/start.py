@@ -1,0 +1,225 @@
+"""From a recipe to a run that can be iterated: who lives in the directory, the lock, the parts, the checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigbatch.plan.frozen import Plan
+from bigbatch.protocols import Observer
+from bigbatch.recipe.load import dump_recipe
+from bigbatch.recipe.references import referenced_files
+from bigbatch.recipe.schema import Recipe
+from bigbatch.records import Event
+from bigbatch.run.build import Parts, Say, build
+from bigbatch.run.build import Progress as TokenProgress
+from bigbatch.run.directory import RunDirectory, environment_facts, read_json
+from bigbatch.run.durable import atomic_write_text
+from bigbatch.run.guard import Guard
+from bigbatch.run.identity import (
+    Decision,
+    Finished,
+    Fingerprint,
+    NewName,
+    Resume,
+    Start,
+    continue_run,
+    decide,
+    fingerprint,
+    read_identity,
+    write_identity,
+)
+from bigbatch.run.inputs import Inputs, Live, model_digest, read_inputs
+from bigbatch.run.journal import Journal
+from bigbatch.run.keeper import Keeper, bytes_needed
+from bigbatch.run.lock import RunLock
+from bigbatch.run.loop import Loop
+from bigbatch.run.progress import Progress
+from bigbatch.run.ready import told
+from bigbatch.run.run import Run
+from bigbatch.tasks.catalog import as_metric, task_from_recipe
+from bigbatch.tasks.losses import own_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """How the caller wants a run to be started."""
+
+    resume: bool = False
+    """Insist on going on in exactly the directory that the recipe names."""
+    continue_from: Path | None = None
+    """Go on in this directory although keys of the *what* changed."""
+    allow: Sequence[str] = ()
+    """The keys that may differ then."""
+    say: Say = lambda text: None
+    progress: TokenProgress | None = None
+    observers: Sequence[Observer] = field(default_factory=tuple)
+    side_events: list[Event] = field(default_factory=list)
+    """Where observers leave what went wrong in them; the loop makes records of it."""
+    planned: Callable[[Parts], None] = lambda parts: None
+    """Told once everything is built, before update 1."""
+    finished: Callable[[Path], object] = lambda path: None
+    """Called with the run directory after the last file is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What is known before the directory is touched."""
+
+    recipe: Recipe
+    live: Live
+    task: Any
+    inputs: Inputs
+    code: tuple[Path, ...]
+    what: Fingerprint
+    decision: Start | NewName | Resume
+
+
+def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
+    """Start, resume or recognise a run (CONTRACT section 4).
+
+    Raises:
+        BigbatchError: before update 1; nothing of an earlier run is overwritten.
+    """
+    code = referenced_files(recipe)
+    if code:
+        wishes.say("runs your code: " + ", ".join(str(path) for path in code))
+    task = live_task(recipe, live)
+    wishes.say("reading the data")
+    inputs = read_inputs(recipe, task, live)
+    what = what_is_computed(recipe, inputs, live, code)
+    decision = _decide(recipe, what, wishes)
+    if isinstance(decision, Finished):
+        wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
+        return Run(RunDirectory(decision.path))
+    start = _Start(
+        recipe=recipe, live=live, task=task, inputs=inputs, code=tuple(code), what=what, decision=decision
+    )
+    with ExitStack() as stack:
+        return _open(start, wishes, stack)
+
+
+def plan_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | None = None) -> Parts:
+    """Build everything up to the first update without a run directory.
+
+    Raises:
+        DoesNotFit: the prediction exceeds the machine's memory.
+    """
+    task = live_task(recipe, live)
+    inputs = read_inputs(recipe, task, live)
+    return build(recipe, task, inputs, live, cache_dir=token_cache(recipe), say=say, progress=progress)
+
+
+def live_task(recipe: Recipe, live: Live) -> Any:
+    """The recipe's task, or the caller's own, with the caller's loss and metrics."""
+    task = live.task if live.task is not None else task_from_recipe(recipe)
+    if live.loss is not None:
+        task = told(task, unit_loss=own_loss(live.loss, recipe.loss.args))
+    if live.metrics:
+        own = tuple(as_metric(metric, getattr(metric, "__name__", "metric")) for metric in live.metrics)
+        task = told(task, chosen_metrics=(*task.chosen_metrics, *own))
+    return task
+
+
+def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[Path]) -> Fingerprint:
+    """Fingerprint of recipe, data, code and the weights that training starts from."""
+    contents = {"rows": inputs.digest, "model": model_digest(recipe, live)}
+    return fingerprint(recipe, contents, code)
+
+
+def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
+    if wishes.continue_from is not None:
+        return continue_run(wishes.continue_from, what, wishes.allow)
+    decision = decide(recipe.run_folder, what, resume=wishes.resume or None)
+    if isinstance(decision, NewName):
+        wishes.say(
+            f"{decision.taken} holds another run ({'; '.join(decision.differences)}); "
+            f"this one goes to {decision.path}"
+        )
+    return decision
+
+
+def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
+    """Take the directory, build the parts, write the first files, go to the newest checkpoint."""
+    recipe, decision = start.recipe, start.decision
+    directory = RunDirectory(decision.path)
+    directory.preflight(0)
+    directory.create()
+    lock = stack.enter_context(RunLock(directory.path))
+    if lock.note:
+        wishes.say(lock.note)
+    resumed = isinstance(decision, Resume)
+    parts = build(
+        recipe,
+        start.task,
+        start.inputs,
+        start.live,
+        cache_dir=token_cache(recipe),
+        frozen_plan=_frozen_plan(directory) if resumed else None,
+        say=wishes.say,
+        progress=wishes.progress,
+    )
+    directory.preflight(bytes_needed(parts, recipe.run.keep))
+    known = read_identity(directory.path)
+    identity = write_identity(directory.path, start.what, run_id=known.run_id if known and resumed else None)
+    _write_facts(directory, parts, start)
+    keeper = Keeper(directory, Journal(directory.path), run_id=identity.run_id, keep=recipe.run.keep)
+    guard = Guard(patience=recipe.guard.patience, on_nonfinite=recipe.guard.on_nonfinite)
+    progress, events = _position(keeper, parts, guard, decision)
+    keeper.write_plan(parts.plan)
+    directory.write_status("running", progress.update)
+    wishes.planned(parts)
+    loop = Loop(
+        parts,
+        keeper,
+        progress,
+        guard,
+        observers=wishes.observers,
+        side_events=wishes.side_events,
+        first_events=events,
+        check=lock.check,
+    )
+    return Run(directory, parts=parts, loop=loop, stack=stack.pop_all(), finished=wishes.finished)
+
+
+def token_cache(recipe: Recipe) -> Path:
+    """Beside the run directories, so that runs share it; it can be deleted at any time."""
+    return recipe.run_folder.parent / ".cache" / "tokens"
+
+
+def _frozen_plan(directory: RunDirectory) -> Plan | None:
+    content = read_json(directory.plan)
+    return Plan.from_json(content) if content else None
+
+
+def _position(
+    keeper: Keeper, parts: Parts, guard: Guard, decision: Decision
+) -> tuple[Progress, list[Event]]:
+    """Where to go on, and what to say about it."""
+    if not isinstance(decision, Resume):
+        return Progress(), []
+    progress, notes = keeper.restore(parts, guard)
+    progress = progress or Progress()
+    lost = keeper.journal.rewind_to(progress.update, progress.journal_records)
+    event = Event(
+        step=progress.update,
+        event="resumed",
+        why="; ".join([*decision.differences, *notes]) or "the run had been interrupted",
+        did=f"goes on after update {progress.update}",
+        details={"records_moved": lost},
+    )
+    return progress, [event]
+
+
+def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
+    """recipe.yaml, environment.json and copies of the user's code."""
+    atomic_write_text(directory.recipe, dump_recipe(parts.recipe))
+    directory.write_json(directory.environment, environment_facts(parts.hardware, start.inputs.digest))
+    if start.code:
+        directory.code.mkdir(exist_ok=True)
+    for path in start.code:
+        shutil.copyfile(path, directory.code / path.name)

@@ -1,0 +1,8 @@
+"""The heart: one update of the weights from one global batch, and a record of it.
+
+::
+
+    update.py      one update on one screen: count, accumulate, reduce, check, clip, update, record
+    executor.py    micro-batches -> gradients (`protocols.Executor`); the one place that sums and divides
+    dropout.py     the generator's seed of each micro-batch, a pure function of the recipe and the position
+"""

@@ -1,0 +1,103 @@
+"""Micro-batches -> gradients. The one place where losses are summed and divided.
+
+    gradient = d/dw  sum over terms, sum over all units of the global batch  loss[term, unit] / denominator[term]
+
+Each micro-batch contributes its units' share of that sum, so how the batch was cut cannot matter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigbatch.protocols import Forward, Task
+from bigbatch.records import LossSums, MicroBatch
+from bigbatch.step.dropout import mask_seed, private_generator
+
+
+class OutOfMemory(Exception):
+    """A micro-batch did not fit; the weights are untouched, so the loop can replay the update in smaller pieces."""
+
+
+class PlainExecutor:
+    """Forward and backward, one micro-batch behind the other (`protocols.Executor`)."""
+
+    def __init__(self, *, forward: Forward, task: Task, device: torch.device, seed: int) -> None:
+        """Keep what every update needs.
+
+        Args:
+            forward: runs a micro-batch through the model.
+            task: gives one loss value per unit and term.
+            device: where outputs live.
+            seed: `seed.dropout`.
+        """
+        self._forward = forward
+        self._task = task
+        self._device = device
+        self._seed = seed
+        self.wait_seconds = 0.0
+        """Time of the last pass spent waiting for micro-batches to be cut."""
+
+    def accumulate(
+        self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]
+    ) -> LossSums:
+        """Add the gradient of all micro-batches to `.grad` and return the loss that belongs to it.
+
+        Args:
+            update: 1-based update number; it seeds the dropout masks.
+            micro_batches: pieces of the global batch (this rank's share).
+            denominators: per term, over the whole global batch.
+
+        Raises:
+            OutOfMemory: a micro-batch did not fit; `.grad` then holds part of the sum.
+        """
+        totals: dict[str, Tensor] = {}
+        real_tokens = computed_tokens = 0
+        self.wait_seconds = 0.0
+        with private_generator(self._device), _memory_errors():
+            for micro_batch in self._timed(micro_batches):
+                torch.manual_seed(mask_seed(self._seed, update, micro_batch.index))
+                for term, share in self._backward(micro_batch, denominators).items():
+                    totals[term] = totals[term] + share if term in totals else share
+                real_tokens += micro_batch.tokens
+                computed_tokens += micro_batch.computed_tokens
+            # The only host synchronisation of the pass.
+            terms = {term: float(total) for term, total in totals.items()}
+        return LossSums(terms=terms, real_tokens=real_tokens, computed_tokens=computed_tokens)
+
+    def _backward(self, micro_batch: MicroBatch, denominators: Mapping[str, float]) -> dict[str, Tensor]:
+        targets = micro_batch.targets.map(self._to_device)
+        values = self._task.loss(self._forward(micro_batch), targets)
+        shares = {term: value.sum() / denominators[term] for term, value in values.items()}
+        torch.stack(list(shares.values())).sum().backward()
+        return {term: share.detach().double() for term, share in shares.items()}
+
+    def _to_device(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device, non_blocking=True)
+
+    def _timed(self, micro_batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        source = iter(micro_batches)
+        while True:
+            started = time.perf_counter()
+            micro_batch = next(source, None)
+            self.wait_seconds += time.perf_counter() - started
+            if micro_batch is None:
+                return
+            yield micro_batch
+
+
+class _memory_errors:  # noqa: N801 - reads as a statement
+    """Turn every way in which torch says "out of memory" into OutOfMemory."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+            isinstance(error, RuntimeError) and "not enough memory" in str(error)
+        ):
+            raise OutOfMemory(str(error)) from error

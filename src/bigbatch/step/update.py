@@ -1,0 +1,83 @@
+"""One update of the weights, on one screen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bigbatch.optim.build import set_lr
+from bigbatch.probe.hardware import peak_memory_bytes
+from bigbatch.protocols import Task, World
+from bigbatch.records import GlobalBatch, MicroBatch, Update
+from bigbatch.step.executor import PlainExecutor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepParts:
+    """What an update is made of; built once by `run.build`."""
+
+    task: Task
+    executor: PlainExecutor
+    optimizer: torch.optim.Optimizer
+    parameters: Sequence[Tensor]
+    """Trainable parameters, tied ones once."""
+    world: World
+    clip: float | None
+    """Largest L2 norm of the whole gradient; None leaves it alone."""
+
+
+def apply_update(
+    parts: StepParts, batch: GlobalBatch, micro_batches: Iterable[MicroBatch], *, lr: float, tokens_before: int
+) -> Update:
+    """Move the weights by one global batch, unless its loss or gradient is not finite.
+
+    Args:
+        parts: model side of the update.
+        batch: all samples of the update; its targets give the denominators before any forward.
+        micro_batches: the same samples, cut to what fits.
+        lr: learning rate of this update.
+        tokens_before: real tokens consumed by earlier updates.
+
+    Returns:
+        The record; `skipped` when nothing was changed because something was not finite.
+
+    Raises:
+        OutOfMemory: a micro-batch did not fit; weights and optimiser are untouched.
+    """
+    started = time.perf_counter()
+    world, optimizer = parts.world, parts.optimizer
+    optimizer.zero_grad(set_to_none=True)
+    denominators = world.sum_counts(parts.task.denominators(batch.targets))
+    sums = parts.executor.accumulate(batch.update, micro_batches, denominators)
+    world.reduce_gradients(parts.parameters)
+    gradients = [parameter.grad for parameter in parts.parameters if parameter.grad is not None]
+    norm = world.sum_of_squares(gradients).sum().sqrt()
+    grad_norm = float(norm)
+    finite = math.isfinite(grad_norm) and math.isfinite(sums.loss)
+    if finite:
+        if parts.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parts.parameters, parts.clip, norm)
+        set_lr(optimizer, lr)
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return Update(
+        step=batch.update,
+        samples=batch.first_position + batch.samples,
+        tokens=tokens_before + batch.tokens,
+        batch_samples=batch.samples,
+        batch_tokens=batch.tokens,
+        loss=sums.loss,
+        terms=sums.terms,
+        grad_norm=grad_norm,
+        lr=lr,
+        seconds=time.perf_counter() - started,
+        wait_seconds=parts.executor.wait_seconds,
+        padding_share=1 - sums.real_tokens / max(sums.computed_tokens, 1),
+        peak_memory_bytes=peak_memory_bytes(),
+        skipped=not finite,
+    )

@@ -1,0 +1,13 @@
+"""What is learnt: columns, targets, losses per unit, denominators and metrics. One file a task.
+
+::
+
+    classify.py   single label, multi-label, regression; one text or a pair
+    inputs.py     text -> token ids, one tokenizer call for many rows
+    losses.py     one value per unit, class weights, losses of your own
+    metrics.py    the figures by name
+    states.py     figures as states that can be merged
+    figures.py    the formulas behind them: counts, ranks, correlations
+    sums.py       sums of floats that do not depend on order
+    catalog.py    recipe -> task, loss and metrics, import references included
+"""

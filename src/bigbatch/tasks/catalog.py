@@ -1,0 +1,130 @@
+"""From a recipe to its task, loss and metrics; import references allowed for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from bigbatch.errors import Problem, RecipeError
+from bigbatch.protocols import Metric, Task
+from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.losses import resolve_loss
+from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, metric_for
+from bigbatch.tasks.states import WholeMetric
+
+TASKS: Mapping[str, type] = {"classify": Classify}
+PLANNED = ("tag", "match", "mlm", "clm", "rank", "seq2seq", "image")
+
+
+def task_from_recipe(recipe: Any, *, base: Path | None = None) -> Task:
+    """The task of a recipe, with its loss, metrics and `data.max_length`; labels come from the data later.
+
+    Args:
+        recipe: a resolved recipe.
+        base: folder that `file.py:name` is relative to; the recipe's own when None.
+
+    Raises:
+        RecipeError: unknown task, option, loss or metric.
+    """
+    folder: Path = base or (recipe.source.parent if recipe.source else Path.cwd())
+    where = recipe.source.name if recipe.source else "recipe"
+    task = build_task(recipe.task.name, recipe.task.args or {}, folder, where=where)
+    if not isinstance(task, Classify):
+        return task
+    setting = recipe.loss.class_weights or "none"
+    if setting != "none" and task.kind != "single":
+        what = f"class weights are planned, not built yet, for kind {task.kind}; they work with kind single"
+        raise RecipeError([Problem(where=where, key="loss.class_weights", what=what)])
+    return replace(
+        task,
+        max_length=recipe.data.max_length,
+        unit_loss=resolve_loss(recipe.loss, folder, kind=task.kind, where=where),
+        class_weight_setting=setting,
+        chosen_metrics=tuple(_metric(name, task, folder, where) for name in recipe.metrics),
+    )
+
+
+def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "recipe") -> Task:
+    """The task of this name, or of this import reference, with its options.
+
+    Raises:
+        RecipeError: unknown name or option; a reference to something that is no task.
+    """
+    from bigbatch.recipe.references import is_reference, resolve_reference
+
+    if is_reference(name):
+        found = resolve_reference(name, base)
+        if not isinstance(found, type):
+            return _checked(found, name, where)
+        kind: type = found
+    elif name in TASKS:
+        kind = TASKS[name]
+    else:
+        raise RecipeError([Problem(where=where, key="task", what=_unknown_task(name))])
+    _check_options(kind, args, where)
+    return _checked(kind(**args), name, where)
+
+
+def _unknown_task(name: str) -> str:
+    if name in PLANNED:
+        return f"{name} is planned, not built yet (built: {', '.join(TASKS)})"
+    near = get_close_matches(name, [*TASKS, *PLANNED], 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown task {name!r}{hint} (known: {', '.join(TASKS)}, or a reference such as tasks.py:Mine)"
+
+
+def _check_options(kind: type, args: Mapping[str, Any], where: str) -> None:
+    if not is_dataclass(kind):
+        return
+    options = [entry.name for entry in fields(kind) if entry.init and entry.metadata.get("option", True)]
+    problems = []
+    for name in args:
+        if name not in options:
+            near = get_close_matches(name, options, 1)
+            hint = f"; did you mean task.{near[0]}?" if near else f" (options: {', '.join(options)})"
+            problems.append(Problem(where=where, key=f"task.{name}", what=f"unknown option{hint}"))
+    if problems:
+        raise RecipeError(problems)
+
+
+def _checked(task: Any, name: str, where: str) -> Task:
+    missing = [
+        part for part in ("roles", "encode", "denominators", "loss", "decode") if not hasattr(task, part)
+    ]
+    if missing:
+        what = f"{name} is no task: it has no {', '.join(missing)}"
+        raise RecipeError([Problem(where=where, key="task", what=what)])
+    return task
+
+
+def _metric(name: str, task: Classify, base: Path, where: str) -> str | Metric:
+    """A reference as its metric; a name as it is, once it is known to exist as far as labels are known."""
+    from bigbatch.recipe.references import is_reference, resolve_reference
+
+    if is_reference(name):
+        found = resolve_reference(name, base)
+        return as_metric(found() if isinstance(found, type) else found, name, where=where)
+    if task.label_names or not name.startswith(PER_CLASS_PREFIXES):
+        metric_for(name, task.kind, task.head["outputs"], task.label_names, where=where)
+    return name
+
+
+def as_metric(found: Any, name: str, *, where: str = "recipe") -> Metric:
+    """A metric object as it is; a function `fn(predictions, targets) -> float` as a metric of the whole split.
+
+    The function's attribute `larger_is_better` says its direction (True when it has none).
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    if all(hasattr(found, part) for part in ("name", "larger_is_better", "add", "merge", "value")):
+        return found
+    if not callable(found):
+        what = f"{name} is neither a function of (predictions, targets) nor a metric object"
+        raise RecipeError([Problem(where=where, key="metrics", what=what)])
+    larger = bool(getattr(found, "larger_is_better", True))
+    function: Any = found
+    return WholeMetric(name=getattr(found, "__name__", name), figure=function, larger_is_better=larger)

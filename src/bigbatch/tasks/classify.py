@@ -1,0 +1,305 @@
+"""Sequence classification: single label, multi-label and regression; one text or a pair.
+
+A task of your own can subclass `Classify`: add a role, and change samples in `finish` (or override `encode`).
+
+Shapes: U units (one a sample here), C outputs per unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bigbatch.errors import DataError, Problem, RecipeError
+from bigbatch.protocols import Metric, Role
+from bigbatch.records import Predictions, Sample, Targets, TokenTable
+from bigbatch.tasks.inputs import Inputs, encode_texts, is_tokenised, tokenised_inputs
+from bigbatch.tasks.losses import IGNORED, Kind, UnitLoss, class_weights, default_loss
+from bigbatch.tasks.metrics import default_metrics, metric_for
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from bigbatch.data.labels import LabelSet
+
+SET_BY_THE_RUN = {"option": False}
+"""Field metadata: not an option under `task:`; the run fills it in with `dataclasses.replace`."""
+
+_PROBLEM_TYPES = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify:
+    """Predict a label, several labels or a number from a text or a pair of texts."""
+
+    kind: Kind = "single"
+    """`single`: one of C classes; `multi`: any of C labels; `regression`: numbers."""
+    labels: Sequence[str] | None = None
+    """Label names in class order; None: those of the training data, sorted."""
+
+    label_set: LabelSet | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """Names and ids; None for regression of one number."""
+    max_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """Tokens kept of a sample."""
+    pool: Literal["first", "last"] = field(default="first", metadata=SET_BY_THE_RUN)
+    """Which token of a sample the head reads."""
+    unit_loss: UnitLoss | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """None: the kind's own."""
+    class_weight_setting: str | Mapping[str, float] = field(default="none", metadata=SET_BY_THE_RUN)
+    """`loss.class_weights` of the recipe."""
+    class_weights_C: tuple[float, ...] | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """The weights themselves, once `weighted` has seen the training table."""
+    chosen_metrics: tuple[str | Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
+    """Metrics that the recipe asks for, names or objects; empty: the kind's own."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _PROBLEM_TYPES:
+            what = f"found {self.kind!r}; expected single, multi or regression"
+            raise RecipeError([Problem(where="recipe", key="task.kind", what=what)])
+
+    # ------------------------------------------------------------ columns and outputs
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """The columns that are read: `text`, `pair` if there is one, and `label`."""
+        target = {
+            "single": Role(meaning="the class", kind="label"),
+            "multi": Role(meaning="the labels that apply", kind="labels"),
+            "regression": Role(meaning="the number to predict", kind="number"),
+        }[self.kind]
+        return {
+            "text": Role(meaning="the text"),
+            "pair": Role(meaning="a second text, read together with the first", required=False),
+            "label": target,
+        }
+
+    @property
+    def couples(self) -> Literal["sample", "batch"]:
+        """The loss is a sum over samples."""
+        return "sample"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What evaluations report."""
+        names = self.label_names
+        if not self.chosen_metrics:
+            return default_metrics(self.kind, names)
+        return tuple(
+            metric_for(chosen, self.kind, self.head["outputs"], names) if isinstance(chosen, str) else chosen
+            for chosen in self.chosen_metrics
+        )
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names in class order; empty while unknown, and for regression of one number."""
+        return tuple(self.label_set.names) if self.label_set else tuple(map(str, self.labels or ()))
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What the model must have: `outputs`, `id2label` and `problem_type` (Hugging Face's name)."""
+        names = self.label_names
+        return {
+            "outputs": max(1, len(names)),
+            "id2label": dict(enumerate(names)) if names else None,
+            "problem_type": _PROBLEM_TYPES[self.kind],
+        }
+
+    def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:
+        """The model of `recipe.model` with this task's head.
+
+        Args:
+            spec: `recipe.model`.
+            facts: `seed`, `dropout`, `module` (a live one, or None) and `note`, told what the user should know.
+        """
+        from bigbatch.model.load import load_classifier
+
+        options = {name: value for name, value in facts.items() if name != "note"}
+        loaded = load_classifier(spec, **self.head, **options)
+        note = facts.get("note", str)
+        for sentence in loaded.notes:
+            note(sentence)
+        return loaded.module
+
+    # ------------------------------------------------------------ rows to samples
+
+    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample:
+        """One row (role -> value, or already tokenised) as a sample."""
+        return self.finish(row, self._sample(row, self._inputs([row], tokenizer)[0]))
+
+    def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+        """Many rows at once: the same samples, with one call of the tokenizer unless `encode` is overridden."""
+        if type(self).encode is not Classify.encode:
+            return [self.encode(row, tokenizer) for row in rows]
+        inputs = self._inputs(rows, tokenizer)
+        return [self.finish(row, self._sample(row, found)) for row, found in zip(rows, inputs, strict=True)]
+
+    def encode_unlabelled(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+        """Rows to predict: without `finish`, whose columns they need not have, and without targets."""
+        if type(self).encode is not Classify.encode:
+            return [self.encode(row, tokenizer) for row in rows]
+        bare = [{**row, "label": None, "labels": None} for row in rows]
+        return [
+            self._sample(row, found) for row, found in zip(bare, self._inputs(rows, tokenizer), strict=True)
+        ]
+
+    def finish(self, row: Mapping[str, Any], sample: Sample) -> Sample:
+        """Override to change weights or add extras from further roles; `encode_batch` stays fast.
+
+        Called for rows to learn from and to evaluate, not for rows to predict.
+        """
+        del row
+        return sample
+
+    def _inputs(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Inputs]:
+        if rows and is_tokenised(rows[0]):
+            return [tokenised_inputs(row) for row in rows]
+        paired = any(row.get("pair") is not None for row in rows)
+        pairs = [row.get("pair") or "" for row in rows] if paired else None
+        return encode_texts([row["text"] for row in rows], pairs, tokenizer, self.max_length)
+
+    def _sample(self, row: Mapping[str, Any], inputs: Inputs) -> Sample:
+        values, known = self._target(row.get("labels") if is_tokenised(row) else row.get("label"), row)
+        read = 0 if self.pool == "first" else len(inputs.ids) - 1
+        return Sample(
+            ids=inputs.ids,
+            segments=inputs.segments,
+            reads=np.array([read], np.int32),
+            values=values,
+            weights=np.array([1.0 if known else 0.0], np.float32),
+            truncated=inputs.truncated,
+        )
+
+    def _target(self, label: Any, row: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
+        """The target of one row, and whether there is one (there is none in rows to predict)."""
+        if self.kind == "single":
+            return self._class_target(label, is_tokenised(row))
+        outputs = self.head["outputs"]
+        if self.kind == "regression":
+            numbers = (
+                np.zeros(outputs, np.float32) if label is None else np.asarray(label, np.float32).reshape(-1)
+            )
+            if len(numbers) != outputs:
+                raise DataError(f"found {len(numbers)} numbers in a label; expected {outputs}")
+            return (numbers if outputs == 1 else numbers[None]), label is not None
+        hot_C = np.zeros(outputs, np.float32)
+        if label is not None and is_tokenised(row):
+            hot_C[:] = self._multi_hot(label, outputs)
+        elif label is not None:
+            assert self.label_set is not None
+            hot_C[[self.label_set.id_of(name) for name in label]] = 1.0
+        return hot_C[None], label is not None
+
+    def _class_target(self, label: Any, as_id: bool) -> tuple[np.ndarray, bool]:
+        if label is None or (as_id and int(label) == IGNORED):
+            return np.array([IGNORED], np.int64), False
+        if not as_id:
+            assert self.label_set is not None
+            return np.array([self.label_set.id_of(label)], np.int64), True
+        classes = len(self.label_names)
+        if not 0 <= int(label) < classes:
+            raise DataError(
+                f"labels holds class {int(label)}; expected 0 to {classes - 1}, or {IGNORED} for none"
+            )
+        return np.array([int(label)], np.int64), True
+
+    @staticmethod
+    def _multi_hot(label: Any, outputs: int) -> np.ndarray:
+        hot_C = np.asarray(label, np.float32)
+        if hot_C.shape != (outputs,) or not np.isin(hot_C, (0, 1)).all():
+            raise DataError(
+                f"labels of an already tokenised row must be {outputs} zeros and ones, one a label"
+            )
+        return hot_C
+
+    # ------------------------------------------------------------ weights, denominators, loss
+
+    def weighted(self, train: TokenTable) -> Classify:
+        """The same task with its class weights computed from the training table.
+
+        Raises:
+            RecipeError: a weight for a label that does not exist; class weights for another kind than single.
+        """
+        if self.class_weight_setting == "none":
+            return self
+        if self.kind != "single":
+            what = (
+                f"class weights are planned, not built yet, for kind {self.kind}; they work with kind single"
+            )
+            raise RecipeError([Problem(where="recipe", key="loss.class_weights", what=what)])
+        known_U = np.asarray(train.values)[np.asarray(train.weights) > 0]
+        return replace(
+            self, class_weights_C=class_weights(self.class_weight_setting, self.label_names, known_U)
+        )
+
+    def prepare(self, targets: Targets) -> Targets:
+        """The targets (numpy) with class weights multiplied into the weights of their units."""
+        if self.class_weights_C is None:
+            return targets
+        weights_C = np.asarray(self.class_weights_C, np.float64)
+        classes_U = np.maximum(targets.values, 0)
+        return replace(targets, weights=(targets.weights * weights_C[classes_U]).astype(np.float32))
+
+    @property
+    def _loss(self) -> UnitLoss:
+        return self.unit_loss or default_loss(self.kind)
+
+    def denominators(self, targets: Targets) -> dict[str, float]:
+        """Sum of the weights, fp64, of prepared targets (numpy)."""
+        return {self._loss.name: float(np.sum(targets.weights, dtype=np.float64))}
+
+    def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """One weighted value per unit (U,), nats (regression: squared units of the target).
+
+        Args:
+            outputs: (U, C).
+            targets: prepared, as tensors on the same device.
+        """
+        import torch
+
+        losses_U = self._loss(outputs, targets)
+        weights_U = targets.weights.to(losses_U.dtype)
+        # A unit of weight 0 adds exactly nothing, even where its loss is not finite.
+        return {self._loss.name: torch.where(weights_U == 0, 0.0, losses_U * weights_U)}
+
+    # ------------------------------------------------------------ outputs to predictions
+
+    def decode(self, outputs: torch.Tensor | np.ndarray) -> Predictions:
+        """Predictions of (U, C) outputs, computed in fp64; a label of `multi` applies above probability 1/2."""
+        scores_UC = _fp64(outputs)
+        if self.kind == "regression":
+            values = scores_UC[:, 0] if scores_UC.shape[1] == 1 else scores_UC
+            return Predictions(kind="regression", scores=scores_UC, probabilities=None, values=values)
+        if self.kind == "multi":
+            shares_UC = _sigmoid(scores_UC)
+            return Predictions(kind="multi", scores=scores_UC, probabilities=shares_UC, values=scores_UC > 0)
+        return Predictions(
+            kind="single",
+            scores=scores_UC,
+            probabilities=_softmax(scores_UC),
+            values=scores_UC.argmax(-1).astype(np.int64),
+        )
+
+
+def _fp64(outputs: Any) -> np.ndarray:
+    if not isinstance(outputs, np.ndarray):
+        outputs = outputs.detach().cpu().double().numpy()
+    return outputs.astype(np.float64)
+
+
+def _softmax(scores_UC: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # infinite logits of a diverged model give NaN
+        exponentials_UC = np.exp(scores_UC - scores_UC.max(-1, keepdims=True))
+    return exponentials_UC / exponentials_UC.sum(-1, keepdims=True)
+
+
+def _sigmoid(scores_UC: np.ndarray) -> np.ndarray:
+    small_UC = np.exp(-np.abs(scores_UC))  # never overflows
+    return np.where(scores_UC >= 0, 1.0, small_UC) / (1.0 + small_UC)

@@ -1,0 +1,84 @@
+"""Rows to token ids: one call of the tokenizer for many rows, which lets fast tokenizers use all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bigbatch.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """What the model reads of one row."""
+
+    ids: np.ndarray
+    """(length,) int32, special tokens included."""
+    segments: np.ndarray | None
+    """(length,) int8, or None when the tokenizer has none."""
+    truncated: bool = False
+
+
+def is_tokenised(row: Mapping[str, Any]) -> bool:
+    """Whether the row holds token ids already."""
+    return row.get("input_ids") is not None
+
+
+def tokenised_inputs(row: Mapping[str, Any]) -> Inputs:
+    """Ids and segments of an already tokenised row, as they are; masked positions (padding) are left out."""
+    ids = np.asarray(row["input_ids"], np.int32)
+    mask, segments = row.get("attention_mask"), row.get("token_type_ids")
+    kept = np.ones(len(ids), bool) if mask is None else np.asarray(mask, bool)
+    if len(kept) != len(ids) or (segments is not None and len(segments) != len(ids)):
+        raise DataError("attention_mask and token_type_ids must be as long as input_ids")
+    _check_some(ids[kept], "input_ids with attention_mask 1")
+    return Inputs(ids=ids[kept], segments=None if segments is None else np.asarray(segments, np.int8)[kept])
+
+
+def encode_texts(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int | None
+) -> list[Inputs]:
+    """Token ids of each text (or text pair), special tokens included, cut to `max_length`.
+
+    Args:
+        texts: first texts (B,).
+        pairs: second texts (B,), or None.
+        tokenizer: a Hugging Face tokenizer, fast or slow.
+        max_length: tokens kept; None keeps all.
+    """
+    if not texts:
+        return []
+    second = {} if pairs is None else {"text_pair": list(pairs)}
+    cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
+    encoded = tokenizer(list(texts), **second, **cut)
+    segments = encoded.get("token_type_ids")
+    truncated = _truncated(encoded, tokenizer, texts, second, max_length)
+    found = []
+    for row, ids in enumerate(encoded["input_ids"]):
+        _check_some(ids, f"text {texts[row][:40]!r}")
+        types = None if segments is None else np.asarray(segments[row], np.int8)
+        found.append(Inputs(ids=np.asarray(ids, np.int32), segments=types, truncated=truncated[row]))
+    return found
+
+
+def _truncated(
+    encoded: Any, tokenizer: Any, texts: Sequence[str], second: Mapping[str, Any], max_length: int | None
+) -> list[bool]:
+    """Per row, whether tokens were cut off."""
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    if max_length is None:
+        return [False] * len(lengths)
+    if getattr(encoded, "encodings", None):  # fast tokenizers keep what they cut off
+        return [bool(encoding.overflowing) for encoding in encoded.encodings]
+    full = tokenizer(list(texts), **second, verbose=False)["input_ids"]
+    return [len(ids) > length for ids, length in zip(full, lengths, strict=True)]
+
+
+def _check_some(ids: Any, what: str) -> None:
+    if len(ids) == 0:
+        raise DataError(
+            f"{what} gives no tokens; remove the row or use a tokenizer that knows its characters"
+        )

@@ -1,0 +1,214 @@
+"""Losses, one value per unit and never a mean; class weights; losses of your own.
+
+Shapes: U units, C outputs per unit. The step multiplies weights in, sums and divides once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bigbatch.errors import Problem, RecipeError
+from bigbatch.records import Targets
+
+Kind = Literal["single", "multi", "regression"]
+IGNORED = -100
+"""Class id of a unit without a label (Hugging Face's and torch's `ignore_index`)."""
+
+
+def cross_entropy(logits_UC: Tensor, values_U: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """-log softmax(logits)[value], nats.
+
+    With smoothing e: (1-e) times that plus e/C times the sum over all classes (torch's definition).
+
+    Args:
+        logits_UC: (U, C).
+        values_U: (U,) int64 class ids; -100 gives 0.
+        label_smoothing: fraction, 0 to 1.
+
+    Returns:
+        (U,), at least fp32.
+    """
+    return functional.cross_entropy(
+        _at_least_fp32(logits_UC), values_U.long(), reduction="none", label_smoothing=label_smoothing
+    )
+
+
+def bce(logits_UC: Tensor, values_UC: Tensor) -> Tensor:
+    """Binary cross-entropy with logits (U, C) against 0/1 (U, C), mean over the labels of a unit: (U,) nats."""
+    logits_UC = _at_least_fp32(logits_UC)
+    return functional.binary_cross_entropy_with_logits(
+        logits_UC, values_UC.to(logits_UC.dtype), reduction="none"
+    ).mean(-1)
+
+
+def mse(outputs_UC: Tensor, values: Tensor) -> Tensor:
+    """Squared error of outputs (U, C) against (U,) or (U, C), mean over the outputs of a unit: (U,)."""
+    outputs_UC = _at_least_fp32(outputs_UC)
+    return (outputs_UC - values.to(outputs_UC.dtype).reshape(outputs_UC.shape)).square().mean(-1)
+
+
+def _at_least_fp32(outputs: Tensor) -> Tensor:
+    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+
+
+DEFAULTS: Mapping[str, tuple[str, Callable[..., Tensor]]] = {
+    "single": ("cross_entropy", cross_entropy),
+    "multi": ("bce", bce),
+    "regression": ("mse", mse),
+}
+"""Kind of task -> name and function of its loss. `cross_entropy` in a recipe means the kind's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLoss:
+    """A loss function with its options; calling it gives one unweighted value per unit."""
+
+    name: str
+    """Name of the loss term in records."""
+    function: Callable[..., Tensor]
+    args: Mapping[str, Any] = field(default_factory=dict)
+    wants_extras: bool = False
+    """Whether the function has a parameter `extras`: a mapping of (U,) tensors."""
+
+    def __call__(self, outputs_UC: Tensor, targets: Targets) -> Tensor:
+        """(U,) values.
+
+        Raises:
+            RecipeError: the function returned something else than one value per unit.
+        """
+        extras = {"extras": targets.extras} if self.wants_extras else {}
+        # Functions of your own index with class ids: an ignored unit reads class 0, and is masked afterwards.
+        integers = not torch.is_floating_point(targets.values)
+        values = targets.values.clamp(min=0) if integers else targets.values
+        losses_U = self.function(outputs_UC, values, **extras, **self.args)
+        self._check(losses_U, len(outputs_UC))
+        return losses_U
+
+    def _check(self, losses_U: Any, units: int) -> None:
+        if isinstance(losses_U, Tensor) and losses_U.shape == (units,):
+            return
+        if isinstance(losses_U, Tensor):
+            scalar = losses_U.ndim == 0
+            found = "a scalar" if scalar else f"shape {tuple(losses_U.shape)} for {units} units"
+        else:
+            found = f"a {type(losses_U).__name__}"
+        what = f"a custom loss returns one value per unit (reduction='none'); this one returned {found}"
+        raise RecipeError([Problem(where=f"loss {self.name}", key="loss.name", what=what)])
+
+
+def default_loss(kind: Kind) -> UnitLoss:
+    """The loss of a kind of task."""
+    name, function = DEFAULTS[kind]
+    return UnitLoss(name=name, function=function)
+
+
+def resolve_loss(settings: Any, base: Path, *, kind: Kind = "single", where: str = "recipe") -> UnitLoss:
+    """The loss that `loss:` of a recipe names.
+
+    Args:
+        settings: `recipe.loss`: name, label_smoothing, args.
+        base: folder that `file.py:name` is relative to.
+        kind: kind of task, which decides what `cross_entropy` means.
+        where: file, for messages.
+
+    Raises:
+        RecipeError: unknown name, or label smoothing with a loss that has none.
+    """
+    from bigbatch.recipe.references import is_reference, resolve_reference
+
+    name = settings.name or "cross_entropy"
+    smoothing = float(settings.label_smoothing or 0.0)
+    own_name, own_function = DEFAULTS[kind]
+    custom = is_reference(name)
+    if smoothing and (custom or kind != "single"):
+        what = "smooths class labels; " + (
+            "write it into your own loss" if custom else f"kind {kind} has none"
+        )
+        raise RecipeError([Problem(where=where, key="loss.label_smoothing", what=what)])
+    if custom:
+        return own_loss(resolve_reference(name, base), settings.args or {})
+    if name not in ("cross_entropy", own_name):
+        raise RecipeError([Problem(where=where, key="loss.name", what=_unknown_loss(name, kind, own_name))])
+    if settings.args:
+        what = f"{own_name} takes no args; args are for a loss of your own"
+        raise RecipeError([Problem(where=where, key="loss.args", what=what)])
+    return UnitLoss(
+        name=own_name, function=own_function, args={"label_smoothing": smoothing} if smoothing else {}
+    )
+
+
+def own_loss(function: Callable[..., Tensor], args: Mapping[str, Any]) -> UnitLoss:
+    """A loss of the user's own: `fn(logits, targets, **args)`, one value per unit."""
+    name = getattr(function, "__name__", "custom")
+    return UnitLoss(name=name, function=function, args=dict(args), wants_extras=_has_extras(function))
+
+
+def _unknown_loss(name: str, kind: str, own_name: str) -> str:
+    known = [known for known, _ in DEFAULTS.values()]
+    if name in known:
+        return f"{name} does not fit kind {kind}, whose loss is {own_name}"
+    near = get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown loss {name!r}{hint} (known: {', '.join(known)}, or a reference such as losses.py:focal)"
+
+
+def _has_extras(function: Callable[..., Any]) -> bool:
+    try:
+        return "extras" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def class_weights(
+    setting: str | Mapping[str, float], names: Sequence[str], values_U: np.ndarray, *, where: str = "recipe"
+) -> tuple[float, ...] | None:
+    """Weight of each class: `balanced` is n / (C n_c), scikit-learn's definition, over the training rows.
+
+    Args:
+        setting: `none`, `balanced`, or label name -> weight (others have 1).
+        names: the C label names, in class order.
+        values_U: (U,) class ids of the training table; -100 is not counted.
+        where: file, for messages.
+
+    Returns:
+        C weights, or None for `none`. A class without training rows has weight 1 when balanced.
+
+    Raises:
+        RecipeError: a name that is no label; a negative or infinite weight.
+    """
+    if isinstance(setting, str):
+        if setting == "none":
+            return None
+        if setting != "balanced":
+            what = f"found {setting!r}; expected none, balanced or a mapping of label names to weights"
+            raise RecipeError([Problem(where=where, key="loss.class_weights", what=what)])
+        counts_C = np.bincount(values_U[values_U >= 0].astype(np.int64), minlength=len(names))
+        total = int(counts_C.sum())
+        return tuple(total / (len(names) * int(count)) if count else 1.0 for count in counts_C)
+    weights = {str(label): float(weight) for label, weight in setting.items()}
+    problems = [_weight_problem(label, weight, names, where) for label, weight in weights.items()]
+    if any(problems):
+        raise RecipeError([problem for problem in problems if problem])
+    return tuple(weights.get(name, 1.0) for name in names)
+
+
+def _weight_problem(label: str, weight: float, names: Sequence[str], where: str) -> Problem | None:
+    key = f"loss.class_weights.{label}"
+    if label not in names:
+        near = get_close_matches(label, names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        shown = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
+        return Problem(where=where, key=key, what=f"{label!r} is no label{hint} (labels: {shown})")
+    if not 0 <= weight < float("inf"):
+        return Problem(where=where, key=key, what=f"found {weight}; expected a number from 0 up")
+    return None

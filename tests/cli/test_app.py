@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import typer
+
+import bigbatch
+from bigbatch.cli.app import app, main
+from bigbatch.errors import (
+    BigbatchError,
+    DataError,
+    Diverged,
+    DoesNotFit,
+    GateMissed,
+    ModelError,
+    RecipeError,
+    RunLocked,
+)
+from bigbatch.recipe.load import load_recipe
+
+FLAGS = {
+    "": ["--help", "--version", "-h"],
+    "init": ["--force", "--help", "--model", "--out", "-h"],
+    "plan": ["--help", "--set", "-h"],
+    "train": ["--allow", "--continue", "--help", "--resume", "--set", "-h"],
+    "evaluate": ["--column", "--help", "-h"],
+    "predict": ["--column", "--help", "--out", "-h"],
+    "report": ["--help", "-h"],
+    "compare": ["--help", "-h"],
+}
+
+
+@pytest.fixture
+def api(monkeypatch, tmp_path):
+    """A stand-in for bigbatch.api that writes down its calls, and a folder with a recipe."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("model: m\ndata: {train: t.csv}\n")
+    stub = ModuleType("bigbatch.api")
+    calls = []
+
+    def answer(name, value):
+        def function(*args, **kwargs):
+            calls.append((name, args, kwargs))
+            if isinstance(value[0], BaseException):
+                raise value[0]
+            return value[0]
+
+        setattr(stub, name, function)
+        return value
+
+    stub.calls = calls
+    stub.answers = {
+        "init": answer(
+            "init", [SimpleNamespace(path="recipe.yaml", lines=["13,456 rows", "next: bigbatch train"])]
+        ),
+        "plan": answer("plan", [["37 updates", "micro_tokens 512"]]),
+        "train_command": answer("train_command", [SimpleNamespace(status="finished", signal=None)]),
+        "evaluate": answer("evaluate", [{"loss": 0.5, "accuracy": 0.851234567}]),
+        "predict_file": answer("predict_file", [None]),
+        "report": answer("report", [Path("runs/x/report.html")]),
+        "compare": answer("compare", [("a table", Path("compare.html"))]),
+    }
+    monkeypatch.setitem(sys.modules, "bigbatch.api", stub)
+    monkeypatch.setattr(bigbatch, "api", stub, raising=False)
+    return stub
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as caught:
+            main(list(words))
+        out = capsys.readouterr()
+        return caught.value.code, out.out, out.err
+
+    return run
+
+
+def test_the_flags_are_frozen():
+    group = typer.main.get_command(app)
+    context = group.make_context("bigbatch", ["init", "x"], resilient_parsing=True)
+    found = {"": group, **group.commands}
+    options = {
+        name: sorted(
+            option
+            for parameter in command.get_params(
+                command.make_context(name, [], parent=context, resilient_parsing=True)
+            )
+            for option in parameter.opts
+            if option.startswith("-")
+        )
+        for name, command in found.items()
+    }
+    assert options == FLAGS
+
+
+@pytest.mark.parametrize("command", [name for name in FLAGS if name])
+def test_each_help_has_an_example(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"Example: bigbatch {command} " in out
+
+
+def test_version(run):
+    assert run("--version") == (0, f"bigbatch {bigbatch.__version__}\n", "")
+
+
+def test_init(run, monkeypatch, tmp_path):
+    looked_at = []
+    guess = ModuleType("bigbatch.data.guess")
+    guess.profile = lambda files: looked_at.append(files) or SimpleNamespace(
+        files=("a.csv",), rows=400, columns={"text": "t", "label": "l"}, all_columns=("t", "l"), kind="single",
+        encoding="utf-8", language="en", class_counts={"x": 200, "y": 200}, words={}, empty_texts=0,
+        missing_labels=0, warnings=(),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "bigbatch.data.guess", guess)
+    monkeypatch.setitem(sys.modules, "bigbatch.data", ModuleType("bigbatch.data"))
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("init", "a.csv", "b.csv", "test.csv", "--model", "m", "--out", "new.yaml")
+    assert (code, looked_at) == (0, [["a.csv", "b.csv"]])
+    assert out.endswith("wrote new.yaml\nnext: bigbatch train new.yaml\n")
+    recipe = load_recipe("new.yaml")
+    assert ([file.path for file in recipe.data.train], recipe.model.name) == (["a.csv", "b.csv"], "m")
+    code, _, err = run("init", "a.csv", "--out", "new.yaml")
+    assert code == 2 and "new.yaml exists" in err
+    assert run("init", "a.csv", "--out", "new.yaml", "--force")[0] == 0
+
+
+def test_plan(api, run, monkeypatch):
+    monkeypatch.setenv("BIGBATCH_CLIP", "2")
+    code, out, _ = run("plan", "r.yaml", "batch=4", "--set", "clip=1")
+    assert (code, out) == (0, "37 updates\nmicro_tokens 512\n")
+    [(_, args, keywords)] = api.calls
+    assert args == (Path("r.yaml"), ["batch=4", "clip=1"])
+    assert keywords["environ"]["BIGBATCH_CLIP"] == "2"
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_recipe_mistakes_are_said_before_the_api_is_asked(api, run, command):
+    code, out, err = run(command, "r.yaml", "optimizer.lrr=1", "--set", "clip=x")
+    assert (code, out, api.calls) == (2, "", [])
+    assert err == (
+        "command line: optimizer.lrr: unknown key; did you mean optimizer.lr?\n"
+        "command line: clip: found 'x' (text); expected a number\n"
+    )
+
+
+def test_train(api, run):
+    assert run("train", "r.yaml", "batch.samples=4096", "optimizer.name=lamb")[0] == 0
+    assert run("train", "r.yaml", "--resume")[0] == 0
+    assert (
+        run("train", "r.yaml", "--continue", "runs/x", "--allow", "optimizer.lr,epochs", "--allow", "clip")[0]
+        == 0
+    )
+    first, second, third = api.calls
+    assert first[1] == (Path("r.yaml"), ["batch.samples=4096", "optimizer.name=lamb"])
+    assert (first[2]["resume"], first[2]["continue_from"], first[2]["allow"]) == (None, None, [])
+    assert second[2]["resume"] is True
+    assert third[2]["continue_from"] == "runs/x"
+    assert third[2]["allow"] == ["optimizer.lr", "epochs", "clip"]
+
+
+@pytest.mark.parametrize(
+    ("status", "signal", "code"),
+    [("finished", None, 0), ("interrupted", 2, 130), ("interrupted", 15, 143), ("interrupted", None, 130)],
+)
+def test_an_interrupted_run_exits_with_its_signal(api, run, status, signal, code):
+    api.answers["train_command"][0] = SimpleNamespace(status=status, signal=signal)
+    assert run("train", "r.yaml")[0] == code
+
+
+def test_evaluate_predict_report_compare(api, run):
+    assert (
+        run("evaluate", "runs/x", "t.csv", "--column", "text=review")[1]
+        == "loss      0.5\naccuracy  0.851235\n"
+    )
+    assert run("predict", "runs/x", "-", "--out", "p.jsonl")[0] == 0
+    assert run("report", "runs/x")[1] == "runs/x/report.html\n"
+    assert run("compare", "runs/x", "runs/y")[1] == "a table\ncompare.html\n"
+    assert [(name, args, keywords) for name, args, keywords in api.calls] == [
+        ("evaluate", ("runs/x", ["t.csv"]), {"columns": {"text": "review"}}),
+        ("predict_file", ("runs/x", "-", "p.jsonl"), {"columns": {}}),
+        ("report", ("runs/x",), {}),
+        ("compare", (["runs/x", "runs/y"],), {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RecipeError("recipe.yaml:1: x: wrong"), 2),
+        (DataError("rows"), 2),
+        (ModelError("model"), 2),
+        (DoesNotFit("needs 9 GiB"), 3),
+        (GateMissed("f1_macro"), 4),
+        (Diverged("5 in a row"), 5),
+        (RunLocked("pid 3"), 6),
+    ],
+)
+def test_errors_are_a_message_and_an_exit_code(api, run, error, code):
+    api.answers["train_command"][0] = error
+    found, out, err = run("train", "r.yaml")
+    assert (found, out, err) == (code, "", f"{error}\n")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), BigbatchError("impossible")])
+def test_a_bug_shows_its_traceback_and_where_to_report(api, run, error):
+    api.answers["plan"][0] = error
+    code, _, err = run("plan", "r.yaml")
+    assert code == 1
+    assert "Traceback" in err and str(error) in err and "Please report" in err
+
+
+def test_ctrl_c_outside_training(api, run):
+    api.answers["plan"][0] = KeyboardInterrupt()
+    code, out, err = run("plan", "r.yaml")
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["train"], "Missing argument 'RECIPE'"),
+        (["train", "r.yaml", "--bog"], "No such option"),
+        (["train", "r.yaml", "--allow", "clip"], "--allow needs --continue RUN"),
+        (["compare", "runs/x"], "at least two runs"),
+        (["evaluate", "runs/x", "t.csv", "--column", "text"], "expected ROLE=NAME"),
+    ],
+)
+def test_wrong_words_exit_with_2(api, run, words, part):
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert part in err and "Traceback" not in err
+    assert api.calls == []
+
+
+def test_control_characters_from_data_never_reach_the_terminal(api, run):
+    api.answers["plan"][0] = ["label \x1b[2Jgone \u202ereversed\rover", "emoji \N{FAMILY} tab\tstays"]
+    _, out, _ = run("plan", "r.yaml")
+    assert out == "label \\x1b[2Jgone \\u202ereversed\\rover\nemoji \N{FAMILY} tab\tstays\n"
+    api.answers["plan"][0] = DataError("row \x1b]0;title\x07")
+    assert run("plan", "r.yaml")[2] == "row \\x1b]0;title\\x07\n"
+
+
+# ---------------------------------------------------------------- what is not loaded
+
+LOADED = "import sys; print(sorted({'torch', 'transformers', 'numpy', 'pandas'} & set(sys.modules)))"
+
+
+def loaded_after(code):
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{LOADED}"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from bigbatch.cli import main\ntry: main(['train', 'no-such.yaml'])\n"
+        "except SystemExit as end: assert end.code == 2",
+        "import bigbatch.recipe.load, bigbatch.recipe.starter, bigbatch.recipe.reference",
+        "from bigbatch.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from bigbatch.recipe.load import load_recipe\n"
+        "from bigbatch.errors import RecipeError\n"
+        "try: load_recipe({'optimizer': {'lrr': 1}})\nexcept RecipeError as error: print(error)\nelse: 1 / 0",
+    ],
+    ids=["no recipe", "recipe", "help", "recipe error"],
+)
+def test_words_load_no_torch(code):
+    assert loaded_after(code) == "[]"
+
+
+def test_the_module_runs():
+    done = subprocess.run([sys.executable, "-m", "bigbatch", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"bigbatch {bigbatch.__version__}\n")
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: m\ndata: {train: t.csv}\n")
+    code = (
+        "import sys, types, bigbatch\n"
+        "bigbatch.api = sys.modules['bigbatch.api'] = types.ModuleType('bigbatch.api')\n"
+        "bigbatch.api.plan = lambda *args, **keywords: ['x' * 99] * 9999\n"
+        "from bigbatch.cli import main\n"
+        "main(['plan', 'r.yaml'])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (0, b"")

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigbatch.data.jsonlines import read_json_lines
+from bigbatch.errors import DataError
+
+
+def problems(content: bytes) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        read_json_lines("a.jsonl", content, "utf-8")
+    return str(caught.value).splitlines()
+
+
+VALUE = st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=("Cs",)))
+
+
+@given(rows=st.lists(st.dictionaries(st.sampled_from(["text", "label", "x"]), VALUE, min_size=1), min_size=1))
+def test_values_keep_their_types_and_rows_their_lines(rows):
+    content = b"\n\n".join(json.dumps(row, ensure_ascii=False).encode() for row in rows)
+    raw = read_json_lines("a.jsonl", content, "utf-8")
+    loaded = raw.load(raw.columns)
+    assert raw.rows == len(rows)
+    for number, row in enumerate(rows):
+        for name in raw.columns:
+            value = loaded[name][number]
+            assert value == row.get(name) and type(value) is type(row.get(name))
+        assert raw.where(number) == f"a.jsonl:{2 * number + 1}"
+
+
+BYTE, SECOND = b"\xe9", b'{"b"'
+
+
+def test_bad_lines_are_named():
+    content = b'\xef\xbb\xbf{"text": "a"}\n\n{"text": "\xc3\xa9", oops}\n[1]\n{"text": "\xe9"}\r\n{"a": 1}{"b": 2}\n'
+    at = {part: content.index(part) for part in (b"oops", b"[1]", BYTE, SECOND)}
+    assert problems(content) == [
+        f"a.jsonl:3: not JSON: Expecting property name enclosed in double quotes (byte offset {at[b'oops']})",
+        f"a.jsonl:4: expected an object {{…}} on every line, found list (byte offset {at[b'[1]']})",
+        "a.jsonl:5: byte 0xE9 is not UTF-8; if the file is Latin-1, set data.encoding: latin-1 "
+        f"(byte offset {at[BYTE]})",
+        f"a.jsonl:6: not JSON: Extra data (byte offset {at[SECOND]})",
+    ]
+
+
+def test_a_bomb_of_brackets_is_a_bad_line():
+    assert problems(b'{"a": ' + b"[" * 100_000 + b"\n") == [
+        "a.jsonl:1: not JSON that can be read: nested too deeply (byte offset 0)"
+    ]
+
+
+def test_an_array_of_objects_is_taken_too():
+    raw = read_json_lines("a.json", b'  [{"text": "a"}, {"text": "b", "label": 1}]', "utf-8")
+    assert raw.load(["text", "label"]) == {"text": ["a", "b"], "label": [None, 1]}
+    assert problems(b"[1, {}]") == ["a.jsonl:1: expected an object {…}"]
+    assert problems(b"[{},") == ["a.jsonl: not JSON: Expecting value: line 1 column 5 (char 4)"]

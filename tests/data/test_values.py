@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from bigbatch.data.values import convert, label_of, labels_of, number_of, text_of
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (3, "3"), (3.0, "3"), ("3", "3"), ("3.0", "3"), (" 3.00 ", "3"), (-1.0, "-1"), ("-0012.0", "-12"),
+        (True, "true"), (False, "false"), ("True", "True"), (" neg ", "neg"), ("007", "007"), ("1.5", "1.5"),
+        (None, None), ("", None), ("  ", None), (float("nan"), None), ("NaN", None), ("None", "None"),
+        (10**30, str(10**30)), (1e300, str(int(1e300))),
+    ],
+)  # fmt: skip
+def test_one_class_has_one_name(value: object, name: str | None):
+    assert label_of(value) == name
+
+
+@pytest.mark.parametrize("value", [0.5, float("inf"), [1], {"a": 1}, b"x"])
+def test_what_is_no_label(value: object):
+    with pytest.raises(ValueError, match=r"is not a class|expected a label"):
+        label_of(value)
+
+
+def test_text_numbers_and_lists():
+    assert [text_of(value) for value in ("a", 3, 1.5, True, None, float("nan"))] == [
+        "a",
+        "3",
+        "1.5",
+        "True",
+        None,
+        None,
+    ]
+    assert [labels_of(value) for value in ("a|b", "a", "", None, ["b", "a", "b"], 3)] == [
+        ["a", "b"], ["a"], [], None, ["b", "a"], ["3"],
+    ]  # fmt: skip
+    assert [number_of(value) for value in (1, "2.5", "", None, [4], True)] == [1.0, 2.5, None, None, 4.0, 1.0]
+    with pytest.raises(ValueError, match="expected a number, found 'x'"):
+        number_of("x")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.chunked_array([["1.0", "b"], [None, "b"]]),
+        pa.chunked_array([["1.0", "b"], [None, "b"]], pa.large_string()),
+        pa.chunked_array([pa.array(["1.0", "b", None, "b"]).dictionary_encode()]),
+        ["1.0", "b", None, "b"],
+        [np.str_("1.0"), "b", float("nan"), "b"],
+    ],
+)
+def test_labels_are_the_same_from_every_storage(column):
+    values, problems = convert(column, "label", "label", str)
+    assert values.to_pylist() == ["1", "b", None, "b"] and values.type == pa.large_string()
+    assert problems == []
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.float32(), pa.bool_()])
+def test_typed_labels(kind: pa.DataType):
+    values, problems = convert(
+        pa.chunked_array([pa.array([1, 0, None], pa.float32()).cast(kind)]), "label", "l", str
+    )
+    assert values.to_pylist() == (["true", "false", None] if kind == pa.bool_() else ["1", "0", None])
+    assert problems == []
+
+
+def test_mixed_labels_name_the_few():
+    values = ["a"] * 5 + [1, True, None, "b", float("nan")]
+    _, problems = convert(values, "label", "stars", lambda row: f"a.jsonl:{row + 1}")
+    assert [str(problem) for problem in problems] == [
+        "a.jsonl:6: stars: mixed label types: here it is a number, in 6 rows it is text",
+        "a.jsonl:7: stars: mixed label types: here it is true/false, in 6 rows it is text",
+    ]

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from bigbatch.model.anatomy import anatomy
+from bigbatch.model.export import save_model
+from bigbatch.model.forwards import PackedForward
+from tests.models import FAMILIES, tiny, tiny_batch, tiny_tokenizer
+
+IDS = torch.tensor([[5, 9, 11, 7, 3]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_folder_opens_with_the_same_logits(family: str, tmp_path: Path) -> None:
+    model = tiny(family)
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits
+        if family == "bert":  # what packing installs must not be written out
+            PackedForward(model, anatomy(model))(tiny_batch())
+    tokenizer = tiny_tokenizer(tmp_path / "words")
+    save_model(model, tokenizer, tmp_path / "out", "# A card\n")
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        assert torch.equal(opened(input_ids=IDS).logits, expected)
+    assert (tmp_path / "out" / "README.md").read_text() == "# A card\n"
+    written = (tmp_path / "out" / "config.json").read_text()
+    assert "bigbatch" not in written
+    assert str(tmp_path) not in written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "words"]
+    if family == "qwen2":  # its tokenizer class brings its own way to split text, whatever the file says
+        return
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again("great flight")["input_ids"] == tokenizer("great flight")["input_ids"]
+
+
+def test_labels_are_written(tmp_path: Path) -> None:
+    model = tiny("bert", id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    save_model(model, None, tmp_path / "out", "")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
+
+
+def test_an_older_folder_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "stale.txt").write_text("old")
+    save_model(tiny("bert"), None, target, "new")
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_failure_leaves_the_older_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+    save_model(tiny("bert"), None, target, "first")
+
+    class Broken:
+        def save_pretrained(self, _folder: Path) -> None:
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        save_model(tiny("bert", seed=1), Broken(), target, "second")
+    assert (target / "README.md").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_adapters_are_merged_on_a_copy(tmp_path: Path) -> None:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    settings = LoraConfig(task_type=TaskType.SEQ_CLS, target_modules=["query"], r=2, init_lora_weights=False)
+    wrapped: Any = get_peft_model(tiny("bert"), settings).eval()
+    names = [name for name, _ in wrapped.named_parameters()]
+    with torch.no_grad():
+        expected = wrapped(input_ids=IDS).logits
+    save_model(wrapped, None, tmp_path / "out", "")
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(opened(input_ids=IDS).logits, expected, rtol=1e-5, atol=1e-6)
+    assert [name for name, _ in wrapped.named_parameters()] == names

@@ -1,0 +1,265 @@
+"""Tiny random models, tokenizers and micro-batches that tests of every room share. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from bigbatch.records import MicroBatch, Packing, Targets
+
+VOCABULARY = 100
+"""Token ids of every tiny model; 0 is the padding id except where the family fixes another one."""
+
+_BERT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pad_token_id": 0,
+}
+_ROBERTA = {**_BERT, "pad_token_id": 1, "max_position_embeddings": 66, "type_vocab_size": 1}
+_DECODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "attention_dropout": 0.0,
+    "pad_token_id": 0,
+}
+_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("Bert", _BERT),
+    "roberta": ("Roberta", _ROBERTA),
+    "xlm-r": ("XLMRoberta", _ROBERTA),
+    "electra": ("Electra", {**_BERT, "embedding_size": 16}),
+    "albert": ("Albert", {**_BERT, "embedding_size": 16, "num_hidden_layers": 3}),
+    "distilbert": (
+        "DistilBert",
+        {
+            "vocab_size": VOCABULARY,
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 64,
+            "max_position_embeddings": 64,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "seq_classif_dropout": 0.0,
+            "pad_token_id": 0,
+        },
+    ),
+    "deberta-v3": (
+        "DebertaV2",
+        {
+            **_BERT,
+            "type_vocab_size": 0,
+            "relative_attention": True,
+            "position_buckets": 8,
+            "max_relative_positions": -1,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "pooler_hidden_size": 32,
+            "pooler_dropout": 0.0,
+        },
+    ),
+    "mpnet": ("MPNet", {**_ROBERTA}),
+    "modernbert": (
+        "ModernBert",
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 64,
+            "local_attention": 8,
+            "global_attn_every_n_layers": 3,
+            "classifier_pooling": "cls",
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+        },
+    ),
+    "gpt2": (
+        "GPT2",
+        {
+            "vocab_size": VOCABULARY,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 64,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    "llama": ("Llama", _DECODER),
+    "mistral": ("Mistral", {**_DECODER, "sliding_window": 4}),
+    "qwen2": ("Qwen2", _DECODER),
+    "qwen3": ("Qwen3", {**_DECODER, "head_dim": 8}),
+}
+FAMILIES = tuple(_FAMILIES)
+PACKABLE = tuple(family for family in FAMILIES if family not in ("deberta-v3", "mpnet"))
+"""Families whose attention goes through transformers' attention interface."""
+LAST_TOKEN = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+"""Families whose head reads the last token."""
+
+
+def tiny(family: str = "bert", *, seed: int = 0, dropout: float = 0.0, **config: Any) -> Any:
+    """A random classification model of the family: hidden 32, 2 or 3 blocks, 100 token ids, eval mode.
+
+    Args:
+        family: one of `FAMILIES`.
+        seed: of the weights; the global generator is left as it was.
+        dropout: value of every dropout field of the configuration.
+        config: fields of the configuration; `num_labels` is 3 unless given.
+    """
+    name, fields = _FAMILIES[family]
+    # Weights of 0.02 leave attention nearly uniform: a wrong mask or position would hardly show.
+    fields = {"initializer_range": 0.2, **({} if "id2label" in config else {"num_labels": 3}), **fields}
+    settings = getattr(transformers, f"{name}Config")(**{**fields, **config})
+    for key, value in settings.to_dict().items():
+        if ("dropout" in key or "pdrop" in key) and (value is None or isinstance(value, float)):
+            setattr(settings, key, config.get(key, dropout))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return getattr(transformers, f"{name}ForSequenceClassification")(settings).eval()
+
+
+WORDS = tuple(
+    [
+        "the",
+        "a",
+        "flight",
+        "was",
+        "great",
+        "late",
+        "bad",
+        "good",
+        "delayed",
+        "thanks",
+        "crew",
+        "lost",
+        "my",
+        "bag",
+        "never",
+        "again",
+        "love",
+        "service",
+        "wait",
+        "hours",
+        "not",
+        "very",
+        "on",
+        "time",
+        "and",
+        "no",
+        "help",
+        "best",
+        "worst",
+        "seat",
+        "ok",
+        "fine",
+        "today",
+        "plane",
+        "gate",
+        "staff",
+        "rude",
+        "kind",
+        "food",
+        "cold",
+    ]
+)
+
+
+def tiny_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> Any:
+    """Write a fast WordPiece tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] and `words`; return it."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    entries = dict.fromkeys([*special, *words])
+    vocabulary = {token: index for index, token in enumerate(entries)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    fast.save_pretrained(folder)
+    return fast
+
+
+def tiny_folder(
+    path: Path, family: str = "bert", *, words: Sequence[str] = WORDS, seed: int = 0, **config: Any
+) -> Path:
+    """A folder (config.json, model.safetensors, tokenizer files) that opens offline; returns `path`."""
+    tokenizer = tiny_tokenizer(path, words)
+    # Some families' tokenizer classes add a token or two of their own when they open the folder.
+    fields = {"vocab_size": len(tokenizer) + 4, "pad_token_id": tokenizer.pad_token_id, **config}
+    tiny(family, seed=seed, **fields).save_pretrained(path)
+    return path
+
+
+def tiny_batch(
+    lengths: Sequence[int] = (5, 9, 3, 9, 7),
+    *,
+    pools: str = "first",
+    packing: Packing = "packed",
+    segments: bool = False,
+    seed: int = 0,
+) -> MicroBatch:
+    """A micro-batch of random ids (3 … 99, never a special one) with class targets 0 … 2, one unit a
+    sample."""
+    generator = np.random.default_rng(seed)
+    lengths_B = np.asarray(lengths, dtype=np.int64)
+    ends_B = lengths_B.cumsum()
+    starts_B = ends_B - lengths_B
+    ids_T = generator.integers(3, VOCABULARY, int(ends_B[-1]))
+    segments_T = None
+    if segments:
+        segments_T = np.concatenate([np.arange(length) >= length // 2 for length in lengths]).astype(np.int64)
+    return MicroBatch(
+        index=0,
+        sample_ids_B=np.arange(len(lengths)),
+        ids_T=ids_T,
+        lengths_B=lengths_B,
+        segments_T=segments_T,
+        reads_U=starts_B if pools == "first" else ends_B - 1,
+        unit_sample_U=np.arange(len(lengths)),
+        targets=Targets(
+            values=generator.integers(0, 3, len(lengths)), weights=np.ones(len(lengths), dtype=np.float32)
+        ),
+        packing=packing,
+        capacity_tokens=int(ends_B[-1]),
+    )

@@ -1,0 +1,56 @@
+"""The plan as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bigbatch.plan.explain import explain, shown
+from bigbatch.plan.planner import make_plan
+from bigbatch.plan.timing import Work
+from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
+
+
+def test_every_choice_has_an_aligned_line(
+    hardware: HardwareFacts,
+    model: ModelFacts,
+    lengths: LengthFacts,
+    probe: ProbeFacts,
+    calibration: CalibrationFacts,
+    recipe_with: Callable[..., Any],
+) -> None:
+    plan = make_plan(
+        recipe_with(length="1 epochs"),
+        hardware,
+        model,
+        lengths,
+        probe,
+        calibration,
+        work=Work(validation_tokens=5000),
+    )
+    lines = explain(plan)
+    assert len(lines) == len(plan.choices) + 1
+    starts = {line.index(choice.reason) for line, choice in zip(lines, plan.choices.values(), strict=False)}
+    assert len(starts) == 1
+    text = "\n".join(lines)
+    for part in (
+        "micro-batch",
+        "1,024 tokens",
+        "44 updates = 11,264 samples",
+        "1.3 GiB",
+        "measured",
+        "no accelerator",
+    ):
+        assert part in text
+    assert lines[-1].startswith("warning: only 44 updates")
+
+
+def test_values_as_read() -> None:
+    def choice(value: object, unit: str | None = None, prediction: float | None = None) -> Choice:
+        return Choice(value=value, reason="", source="derived", unit=unit, prediction=prediction)
+
+    assert shown("micro_tokens", choice(65536, "tokens")) == "65,536 tokens"
+    assert shown("padding_share", choice(0.0132)) == "1.3 %"
+    assert shown("peak_memory_bytes", choice({}, "bytes", 3 * 1024**3)) == "3.0 GiB"
+    assert shown("betas", choice([0.6, 0.996])) == "0.6, 0.996"
+    assert shown("learning_rate", choice(5e-4)) == "0.0005"

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from bigbatch.recipe.keys import all_keys, siblings, walk
+from bigbatch.recipe.reference import field_docs, reference
+
+
+def test_every_key_has_a_docstring():
+    docs = field_docs()
+    assert [key for key, owner, name, _ in walk() if not docs.get((owner.__name__, name))] == []
+
+
+def test_every_key_stands_in_the_reference():
+    text = reference()
+    parents = {"data.validation": "data.train", "data.test": "data.train"}
+    for key in all_keys():
+        parent, _, last = key.rpartition(".")
+        section = (
+            text.split(f"### {parents.get(parent, parent)}\n")[1].split("### ")[0]
+            if parent
+            else text.split("###")[0]
+        )
+        assert f"`{last}`" in section, key
+
+
+def test_types_defaults_and_what_is_planned_are_shown():
+    lines = reference().splitlines()
+    row = {line.split(" | ")[0].strip("| `"): line for line in lines if line.startswith("| `")}
+    assert "| number | `5e-05` |" in row["lr"]
+    assert "| list of 2 numbers | `[0.9, 0.999]` |" in row["betas"]
+    assert "today `fp32`; else planned, not built yet" in row["state"]
+    assert "| quantity | `6 %` |" in row["warmup"]
+    assert "(planned, not built yet)" in row["adapter"]
+    assert "`adamw` / `sgd` / `lamb` / reference" in "\n".join(lines)
+
+
+def test_every_line_of_a_table_has_four_cells():
+    rows = [line for line in reference().splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {5}
+
+
+def test_siblings_of_a_section():
+    assert siblings("seed") == ("model", "data", "dropout")
+    assert "optimizer" in siblings("") and "optimizer.lr" not in siblings("")
+    assert set(siblings("task")) == {"name", "args", "kind", "labels"}

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigbatch.errors import DataError, UsageError
+from bigbatch.recipe.load import load_recipe
+from bigbatch.recipe.starter import Findings, pick_batch, split_files, starter_recipe, write_starter
+
+
+def start(tmp_path, **changes):
+    found = dict(
+        files=(str(tmp_path / "tweets.csv"),),
+        out=tmp_path / "recipe.yaml",
+        text="tweet",
+        label="sentiment",
+        rows=13456,
+    )
+    text = starter_recipe(Findings(**(found | changes)))
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    return text, load_recipe(tmp_path / "recipe.yaml")
+
+
+@given(st.integers(1, 10**7))
+def test_the_batch_is_a_power_of_two_that_leaves_100_updates(rows):
+    batch, epochs = pick_batch(rows)
+    assert batch in {2**power for power in range(9)}
+    assert batch <= rows
+    assert math.ceil(epochs * rows / batch) >= 100
+    assert epochs == 3 or batch == 1
+    if batch < 256:
+        assert 2 * batch > rows or math.ceil(3 * rows / (2 * batch)) < 100
+
+
+def test_the_recipe_loads_and_says_what_was_found(tmp_path):
+    text, recipe = start(
+        tmp_path,
+        class_counts={"negative": 9000, "neutral": 2456, "positive": 2000},
+        lengths={"p50": 17, "p99": 31},
+        language="en",
+        id="tweet_id",
+    )
+    assert recipe.data.train[0].path == str(tmp_path / "tweets.csv")
+    assert recipe.data.columns == {"text": "tweet", "label": "sentiment", "id": "tweet_id"}
+    assert (recipe.data.validation, recipe.batch.samples, recipe.epochs) == (0.1, 256, 3.0)
+    assert (recipe.loss.class_weights, recipe.best, recipe.run.dir) == ("balanced", "f1_macro", "runs/tweets")
+    assert (recipe.optimizer.lr, recipe.optimizer.base_batch, recipe.optimizer.lr_rule) == (5e-5, 32, "sqrt")
+    assert recipe.model.name == "distilbert-base-uncased"
+    for part in ("142 updates", "negative 9,000 (67%)", "words a row: p50 17, p99 31", "4.5 times the rows"):
+        assert part in text
+
+
+def test_balanced_classes_need_no_weights(tmp_path):
+    _, recipe = start(tmp_path, class_counts={"a": 30, "b": 10}, rows=40)
+    assert recipe.loss.class_weights == "none"
+    _, recipe = start(tmp_path, class_counts={"a": 31, "b": 10}, rows=41)
+    assert recipe.loss.class_weights == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("kind", "best"), [("single", "f1_macro"), ("multi", "f1_macro"), ("regression", "r2")]
+)
+def test_kinds(tmp_path, kind, best):
+    _, recipe = start(tmp_path, kind=kind, pair="premise", model="./folder", encoding="latin-1")
+    assert (recipe.task.args["kind"], recipe.best) == (kind, best)
+    assert (recipe.model.name, recipe.data.encoding, recipe.data.columns["pair"]) == (
+        "./folder",
+        "latin-1",
+        "premise",
+    )
+
+
+def test_files_are_told_apart_by_their_names(tmp_path, monkeypatch):
+    assert split_files(("train.csv", "my-test.csv", "dev.jsonl", "validation.csv", "latest.csv")) == {
+        "train": ["train.csv", "latest.csv"],
+        "validation": ["dev.jsonl", "validation.csv"],
+        "test": ["my-test.csv"],
+    }
+    assert split_files(("test.csv",))["train"] == ["test.csv"]
+    monkeypatch.chdir(tmp_path)
+    _, recipe = start(tmp_path, files=("data/train.csv", "data/test.csv", "data/val.csv"))
+    assert recipe.data.validation["main"][0].path == "data/val.csv"
+    assert recipe.data.test[0].path == "data/test.csv"
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    text = starter_recipe(
+        Findings(files=("t.csv",), out=tmp_path / "jobs" / "r.yaml", text="a", label="b", rows=9)
+    )
+    assert "train: ../t.csv" in text
+
+
+NASTY = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@given(column=NASTY, label=NASTY, name=NASTY)
+def test_no_column_label_or_name_breaks_out_of_its_place(tmp_path_factory, column, label, name):
+    folder = tmp_path_factory.getbasetemp()
+    _, recipe = start(
+        folder,
+        text=column,
+        label=column,
+        model=name,
+        class_counts={label: 100, "b\nplan: {threads: 3}": 1},
+        language=label,
+    )
+    assert recipe.data.columns == {"text": column, "label": column}
+    assert (recipe.model.name, recipe.plan.threads) == (name, None)
+
+
+def a_profile(**changes):
+    found = dict(
+        files=("t.csv",), rows=400, columns={"text": "tweet", "label": "mood"}, all_columns=("tweet", "mood", "x"),
+        kind="single", encoding="utf-8", language="unknown", class_counts={"a": 300, "b": 90}, words={"p50": 9.0},
+        empty_texts=3, missing_labels=2, warnings=("odd",),
+    )  # fmt: skip
+    return SimpleNamespace(**(found | changes))
+
+
+def test_writing_says_what_was_found_and_what_comes_next(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = write_starter(Path("r.yaml"), a_profile(), files=["t.csv", Path("t-test.csv")], model="m")
+    assert lines == [
+        "t.csv, t-test.csv: 400 rows; text: tweet, label: mood; single",
+        "words a row: p50 9",
+        "labels: a 300 (77%), b 90 (23%)",
+        "warning: odd",
+        "warning: 2 rows have no label; training refuses them",
+        "wrote r.yaml",
+        "next: bigbatch train r.yaml",
+    ]
+    recipe = load_recipe("r.yaml")
+    assert (recipe.data.empty_text, recipe.data.test[0].path, recipe.loss.class_weights) == (
+        "drop",
+        "t-test.csv",
+        "balanced",
+    )
+
+
+def test_an_existing_recipe_is_kept_unless_forced(tmp_path):
+    out = tmp_path / "r.yaml"
+    out.write_text("mine")
+    with pytest.raises(UsageError, match="exists; give another name"):
+        write_starter(out, a_profile())
+    assert out.read_text() == "mine"
+    write_starter(out, a_profile(), force=True)
+    assert load_recipe(out).batch.samples == 8
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_starter(tmp_path / "no" / "r.yaml", a_profile())
+
+
+def test_columns_that_were_not_found_are_an_error_that_lists_what_is_there(tmp_path):
+    with pytest.raises(DataError) as caught:
+        write_starter(tmp_path / "r.yaml", a_profile(columns={"text": "tweet"}))
+    assert str(caught.value).startswith("t.csv: label: no column looks like it; there are tweet, mood, x.")
+    assert not (tmp_path / "r.yaml").exists()

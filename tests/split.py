@@ -1,0 +1,191 @@
+"""The contract's measure of "equal", and one training job run in any split. Shared by the exactness tests."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bigbatch.plan.frozen import Plan
+from bigbatch.recipe.load import load_recipe
+from bigbatch.records import Choice
+from bigbatch.run.build import Parts, build
+from bigbatch.run.inputs import Live, read_inputs
+from bigbatch.run.start import live_task
+from bigbatch.step.update import apply_update
+from tests.models import VOCABULARY
+from tests.reference import reference_updates
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+Rows = list[dict[str, Any]]
+
+
+def rows_of(kind: str, count: int, *, seed: int = 0, longest: int = 60, classes: int = 3, pairs: bool = False) -> Rows:
+    """Already tokenised rows of very uneven lengths, with targets of the kind; token id 0 never occurs."""
+    random = np.random.default_rng(seed)
+    rows: Rows = []
+    for _ in range(count):
+        length = int(np.clip(random.lognormal(3.0, 0.8), 2, longest))
+        row: dict[str, Any] = {"input_ids": random.integers(3, VOCABULARY, length).tolist()}
+        if pairs:
+            row["token_type_ids"] = [0] * (length // 2) + [1] * (length - length // 2)
+        if kind == "single":
+            row["labels"] = int(random.integers(classes))
+        elif kind == "multi":
+            row["labels"] = random.integers(0, 2, classes).astype(float).tolist()
+        else:
+            row["labels"] = float(np.float32(random.normal()))
+        rows.append(row)
+    return rows
+
+
+@dataclass(kw_only=True)
+class Trajectory:
+    """What 20 updates left behind."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    gradients: list[dict[str, Tensor]] = field(default_factory=list)
+    micro_batches: list[int] = field(default_factory=list)
+
+
+def plan_of(micro_tokens: int, packing: str) -> Plan:
+    """A frozen plan, so that nothing is measured."""
+    chosen = {"micro_tokens": micro_tokens, "packing": packing}
+    return Plan(choices={name: Choice(value=value, reason="the test", source="user") for name, value in chosen.items()})
+
+
+def parts_of(module: nn.Module, rows: Rows, kind: str, *, micro_tokens: int, packing: str, **keys: Any) -> Parts:
+    """A copy of the module with the rows, ready to be trained in this split."""
+    recipe = load_recipe(
+        {
+            "model": {"name": None},
+            "data": {"train": []},
+            "task": {"name": "classify", "kind": kind, "labels": ["a", "b", "c"]} if kind != "regression" else
+            {"name": "classify", "kind": kind},
+            "batch": 96,
+            "updates": 20,
+            "optimizer": {"lr": 1e-3, "weight_decay": 0.01},
+            "clip": 0.5,
+            **keys,
+        },
+        environ={},
+    )  # fmt: skip
+    live = Live(module=copy.deepcopy(module), train=rows)
+    task = live_task(recipe, live)
+    return build(
+        recipe,
+        task,
+        read_inputs(recipe, task, live),
+        live,
+        cache_dir=None,
+        frozen_plan=plan_of(micro_tokens, packing),
+    )
+
+
+def train_split(parts: Parts, updates: int = 20) -> Trajectory:
+    """Run updates through bigbatch's own step and keep every gradient, before clipping."""
+    from bigbatch.data.packs import micro_batches
+
+    found, position, tokens = Trajectory(), 0, 0
+    parts.module.train()
+    for update in range(1, updates + 1):
+        batch = parts.batches.at(position, update)
+        pieces = list(micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing))
+        with gradients_into(found, parts):
+            record = apply_update(
+                parts.step, batch, iter(pieces), lr=parts.learning_rate(position, batch.samples), tokens_before=tokens
+            )
+        position, tokens = record.samples, record.tokens
+        found.losses.append(record.loss)
+        found.norms.append(record.grad_norm)
+        found.micro_batches.append(len(pieces))
+    return found
+
+
+class gradients_into:
+    """Copies every gradient at the moment when the world has summed it."""
+
+    def __init__(self, found: Trajectory, parts: Parts) -> None:
+        self.found, self.parts = found, parts
+
+    def __enter__(self) -> None:
+        world: Any = self.parts.step.world
+
+        def keep(parameters: Sequence[Tensor]) -> None:
+            named = self.parts.module.named_parameters()
+            self.found.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+        world.reduce_gradients = keep
+
+    def __exit__(self, *_: object) -> None:
+        del self.parts.step.world.reduce_gradients  # type: ignore[attr-defined]
+
+
+def train_reference(module: nn.Module, parts: Parts, rows: Rows, kind: str, updates: int = 20, **keys: Any) -> Trajectory:
+    """The same updates by the oracle: the whole padded batch at once, no code of bigbatch beyond the order."""
+    found, batches, lrs, position = Trajectory(), [], [], 0
+    weights = parts.train.weights
+    for update in range(1, updates + 1):
+        batch = parts.batches.at(position, update)
+        batches.append([_oracle_row(rows[int(row)], float(weights[row])) for row in batch.sample_ids_B])
+        lrs.append(parts.learning_rate(position, batch.samples))
+        position += batch.samples
+    model: Any = copy.deepcopy(module).train()
+    figures = reference_updates(
+        model,
+        batches,
+        kind=kind,
+        pad_id=model.config.pad_token_id,
+        lrs=lrs,
+        clip=0.5,
+        weight_decay=0.01,
+        on_gradient=lambda number, gradient: found.gradients.append(gradient),
+        **keys,
+    )
+    found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
+    return found
+
+
+def _oracle_row(row: dict[str, Any], weight: float) -> dict[str, Any]:
+    return {"ids": row["input_ids"], "segments": row.get("token_type_ids"), "target": row["labels"], "weight": weight}
+
+
+def gradient_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """||a - b|| / ||b|| over the whole gradient."""
+    difference = sum(float((found[name] - expected[name]).double().square().sum()) for name in expected)
+    return math.sqrt(difference / sum(float(value.double().square().sum()) for value in expected.values()))
+
+
+def worst_tensor(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> tuple[str, float]:
+    """The tensor nearest to (or beyond) tol (||b|| + 1e-3 ||g|| / sqrt(tensors)), as a share of that bound."""
+    whole = math.sqrt(sum(float(value.double().square().sum()) for value in expected.values()))
+    shares = {
+        name: float((found[name] - value).double().norm())
+        / (tolerance * (float(value.double().norm()) + 1e-3 * whole / math.sqrt(len(expected))))
+        for name, value in expected.items()
+    }
+    name = max(shares, key=lambda key: shares[key])
+    return name, shares[name]
+
+
+def assert_equal(found: Trajectory, expected: Trajectory, dtype: torch.dtype) -> None:
+    """CONTRACT section 3: loss, gradient norm and gradient of every update."""
+    tolerance = TOLERANCE[dtype]
+    for update, gradient in enumerate(expected.gradients):
+        assert found.gradients[update].keys() == gradient.keys()
+        error = gradient_error(found.gradients[update], gradient)
+        assert error <= tolerance, f"update {update + 1}: gradient error {error:.2e}"
+        name, share = worst_tensor(found.gradients[update], gradient, tolerance)
+        assert share <= 1, f"update {update + 1}: {name} is {share:.2f} times its bound away"
+        for mine, theirs in ((found.losses, expected.losses), (found.norms, expected.norms)):
+            assert abs(mine[update] - theirs[update]) <= tolerance * abs(theirs[update]), f"update {update + 1}"
+
+
+Case = Callable[[], tuple[nn.Module, Rows, str]]

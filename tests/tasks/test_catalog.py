@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bigbatch.data.labels import LabelSet
+from bigbatch.errors import RecipeError
+from bigbatch.records import Targets
+from bigbatch.tasks.catalog import as_metric, build_task, task_from_recipe
+from bigbatch.tasks.classify import Classify
+
+MINE = """
+from dataclasses import dataclass, replace
+import torch
+from bigbatch.protocols import Role
+from bigbatch.tasks.classify import Classify
+
+@dataclass(frozen=True, kw_only=True)
+class Confident(Classify):
+    floor: float = 0.0
+    @property
+    def roles(self):
+        return {**super().roles, "confidence": Role(meaning="how sure the label is", kind="number")}
+    def encode(self, row, tokenizer):
+        sample = super().encode(row, tokenizer)
+        return replace(sample, weights=sample.weights * max(self.floor, row["confidence"]))
+
+def focal(logits, targets, gamma=2.0):
+    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    return (1 - torch.exp(-loss)) ** gamma * loss
+
+def cost(predictions, targets):
+    return float((predictions.values != targets.values).mean())
+cost.larger_is_better = False
+"""
+
+
+def recipe_of(tmp_path: Path, task="classify", options=None, metrics=(), **loss):
+    settings = {"name": None, "label_smoothing": 0.0, "class_weights": "none", "args": {}} | loss
+    return SimpleNamespace(
+        task=SimpleNamespace(name=task, args=options or {}),
+        loss=SimpleNamespace(**settings),
+        data=SimpleNamespace(max_length=64),
+        metrics=list(metrics),
+        source=tmp_path / "recipe.yaml",
+    )
+
+
+def test_the_built_in_task(tmp_path: Path):
+    recipe = recipe_of(tmp_path, options={"kind": "single"}, class_weights={"pos": 2.0}, label_smoothing=0.1)
+    task = task_from_recipe(recipe)
+    assert isinstance(task, Classify) and task.max_length == 64 and task.class_weight_setting == {"pos": 2.0}
+    assert task.unit_loss is not None and task.unit_loss.args == {"label_smoothing": 0.1}
+
+
+def test_task_loss_and_metric_of_your_own(tmp_path: Path, tokenizer):
+    (tmp_path / "mine.py").write_text(MINE)
+    recipe = recipe_of(
+        tmp_path, "mine.py:Confident", {"floor": 0.25}, ["accuracy", "mine.py:cost", "f1_pos"],
+        name="mine.py:focal", args={"gamma": 1.0},
+    )  # fmt: skip
+    task = replace(task_from_recipe(recipe), label_set=LabelSet(("neg", "pos")))
+    rows = [{"text": "a", "label": "pos", "confidence": 0.0}]
+    assert task.encode_batch(rows, tokenizer)[0].weights.tolist() == [0.25]
+    assert "confidence" in task.roles and task.unit_loss.name == "focal"
+    assert [metric.name for metric in task.metrics] == ["accuracy", "cost", "f1_pos"]
+    cost = task.metrics[1]
+    predictions = task.decode(np.array([[1.0, 0.0], [1.0, 0.0]]))
+    targets = Targets(values=np.array([0, 1]), weights=np.ones(2))
+    assert cost.value(cost.add(predictions, targets)) == 0.5 and not cost.larger_is_better
+
+
+def test_what_is_wrong_is_named(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(MINE + "number = 3\n")
+    with pytest.raises(
+        RecipeError, match=r"recipe.yaml: task.floors: unknown option; did you mean task.floor"
+    ):
+        task_from_recipe(recipe_of(tmp_path, "mine.py:Confident", {"floors": 1}))
+    with pytest.raises(RecipeError, match="unknown option"):
+        build_task("classify", {"label_set": None}, tmp_path)
+    with pytest.raises(RecipeError, match="did you mean classify"):
+        build_task("clasify", {}, tmp_path)
+    with pytest.raises(RecipeError, match="tag is planned, not built yet"):
+        build_task("tag", {}, tmp_path)
+    with pytest.raises(RecipeError, match="is no task: it has no roles"):
+        build_task("mine.py:focal", {}, tmp_path)
+    with pytest.raises(RecipeError, match="did you mean f1_macro"):
+        task_from_recipe(recipe_of(tmp_path, metrics=["f1_macr"], options={"labels": ["a", "b"]}))
+    with pytest.raises(RecipeError, match="did you mean accuracy"):
+        task_from_recipe(recipe_of(tmp_path, metrics=["acuracy"]))
+    with pytest.raises(RecipeError, match="neither a function"):
+        as_metric(3, "mine.py:number")
+    with pytest.raises(RecipeError, match="planned, not built yet"):
+        task_from_recipe(recipe_of(tmp_path, options={"kind": "multi"}, class_weights="balanced"))

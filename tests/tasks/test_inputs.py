@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from bigbatch.errors import DataError
+from bigbatch.tasks.inputs import encode_texts, tokenised_inputs
+
+
+def test_ids_segments_and_truncation(tokenizer):
+    short, long = encode_texts(["a b", "a b c d e"], None, tokenizer, 5)
+    assert short.ids.tolist() == [2, 4, 5, 3] and not short.truncated
+    assert long.ids.tolist() == [2, 4, 5, 6, 3] and long.truncated
+    assert short.segments.tolist() == [0, 0, 0, 0] and short.ids.dtype == "int32"
+
+
+@pytest.mark.parametrize("words, truncated", [(2, False), (3, False), (4, True), (9, True)])
+def test_truncated_means_that_something_was_cut_off(tokenizer, words, truncated):
+    found = encode_texts([" ".join("abcdefghi"[:words])], None, tokenizer, 5)[0]
+    assert found.truncated is truncated and len(found.ids) == min(words + 2, 5)
+
+
+def test_pairs(tokenizer):
+    whole, cut = encode_texts(["a b", "a b c d"], ["c", "e f"], tokenizer, 7)
+    assert whole.ids.tolist() == [2, 4, 5, 3, 6, 3] and whole.segments.tolist() == [0, 0, 0, 0, 1, 1]
+    assert not whole.truncated and cut.truncated and len(cut.ids) == 7
+
+
+def test_without_limit_and_without_token_types(plain_tokenizer):
+    found = encode_texts(["a b c d e"], None, plain_tokenizer, None)[0]
+    assert found.ids.tolist() == [4, 5, 6, 7, 8] and found.segments is None and not found.truncated
+
+
+def test_a_slow_tokenizer_is_asked_twice():
+    class Slow:
+        def __call__(self, texts, *, truncation=False, max_length=None, verbose=True):
+            return {"input_ids": [[ord(letter) for letter in text][:max_length] for text in texts]}
+
+    found = encode_texts(["ab", "abc", "abcd"], None, Slow(), 3)
+    assert [each.truncated for each in found] == [False, False, True]
+
+
+def test_a_text_without_tokens_is_an_error(plain_tokenizer):
+    with pytest.raises(DataError, match="'  ' gives no tokens"):
+        encode_texts(["a", "  "], None, plain_tokenizer, 5)
+
+
+def test_rows_of_token_ids_lose_only_their_padding():
+    row = {"input_ids": [0, 5, 6], "attention_mask": [0, 1, 1], "token_type_ids": [0, 0, 1]}
+    found = tokenised_inputs(row)
+    assert found.ids.tolist() == [5, 6] and found.segments.tolist() == [0, 1]
+    with pytest.raises(DataError, match="as long as input_ids"):
+        tokenised_inputs({"input_ids": [1, 2], "attention_mask": [1]})
+    with pytest.raises(DataError, match="gives no tokens"):
+        tokenised_inputs({"input_ids": [1, 2], "attention_mask": [0, 0]})

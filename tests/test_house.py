@@ -1,0 +1,129 @@
+"""The house: which room may import which, how long a file may be, what starts without torch."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+LONGEST_FILE_LINES = 450
+
+
+def source_files(root: Path) -> list[Path]:
+    """All Python files of the package."""
+    return sorted((root / "src" / "bigbatch").rglob("*.py"))
+
+
+def test_rooms_import_only_rooms_further_down(root, monkeypatch, capsys):
+    from importlinter.application.use_cases import lint_imports
+    from importlinter.configuration import configure
+
+    configure()
+    monkeypatch.chdir(root)
+    passed = lint_imports(config_filename="pyproject.toml", cache_dir=None)
+    assert passed, capsys.readouterr().out
+
+
+def test_every_room_has_its_floor(root):
+    """A new room must be put somewhere: the layers are exhaustive, optional rooms stand in parentheses."""
+    contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    floors = next(contract for contract in contracts if contract["id"] == "floors")
+    named = {name for layer in floors["layers"] for name in re.findall(r"\w+", layer)}
+    package = root / "src" / "bigbatch"
+    rooms = {path.stem for path in package.glob("*.py")} | {
+        path.parent.name for path in package.glob("*/__init__.py")
+    }
+    assert rooms - {"__init__", "__main__"} <= named
+
+
+def test_rooms_ask_the_package_itself_only_for_its_version(root):
+    """Whatever else it offers comes from api.py, the top floor."""
+    guilty = [
+        f"{path.relative_to(root)}: {name}"
+        for path in source_files(root)
+        if path.parent.name not in ("cli", "bigbatch")
+        for name in asked_of_the_package(ast.parse(path.read_text(encoding="utf-8")))
+        if name != "__version__"
+    ]
+    assert guilty == []
+
+
+def asked_of_the_package(tree: ast.AST) -> list[str]:
+    """Names after `from bigbatch import`, and attributes of `bigbatch`."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "bigbatch":
+            names += [alias.name for alias in node.names]
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "bigbatch"
+        ):
+            names.append(node.attr)
+    return names
+
+
+def test_only_parallel_knows_torch_distributed(root):
+    guilty = [
+        f"{path.relative_to(root)}:{number}"
+        for path in source_files(root)
+        if "parallel" not in path.relative_to(root / "src" / "bigbatch").parts[:1]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(
+            r"^\s*(import|from)\s+torch\.distributed|^\s*from torch import .*\bdistributed\b|\btorch\.distributed\.\w",
+            line,
+        )
+    ]
+    assert guilty == []
+
+
+def test_files_stay_readable(root):
+    lengths = {
+        str(path.relative_to(root)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in source_files(root)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE_LINES} == {}
+
+
+def test_every_room_says_what_it_is_for(root):
+    silent = [
+        str(path.relative_to(root))
+        for path in source_files(root)
+        if not path.read_text(encoding="utf-8").lstrip().startswith(('"""', 'r"""'))
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bigbatch",
+        "bigbatch.cli",
+        "bigbatch.recipe",
+        "bigbatch.recipe.load",
+        "bigbatch.rules",
+        "bigbatch.plan",
+        "bigbatch.report",
+    ],
+)
+def test_words_and_arithmetic_do_not_load_torch(module, python):
+    heavy = {"torch", "transformers", "pandas", "datasets"}
+    code = f"import sys, {module}; print(sorted(sys.modules.keys() & {heavy}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_only_cli_and_launch_read_the_environment(root):
+    """The one exception is a switch of the tokenizers' that is set, not read."""
+    guilty = [
+        f"{path.relative_to(root)}:{number}"
+        for path in source_files(root)
+        if not {"cli", "launch"} & set(path.relative_to(root / "src" / "bigbatch").parts)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(r"os\.environ\b|os\.getenv\b", line) and "TOKENIZERS_PARALLELISM" not in line
+    ]
+    assert guilty == []
