@@ -21,6 +21,11 @@ def test_ticks_are_inside_round_and_not_too_many(low: float, span: float, steps:
     assert all(-1e-6 * span <= value <= span * (1 + 1e-6) for value in found)
 
 
+@pytest.mark.parametrize("span", [0.0, -1.0, 5e-324, math.inf, math.nan])
+def test_a_range_without_extent_has_some_step(span: float) -> None:
+    assert nice_step(span, 5) == 1.0
+
+
 @pytest.mark.parametrize(
     ("value", "step", "label"),
     [

@@ -140,16 +140,16 @@ def _read_document(path: Path, problems: list[str]) -> dict[str, Any]:
 def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The journal's lines; the last one may be torn while a run is writing it, or after a kill."""
     lines = _read_text(path, problems).split("\n")
-    complete, torn = lines[:-1], lines[-1]
     records = []
-    for number, text in enumerate([*complete, *([torn] if torn else [])], start=1):
+    for number, text in enumerate(lines, start=1):
+        last = number == len(lines)  # "" when the line before it is complete
         try:
             record = json.loads(text)
         except ValueError:
             record = None
         if isinstance(record, dict) and type(record.get("step")) is int:
             records.append(record)
-        elif number <= len(complete):
+        elif not last:
             problems.append(f"{path.name}, line {number}, is broken and was left out.")
     return records
 

@@ -14,7 +14,7 @@ Points = list[tuple[float, float]]
 
 def nice_step(span: float, steps: int) -> float:
     """The smallest of 1, 2, 5 x 10^k that cuts `span` into at most about `steps` parts."""
-    if span <= 0 or not math.isfinite(span):
+    if not 1e-280 < span < math.inf:  # below, powers of ten underflow
         return 1.0
     rough = span / max(1, steps)
     power = 10.0 ** math.floor(math.log10(rough))
