@@ -26,7 +26,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 Rows = list[dict[str, Any]]
 
 
-def rows_of(kind: str, count: int, *, seed: int = 0, longest: int = 60, classes: int = 3, pairs: bool = False) -> Rows:
+def rows_of(
+    kind: str, count: int, *, seed: int = 0, longest: int = 60, classes: int = 3, pairs: bool = False
+) -> Rows:
     """Already tokenised rows of very uneven lengths, with targets of the kind; token id 0 never occurs."""
     random = np.random.default_rng(seed)
     rows: Rows = []
@@ -58,10 +60,16 @@ class Trajectory:
 def plan_of(micro_tokens: int, packing: str) -> Plan:
     """A frozen plan, so that nothing is measured."""
     chosen = {"micro_tokens": micro_tokens, "packing": packing}
-    return Plan(choices={name: Choice(value=value, reason="the test", source="user") for name, value in chosen.items()})
+    return Plan(
+        choices={
+            name: Choice(value=value, reason="the test", source="user") for name, value in chosen.items()
+        }
+    )
 
 
-def parts_of(module: nn.Module, rows: Rows, kind: str, *, micro_tokens: int, packing: str, **keys: Any) -> Parts:
+def parts_of(
+    module: nn.Module, rows: Rows, kind: str, *, micro_tokens: int, packing: str, **keys: Any
+) -> Parts:
     """A copy of the module with the rows, ready to be trained in this split."""
     recipe = load_recipe(
         {
@@ -97,10 +105,16 @@ def train_split(parts: Parts, updates: int = 20) -> Trajectory:
     parts.module.train()
     for update in range(1, updates + 1):
         batch = parts.batches.at(position, update)
-        pieces = list(micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing))
+        pieces = list(
+            micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing)
+        )
         with gradients_into(found, parts):
             record = apply_update(
-                parts.step, batch, iter(pieces), lr=parts.learning_rate(position, batch.samples), tokens_before=tokens
+                parts.step,
+                batch,
+                iter(pieces),
+                lr=parts.learning_rate(position, batch.samples),
+                tokens_before=tokens,
             )
         position, tokens = record.samples, record.tokens
         found.losses.append(record.loss)
@@ -128,7 +142,9 @@ class gradients_into:
         del self.parts.step.world.reduce_gradients  # type: ignore[attr-defined]
 
 
-def train_reference(module: nn.Module, parts: Parts, rows: Rows, kind: str, updates: int = 20, **keys: Any) -> Trajectory:
+def train_reference(
+    module: nn.Module, parts: Parts, rows: Rows, kind: str, updates: int = 20, **keys: Any
+) -> Trajectory:
     """The same updates by the oracle: the whole padded batch at once, no code of bigbatch beyond the order."""
     found, batches, lrs, position = Trajectory(), [], [], 0
     weights = parts.train.weights
@@ -154,7 +170,12 @@ def train_reference(module: nn.Module, parts: Parts, rows: Rows, kind: str, upda
 
 
 def _oracle_row(row: dict[str, Any], weight: float) -> dict[str, Any]:
-    return {"ids": row["input_ids"], "segments": row.get("token_type_ids"), "target": row["labels"], "weight": weight}
+    return {
+        "ids": row["input_ids"],
+        "segments": row.get("token_type_ids"),
+        "target": row["labels"],
+        "weight": weight,
+    }
 
 
 def gradient_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
@@ -163,7 +184,9 @@ def gradient_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> flo
     return math.sqrt(difference / sum(float(value.double().square().sum()) for value in expected.values()))
 
 
-def worst_tensor(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> tuple[str, float]:
+def worst_tensor(
+    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float
+) -> tuple[str, float]:
     """The tensor nearest to (or beyond) tol (||b|| + 1e-3 ||g|| / sqrt(tensors)), as a share of that bound."""
     whole = math.sqrt(sum(float(value.double().square().sum()) for value in expected.values()))
     shares = {
@@ -185,7 +208,9 @@ def assert_equal(found: Trajectory, expected: Trajectory, dtype: torch.dtype) ->
         name, share = worst_tensor(found.gradients[update], gradient, tolerance)
         assert share <= 1, f"update {update + 1}: {name} is {share:.2f} times its bound away"
         for mine, theirs in ((found.losses, expected.losses), (found.norms, expected.norms)):
-            assert abs(mine[update] - theirs[update]) <= tolerance * abs(theirs[update]), f"update {update + 1}"
+            assert abs(mine[update] - theirs[update]) <= tolerance * abs(theirs[update]), (
+                f"update {update + 1}"
+            )
 
 
 Case = Callable[[], tuple[nn.Module, Rows, str]]

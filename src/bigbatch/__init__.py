@@ -10,6 +10,7 @@ The names below are loaded when they are first used: importing bigbatch is fast 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -22,15 +23,9 @@ __all__ = ["Recipe", "compare", "evaluate", "plan", "predict", "read", "report",
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Recipe":
-        from bigbatch.recipe.schema import Recipe
-
-        return Recipe
-    if name in __all__:
-        from bigbatch import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module 'bigbatch' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'bigbatch' has no attribute {name!r}")
+    return getattr(import_module("bigbatch.recipe.schema" if name == "Recipe" else "bigbatch.api"), name)
 
 
 def __dir__() -> list[str]:

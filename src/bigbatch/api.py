@@ -359,7 +359,11 @@ class InitResult:
 
 
 def init(
-    data: Sequence[PathOrText], *, out: PathOrText = "recipe.yaml", model: str | None = None, force: bool = False
+    data: Sequence[PathOrText],
+    *,
+    out: PathOrText = "recipe.yaml",
+    model: str | None = None,
+    force: bool = False,
 ) -> InitResult:
     """Look at the data and write a commented recipe that `train` runs as it is.
 

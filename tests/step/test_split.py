@@ -9,7 +9,14 @@ from tests.models import tiny
 from tests.split import assert_equal, parts_of, rows_of, train_reference, train_split
 
 KINDS = ("single", "weighted", "multi", "regression", "pairs")
-SPLITS = [(512, "packed"), (2048, "packed"), (16384, "packed"), (512, "padded"), (2048, "padded"), (16384, "padded")]
+SPLITS = [
+    (512, "packed"),
+    (2048, "packed"),
+    (16384, "packed"),
+    (512, "padded"),
+    (2048, "padded"),
+    (16384, "padded"),
+]
 COUNT = 200
 INIT = 0.05
 """At 0.2 the fp32 oracle's own rounding of the (exactly zero) key-bias gradients exceeds the contract's bound."""
@@ -31,7 +38,9 @@ def references():
     def get(name: str, dtype: torch.dtype):
         if (name, dtype) not in found:
             rows, kind, outputs, keys = job(name)
-            module = tiny("bert", num_labels=outputs, problem_type=PROBLEMS[kind], initializer_range=INIT).to(dtype)
+            module = tiny("bert", num_labels=outputs, problem_type=PROBLEMS[kind], initializer_range=INIT).to(
+                dtype
+            )
             parts = parts_of(module, rows, kind, micro_tokens=2048, packing="padded", **keys)
             found[name, dtype] = module, train_reference(module, parts, rows, kind)
         return found[name, dtype]

@@ -1,6 +1,6 @@
 """The commands. Each reads its words, calls one function of `bigbatch.api` and says what came back.
 
-`api` loads torch, so it is imported inside the commands, behind whatever can be refused without it.
+`api` is imported inside the commands, so that `--help` is fast; it loads torch when something is to be computed.
 """
 
 from __future__ import annotations
@@ -91,21 +91,17 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
     """Look at the data and write a commented recipe that runs as it is."""
-    # As api.init, without loading torch for it.
-    from bigbatch.data.guess import profile
-    from bigbatch.recipe.starter import split_files, write_starter
+    from bigbatch import api
 
-    found = profile(split_files(tuple(data))["train"])
-    say(write_starter(out, found, files=data, model=model, force=force))
+    say(api.init(data, out=out, model=model, force=force).lines)
 
 
 @app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096")
 def plan(recipe: Recipe, changes: Changes = None, set_: Set = None) -> None:
     """Say what would run, how long it would take, how much memory, and why."""
-    words = _checked(recipe, changes, set_)
     from bigbatch import api
 
-    say(api.plan(recipe, words, environ=os.environ))
+    say(api.plan(recipe, _both(changes, set_), environ=os.environ))
 
 
 @app.command(epilog="Example: bigbatch train recipe.yaml batch.samples=4096 optimizer.name=lamb")
@@ -131,12 +127,11 @@ def train(
     allowed = [key for keys in allow or () for key in keys.split(",") if key]
     if allowed and continue_from is None:
         raise UsageError("--allow needs --continue RUN")
-    words = _checked(recipe, changes, set_)
     from bigbatch import api
 
     run = api.train_command(
         recipe,
-        words,
+        _both(changes, set_),
         resume=True if resume else None,
         continue_from=continue_from,
         allow=allowed,
@@ -197,13 +192,8 @@ def compare(
     say(text if page is None else [text, str(page)])
 
 
-def _checked(recipe: Path, changes: list[str] | None, more: list[str] | None) -> list[str]:
-    """The changes in order, once the recipe is known to be right: its mistakes are said before torch is loaded."""
-    from bigbatch.recipe.load import load_recipe
-
-    words = [*(changes or ()), *(more or ())]
-    load_recipe(recipe, words, environ=os.environ)
-    return words
+def _both(changes: list[str] | None, more: list[str] | None) -> list[str]:
+    return [*(changes or ()), *(more or ())]
 
 
 def _columns(words: list[str] | None) -> dict[str, str]:

@@ -235,4 +235,3 @@ def _clocks(recipe: Recipe, train: TokenTable, batches: Batches) -> _Clocks:
 def custom(recipe: Recipe, name: str) -> Any:
     """The user's own object behind an import reference; None for a built-in name."""
     return resolve_reference(name, recipe.base) if is_reference(name) else None
-

@@ -40,7 +40,8 @@ def _figures(final: Mapping[str, Mapping[str, float]]) -> list[str]:
     splits = list(final)
     keys = list(dict.fromkeys(key for figures in final.values() for key in figures))
     rows = [
-        f"| {_plain(key)} | " + " | ".join(_shown(final[split].get(key)) for split in splits) + " |" for key in keys
+        f"| {_plain(key)} | " + " | ".join(_shown(final[split].get(key)) for split in splits) + " |"
+        for key in keys
     ]
     return ["| metric | " + " | ".join(splits) + " |", "|---|" + "---|" * len(splits), *rows, ""]
 
@@ -52,7 +53,9 @@ def _shown(value: float | None) -> str:
 def _training(parts: Parts, progress: Progress) -> list[str]:
     recipe = parts.recipe
     batch = f"{recipe.batch.samples} samples" if recipe.batch.samples else f"{recipe.batch.tokens} tokens"
-    optimizer = f"{recipe.optimizer.name}, learning rate {parts.effective.lr:g}, {recipe.schedule.name} schedule"
+    optimizer = (
+        f"{recipe.optimizer.name}, learning rate {parts.effective.lr:g}, {recipe.schedule.name} schedule"
+    )
     return [
         "## Training",
         "",

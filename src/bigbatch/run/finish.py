@@ -75,7 +75,10 @@ def result_file(parts: Parts, loop: Loop, final: Mapping[str, Mapping[str, float
 
 
 def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if value == value and abs(value) != float("inf") else None for name, value in figures.items()}
+    return {
+        name: value if value == value and abs(value) != float("inf") else None
+        for name, value in figures.items()
+    }
 
 
 def missed_gates(parts: Parts, final: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -118,7 +118,10 @@ def all_tensors(parts: Parts) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Model and optimiser tensors by checkpoint name, and the aliases of tied ones."""
     tensors, aliases = named_tensors(parts.module)
     return (
-        {**{MODEL + name: tensor for name, tensor in tensors.items()}, **optimizer_state(parts.step.optimizer)},
+        {
+            **{MODEL + name: tensor for name, tensor in tensors.items()},
+            **optimizer_state(parts.step.optimizer),
+        },
         {MODEL + name: MODEL + stored for name, stored in aliases.items()},
     )
 
@@ -130,7 +133,9 @@ def load_weights(module: torch.nn.Module, found: CheckpointState) -> None:
         CheckpointError: names or shapes differ.
     """
     tensors, _ = named_tensors(module)
-    stored = {name.removeprefix(MODEL): value for name, value in found.tensors.items() if name.startswith(MODEL)}
+    stored = {
+        name.removeprefix(MODEL): value for name, value in found.tensors.items() if name.startswith(MODEL)
+    }
     if stored.keys() != tensors.keys():
         differing = sorted(stored.keys() ^ tensors.keys())
         raise CheckpointError(f"the checkpoint is of another model: {', '.join(differing[:5])} differ")
@@ -156,4 +161,3 @@ def bytes_needed(parts: Parts, keep: int) -> int:
     checkpoint = checkpoint_bytes(tensors) + int(per_parameter * trainable)
     model = sum(tensor.nbytes for tensor in tensors.values())
     return (keep + 2) * checkpoint + model + 2**24
-

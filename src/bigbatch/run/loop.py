@@ -1,6 +1,6 @@
 """The loop: an iterator of records. It decides when; `step` does what.
 
-    cut -> update -> record -> evaluate? -> checkpoint? -> requests?      until the samples are used up
+cut -> update -> record -> evaluate? -> checkpoint? -> requests?      until the samples are used up
 """
 
 from __future__ import annotations
@@ -15,7 +15,18 @@ from bigbatch.errors import DoesNotFit
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Observer
-from bigbatch.records import Eval, Evaluate, Event, GlobalBatch, MicroBatch, Record, Request, Save, Stop, Update
+from bigbatch.records import (
+    Eval,
+    Evaluate,
+    Event,
+    GlobalBatch,
+    MicroBatch,
+    Record,
+    Request,
+    Save,
+    Stop,
+    Update,
+)
 from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.build import Parts
 from bigbatch.run.guard import Guard
@@ -132,7 +143,9 @@ class Loop:
         pieces = micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing)
         lr = parts.learning_rate(batch.first_position, batch.samples)
         self.results.clear()
-        return apply_update(parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens)
+        return apply_update(
+            parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens
+        )
 
     def _until_signal(self, pieces: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
         """The micro-batches, unless a signal comes: then the update is dropped half-way."""
@@ -272,7 +285,9 @@ class Loop:
         stopping = self.parts.recipe.early_stopping
         if stopping is None or self.progress.stale_evaluations < max(stopping.patience.amount, 1):
             return False
-        self.exit_reason = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
+        self.exit_reason = (
+            f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
+        )
         return True
 
     def _serve_requests(self) -> Iterator[Record]:

@@ -78,7 +78,9 @@ def measured_plan(on: Measured) -> Plan:
         state_multiple(recipe.optimizer.name, recipe.optimizer.momentum),
         Work(
             length=on.length,
-            validation_tokens=sum(_tokens(on.tables, name) for name in on.tables if name.startswith("validation")),
+            validation_tokens=sum(
+                _tokens(on.tables, name) for name in on.tables if name.startswith("validation")
+            ),
             test_tokens=_tokens(on.tables, "test"),
         ),
     )

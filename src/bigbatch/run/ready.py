@@ -59,7 +59,9 @@ def ready_model(
     max_length = parts.max_positions or 2**31
     if tokenizer is not None:
         max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True)
-    task = told(task, label_set=_in_model_order(inputs.labels, parts), pool=parts.pools, max_length=max_length)
+    task = told(
+        task, label_set=_in_model_order(inputs.labels, parts), pool=parts.pools, max_length=max_length
+    )
     return Ready(
         module=module,
         anatomy=parts,
@@ -140,7 +142,9 @@ def _check_given_tokens(tables: Mapping[str, TokenTable], ready: Ready) -> None:
         largest, longest = int(table.ids.max(initial=0)), int(table.lengths_B.max(initial=0))
         if largest >= rows:
             what = f"found token id {largest}, but the model's embedding has {rows} rows"
-            raise DataError([Problem(where=name, key="input_ids", what=f"{what}; use the model's own tokenizer")])
+            raise DataError(
+                [Problem(where=name, key="input_ids", what=f"{what}; use the model's own tokenizer")]
+            )
         if longest > ready.max_length:
             what = f"the longest row has {longest} tokens, but the model has positions for {ready.max_length}"
             raise DataError([Problem(where=name, key="input_ids", what=f"{what}; cut the rows")])
@@ -153,7 +157,11 @@ def _key_parts(ready: Ready) -> Mapping[str, Any]:
         "kind": getattr(task, "kind", None),
         "max_length": ready.max_length,
         "pool": ready.anatomy.pools,
-        "task": {name: value for name, value in asdict_shallow(task).items() if isinstance(value, (str, int, float))},
+        "task": {
+            name: value
+            for name, value in asdict_shallow(task).items()
+            if isinstance(value, (str, int, float))
+        },
     }
 
 
@@ -168,6 +176,3 @@ def _with_class_weights(table: TokenTable, task: Any) -> TokenTable:
         return table
     targets = Targets(values=table.values, weights=table.weights, extras=table.extras)
     return replace(table, weights=task.prepare(targets).weights)
-
-
-

@@ -147,7 +147,9 @@ class Run:
         found: Mapping[str, Mapping[str, float]] = (self.result or {}).get("final") or (
             self._loop.progress.figures if self._loop is not None else {}
         )
-        return {f"{split}.{name}": value for split, figures in found.items() for name, value in figures.items()}
+        return {
+            f"{split}.{name}": value for split, figures in found.items() for name, value in figures.items()
+        }
 
     def predict(self, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Labels and probabilities of texts, or of rows with the task's columns."""

@@ -22,8 +22,8 @@ from bigbatch.run.durable import atomic_write_text
 from bigbatch.run.guard import Guard
 from bigbatch.run.identity import (
     Decision,
-    Finished,
     Fingerprint,
+    Finished,
     NewName,
     Resume,
     Start,
@@ -196,9 +196,7 @@ def _frozen_plan(directory: RunDirectory) -> Plan | None:
     return Plan.from_json(content) if content else None
 
 
-def _position(
-    keeper: Keeper, parts: Parts, guard: Guard, decision: Decision
-) -> tuple[Progress, list[Event]]:
+def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) -> tuple[Progress, list[Event]]:
     """Where to go on, and what to say about it."""
     if not isinstance(decision, Resume):
         return Progress(), []

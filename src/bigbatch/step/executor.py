@@ -90,7 +90,7 @@ class PlainExecutor:
             yield micro_batch
 
 
-class _memory_errors:  # noqa: N801 - reads as a statement
+class _memory_errors:
     """Turn every way in which torch says "out of memory" into OutOfMemory."""
 
     def __enter__(self) -> None:

@@ -32,7 +32,12 @@ class StepParts:
 
 
 def apply_update(
-    parts: StepParts, batch: GlobalBatch, micro_batches: Iterable[MicroBatch], *, lr: float, tokens_before: int
+    parts: StepParts,
+    batch: GlobalBatch,
+    micro_batches: Iterable[MicroBatch],
+    *,
+    lr: float,
+    tokens_before: int,
 ) -> Update:
     """Move the weights by one global batch, unless its loss or gradient is not finite.
 
