@@ -37,7 +37,7 @@ def test_differing_recipe_keys_and_results_stand_side_by_side(runs: list[Path]) 
 
 
 def test_the_table_has_aligned_columns(runs: list[Path]) -> None:
-    lines = compare_runs(runs).lines
+    lines = compare_runs(runs).lines()
     place = lines[0].index("small")
     row = next(line for line in lines if line.startswith("batch.samples"))
     assert row[place:].startswith("256")

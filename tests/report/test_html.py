@@ -168,7 +168,7 @@ def test_a_regression_run_has_no_classes(tmp_path: Path) -> None:
     rows = [{"text": "a house", "label": 3.5, "predicted": 9.25, "probability": None}]
     entry = {"test": {"confusion": None, "labels": None, "calibration": [], "examples": rows}}
     text = page(write_run(tmp_path / "run", files={"evaluation.json": entry})).text
-    assert "label 3.5 predicted 9.25" in text
+    assert "label 3.500 predicted 9.250" in text
     assert "Confusion matrix" not in text and "% sure" not in text
 
 

@@ -63,3 +63,13 @@ def test_a_split_is_read_completely() -> None:
 def test_a_matrix_that_does_not_fit_is_left_out(confusion: object) -> None:
     found = split_quality("test", {"labels": ["a", "b"], "confusion": confusion})
     assert found.confusion == () and found.classes == ()
+
+
+def test_examples_name_classes_that_were_written_as_ids() -> None:
+    rows = [
+        {"text": "a", "label": 1, "predicted": 0, "probability": 0.9, "where": "tweets.csv:812"},
+        {"text": "b", "label": "neg", "predicted": 7, "probability": None},
+    ]
+    first, second = split_quality("test", {"labels": ["neg", "pos"], "examples": rows}).examples
+    assert (first.label, first.predicted, first.where) == ("pos", "neg", "tweets.csv:812")
+    assert (second.label, second.predicted, second.where) == ("neg", "7", "")

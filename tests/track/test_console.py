@@ -207,3 +207,31 @@ def test_an_encoding_without_the_letters_shows_question_marks() -> None:
     stream.flush()
     assert raw.getvalue().decode("ascii").splitlines()[0] == "?? caf?"
     assert b"update 1/2" in raw.getvalue()
+
+
+def test_quick_preparations_print_nothing_in_a_log_and_slow_ones_a_line_now_and_then() -> None:
+    clock = Clock()
+    observer, stream = plain(clock)
+    for done in range(0, 60_001, 1000):
+        clock.now += 0.5
+        observer.progress("train", done, 60_000)
+    assert stream.getvalue().splitlines() == [
+        "train  19,000 of 60,000 rows", "train  39,000 of 60,000 rows", "train  59,000 of 60,000 rows",
+    ]  # fmt: skip
+
+
+def test_a_preparation_on_a_terminal_leaves_nothing_behind() -> None:
+    clock = Clock()
+    observer, stream = terminal(clock)
+    observer.say("reading the data")
+    for done in range(0, 101, 10):
+        clock.now += 0.2
+        observer.progress("train", done, 100)
+    observer.start(total_updates=2)
+    observer(update(2))
+    observer.close()
+    text = stream.getvalue()
+    assert "train  50 of 100 rows" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 2
+    observer.say("done \x1b[31m")
+    assert stream.getvalue().endswith("done \\x1b[31m\n")

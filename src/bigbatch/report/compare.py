@@ -41,7 +41,6 @@ class Comparison:
     html: str
     """The same with overlaid curves: one offline page."""
 
-    @property
     def lines(self) -> list[str]:
         """The table as lines of text for a terminal."""
         blocks = [("recipe", self.recipe), ("results", self.results)]

@@ -203,6 +203,7 @@ def _example_view(example: Any) -> dict[str, Any]:
     sure = example.probability
     return {
         "text": shorten(example.text, 600),
+        "where": shorten(example.where, 120),
         "label": shorten(example.label, 80),
         "predicted": shorten(example.predicted, 80),
         "probability": sure,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bigbatch.report.text import clean
+from bigbatch.report.text import clean, show_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class Example:
     label: str
     predicted: str
     probability: float | None
+    where: str = ""
+    """File and row, when they are known: `tweets.csv:812`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,9 @@ def split_quality(split: str, facts: Mapping[str, Any]) -> SplitQuality:
         classes=class_figures(confusion, labels),
         confused=most_confused(confusion, labels),
         calibration=_calibration(facts.get("calibration")),
-        examples=tuple(_example(row) for row in _list(facts.get("examples")) if isinstance(row, Mapping)),
+        examples=tuple(
+            _example(row, labels) for row in _list(facts.get("examples")) if isinstance(row, Mapping)
+        ),
     )
 
 
@@ -147,11 +151,19 @@ def _first(entry: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((entry[name] for name in names if name in entry), None)
 
 
-def _example(row: Mapping[str, Any]) -> Example:
+def _example(row: Mapping[str, Any], labels: Sequence[str]) -> Example:
     probability = row.get("probability")
     return Example(
         text=clean(row.get("text", "")),
-        label=clean(row.get("label", "–")),
-        predicted=clean(row.get("predicted", "–")),
+        label=_name(row.get("label"), labels),
+        predicted=_name(row.get("predicted"), labels),
         probability=probability if isinstance(probability, (int, float)) else None,
+        where=clean(row.get("where") or ""),
     )
+
+
+def _name(value: Any, labels: Sequence[str]) -> str:
+    """A class by its name, whether it was written as a name or as a class id; a regression's value as a number."""
+    if type(value) is int and 0 <= value < len(labels):
+        return labels[value]
+    return show_number(value)

@@ -52,6 +52,7 @@ class ConsoleObserver:
         self._total_updates: int | None = None
         self._total_samples: int | None = None
         self._started = clock()
+        self._prepared_at = self._started
         self._shown_at = -float("inf")
         self._shown_share = 0.0
         self._first: Update | None = None
@@ -93,6 +94,14 @@ class ConsoleObserver:
         """Show a record; never asks for anything and never raises."""
         self._safely(self._show, record)
 
+    def say(self, text: str) -> None:
+        """Print one line: what happens before the first update and after the last."""
+        self._safely(self._print, Text(printable(text)))
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """Show how far a preparation is, such as tokenising a split; quick ones print nothing in a log."""
+        self._safely(self._prepare, name, done, total)
+
     def close(self) -> None:
         """Leave the last state on the screen and give the terminal back. Harmless when called twice."""
         self._safely(self._close)
@@ -111,6 +120,7 @@ class ConsoleObserver:
                     live.stop()
 
     def _start(self, lines: list[str], total_updates: int | None, total_samples: int | None) -> None:
+        self._close()  # a preparation that was left unfinished
         self._total_updates, self._total_samples = total_updates, total_samples
         self._started = self._clock()
         for line in lines:
@@ -118,6 +128,22 @@ class ConsoleObserver:
         if self._has_live():
             self._live = Live(console=self._console, auto_refresh=False, transient=False)
             self._live.start()
+
+    def _prepare(self, name: str, done: int, total: int) -> None:
+        words = Text(self._encodable(f"{printable(name)}  {done:,} of {total:,} rows"), no_wrap=True)
+        now = self._clock()
+        if self._has_live():
+            if self._live is None:
+                self._live = Live(console=self._console, auto_refresh=False, transient=True)
+                self._live.start()
+            if done >= total:
+                self._close()
+            elif now - self._prepared_at >= _LIVE_SECONDS:
+                self._live.update(words, refresh=True)
+                self._prepared_at = now
+        elif now - self._prepared_at >= _PLAIN_SECONDS:
+            self._print(words)
+            self._prepared_at = now
 
     def _has_live(self) -> bool:
         """A terminal, or a notebook that can redraw an output; without ipywidgets rich would only warn."""
