@@ -68,6 +68,7 @@ def updates(desk: Path, name: str, micro_tokens: int, python: str) -> list[tuple
         "data.train": desk / "train.csv",
         "data.test": desk / "train.csv",
         "data.validation": 0.25,
+        "data.max_length": 32,
         "batch.samples": 16,
         "updates": 4,
         "regularise.dropout": 0.0,
@@ -86,12 +87,14 @@ def updates(desk: Path, name: str, micro_tokens: int, python: str) -> list[tuple
     return [(line["loss"], line["grad_norm"]) for line in lines if line["kind"] == "update"]
 
 
+@pytest.mark.slow
 def test_the_split_does_not_matter(desk, python):
     whole, split = updates(desk, "whole", 4096, python), updates(desk, "split", 24, python)
     assert len(whole) == 4
     np.testing.assert_allclose(split, whole, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_metric_and_the_code_are_kept(desk, python):
     if not (desk / "whole" / "result.json").exists():
         updates(desk, "whole", 4096, python)
