@@ -10,12 +10,13 @@ from typing import Any
 
 from bigbatch.data.checks import check_splits
 from bigbatch.data.fingerprint import fingerprint
-from bigbatch.data.labels import LabelSet, find_labels
+from bigbatch.data.labels import Kind, LabelSet, find_labels
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import stratified_share
 from bigbatch.data.tables import DataTable
+from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
-from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.schema import ModelSpec, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
         train_rows, held_out = stratified_share(train, recipe.data.validation, recipe.seed.data, strata)
         train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
-    labels = find_labels(train, "label", kind, getattr(task, "labels", None))
+    labels = _labels(recipe, task, live, train, kind)
     warnings = check_splits(train, named, test, kind=kind, labels=labels, roles=task.roles)
     inputs = Inputs(
         train=train,
@@ -88,6 +89,26 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
         warnings=tuple(warnings),
     )
     return replace(inputs, digest=_digest(inputs))
+
+
+def _labels(recipe: Recipe, task: Any, live: Live, train: DataTable, kind: Kind) -> LabelSet:
+    """The recipe's labels, or the data's in their own order; a model that knows the same labels keeps its order."""
+    given = getattr(task, "labels", None)
+    labels = find_labels(train, "label", kind, given)
+    known = None if given or kind == "regression" else known_labels(local_model(recipe), live.module)
+    if known is not None and (
+        set(known) == set(labels.names) or (train.tokenised and len(known) == len(labels))
+    ):
+        return LabelSet(known)
+    return labels
+
+
+def local_model(recipe: Recipe) -> ModelSpec:
+    """`recipe.model` with folders relative to the recipe made absolute; hub names stay."""
+    places = {key: getattr(recipe.model, key) for key in ("name", "tokenizer")}
+    folders = {key: recipe.resolve_path(place) for key, place in places.items() if place}
+    found = {key: str(folder.resolve()) for key, folder in folders.items() if folder.is_dir()}
+    return recipe.model.model_copy(update=found)
 
 
 def _split_name(name: str) -> str:

@@ -9,15 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from bigbatch.data.labels import LabelSet
 from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, Problem
 from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model
-from bigbatch.model.load import load_tokenizer
-from bigbatch.recipe.schema import ModelSpec, Recipe
+from bigbatch.model.load import load_tokenizer, pad_id
+from bigbatch.recipe.schema import Recipe
 from bigbatch.records import HardwareFacts, Targets, TokenTable
-from bigbatch.run.inputs import Inputs, Live
+from bigbatch.run.inputs import Inputs, Live, local_model
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,32 +67,15 @@ def ready_model(
         tokenizer=tokenizer,
         task=task,
         max_length=max_length,
-        pad_id=getattr(parts.outer.config, "pad_token_id", None) or 0,
+        pad_id=pad_id(module, tokenizer) or 0,
         notes=tuple(notes),
     )
-
-
-def local_model(recipe: Recipe) -> ModelSpec:
-    """`recipe.model` with folders relative to the recipe made absolute; hub names stay."""
-    places = {key: getattr(recipe.model, key) for key in ("name", "tokenizer")}
-    folders = {key: recipe.resolve_path(place) for key, place in places.items() if place}
-    found = {key: str(folder.resolve()) for key, folder in folders.items() if folder.is_dir()}
-    return recipe.model.model_copy(update=found)
 
 
 def told(task: Any, **fields: Any) -> Any:
     """The task with the fields that it has; a task of the user's own need not have them all."""
     known = {name: value for name, value in fields.items() if hasattr(task, name)}
     return replace(task, **known) if known and is_dataclass(task) and not isinstance(task, type) else task
-
-
-def _in_model_order(labels: LabelSet | None, parts: Anatomy) -> LabelSet | None:
-    """A model that knows the same labels keeps its order of them."""
-    if labels is None:
-        return None
-    known = getattr(parts.outer.config, "id2label", None) or {}
-    names = tuple(str(known[key]) for key in sorted(known))
-    return replace(labels, names=names) if set(names) == set(labels.names) else labels
 
 
 def ready_tables(
