@@ -82,8 +82,10 @@ def padded_range(values: Sequence[float], *, zero: bool) -> tuple[float, float]:
     """A range a little wider than the values; from 0 when asked and all are positive."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if zero and low >= 0:
-        return 0.0, (high or 1.0) * 1.06
-    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+        return 0.0, (high if high > 1e-250 else 1.0) * 1.06
+    margin = (high - low) * 0.06 or abs(high) * 0.1
+    if margin < 1e-250:  # nothing to tell apart; powers of ten underflow here
+        margin = 1.0
     return low - margin, high + margin
 
 

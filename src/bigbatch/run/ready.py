@@ -58,9 +58,7 @@ def ready_model(
     max_length = parts.max_positions or 2**31
     if tokenizer is not None:
         max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True)
-    task = told(
-        task, label_set=_in_model_order(inputs.labels, parts), pool=parts.pools, max_length=max_length
-    )
+    task = told(task, pool=parts.pools, max_length=max_length)
     return Ready(
         module=module,
         anatomy=parts,

@@ -19,7 +19,6 @@ from bigbatch.units import show_seconds
 _PLAIN_SECONDS = 10.0
 _PLAIN_SHARE = 0.05
 _LIVE_SECONDS = 0.1
-_SETUP_SECONDS = 2.0
 _RECENT_UPDATES = 20
 _SHOWN_METRICS = 4
 _QUIET_EVENTS = ("checkpoint",)
@@ -72,23 +71,6 @@ class ConsoleObserver:
             total_samples: samples of the whole run; the remaining time follows from it.
         """
         self._safely(self._start, list(lines), total_updates, total_samples)
-
-    def say(self, text: str) -> None:
-        """Print one line: what is being done before the first update, or what came of it."""
-        self._safely(self._print, Text(printable(text)))
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far something before the first update is, at most every two seconds.
-
-        Args:
-            what: the split that is tokenised.
-            done: rows so far.
-            total: rows in all.
-        """
-        now = self._clock()
-        if now - self._shown_at >= _SETUP_SECONDS and done < total:
-            self._shown_at = now
-            self.say(f"{what}: {done:,} of {total:,} rows tokenised ({done / total:.0%})")
 
     def __call__(self, record: Record) -> None:
         """Show a record; never asks for anything and never raises."""
