@@ -103,7 +103,7 @@ def parts_of(
             "data": {"train": []},
             "task": {"name": "classify", "kind": kind, "labels": ["a", "b", "c"]} if kind != "regression" else
             {"name": "classify", "kind": kind},
-            "batch": 96,
+            "batch": 112,
             "updates": 20,
             "optimizer": {"lr": 1e-3, "weight_decay": 0.01},
             "clip": CLIP,
