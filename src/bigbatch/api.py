@@ -301,7 +301,7 @@ def evaluate(
     from bigbatch.infer.load import open_model
     from bigbatch.infer.rows import evaluate_rows
 
-    opened = open_model(model)
+    opened = open_model(Path(model))
     result = evaluate_rows(opened, files, Path.cwd(), {**opened.columns, **(columns or {})})
     return {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
 
@@ -311,7 +311,7 @@ def predict(model: PathOrText, rows: Iterable[str | Mapping[str, Any]]) -> list[
     from bigbatch.infer.load import open_model
     from bigbatch.infer.predict import predict_rows
 
-    opened = open_model(model)
+    opened = open_model(Path(model))
     return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows))
 
 
@@ -327,7 +327,7 @@ def predict_file(
     from bigbatch.infer.load import open_model
 
     places = [None if place == "-" else Path(place) for place in (source, out)]
-    return files.predict_file(open_model(model), places[0], places[1], columns=dict(columns or {}))
+    return files.predict_file(open_model(Path(model)), places[0], places[1], columns=dict(columns or {}))
 
 
 def read(run: PathOrText) -> RunData:

@@ -264,7 +264,8 @@ class Eval(Record):
     split: str
     """`validation`, `validation.<name>` for named sets, `test`."""
     loss: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """By name; None where the figure does not exist on this split."""
     seconds: float
     samples_per_second: float
 
