@@ -382,7 +382,7 @@ class CalibrationFacts:
     activation_bytes_per_token: float
     """Peak memory above the resting state, per computed token of a micro-batch."""
     resting_bytes: int
-    """Resident memory of the process with model and data loaded, before gradients exist."""
+    """Resident memory of the process with model, data and libraries loaded, gradients and activations apart."""
     micro_tokens: int
     """The micro-batch size that was measured."""
     tried: Mapping[int, float] = field(default_factory=dict)
