@@ -82,14 +82,18 @@ def calibrate(
         forward_seconds = bench.forward_seconds_per_token(batches)
     # Libraries load on first use and a heap keeps what it was given: what the run will rest on is the level
     # that real micro-batches reached, less the parts that the plan counts by itself.
-    gradients = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+    gradients = [parameter.nbytes for parameter in module.parameters() if parameter.requires_grad]
     activations = round(activation_bytes * largest.computed_tokens)
+    resting = max(resting, bench.high_water_bytes - sum(gradients) - activations)
+    if device.type == "cpu":
+        # The largest gradient (word embeddings) exists twice while it is added to the one before.
+        resting += max(gradients)
     return CalibrationFacts(
         seconds_per_token=tried[best],
         seconds_per_update=_update_seconds(module, optimizer_factory, name),
         seconds_per_token_forward=forward_seconds,
         activation_bytes_per_token=activation_bytes,
-        resting_bytes=max(resting, bench.high_water_bytes - gradients - activations),
+        resting_bytes=resting,
         micro_tokens=best,
         tried=tried,
         peak_bytes=peak_memory_bytes(name),
@@ -206,7 +210,8 @@ def saved_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Not the tensor itself: an output that its own node keeps would be a cycle, and the graph would stay.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         run()
@@ -232,6 +237,11 @@ def _update_seconds(
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     share = sum(parameter.numel() for parameter in chosen) / sum(parameter.numel() for parameter in trainable)
+    # Optimisers sit in reference cycles: without this their tensors would stay until the next collection.
+    optimizer.state.clear()
+    for parameter in stand_in:
+        parameter.grad = None
+        parameter.data = torch.empty(0)
     # The first one allocates the state: once a run, not once an update.
     return median(seconds[1:]) / share
 
