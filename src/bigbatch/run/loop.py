@@ -146,6 +146,8 @@ class Loop:
         pieces = micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing)
         lr = parts.learning_rate(batch.first_position, batch.samples)
         self.results.clear()
+        # Before every update, not once: between updates the module is in the caller's hands.
+        parts.module.train()
         return apply_update(
             parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens
         )

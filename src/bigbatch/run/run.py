@@ -104,8 +104,9 @@ class Run:
         self._finished(self.path)
 
     def _end(self, status: State) -> None:
-        assert self._loop is not None
+        assert self._loop is not None and self._parts is not None
         self.status = status
+        self._parts.module.eval()
         self._directory.write_status(status, self._loop.progress.update)
 
     # ------------------------------------------------------------ requests, served at the next update boundary
