@@ -387,7 +387,7 @@ class CalibrationFacts:
     micro_tokens: int
     """The micro-batch size that was measured."""
     tried: Mapping[int, float] = field(default_factory=dict)
-    """Seconds per computed token, forward and backward, of every micro-batch size that was tried."""
+    """Seconds per computed token, forward and backward, at best, of every size that was tried."""
     peak_bytes: int = 0
     """Highest memory that measuring itself has reached, since process start; 0 when not known."""
 

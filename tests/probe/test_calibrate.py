@@ -116,7 +116,8 @@ def test_nothing_is_left_behind_after_a_failure_either() -> None:
 def test_facts_are_complete() -> None:
     found = run(Path(Small()))
     assert found.micro_tokens in found.tried and set(found.tried) <= {16, 32, 64}
-    assert found.seconds_per_token == found.tried[found.micro_tokens] == min(found.tried.values())
+    assert found.tried[found.micro_tokens] == min(found.tried.values())
+    assert found.seconds_per_token > 0
     assert found.seconds_per_update > 0 and found.seconds_per_token_forward > 0
     assert found.activation_bytes_per_token > 0
     assert 0 < found.resting_bytes <= found.peak_bytes
