@@ -11,6 +11,16 @@
     checkpoints.py   complete and verified, or absent: save, find the newest, fall back
     signals.py       the first Ctrl-C is a request, the second an exit
     guard.py         counts non-finite updates, ends a run that diverged
+    watched.py       which figure `best`, `early_stopping` and `gate` mean
+    inputs.py        recipe -> checked rows and labels
+    ready.py         model, tokenizer, task and tokens, made to fit each other
+    planning.py      measure a little, then plan
     build.py         facts -> probe -> plan -> parts
+    start.py         who lives in the directory, the lock, the parts, the newest checkpoint
+    run.py           a run as Python sees it
     loop.py          the iterator of records
+    progress.py      position and clocks
+    keeper.py        what the loop saves, and how it comes back
+    finish.py        best weights, final evaluation, model folder, result.json
+    card.py          the model card
 """

@@ -29,6 +29,7 @@ from bigbatch.rules.schedules import Schedule, schedule_from
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.planning import Measured, forward_for, measured_plan
 from bigbatch.run.ready import ready_model, ready_tables
+from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.update import StepParts
 
@@ -69,7 +70,7 @@ class Parts:
     @property
     def validation(self) -> tuple[str, ...]:
         """Names of the validation splits, the main one first."""
-        return tuple(name for name in self.tables if name.startswith("validation"))
+        return tuple(validation_splits(self.tables))
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -89,10 +90,8 @@ class Parts:
         return (self.recipe.best or "loss") if self.validation else None
 
     def larger_is_better(self, metric: str) -> bool:
-        """Whether a metric improves upwards; a loss does not."""
-        name = metric.rpartition(".")[2]
-        found = [known for known in self.metrics if known.name == name]
-        return name != "loss" and all(known.larger_is_better for known in found)
+        """Whether a figure improves upwards; a loss does not."""
+        return larger_is_better(figure_of(metric, [*self.tables])[1], self.metrics)
 
     def learning_rate(self, first_position: int, batch_samples: int) -> float:
         """Learning rate of an update: the schedule at the midpoint of its samples."""

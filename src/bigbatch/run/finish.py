@@ -13,6 +13,7 @@ from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.loop import Loop
+from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
 
 SHOWN_EXAMPLES = 20
 Figures = Mapping[str, Mapping[str, float | None]]
@@ -36,6 +37,7 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
             loop.evaluate_split(split)
     if "test" in parts.tables:
         yield loop.emit(loop.evaluate_split("test"))
+    yield from loop.failures_beside()
     final = {split: dict(figures) for split, figures in progress.figures.items()}
     card = model_card(parts, final, progress)
     save_model(parts.module, parts.tokenizer, directory.model, card)
@@ -86,23 +88,15 @@ def _finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
 def missed_gates(parts: Parts, final: Figures) -> list[str]:
     """Gates below (or, for errors and losses, above) their bar, each as a sentence."""
     missed = []
+    splits = gate_splits(final)
     for name, bar in parts.recipe.gate.items():
-        split, figures = _gated_split(name, final)
-        metric = name.rpartition(".")[2]
-        value = figures.get(metric)
-        larger = parts.larger_is_better(metric)
+        split, metric = figure_of(name, splits)
+        value = final[split].get(metric)
+        larger = larger_is_better(metric, parts.metrics)
         if value is None or not (value >= bar if larger else value <= bar):
             relation = "at least" if larger else "at most"
             missed.append(f"gate missed: {split} {metric} is {value}, expected {relation} {bar:g}")
     return missed
-
-
-def _gated_split(name: str, final: Figures) -> tuple[str, Mapping[str, float | None]]:
-    """`f1_macro` looks at the test split, or at validation without one; `hard.f1_macro` at a named split."""
-    prefix = name.rpartition(".")[0]
-    wanted = [prefix, f"validation.{prefix}"] if prefix else ["test", "validation", *final]
-    split = next((split for split in wanted if split in final), wanted[0])
-    return split, final.get(split, {})
 
 
 def evaluation_file(parts: Parts, results: Mapping[str, EvalResult]) -> dict[str, Any]:

@@ -36,7 +36,8 @@ from bigbatch.run.guard import Guard
 from bigbatch.run.keeper import Keeper
 from bigbatch.run.progress import Best, Progress
 from bigbatch.run.signals import Interrupted, SignalFlag
-from bigbatch.step.executor import OutOfMemory
+from bigbatch.run.watched import figure_of
+from bigbatch.step.executor import OutOfMemory, memory_errors
 from bigbatch.step.update import apply_update
 from bigbatch.units import Quantity
 
@@ -110,7 +111,7 @@ class Loop:
             try:
                 record = self._update(batch)
             except OutOfMemory as error:
-                yield self.emit(self._shrink(error))
+                yield self.emit(self._shrink(error, f"update {progress.update + 1}"))
                 continue
             progress.after_update(record)
             progress.evaluation_due = progress.update == total or self._crossed(
@@ -124,6 +125,7 @@ class Loop:
             if self._checkpoint_due():
                 yield self.emit(self.save("checkpoint_every"))
             yield from self._serve_requests()
+        yield from self._say_stop()
         progress.evaluation_due = not progress.figures
         yield from self._due_evaluation()
         if self.keeper.saved_update != progress.update:
@@ -158,8 +160,8 @@ class Loop:
             self._flag.poll()
             yield piece
 
-    def _shrink(self, error: OutOfMemory) -> Event:
-        """Halve the micro-batch; the plan is durable before the update is done again."""
+    def _shrink(self, error: OutOfMemory, during: str) -> Event:
+        """Halve the micro-batch; the plan is durable before the work is done again."""
         before = self.parts.micro_tokens
         smaller = before // 2
         why = str(error).partition("\n")[0] or "the device has no memory left"
@@ -168,12 +170,12 @@ class Loop:
                 f"out of memory even with micro-batches of {before} tokens ({why}); "
                 "what would fit: a smaller model, a shorter data.max_length, or a machine with more memory"
             ) from error
-        self.parts.shrink(smaller, f"{before} tokens ran out of memory at update {self.progress.update + 1}")
+        self.parts.shrink(smaller, f"{before} tokens ran out of memory at {during}")
         self.keeper.write_plan(self.parts.plan)
         return self._event(
             "out_of_memory",
             why,
-            f"halves plan.micro_tokens to {smaller} and does update {self.progress.update + 1} again",
+            f"halves plan.micro_tokens to {smaller} and does {during} again",
             micro_tokens_before=before,
             micro_tokens=smaller,
         )
@@ -197,15 +199,21 @@ class Loop:
     def evaluate_split(self, split: str) -> Eval:
         """Evaluate one split with the weights as they are; the full result stays in `results`."""
         parts = self.parts
-
-        result = evaluate(
-            _Interruptible(parts.forward, parts.module, self._flag),
-            parts.task,
-            parts.tables[split],
-            parts.metrics,
-            micro_tokens=parts.micro_tokens,
-            packing=parts.packing,
-        )
+        forward = _Interruptible(parts.forward, parts.module, self._flag)
+        while True:
+            try:
+                with memory_errors():
+                    result = evaluate(
+                        forward,
+                        parts.task,
+                        parts.tables[split],
+                        parts.metrics,
+                        micro_tokens=parts.micro_tokens,
+                        packing=parts.packing,
+                    )
+                break
+            except OutOfMemory as error:
+                self._side_events.append(self._shrink(error, f"the evaluation of {split}"))
         self.results[split] = result
         record = Eval(
             step=self.progress.update,
@@ -247,9 +255,8 @@ class Loop:
 
     def _watched(self, name: str) -> float:
         """`f1_macro` of the first validation set, or `hard.f1_macro` of a named one; NaN when there is none."""
-        split, _, metric = name.rpartition(".")
-        figures = self.progress.figures[f"validation.{split}" if split else self.parts.validation[0]]
-        value = figures.get(metric)
+        split, metric = figure_of(name, self.parts.validation)
+        value = self.progress.figures[split].get(metric)
         return math.nan if value is None else float(value)
 
     # ------------------------------------------------------------ what is due
@@ -285,28 +292,35 @@ class Loop:
         stopping = self.parts.recipe.early_stopping
         if stopping is None or self.progress.stale_evaluations < max(stopping.patience.amount, 1):
             return False
-        self.exit_reason = (
-            f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
-        )
+        why = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
+        self.requests.append(Stop(why))
         return True
 
     def _serve_requests(self) -> Iterator[Record]:
         """Saves and evaluations that were asked for; a stop stays, for the loop to see."""
-        while self._side_events:
-            yield self.emit(self._side_events.pop(0))
+        yield from self.failures_beside()
         waiting: list[Request] = self.requests
         self.requests = [request for request in waiting if isinstance(request, Stop)]
         for request in waiting:
-            if isinstance(request, Stop):
-                self.exit_reason = request.why
-                yield self.emit(self._event("stopped", request.why, "stops at this update boundary"))
-                return
             if isinstance(request, Save):
                 yield self.emit(self.save(request.why))
             elif isinstance(request, Evaluate) and self.parts.validation:
                 yield self.emit(self._event("evaluation_requested", request.why, "evaluates now"))
                 self.progress.evaluation_due = True
                 yield from self._due_evaluation()
+
+    def _say_stop(self) -> Iterator[Record]:
+        """Why the run ends here, when somebody asked it to: whenever that was, the first one counts."""
+        for request in self.requests:
+            if isinstance(request, Stop):
+                self.exit_reason = request.why
+                yield self.emit(self._event("stopped", request.why, "stops at this update boundary"))
+                return
+
+    def failures_beside(self) -> Iterator[Record]:
+        """Records of what went wrong in observers, and of evaluations that had to be cut smaller."""
+        while self._side_events:
+            yield self.emit(self._side_events.pop(0))
 
     # ------------------------------------------------------------ checkpoints and events
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +68,8 @@ class Run:
     ) -> None:
         """Let go of the directory. A run that was left early is interrupted: the same start goes on."""
         with self._stack:
+            if isinstance(self._iterator, Generator):
+                self._iterator.close()  # gives Ctrl-C back to the caller
             if self.status == "running" and self._loop is not None:
                 if kind is None:
                     self._loop.save_interrupted(Interrupted(None))

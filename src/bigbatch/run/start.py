@@ -41,6 +41,7 @@ from bigbatch.run.loop import Loop
 from bigbatch.run.progress import Progress
 from bigbatch.run.ready import told
 from bigbatch.run.run import Run
+from bigbatch.run.watched import check_watched
 from bigbatch.tasks.catalog import as_metric, task_from_recipe
 from bigbatch.tasks.losses import own_loss
 
@@ -90,7 +91,7 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
         wishes.say("runs your code: " + ", ".join(str(path) for path in code))
     task = live_task(recipe, live)
     wishes.say("reading the data")
-    inputs = read_inputs(recipe, task, live)
+    inputs = _checked_inputs(recipe, task, live)
     what = what_is_computed(recipe, inputs, live, code)
     decision = _decide(recipe, what, wishes)
     if isinstance(decision, Finished):
@@ -110,7 +111,7 @@ def plan_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | No
         DoesNotFit: the prediction exceeds the machine's memory.
     """
     task = live_task(recipe, live)
-    inputs = read_inputs(recipe, task, live)
+    inputs = _checked_inputs(recipe, task, live)
     return build(recipe, task, inputs, live, cache_dir=token_cache(recipe), say=say, progress=progress)
 
 
@@ -123,6 +124,14 @@ def live_task(recipe: Recipe, live: Live) -> Any:
         own = tuple(as_metric(metric, getattr(metric, "__name__", "metric")) for metric in live.metrics)
         task = told(task, chosen_metrics=(*task.chosen_metrics, *own))
     return task
+
+
+def _checked_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
+    """The rows; and every figure that the recipe watches is one that their evaluation will report."""
+    inputs = read_inputs(recipe, task, live)
+    task = told(task, label_set=inputs.labels)
+    check_watched(recipe, task.metrics, getattr(task, "label_names", ()), inputs.splits)
+    return inputs
 
 
 def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[Path]) -> Fingerprint:

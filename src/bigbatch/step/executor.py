@@ -58,7 +58,7 @@ class PlainExecutor:
         totals: dict[str, Tensor] = {}
         real_tokens = computed_tokens = 0
         self.wait_seconds = 0.0
-        with private_generator(self._device), _memory_errors():
+        with private_generator(self._device), memory_errors():
             for micro_batch in self._timed(micro_batches):
                 torch.manual_seed(mask_seed(self._seed, update, micro_batch.index))
                 for term, share in self._backward(micro_batch, denominators).items():
@@ -90,7 +90,7 @@ class PlainExecutor:
             yield micro_batch
 
 
-class _memory_errors:
+class memory_errors:
     """Turn every way in which torch says "out of memory" into OutOfMemory."""
 
     def __enter__(self) -> None:
