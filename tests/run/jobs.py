@@ -31,7 +31,7 @@ RECIPE: dict[str, Any] = {
     # 320 rows to train on: a batch of 18 crosses the ends of both epochs.
     "batch": BATCH,
     "updates": UPDATES,
-    "optimizer": {"name": "adamw", "lr": 2e-3},
+    "optimizer": {"name": "adamw", "lr": 2e-2},
     "schedule": {"name": "linear", "warmup": "10 %"},
     "clip": 1.0,
     "regularise": {"dropout": 0.1},
