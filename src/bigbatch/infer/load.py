@@ -32,6 +32,7 @@ class Loaded:
 
     module: nn.Module
     tokenizer: Any
+    """None when the model was trained on rows of token ids: then it predicts such rows only."""
     task: Task
     forward: Forward
     """Padded: every model can, and predictions do not depend on what can be packed."""
@@ -92,10 +93,13 @@ def _open(folder: Path, task: Task, names: tuple[str, ...], max_length: int | No
         task = replace(task, label_set=LabelSet(names))
     head = task.head if isinstance(task, Classify) else {}
     loaded = load_classifier(spec, **head, seed=0, dropout=None)
-    tokenizer = load_tokenizer(spec)
-    longest = check_model(loaded.module, tokenizer, max_length, True)
+    parts = anatomy(loaded.module)
+    tokenizer, longest = None, max_length or parts.max_positions or 2**31
+    if any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
+        tokenizer = load_tokenizer(spec)
+        longest = check_model(loaded.module, tokenizer, max_length, True)
     if isinstance(task, Classify):
-        task = replace(task, pool=anatomy(loaded.module).pools, max_length=longest)
+        task = replace(task, pool=parts.pools, max_length=longest)
     module = loaded.module.to(device).eval()
     return Loaded(
         module=module,

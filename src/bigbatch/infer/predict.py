@@ -81,6 +81,8 @@ def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any) -> list[Sa
     ]
     rows = [{**row, **dict.fromkeys(targets)} for _, row in window]
     _check_texts(window, task)
+    if tokenizer is None:
+        _check_tokenised(window)
     try:
         batch = getattr(task, "encode_unlabelled", None)
         return batch(rows, tokenizer) if batch else [task.encode(row, tokenizer) for row in rows]
@@ -106,6 +108,14 @@ def _check_texts(window: Sequence[PlacedRow], task: Task) -> None:
     if problems:
         more = [Problem(where="", what=f"and {len(problems) - 20} more")] if len(problems) > 20 else []
         raise DataError([*problems[:20], *more])
+
+
+def _check_tokenised(window: Sequence[PlacedRow]) -> None:
+    """Rows of a model without tokenizer."""
+    for place, row in window:
+        if row.get("input_ids") is None:
+            what = "this model has no tokenizer: it was trained on rows of token ids, and predicts such rows only"
+            raise DataError([Problem(where=place, key="input_ids", what=what)])
 
 
 def _text_problem(text: Any, required: bool) -> str | None:

@@ -53,6 +53,8 @@ def evaluate_rows(
         empty_text=recipe.data.empty_text if recipe else "error",
     )
     check_rows(table, task)
+    if opened.tokenizer is None and not table.tokenised:
+        raise DataError("this model has no tokenizer: it can only evaluate rows of token ids (input_ids)")
     tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
     return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens, packing="padded")
 
