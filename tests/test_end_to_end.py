@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import bigbatch
 from bigbatch.cli.app import main
+from bigbatch.recipe.load import load_recipe
 from tests.jobs import document, events, lines
 from tests.models import WORDS, tiny_folder
 
@@ -133,8 +134,9 @@ def test_from_a_data_file_to_predictions(bigbatch_says, model, kind):
     code, _, err = bigbatch_says("train", "recipe.yaml", *changes)
     assert code == 0, err
     assert "validation" in err and "model" in err
-    run = Path("runs/recipe")
-    code, out, _ = bigbatch_says("evaluate", run, held_out)
+    run = load_recipe("recipe.yaml", environ={}).run_folder.relative_to(Path.cwd())
+    code, out, err = bigbatch_says("evaluate", run, held_out)
+    assert code == 0, err
     shown = dict(line.split() for line in out.splitlines())
     assert code == 0 and {"loss", FIGURES[kind], "samples"} <= set(shown) and shown["samples"] == "30"
 
@@ -153,9 +155,9 @@ def test_from_a_data_file_to_predictions(bigbatch_says, model, kind):
     code, out, _ = bigbatch_says("report", run)
     assert code == 0 and Path(out.strip()).is_file()
     code, _, err = bigbatch_says("train", "recipe.yaml", *changes, "seed=1")
-    assert code == 0 and "recipe-2" in err and "seed" in err, "another what goes beside it"
-    code, out, _ = bigbatch_says("compare", run, "runs/recipe-2")
-    assert code == 0 and "recipe-2" in out
+    assert code == 0 and f"{run}-2" in err and "seed" in err, "another what goes beside it"
+    code, out, _ = bigbatch_says("compare", run, f"{run}-2")
+    assert code == 0 and f"{run.name}-2" in out
 
 
 def oracle(folder, rows, kind):
@@ -275,9 +277,9 @@ def test_a_model_that_is_not_there_is_2_and_does_not_block_the_name(bigbatch_say
 def test_what_does_not_fit_is_3_and_names_what_would(bigbatch_says, model):
     rows = rows_of("single", 40)
     code, _, err = trained(bigbatch_says, model, rows, "plan.memory=1 MiB")
-    assert code == 3 and "would fit" in err
+    assert code == 3 and "does not fit" in err and "smaller model" in err, err
     code, out, err = bigbatch_says("plan", "job.yaml", "plan.memory=1 MiB")
-    assert code == 3 and "would fit" in err
+    assert code == 3 and "does not fit" in err and "plan.memory" in err
     code, _, err = trained(bigbatch_says, model, rows)
     assert code == 0 and "job-2" not in err, "the name is free for the next start"
 
