@@ -1,7 +1,7 @@
 """The oracle: large-batch training as a textbook writes it. Imports nothing from bigbatch, and must not.
 
 One update = one forward of the whole padded global batch, the weighted sum of the losses divided by the sum of
-the weights, one backward, one clip, one AdamW step. Nothing is split, sorted, packed or accumulated.
+the weights, one backward, one clip, one step of the optimiser. Nothing is split, sorted, packed or accumulated.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ def padded(batch: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, torch.T
     return inputs
 
 
-def losses_B(logits_BC: torch.Tensor, batch: Sequence[Mapping[str, Any]], kind: str) -> torch.Tensor:
+def losses_B(
+    logits_BC: torch.Tensor, batch: Sequence[Mapping[str, Any]], kind: str, smoothing: float = 0.0
+) -> torch.Tensor:
     """One loss a row: cross-entropy, binary cross-entropy averaged over the labels, or squared error."""
     targets = torch.as_tensor([row["target"] for row in batch])
     if kind == "single":
-        return F.cross_entropy(logits_BC, targets.long(), reduction="none")
+        surprise_BC = logits_BC.logsumexp(1, keepdim=True) - logits_BC
+        right_B = surprise_BC.gather(1, targets.long()[:, None])[:, 0]
+        return (1 - smoothing) * right_B + smoothing * surprise_BC.mean(1)
     targets = targets.to(logits_BC.dtype).reshape(logits_BC.shape)
     if kind == "multi":
         return F.binary_cross_entropy_with_logits(logits_BC, targets, reduction="none").mean(1)
@@ -53,6 +57,44 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
+class TextbookSgd:
+    """v = mu v + g + wd w; w = w - lr v. One tensor at a time."""
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float = 0.9) -> None:
+        self.param_groups, self.momentum = groups, momentum
+        self.velocity: dict[nn.Parameter, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for w in group["params"]:
+                v = self.momentum * self.velocity.get(w, torch.zeros_like(w))
+                self.velocity[w] = v + w.grad + group["weight_decay"] * w
+                w -= group["lr"] * self.velocity[w]
+
+
+class TextbookLamb:
+    """You et al. 2019, algorithm 2, debiased, phi(z) = z; vectors are not adapted. One tensor at a time."""
+
+    def __init__(self, groups: list[dict[str, Any]], eps: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.param_groups, self.betas, self.eps, self.steps = groups, betas, eps, 0
+        self.averages: dict[nn.Parameter, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.steps += 1
+        first, second = self.betas
+        for group in self.param_groups:
+            for w in group["params"]:
+                m, v = self.averages.get(w, (torch.zeros_like(w), torch.zeros_like(w)))
+                m, v = first * m + (1 - first) * w.grad, second * v + (1 - second) * w.grad**2
+                self.averages[w] = m, v
+                m_hat, v_hat = m / (1 - first**self.steps), v / (1 - second**self.steps)
+                u = m_hat / (v_hat.sqrt() + self.eps) + group["weight_decay"] * w
+                ratio = float(w.norm() / u.norm()) if w.ndim > 1 and w.norm() > 0 and u.norm() > 0 else 1.0
+                w -= group["lr"] * ratio * u
+
+
 def reference_updates(
     model: nn.Module,
     batches: Sequence[Sequence[Mapping[str, Any]]],
@@ -65,6 +107,8 @@ def reference_updates(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     pools: str = "first",
+    label_smoothing: float = 0.0,
+    optimizer: Callable[[list[dict[str, Any]]], Any] | None = None,
     on_gradient: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
 ) -> list[tuple[float, float]]:
     """Train `model` in place, one update a batch; returns (loss, gradient norm before clipping) of each.
@@ -76,26 +120,32 @@ def reference_updates(
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
+        label_smoothing: share of the target that is spread evenly over all classes.
+        optimizer: makes the optimiser from its groups; None is AdamW.
         on_gradient: called with each update's number, from 0, and its gradient by parameter name, before clipping.
         pools: `last` for models that read the last real token and find it by `config.pad_token_id`.
     """
     assert pools == "first" or model.config.pad_token_id == pad_id
-    optimizer = torch.optim.AdamW(
-        decay_groups(model, weight_decay), lr=lrs[0], betas=betas, eps=eps, foreach=False, fused=False
-    )
+    groups = decay_groups(model, weight_decay)
+    if optimizer is None:
+        stepper: Any = torch.optim.AdamW(
+            groups, lr=lrs[0], betas=betas, eps=eps, foreach=False, fused=False
+        )
+    else:
+        stepper = optimizer(groups)
     figures = []
     for number, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
         logits = model(**padded(batch, pad_id)).logits
         weights = torch.tensor([row.get("weight", 1.0) for row in batch], dtype=logits.dtype)
-        loss = (losses_B(logits, batch, kind) * weights).sum() / weights.sum()
-        optimizer.zero_grad()
+        loss = (losses_B(logits, batch, kind, label_smoothing) * weights).sum() / weights.sum()
+        model.zero_grad()
         loss.backward()
         if on_gradient is not None:
             named = model.named_parameters()
             on_gradient(number, {name: p.grad.clone() for name, p in named if p.grad is not None})
         norm = nn.utils.clip_grad_norm_(model.parameters(), float("inf") if clip is None else clip)
-        for group in optimizer.param_groups:
+        for group in stepper.param_groups:
             group["lr"] = lr
-        optimizer.step()
+        stepper.step()
         figures.append((float(loss.detach()), float(norm)))
     return figures

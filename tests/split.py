@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bigbatch.data.packs import micro_batches
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.load import load_recipe
 from bigbatch.records import Choice
@@ -23,6 +24,16 @@ from tests.models import VOCABULARY
 from tests.reference import reference_updates
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+CLIP = 0.03
+"""Below the gradient norm of every update of every job, so that clipping is always at work; tests assert it."""
+SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.05}
+"""A BERT small enough for sixty trainings. With an initializer_range of 0.2 the fp32 oracle's own rounding of the
+(exactly zero) key-bias gradients exceeds the contract's bound."""
+PROBLEMS = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+}
 Rows = list[dict[str, Any]]
 
 
@@ -49,12 +60,27 @@ def rows_of(
 
 @dataclass(kw_only=True)
 class Trajectory:
-    """What 20 updates left behind."""
+    """What a number of updates left behind."""
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
-    micro_batches: list[int] = field(default_factory=list)
+    pieces: list[list[tuple[int, int]]] = field(default_factory=list)
+    """(samples, computed tokens) of each micro-batch of each update."""
+
+    @property
+    def micro_batches(self) -> list[int]:
+        """How many micro-batches each update had."""
+        return [len(pieces) for pieces in self.pieces]
+
+    def first(self, updates: int) -> Trajectory:
+        """The first updates alone."""
+        return Trajectory(
+            losses=self.losses[:updates],
+            norms=self.norms[:updates],
+            gradients=self.gradients[:updates],
+            pieces=self.pieces[:updates],
+        )
 
 
 def plan_of(micro_tokens: int, packing: str) -> Plan:
@@ -80,7 +106,7 @@ def parts_of(
             "batch": 96,
             "updates": 20,
             "optimizer": {"lr": 1e-3, "weight_decay": 0.01},
-            "clip": 0.5,
+            "clip": CLIP,
             **keys,
         },
         environ={},
@@ -99,8 +125,6 @@ def parts_of(
 
 def train_split(parts: Parts, updates: int = 20) -> Trajectory:
     """Run updates through bigbatch's own step and keep every gradient, before clipping."""
-    from bigbatch.data.packs import micro_batches
-
     found, position, tokens = Trajectory(), 0, 0
     parts.module.train()
     for update in range(1, updates + 1):
@@ -119,7 +143,7 @@ def train_split(parts: Parts, updates: int = 20) -> Trajectory:
         position, tokens = record.samples, record.tokens
         found.losses.append(record.loss)
         found.norms.append(record.grad_norm)
-        found.micro_batches.append(len(pieces))
+        found.pieces.append([(len(piece.sample_ids_B), piece.computed_tokens) for piece in pieces])
     return found
 
 
@@ -160,8 +184,8 @@ def train_reference(
         kind=kind,
         pad_id=model.config.pad_token_id,
         lrs=lrs,
-        clip=0.5,
-        weight_decay=0.01,
+        clip=parts.recipe.clip,
+        weight_decay=parts.recipe.optimizer.weight_decay,
         on_gradient=lambda number, gradient: found.gradients.append(gradient),
         **keys,
     )
@@ -201,6 +225,7 @@ def worst_tensor(
 def assert_equal(found: Trajectory, expected: Trajectory, dtype: torch.dtype) -> None:
     """CONTRACT section 3: loss, gradient norm and gradient of every update."""
     tolerance = TOLERANCE[dtype]
+    assert len(found.gradients) == len(expected.gradients)
     for update, gradient in enumerate(expected.gradients):
         assert found.gradients[update].keys() == gradient.keys()
         error = gradient_error(found.gradients[update], gradient)
@@ -208,9 +233,5 @@ def assert_equal(found: Trajectory, expected: Trajectory, dtype: torch.dtype) ->
         name, share = worst_tensor(found.gradients[update], gradient, tolerance)
         assert share <= 1, f"update {update + 1}: {name} is {share:.2f} times its bound away"
         for mine, theirs in ((found.losses, expected.losses), (found.norms, expected.norms)):
-            assert abs(mine[update] - theirs[update]) <= tolerance * abs(theirs[update]), (
-                f"update {update + 1}"
-            )
-
-
-Case = Callable[[], tuple[nn.Module, Rows, str]]
+            error = abs(mine[update] - theirs[update]) / abs(theirs[update])
+            assert error <= tolerance, f"update {update + 1}: loss or gradient norm {error:.2e} away"

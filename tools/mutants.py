@@ -1,7 +1,8 @@
 """`make mutants`: plants one fault at a time in a copy of the sources and checks that a test notices.
 
 Each fault is a small patch (a unique piece of text and what replaces it) with the tests that must fail. A fault
-that no test notices has *survived*; a patch that no longer applies is *stale*. Both end with exit code 1.
+that no test notices has *survived*; a patch that no longer applies is *stale*. Both end with exit code 1. The tests
+are run once without any fault first: a failure that was there before would kill every fault.
 
     python tools/mutants.py                  # all
     python tools/mutants.py mean-of-means    # some, by name
@@ -218,6 +219,12 @@ def main() -> int:
     if arguments.list:
         print("\n".join(f"{mutant.name:<30} {mutant.fault}" for mutant in chosen))
         return 0
+    tests = sorted({name for mutant in chosen for name in mutant.tests})
+    print(f"without a fault: {' '.join(tests)} ... ", end="", flush=True)
+    code, tail = run_tests(tests, SOURCE.parent)
+    print("passed" if code == 0 else f"FAILED\n{tail}", flush=True)
+    if code:
+        return 1
     killed = 0
     for number, mutant in enumerate(chosen, start=1):
         print(f"[{number}/{len(chosen)}] {mutant.name}: {mutant.fault} ... ", end="", flush=True)

@@ -5,7 +5,7 @@ Rooms that load torch are imported inside the functions, behind everything that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,7 +18,7 @@ from bigbatch.records import Event
 from bigbatch.report.compare import compare_runs, write_comparison
 from bigbatch.report.html import write_report
 from bigbatch.report.read import RunData, read_run
-from bigbatch.track.console import ConsoleObserver
+from bigbatch.track.console import ConsoleObserver, console_if_watched
 from bigbatch.track.observers import load_observers
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from bigbatch.run.run import Run
 
 PathOrText = str | PathLike[str]
+SHORT = {
+    "epochs": "epochs",
+    "batch_size": "batch",
+    "lr": "optimizer.lr",
+    "columns": "data.columns",
+    "run_dir": "run.dir",
+}
+"""Arguments of `train` that are another spelling of a recipe key."""
 
 
 def train(
@@ -77,13 +85,8 @@ def train(
             run = bigbatch.train(model, rows, 0.1, tokenizer=tokenizer, epochs=3, batch_size=256)
             run.predict(["great flight"])
     """
-    arguments = dict(locals())
-    with start(**arguments) as run:
-        for _ in run:
-            pass
-    if run.error is not None:
-        raise run.error
-    return run
+    asked = dict(locals())
+    return _exhaust(lambda console: _open(console=console, **asked), console_if_watched())
 
 
 def start(
@@ -112,12 +115,25 @@ def start(
                 for record in run:
                     ...
     """
-    keys: dict[str, Any] = {}
-    keys |= {} if epochs is None else {"epochs": epochs}
-    keys |= {} if batch_size is None else {"batch": batch_size}
-    keys |= {} if lr is None else {"optimizer.lr": lr}
-    keys |= {} if columns is None else {"data.columns": dict(columns)}
-    keys |= {} if run_dir is None else {"run.dir": str(run_dir)}
+    return _open(console=None, **dict(locals()))
+
+
+def _open(
+    model_or_recipe: Any,
+    train_dataset: Any,
+    val_dataset: Any,
+    *,
+    task: Any,
+    loss: Any,
+    metrics: Sequence[Any],
+    observers: Sequence[Any],
+    tokenizer: Any,
+    console: ConsoleObserver | None,
+    set: Mapping[str, Any],
+    **short: Any,
+) -> Run:
+    """`start` with its arguments sorted: what a recipe can say goes there, what only Python has goes beside it."""
+    keys: dict[str, Any] = {SHORT[name]: _plain(value) for name, value in short.items() if value is not None}
     keys |= {"task": task} if isinstance(task, (str, Mapping)) else {}
     keys |= {"loss": loss} if isinstance(loss, (str, Mapping)) else {}
     names = [metric for metric in metrics if isinstance(metric, str)]
@@ -140,7 +156,28 @@ def start(
     )
     recipe = _recipe(model_or_recipe, live, {**keys, **set})
     own = [observer for observer in observers if not isinstance(observer, str)]
-    return open_with_observers(recipe, live, observers=own)
+    return open_with_observers(recipe, live, observers=own, console=console)
+
+
+def _exhaust(opened: Callable[[ConsoleObserver | None], Run], console: ConsoleObserver | None) -> Run:
+    """Run to the end, then say where the results are; a missed gate is raised once everything is written."""
+    try:
+        with opened(console) as run:
+            for _ in run:
+                pass
+    finally:
+        if console is not None:
+            console.close()
+    if console is not None:
+        for line in last_lines(run):
+            console.say(line)
+    if run.error is not None:
+        raise run.error
+    return run
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, PathLike) else dict(value) if isinstance(value, Mapping) else value
 
 
 def _is_module(found: Any) -> bool:
@@ -230,29 +267,20 @@ def train_command(
     Raises:
         GateMissed: after everything is written.
     """
-    console = ConsoleObserver()
-    try:
-        loaded = load_recipe(recipe, overrides, environ=environ)
-        from bigbatch.run.inputs import Live
+    loaded = load_recipe(recipe, overrides, environ=environ)
+    from bigbatch.run.inputs import Live
 
-        with open_with_observers(
+    def opened(console: ConsoleObserver | None) -> Run:
+        return open_with_observers(
             loaded,
             Live(),
             console=console,
             resume=bool(resume),
             continue_from=None if continue_from is None else Path(continue_from),
             allow=allow,
-        ) as run:
-            for _ in run:
-                pass
-        console.close()
-        for line in last_lines(run):
-            console.say(line)
-    finally:
-        console.close()
-    if run.error is not None:
-        raise run.error
-    return run
+        )
+
+    return _exhaust(opened, ConsoleObserver())
 
 
 def last_lines(run: Run) -> list[str]:
@@ -301,7 +329,7 @@ def evaluate(
     from bigbatch.infer.load import open_model
     from bigbatch.infer.rows import evaluate_rows
 
-    opened = open_model(model)
+    opened = open_model(Path(model))
     result = evaluate_rows(opened, files, Path.cwd(), {**opened.columns, **(columns or {})})
     return {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
 
@@ -311,7 +339,7 @@ def predict(model: PathOrText, rows: Iterable[str | Mapping[str, Any]]) -> list[
     from bigbatch.infer.load import open_model
     from bigbatch.infer.predict import predict_rows
 
-    opened = open_model(model)
+    opened = open_model(Path(model))
     return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows))
 
 
@@ -327,7 +355,7 @@ def predict_file(
     from bigbatch.infer.load import open_model
 
     places = [None if place == "-" else Path(place) for place in (source, out)]
-    return files.predict_file(open_model(model), places[0], places[1], columns=dict(columns or {}))
+    return files.predict_file(open_model(Path(model)), places[0], places[1], columns=dict(columns or {}))
 
 
 def read(run: PathOrText) -> RunData:

@@ -264,7 +264,8 @@ class Eval(Record):
     split: str
     """`validation`, `validation.<name>` for named sets, `test`."""
     loss: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """By name; None where the figure does not exist on this split."""
     seconds: float
     samples_per_second: float
 
@@ -386,7 +387,7 @@ class CalibrationFacts:
     micro_tokens: int
     """The micro-batch size that was measured."""
     tried: Mapping[int, float] = field(default_factory=dict)
-    """Seconds per computed token, forward and backward, of every micro-batch size that was tried."""
+    """Seconds per computed token, forward and backward, at best, of every size that was tried."""
     peak_bytes: int = 0
     """Highest memory that measuring itself has reached, since process start; 0 when not known."""
 

@@ -23,7 +23,8 @@ class SingleWorld:
 
     def sum_of_squares(self, tensors: Sequence[Tensor]) -> Tensor:
         """Squared L2 norm of each tensor (len(tensors),), in its own dtype."""
-        return torch.stack(torch._foreach_norm(list(tensors))).square()
+        norms = torch._foreach_norm(list(tensors))  # pyright: ignore[reportPrivateImportUsage]
+        return torch.stack(norms).square()
 
     def whole(self, matrix: Tensor) -> Tensor:
         """The matrix itself."""

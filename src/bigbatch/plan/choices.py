@@ -33,10 +33,9 @@ def machine(recipe: Any, hardware: HardwareFacts) -> dict[str, Choice]:
         "precision": Choice(value="fp32", reason="the reference; others are planned", source="default"),
         "ranks": Choice(value=1, reason="one process; more are planned", source="default"),
     }
-    for name in choices:
+    for name in ("device", "threads"):
         if getattr(plan, name, None) is not None:
-            value = choices[name].value if name in ("device", "threads") else getattr(plan, name)
-            choices[name] = _asked(value, f"plan.{name}")
+            choices[name] = _asked(choices[name].value, f"plan.{name}")
     return choices
 
 

@@ -55,7 +55,8 @@ def calibrate(
         memory_bytes: no size is tried that would need more than this.
 
     Returns:
-        Times per computed token are medians, so that one disturbed micro-batch does not count.
+        Sizes are compared by their best micro-batch, since other work on the machine only ever slows down.
+        The speed of the chosen size is then measured again, as a median: what to expect, not the best case.
     """
     device = next(module.parameters()).device
     name = str(device)
@@ -67,7 +68,7 @@ def calibrate(
         first = _spread(make_micro_batches(sizes[0]))
         activation_bytes = bench.activation_bytes(first[0], module)
         tried = try_sizes(
-            lambda size: bench.train_seconds_per_token(_spread(make_micro_batches(size))),
+            lambda size: min(bench.train_seconds_per_token(_spread(make_micro_batches(size)))),
             sizes,
             budget_seconds=budget_seconds,
             allowed=lambda size: (
@@ -78,18 +79,23 @@ def calibrate(
         batches = _spread(make_micro_batches(best))
         largest = max(batches, key=lambda one: one.computed_tokens)
         activation_bytes = bench.activation_bytes(largest, module)
+        train_seconds = median(bench.train_seconds_per_token(batches * 2))
         module.eval()
-        forward_seconds = bench.forward_seconds_per_token(batches)
+        forward_seconds = median(bench.forward_seconds_per_token(batches * 2))
     # Libraries load on first use and a heap keeps what it was given: what the run will rest on is the level
     # that real micro-batches reached, less the parts that the plan counts by itself.
-    gradients = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+    gradients = [parameter.nbytes for parameter in module.parameters() if parameter.requires_grad]
     activations = round(activation_bytes * largest.computed_tokens)
+    resting = max(resting, bench.high_water_bytes - sum(gradients) - activations)
+    if device.type == "cpu":
+        # The largest gradient (word embeddings) exists twice while it is added to the one before.
+        resting += max(gradients)
     return CalibrationFacts(
-        seconds_per_token=tried[best],
+        seconds_per_token=train_seconds,
         seconds_per_update=_update_seconds(module, optimizer_factory, name),
         seconds_per_token_forward=forward_seconds,
         activation_bytes_per_token=activation_bytes,
-        resting_bytes=max(resting, bench.high_water_bytes - gradients - activations),
+        resting_bytes=resting,
         micro_tokens=best,
         tried=tried,
         peak_bytes=peak_memory_bytes(name),
@@ -152,9 +158,9 @@ class _Bench:
         terms = self._task.loss(self._forward(micro_batch), targets)
         return torch.stack([values.sum() for values in terms.values()]).sum()
 
-    def train_seconds_per_token(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Median over micro-batches, forward and backward; gradients add up as in training."""
-        return self._median(micro_batches, self._train)
+    def train_seconds_per_token(self, micro_batches: Sequence[MicroBatch]) -> list[float]:
+        """Forward and backward of each micro-batch; gradients add up as in training."""
+        return self._timed(micro_batches, self._train)
 
     def _train(self, micro_batch: MicroBatch) -> None:
         loss = self.loss(micro_batch)
@@ -165,12 +171,14 @@ class _Bench:
     def _look_at_memory(self) -> None:
         self.high_water_bytes = max(self.high_water_bytes, resident_bytes(str(self._device)))
 
-    def forward_seconds_per_token(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Median over micro-batches, without gradient."""
+    def forward_seconds_per_token(self, micro_batches: Sequence[MicroBatch]) -> list[float]:
+        """Forward of each micro-batch, without gradient."""
         with torch.no_grad():
-            return self._median(micro_batches, self.loss)
+            return self._timed(micro_batches, self.loss)
 
-    def _median(self, micro_batches: Sequence[MicroBatch], work: Callable[[MicroBatch], object]) -> float:
+    def _timed(
+        self, micro_batches: Sequence[MicroBatch], work: Callable[[MicroBatch], object]
+    ) -> list[float]:
         seconds = []
         for micro_batch in micro_batches:
             synchronize(str(self._device))
@@ -178,7 +186,7 @@ class _Bench:
             work(micro_batch)
             synchronize(str(self._device))
             seconds.append((time.perf_counter() - start) / micro_batch.computed_tokens)
-        return median(seconds)
+        return seconds
 
     def activation_bytes(self, micro_batch: MicroBatch, module: nn.Module) -> float:
         """Peak bytes above the resting state, per computed token, of forward and backward."""
@@ -206,7 +214,8 @@ def saved_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Not the tensor itself: an output that its own node keeps would be a cycle, and the graph would stay.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         run()
@@ -232,6 +241,11 @@ def _update_seconds(
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     share = sum(parameter.numel() for parameter in chosen) / sum(parameter.numel() for parameter in trainable)
+    # Optimisers sit in reference cycles: without this their tensors would stay until the next collection.
+    optimizer.state.clear()
+    for parameter in stand_in:
+        parameter.grad = None
+        parameter.data = torch.empty(0)
     # The first one allocates the state: once a run, not once an update.
     return median(seconds[1:]) / share
 

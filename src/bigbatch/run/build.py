@@ -22,7 +22,7 @@ from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Forward, Metric
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, Packing, TokenTable
+from bigbatch.records import HardwareFacts, LengthFacts, Packing, TokenTable
 from bigbatch.rules.batch_size import Effective, scaled
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.rules.schedules import Schedule, schedule_from
@@ -55,12 +55,13 @@ class Parts:
     """Split name -> rows before tokenising, for messages and examples."""
     tables: Mapping[str, TokenTable]
     """Split name -> tokenised rows; class weights are multiplied into `train`."""
+    lengths: LengthFacts
     length: Length
     schedule: Schedule
     effective: Effective
     hardware: HardwareFacts
     notes: tuple[str, ...]
-    """What the user should know before update 1."""
+    """What the user should know of data and model before update 1; the plan has warnings of its own."""
 
     @property
     def train(self) -> TokenTable:
@@ -182,28 +183,21 @@ def build(
         batches=batches,
         rows=inputs.splits,
         tables=tables,
+        lengths=clocks.lengths,
         length=clocks.length,
         schedule=clocks.schedule,
         effective=clocks.effective,
         hardware=hardware,
-        notes=(*inputs.warnings, *ready.notes, *token_notes, *clocks.notes),
+        notes=(*inputs.warnings, *ready.notes, *token_notes),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Clocks:
+    lengths: LengthFacts
     length: Length
     effective: Effective
     schedule: Schedule
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return (
-            *self.length.warnings,
-            *self.effective.notes,
-            *self.effective.warnings,
-            *self.schedule.warnings,
-        )
 
 
 def _clocks(recipe: Recipe, train: TokenTable, batches: Batches) -> _Clocks:
@@ -219,6 +213,7 @@ def _clocks(recipe: Recipe, train: TokenTable, batches: Batches) -> _Clocks:
         next_position=batches.next_position if recipe.batch.tokens else None,
     )
     return _Clocks(
+        lengths=lengths,
         length=length,
         effective=scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1),
         schedule=schedule_from(

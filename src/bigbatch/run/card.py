@@ -10,7 +10,7 @@ from bigbatch.run.build import Parts
 from bigbatch.run.progress import Progress
 
 
-def model_card(parts: Parts, final: Mapping[str, Mapping[str, float]], progress: Progress) -> str:
+def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], progress: Progress) -> str:
     """Markdown with Hugging Face's metadata block: task, labels, figures, how it was trained, how to use it."""
     recipe = parts.recipe
     base = recipe.model.name or type(parts.module).__name__
@@ -34,7 +34,7 @@ def model_card(parts: Parts, final: Mapping[str, Mapping[str, float]], progress:
     return "\n".join(lines) + "\n"
 
 
-def _figures(final: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _figures(final: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     if not final:
         return ["It was not evaluated: the recipe names no validation or test data.", ""]
     splits = list(final)

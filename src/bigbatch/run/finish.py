@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from bigbatch.run.loop import Loop
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
 
 SHOWN_EXAMPLES = 20
+Figures = Mapping[str, Mapping[str, float | None]]
+"""Split -> name -> loss or metric; None where the figure does not exist."""
 
 
 def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record]:
@@ -54,7 +57,7 @@ def _weights_event(loop: Loop, trouble: str | None) -> Event:
     )
 
 
-def result_file(parts: Parts, loop: Loop, final: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def result_file(parts: Parts, loop: Loop, final: Figures) -> dict[str, Any]:
     """Contents of result.json."""
     progress = loop.progress
     best = progress.best
@@ -76,14 +79,13 @@ def result_file(parts: Parts, loop: Loop, final: Mapping[str, Mapping[str, float
     }
 
 
-def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+def _finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
     return {
-        name: value if value == value and abs(value) != float("inf") else None
-        for name, value in figures.items()
+        name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()
     }
 
 
-def missed_gates(parts: Parts, final: Mapping[str, Mapping[str, float]]) -> list[str]:
+def missed_gates(parts: Parts, final: Figures) -> list[str]:
     """Gates below (or, for errors and losses, above) their bar, each as a sentence."""
     missed = []
     splits = gate_splits(final)

@@ -71,7 +71,7 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
             empty_text=recipe.data.empty_text,
         )
 
-    kind = getattr(task, "kind", "single")
+    kind: Kind = getattr(task, "kind", "single")
     train = read(live.train if live.train is not None else recipe.data.train)
     named = _validation(recipe, live, read)
     if isinstance(recipe.data.validation, float) and live.validation is None:
@@ -121,6 +121,7 @@ def _validation(recipe: Recipe, live: Live, read: Callable[[Any], DataTable]) ->
     if source is None or isinstance(source, float):
         return {}
     named = isinstance(source, Mapping) and live.validation is None
+    assert not isinstance(source, int)
     return {name: read(files) for name, files in source.items()} if named else {"main": read(source)}
 
 

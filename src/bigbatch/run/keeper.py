@@ -11,6 +11,7 @@ from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.build import state_multiple
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
 from bigbatch.plan.frozen import Plan
+from bigbatch.recipe.schema import Recipe
 from bigbatch.rules.clocks import Clock
 from bigbatch.run.build import Parts
 from bigbatch.run.checkpoints import (
@@ -23,6 +24,7 @@ from bigbatch.run.checkpoints import (
 )
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.guard import Guard
+from bigbatch.run.inputs import Live
 from bigbatch.run.journal import Journal
 from bigbatch.run.progress import Progress
 
@@ -147,6 +149,20 @@ def load_weights(module: torch.nn.Module, found: CheckpointState) -> None:
                     f"expected {tuple(tensor.shape)}"
                 )
             tensor.copy_(stored[name])
+
+
+def first_guess_bytes(recipe: Recipe, live: Live) -> int:
+    """Disk space of a run as far as the size of its weights is known without loading them."""
+    if live.module is not None:
+        weights = sum(tensor.nbytes for tensor in named_tensors(live.module)[0].values())
+    else:
+        folder = recipe.resolve_path(recipe.model.name or "")
+        weights = (
+            sum(path.stat().st_size for path in folder.glob("*.safetensors")) if recipe.model.name else 0
+        )
+    optimizer = recipe.optimizer
+    checkpoint = weights * (1 + state_multiple(optimizer.name, optimizer.momentum))
+    return int((recipe.run.keep + 2) * checkpoint + weights)
 
 
 def bytes_needed(parts: Parts, keep: int) -> int:

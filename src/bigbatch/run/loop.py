@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor, nn
 
 from bigbatch.data.packs import micro_batches
 from bigbatch.errors import DoesNotFit
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.probe.hardware import peak_memory_bytes
-from bigbatch.protocols import Observer
+from bigbatch.protocols import Forward, Observer
 from bigbatch.records import (
     Eval,
     Evaluate,
@@ -196,12 +199,7 @@ class Loop:
     def evaluate_split(self, split: str) -> Eval:
         """Evaluate one split with the weights as they are; the full result stays in `results`."""
         parts = self.parts
-
-        def forward(piece: MicroBatch) -> Any:
-            self._flag.poll()
-            return parts.forward(piece)
-
-        forward.module = parts.module  # type: ignore[attr-defined]
+        forward = _Interruptible(parts.forward, parts.module, self._flag)
         while True:
             try:
                 with memory_errors():
@@ -301,7 +299,8 @@ class Loop:
     def _serve_requests(self) -> Iterator[Record]:
         """Saves and evaluations that were asked for; a stop stays, for the loop to see."""
         yield from self.failures_beside()
-        waiting, self.requests = self.requests, [r for r in self.requests if isinstance(r, Stop)]
+        waiting: list[Request] = self.requests
+        self.requests = [request for request in waiting if isinstance(request, Stop)]
         for request in waiting:
             if isinstance(request, Save):
                 yield self.emit(self.save(request.why))
@@ -340,6 +339,19 @@ class Loop:
 
     def _event(self, event: str, why: str, did: str, **details: Any) -> Event:
         return Event(step=self.progress.update, event=event, why=why, did=did, details=details)
+
+
+@dataclass(frozen=True)
+class _Interruptible:
+    """A forward that leaves an evaluation between two micro-batches once a signal came."""
+
+    forward: Forward
+    module: nn.Module
+    flag: SignalFlag
+
+    def __call__(self, micro_batch: MicroBatch) -> Tensor:
+        self.flag.poll()
+        return self.forward(micro_batch)
 
 
 def _skipped(record: Update, batch: GlobalBatch) -> Event:

@@ -145,9 +145,9 @@ class Run:
         return self._parts.module if self._parts is not None else self._opened.module
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | None]:
         """Figures as `split.metric`, such as `test.f1_macro`: the final ones, or the latest while running."""
-        found: Mapping[str, Mapping[str, float]] = (self.result or {}).get("final") or (
+        found: Mapping[str, Mapping[str, float | None]] = (self.result or {}).get("final") or (
             self._loop.progress.figures if self._loop is not None else {}
         )
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from bigbatch.run.identity import (
 )
 from bigbatch.run.inputs import Inputs, Live, model_digest, read_inputs
 from bigbatch.run.journal import Journal
-from bigbatch.run.keeper import Keeper, bytes_needed
+from bigbatch.run.keeper import Keeper, bytes_needed, first_guess_bytes
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.progress import Progress
@@ -117,7 +117,7 @@ def plan_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | No
 
 def live_task(recipe: Recipe, live: Live) -> Any:
     """The recipe's task, or the caller's own, with the caller's loss and metrics."""
-    task = live.task if live.task is not None else task_from_recipe(recipe)
+    task: Any = live.task if live.task is not None else task_from_recipe(recipe)
     if live.loss is not None:
         task = told(task, unit_loss=own_loss(live.loss, recipe.loss.args))
     if live.metrics:
@@ -156,7 +156,8 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     """Take the directory, build the parts, write the first files, go to the newest checkpoint."""
     recipe, decision = start.recipe, start.decision
     directory = RunDirectory(decision.path)
-    directory.preflight(0)
+    # A first guess before anything slow: the model is not loaded yet.
+    directory.preflight(first_guess_bytes(recipe, start.live))
     directory.create()
     lock = stack.enter_context(RunLock(directory.path))
     if lock.note:
@@ -225,7 +226,8 @@ def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) ->
 def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     """recipe.yaml, environment.json and copies of the user's code."""
     atomic_write_text(directory.recipe, dump_recipe(parts.recipe))
-    directory.write_json(directory.environment, environment_facts(parts.hardware, start.inputs.digest))
+    facts = environment_facts(parts.hardware, start.inputs.digest)
+    directory.write_json(directory.environment, {**facts, "lengths": asdict(parts.lengths)})
     if start.code:
         directory.code.mkdir(exist_ok=True)
     for path in start.code:

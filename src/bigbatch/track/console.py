@@ -33,6 +33,12 @@ def printable(value: Any) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(value))
 
 
+def console_if_watched() -> ConsoleObserver | None:
+    """A console when a person can see it (a terminal, a notebook), else None: libraries stay quiet in scripts."""
+    console = Console(stderr=True)
+    return ConsoleObserver(console) if console.is_terminal or console.is_jupyter else None
+
+
 class ConsoleObserver:
     """Shows a run's records on a rich console. Whatever goes wrong here, the run goes on.
 

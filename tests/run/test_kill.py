@@ -1,0 +1,213 @@
+"""Unkillable: SIGKILL at any moment, the same command until it is done, the same bits as without."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigbatch.run.journal import read_records
+from tests.run.forks import Forks, Kill, forks
+from tests.run.jobs import (
+    UPDATES,
+    Job,
+    leftovers,
+    outcome,
+    state,
+    tiny_model,
+    write_job,
+)
+
+TRAIN = ("train", "recipe.yaml")
+KILLED = -signal.SIGKILL
+
+# Where a process can die, in the order in which a run gets there. `nth` is drawn between 1 and the last number.
+BACKWARD = "bigbatch.step.executor:PlainExecutor._backward"
+WRITE = "bigbatch.run.durable:FileOps.write"
+RENAME = "bigbatch.run.durable:FileOps.rename"
+SYNC = "bigbatch.run.durable:FileOps.fsync"
+SYNC_FOLDER = "bigbatch.run.durable:FileOps.fsync_dir"
+REMOVE = "bigbatch.run.durable:FileOps.remove"
+EVALUATE = "bigbatch.run.loop:Loop.evaluate_split"
+PHASES: dict[str, Sequence[tuple[str, str, str, int]]] = {
+    "start": (
+        ("bigbatch.run.lock:RunLock.acquire", "after", "", 1),
+        ("bigbatch.data.cache:Writer._rename", "before", "", 3),
+        (RENAME, "before", "identity.json", 1),
+        (RENAME, "after", "identity.json", 1),
+        (WRITE, "half", "plan.json", 1),
+        ("bigbatch.run.keeper:Keeper.write_plan", "after", "", 1),
+    ),
+    "update": (
+        (BACKWARD, "before", "", 9),
+        (BACKWARD, "after", "", 9),
+        ("torch.optim:AdamW.step", "before", "", 4),
+        ("torch.optim:AdamW.step", "after", "", 4),
+        ("bigbatch.run.journal:Journal.append", "before", "Update(", 4),
+        ("bigbatch.run.progress:Progress.after_update", "after", "", 4),
+        (WRITE, "half", "metrics.jsonl", 5),
+    ),
+    "save": (
+        (WRITE, "half", ".tmp-step-", 4),
+        (SYNC, "before", ".tmp-step-", 3),
+        (RENAME, "before", ".tmp-step-", 1),
+        (RENAME, "after", ".tmp-step-", 1),
+        ("bigbatch.run.checkpoints:_prune", "before", "", 1),
+        (REMOVE, "after", ".tmp-remove-", 2),
+        ("bigbatch.run.keeper:Keeper.save", "after", "", 1),
+    ),
+    "evaluation": (
+        (EVALUATE, "before", "validation", 1),
+        (EVALUATE, "after", "validation", 1),
+        ("bigbatch.run.signals:SignalFlag.poll", "before", "", 40),
+        ("bigbatch.run.loop:Loop._note_best", "after", "", 1),
+    ),
+    "test evaluation": (
+        ("bigbatch.run.keeper:Keeper.load_best", "before", "", 1),
+        (EVALUATE, "before", "test", 1),
+        (EVALUATE, "after", "test", 1),
+    ),
+    "export": (
+        ("bigbatch.run.finish:save_model", "before", "", 1),
+        ("bigbatch.model.export:_sync", "before", "", 5),
+        ("bigbatch.model.export:_replace", "before", "", 1),
+        ("bigbatch.run.finish:save_model", "after", "", 1),
+    ),
+    "result": (
+        (RENAME, "before", "evaluation.json", 1),
+        (WRITE, "half", "result.json", 1),
+        (RENAME, "before", "result.json", 1),
+        (RENAME, "after", "result.json", 1),
+    ),
+    "report": (
+        ("bigbatch.report.html:render_report", "before", "", 1),
+        ("bigbatch.report.html:write_atomic", "before", "", 1),
+        ("bigbatch.report.html:os.replace", "before", "report.html", 1),
+        ("bigbatch.report.html:os.replace", "after", "report.html", 1),
+    ),
+}
+
+
+def drawn(seed: int, counts: dict[str, int]) -> list[tuple[str, Kill]]:
+    """So many kills of each phase, in the order of a run."""
+    source = random.Random(seed)
+    found = []
+    for phase, points in PHASES.items():
+        for target, when, about, last in source.sample(points, k=min(counts.get(phase, 0), len(points))):
+            kill = Kill(target=target, nth=source.randint(1, last), when=when, about=about)
+            found.append((phase, kill))
+    return found
+
+
+@pytest.fixture(scope="module")
+def parent() -> Iterator[Forks]:
+    with forks() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str, Any]:
+    """What the real command line computes when nobody disturbs it."""
+    job = write_job(tmp_path_factory.mktemp("straight") / "job", model)
+    done = job.command()
+    assert done.code == 0, done.output
+    return outcome(job.run)
+
+
+@pytest.fixture
+def job(tmp_path: Path, model: Path) -> Job:
+    return write_job(tmp_path / "job", model)
+
+
+def assert_same(job: Job, straight: dict[str, Any]) -> None:
+    """The run ended as one that was never killed, and left nothing behind."""
+    found = outcome(job.run)
+    assert {key: found[key] for key in straight if found[key] != straight[key]} == {}
+    assert found["steps"] == list(range(1, UPDATES + 1))
+    assert state(job.run) == "finished"
+    assert (job.run / "report.html").stat().st_size > 0
+    assert leftovers(job.run) == []
+
+
+def killed_chain(parent: Forks, job: Job, kills: list[tuple[str, Kill]]) -> list[int]:
+    """The same command, killed again and again; the updates that each resume started from."""
+    starts = []
+    for phase, kill in kills:
+        code, output = parent.run(job.folder, TRAIN, kill)
+        assert code == KILLED, f"{phase}: {kill} did not happen: exit code {code}\n{output}"
+        # The last line can be torn: the kill came in the middle of it.
+        events = [record for record in read_records(job.run / "metrics.jsonl") if record["kind"] == "event"]
+        starts.append(max((event["step"] for event in events if event["event"] == "resumed"), default=0))
+    return starts
+
+
+def test_the_straight_run_is_what_the_kills_need(straight):
+    """Batches that cross epochs, several micro-batches, best weights that are not the latest."""
+    assert straight["checkpoint"] == UPDATES
+    assert straight["best"]["step"] < UPDATES
+    assert len(straight["evaluations"]) == UPDATES // 8 + 1
+    assert any(name.startswith("exp_avg_sq/") for name in straight["tensors"])
+
+
+SHORT = {"start": 1, "update": 1, "save": 1, "evaluation": 1, "export": 1, "report": 1}
+
+
+def test_killed_in_six_phases(parent, job, straight):
+    killed_chain(parent, job, drawn(1, SHORT))
+    done = job.command()
+    assert done.code == 0, done.output
+    assert_same(job, straight)
+
+
+FULL = {
+    "start": 3,
+    "update": 4,
+    "save": 4,
+    "evaluation": 2,
+    "test evaluation": 2,
+    "export": 2,
+    "result": 2,
+    "report": 2,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_twenty_one_times_in_every_phase(parent, job, straight, seed):
+    kills = drawn(seed, FULL)
+    assert len(kills) == 21
+    starts = killed_chain(parent, job, kills)
+    assert starts == sorted(starts), "a resume went further back than the one before"
+    code, output = parent.run(job.folder, TRAIN)
+    assert code == 0, output
+    assert_same(job, straight)
+
+
+@pytest.mark.slow
+def test_killed_by_the_clock(job, straight):
+    """The real command line, killed from outside at random moments of its work."""
+    source = random.Random(3)
+    fired = 0
+    for _ in range(5):
+        (job.run / "lock.json").unlink(missing_ok=True)
+        process = job.started()
+        while process.poll() is None and not (job.run / "lock.json").exists():
+            time.sleep(0.02)
+        time.sleep(source.random() * 1.5)
+        process.kill()
+        process.communicate()
+        fired += process.returncode == KILLED
+    done = job.command()
+    assert done.code == 0, done.output
+    assert fired >= 1
+    assert_same(job, straight)
