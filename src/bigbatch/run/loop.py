@@ -57,6 +57,7 @@ class Loop:
         observers: Sequence[Observer] = (),
         side_events: list[Event] | None = None,
         first_events: Sequence[Event] = (),
+        first_save: str | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """Take over where `progress` says.
@@ -69,6 +70,7 @@ class Loop:
             observers: called with every record; may ask for a stop, a save or an evaluation.
             side_events: where observers leave what went wrong in them.
             first_events: what starting had to say; the first records.
+            first_save: why a checkpoint must hold these events before anything else happens.
             check: called at each update boundary; raises when the run directory is no longer ours.
         """
         self.parts = parts
@@ -78,10 +80,11 @@ class Loop:
         self.requests: list[Request] = []
         self.results: dict[str, EvalResult] = {}
         """Latest full evaluation of each split, with the weights that the module holds."""
-        self.exit_reason = "completed"
+        self.exit_reason = progress.stopped or "completed"
         self._observers = tuple(observers)
         self._side_events = side_events if side_events is not None else []
         self._first_events = tuple(first_events)
+        self._first_save = first_save
         self._check = check
         self._flag = SignalFlag()
         self._last_checkpoint = time.monotonic()
@@ -102,7 +105,10 @@ class Loop:
         """
         progress, total = self.progress, self.parts.length.updates
         yield from map(self.emit, self._first_events)
+        if self._first_save:
+            yield self.emit(self.save(self._first_save))
         yield from self._due_evaluation()
+        yield from self._serve_requests()
         while progress.update < total and not self._stopped():
             self._flag.poll()
             self._check()
@@ -239,7 +245,7 @@ class Loop:
         progress, name = self.progress, self.parts.best_metric
         assert name is not None
         value = self._watched(name)
-        previous = progress.best.value if progress.best else None
+        previous = progress.best.value if progress.best and progress.best.metric == name else None
         if not better(value, previous, self.parts.larger_is_better(name), 0.0):
             return False
         progress.best = Best(metric=name, value=value, step=progress.update)
@@ -256,14 +262,7 @@ class Loop:
 
     def clock(self) -> Clock:
         """How far the run is."""
-        progress = self.progress
-        return Clock(
-            updates=progress.update,
-            samples=progress.position,
-            tokens=progress.tokens,
-            evaluations=progress.evaluations,
-            seconds=time.monotonic(),
-        )
+        return self.progress.clock(time.monotonic())
 
     def _crossed(self, every: Quantity, before: Clock) -> bool:
         parts = self.parts
@@ -280,7 +279,7 @@ class Loop:
         return self._crossed(every, self.keeper.saved_clock)
 
     def _stopped(self) -> bool:
-        if any(isinstance(request, Stop) for request in self.requests):
+        if self.progress.stopped is not None:
             return True
         stopping = self.parts.recipe.early_stopping
         if stopping is None or self.progress.stale_evaluations < max(stopping.patience.amount, 1):
@@ -291,15 +290,16 @@ class Loop:
         return True
 
     def _serve_requests(self) -> Iterator[Record]:
-        """Saves and evaluations that were asked for; a stop stays, for the loop to see."""
+        """Do what was asked for since the last boundary."""
         while self._side_events:
             yield self.emit(self._side_events.pop(0))
-        waiting: list[Request] = self.requests
-        self.requests = [request for request in waiting if isinstance(request, Stop)]
+        waiting, self.requests = self.requests, []
         for request in waiting:
             if isinstance(request, Stop):
-                self.exit_reason = request.why
+                self.progress.stopped = self.exit_reason = request.why
                 yield self.emit(self._event("stopped", request.why, "stops at this update boundary"))
+                # Also over a checkpoint of this boundary: that one would train on.
+                yield self.emit(self.save(request.why))
                 return
             if isinstance(request, Save):
                 yield self.emit(self.save(request.why))
@@ -318,10 +318,11 @@ class Loop:
 
     def save_interrupted(self, interruption: Interrupted) -> Record:
         """After a signal: the last boundary, if it is not saved yet."""
-        did = "the newest checkpoint is of this update"
+        did = f"the same command goes on after update {self.progress.update}"
+        record = self.emit(self._event("interrupted", str(interruption), did))
         if self.keeper.saved_update != self.progress.update:
-            did = self.save(str(interruption)).did
-        return self.emit(self._event("interrupted", str(interruption), f"{did}; the same command goes on"))
+            self.save(str(interruption))
+        return record
 
     def _event(self, event: str, why: str, did: str, **details: Any) -> Event:
         return Event(step=self.progress.update, event=event, why=why, did=did, details=details)
