@@ -91,7 +91,7 @@ class Keeper:
         guard.restore(found.state["guard"])
         progress = Progress.from_dict(found.state["progress"])
         self.saved_update = progress.update
-        self.saved_clock = Clock(updates=progress.update, samples=progress.position, tokens=progress.tokens)
+        self.saved_clock = progress.clock(0.0)
         return progress, notes
 
     def load_best(self, parts: Parts, progress: Progress) -> str | None:
