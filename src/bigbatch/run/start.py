@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bigbatch.errors import MachineError
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Observer
@@ -96,7 +97,11 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     decision = _decide(recipe, what, wishes)
     if isinstance(decision, Finished):
         wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
-        return Run(RunDirectory(decision.path))
+        directory = RunDirectory(decision.path)
+        if not directory.report.exists():  # killed while it was written; unless it is being written now
+            with suppress(MachineError), RunLock(directory.path):
+                directory.clean()
+        return Run(directory)
     start = _Start(
         recipe=recipe, live=live, task=task, inputs=inputs, code=tuple(code), what=what, decision=decision
     )
@@ -141,7 +146,7 @@ def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
             f"{decision.taken} holds another run ({'; '.join(decision.differences)}); "
             f"this one goes to {decision.path}"
         )
-    elif decision.path != recipe.run_folder:
+    elif not isinstance(decision, Start) and decision.path != recipe.run_folder:
         wishes.say(
             f"{recipe.run_folder} holds another run ({'; '.join(decision.differences)}); "
             f"this one is in {decision.path}"
