@@ -164,6 +164,8 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     directory = RunDirectory(decision.path)
     # A first guess before anything slow: the model is not loaded yet.
     directory.preflight(first_guess_bytes(recipe, start.live))
+    if not directory.path.exists():
+        stack.callback(directory.remove_unused)
     directory.create()
     lock = stack.enter_context(RunLock(directory.path))
     if lock.note:
