@@ -76,7 +76,9 @@ class TextbookSgd:
 class TextbookLamb:
     """You et al. 2019, algorithm 2, debiased, phi(z) = z; vectors are not adapted. One tensor at a time."""
 
-    def __init__(self, groups: list[dict[str, Any]], eps: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], eps: float, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
         self.param_groups, self.betas, self.eps, self.steps = groups, betas, eps, 0
         self.averages: dict[nn.Parameter, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -128,9 +130,7 @@ def reference_updates(
     assert pools == "first" or model.config.pad_token_id == pad_id
     groups = decay_groups(model, weight_decay)
     if optimizer is None:
-        stepper: Any = torch.optim.AdamW(
-            groups, lr=lrs[0], betas=betas, eps=eps, foreach=False, fused=False
-        )
+        stepper: Any = torch.optim.AdamW(groups, lr=lrs[0], betas=betas, eps=eps, foreach=False, fused=False)
     else:
         stepper = optimizer(groups)
     figures = []

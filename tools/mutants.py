@@ -40,7 +40,10 @@ class Mutant:
     """What pytest is given: at least one of these must fail."""
 
 
+SPLIT, FAMILIES, EXACT = "tests/step/test_split.py", "tests/step/test_families.py", "tests/run/test_exact.py"
+
 MUTANTS = (
+    # ------------------------------------------------------------ sums, denominators, clipping
     Mutant(
         name="mean-of-means",
         fault="every micro-batch averages its own losses, and the averages are averaged",
@@ -58,7 +61,7 @@ MUTANTS = (
                 "value.sum() / targets.weights.sum() / self._pieces",
             ),
         ),
-        tests=("tests/step",),
+        tests=(SPLIT,),
     ),
     Mutant(
         name="denominator-after-forward",
@@ -71,7 +74,31 @@ MUTANTS = (
                 "    denominators = world.sum_counts(parts.task.denominators(micro_batches[-1].targets))",
             ),
         ),
-        tests=("tests/step",),
+        tests=(SPLIT,),
+    ),
+    Mutant(
+        name="weights-not-counted",
+        fault="the weighted losses are divided by the number of units, not by their weights",
+        patches=(
+            (
+                "tasks/classify.py",
+                "float(np.sum(targets.weights, dtype=np.float64))",
+                "float(len(targets.weights))",
+            ),
+        ),
+        tests=(SPLIT,),
+    ),
+    Mutant(
+        name="class-weights-twice",
+        fault="the loop multiplies class weights in that the table has already",
+        patches=(
+            (
+                "run/loop.py",
+                "packing=parts.packing)\n        lr =",
+                "packing=parts.packing, unit_weights=parts.task.prepare)\n        lr =",
+            ),
+        ),
+        tests=(EXACT,),
     ),
     Mutant(
         name="clip-per-micro-batch",
@@ -84,14 +111,38 @@ MUTANTS = (
                 " or math.inf) is None or piece for piece in micro_batches), denominators)",
             ),
         ),
-        tests=("tests/step",),
+        tests=(SPLIT,),
+    ),
+    Mutant(
+        name="norm-after-clipping",
+        fault="the record holds the norm of the clipped gradient",
+        patches=(
+            ("step/update.py", "grad_norm=grad_norm,", "grad_norm=min(grad_norm, parts.clip or grad_norm),"),
+        ),
+        tests=(SPLIT,),
+    ),
+    Mutant(
+        name="gradient-not-zeroed",
+        fault="an update's gradient is added to the one before",
+        patches=(
+            ("step/update.py", "optimizer.zero_grad(set_to_none=True)\n    denominators", "denominators"),
+            ("step/update.py", "optimizer.zero_grad(set_to_none=True)\n    return", "return"),
+        ),
+        tests=(SPLIT,),
     ),
     Mutant(
         name="skipped-update-counts",
         fault="an update that is not finite still moves weights and optimiser state",
         patches=(("step/update.py", "    if finite:\n", "    if True:\n"),),
-        tests=("tests/step",),
+        tests=("tests/run/test_loop.py::test_a_broken_update_is_skipped_whole_and_the_clock_goes_on",),
     ),
+    Mutant(
+        name="decay-everywhere",
+        fault="biases and norms decay too",
+        patches=(("optim/groups.py", "_group(rest, 0.0,", "_group(rest, weight_decay,"),),
+        tests=(EXACT,),
+    ),
+    # ------------------------------------------------------------ packing and padding
     Mutant(
         name="positions-run-on",
         fault="position ids run on across the samples of a pack",
@@ -99,10 +150,22 @@ MUTANTS = (
             (
                 "model/forwards.py",
                 "positions_in_sample(cumulative_lengths(micro_batch.lengths_B), parts.position_offset)",
-                "np.arange(micro_batch.tokens) + parts.position_offset",
+                "np.arange(micro_batch.tokens) % 40 + parts.position_offset",
             ),
         ),
-        tests=("tests/model",),
+        tests=(FAMILIES,),
+    ),
+    Mutant(
+        name="positions-from-zero",
+        fault="RoBERTa's positions start at 0, not behind the padding's",
+        patches=(
+            (
+                "model/forwards.py",
+                "cumulative_lengths(micro_batch.lengths_B), parts.position_offset)",
+                "cumulative_lengths(micro_batch.lengths_B), 0)",
+            ),
+        ),
+        tests=(FAMILIES,),
     ),
     Mutant(
         name="cumulative-lengths-off-by-one",
@@ -115,7 +178,7 @@ MUTANTS = (
                 "    return np.concatenate([np.zeros(1, dtype=np.int64), ends])",
             ),
         ),
-        tests=("tests/model",),
+        tests=(FAMILIES,),
     ),
     Mutant(
         name="leakage",
@@ -127,13 +190,68 @@ MUTANTS = (
                 "_group(cumulative_B1[[first, end]], 0, 1, device) for",
             ),
         ),
-        tests=("tests/model",),
+        tests=("tests/model/test_forwards.py::test_another_sample_never_leaks", SPLIT),
     ),
     Mutant(
         name="mask-forgotten",
         fault="samples that share an attention call see each other's padding",
         patches=(("model/attention.py", "    return group.real_BK, False", "    return None, False"),),
-        tests=("tests/model",),
+        tests=(SPLIT,),
+    ),
+    Mutant(
+        name="padding-attended",
+        fault="the padded path attends to padding",
+        patches=(
+            (
+                "model/forwards.py",
+                "to_device(real_BL.astype(np.int64), self.device)",
+                "to_device(np.ones_like(real_BL, dtype=np.int64), self.device)",
+            ),
+        ),
+        tests=(SPLIT,),
+    ),
+    Mutant(
+        name="segments-forgotten",
+        fault="the packed path knows no second text of a pair",
+        patches=(
+            (
+                "model/forwards.py",
+                "to_device(micro_batch.segments_T[None, :], device)",
+                "to_device(0 * micro_batch.segments_T[None, :], device)",
+            ),
+        ),
+        tests=(SPLIT,),
+    ),
+    Mutant(
+        name="first-sample-read",
+        fault="the head reads the tokens of the pack's first sample for all",
+        patches=(
+            (
+                "data/packs.py",
+                ".astype(np.int64) + np.repeat(starts_of(lengths_B), units_per_sample_B),",
+                ".astype(np.int64),",
+            ),
+        ),
+        tests=(SPLIT,),
+    ),
+    # ------------------------------------------------------------ order, clocks, masks
+    Mutant(
+        name="order-depends-on-micro-batch",
+        fault="which samples an update sees depends on the micro-batch size",
+        patches=(
+            (
+                "run/build.py",
+                'tables["train"], seed=recipe.seed.data,',
+                'tables["train"], seed=recipe.seed.data + (recipe.plan.micro_tokens or 0),',
+            ),
+        ),
+        tests=(EXACT,),
+    ),
+    Mutant(
+        name="same-order-every-epoch",
+        fault="every epoch visits the samples in the order of the first",
+        patches=(("data/order.py", "epoch_order(self.seed, epoch, ", "epoch_order(self.seed, 0, "),),
+        tests=("tests/data/test_order.py", EXACT),
     ),
     Mutant(
         name="clocks-in-updates",
@@ -145,19 +263,68 @@ MUTANTS = (
                 "midpoint = float(first_sample // batch_samples)",
             ),
         ),
-        tests=("tests/rules",),
+        tests=("tests/rules/test_schedules.py", EXACT),
     ),
     Mutant(
-        name="order-depends-on-micro-batch",
-        fault="which samples an update sees depends on the micro-batch size",
+        name="lr-at-the-start",
+        fault="the learning rate is the schedule's where the update begins",
         patches=(
             (
-                "data/packs.py",
-                "ids_B = batch.sample_ids_B if isinstance(batch, GlobalBatch) else",
-                "ids_B = (batch.sample_ids_B + micro_tokens) % len(table) if isinstance(batch, GlobalBatch) else",
+                "rules/schedules.py",
+                "midpoint = first_sample + batch_samples / 2",
+                "midpoint = float(first_sample)",
             ),
         ),
-        tests=("tests/data", "tests/step"),
+        tests=("tests/rules/test_schedules.py", EXACT),
+    ),
+    Mutant(
+        name="masks-in-sequence",
+        fault="dropout masks are drawn one behind the other, so they depend on what ran before",
+        patches=(
+            (
+                "step/executor.py",
+                "torch.manual_seed(mask_seed(self._seed, update, micro_batch.index))",
+                "torch.manual_seed(mask_seed(self._seed, update, 0)) if micro_batch.index == 0 else None",
+            ),
+        ),
+        tests=("tests/step/test_executor.py",),
+    ),
+    Mutant(
+        name="dropout-forgotten",
+        fault="the model trains in eval mode",
+        patches=(("run/loop.py", "parts.module.train()", "parts.module.eval()"),),
+        tests=("tests/run/test_loop.py::test_dropout_is_on_in_training_and_off_afterwards",),
+    ),
+    Mutant(
+        name="evaluation-with-dropout",
+        fault="evaluation leaves dropout on, and draws from the caller's generator",
+        patches=(("infer/forwards.py", "part.training = False", "part.training = part.training"),),
+        tests=("tests/infer/test_evaluate.py",),
+    ),
+    # ------------------------------------------------------------ what survives a run
+    Mutant(
+        name="latest-for-best",
+        fault="the model folder holds the latest weights, not the best",
+        patches=(("run/finish.py", "trouble = loop.keeper.load_best(parts, progress)", "trouble = None"),),
+        tests=("tests/run/test_loop.py::test_the_model_folder_holds_the_best_weights_not_the_latest",),
+    ),
+    Mutant(
+        name="journal-not-rewound",
+        fault="a resume leaves the records of updates that it does again",
+        patches=(
+            (
+                "run/start.py",
+                "lost = keeper.journal.rewind_to(progress.update, progress.journal_records)",
+                "lost = 0",
+            ),
+        ),
+        tests=(EXACT,),
+    ),
+    Mutant(
+        name="optimizer-state-forgotten",
+        fault="a resume starts the optimiser's averages from zero",
+        patches=(("run/keeper.py", "load_optimizer_state(parts.step.optimizer, states)", "del states"),),
+        tests=(EXACT,),
     ),
 )
 

@@ -49,7 +49,7 @@ SPLITS = [
     (2048, "padded"),
     (16384, "padded"),
 ]
-LONGEST = 60
+LONGEST = 40
 both_precisions = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
 
 

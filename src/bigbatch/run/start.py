@@ -150,7 +150,7 @@ def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
             f"{decision.taken} holds another run ({'; '.join(decision.differences)}); "
             f"this one goes to {decision.path}"
         )
-    elif decision.path != recipe.run_folder:
+    elif not isinstance(decision, Start) and decision.path != recipe.run_folder:
         wishes.say(
             f"{recipe.run_folder} holds another run ({'; '.join(decision.differences)}); "
             f"this one is in {decision.path}"
