@@ -191,7 +191,5 @@ def state(run: Path) -> str | None:
 def leftovers(run: Path) -> list[str]:
     """Temporary files and folders in a run directory."""
     return sorted(
-        str(path.relative_to(run))
-        for path in run.rglob(".*")
-        if path.name != ".lock-guard" and run.exists()
+        str(path.relative_to(run)) for path in run.rglob(".*") if path.name != ".lock-guard" and run.exists()
     )

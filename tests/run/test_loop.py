@@ -68,13 +68,15 @@ def test_the_event_of_a_skipped_update_names_its_samples(tmp_path):
 
 def test_patience_in_a_row_is_the_end(tmp_path):
     loss = Faulty()
-    with pytest.raises(Diverged, match="3 updates in a row") as error:
-        with start(tmp_path / "r", loss=loss, set={"updates": 8, "guard.patience": 3}) as run:
-            for record in run:
-                # two broken, one fine, then broken for good: only a row counts
-                loss.fault = None if record.step in (0, 2, 3) and record.kind == "update" else poison
-                if record.kind == "update" and record.step == 1:
-                    loss.fault = None
+    with (
+        pytest.raises(Diverged, match="3 updates in a row") as error,
+        start(tmp_path / "r", loss=loss, set={"updates": 8, "guard.patience": 3}) as run,
+    ):
+        for record in run:
+            # two broken, one fine, then broken for good: only a row counts
+            loss.fault = None if record.step in (0, 2, 3) and record.kind == "update" else poison
+            if record.kind == "update" and record.step == 1:
+                loss.fault = None
     assert error.value.exit_code == 5
     assert run.status == "failed" and document(tmp_path / "r", "status.json")["state"] == "failed"
     assert [line["skipped"] for line in lines(tmp_path / "r", "update")][-3:] == [True] * 3
@@ -83,10 +85,12 @@ def test_patience_in_a_row_is_the_end(tmp_path):
 
 def test_stop_at_the_first_broken_update_if_asked(tmp_path):
     loss = Faulty()
-    with pytest.raises(Diverged, match="on_nonfinite"):
-        with start(tmp_path / "r", loss=loss, set={"guard.on_nonfinite": "stop"}) as run:
-            for _ in run:
-                loss.fault = poison
+    with (
+        pytest.raises(Diverged, match="on_nonfinite"),
+        start(tmp_path / "r", loss=loss, set={"guard.on_nonfinite": "stop"}) as run,
+    ):
+        for _ in run:
+            loss.fault = poison
     assert len(lines(tmp_path / "r", "update")) == 2
 
 
@@ -146,9 +150,12 @@ def test_out_of_memory_halves_the_micro_batch_and_does_the_update_again(tmp_path
 def test_what_cannot_get_smaller_does_not_fit(tmp_path):
     module = tiny("bert")
     memory = Memory(module, ERRORS["torch"], tokens=0)
-    with pytest.raises(
-        DoesNotFit, match=r"out of memory even with micro-batches of 16 tokens.*what would fit"
-    ), start(tmp_path / "r", module) as run:
+    with (
+        pytest.raises(
+            DoesNotFit, match=r"out of memory even with micro-batches of 16 tokens.*what would fit"
+        ),
+        start(tmp_path / "r", module) as run,
+    ):
         memory.armed = True
         for _ in run:
             pass
@@ -397,7 +404,7 @@ def test_dropout_is_on_in_training_and_off_afterwards(tmp_path):
         lambda module, _: modes.append((module.training, torch.is_grad_enabled()))
     )
     with run:
-        for record in run:
+        for _ in run:
             run.model.eval()  # whatever the caller does between updates
     assert set(modes) == {(True, True), (False, False)}
     assert not run.model.training

@@ -32,6 +32,7 @@ class Loaded:
 
     module: nn.Module
     tokenizer: Any
+    """None when the model was trained on rows of token ids: then it predicts such rows only."""
     task: Task
     forward: Forward
     """Padded: every model can, and predictions do not depend on what can be packed."""
@@ -41,6 +42,11 @@ class Loaded:
     recipe: Recipe | None = None
     """Of a run; None for a plain folder."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def encoding(self) -> str:
+        """Of text files: `data.encoding` of the run."""
+        return self.recipe.data.encoding if self.recipe else "utf-8"
 
 
 def open_model(place: Path | str, *, device: str = "cpu") -> Loaded:
@@ -75,10 +81,22 @@ def _open_run(run: Path, device: str) -> Loaded:
     if not (model / "config.json").is_file():
         raise UsageError(f"{run}: this run has no model yet; train it first, or let it finish")
     recipe = load_recipe(run / "recipe.yaml", environ={})
-    code = run / "code"  # copies of the user's files, as they were trained with
-    task = task_from_recipe(recipe, base=code if code.is_dir() else None)
+    task = task_from_recipe(_with_copies(recipe, run.absolute() / "code"))
     opened = _open(model, task, head_of(model)[0], recipe.data.max_length, device)
     return replace(opened, columns=dict(recipe.data.columns), recipe=recipe)
+
+
+def _with_copies(recipe: Recipe, code: Path) -> Recipe:
+    """The recipe with references to the copies of the user's files that training ran, wherever the originals lay."""
+
+    def copied(name: str) -> str:
+        place, _, item = name.rpartition(":")
+        copy = code / Path(place).name
+        return f"{copy}:{item}" if place.endswith(".py") and copy.is_file() else name
+
+    changed = {key: getattr(recipe, key) for key in ("task", "loss")}
+    named = {key: spec.model_copy(update={"name": copied(spec.name)}) for key, spec in changed.items()}
+    return recipe.model_copy(update={**named, "metrics": [copied(name) for name in recipe.metrics]})
 
 
 def _open(folder: Path, task: Task, names: tuple[str, ...], max_length: int | None, device: str) -> Loaded:
@@ -92,10 +110,13 @@ def _open(folder: Path, task: Task, names: tuple[str, ...], max_length: int | No
         task = replace(task, label_set=LabelSet(names))
     head = task.head if isinstance(task, Classify) else {}
     loaded = load_classifier(spec, **head, seed=0, dropout=None)
-    tokenizer = load_tokenizer(spec)
-    longest = check_model(loaded.module, tokenizer, max_length, True)
+    parts = anatomy(loaded.module)
+    tokenizer, longest = None, max_length or parts.max_positions or 2**31
+    if any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
+        tokenizer = load_tokenizer(spec)
+        longest = check_model(loaded.module, tokenizer, max_length, True)
     if isinstance(task, Classify):
-        task = replace(task, pool=anatomy(loaded.module).pools, max_length=longest)
+        task = replace(task, pool=parts.pools, max_length=longest)
     module = loaded.module.to(device).eval()
     return Loaded(
         module=module,

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.readers import PlacedRow
 from bigbatch.protocols import Forward, Task
-from bigbatch.records import Packing, Predictions, Sample, TokenTable
+from bigbatch.records import Packing, Predictions, Sample
 
 WINDOW_ROWS = 2048
 MICRO_TOKENS = 8192
@@ -81,6 +82,8 @@ def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any) -> list[Sa
     ]
     rows = [{**row, **dict.fromkeys(targets)} for _, row in window]
     _check_texts(window, task)
+    if tokenizer is None:
+        _check_tokenised(window)
     try:
         batch = getattr(task, "encode_unlabelled", None)
         return batch(rows, tokenizer) if batch else [task.encode(row, tokenizer) for row in rows]
@@ -108,6 +111,14 @@ def _check_texts(window: Sequence[PlacedRow], task: Task) -> None:
         raise DataError([*problems[:20], *more])
 
 
+def _check_tokenised(window: Sequence[PlacedRow]) -> None:
+    """Rows of a model without tokenizer."""
+    for place, row in window:
+        if row.get("input_ids") is None:
+            what = "this model has no tokenizer: it was trained on rows of token ids, and predicts such rows only"
+            raise DataError([Problem(where=place, key="input_ids", what=what)])
+
+
 def _text_problem(text: Any, required: bool) -> str | None:
     if text is None:
         return "there is no text" if required else None
@@ -120,28 +131,6 @@ def _text_problem(text: Any, required: bool) -> str | None:
     except UnicodeEncodeError as error:
         return f"half a surrogate pair at character {error.start}: this is not text"
     return None
-
-
-def as_table(samples: Sequence[Sample]) -> TokenTable:
-    """Samples as a tokenised split in memory."""
-    segments = [sample.segments for sample in samples if sample.segments is not None]
-    return TokenTable(
-        ids=np.concatenate([sample.ids for sample in samples]),
-        token_offsets=_offsets([len(sample.ids) for sample in samples]),
-        segments=np.concatenate(segments) if len(segments) == len(samples) else None,
-        reads=np.concatenate([sample.reads for sample in samples]),
-        unit_offsets=_offsets([len(sample.reads) for sample in samples]),
-        values=np.concatenate([sample.values for sample in samples]),
-        weights=np.concatenate([sample.weights for sample in samples]),
-        extras={
-            name: np.concatenate([sample.extras[name] for sample in samples]) for name in samples[0].extras
-        },
-        truncated_samples=sum(sample.truncated for sample in samples),
-    )
-
-
-def _offsets(counts: Sequence[int]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
 
 
 def describe(predictions: Predictions, names: Sequence[str]) -> Iterator[dict[str, Any]]:

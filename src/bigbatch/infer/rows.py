@@ -49,10 +49,12 @@ def evaluate_rows(
         base=base,
         columns=columns,
         roles=task.roles,
-        encoding=encoding or (recipe.data.encoding if recipe else "utf-8"),
+        encoding=encoding or opened.encoding,
         empty_text=recipe.data.empty_text if recipe else "error",
     )
     check_rows(table, task)
+    if opened.tokenizer is None and not table.tokenised:
+        raise DataError("this model has no tokenizer: it can only evaluate rows of token ids (input_ids)")
     tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
     return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens, packing="padded")
 

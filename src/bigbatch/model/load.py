@@ -59,11 +59,15 @@ def load_tokenizer(spec: Any) -> Any:
     is_folder(name)
     try:
         with explained(name), quiet():
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 name, revision=spec.revision or "main", trust_remote_code=False
             )
     except ModelError as error:
         raise ModelError(f"tokenizer: {error}; model.tokenizer can name another one") from error
+    # Where there are no tokenizer files transformers makes one up, to which every word is unknown.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ModelError(f"{name} has no tokenizer (its vocabulary is empty); name one with model.tokenizer")
+    return tokenizer
 
 
 def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] | None:

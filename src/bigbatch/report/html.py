@@ -99,8 +99,9 @@ def _lead(run: RunData) -> str:
         words.append(f"{show_number(_as_number(amount))} {unit} per update.")
     optimizer = recipe.get("optimizer.name")
     if optimizer:
-        lr = recipe.get("optimizer.lr")
-        rate = f", learning rate {show_number(_as_number(lr))}" if lr else ""
+        # The plan's, after the rules that rescale it with the batch.
+        lr = (run.plan.get("learning_rate") or {}).get("value") or recipe.get("optimizer.lr")
+        rate = f", learning rate {show_number(_as_number(str(lr)))}" if lr else ""
         words.append(f"Optimiser {clean(optimizer)}{rate}.")
     return " ".join(words)
 

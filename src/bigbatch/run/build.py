@@ -132,7 +132,9 @@ def build(
         DoesNotFit: the plan's prediction exceeds the machine's memory.
     """
     hardware = hardware_facts(recipe.plan)
-    torch.set_num_threads(hardware.threads)
+    threads = frozen_plan.choices.get("threads") if frozen_plan else None
+    # Another number of threads sums in another order.
+    torch.set_num_threads(int(threads.value) if threads else hardware.threads)
     ready = ready_model(recipe, task, inputs, live, hardware, say)
     tables, ready, token_notes = ready_tables(recipe, inputs, ready, cache_dir, say, progress)
     batches = Batches(

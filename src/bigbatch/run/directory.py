@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -30,6 +31,8 @@ from bigbatch.run.durable import (
 )
 
 State = Literal["running", "finished", "interrupted", "failed"]
+_LEFT_BEHIND = (f"{TEMPORARY}*", ".model.new-*", ".model.old-*", ".report.html.*")
+"""Temporary names of this room, of `model.export` and of the report."""
 _PACKAGES = ("bigbatch", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "pydantic")
 
 
@@ -82,10 +85,17 @@ class RunDirectory:
 
     def clean(self) -> list[str]:
         """Remove temporary files that a kill left; only while holding the lock. Returns their names."""
-        left = sorted(self.path.glob(f"{TEMPORARY}*"))
+        left = sorted(path for name in _LEFT_BEHIND for path in self.path.glob(name))
         for path in left:
             remove_tree(path, ops=self.ops)
         return [path.name for path in left]
+
+    def remove_unused(self) -> None:
+        """Remove the directory if no run ever began in it: a start that failed leaves nothing behind."""
+        with contextlib.suppress(OSError):  # it was never made, or another process starts there
+            if all(path.name == ".lock-guard" for path in self.path.iterdir()):
+                self.ops.remove(self.path / ".lock-guard")
+                self.ops.remove(self.path)
 
     def preflight(self, bytes_needed: int) -> None:
         """Refuse a directory that cannot be written, or a disk that is too small, before anything is written.
@@ -94,7 +104,7 @@ class RunDirectory:
         mounts, and everything to root.
 
         Args:
-            bytes_needed: what the run will write at most.
+            bytes_needed: what the run will hold at most; what an interrupted one holds already needs no room.
 
         Raises:
             DiskError: with the bytes needed and free.
@@ -107,11 +117,17 @@ class RunDirectory:
         except OSError as error:
             raise disk_error(error, self.path, bytes_needed=bytes_needed) from error
         free = free_bytes(folder)
+        bytes_needed = max(0, bytes_needed - self._held_bytes())
         if free < bytes_needed:
             raise DiskError(
                 f"the disk of {self.path} is too small: the run {space(bytes_needed, free)}; "
                 "make room, lower run.keep, or set run.dir to another disk"
             )
+
+    def _held_bytes(self) -> int:
+        """Size of the checkpoints and the model that are there."""
+        files = [path for folder in (self.checkpoints, self.model) for path in folder.rglob("*")]
+        return sum(path.stat().st_size for path in files if path.is_file())
 
     def write_json(self, path: Path, value: Any) -> None:
         """Replace one of the JSON files durably: `directory.write_json(directory.plan, …)`."""

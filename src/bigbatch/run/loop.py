@@ -58,6 +58,7 @@ class Loop:
         observers: Sequence[Observer] = (),
         side_events: list[Event] | None = None,
         first_events: Sequence[Event] = (),
+        first_save: str | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """Take over where `progress` says.
@@ -70,6 +71,7 @@ class Loop:
             observers: called with every record; may ask for a stop, a save or an evaluation.
             side_events: where observers leave what went wrong in them.
             first_events: what starting had to say; the first records.
+            first_save: why a checkpoint must hold these events before anything else happens.
             check: called at each update boundary; raises when the run directory is no longer ours.
         """
         self.parts = parts
@@ -79,10 +81,11 @@ class Loop:
         self.requests: list[Request] = []
         self.results: dict[str, EvalResult] = {}
         """Latest full evaluation of each split, with the weights that the module holds."""
-        self.exit_reason = "completed"
+        self.exit_reason = progress.stopped or "completed"
         self._observers = tuple(observers)
         self._side_events = side_events if side_events is not None else []
         self._first_events = tuple(first_events)
+        self._first_save = first_save
         self._check = check
         self._flag = SignalFlag()
         self._last_checkpoint = time.monotonic()
@@ -103,7 +106,10 @@ class Loop:
         """
         progress, total = self.progress, self.parts.length.updates
         yield from map(self.emit, self._first_events)
+        if self._first_save:
+            yield self.emit(self.save(self._first_save))
         yield from self._due_evaluation()
+        yield from self._serve_requests()
         while progress.update < total and not self._stopped():
             self._flag.poll()
             self._check()
@@ -247,7 +253,7 @@ class Loop:
         progress, name = self.progress, self.parts.best_metric
         assert name is not None
         value = self._watched(name)
-        previous = progress.best.value if progress.best else None
+        previous = progress.best.value if progress.best and progress.best.metric == name else None
         if not better(value, previous, self.parts.larger_is_better(name), 0.0):
             return False
         progress.best = Best(metric=name, value=value, step=progress.update)
@@ -263,14 +269,7 @@ class Loop:
 
     def clock(self) -> Clock:
         """How far the run is."""
-        progress = self.progress
-        return Clock(
-            updates=progress.update,
-            samples=progress.position,
-            tokens=progress.tokens,
-            evaluations=progress.evaluations,
-            seconds=time.monotonic(),
-        )
+        return self.progress.clock(time.monotonic())
 
     def _crossed(self, every: Quantity, before: Clock) -> bool:
         parts = self.parts
@@ -287,7 +286,7 @@ class Loop:
         return self._crossed(every, self.keeper.saved_clock)
 
     def _stopped(self) -> bool:
-        if any(isinstance(request, Stop) for request in self.requests):
+        if self.progress.stopped is not None or any(isinstance(request, Stop) for request in self.requests):
             return True
         stopping = self.parts.recipe.early_stopping
         if stopping is None or self.progress.stale_evaluations < max(stopping.patience.amount, 1):
@@ -311,11 +310,13 @@ class Loop:
 
     def _say_stop(self) -> Iterator[Record]:
         """Why the run ends here, when somebody asked it to: whenever that was, the first one counts."""
-        for request in self.requests:
-            if isinstance(request, Stop):
-                self.exit_reason = request.why
-                yield self.emit(self._event("stopped", request.why, "stops at this update boundary"))
-                return
+        request = next((request for request in self.requests if isinstance(request, Stop)), None)
+        if request is None or self.progress.stopped is not None:
+            return
+        self.progress.stopped = self.exit_reason = request.why
+        yield self.emit(self._event("stopped", request.why, "stops at this update boundary"))
+        # Also over a checkpoint of this boundary: that one would train on.
+        yield self.emit(self.save(request.why))
 
     def failures_beside(self) -> Iterator[Record]:
         """Records of what went wrong in observers, and of evaluations that had to be cut smaller."""
@@ -332,10 +333,11 @@ class Loop:
 
     def save_interrupted(self, interruption: Interrupted) -> Record:
         """After a signal: the last boundary, if it is not saved yet."""
-        did = "the newest checkpoint is of this update"
+        did = f"the same command goes on after update {self.progress.update}"
+        record = self.emit(self._event("interrupted", str(interruption), did))
         if self.keeper.saved_update != self.progress.update:
-            did = self.save(str(interruption)).did
-        return self.emit(self._event("interrupted", str(interruption), f"{did}; the same command goes on"))
+            self.save(str(interruption))
+        return record
 
     def _event(self, event: str, why: str, did: str, **details: Any) -> Event:
         return Event(step=self.progress.update, event=event, why=why, did=did, details=details)

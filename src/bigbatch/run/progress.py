@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bigbatch.records import Eval, Update
+from bigbatch.rules.clocks import Clock
 
 
 @dataclass(kw_only=True)
@@ -35,7 +37,7 @@ class Progress:
     """Best value of the early-stopping metric."""
     best: Best | None = None
     figures: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    """Latest loss and metrics of each split."""
+    """Latest loss and metrics of each split; None where one is not finite or does not exist."""
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     evaluated_samples: int = 0
@@ -46,6 +48,8 @@ class Progress:
     journal_records: int = 0
     """Lines of metrics.jsonl at this moment; a resume moves later ones away."""
     peak_memory_bytes: int = 0
+    stopped: str | None = None
+    """Why the run was asked to stop: after a kill it does not train on."""
 
     def after_update(self, record: Update) -> None:
         """Move past one update."""
@@ -60,7 +64,26 @@ class Progress:
         """Count one evaluated split."""
         self.evaluate_seconds += record.seconds
         self.evaluated_samples += samples
-        self.figures[record.split] = {"loss": record.loss, **record.metrics}
+        figures = {"loss": record.loss, **record.metrics}
+        self.figures[record.split] = {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in figures.items()
+        }
+
+    def carry_on(self) -> None:
+        """Forget what ended the run: its settings were changed on purpose."""
+        self.stopped = self.stop_best = None
+        self.stale_evaluations = 0
+
+    def clock(self, seconds: float) -> Clock:
+        """How far the run is, at this moment of the process."""
+        return Clock(
+            updates=self.update,
+            samples=self.position,
+            tokens=self.tokens,
+            evaluations=self.evaluations,
+            seconds=seconds,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bigbatch.errors import BigbatchError, GateMissed, UsageError
+from bigbatch.errors import BigbatchError, GateMissed, RunLocked, UsageError
 from bigbatch.infer.load import Loaded, open_model
 from bigbatch.infer.predict import predict_rows
 from bigbatch.plan.frozen import Plan
@@ -56,7 +56,7 @@ class Run:
         self._loop = loop
         self._stack = stack or ExitStack()
         self._finished = finished
-        self._iterator: Iterator[Record] | None = None
+        self._iterator: Generator[Record, None, None] | None = None
 
     # ------------------------------------------------------------ running
 
@@ -68,8 +68,8 @@ class Run:
     ) -> None:
         """Let go of the directory. A run that was left early is interrupted: the same start goes on."""
         with self._stack:
-            if isinstance(self._iterator, Generator):
-                self._iterator.close()  # gives Ctrl-C back to the caller
+            if self._iterator is not None:
+                self._iterator.close()  # puts the signal handlers back
             if self.status == "running" and self._loop is not None:
                 if kind is None:
                     self._loop.save_interrupted(Interrupted(None))
@@ -81,29 +81,33 @@ class Run:
             self._iterator = self._records()
         return self._iterator
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Generator[Record, None, None]:
         if self._loop is None or self._parts is None:
             return
-        try:
-            with SignalFlag() as flag:
-                self._loop.watch(flag)
+        # The flag is up until the last file is written: a second signal ends the process with its exit code.
+        with SignalFlag() as flag:
+            self._loop.watch(flag)
+            try:
                 yield from self._loop.records()
                 yield from finish(self._parts, self._directory, self._loop)
-        except Interrupted as interruption:
-            self.signal = interruption.signal
-            record = self._loop.save_interrupted(interruption)
-            self._end("interrupted")
-            yield record
-            return
-        except Exception:
-            self._end("failed")
-            raise
-        self.result = read_json(self._directory.result)
-        missed = missed_gates(self._parts, self._loop.progress.figures)
-        if missed:
-            self.error = GateMissed("; ".join(missed))
-        self._end("finished")
-        self._finished(self.path)
+            except Interrupted as interruption:
+                self.signal = interruption.signal
+                record = self._loop.save_interrupted(interruption)
+                self._end("interrupted")
+                yield record
+                return
+            except RunLocked:
+                self.status = "failed"  # status.json belongs to whoever took the directory over
+                raise
+            except Exception:
+                self._end("failed")
+                raise
+            self.result = read_json(self._directory.result)
+            missed = missed_gates(self._parts, self._loop.progress.figures)
+            if missed:
+                self.error = GateMissed("; ".join(missed))
+            self._end("finished")
+            self._finished(self.path)
 
     def _end(self, status: State) -> None:
         assert self._loop is not None and self._parts is not None

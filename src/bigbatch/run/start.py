@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bigbatch.errors import MachineError
+from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Observer
 from bigbatch.recipe.load import dump_recipe
@@ -96,7 +98,11 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     decision = _decide(recipe, what, wishes)
     if isinstance(decision, Finished):
         wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
-        return Run(RunDirectory(decision.path))
+        directory = RunDirectory(decision.path)
+        if not directory.report.exists():  # killed while it was written; unless it is being written now
+            with suppress(MachineError), RunLock(directory.path):
+                directory.clean()
+        return Run(directory)
     start = _Start(
         recipe=recipe, live=live, task=task, inputs=inputs, code=tuple(code), what=what, decision=decision
     )
@@ -149,6 +155,11 @@ def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
             f"{decision.taken} holds another run ({'; '.join(decision.differences)}); "
             f"this one goes to {decision.path}"
         )
+    elif not isinstance(decision, Start) and decision.path != recipe.run_folder:
+        wishes.say(
+            f"{recipe.run_folder} holds another run ({'; '.join(decision.differences)}); "
+            f"this one is in {decision.path}"
+        )
     return decision
 
 
@@ -158,18 +169,22 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     directory = RunDirectory(decision.path)
     # A first guess before anything slow: the model is not loaded yet.
     directory.preflight(first_guess_bytes(recipe, start.live))
+    if not directory.path.exists():
+        stack.callback(directory.remove_unused)
     directory.create()
     lock = stack.enter_context(RunLock(directory.path))
     if lock.note:
         wishes.say(lock.note)
+    directory.clean()
     resumed = isinstance(decision, Resume)
+    frozen_plan = _frozen_plan(directory, recipe, wishes.say) if resumed else None
     parts = build(
         recipe,
         start.task,
         start.inputs,
         start.live,
         cache_dir=token_cache(recipe),
-        frozen_plan=_frozen_plan(directory) if resumed else None,
+        frozen_plan=frozen_plan,
         say=wishes.say,
         progress=wishes.progress,
     )
@@ -180,6 +195,14 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     keeper = Keeper(directory, Journal(directory.path), run_id=identity.run_id, keep=recipe.run.keep)
     guard = Guard(patience=recipe.guard.patience, on_nonfinite=recipe.guard.on_nonfinite)
     progress, events = _position(keeper, parts, guard, decision)
+    carried_on = wishes.continue_from is not None
+    if carried_on:
+        progress.carry_on()
+        parts.plan = replace(
+            parts.plan, choices={**parts.plan.choices, **asked_for(parts.recipe, parts.length)}
+        )
+        events.append(carried_on_event(parts, progress, decision))
+        wishes.say(f"{events[-1].why}: {events[-1].did}")
     keeper.write_plan(parts.plan)
     directory.write_status("running", progress.update)
     wishes.planned(parts)
@@ -191,6 +214,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         observers=wishes.observers,
         side_events=wishes.side_events,
         first_events=events,
+        first_save="carried on with other settings" if carried_on else None,
         check=lock.check,
     )
     return Run(directory, parts=parts, loop=loop, stack=stack.pop_all(), finished=wishes.finished)
@@ -201,9 +225,17 @@ def token_cache(recipe: Recipe) -> Path:
     return recipe.run_folder.parent / ".cache" / "tokens"
 
 
-def _frozen_plan(directory: RunDirectory) -> Plan | None:
+def _frozen_plan(directory: RunDirectory, recipe: Recipe, say: Say) -> Plan | None:
+    """The plan that the run began with; says so where the recipe now asks for another."""
     content = read_json(directory.plan)
-    return Plan.from_json(content) if content else None
+    if not content:
+        return None
+    plan = Plan.from_json(content)
+    for name in ("micro_tokens", "packing", "threads"):
+        asked = getattr(recipe.plan, name)
+        if asked is not None and name in plan.choices and plan.value(name) != asked:
+            say(f"plan.{name}: the run keeps {plan.value(name)} of its plan.json; {asked} is for a new run")
+    return plan
 
 
 def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) -> tuple[Progress, list[Event]]:
@@ -216,11 +248,32 @@ def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) ->
     event = Event(
         step=progress.update,
         event="resumed",
-        why="; ".join([*decision.differences, *notes]) or "the run had been interrupted",
+        why="; ".join(notes) or "the run had been interrupted",
         did=f"goes on after update {progress.update}",
         details={"records_moved": lost},
     )
     return progress, [event]
+
+
+def carried_on_event(parts: Parts, progress: Progress, decision: Start | NewName | Resume) -> Event:
+    """What `--continue` changed, and what that does to the schedule."""
+    changed = decision.differences if isinstance(decision, Resume) else ()
+    length, after = parts.length, progress.update
+    did = f"the run is to have {length.updates} updates and has had {after}: it is only finished anew"
+    if after < length.updates:
+        batch = parts.batches.at(progress.position, after + 1)
+        lr = parts.learning_rate(batch.first_position, batch.samples)
+        did = (
+            f"the schedule {parts.recipe.schedule.name} is laid anew over all {length.updates} updates, not over "
+            f"those that are left: update {after + 1} has lr {lr:.6g}"
+        )
+    return Event(
+        step=after,
+        event="carried_on",
+        why="; ".join(changed) or "nothing that changes the result",
+        did=did,
+        details={"differences": list(changed)},
+    )
 
 
 def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
