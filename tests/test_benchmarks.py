@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import pytest
-
 from benchmarks.split import SPLITS, bigbatch, huggingface, make_rows
 
 
