@@ -375,6 +375,53 @@ def test_a_run_that_had_finished_still_answers(folder):
     assert (first.path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_live_model_gets_the_kept_weights_also_from_a_run_that_had_finished(tokenizer):
+    first, second = tiny("bert", num_labels=5), tiny("bert", num_labels=5)
+    keys = {**KEYS, "run.evaluate_every": "1 updates", "optimizer.lr": 0.5}
+    for module in (first, second):
+        run = bigbatch.train(
+            module, TEXTS, TEXTS[:20], tokenizer=tokenizer, batch_size=16, set=keys, run_dir="r"
+        )
+        assert run.path.name == "r"
+    assert run.result["best"]["step"] < 3 and run._parts is None
+    assert not differing(first.state_dict(), second.state_dict())
+
+
+def scaled_by(factor):
+    def loss(logits, targets):
+        return factor * torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    return loss
+
+
+def squared(logits, targets):
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none").square()
+
+
+def test_another_loss_task_or_tokenizer_of_python_is_another_run(folder, tmp_path):
+    other = tiny_tokenizer(tmp_path / "tok", [*WORDS[1:], WORDS[0]])
+    marked = [{**row, "marked": 1.0} for row in TEXTS]
+    calls = [
+        {},
+        {"loss": squared},
+        {"loss": scaled_by(2.0)},
+        {"loss": scaled_by(3.0)},
+        {"tokenizer": other},
+        {"task": Classify(kind="single")},
+        {"task": TwoTerms()},
+    ]
+    folders = []
+    for _ in range(2):
+        for options in calls:
+            run = bigbatch.train(
+                folder, marked, batch_size=16, set={**KEYS, "updates": 1}, run_dir="r", **options
+            )
+            folders.append(run.path.name)
+    names = ["r", *(f"r-{number}" for number in range(2, 8))]
+    assert folders[:7] == names, "each is a run of its own"
+    assert folders[7:] == names, "and is found again"
+
+
 def test_leaving_the_loop_early_is_an_interruption_that_can_be_resumed(tmp_path):
     import signal
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
+from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Observer
 from bigbatch.recipe.load import dump_recipe
 from bigbatch.recipe.references import referenced_files
@@ -37,10 +38,11 @@ from bigbatch.run.identity import (
 from bigbatch.run.inputs import Inputs, Live, model_digest, read_inputs
 from bigbatch.run.journal import Journal
 from bigbatch.run.keeper import Keeper, bytes_needed, first_guess_bytes
+from bigbatch.run.live import give_back, live_digests
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.progress import Progress
-from bigbatch.run.ready import told
+from bigbatch.run.ready import ready_model, told
 from bigbatch.run.run import Run
 from bigbatch.run.watched import check_watched
 from bigbatch.tasks.catalog import as_metric, task_from_recipe
@@ -97,6 +99,12 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     decision = _decide(recipe, what, wishes)
     if isinstance(decision, Finished):
         wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
+        if live.module is not None:
+            give_back(
+                decision.path,
+                ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan), wishes.say).module,
+                wishes.say,
+            )
         return Run(RunDirectory(decision.path))
     start = _Start(
         recipe=recipe, live=live, task=task, inputs=inputs, code=tuple(code), what=what, decision=decision
@@ -138,7 +146,8 @@ def _checked_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
 def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[Path]) -> Fingerprint:
     """Fingerprint of recipe, data, code and the weights that training starts from."""
     contents = {"rows": inputs.digest, "model": model_digest(recipe, live)}
-    return fingerprint(recipe, contents, code)
+    what = fingerprint(recipe, contents, code).what
+    return Fingerprint(what=dict(sorted({**what, **live_digests(live)}.items())))
 
 
 def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
