@@ -329,6 +329,18 @@ def test_extras_reach_a_loss_and_a_metric(folder):
     assert run.metrics["validation.cost"] == 7.0
 
 
+def test_a_task_object_takes_the_recipes_loss_and_metrics(folder):
+    rows = TEXTS[:45]  # 23 negative, 22 positive
+    keys = {**KEYS, "updates": 1, "loss.class_weights": {"neg": 5.0}}
+    options = {"batch_size": 45, "set": keys, "metrics": ["accuracy"]}
+    run = bigbatch.train(folder, rows, rows, task=Classify(kind="single"), run_dir="a", **options)
+    named = bigbatch.train(folder, rows, rows, run_dir="b", **options)
+    plain = bigbatch.train(folder, rows, rows, run_dir="c", **{**options, "set": {**KEYS, "updates": 1}})
+    found = [lines(each.path, "update")[0]["loss"] for each in (run, named, plain)]
+    assert found[0] == found[1] != found[2]
+    assert set(run.metrics) == {"validation.loss", "validation.accuracy"}
+
+
 def test_names_and_functions_as_metrics(folder):
     def cost(predictions, targets):
         return float(np.mean(predictions.values != targets.values))

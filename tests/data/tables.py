@@ -33,7 +33,7 @@ class LetterTask:
     """Letters are tokens; one unit a word, read at its first letter; counts its calls."""
 
     max_length: int | None = None
-    calls: list[Any] = field(default_factory=list)
+    calls: list[Any] = field(default_factory=list, metadata={"option": False})
 
     def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample:
         self.calls.append(row)

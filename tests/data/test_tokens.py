@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import types
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +276,20 @@ def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path: Path)
     table, reused = tokens(cache_dir=tmp_path / "file" / "cache", say=said.append)
     assert not reused and len(said) == 1 and "cannot be written" in said[0]
     same(table, tokens()[0])
+
+
+@dataclass
+class Weighing(LetterTask):
+    boost: Any = None
+    filled_in: Any = field(default=None, metadata={"option": False})
+
+
+def test_the_key_knows_every_option_of_a_task_whatever_its_type():
+    long = np.arange(5000.0)
+    other = long.copy()
+    other[2500] = -1
+    tasks = [Weighing(boost=value) for value in (None, {"neg": 1.0}, {"neg": 9.0}, ["a"], long, other)]
+    keys = [cache_key(ROWS, task, Letters(), {}) for task in tasks]
+    assert len(set(keys)) == len(keys)
+    assert cache_key(ROWS, Weighing(boost={"neg": 9.0}), Letters(), {}) == keys[2]
+    assert cache_key(ROWS, Weighing(filled_in="by the run"), Letters(), {}) == keys[0]

@@ -10,10 +10,10 @@ import torch
 from sklearn import metrics as sk
 
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.tokens import as_table
 from bigbatch.infer import evaluate as evaluate_module
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.infer.forwards import run_forward
-from bigbatch.infer.predict import as_table
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.states import WholeMetric
 

@@ -44,6 +44,7 @@ def read_jsonl(path: Path):
 
 def test_every_format_gives_the_same_predictions(loaded, tmp_path: Path):
     sources = [write_csv(tmp_path / "new.csv"), write_csv(tmp_path / "new.tsv", delimiter="\t")]
+    sources += [write_csv(tmp_path / "semicolons.csv", delimiter=";")]
     sources += [write_csv(tmp_path / "bom.csv", encoding="utf-8-sig"), tmp_path / "new.jsonl"]
     lines = [json.dumps({"id": f"r{index}", "review": text}) for index, text in enumerate(TEXTS)]
     sources[-1].write_text("\n\n".join(lines) + "\n")
@@ -57,6 +58,7 @@ def test_every_format_gives_the_same_predictions(loaded, tmp_path: Path):
         io.StringIO("\n".join(TEXTS)),
         io.StringIO("\n".join(lines)),
         io.StringIO(sources[0].read_text()),
+        io.StringIO(sources[2].read_text()),
     ):
         out = io.StringIO()
         predict_file(loaded, stream, out)
@@ -157,3 +159,12 @@ def test_files_that_cannot_be_read(loaded, tmp_path: Path):
     source = tmp_path / "latin.csv"
     source.write_bytes(b"review\ncaf\xe9\n")
     assert predict_file(loaded, source, tmp_path / "out.csv", encoding="latin-1") == 1
+
+
+def test_json_rows_need_not_have_the_same_keys(loaded, tmp_path: Path):
+    rows = [{"review": "a"}, {"id": "r1", "review": "b", "pair": "c d"}, {"review": "b"}]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert predict_file(loaded, tmp_path / "new.jsonl", tmp_path / "out.jsonl", window_rows=1) == 3
+    found = read_jsonl(tmp_path / "out.jsonl")
+    assert [row.get("id") for row in found] == [None, "r1", None]
+    assert found[1]["probabilities"] != found[2]["probabilities"]

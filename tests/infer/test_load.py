@@ -107,6 +107,38 @@ def test_a_run_with_a_task_of_its_own(run, folder, tokenizer, tmp_path: Path):
     np.testing.assert_allclose(shares(rows), wanted, atol=1e-5)
 
 
+def test_a_run_keeps_copies_of_code_that_lay_anywhere(folder, tmp_path: Path):
+    (tmp_path / "model").symlink_to(folder)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mine.py").write_text(
+        "from torch.nn import functional as F\n"
+        "def own(logits, targets): return 3 * F.cross_entropy(logits, targets, reduction='none')\n"
+        "def cost(predictions, targets): return 1.0\n"
+    )
+    recipe = {
+        "model": "bert-base-uncased",
+        "data": {"train": "train.csv"},
+        "loss": "../elsewhere/mine.py:own",
+        "metrics": ["lib/mine.py:cost"],
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    opened = open_model(tmp_path)
+    rows = [{"text": text, "label": "pos"} for text in TEXTS]
+    plain = evaluate_rows(open_model(folder), rows, tmp_path, {})
+    assert evaluate_rows(opened, rows, tmp_path, {}).loss == pytest.approx(3 * plain.loss)
+    assert opened.recipe is not None and opened.recipe.loss.name == "../elsewhere/mine.py:own"
+
+
+def test_files_have_the_encoding_of_the_run(folder, tmp_path: Path):
+    (tmp_path / "model").symlink_to(folder)
+    recipe = {"model": "bert-base-uncased", "data": {"train": "train.csv", "encoding": "latin-1"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "new.csv").write_bytes("text\nh caf\u00e9\n".encode("latin-1"))
+    assert predict_file(open_model(tmp_path), tmp_path / "new.csv", tmp_path / "out.jsonl") == 1
+    with pytest.raises(DataError, match="not utf-8"):
+        predict_file(open_model(tmp_path), tmp_path / "new.csv", tmp_path / "2.jsonl", encoding="utf-8")
+
+
 def test_the_kind_follows_the_configuration(tmp_path: Path, tokenizer):
     number = save(tmp_path / "number", tokenizer, num_labels=1)
     assert head_of(number) == (("LABEL_0",), "regression")

@@ -86,12 +86,17 @@ def test_the_same_command_on_a_finished_run_says_so_and_changes_nothing(parent, 
 def test_a_missing_report_is_written(parent, finished):
     report = finished.run / "report.html"
     report.unlink()
+    (finished.run / ".report.html.abc").write_text("half of it")
     before = folder_hash(finished.run)
+    del before[".report.html.abc"]
     code, output = parent.run(finished.folder, TRAIN)
     assert (code, "nothing to do" in output) == (0, True)
     after = folder_hash(finished.run)
     assert report.stat().st_size > 10_000 and "report.html" in after
-    assert {name: value for name, value in after.items() if name != "report.html"} == before
+    assert {name: value for name, value in after.items() if name != "report.html"} == {
+        **before,
+        **guard(after),
+    }
 
 
 @pytest.mark.parametrize("words", [(), ("--resume",)])
@@ -181,6 +186,17 @@ def test_carrying_on_says_what_it_does_to_the_schedule(parent, finished):
     assert json.loads((finished.run / "plan.json").read_text())["updates"]["value"] == 20
     code, output = parent.run(finished.folder, (*TRAIN, "updates=20", "optimizer.lr=0.01"))
     assert code == 0 and "nothing to do" in output
+
+
+def test_a_report_of_the_time_before_does_not_pass_for_the_new_one(parent, finished):
+    words = (*TRAIN, "updates=20")
+    carry = ("--continue", "runs/job", "--allow", "updates")
+    kill = Kill(target="bigbatch.report.html:render_report")
+    assert parent.run(finished.folder, (*words, *carry), kill)[0] == -signal.SIGKILL
+    assert state(finished.run) == "finished"
+    code, output = parent.run(finished.folder, words)
+    assert code == 0 and "nothing to do" in output
+    assert "20 updates" in (finished.run / "report.html").read_text()
 
 
 def test_what_was_carried_on_is_not_forgotten_by_a_kill(parent, finished):

@@ -76,8 +76,7 @@ def read_delimited(name: str, content: bytes, encoding: str, tab: bool) -> Raw:
         raise one_error(name, "", "the file is empty; expected a header line and rows")
     if not data.endswith((b"\n", b"\r")):
         data += b"\n"
-    first_line = data.lstrip(b"\r\n").splitlines()[0]
-    grammar = _grammar(b"\t" if tab else b";" if b"," not in first_line and b";" in first_line else b",")
+    grammar = _grammar(delimiter_of(data.lstrip(b"\r\n").splitlines()[0], tab))
     header, body_start = _header(name, data, grammar, encoding)
     body = data[body_start:]
     if _suspicious(data, encoding, grammar):
@@ -92,6 +91,13 @@ def read_delimited(name: str, content: bytes, encoding: str, tab: bool) -> Raw:
         return {column: table.column(index[column]) for column in names}
 
     return Raw(name=name, columns=tuple(index), rows=table.num_rows, load=load, first_number=2)
+
+
+def delimiter_of(header: bytes, tab: bool) -> bytes:
+    """What separates the fields: a tab, a comma, or a semicolon when the header has only those."""
+    if tab:
+        return b"\t"
+    return b";" if b"," not in header and b";" in header else b","
 
 
 def check_mark(name: str, content: bytes, encoding: str) -> int:

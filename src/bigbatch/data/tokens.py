@@ -12,7 +12,8 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,11 @@ def token_table(
         return _assemble((writer.publish(facts), facts)), False
 
 
+def as_table(samples: Sequence[Sample]) -> TokenTable:
+    """Samples, at least one, as a tokenised split in memory."""
+    return _assemble((_columns(samples), {"truncated_samples": sum(sample.truncated for sample in samples)}))
+
+
 def cache_key(table: DataTable, task: Any, tokenizer: Any, key_parts: Mapping[str, Any]) -> str | None:
     """Hash of all that decides what encode returns: data, tokenizer, the task's options and its code.
 
@@ -96,9 +102,24 @@ def cache_key(table: DataTable, task: Any, tokenizer: Any, key_parts: Mapping[st
         "data": fingerprint(table),
         "tokenizer": None if table.tokenised else tokenizer_fingerprint(tokenizer),
         "task": code,
+        "options": _options_of(task),
         "parts": dict(key_parts),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:40]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_as_json).encode()).hexdigest()[:40]
+
+
+def _options_of(task: Any) -> dict[str, Any]:
+    """What the user chose of a task: encode may read any of it. What the run fills in comes with `key_parts`."""
+    if not is_dataclass(task):
+        return dict(getattr(task, "__dict__", {}))
+    return {
+        entry.name: getattr(task, entry.name) for entry in fields(task) if entry.metadata.get("option", True)
+    }
+
+
+def _as_json(value: Any) -> Any:
+    """Arrays in full: their text leaves out the middle."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -202,7 +223,7 @@ def _check(table: DataTable, first: int, samples: list[Sample], task: Any, layou
     return layout
 
 
-def _columns(samples: list[Sample]) -> dict[str, np.ndarray]:
+def _columns(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
     """The flat columns of some samples, as the cache stores them; ragged ones with counts."""
     columns = {
         "token_counts": np.array([len(sample.ids) for sample in samples], np.int64),

@@ -18,7 +18,7 @@ def predict_file(
     out: Path | str | TextIO | None = None,
     *,
     columns: Mapping[str, str] | None = None,
-    encoding: str = "utf-8",
+    encoding: str | None = None,
     window_rows: int = WINDOW_ROWS,
     micro_tokens: int = MICRO_TOKENS,
     progress: Callable[[int], None] | None = None,
@@ -30,7 +30,7 @@ def predict_file(
         source: a file, or a text stream (None or `-`: standard input).
         out: a `.jsonl` or `.csv` file that does not exist, or a text stream (None or `-`: standard output).
         columns: role -> column; added to the model's own.
-        encoding: of the source file.
+        encoding: of the source file; None takes the run's.
         window_rows: rows in memory at a time.
         micro_tokens: upper bound of computed tokens of a micro-batch.
         progress: called with the number of rows done so far.
@@ -45,6 +45,7 @@ def predict_file(
     wanted = {**loaded.columns, **(columns or {})}
     source, out = _place(source), _place(out)
     own = source if isinstance(source, Path) else None
+    encoding = encoding or loaded.encoding
     rows = 0
     with (
         open_source(source, roles=loaded.task.roles, columns=wanted, encoding=encoding) as placed,

@@ -43,6 +43,11 @@ class Loaded:
     """Of a run; None for a plain folder."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def encoding(self) -> str:
+        """Of text files: `data.encoding` of the run."""
+        return self.recipe.data.encoding if self.recipe else "utf-8"
+
 
 def open_model(place: Path | str, *, device: str = "cpu") -> Loaded:
     """The model of a run directory (`recipe.yaml` and `model/`), or of a Hugging Face folder.
@@ -76,10 +81,22 @@ def _open_run(run: Path, device: str) -> Loaded:
     if not (model / "config.json").is_file():
         raise UsageError(f"{run}: this run has no model yet; train it first, or let it finish")
     recipe = load_recipe(run / "recipe.yaml", environ={})
-    code = run / "code"  # copies of the user's files, as they were trained with
-    task = task_from_recipe(recipe, base=code if code.is_dir() else None)
+    task = task_from_recipe(_with_copies(recipe, run.absolute() / "code"))
     opened = _open(model, task, head_of(model)[0], recipe.data.max_length, device)
     return replace(opened, columns=dict(recipe.data.columns), recipe=recipe)
+
+
+def _with_copies(recipe: Recipe, code: Path) -> Recipe:
+    """The recipe with references to the copies of the user's files that training ran, wherever the originals lay."""
+
+    def copied(name: str) -> str:
+        place, _, item = name.rpartition(":")
+        copy = code / Path(place).name
+        return f"{copy}:{item}" if place.endswith(".py") and copy.is_file() else name
+
+    changed = {key: getattr(recipe, key) for key in ("task", "loss")}
+    named = {key: spec.model_copy(update={"name": copied(spec.name)}) for key, spec in changed.items()}
+    return recipe.model_copy(update={**named, "metrics": [copied(name) for name in recipe.metrics]})
 
 
 def _open(folder: Path, task: Task, names: tuple[str, ...], max_length: int | None, device: str) -> Loaded:

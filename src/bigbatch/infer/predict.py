@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.readers import PlacedRow
 from bigbatch.protocols import Forward, Task
-from bigbatch.records import Packing, Predictions, Sample, TokenTable
+from bigbatch.records import Packing, Predictions, Sample
 
 WINDOW_ROWS = 2048
 MICRO_TOKENS = 8192
@@ -130,28 +131,6 @@ def _text_problem(text: Any, required: bool) -> str | None:
     except UnicodeEncodeError as error:
         return f"half a surrogate pair at character {error.start}: this is not text"
     return None
-
-
-def as_table(samples: Sequence[Sample]) -> TokenTable:
-    """Samples as a tokenised split in memory."""
-    segments = [sample.segments for sample in samples if sample.segments is not None]
-    return TokenTable(
-        ids=np.concatenate([sample.ids for sample in samples]),
-        token_offsets=_offsets([len(sample.ids) for sample in samples]),
-        segments=np.concatenate(segments) if len(segments) == len(samples) else None,
-        reads=np.concatenate([sample.reads for sample in samples]),
-        unit_offsets=_offsets([len(sample.reads) for sample in samples]),
-        values=np.concatenate([sample.values for sample in samples]),
-        weights=np.concatenate([sample.weights for sample in samples]),
-        extras={
-            name: np.concatenate([sample.extras[name] for sample in samples]) for name in samples[0].extras
-        },
-        truncated_samples=sum(sample.truncated for sample in samples),
-    )
-
-
-def _offsets(counts: Sequence[int]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
 
 
 def describe(predictions: Predictions, names: Sequence[str]) -> Iterator[dict[str, Any]]:

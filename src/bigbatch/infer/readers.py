@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from bigbatch.data.columns import pick_columns
+from bigbatch.data.delimited import delimiter_of
 from bigbatch.errors import DataError, Problem, UsageError
 from bigbatch.protocols import Role
 
@@ -45,11 +46,12 @@ class RowReader:
             DataError: a malformed row, with its place; no column for the text.
         """
         rows = {"text": self._lines, "jsonl": self._objects}.get(self.format, self._cells)(stream)
-        first = next(rows, None)
-        if first is None:
-            return
-        picked = self._pick(list(first[1]))
-        for place, row in itertools.chain([first], rows):
+        seen: dict[str, None] = {}
+        picked: dict[str, str] = {}
+        for place, row in rows:
+            if not row.keys() <= seen.keys():  # JSON rows need not all have the same keys
+                seen |= dict.fromkeys(row)
+                picked = self._pick(list(seen)) | picked
             yield place, {role: row[column] for role, column in picked.items() if column in row}
 
     def _pick(self, available: list[str]) -> dict[str, str]:
@@ -84,9 +86,10 @@ class RowReader:
             yield place, row
 
     def _cells(self, stream: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
-        cells = csv.reader(
-            self._decoded(stream), delimiter="\t" if self.format == "tsv" else ",", strict=True
-        )
+        lines = self._decoded(stream)
+        first = next(lines, "")
+        delimiter = delimiter_of(first.encode("utf-8", "replace"), self.format == "tsv").decode()
+        cells = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
         number, header = 0, None
         while True:
             number += 1
@@ -180,7 +183,7 @@ def _sniffed(first: str, text_column: str) -> Format:
     start = first.lstrip("\ufeff").strip()
     if start.startswith("{"):
         return "jsonl"
-    for kind, delimiter in (("csv", ","), ("tsv", "\t")):
+    for kind, delimiter in (("csv", ","), ("csv", ";"), ("tsv", "\t")):
         if text_column in [cell.strip().strip('"') for cell in start.split(delimiter)]:
             return kind  # type: ignore[return-value]
     return "text"

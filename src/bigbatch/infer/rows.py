@@ -49,7 +49,7 @@ def evaluate_rows(
         base=base,
         columns=columns,
         roles=task.roles,
-        encoding=encoding or (recipe.data.encoding if recipe else "utf-8"),
+        encoding=encoding or opened.encoding,
         empty_text=recipe.data.empty_text if recipe else "error",
     )
     check_rows(table, task)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bigbatch.errors import MachineError
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.probe.hardware import hardware_facts
@@ -45,7 +46,7 @@ from bigbatch.run.progress import Progress
 from bigbatch.run.ready import ready_model, told
 from bigbatch.run.run import Run
 from bigbatch.run.watched import check_watched
-from bigbatch.tasks.catalog import as_metric, task_from_recipe
+from bigbatch.tasks.catalog import as_metric, task_from_recipe, with_settings
 from bigbatch.tasks.losses import own_loss
 
 
@@ -99,13 +100,14 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     decision = _decide(recipe, what, wishes)
     if isinstance(decision, Finished):
         wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
+        directory = RunDirectory(decision.path)
+        if not directory.report.exists():  # killed while it was written; unless it is being written now
+            with suppress(MachineError), RunLock(directory.path):
+                directory.clean()
         if live.module is not None:
-            give_back(
-                decision.path,
-                ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan), wishes.say).module,
-                wishes.say,
-            )
-        return Run(RunDirectory(decision.path))
+            ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan), wishes.say)
+            give_back(directory.path, ready.module, wishes.say)
+        return Run(directory)
     start = _Start(
         recipe=recipe, live=live, task=task, inputs=inputs, code=tuple(code), what=what, decision=decision
     )
@@ -126,7 +128,7 @@ def plan_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | No
 
 def live_task(recipe: Recipe, live: Live) -> Any:
     """The recipe's task, or the caller's own, with the caller's loss and metrics."""
-    task: Any = live.task if live.task is not None else task_from_recipe(recipe)
+    task: Any = task_from_recipe(recipe) if live.task is None else with_settings(live.task, recipe)
     if live.loss is not None:
         task = told(task, unit_loss=own_loss(live.loss, recipe.loss.args))
     if live.metrics:

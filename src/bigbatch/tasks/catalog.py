@@ -11,7 +11,7 @@ from typing import Any
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Metric, Task
 from bigbatch.tasks.classify import Classify
-from bigbatch.tasks.losses import resolve_loss
+from bigbatch.tasks.losses import default_loss, resolve_loss
 from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, metric_for
 from bigbatch.tasks.states import WholeMetric
 
@@ -32,18 +32,34 @@ def task_from_recipe(recipe: Any, *, base: Path | None = None) -> Task:
     folder: Path = base or (recipe.source.parent if recipe.source else Path.cwd())
     where = recipe.source.name if recipe.source else "recipe"
     task = build_task(recipe.task.name, recipe.task.args or {}, folder, where=where)
+    return with_settings(task, recipe, base=base)
+
+
+def with_settings(task: Task, recipe: Any, *, base: Path | None = None) -> Task:
+    """A classification with the recipe's loss, metrics and `data.max_length`; other tasks as they are.
+
+    What a task object of Python was given itself stays, unless the recipe names another.
+
+    Raises:
+        RecipeError: unknown loss or metric; class weights for another kind than single.
+    """
     if not isinstance(task, Classify):
         return task
+    folder: Path = base or (recipe.source.parent if recipe.source else Path.cwd())
+    where = recipe.source.name if recipe.source else "recipe"
     setting = recipe.loss.class_weights or "none"
     if setting != "none" and task.kind != "single":
         what = f"class weights are planned, not built yet, for kind {task.kind}; they work with kind single"
         raise RecipeError([Problem(where=where, key="loss.class_weights", what=what)])
+    unit_loss = resolve_loss(recipe.loss, folder, kind=task.kind, where=where)
+    own_is_better = task.unit_loss is not None and unit_loss == default_loss(task.kind)
+    metrics = tuple(_metric(name, task, folder, where) for name in recipe.metrics)
     return replace(
         task,
-        max_length=recipe.data.max_length,
-        unit_loss=resolve_loss(recipe.loss, folder, kind=task.kind, where=where),
-        class_weight_setting=setting,
-        chosen_metrics=tuple(_metric(name, task, folder, where) for name in recipe.metrics),
+        max_length=recipe.data.max_length or task.max_length,
+        unit_loss=task.unit_loss if own_is_better else unit_loss,
+        class_weight_setting=task.class_weight_setting if setting == "none" else setting,
+        chosen_metrics=metrics or task.chosen_metrics,
     )
 
 
