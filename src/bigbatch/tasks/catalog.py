@@ -19,17 +19,13 @@ TASKS: Mapping[str, type] = {"classify": Classify}
 PLANNED = ("tag", "match", "mlm", "clm", "rank", "seq2seq", "image")
 
 
-def task_from_recipe(recipe: Any, *, base: Path | None = None) -> Task:
+def task_from_recipe(recipe: Any) -> Task:
     """The task of a recipe, with its loss, metrics and `data.max_length`; labels come from the data later.
-
-    Args:
-        recipe: a resolved recipe.
-        base: folder that `file.py:name` is relative to; the recipe's own when None.
 
     Raises:
         RecipeError: unknown task, option, loss or metric.
     """
-    folder: Path = base or (recipe.source.parent if recipe.source else Path.cwd())
+    folder: Path = recipe.source.parent if recipe.source else Path.cwd()
     where = recipe.source.name if recipe.source else "recipe"
     task = build_task(recipe.task.name, recipe.task.args or {}, folder, where=where)
     if not isinstance(task, Classify):
