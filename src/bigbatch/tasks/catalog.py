@@ -10,13 +10,14 @@ from typing import Any
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Metric, Task
+from bigbatch.recipe.learning import PLANNED_TASKS
+from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.losses import resolve_loss
 from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, metric_for
 from bigbatch.tasks.states import WholeMetric
 
 TASKS: Mapping[str, type] = {"classify": Classify}
-PLANNED = ("tag", "match", "mlm", "clm", "rank", "seq2seq", "image")
 
 
 def task_from_recipe(recipe: Any) -> Task:
@@ -49,8 +50,6 @@ def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "
     Raises:
         RecipeError: unknown name or option; a reference to something that is no task.
     """
-    from bigbatch.recipe.references import is_reference, resolve_reference
-
     if is_reference(name):
         found = resolve_reference(name, base)
         if not isinstance(found, type):
@@ -65,9 +64,9 @@ def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "
 
 
 def _unknown_task(name: str) -> str:
-    if name in PLANNED:
+    if name in PLANNED_TASKS:
         return f"{name} is planned, not built yet (built: {', '.join(TASKS)})"
-    near = get_close_matches(name, [*TASKS, *PLANNED], 1)
+    near = get_close_matches(name, [*TASKS, *PLANNED_TASKS], 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown task {name!r}{hint} (known: {', '.join(TASKS)}, or a reference such as tasks.py:Mine)"
 
@@ -98,8 +97,6 @@ def _checked(task: Any, name: str, where: str) -> Task:
 
 def _metric(name: str, task: Classify, base: Path, where: str) -> str | Metric:
     """A reference as its metric; a name as it is, once it is known to exist as far as labels are known."""
-    from bigbatch.recipe.references import is_reference, resolve_reference
-
     if is_reference(name):
         found = resolve_reference(name, base)
         return as_metric(found() if isinstance(found, type) else found, name, where=where)
