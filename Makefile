@@ -5,6 +5,7 @@
 #   make lint         ruff, pyright, the house's import rules
 #   make docs         the documentation, into docs/_build/html
 #   make mutants      plant faults and check that the tests find them
+#   make kills        kill a training run some hundred times and compare what it computed, bit for bit
 #   make benchmarks   the tables of the README
 #
 # Linux without an NVIDIA GPU, to download 200 MB of torch instead of several GB:
@@ -17,7 +18,7 @@ BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test lint format docs mutants benchmarks clean
+.PHONY: help demo test lint format docs mutants kills benchmarks clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
@@ -59,6 +60,9 @@ docs: $(VENV)/.installed-docs
 
 mutants: $(VENV)/.installed-test
 	$(BIN)/python tools/mutants.py $(ARGS)
+
+kills: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/run/test_kill.py tests/run/test_resume.py $(ARGS)
 
 benchmarks: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/split.py $(ARGS)

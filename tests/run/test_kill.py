@@ -98,7 +98,8 @@ def drawn(seed: int, counts: dict[str, int]) -> list[tuple[str, Kill]]:
     source = random.Random(seed)
     found = []
     for phase, points in PHASES.items():
-        for target, when, about, last in source.sample(points, k=min(counts.get(phase, 0), len(points))):
+        chosen = sorted(source.sample(range(len(points)), k=counts.get(phase, 0)))
+        for target, when, about, last in (points[index] for index in chosen):
             kill = Kill(target=target, nth=source.randint(1, last), when=when, about=about)
             found.append((phase, kill))
     return found

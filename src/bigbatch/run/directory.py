@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -88,6 +89,13 @@ class RunDirectory:
         for path in left:
             remove_tree(path, ops=self.ops)
         return [path.name for path in left]
+
+    def remove_unused(self) -> None:
+        """Remove the directory if no run ever began in it: a start that failed leaves nothing behind."""
+        with contextlib.suppress(OSError):  # it was never made, or another process starts there
+            if all(path.name == ".lock-guard" for path in self.path.iterdir()):
+                self.ops.remove(self.path / ".lock-guard")
+                self.ops.remove(self.path)
 
     def preflight(self, bytes_needed: int) -> None:
         """Refuse a directory that cannot be written, or a disk that is too small, before anything is written.

@@ -42,6 +42,8 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
     card = model_card(parts, final, progress)
     save_model(parts.module, parts.tokenizer, directory.model, card)
     directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
+    # A report of an earlier moment would otherwise pass for this result's after a kill.
+    directory.report.unlink(missing_ok=True)
     directory.write_json(directory.result, result_file(parts, loop, final))
 
 

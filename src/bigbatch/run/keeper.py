@@ -30,6 +30,8 @@ from bigbatch.run.progress import Progress
 
 MODEL = "model/"
 """Prefix of the model's own tensors in a checkpoint; optimiser states have the state's name instead."""
+_RECORD_BYTES = 2**24
+"""Room for metrics.jsonl, report and the small files."""
 
 
 class Keeper:
@@ -162,7 +164,7 @@ def first_guess_bytes(recipe: Recipe, live: Live) -> int:
         )
     optimizer = recipe.optimizer
     checkpoint = weights * (1 + state_multiple(optimizer.name, optimizer.momentum))
-    return int((recipe.run.keep + 2) * checkpoint + weights)
+    return int((recipe.run.keep + 2) * checkpoint + weights) + _RECORD_BYTES
 
 
 def bytes_needed(parts: Parts, keep: int) -> int:
@@ -176,4 +178,4 @@ def bytes_needed(parts: Parts, keep: int) -> int:
     trainable = sum(parameter.nbytes for parameter in parts.step.parameters)
     checkpoint = checkpoint_bytes(tensors) + int(per_parameter * trainable)
     model = sum(tensor.nbytes for tensor in tensors.values())
-    return (keep + 2) * checkpoint + model + 2**24
+    return (keep + 2) * checkpoint + model + _RECORD_BYTES

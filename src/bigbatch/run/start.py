@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bigbatch.errors import MachineError
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Observer
@@ -97,7 +98,11 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     decision = _decide(recipe, what, wishes)
     if isinstance(decision, Finished):
         wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
-        return Run(RunDirectory(decision.path))
+        directory = RunDirectory(decision.path)
+        if not directory.report.exists():  # killed while it was written; unless it is being written now
+            with suppress(MachineError), RunLock(directory.path):
+                directory.clean()
+        return Run(directory)
     start = _Start(
         recipe=recipe, live=live, task=task, inputs=inputs, code=tuple(code), what=what, decision=decision
     )
@@ -164,6 +169,8 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     directory = RunDirectory(decision.path)
     # A first guess before anything slow: the model is not loaded yet.
     directory.preflight(first_guess_bytes(recipe, start.live))
+    if not directory.path.exists():
+        stack.callback(directory.remove_unused)
     directory.create()
     lock = stack.enter_context(RunLock(directory.path))
     if lock.note:
