@@ -10,26 +10,23 @@ from typing import Any
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Metric, Task
+from bigbatch.recipe.learning import PLANNED_TASKS
+from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.losses import default_loss, resolve_loss
 from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, metric_for
 from bigbatch.tasks.states import WholeMetric
 
 TASKS: Mapping[str, type] = {"classify": Classify}
-PLANNED = ("tag", "match", "mlm", "clm", "rank", "seq2seq", "image")
 
 
-def task_from_recipe(recipe: Any, *, base: Path | None = None) -> Task:
+def task_from_recipe(recipe: Any) -> Task:
     """The task of a recipe, with its loss, metrics and `data.max_length`; labels come from the data later.
-
-    Args:
-        recipe: a resolved recipe.
-        base: folder that `file.py:name` is relative to; the recipe's own when None.
 
     Raises:
         RecipeError: unknown task, option, loss or metric.
     """
-    folder: Path = base or (recipe.source.parent if recipe.source else Path.cwd())
+    folder: Path = recipe.source.parent if recipe.source else Path.cwd()
     where = recipe.source.name if recipe.source else "recipe"
     task = build_task(recipe.task.name, recipe.task.args or {}, folder, where=where)
     return with_settings(task, recipe, base=base)
@@ -69,8 +66,6 @@ def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "
     Raises:
         RecipeError: unknown name or option; a reference to something that is no task.
     """
-    from bigbatch.recipe.references import is_reference, resolve_reference
-
     if is_reference(name):
         found = resolve_reference(name, base)
         if not isinstance(found, type):
@@ -85,9 +80,9 @@ def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "
 
 
 def _unknown_task(name: str) -> str:
-    if name in PLANNED:
+    if name in PLANNED_TASKS:
         return f"{name} is planned, not built yet (built: {', '.join(TASKS)})"
-    near = get_close_matches(name, [*TASKS, *PLANNED], 1)
+    near = get_close_matches(name, [*TASKS, *PLANNED_TASKS], 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown task {name!r}{hint} (known: {', '.join(TASKS)}, or a reference such as tasks.py:Mine)"
 
@@ -118,8 +113,6 @@ def _checked(task: Any, name: str, where: str) -> Task:
 
 def _metric(name: str, task: Classify, base: Path, where: str) -> str | Metric:
     """A reference as its metric; a name as it is, once it is known to exist as far as labels are known."""
-    from bigbatch.recipe.references import is_reference, resolve_reference
-
     if is_reference(name):
         found = resolve_reference(name, base)
         return as_metric(found() if isinstance(found, type) else found, name, where=where)
