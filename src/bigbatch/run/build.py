@@ -172,6 +172,7 @@ def build(
         parameters=[parameter for parameter in ready.module.parameters() if parameter.requires_grad],
         world=world,
         clip=recipe.clip,
+        device=hardware.device,
     )
     return Parts(
         recipe=recipe,

@@ -230,7 +230,9 @@ class Loop:
             samples_per_second=result.samples_per_second,
         )
         self.progress.after_evaluation(record, result.samples)
-        self.progress.peak_memory_bytes = max(self.progress.peak_memory_bytes, peak_memory_bytes())
+        self.progress.peak_memory_bytes = max(
+            self.progress.peak_memory_bytes, peak_memory_bytes(parts.step.device)
+        )
         return record
 
     def _note_for_stopping(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import LossSums, MicroBatch
-from bigbatch.step.dropout import mask_seed, private_generator
+from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
 
 
 class OutOfMemory(Exception):
@@ -60,7 +60,7 @@ class PlainExecutor:
         self.wait_seconds = 0.0
         with private_generator(self._device), memory_errors():
             for micro_batch in self._timed(micro_batches):
-                torch.manual_seed(mask_seed(self._seed, update, micro_batch.index))
+                seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))
                 for term, share in self._backward(micro_batch, denominators).items():
                     totals[term] = totals[term] + share if term in totals else share
                 real_tokens += micro_batch.tokens
@@ -90,6 +90,17 @@ class PlainExecutor:
             yield micro_batch
 
 
+_CPU_ALLOCATOR = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+"""How torch's CPU allocator says it, on Windows and on Linux: as a plain RuntimeError."""
+
+
+def is_memory_error(error: BaseException | None) -> bool:
+    """Whether torch, or Python, ran out of memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATOR)
+
+
 class memory_errors:
     """Turn every way in which torch says "out of memory" into OutOfMemory."""
 
@@ -97,7 +108,5 @@ class memory_errors:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-            isinstance(error, RuntimeError) and "not enough memory" in str(error)
-        ):
+        if is_memory_error(error):
             raise OutOfMemory(str(error)) from error

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bigbatch.errors import DoesNotFit
 from bigbatch.optim.build import set_lr
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Task, World
 from bigbatch.records import GlobalBatch, MicroBatch, Update
-from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.executor import PlainExecutor, is_memory_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class StepParts:
     world: World
     clip: float | None
     """Largest L2 norm of the whole gradient; None leaves it alone."""
+    device: str = "cpu"
+    """Where the model is; its memory is what `peak_memory_bytes` reports."""
 
 
 def apply_update(
@@ -53,6 +56,7 @@ def apply_update(
 
     Raises:
         OutOfMemory: a micro-batch did not fit; weights and optimiser are untouched.
+        DoesNotFit: the optimiser's own state did not fit, which no smaller micro-batch cures.
     """
     started = time.perf_counter()
     world, optimizer = parts.world, parts.optimizer
@@ -68,7 +72,7 @@ def apply_update(
         if parts.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parts.parameters, parts.clip, norm)
         set_lr(optimizer, lr)
-        optimizer.step()
+        _move(optimizer)
     optimizer.zero_grad(set_to_none=True)
     return Update(
         step=batch.update,
@@ -83,6 +87,20 @@ def apply_update(
         seconds=time.perf_counter() - started,
         wait_seconds=parts.executor.wait_seconds,
         padding_share=1 - sums.real_tokens / max(sums.computed_tokens, 1),
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(parts.device),
         skipped=not finite,
     )
+
+
+def _move(optimizer: torch.optim.Optimizer) -> None:
+    """Step. Some parameters may have moved when it runs out of memory, so this is not replayed."""
+    try:
+        optimizer.step()
+    except Exception as error:
+        if not is_memory_error(error):
+            raise
+        raise DoesNotFit(
+            f"the optimiser ran out of memory ({str(error).partition(chr(10))[0]}); no smaller micro-batch helps: "
+            "take an optimiser with less state (optimizer.name=sgd), a smaller model, or train fewer parameters "
+            "(model.trainable); the newest checkpoint is intact"
+        ) from error

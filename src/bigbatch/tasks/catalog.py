@@ -29,10 +29,10 @@ def task_from_recipe(recipe: Any) -> Task:
     folder: Path = recipe.source.parent if recipe.source else Path.cwd()
     where = recipe.source.name if recipe.source else "recipe"
     task = build_task(recipe.task.name, recipe.task.args or {}, folder, where=where)
-    return with_settings(task, recipe, base=base)
+    return with_settings(task, recipe)
 
 
-def with_settings(task: Task, recipe: Any, *, base: Path | None = None) -> Task:
+def with_settings(task: Task, recipe: Any) -> Task:
     """A classification with the recipe's loss, metrics and `data.max_length`; other tasks as they are.
 
     What a task object of Python was given itself stays, unless the recipe names another.
@@ -42,7 +42,7 @@ def with_settings(task: Task, recipe: Any, *, base: Path | None = None) -> Task:
     """
     if not isinstance(task, Classify):
         return task
-    folder: Path = base or (recipe.source.parent if recipe.source else Path.cwd())
+    folder: Path = recipe.source.parent if recipe.source else Path.cwd()
     where = recipe.source.name if recipe.source else "recipe"
     setting = recipe.loss.class_weights or "none"
     if setting != "none" and task.kind != "single":
