@@ -68,7 +68,8 @@ def test_a_rescaled_learning_rate_is_used_and_said():
     assert parts.effective.lr == pytest.approx(4e-3)
     assert parts.learning_rate(64, 16) == pytest.approx(4e-3)
     assert (
-        parts.plan.choices["lr"].value == pytest.approx(4e-3) and "0.001" in parts.plan.choices["lr"].reason
+        parts.plan.choices["learning_rate"].value == pytest.approx(4e-3)
+        and "0.001" in parts.plan.choices["learning_rate"].reason
     )
 
 
