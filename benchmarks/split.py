@@ -7,15 +7,20 @@ tokens: it is given room for that many samples of average length. Prints a Markd
     python benchmarks/split.py                       # both
     python benchmarks/split.py --only huggingface
     python benchmarks/split.py --write               # and put table and picture into the READMEs and docs
+    python benchmarks/split.py --save                # and keep the table in benchmarks/results/
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import platform
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -158,10 +163,41 @@ def svg(figures: Sequence[Figure]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def versions(packages: Sequence[str] = ("torch", "transformers", "accelerate", "numpy")) -> str:
+    """What the figures were made with."""
+    found = [f"Python {platform.python_version()}"]
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} missing")
+    return ", ".join(found)
+
+
+def save(figures: Sequence[Figure], command: Sequence[str]) -> Path:
+    """Keep the table with its date, versions and command; one file a day."""
+    from bigbatch import __version__
+
+    now = datetime.now(UTC)
+    path = ROOT / "benchmarks" / "results" / f"{now:%Y-%m-%d}-split.md"
+    path.parent.mkdir(exist_ok=True)
+    text = [
+        "# The same 64 samples, split three ways: loss and gradient norm of the first update",
+        "",
+        f"- Date: {now:%Y-%m-%d %H:%M} UTC",
+        f"- Versions: bigbatch {__version__}, {versions()}",
+        f"- Machine: {platform.system()} {platform.machine()}, CPU, {torch.get_num_threads()} threads, fp32",
+        f"- Command: `python {' '.join(command)}`",
+        "",
+        *[HEAD, *map(line, figures)],
+    ]
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return path
+
+
 def write(figures: Sequence[Figure]) -> None:
     """Replace the table between the markers in each page, and the picture."""
     table = "\n".join([HEAD, *map(line, figures)])
-    (ROOT / "docs" / "assets" / "split.svg").write_text(svg(figures), encoding="utf-8")
     for name in ("README.md", "README.zh-CN.md", "docs/from-huggingface.md"):
         page = ROOT / name
         before, _, rest = page.read_text(encoding="utf-8").partition("<!-- split-table -->\n")
@@ -181,6 +217,7 @@ def main() -> None:
     parser.add_argument(
         "--write", action="store_true", help="put table and picture into the READMEs and docs"
     )
+    parser.add_argument("--save", action="store_true", help="keep the table in benchmarks/results/")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     rows = make_rows()
@@ -193,6 +230,8 @@ def main() -> None:
                 print(line(figures[-1]), flush=True)
     if arguments.write:
         write(figures)
+    if arguments.save:
+        print(f"\n{save(figures, ['benchmarks/split.py', *sys.argv[1:]]).relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -329,6 +329,18 @@ def test_extras_reach_a_loss_and_a_metric(folder):
     assert run.metrics["validation.cost"] == 7.0
 
 
+def test_a_task_object_takes_the_recipes_loss_and_metrics(folder):
+    rows = TEXTS[:45]  # 23 negative, 22 positive
+    keys = {**KEYS, "updates": 1, "loss.class_weights": {"neg": 5.0}}
+    options = {"batch_size": 45, "set": keys, "metrics": ["accuracy"]}
+    run = bigbatch.train(folder, rows, rows, task=Classify(kind="single"), run_dir="a", **options)
+    named = bigbatch.train(folder, rows, rows, run_dir="b", **options)
+    plain = bigbatch.train(folder, rows, rows, run_dir="c", **{**options, "set": {**KEYS, "updates": 1}})
+    found = [lines(each.path, "update")[0]["loss"] for each in (run, named, plain)]
+    assert found[0] == found[1] != found[2]
+    assert set(run.metrics) == {"validation.loss", "validation.accuracy"}
+
+
 def test_names_and_functions_as_metrics(folder):
     def cost(predictions, targets):
         return float(np.mean(predictions.values != targets.values))
@@ -373,6 +385,51 @@ def test_a_run_that_had_finished_still_answers(folder):
     with pytest.raises(UsageError, match="has finished"):
         again.stop()
     assert (first.path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_live_model_gets_the_kept_weights_also_from_a_run_that_had_finished(tokenizer):
+    first, second = tiny("bert", num_labels=5), tiny("bert", num_labels=5)
+    keys = {**KEYS, "run.evaluate_every": "1 updates", "optimizer.lr": 0.5}
+    for module in (first, second):
+        run = bigbatch.train(
+            module, TEXTS, TEXTS[:20], tokenizer=tokenizer, batch_size=16, set=keys, run_dir="r"
+        )
+        assert run.path.name == "r"
+    assert run.result["best"]["step"] < 3 and run._parts is None
+    assert not differing(first.state_dict(), second.state_dict())
+
+
+def scaled_by(factor):
+    def loss(logits, targets):
+        return factor * torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    return loss
+
+
+def squared(logits, targets):
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none").square()
+
+
+def test_another_loss_task_or_tokenizer_of_python_is_another_run(folder, tmp_path):
+    other = tiny_tokenizer(tmp_path / "tok", [*WORDS[1:], WORDS[0]])
+    marked = [{**row, "marked": 1.0} for row in TEXTS]
+    calls = [
+        {},
+        {"loss": squared},
+        {"loss": scaled_by(2.0)},
+        {"loss": scaled_by(3.0)},
+        {"tokenizer": other},
+        {"task": Classify(kind="single")},
+        {"task": TwoTerms()},
+    ]
+    folders = []
+    for options in [*calls, calls[2], calls[4]]:
+        run = bigbatch.train(
+            folder, marked, batch_size=16, set={**KEYS, "updates": 1}, run_dir="r", **options
+        )
+        folders.append(run.path.name)
+    assert folders[:7] == ["r", *(f"r-{number}" for number in range(2, 8))], "each is a run of its own"
+    assert folders[7:] == [folders[2], folders[4]], "and is found again"
 
 
 def test_leaving_the_loop_early_is_an_interruption_that_can_be_resumed(tmp_path):

@@ -220,7 +220,7 @@ MUTANTS = (
                 "to_device(0 * micro_batch.segments_T[None, :], device)",
             ),
         ),
-        tests=(SPLIT,),
+        tests=(f"{SPLIT}::test_every_split_equals_the_whole_batch[pairs-512-packed-fp64]",),
     ),
     Mutant(
         name="first-sample-read",
@@ -366,7 +366,7 @@ def verdict(mutant: Mutant) -> tuple[str, str]:
             return "STALE", stale
         code, tail = run_tests(mutant.tests, source)
     if code == 1:
-        return "killed", next((line for line in tail.splitlines() if "failed" in line), "")
+        return "killed", next((line for line in tail.splitlines() if line.startswith("FAILED")), tail)
     return ("SURVIVED", tail) if code == 0 else ("BROKEN", tail)
 
 

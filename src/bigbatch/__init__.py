@@ -16,10 +16,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bigbatch.api import compare, evaluate, plan, predict, read, report, start, train
+    from bigbatch.api import compare, distributed_train, evaluate, plan, predict, read, report, start, train
     from bigbatch.recipe.schema import Recipe
 
-__all__ = ["Recipe", "compare", "evaluate", "plan", "predict", "read", "report", "start", "train"]
+__all__ = [
+    "Recipe",
+    "compare",
+    "distributed_train",
+    "evaluate",
+    "plan",
+    "predict",
+    "read",
+    "report",
+    "start",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -89,6 +89,39 @@ def train(
     return _exhaust(lambda console: _open(console=console, **asked), console_if_watched())
 
 
+def distributed_train(
+    model: Any,
+    train_dataset: Any = None,
+    val_dataset: Any = None,
+    nodes: Sequence[str] | None = None,
+    *,
+    ranks: int | None = None,
+    launcher: str = "auto",
+    **as_train: Any,
+) -> Run:
+    """As `train`, on several processes or machines: planned, so that today one process here is all it takes.
+
+    Args:
+        model: a model, or a recipe.
+        train_dataset: as for `train`.
+        val_dataset: as for `train`.
+        nodes: machines; None or this one alone.
+        ranks: processes; None or 1.
+        launcher: who starts them; `auto` or `local`.
+        as_train: further arguments of `train`.
+
+    Raises:
+        UsageError: more than one process; nothing is trained on fewer than were asked for.
+    """
+    here = nodes is None or list(nodes) == ["localhost"]
+    if not here or ranks not in (None, 1) or launcher not in ("auto", "local"):
+        raise UsageError(
+            "distributed_train on several processes or machines is planned, not built yet; today: ranks=1 here. "
+            "The result would be the same: a batch does not depend on how many share it"
+        )
+    return train(model, train_dataset, val_dataset, **as_train)
+
+
 def start(
     model_or_recipe: Any,
     train_dataset: Any = None,

@@ -120,7 +120,4 @@ class Executor(Protocol):
 Observer = Callable[[Record], "Request | None"]
 """Watches records on rank 0; may ask for a stop, a save or an evaluation. Its exceptions become events."""
 
-LossFunction = Callable[..., "Tensor"]
-"""`fn(logits, targets, **args)`: (U, C) outputs and (U,) or (U, C) targets -> (U,) unreduced values."""
-
 MetricFunction = Callable[[Predictions, Targets], float]

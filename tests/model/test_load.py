@@ -97,6 +97,8 @@ def test_known_labels(folder: Path, tmp_path: Path) -> None:
     assert known_labels(_spec(folder)) == ("neg", "neutral", "pos")
     assert known_labels(_spec(tiny_folder(tmp_path / "m"))) is None
     assert known_labels(_spec(), tiny("bert", id2label={0: "no", 1: "yes"})) == ("no", "yes")
+    with pytest.raises(ModelError, match="none given"):
+        known_labels(_spec())
 
 
 def test_weights_without_a_head_get_one(folder: Path, tmp_path: Path) -> None:

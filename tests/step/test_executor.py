@@ -121,6 +121,20 @@ def test_masks_belong_to_the_place_not_to_what_ran_before():
     assert not torch.equal(*grads)
 
 
+def test_a_micro_batch_has_the_same_masks_alone_as_behind_others():
+    """As on another rank, which never sees the ones before it."""
+    module = Table(0.5)
+    executor = PlainExecutor(forward=module, task=TwoTerms(), device=CPU, seed=0)
+
+    def added(chosen):
+        module.rows.grad = None
+        executor.accumulate(1, chosen, {"label": 1.0, "size": 1.0})
+        return module.rows.grad
+
+    cut = pieces([2, 3])  # other token ids in each, so their gradients lie in rows of their own
+    torch.testing.assert_close(added(cut), sum(added([piece]) for piece in cut), rtol=1e-12, atol=0)
+
+
 def test_micro_batches_are_taken_one_by_one():
     order = []
 

@@ -15,7 +15,7 @@ from bigbatch.protocols import Metric
 from bigbatch.records import Targets
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.metrics import default_metrics, known_metrics, larger_is_better, metric_for
+from bigbatch.tasks.metrics import default_metrics, known_metrics, metric_for
 from bigbatch.tasks.states import CalibrationMetric, WholeMetric, confusion
 
 NAMES = ("a", "b", "c", "d")
@@ -279,13 +279,8 @@ def test_a_function_of_your_own_sees_the_whole_split_at_once():
     assert metric.value(metric.merge(*halves)) == 5.0 and calls == [3]
 
 
-def test_unknown_names_and_directions():
+def test_unknown_names():
     with pytest.raises(RecipeError, match="did you mean f1_macro"):
         metric_for("f1macro", "single", 2, ("a", "b"))
     with pytest.raises(RecipeError, match="unknown metric 'accuracy' for kind regression"):
         metric_for("accuracy", "regression", 1, ())
-    metrics = default_metrics("single", ("a", "b"))
-    assert not larger_is_better("loss", metrics) and not larger_is_better("log_loss", metrics)
-    assert larger_is_better("f1_macro", metrics) and larger_is_better("f1_a", metrics)
-    with pytest.raises(RecipeError, match="did you mean accuracy"):
-        larger_is_better("acuracy", metrics)

@@ -26,6 +26,7 @@ from bigbatch.model.source import check_folder, explained, is_folder, load_confi
 
 __all__ = ["LoadedModel", "check_model", "known_labels", "load_classifier", "load_tokenizer", "pad_id"]
 
+_NO_NAME = "model.name: none given; expected a folder or a hub name like org/name"
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
@@ -71,9 +72,15 @@ def load_tokenizer(spec: Any) -> Any:
 
 
 def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] | None:
-    """Label names of a live model or of `spec.name`, in its head's order; None when they mean nothing."""
+    """Label names of a live model or of `spec.name`, in its head's order; None when they mean nothing.
+
+    Raises:
+        ModelError: no model is named, or it cannot be opened.
+    """
     if module is not None:
         return _meaningful(classifier_of(module).config)
+    if spec.name is None:
+        raise ModelError(_NO_NAME)
     if is_folder(spec.name):
         check_folder(Path(spec.name), weights=False)
     return _meaningful(load_config(spec.name, spec.revision))
@@ -117,7 +124,7 @@ def load_classifier(
 
 def _from_source(spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.Module, list[str]]:
     if spec.name is None:
-        raise ModelError("model.name: none given; expected a folder or a hub name like org/name")
+        raise ModelError(_NO_NAME)
     pretrained = spec.init == "pretrained"
     notes = check_folder(Path(spec.name), weights=pretrained) if is_folder(spec.name) else []
     config = load_config(spec.name, spec.revision)

@@ -42,13 +42,6 @@ def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {clean_name(name): parameter for name, parameter in module.named_parameters()}
 
 
-def named_trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Clean name -> parameter that takes a gradient, tied tensors once."""
-    return {
-        name: parameter for name, parameter in named_parameters(module).items() if parameter.requires_grad
-    }
-
-
 def tied_names(module: nn.Module) -> tuple[tuple[str, ...], ...]:
     """Groups of clean names that share one tensor; the first of each group is its name."""
     groups: dict[int, list[str]] = {}

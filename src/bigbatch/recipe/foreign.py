@@ -27,7 +27,6 @@ class Foreign:
 
 _GLOBAL = "the global batch: all ranks and accumulation steps together"
 _SPLIT = "how the batch is split does not change the result; plan.micro_tokens bounds it"
-_ALWAYS = "always on"
 _RECORDED = "every update is recorded in metrics.jsonl"
 
 HUGGING_FACE = "Hugging Face Trainer"

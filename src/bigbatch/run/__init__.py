@@ -13,6 +13,7 @@
     guard.py         counts non-finite updates, ends a run that diverged
     watched.py       which figure `best`, `early_stopping` and `gate` mean
     inputs.py        recipe -> checked rows and labels
+    live.py          what Python brings: its part of the fingerprint, a live model's weights
     ready.py         model, tokenizer, task and tokens, made to fit each other
     planning.py      measure a little, then plan
     build.py         facts -> probe -> plan -> parts

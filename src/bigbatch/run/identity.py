@@ -248,7 +248,7 @@ def _differing(old: Fingerprint, new: Fingerprint) -> dict[str, str]:
 def _show(what: Mapping[str, Any], key: str) -> str:
     """A value as the user would type it; hashes short; `null` when not set."""
     value = what.get(key)
-    if isinstance(value, str) and key.startswith(("code.", "data.contents")):
+    if isinstance(value, str) and key.startswith(("code.", "data.contents", "python.")):
         return value[:12]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 

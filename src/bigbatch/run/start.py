@@ -12,6 +12,7 @@ from typing import Any
 from bigbatch.errors import MachineError
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
+from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Observer
 from bigbatch.recipe.load import dump_recipe
 from bigbatch.recipe.references import referenced_files
@@ -38,13 +39,14 @@ from bigbatch.run.identity import (
 from bigbatch.run.inputs import Inputs, Live, model_digest, read_inputs
 from bigbatch.run.journal import Journal
 from bigbatch.run.keeper import Keeper, bytes_needed, first_guess_bytes
+from bigbatch.run.live import give_back, live_digests
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.progress import Progress
-from bigbatch.run.ready import told
+from bigbatch.run.ready import ready_model, told
 from bigbatch.run.run import Run
 from bigbatch.run.watched import check_watched
-from bigbatch.tasks.catalog import as_metric, task_from_recipe
+from bigbatch.tasks.catalog import as_metric, task_from_recipe, with_settings
 from bigbatch.tasks.losses import own_loss
 
 
@@ -102,6 +104,9 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
         if not directory.report.exists():  # killed while it was written; unless it is being written now
             with suppress(MachineError), RunLock(directory.path):
                 directory.clean()
+        if live.module is not None:
+            ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan), wishes.say)
+            give_back(directory.path, ready.module, wishes.say)
         return Run(directory)
     start = _Start(
         recipe=recipe, live=live, task=task, inputs=inputs, code=tuple(code), what=what, decision=decision
@@ -123,7 +128,7 @@ def plan_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | No
 
 def live_task(recipe: Recipe, live: Live) -> Any:
     """The recipe's task, or the caller's own, with the caller's loss and metrics."""
-    task: Any = live.task if live.task is not None else task_from_recipe(recipe)
+    task: Any = task_from_recipe(recipe) if live.task is None else with_settings(live.task, recipe)
     if live.loss is not None:
         task = told(task, unit_loss=own_loss(live.loss, recipe.loss.args))
     if live.metrics:
@@ -143,7 +148,8 @@ def _checked_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
 def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[Path]) -> Fingerprint:
     """Fingerprint of recipe, data, code and the weights that training starts from."""
     contents = {"rows": inputs.digest, "model": model_digest(recipe, live)}
-    return fingerprint(recipe, contents, code)
+    what = fingerprint(recipe, contents, code).what
+    return Fingerprint(what=dict(sorted({**what, **live_digests(live)}.items())))
 
 
 def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:

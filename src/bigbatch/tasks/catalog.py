@@ -10,40 +10,53 @@ from typing import Any
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Metric, Task
+from bigbatch.recipe.learning import PLANNED_TASKS
+from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.tasks.classify import Classify
-from bigbatch.tasks.losses import resolve_loss
+from bigbatch.tasks.losses import default_loss, resolve_loss
 from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, metric_for
 from bigbatch.tasks.states import WholeMetric
 
 TASKS: Mapping[str, type] = {"classify": Classify}
-PLANNED = ("tag", "match", "mlm", "clm", "rank", "seq2seq", "image")
 
 
-def task_from_recipe(recipe: Any, *, base: Path | None = None) -> Task:
+def task_from_recipe(recipe: Any) -> Task:
     """The task of a recipe, with its loss, metrics and `data.max_length`; labels come from the data later.
-
-    Args:
-        recipe: a resolved recipe.
-        base: folder that `file.py:name` is relative to; the recipe's own when None.
 
     Raises:
         RecipeError: unknown task, option, loss or metric.
     """
-    folder: Path = base or (recipe.source.parent if recipe.source else Path.cwd())
+    folder: Path = recipe.source.parent if recipe.source else Path.cwd()
     where = recipe.source.name if recipe.source else "recipe"
     task = build_task(recipe.task.name, recipe.task.args or {}, folder, where=where)
+    return with_settings(task, recipe, base=base)
+
+
+def with_settings(task: Task, recipe: Any, *, base: Path | None = None) -> Task:
+    """A classification with the recipe's loss, metrics and `data.max_length`; other tasks as they are.
+
+    What a task object of Python was given itself stays, unless the recipe names another.
+
+    Raises:
+        RecipeError: unknown loss or metric; class weights for another kind than single.
+    """
     if not isinstance(task, Classify):
         return task
+    folder: Path = base or (recipe.source.parent if recipe.source else Path.cwd())
+    where = recipe.source.name if recipe.source else "recipe"
     setting = recipe.loss.class_weights or "none"
     if setting != "none" and task.kind != "single":
         what = f"class weights are planned, not built yet, for kind {task.kind}; they work with kind single"
         raise RecipeError([Problem(where=where, key="loss.class_weights", what=what)])
+    unit_loss = resolve_loss(recipe.loss, folder, kind=task.kind, where=where)
+    own_is_better = task.unit_loss is not None and unit_loss == default_loss(task.kind)
+    metrics = tuple(_metric(name, task, folder, where) for name in recipe.metrics)
     return replace(
         task,
-        max_length=recipe.data.max_length,
-        unit_loss=resolve_loss(recipe.loss, folder, kind=task.kind, where=where),
-        class_weight_setting=setting,
-        chosen_metrics=tuple(_metric(name, task, folder, where) for name in recipe.metrics),
+        max_length=recipe.data.max_length or task.max_length,
+        unit_loss=task.unit_loss if own_is_better else unit_loss,
+        class_weight_setting=task.class_weight_setting if setting == "none" else setting,
+        chosen_metrics=metrics or task.chosen_metrics,
     )
 
 
@@ -53,8 +66,6 @@ def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "
     Raises:
         RecipeError: unknown name or option; a reference to something that is no task.
     """
-    from bigbatch.recipe.references import is_reference, resolve_reference
-
     if is_reference(name):
         found = resolve_reference(name, base)
         if not isinstance(found, type):
@@ -69,9 +80,9 @@ def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "
 
 
 def _unknown_task(name: str) -> str:
-    if name in PLANNED:
+    if name in PLANNED_TASKS:
         return f"{name} is planned, not built yet (built: {', '.join(TASKS)})"
-    near = get_close_matches(name, [*TASKS, *PLANNED], 1)
+    near = get_close_matches(name, [*TASKS, *PLANNED_TASKS], 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown task {name!r}{hint} (known: {', '.join(TASKS)}, or a reference such as tasks.py:Mine)"
 
@@ -102,8 +113,6 @@ def _checked(task: Any, name: str, where: str) -> Task:
 
 def _metric(name: str, task: Classify, base: Path, where: str) -> str | Metric:
     """A reference as its metric; a name as it is, once it is known to exist as far as labels are known."""
-    from bigbatch.recipe.references import is_reference, resolve_reference
-
     if is_reference(name):
         found = resolve_reference(name, base)
         return as_metric(found() if isinstance(found, type) else found, name, where=where)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.records import Targets
 
 Kind = Literal["single", "multi", "regression"]
@@ -124,8 +125,6 @@ def resolve_loss(settings: Any, base: Path, *, kind: Kind = "single", where: str
     Raises:
         RecipeError: unknown name, or label smoothing with a loss that has none.
     """
-    from bigbatch.recipe.references import is_reference, resolve_reference
-
     name = settings.name or "cross_entropy"
     smoothing = float(settings.label_smoothing or 0.0)
     own_name, own_function = DEFAULTS[kind]

@@ -151,26 +151,3 @@ def default_metrics(kind: str, labels: Sequence[str]) -> tuple[Metric, ...]:
     if kind != "regression" and 0 < len(labels) <= PER_CLASS_DEFAULT_LABELS:
         names = (*names, "f1_per_class")
     return tuple(known[name] for name in names)
-
-
-def larger_is_better(name: str, metrics: Sequence[Metric]) -> bool:
-    """Direction of a reported figure: the loss, a metric, or an entry of a metric that reports several.
-
-    Raises:
-        RecipeError: none of these metrics reports it.
-    """
-    if name == "loss":
-        return False
-    for metric in metrics:
-        if metric.name == name:
-            return metric.larger_is_better
-    for metric in metrics:
-        stem = metric.name.removesuffix("per_class")
-        if stem != metric.name and name.startswith(stem):
-            return metric.larger_is_better
-    names = ["loss", *(metric.name for metric in metrics)]
-    near = get_close_matches(name, names, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise RecipeError(
-        [Problem(where="recipe", key=name, what=f"is not reported{hint} (reported: {', '.join(names)})")]
-    )

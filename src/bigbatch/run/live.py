@@ -1,0 +1,102 @@
+"""What Python brings and no recipe can name: how it counts in the fingerprint, and what a live model gets back."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+from torch import nn
+
+from bigbatch.data.tokens import tokenizer_fingerprint
+from bigbatch.errors import CheckpointError
+from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
+from bigbatch.run.directory import RunDirectory, read_json
+from bigbatch.run.inputs import Live
+from bigbatch.run.keeper import load_weights
+
+_DEPTH = 6
+"""How far a loss is followed into what it closes over or holds."""
+
+
+def live_digests(live: Live) -> dict[str, str]:
+    """`python.loss`, `python.task` and `python.tokenizer`: hashes of what the caller brought of them.
+
+    Code is compared by its text, so that editing a loss in a notebook gives another run.
+    """
+    found = {}
+    for name, brought in (("loss", live.loss), ("task", live.task)):
+        if brought is not None:
+            text = "\n".join(_described(brought, _DEPTH))
+            found[f"python.{name}"] = hashlib.sha256(text.encode()).hexdigest()
+    if live.tokenizer is not None:
+        found["python.tokenizer"] = tokenizer_fingerprint(live.tokenizer)
+    return found
+
+
+def _described(found: Any, depth: int) -> Iterator[str]:
+    """Lines that change when what `found` computes changes; nothing in them depends on the process."""
+    if found is None or isinstance(found, (bool, int, float, complex, str, bytes)):
+        yield repr(found)
+    elif depth == 0:
+        yield type(found).__qualname__
+    elif isinstance(found, (list, tuple)):
+        for item in found:
+            yield from _described(item, depth - 1)
+    elif isinstance(found, Mapping):
+        for key in sorted(found, key=str):
+            yield f"{key}:"
+            yield from _described(found[key], depth - 1)
+    elif isinstance(found, functools.partial):
+        yield from _described([found.func, found.args, found.keywords], depth - 1)
+    elif isinstance(found, MethodType):
+        yield from _described([found.__func__, found.__self__], depth - 1)
+    elif isinstance(found, FunctionType):
+        yield from _function(found, depth)
+    elif isinstance(found, type):
+        yield f"{found.__module__}.{found.__qualname__}"
+        yield _source(found) or ""
+    else:
+        yield from _described(type(found), depth - 1)
+        yield from _described(getattr(found, "__dict__", {}), depth - 1)
+
+
+def _function(found: FunctionType, depth: int) -> Iterator[str]:
+    yield _source(found) or "\n".join(_bytecode(found.__code__))
+    cells = list(inspect.getclosurevars(found).nonlocals.values())
+    yield from _described([found.__defaults__, found.__kwdefaults__, cells], depth - 1)
+
+
+def _source(found: Any) -> str | None:
+    try:
+        return inspect.getsource(found)
+    except (OSError, TypeError):
+        return None
+
+
+def _bytecode(code: CodeType) -> Iterator[str]:
+    """For code without a file: typed into an interpreter."""
+    yield f"{code.co_code.hex()} {code.co_names}"
+    for constant in code.co_consts:
+        yield from _bytecode(constant) if isinstance(constant, CodeType) else [repr(constant)]
+
+
+def give_back(run: Path, module: nn.Module, say: Callable[[str], None]) -> None:
+    """Put the weights that a finished run kept into a live model: `train` leaves it with them, then as now."""
+    directory = RunDirectory(run)
+    result = read_json(directory.result) or {}
+    step = (result.get("best") or {}).get("step", result.get("updates"))
+    why = "their checkpoint is gone"
+    for path in list_checkpoints(directory.checkpoints):
+        if path.name == f"step-{step:06d}":
+            try:
+                load_weights(module, read_checkpoint(path))
+            except CheckpointError as error:
+                why = str(error)
+            else:
+                return
+    say(f"the live model does not get the weights of {run} ({why}): use run.model")
