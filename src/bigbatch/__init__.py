@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bigbatch import errors as errors
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

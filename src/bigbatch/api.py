@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
-from bigbatch.recipe.load import load_recipe
+from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
 from bigbatch.report.compare import compare_runs, write_comparison
@@ -220,9 +220,7 @@ def _is_module(found: Any) -> bool:
 def _recipe(found: Any, live: Live, keys: Mapping[str, Any]) -> Recipe:
     """The recipe that a file, a mapping, a model name or a live model stands for."""
     if isinstance(found, Recipe):
-        if keys:
-            raise UsageError("a Recipe object is complete: change it, or give a file or a mapping instead")
-        return found
+        return load_recipe(recipe_values(found), keys).from_source(found.source) if keys else found
     if isinstance(found, Mapping):
         return load_recipe(found, keys)
     if live.module is None and not _names_a_model(found, live):
@@ -251,6 +249,7 @@ def open_with_observers(
     resume: bool = False,
     continue_from: Path | None = None,
     allow: Sequence[str] = (),
+    job_id: str | None = None,
 ) -> Run:
     """Open a run with the recipe's observers, the caller's and a console; its report is written at its end."""
     from bigbatch.run.start import Wishes, open_run
@@ -264,6 +263,7 @@ def open_with_observers(
             resume=resume,
             continue_from=continue_from,
             allow=allow,
+            job_id=job_id,
             observers=[console, *watching] if console else watching,
             side_events=side_events,
             say=console.say if console else _silent,
@@ -311,6 +311,7 @@ def train_command(
             resume=bool(resume),
             continue_from=None if continue_from is None else Path(continue_from),
             allow=allow,
+            job_id=(environ or {}).get("SLURM_JOB_ID"),
         )
 
     return _exhaust(opened, ConsoleObserver())

@@ -27,9 +27,9 @@ def test_files_have_the_names_of_the_contract():
 
 
 def test_status_has_exactly_the_keys_of_the_contract(tmp_path):
-    run = RunDirectory(tmp_path)
+    run = RunDirectory(tmp_path, job_id="77")
     assert run.read_status() is None
-    run.write_status("running", 3, job_id="77")
+    run.write_status("running", 3)
     found = json.loads(run.status.read_text())
     assert set(found) == {"state", "update", "host", "job_id", "updated_at"}
     assert (found["state"], found["update"], found["job_id"]) == ("running", 3, "77")

@@ -73,7 +73,7 @@ def _pick(
     if role in wanted:
         if wanted[role] in available:
             return wanted[role]
-        what = f"no column {wanted[role]!r}{nearest(wanted[role], available)} There are: {listed(available)}"
+        what = f"no column {wanted[role]!r}{nearest(wanted[role], available) or '.'} There are: {listed(available)}"
         raise one_error(where, f"data.columns.{role}", what)
     required = role in roles and roles[role].required
     found = guess_column(

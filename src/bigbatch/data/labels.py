@@ -37,7 +37,9 @@ class LabelSet:
         name = label_of(plain(label))
         if name in self._ids:
             return self._ids[name]
-        raise KeyError(f"no class {name!r}{nearest(str(name), self.names)} There are: {listed(self.names)}")
+        raise KeyError(
+            f"no class {name!r}{nearest(str(name), self.names) or '.'} There are: {listed(self.names)}"
+        )
 
     @property
     def id2label(self) -> dict[int, str]:

@@ -69,6 +69,11 @@ def load_recipe(
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default spelled out; `load_recipe` reads it back to an equal recipe."""
+    return dump_yaml(recipe_values(recipe))
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a mapping that `load_recipe` takes, every default spelled out."""
     values = recipe.model_dump(by_alias=True)
     for group, keys in ALTERNATIVES.items():
         section = values
@@ -77,7 +82,7 @@ def dump_recipe(recipe: Recipe) -> str:
         for key in keys:
             if section[key] is None:
                 del section[key]
-    return dump_yaml(_lists(values))
+    return _lists(values)
 
 
 def _validate(merged: Layer, *, required: bool, readable: bool) -> Recipe:

@@ -161,7 +161,7 @@ class Clock:
     tokens: int = 0
     evaluations: int = 0
     seconds: float = 0.0
-    """Since the run started, or since it was last resumed."""
+    """On any clock that only goes forward; differences count."""
 
 
 def mark_crossed(

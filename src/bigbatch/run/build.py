@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,7 @@ class Parts:
     module: nn.Module
     max_length: int
     """Tokens that samples were cut to."""
+    pad_id: int
     forward: Forward
     step: StepParts
     batches: Batches
@@ -135,6 +137,8 @@ def build(
     threads = frozen_plan.choices.get("threads") if frozen_plan else None
     # Another number of threads sums in another order.
     torch.set_num_threads(int(threads.value) if threads else hardware.threads)
+    if recipe.plan.reproducible == "run" and hardware.device.startswith("cuda"):
+        reproducible_cuda()
     ready = ready_model(recipe, task, inputs, live, hardware, say)
     tables, ready, token_notes = ready_tables(recipe, inputs, ready, cache_dir, say, progress)
     batches = Batches(
@@ -181,6 +185,7 @@ def build(
         tokenizer=ready.tokenizer,
         module=ready.module,
         max_length=ready.max_length,
+        pad_id=ready.pad_id,
         forward=forward,
         step=step,
         batches=batches,
@@ -193,6 +198,14 @@ def build(
         hardware=hardware,
         notes=(*inputs.warnings, *ready.notes, *token_notes),
     )
+
+
+def reproducible_cuda() -> None:
+    """Only kernels that give the same bits each time; torch names the ones that have no such form."""
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # torch refuses deterministic cuBLAS without it
+    torch.use_deterministic_algorithms(True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import bigbatch
 from bigbatch.run.build import Parts
@@ -14,7 +15,7 @@ def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], pr
     """Markdown with Hugging Face's metadata block: task, labels, figures, how it was trained, how to use it."""
     recipe = parts.recipe
     base = recipe.model.name or type(parts.module).__name__
-    names = parts.task.label_names
+    names = getattr(parts.task, "label_names", ())
     lines = [
         "---",
         "library_name: transformers",
@@ -23,7 +24,7 @@ def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], pr
         f"base_model: {json.dumps(base, ensure_ascii=False)}",
         "---",
         "",
-        "# Text classifier" if parts.task.kind != "regression" else "# Text regressor",
+        _title(parts.task),
         "",
         f"Fine-tuned from {_plain(base)} with bigbatch {bigbatch.__version__}.",
         "",
@@ -32,6 +33,12 @@ def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], pr
         lines += ["Labels: " + ", ".join(f"`{_plain(name)}`" for name in names) + ".", ""]
     lines += [*_figures(final), *_training(parts, progress), *_usage()]
     return "\n".join(lines) + "\n"
+
+
+def _title(task: Any) -> str:
+    """What the model does, as far as the task says it."""
+    known = {"single": "# Text classifier", "multi": "# Text classifier", "regression": "# Text regressor"}
+    return known.get(getattr(task, "kind", ""), "# Model")
 
 
 def _figures(final: Mapping[str, Mapping[str, float | None]]) -> list[str]:
@@ -82,5 +89,6 @@ def _usage() -> list[str]:
 
 def _plain(text: str) -> str:
     """Names are data: no Markdown or HTML of theirs is rendered."""
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    visible = "".join(character if character.isprintable() else " " for character in str(text))
+    escaped = visible.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return escaped.replace("|", "\\|").replace("`", "'").replace("\n", " ")

@@ -58,9 +58,10 @@ class RunDirectory:
         'runs/tweets/metrics.jsonl'
     """
 
-    def __init__(self, path: Path, *, ops: FileOps = FILES) -> None:
+    def __init__(self, path: Path, *, ops: FileOps = FILES, job_id: str | None = None) -> None:
         self.path = path
         self.ops = ops
+        self.job_id = job_id  # the scheduler's, for status.json
         self.identity = path / "identity.json"  # what is computed; the first file, see identity.py
         self.recipe = path / "recipe.yaml"  # resolved, every default spelled out
         self.code = path / "code"  # copies of the user's own files
@@ -133,10 +134,10 @@ class RunDirectory:
         """Replace one of the JSON files durably: `directory.write_json(directory.plan, …)`."""
         atomic_write_json(path, value, ops=self.ops)
 
-    def write_status(self, state: State, update: int, *, job_id: str | None = None) -> None:
+    def write_status(self, state: State, update: int) -> None:
         """Replace status.json durably."""
         now = Status(
-            state=state, update=update, host=socket.gethostname(), job_id=job_id, updated_at=utc_now()
+            state=state, update=update, host=socket.gethostname(), job_id=self.job_id, updated_at=utc_now()
         )
         self.write_json(self.status, asdict(now))
 

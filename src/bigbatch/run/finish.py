@@ -76,7 +76,7 @@ def result_file(parts: Parts, loop: Loop, final: Figures) -> dict[str, Any]:
         "real_tokens_per_second": progress.tokens / max(progress.train_seconds, 1e-9),
         "padding_share": 1 - progress.tokens / max(progress.computed_tokens, 1),
         "peak_memory_bytes": progress.peak_memory_bytes,
-        "gate": {name: bar for name, bar in parts.recipe.gate.items()},
+        "missed_gates": missed_gates(parts, final),
         "predicted": parts.plan.predictions(),
     }
 
@@ -109,7 +109,7 @@ def evaluation_file(parts: Parts, results: Mapping[str, EvalResult]) -> dict[str
 def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
     rows = parts.rows[split]
     return {
-        "labels": list(parts.task.label_names),
+        "labels": list(getattr(parts.task, "label_names", ())),
         "confusion": None if result.confusion is None else result.confusion.tolist(),
         "calibration": list(result.calibration or ()),
         "examples": [

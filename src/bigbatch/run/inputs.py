@@ -71,11 +71,12 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
             empty_text=recipe.data.empty_text,
         )
 
-    kind: Kind = getattr(task, "kind", "single")
+    kind = kind_of(task)
+    role = label_role(task)
     train = read(live.train if live.train is not None else recipe.data.train)
     named = _validation(recipe, live, read)
     if isinstance(recipe.data.validation, float) and live.validation is None:
-        strata = "label" if "label" in task.roles and kind != "regression" else None
+        strata = role if kind != "regression" else None
         train_rows, held_out = stratified_share(train, recipe.data.validation, recipe.seed.data, strata)
         train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
@@ -91,10 +92,26 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
     return replace(inputs, digest=_digest(inputs))
 
 
+def label_role(task: Any) -> str | None:
+    """The role that holds classes, if the task reads one."""
+    return next((name for name, role in task.roles.items() if role.kind in ("label", "labels")), None)
+
+
+def kind_of(task: Any) -> Kind:
+    """The task's kind; one that does not say it is told by the kinds of its columns."""
+    if hasattr(task, "kind"):
+        return task.kind
+    kinds = {role.kind for role in task.roles.values()}
+    return "single" if "label" in kinds else "multi" if "labels" in kinds else "regression"
+
+
 def _labels(recipe: Recipe, task: Any, live: Live, train: DataTable, kind: Kind) -> LabelSet:
     """The recipe's labels, or the data's in their own order; a model that knows the same labels keeps its order."""
     given = getattr(task, "labels", None)
-    labels = find_labels(train, "label", kind, given)
+    role = label_role(task)
+    if role is None:
+        return LabelSet(())
+    labels = find_labels(train, role, kind, given)
     known = None if given or kind == "regression" else known_labels(local_model(recipe), live.module)
     if known is not None and (
         set(known) == set(labels.names) or (train.tokenised and len(known) == len(labels))
@@ -138,9 +155,17 @@ def model_digest(recipe: Recipe, live: Live) -> str:
     folder = recipe.resolve_path(name)
     if not name or not folder.is_dir():
         return f"{name}@{recipe.model.revision or ''}"
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    own = recipe.resolve_path(recipe.model.tokenizer) if recipe.model.tokenizer else folder
+    files = sorted({*_model_files(folder), *_model_files(own)})
     parts = [f"{path.name}:{file_digest(path)}" for path in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Weights, configuration and tokenizer files of a local folder."""
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".txt", ".model")]
 
 
 def file_digest(path: Path) -> str:

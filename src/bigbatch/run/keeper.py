@@ -43,7 +43,7 @@ class Keeper:
         Args:
             directory: the run's files.
             journal: metrics.jsonl, open.
-            run_id: digest of the run's fingerprint; checkpoints of another run are refused.
+            run_id: of identity.json; checkpoints of another run are refused.
             keep: checkpoints that stay.
         """
         self.directory = directory

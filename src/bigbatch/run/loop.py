@@ -188,18 +188,22 @@ class Loop:
 
     # ------------------------------------------------------------ evaluation
 
-    def _due_evaluation(self) -> Iterator[Record]:
-        """Evaluate the validation splits if that is due; all of them, or none is recorded."""
+    def _due_evaluation(self, *, requested: bool = False) -> Iterator[Record]:
+        """Evaluate the validation splits if that is due; all of them, or none is recorded.
+
+        One that was requested does not count for early stopping: whoever watches must not change the result.
+        """
         progress = self.progress
         if not (progress.evaluation_due and self.parts.validation):
             progress.evaluation_due = False
             return
         found = [self.evaluate_split(split) for split in self.parts.validation]
         yield from map(self.emit, found)
-        progress.evaluations += 1
         progress.evaluation_due = False
-        self._note_for_stopping()
-        if self._note_best():
+        if not requested:
+            progress.evaluations += 1
+            self._note_for_stopping()
+        if not requested and self._note_best():
             yield self.emit(self.save("best so far"))
 
     def evaluate_split(self, split: str) -> Eval:
@@ -308,7 +312,7 @@ class Loop:
             elif isinstance(request, Evaluate) and self.parts.validation:
                 yield self.emit(self._event("evaluation_requested", request.why, "evaluates now"))
                 self.progress.evaluation_due = True
-                yield from self._due_evaluation()
+                yield from self._due_evaluation(requested=True)
 
     def _say_stop(self) -> Iterator[Record]:
         """Why the run ends here, when somebody asked it to: whenever that was, the first one counts."""

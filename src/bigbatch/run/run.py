@@ -12,6 +12,7 @@ from typing import Any
 from bigbatch.errors import BigbatchError, GateMissed, RunLocked, UsageError
 from bigbatch.infer.load import Loaded, open_model
 from bigbatch.infer.predict import predict_rows
+from bigbatch.model.forwards import PaddedForward
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Evaluate, Record, Request, Save, Stop
 from bigbatch.run.build import Parts
@@ -50,7 +51,9 @@ class Run:
         self.result: dict[str, Any] | None = None if loop else read_json(directory.result)
         """Contents of result.json, once finished."""
         self.error: BigbatchError | None = None
-        """What `train` raises after everything was written: a missed gate."""
+        """What `train` raises after everything was written, also when the run had finished before: a missed gate."""
+        if self.result and self.result.get("missed_gates"):
+            self.error = GateMissed("; ".join(self.result["missed_gates"]))
         self._directory = directory
         self._parts = parts
         self._loop = loop
@@ -74,6 +77,7 @@ class Run:
                 if kind is None:
                     self._loop.save_interrupted(Interrupted(None))
                 self._end("failed" if kind is not None and issubclass(kind, Exception) else "interrupted")
+            self._let_go()
 
     def __iter__(self) -> Iterator[Record]:
         """Records in order; leaving the loop early and coming back goes on where it was."""
@@ -85,7 +89,7 @@ class Run:
         if self._loop is None or self._parts is None:
             return
         # The flag is up until the last file is written: a second signal ends the process with its exit code.
-        with SignalFlag() as flag:
+        with SignalFlag(self._parts.recipe.launch.grace.amount) as flag:
             self._loop.watch(flag)
             try:
                 yield from self._loop.records()
@@ -94,6 +98,7 @@ class Run:
                 self.signal = interruption.signal
                 record = self._loop.save_interrupted(interruption)
                 self._end("interrupted")
+                self._let_go()
                 yield record
                 return
             except RunLocked:
@@ -108,6 +113,14 @@ class Run:
                 self.error = GateMissed("; ".join(missed))
             self._end("finished")
             self._finished(self.path)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Give the directory back, and the module its own attention."""
+        self._stack.close()
+        close = getattr(self._parts.forward, "close", None) if self._parts is not None else None
+        if close is not None:
+            close()
 
     def _end(self, status: State) -> None:
         assert self._loop is not None and self._parts is not None
@@ -165,7 +178,9 @@ class Run:
             opened = self._opened
             return list(predict_rows(opened.forward, opened.task, opened.tokenizer, asked))
         parts = self._parts
-        return list(predict_rows(parts.forward, parts.task, parts.tokenizer, asked))
+        # Padded: it works whether or not the packed path still holds the module's attention.
+        forward = PaddedForward(parts.module, parts.pad_id)
+        return list(predict_rows(forward, parts.task, parts.tokenizer, asked))
 
     @cached_property
     def _opened(self) -> Loaded:

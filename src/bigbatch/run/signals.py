@@ -32,7 +32,10 @@ class SignalFlag:
         True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float | None = None) -> None:
+        """After SIGTERM the process ends in `grace_seconds` at the latest, saved or not; None waits."""
+        self._grace_seconds = grace_seconds
+        self._deadline: threading.Timer | None = None
         self.requested: signal.Signals | None = None
         """The first signal that came; None while there was none."""
         self._before: dict[signal.Signals, Any] = {}
@@ -65,8 +68,15 @@ class SignalFlag:
             # None: the handler was not installed from Python, and cannot be put back from Python.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+        if self._deadline is not None:
+            self._deadline.cancel()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
             os._exit(128 + number)
         self.requested = signal.Signals(number)
+        if number == signal.SIGTERM and self._grace_seconds is not None:
+            # The scheduler will kill soon: better to leave with the code that says "resumable".
+            self._deadline = threading.Timer(self._grace_seconds, os._exit, args=[128 + number])
+            self._deadline.daemon = True
+            self._deadline.start()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bigbatch.errors import MachineError
+from bigbatch.errors import MachineError, UsageError
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.probe.hardware import hardware_facts
@@ -60,6 +60,8 @@ class Wishes:
     """Go on in this directory although keys of the *what* changed."""
     allow: Sequence[str] = ()
     """The keys that may differ then."""
+    job_id: str | None = None
+    """The scheduler's job number."""
     say: Say = lambda text: None
     progress: TokenProgress | None = None
     observers: Sequence[Observer] = field(default_factory=tuple)
@@ -93,6 +95,7 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     code = referenced_files(recipe)
     if code:
         wishes.say("runs your code: " + ", ".join(str(path) for path in code))
+    _distinct_names(code)
     task = live_task(recipe, live)
     wishes.say("reading the data")
     inputs = _checked_inputs(recipe, task, live)
@@ -152,6 +155,16 @@ def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[
     return Fingerprint(what=dict(sorted({**what, **live_digests(live)}.items())))
 
 
+def _distinct_names(code: Sequence[Path]) -> None:
+    """RUN/code keeps a copy of each file by its name."""
+    names = [path.name for path in code]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"the recipe names two different files called {', '.join(twice)}; give them distinct names"
+        )
+
+
 def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
     if wishes.continue_from is not None:
         return continue_run(wishes.continue_from, what, wishes.allow)
@@ -172,13 +185,13 @@ def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
 def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     """Take the directory, build the parts, write the first files, go to the newest checkpoint."""
     recipe, decision = start.recipe, start.decision
-    directory = RunDirectory(decision.path)
+    directory = RunDirectory(decision.path, job_id=wishes.job_id)
     # A first guess before anything slow: the model is not loaded yet.
     directory.preflight(first_guess_bytes(recipe, start.live))
     if not directory.path.exists():
         stack.callback(directory.remove_unused)
     directory.create()
-    lock = stack.enter_context(RunLock(directory.path))
+    lock = stack.enter_context(RunLock(directory.path, job_id=wishes.job_id))
     if lock.note:
         wishes.say(lock.note)
     directory.clean()
@@ -247,7 +260,11 @@ def _frozen_plan(directory: RunDirectory, recipe: Recipe, say: Say) -> Plan | No
 def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) -> tuple[Progress, list[Event]]:
     """Where to go on, and what to say about it."""
     if not isinstance(decision, Resume):
-        return Progress(), []
+        said = [
+            Event(step=0, event="note", why=note, did="noted before update 1, nothing was changed")
+            for note in parts.notes
+        ]
+        return Progress(), said
     progress, notes = keeper.restore(parts, guard)
     progress = progress or Progress()
     lost = keeper.journal.rewind_to(progress.update, progress.journal_records)

@@ -21,7 +21,7 @@ _PLAIN_SHARE = 0.05
 _LIVE_SECONDS = 0.1
 _RECENT_UPDATES = 20
 _SHOWN_METRICS = 4
-_QUIET_EVENTS = ("checkpoint",)
+_QUIET_EVENTS = ("checkpoint", "note")
 """Routine: shown in the report, but one line every few minutes would bury what matters here."""
 _PREFERRED = ("accuracy", "f1_macro", "balanced_accuracy", "matthews_corrcoef", "r2", "mae", "f1_micro")
 # Controls and the characters that reorder text: a label must not be able to move the cursor or forge a line.
