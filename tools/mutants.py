@@ -283,8 +283,9 @@ MUTANTS = (
         patches=(
             (
                 "step/executor.py",
-                "torch.manual_seed(mask_seed(self._seed, update, micro_batch.index))",
-                "torch.manual_seed(mask_seed(self._seed, update, 0)) if micro_batch.index == 0 else None",
+                "seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))",
+                "if micro_batch.index == 0:\n"
+                "                    seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))",
             ),
         ),
         tests=("tests/step/test_executor.py",),
