@@ -260,10 +260,7 @@ def _frozen_plan(directory: RunDirectory, recipe: Recipe, say: Say) -> Plan | No
 def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) -> tuple[Progress, list[Event]]:
     """Where to go on, and what to say about it."""
     if not isinstance(decision, Resume):
-        said = [
-            Event(step=0, event="note", why=note, did="noted before update 1, nothing was changed")
-            for note in parts.notes
-        ]
+        said = [Event(step=0, event="note", why=note, did="goes on") for note in parts.notes]
         return Progress(), said
     progress, notes = keeper.restore(parts, guard)
     progress = progress or Progress()
