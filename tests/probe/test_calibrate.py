@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.probe import calibrate as calibration
-from bigbatch.probe.calibrate import calibrate, saved_bytes, try_sizes
+from bigbatch.probe.calibrate import calibrate, saved_bytes, smallest_of_the_fastest, try_sizes
 from bigbatch.records import MicroBatch, Targets
 
 
@@ -244,3 +244,9 @@ def test_large_models_are_timed_on_a_part() -> None:
 def test_timed_micro_batches_are_spread(count: int, chosen: list[int]) -> None:
     batches = [micro_batch(index, 16) for index in range(count)]
     assert [one.index for one in calibration._spread(batches)] == chosen
+
+
+def test_of_sizes_about_as_fast_the_smallest_is_taken():
+    assert smallest_of_the_fastest({512: 1.10, 1024: 1.02, 2048: 1.0, 4096: 1.01}) == 1024
+    assert smallest_of_the_fastest({512: 2.0, 1024: 1.0}) == 1024
+    assert smallest_of_the_fastest({4096: 3.0}) == 4096

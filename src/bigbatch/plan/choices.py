@@ -92,7 +92,7 @@ def micro_tokens(recipe: Any, calibration: CalibrationFacts | None) -> Choice:
         return Choice(value=DEFAULT_MICRO_TOKENS, reason=why, source="default", unit="tokens")
     tried = sorted(calibration.tried.items())
     speeds = ", ".join(f"{1 / seconds:,.0f} tokens/s at {size:,}" for size, seconds in tried)
-    why = f"the fastest that was tried: {speeds}" if len(tried) > 1 else "the size that was measured"
+    why = f"the smallest of the fastest tried: {speeds}" if len(tried) > 1 else "the size that was measured"
     return Choice(value=calibration.micro_tokens, reason=why, source="measured", unit="tokens")
 
 

@@ -23,7 +23,7 @@ def explain(plan: Plan) -> list[str]:
     """One line a choice, columns aligned, warnings at the end.
 
     Example:
-        `micro-batch     1,024 tokens   measured    the fastest that was tried (tokens/s at 512: 8,100, …)`
+        `micro-batch     1,024 tokens   measured    the smallest of the fastest tried: 8,100 tokens/s at 512, …`
     """
     rows = [
         (_NAMES.get(name, name), shown(name, choice), _SAID_BY[choice.source], choice.reason)

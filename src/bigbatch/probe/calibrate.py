@@ -7,7 +7,7 @@ in the mode it was in.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 
@@ -24,6 +24,8 @@ CPU_CANDIDATES = (512, 1024, 2048, 4096)
 ACCELERATOR_CANDIDATES = (2048, 4096, 8192, 16_384, 32_768, 65_536)
 _TIMED = 3
 """Micro-batches that are timed of each size."""
+_ABOUT_AS_FAST = 1.03
+"""Sizes within this factor of the fastest differ by less than a measurement repeated on a quiet machine."""
 _CLEARLY_SLOWER = 1.05
 """Larger micro-batches are not tried once one was this much slower than the best."""
 _THROW_AWAY_VALUES = 16_000_000
@@ -75,7 +77,7 @@ def calibrate(
                 memory_bytes is None or resting + 2 * activation_bytes * size <= memory_bytes
             ),
         )
-        best = min(tried, key=lambda size: tried[size])
+        best = smallest_of_the_fastest(tried)
         batches = _spread(make_micro_batches(best))
         largest = max(batches, key=lambda one: one.computed_tokens)
         activation_bytes = bench.activation_bytes(largest, module)
@@ -100,6 +102,16 @@ def calibrate(
         tried=tried,
         peak_bytes=peak_memory_bytes(name),
     )
+
+
+def smallest_of_the_fastest(tried: Mapping[int, float]) -> int:
+    """The size to use: among those that are about as fast as the fastest, the one that needs least memory.
+
+    Args:
+        tried: micro-batch tokens -> seconds per token.
+    """
+    fastest = min(tried.values())
+    return min(size for size, seconds in tried.items() if seconds <= _ABOUT_AS_FAST * fastest)
 
 
 def try_sizes(

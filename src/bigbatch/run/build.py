@@ -202,9 +202,8 @@ def build(
 
 def reproducible_cuda() -> None:
     """Only kernels that give the same bits each time; torch names the ones that have no such form."""
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # torch refuses deterministic cuBLAS without it
+    # torch refuses deterministic cuBLAS without it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
 
