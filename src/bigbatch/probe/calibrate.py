@@ -100,7 +100,8 @@ def calibrate(
         resting_bytes=resting,
         micro_tokens=best,
         tried=tried,
-        peak_bytes=peak_memory_bytes(name),
+        # The kernel updates its high-water mark late: it can lie a little below what is resident now.
+        peak_bytes=max(peak_memory_bytes(name), resting),
     )
 
 
