@@ -139,7 +139,9 @@ def _tiles(run: RunData) -> list[dict[str, str]]:
     metrics = facts.final_metrics(run)
     test = {} if not metrics else next(iter(metrics.values()))
     split = clean(next(iter(metrics), ""))
-    for name in [name for name in figures.leading_metrics(run, 4) if name in test][: 2 if best else 3]:
+    # The loss says little to most readers: it comes only where there is nothing else to show.
+    leading = [name for name in figures.leading_metrics(run, 5) if name in test and name != "loss"]
+    for name in leading[: 2 if best else 3]:
         tiles.append(_tile(title_of(name), show_number(test[name]), f"on {split}"))
     if "loss" in test and len(tiles) < 3:
         tiles.append(_tile("Loss", show_number(test["loss"]), f"on {split}"))
