@@ -54,7 +54,9 @@ def test_both_readmes_have_the_same_shape():
 def test_figures_are_the_same_in_both_readmes():
     def figures(name: str) -> list[str]:
         text = (ROOT / name).read_text(encoding="utf-8")
-        return re.findall(r"\d+(?:[.,]\d+)*", "".join(re.findall(r"<!-- figures.*?/figures", text, flags=re.S)))
+        return re.findall(
+            r"\d+(?:[.,]\d+)*", "".join(re.findall(r"<!-- figures.*?/figures", text, flags=re.S))
+        )
 
     assert figures("README.md") == figures("README.zh-CN.md")
 

@@ -192,6 +192,11 @@ class OptimizerSpec(Section):
     def _fits_together(self) -> OptimizerSpec:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        for rule, value, idle in (("lr_rule", self.lr_rule, "none"), ("betas_rule", self.betas_rule, "keep")):
+            if value != idle and self.base_batch is None:
+                raise ValueError(
+                    f"{rule}: {value} needs base_batch, the batch that lr and betas were tuned for"
+                )
         return self
 
 
@@ -208,6 +213,13 @@ class ScheduleSpec(Section):
     """Learning rate at the end, as a fraction of lr."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Options of your own schedule."""
+
+    @field_validator("warmup", "decay")
+    @classmethod
+    def _part_of_the_run(cls, value: Quantity) -> Quantity:
+        if value.unit == "percent" and value.amount > 100:
+            raise ValueError(f"found {value}; expected at most 100 % of the run")
+        return value
 
 
 class LossSpec(Section):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,25 @@ def _validate(merged: Layer, *, required: bool, readable: bool) -> Recipe:
         problems += problems_of(error, merged)
     if problems or recipe is None:
         raise RecipeError(sorted(dict.fromkeys(problems), key=_order))
+    recipe._place = merged.place
     return recipe
+
+
+@contextmanager
+def placed(recipe: Recipe) -> Iterator[None]:
+    """Give problems that later rooms find with the recipe the file and line of their key."""
+    try:
+        yield
+    except RecipeError as error:
+        general = {"recipe", recipe.source.name if recipe.source is not None else "recipe"}
+        if not any(problem.where in general for problem in error.problems):
+            raise
+        raise RecipeError(
+            [
+                replace(problem, where=recipe.place(problem.key)) if problem.where in general else problem
+                for problem in error.problems
+            ]
+        ) from error
 
 
 def _missing(merged: Layer) -> list[Problem]:

@@ -6,7 +6,7 @@ layers, lines and messages; `Recipe.model_validate` takes a mapping as it is, sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,7 @@ class Recipe(Section):
     """Where results go, and when."""
 
     _source: Path | None = PrivateAttr(default=None)
+    _place: Callable[[tuple[str | int, ...]], str] | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -174,6 +175,11 @@ class Recipe(Section):
         copy = self.model_copy()
         copy._source = source
         return copy
+
+    def place(self, key: str) -> str:
+        """Where a dotted key was written, such as `recipe.yaml:12`; the recipe's name for what nobody wrote."""
+        fallback = self._source.name if self._source is not None else "recipe"
+        return self._place(tuple(key.split("."))) if self._place is not None else fallback
 
     @property
     def base(self) -> Path:

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import bigbatch
 from bigbatch.errors import DiskError
 from bigbatch.records import HardwareFacts, utc_now
 from bigbatch.run.durable import (
@@ -190,4 +191,4 @@ def _versions() -> dict[str, str | None]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = None
-    return found
+    return {**found, "bigbatch": bigbatch.__version__}

@@ -14,7 +14,7 @@ from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Observer
-from bigbatch.recipe.load import dump_recipe
+from bigbatch.recipe.load import dump_recipe, placed
 from bigbatch.recipe.references import referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
@@ -92,6 +92,11 @@ def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     Raises:
         BigbatchError: before update 1; nothing of an earlier run is overwritten.
     """
+    with placed(recipe):
+        return _open_run(recipe, live, wishes)
+
+
+def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     code = referenced_files(recipe)
     if code:
         wishes.say("runs your code: " + ", ".join(str(path) for path in code))
@@ -124,9 +129,10 @@ def plan_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | No
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
     """
-    task = live_task(recipe, live)
-    inputs = _checked_inputs(recipe, task, live)
-    return build(recipe, task, inputs, live, cache_dir=token_cache(recipe), say=say, progress=progress)
+    with placed(recipe):
+        task = live_task(recipe, live)
+        inputs = _checked_inputs(recipe, task, live)
+        return build(recipe, task, inputs, live, cache_dir=token_cache(recipe), say=say, progress=progress)
 
 
 def live_task(recipe: Recipe, live: Live) -> Any:
