@@ -59,15 +59,19 @@ def measured_plan(on: Measured) -> Plan:
 
     on.say("calibrating: how fast, how much memory?")
     asked = recipe.plan.micro_tokens
-    calibration = calibrate(
-        forward_for(on.ready, packing),
-        on.ready.task,
-        on.ready.module,
-        pieces,
-        on.new_optimizer,
-        candidates=[asked] if asked else None,
-        memory_bytes=recipe.plan.memory or on.hardware.memory_bytes,
-    )
+    forward = forward_for(on.ready, packing)
+    try:
+        calibration = calibrate(
+            forward,
+            on.ready.task,
+            on.ready.module,
+            pieces,
+            on.new_optimizer,
+            candidates=[asked] if asked else None,
+            memory_bytes=recipe.plan.memory or on.hardware.memory_bytes,
+        )
+    finally:
+        let_go(forward)
     return make_plan(
         recipe,
         on.hardware,
@@ -91,6 +95,13 @@ def forward_for(ready: Ready, packing: Packing) -> Forward:
     if packing == "packed":
         return PackedForward(ready.module, ready.anatomy)
     return PaddedForward(ready.module, ready.pad_id)
+
+
+def let_go(forward: Forward) -> None:
+    """Give the module its own attention back, if this forward exchanged it."""
+    close = getattr(forward, "close", None)
+    if close is not None:
+        close()
 
 
 def _tokens(tables: Mapping[str, TokenTable], name: str) -> int:

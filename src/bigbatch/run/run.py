@@ -19,6 +19,7 @@ from bigbatch.run.build import Parts
 from bigbatch.run.directory import RunDirectory, State, read_json
 from bigbatch.run.finish import finish, missed_gates
 from bigbatch.run.loop import Loop
+from bigbatch.run.planning import let_go
 from bigbatch.run.signals import Interrupted, SignalFlag
 
 
@@ -118,9 +119,8 @@ class Run:
     def _let_go(self) -> None:
         """Give the directory back, and the module its own attention."""
         self._stack.close()
-        close = getattr(self._parts.forward, "close", None) if self._parts is not None else None
-        if close is not None:
-            close()
+        if self._parts is not None:
+            let_go(self._parts.forward)
 
     def _end(self, status: State) -> None:
         assert self._loop is not None and self._parts is not None
