@@ -142,3 +142,19 @@ def test_an_optimiser_without_memory_is_an_error_in_words(folder, tmp_path, monk
     monkeypatch.setattr(update, "set_lr", set_lr)
     with pytest.raises(DoesNotFit, match="the optimiser ran out of memory"):
         train(folder, tmp_path / "r", set=KEYS)
+
+
+def test_validation_sets_have_names_from_python_too(folder, tmp_path):
+    data = [{"text": row["text"], "label": str(row["stars"])} for row in rows()]
+    columns = {"text": [row["text"] for row in data], "label": [row["label"] for row in data]}
+    named = bigbatch.train(
+        str(folder),
+        data,
+        {"main": data[:20], "hard": data[20:]},
+        batch_size=16,
+        set=KEYS,
+        run_dir=tmp_path / "a",
+    )
+    assert {"validation.loss", "validation.hard.loss"} <= set(named.metrics)
+    single = bigbatch.train(str(folder), data, columns, batch_size=16, set=KEYS, run_dir=tmp_path / "b")
+    assert "validation.loss" in single.metrics and "validation.text.loss" not in single.metrics
