@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from bigbatch.data.tables import DataTable
+if TYPE_CHECKING:
+    from bigbatch.data.tables import DataTable
 
 _CHUNK_ROWS = 65536
 
 
 def fingerprint(table: DataTable) -> str:
     """sha256 (hex) of column names, types, values and row order; not of file names, chunks or formats."""
+    return table.content_digest
+
+
+def content_digest(rows: pa.Table) -> str:
+    """The hash behind `fingerprint`; a DataTable computes it once."""
     digest = hashlib.sha256()
-    for name in sorted(table.rows.column_names):
-        column = table.rows.column(name)
+    for name in sorted(rows.column_names):
+        column = rows.column(name)
         digest.update(f"{name}:{_plain_type(column.type)}:{len(column)}\n".encode())
         for first in range(0, len(column), _CHUNK_ROWS):
             _add(digest, column.slice(first, _CHUNK_ROWS))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from bigbatch.data.fingerprint import content_digest
 
 TOKENISED_COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "labels")
 """Columns of rows that were tokenised before they came here."""
@@ -31,6 +34,11 @@ class DataTable:
 
     def __len__(self) -> int:
         return self.rows.num_rows
+
+    @cached_property
+    def content_digest(self) -> str:
+        """Hash of the rows, computed once: the run's identity and the token cache both ask for it."""
+        return content_digest(self.rows)
 
     def where(self, row: int) -> str:
         """`tweets.csv:812`: the source of a row and its number there."""

@@ -160,6 +160,8 @@ def build(
             hardware=hardware,
             ready=ready,
             tables=tables,
+            batches=batches,
+            lengths=clocks.lengths,
             length=clocks.length,
             new_optimizer=new_optimizer,
             say=say,

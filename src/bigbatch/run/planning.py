@@ -10,7 +10,6 @@ import numpy as np
 from torch import nn
 
 from bigbatch.data.batches import Batches
-from bigbatch.data.lengths import length_facts
 from bigbatch.data.packs import micro_batches
 from bigbatch.model.anatomy import model_facts
 from bigbatch.model.forwards import PackedForward, PaddedForward, can_pack
@@ -22,7 +21,7 @@ from bigbatch.probe.calibrate import calibrate
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.protocols import Forward
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, MicroBatch, Packing, ProbeFacts, TokenTable
+from bigbatch.records import HardwareFacts, LengthFacts, MicroBatch, Packing, ProbeFacts, TokenTable
 from bigbatch.rules.clocks import Length
 from bigbatch.run.ready import Ready
 
@@ -37,6 +36,8 @@ class Measured:
     hardware: HardwareFacts
     ready: Ready
     tables: Mapping[str, TokenTable]
+    batches: Batches
+    lengths: LengthFacts
     length: Length
     new_optimizer: Callable[[nn.Module], Any]
     say: Callable[[str], None]
@@ -51,8 +52,7 @@ def measured_plan(on: Measured) -> Plan:
     recipe, train = on.recipe, on.tables["train"]
     probe = _probe(on)
     packing: Packing = "packed" if probe.packed_ok and recipe.plan.packing != "padded" else "padded"
-    batches = Batches(train, seed=recipe.seed.data, samples=recipe.batch.samples, tokens=recipe.batch.tokens)
-    first = batches.at(0, 1)
+    first = on.batches.at(0, 1)
 
     def pieces(micro_tokens: int) -> list[MicroBatch]:
         return list(micro_batches(first, train, micro_tokens=micro_tokens, packing=packing))
@@ -76,7 +76,7 @@ def measured_plan(on: Measured) -> Plan:
         recipe,
         on.hardware,
         model_facts(on.ready.module),
-        length_facts(train),
+        on.lengths,
         probe,
         calibration,
         state_multiple(recipe.optimizer.name, recipe.optimizer.momentum),

@@ -131,23 +131,12 @@ def _check_given_tokens(tables: Mapping[str, TokenTable], ready: Ready) -> None:
 
 
 def _key_parts(ready: Ready) -> Mapping[str, Any]:
-    task = ready.task
+    """What the run filled in; the task's own options are in the cache's key already."""
     return {
-        "labels": list(getattr(task, "label_names", ())),
-        "kind": getattr(task, "kind", None),
+        "labels": list(getattr(ready.task, "label_names", ())),
         "max_length": ready.max_length,
         "pool": ready.anatomy.pools,
-        "task": {
-            name: value
-            for name, value in asdict_shallow(task).items()
-            if isinstance(value, (str, int, float))
-        },
     }
-
-
-def asdict_shallow(task: Any) -> dict[str, Any]:
-    """Fields of a dataclass by name, values as they are; nothing for other objects."""
-    return {name: getattr(task, name) for name in getattr(task, "__dataclass_fields__", ())}
 
 
 def _with_class_weights(table: TokenTable, task: Any) -> TokenTable:
