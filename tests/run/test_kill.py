@@ -5,21 +5,20 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bigbatch.run.journal import read_records
-from tests.run.forks import Forks, Kill, forks
+from tests.run.forks import Forks, Kill
 from tests.run.jobs import (
     UPDATES,
     Job,
     leftovers,
     outcome,
     state,
-    tiny_model,
     write_job,
 )
 
@@ -103,17 +102,6 @@ def drawn(seed: int, counts: dict[str, int]) -> list[tuple[str, Kill]]:
             kill = Kill(target=target, nth=source.randint(1, last), when=when, about=about)
             found.append((phase, kill))
     return found
-
-
-@pytest.fixture(scope="module")
-def parent() -> Iterator[Forks]:
-    with forks() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")

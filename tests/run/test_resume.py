@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from bigbatch.data.order import Stream
 from bigbatch.errors import CheckpointError
 from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.run.journal import read_records
-from tests.run.forks import Forks, Kill, forks
+from tests.run.forks import Forks, Kill
 from tests.run.jobs import (
     BATCH,
     UPDATES,
@@ -31,24 +30,12 @@ from tests.run.jobs import (
     outcome,
     records,
     state,
-    tiny_model,
     write_job,
 )
 
 TRAIN = ("train", "recipe.yaml")
 BACKWARD = "bigbatch.step.executor:PlainExecutor._backward"
 AFTER_UPDATE = "bigbatch.run.progress:Progress.after_update"
-
-
-@pytest.fixture(scope="module")
-def parent() -> Iterator[Forks]:
-    with forks() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")

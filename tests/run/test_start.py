@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 from collections import namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from bigbatch.errors import DiskError, RunLocked
 from bigbatch.run.checkpoints import list_checkpoints
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.lock import RunLock
-from tests.run.forks import Forks, Kill, forks
+from tests.run.forks import Forks, Kill
 from tests.run.jobs import (
     Job,
     file_hash,
@@ -26,23 +25,11 @@ from tests.run.jobs import (
     leftovers,
     records,
     state,
-    tiny_model,
     write_job,
 )
 
 TRAIN = ("train", "recipe.yaml")
 AFTER_UPDATE = "bigbatch.run.progress:Progress.after_update"
-
-
-@pytest.fixture(scope="module")
-def parent() -> Iterator[Forks]:
-    with forks() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
