@@ -124,11 +124,31 @@ LAST_TOKEN = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 """Families whose head reads the last token."""
 
 
-def tiny(family: str = "bert", *, seed: int = 0, dropout: float = 0.0, **config: Any) -> Any:
-    """A random classification model of the family: hidden 32, 2 or 3 blocks, 100 token ids, eval mode.
+HEADS = {
+    "sequence": "ForSequenceClassification",
+    "tokens": "ForTokenClassification",
+    "masked": "ForMaskedLM",
+    "causal": "ForCausalLM",
+}
+"""Kind of head -> what transformers' classes for it end in."""
+_CAUSAL = {"gpt2": "GPT2LMHeadModel", "bert": "BertLMHeadModel"}
+"""Classes with another name; BERT is a decoder only with `is_decoder=True`."""
+
+
+def tiny_class(family: str, head: str) -> Any:
+    """transformers' class of a family with a kind of head; None where there is none."""
+    name = _FAMILIES[family][0] + HEADS[head]
+    return getattr(transformers, _CAUSAL.get(family, name) if head == "causal" else name, None)
+
+
+def tiny(
+    family: str = "bert", *, head: str = "sequence", seed: int = 0, dropout: float = 0.0, **config: Any
+) -> Any:
+    """A random model of the family with a head: hidden 32, 2 or 3 blocks, 100 token ids, eval mode.
 
     Args:
         family: one of `FAMILIES`.
+        head: `sequence`, `tokens`, `masked` or `causal`.
         seed: of the weights; the global generator is left as it was.
         dropout: value of every dropout field of the configuration.
         config: fields of the configuration; `num_labels` is 3 unless given.
@@ -142,7 +162,7 @@ def tiny(family: str = "bert", *, seed: int = 0, dropout: float = 0.0, **config:
             setattr(settings, key, config.get(key, dropout))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return getattr(transformers, f"{name}ForSequenceClassification")(settings).eval()
+        return tiny_class(family, head)(settings).eval()
 
 
 # fmt: off
@@ -185,13 +205,19 @@ def tiny_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> Any:
 
 
 def tiny_folder(
-    path: Path, family: str = "bert", *, words: Sequence[str] = WORDS, seed: int = 0, **config: Any
+    path: Path,
+    family: str = "bert",
+    *,
+    head: str = "sequence",
+    words: Sequence[str] = WORDS,
+    seed: int = 0,
+    **config: Any,
 ) -> Path:
     """A folder (config.json, model.safetensors, tokenizer files) that opens offline; returns `path`."""
     tokenizer = tiny_tokenizer(path, words)
     # Some families' tokenizer classes add a token or two of their own when they open the folder.
     fields = {"vocab_size": len(tokenizer) + 4, "pad_token_id": tokenizer.pad_token_id, **config}
-    tiny(family, seed=seed, **fields).save_pretrained(path)
+    tiny(family, head=head, seed=seed, **fields).save_pretrained(path)
     return path
 
 
@@ -203,8 +229,10 @@ def tiny_batch(
     segments: bool = False,
     seed: int = 0,
 ) -> MicroBatch:
-    """A micro-batch of random ids (3 … 99, never a special one) with class targets 0 … 2, one unit a
-    sample."""
+    """A micro-batch of random ids (3 … 99, never a special one) with class targets 0 … 2, one unit a sample.
+
+    With `pools="tokens"` a sample has up to three units: its last token, the first, the last once more.
+    """
     generator = np.random.default_rng(seed)
     lengths_B = np.asarray(lengths, dtype=np.int64)
     ends_B = lengths_B.cumsum()
@@ -213,17 +241,22 @@ def tiny_batch(
     segments_T = None
     if segments:
         segments_T = np.concatenate([np.arange(length) >= length // 2 for length in lengths]).astype(np.int64)
+    reads_U = starts_B if pools == "first" else ends_B - 1
+    unit_sample_U = np.arange(len(lengths))
+    if pools == "tokens":
+        each = [[end - 1, start, end - 1][: end - start] for start, end in zip(starts_B, ends_B, strict=True)]
+        reads_U = np.concatenate(each).astype(np.int64)
+        unit_sample_U = np.repeat(unit_sample_U, list(map(len, each)))
+    units = len(reads_U)
     return MicroBatch(
         index=0,
         sample_ids_B=np.arange(len(lengths)),
         ids_T=ids_T,
         lengths_B=lengths_B,
         segments_T=segments_T,
-        reads_U=starts_B if pools == "first" else ends_B - 1,
-        unit_sample_U=np.arange(len(lengths)),
-        targets=Targets(
-            values=generator.integers(0, 3, len(lengths)), weights=np.ones(len(lengths), dtype=np.float32)
-        ),
+        reads_U=reads_U,
+        unit_sample_U=unit_sample_U,
+        targets=Targets(values=generator.integers(0, 3, units), weights=np.ones(units, dtype=np.float32)),
         packing=packing,
         capacity_tokens=int(ends_B[-1]),
     )

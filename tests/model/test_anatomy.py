@@ -110,10 +110,10 @@ def test_modes_come_back_after_an_error() -> None:
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        (nn.Linear(2, 2), "found a Linear; expected a transformers classification model"),
+        (nn.Linear(2, 2), "found a Linear; expected a transformers model with a head"),
         (
             BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)),
-            "BertModel has no classification head",
+            "BertModel has no head",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.errors import ModelError
-from bigbatch.model.load import LoadedModel, known_labels, load_classifier, load_tokenizer
+from bigbatch.model.load import LoadedModel, known_labels, load_model, load_tokenizer
 from tests.models import tiny, tiny_folder
 
 
@@ -38,7 +38,7 @@ def _load(
         "seed": 0,
         "dropout": None,
     }
-    return load_classifier(spec, **{**settings, **changes})
+    return load_model(spec, **{**settings, **changes})
 
 
 def _weights(loaded: LoadedModel) -> dict[str, Tensor]:

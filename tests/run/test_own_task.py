@@ -31,11 +31,11 @@ class Stars:
         return {"text": Role(meaning="the text"), self.role: Role(meaning="stars", kind=self.kind_of_role)}
 
     def build(self, spec, facts):
-        from bigbatch.model.load import load_classifier
+        from bigbatch.model.load import load_model
 
         kept = {key: facts[key] for key in ("seed", "dropout", "module")}
         problem = "single_label_classification"
-        return load_classifier(
+        return load_model(
             spec, outputs=2, id2label={0: "low", 1: "high"}, problem_type=problem, **kept
         ).module
 

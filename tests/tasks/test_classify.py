@@ -198,6 +198,7 @@ def test_predictions():
 
 def test_head_and_options():
     assert Classify(label_set=ABC).head == {
+        "kind": "sequence",
         "outputs": 3,
         "id2label": {0: "neg", 1: "neutral", 2: "pos"},
         "problem_type": "single_label_classification",

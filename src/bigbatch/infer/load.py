@@ -1,9 +1,9 @@
-"""Open what was trained: a run directory, or any Hugging Face classification folder."""
+"""Open what was trained: a run directory, or any Hugging Face folder of a model with a head."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from bigbatch.data.labels import LabelSet
 from bigbatch.errors import ModelError, UsageError
 from bigbatch.protocols import Forward, Task
 from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ def open_model(place: Path | str, *, device: str = "cpu") -> Loaded:
         raise UsageError(
             f"{folder}: found neither recipe.yaml (a run) nor config.json (a Hugging Face model)"
         )
-    names, kind = head_of(folder)
-    return _open(folder, Classify(kind=kind), names, None, device)
+    return _open(folder, task_of(folder), None, device)
 
 
 def _open_run(run: Path, device: str) -> Loaded:
@@ -82,7 +82,7 @@ def _open_run(run: Path, device: str) -> Loaded:
         raise UsageError(f"{run}: this run has no model yet; train it first, or let it finish")
     recipe = load_recipe(run / "recipe.yaml", environ={})
     task = task_from_recipe(_with_copies(recipe, run.absolute() / "code"))
-    opened = _open(model, task, head_of(model)[0], recipe.data.max_length, device)
+    opened = _open(model, task, recipe.data.max_length, device)
     return replace(opened, columns=dict(recipe.data.columns), recipe=recipe)
 
 
@@ -99,51 +99,68 @@ def _with_copies(recipe: Recipe, code: Path) -> Recipe:
     return recipe.model_copy(update={**named, "metrics": [copied(name) for name in recipe.metrics]})
 
 
-def _open(folder: Path, task: Task, names: tuple[str, ...], max_length: int | None, device: str) -> Loaded:
+def _open(folder: Path, task: Any, max_length: int | None, device: str) -> Loaded:
     from bigbatch.model.anatomy import anatomy
     from bigbatch.model.forwards import PaddedForward
-    from bigbatch.model.load import check_model, load_classifier, load_tokenizer, pad_id
+    from bigbatch.model.load import check_model, load_tokenizer, pad_id
     from bigbatch.recipe.learning import ModelSpec
 
     spec = ModelSpec(name=str(folder.resolve()))
-    if isinstance(task, Classify) and (task.kind != "regression" or len(names) > 1):
-        task = replace(task, label_set=LabelSet(names))
-    head = task.head if isinstance(task, Classify) else {}
-    loaded = load_classifier(spec, **head, seed=0, dropout=None)
-    parts = anatomy(loaded.module)
+    if hasattr(task, "label_set"):
+        names = head_of(folder)[0]
+        one_number = getattr(task, "kind", "") == "regression" and len(names) == 1
+        task = told(task, label_set=None if one_number else LabelSet(names))
+    notes: list[str] = []
+    module = task.build(spec, {"seed": 0, "dropout": None, "module": None, "note": notes.append})
+    parts = anatomy(module)
     tokenizer, longest = None, max_length or parts.max_positions or 2**31
     if any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
         tokenizer = load_tokenizer(spec)
-        longest = check_model(loaded.module, tokenizer, max_length, True)
-    if isinstance(task, Classify):
-        task = replace(task, pool=parts.pools, max_length=longest)
-    module = loaded.module.to(device).eval()
+        longest = check_model(module, tokenizer, max_length, True)
+    task = told(task, pool=parts.pools, max_length=longest)
+    module = module.to(device).eval()
     return Loaded(
         module=module,
         tokenizer=tokenizer,
         task=task,
         forward=PaddedForward(module, pad_id(module, tokenizer) or 0),
         max_length=longest,
-        notes=tuple(loaded.notes),
+        notes=tuple(notes),
     )
 
 
+def task_of(folder: Path) -> Task:
+    """The task that the head of a Hugging Face folder is for, told by the class named in its config.json.
+
+    Raises:
+        ModelError: config.json cannot be read, or names a class without a head that a task here has.
+    """
+    names = [str(name) for name in _config_of(folder).get("architectures") or []]
+    for suffix, task in _TASKS.items():
+        if any(name.endswith(suffix) for name in names):
+            return task(folder)
+    if names:
+        raise ModelError(f"{folder}: {', '.join(names)} has no head that a task here has; train it first")
+    return _classify(folder)
+
+
+def _classify(folder: Path) -> Task:
+    return Classify(kind=head_of(folder)[1])
+
+
+_TASKS: Mapping[str, Callable[[Path], Task]] = {"ForSequenceClassification": _classify}
+"""What the names of a head's classes end in -> its task."""
+
+
 def head_of(folder: Path) -> tuple[tuple[str, ...], Kind]:
-    """Label names in class order and kind of task, from a folder's config.json.
+    """Label names in class order and kind of classification, from a folder's config.json.
 
     Without `problem_type` one output is regression and several are single label, as transformers decides.
 
     Raises:
         ModelError: config.json cannot be read, or its labels are not numbered from 0.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
-    architectures = config.get("architectures") or []
-    if architectures and not any(str(name).endswith("ForSequenceClassification") for name in architectures):
-        what = f"{', '.join(map(str, architectures))} has no classification head; train it first"
-        raise ModelError(f"{folder}: {what}")
+    config = _config_of(folder)
     found = config.get("id2label") or {
         str(label): f"LABEL_{label}" for label in range(config.get("num_labels", 2))
     }
@@ -157,3 +174,13 @@ def head_of(folder: Path) -> tuple[tuple[str, ...], Kind]:
         )
     kind = _KINDS[problem] if problem else "regression" if len(numbered) == 1 else "single"
     return tuple(numbered[label] for label in range(len(numbered))), kind
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{folder / 'config.json'} cannot be read: expected a JSON object")
+    return found

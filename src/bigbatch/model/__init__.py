@@ -1,4 +1,4 @@
-"""The model room: load a classification model, know its parts, run it padded or packed, write it out.
+"""The model room: load a model with the task's head, know its parts, run it padded or packed, write it out.
 
 ::
 
@@ -9,7 +9,7 @@
     ├── attention.py   attention over packed samples, behind transformers' attention interface
     ├── forwards.py    PaddedForward, PackedForward, can_pack
     ├── source.py      folders and hub names: which files may be opened, what is refused
-    ├── load.py        load_tokenizer, load_classifier: weights, head, labels
+    ├── load.py        load_tokenizer, load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data
     └── export.py      save_model: a folder that opens with transformers

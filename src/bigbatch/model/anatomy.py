@@ -1,7 +1,8 @@
 """The parts of a model, found by structure: one trial run of three tokens, no list of class names.
 
 The trial sees which modules run before, between and after the repeated blocks, which embedding is given
-running positions, and, by making all other tokens' states NaN, which token the head reads.
+running positions, whether the head gives one output a sample or one a token, and, by making all other tokens'
+states NaN, which tokens it reads.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from bigbatch.model.names import tied_names, unwrap
 from bigbatch.records import ModelFacts
 
 _TRIAL_TOKENS = 3
+Pools = Literal["first", "last", "tokens"]
+"""Which tokens of a sample a head reads: the first, the last, or each one for an output of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +36,12 @@ class BlockApplication:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Anatomy:
-    """The parts of a classification model."""
+    """The parts of a model with a head."""
 
     outer: nn.Module
-    """The classification model itself, outside wrappers taken off."""
+    """The model with its head, outside wrappers taken off."""
     base: nn.Module
-    """The part below the classification head that transformers calls `base_model`."""
+    """The part below the head that transformers calls `base_model`."""
     embeddings: tuple[nn.Module, ...]
     """Modules with parameters that run before the first block."""
     blocks: tuple[BlockApplication, ...]
@@ -48,13 +51,17 @@ class Anatomy:
     final_norm: nn.Module | None
     """Normalisation between the last block and the head, inside `base`."""
     head: tuple[nn.Module, ...]
-    """Modules with parameters that run after the blocks and the final norm: pooler and classifier."""
+    """Modules with parameters that run after the blocks and the final norm: pooler and classifier, or what
+    turns hidden states into logits of the vocabulary."""
+    output_layer: nn.Module | None
+    """The layer with a row per token id, of language models; its weight is often the embedding's (`tied`)."""
     tied: tuple[tuple[str, ...], ...]
     """Groups of parameter names that share one tensor."""
-    pools: Literal["first", "last"]
-    """Which token of a sample the head reads."""
+    pools: Pools
+    """Which token of a sample the head reads; `tokens`: it gives one output per token."""
     pools_one_token: bool
-    """False when the head reads several tokens (mean pooling): then samples cannot be packed."""
+    """Whether an output follows from one token's state alone, so that the head may be given single tokens. False
+    when it mixes several (mean pooling): then samples cannot be packed."""
     position_offset: int
     """Position id of a sample's first token: 0, or 2 in RoBERTa and its kin."""
     max_positions: int | None
@@ -67,8 +74,8 @@ class Anatomy:
     """Whether token types have an embedding of their own with at least two rows."""
 
 
-def classifier_of(module: nn.Module) -> nn.Module:
-    """The transformers model inside `module`: wrappers and PEFT taken off.
+def headed_model(module: nn.Module) -> nn.Module:
+    """The transformers model with a head inside `module`: wrappers and PEFT taken off.
 
     Raises:
         ModelError: not a transformers model with a head.
@@ -79,13 +86,13 @@ def classifier_of(module: nn.Module) -> nn.Module:
     base = getattr(outer, "base_model", None)
     if not isinstance(base, nn.Module) or not hasattr(outer, "config"):
         raise ModelError(
-            f"found a {type(outer).__name__}; expected a transformers classification model "
-            "(AutoModelForSequenceClassification), plain or wrapped by PEFT"
+            f"found a {type(outer).__name__}; expected a transformers model with a head "
+            "(such as AutoModelForSequenceClassification gives), plain or wrapped by PEFT"
         )
     if base is outer:
         raise ModelError(
-            f"{type(outer).__name__} has no classification head; "
-            "load it with AutoModelForSequenceClassification"
+            f"{type(outer).__name__} has no head; load it with the class for the task, "
+            "such as AutoModelForSequenceClassification"
         )
     return outer
 
@@ -119,7 +126,7 @@ def anatomy(module: nn.Module) -> Anatomy:
     Raises:
         ModelError: no head, or no repeated blocks.
     """
-    outer = classifier_of(module)
+    outer = headed_model(module)
     base: nn.Module = outer.base_model  # pyright: ignore[reportAssignmentType]
     trial = _Trial(outer, base)
     with evaluating(outer):
@@ -136,6 +143,7 @@ def anatomy(module: nn.Module) -> Anatomy:
         blocks_container=trial.container,
         final_norm=trial.final_norm,
         head=tuple(limb for limb in trial.limbs["after"] if limb is not trial.final_norm),
+        output_layer=output_layer_of(outer),
         tied=tied_names(outer),
         pools=pools,
         pools_one_token=one,
@@ -145,6 +153,12 @@ def anatomy(module: nn.Module) -> Anatomy:
         learned_positions=table is not None,
         uses_segments=accepts(base, "token_type_ids") and (getattr(config, "type_vocab_size", 0) or 0) > 1,
     )
+
+
+def output_layer_of(outer: nn.Module) -> nn.Module | None:
+    """The layer that turns states into logits of the vocabulary; None where the head is of another kind."""
+    found: Any = outer.get_output_embeddings() if hasattr(outer, "get_output_embeddings") else None  # pyright: ignore
+    return found if isinstance(found, nn.Module) else None
 
 
 def model_facts(module: nn.Module) -> ModelFacts:
@@ -162,6 +176,12 @@ def model_facts(module: nn.Module) -> ModelFacts:
         vocabulary=parts.outer.get_input_embeddings().num_embeddings,  # pyright: ignore
         max_positions=parts.max_positions,
     )
+
+
+def trial_ids(outer: nn.Module) -> Tensor:
+    """(1, 3) equal token ids, none of them padding."""
+    pad = getattr(outer.config, "pad_token_id", None)
+    return torch.full((1, _TRIAL_TOKENS), 1 if pad == 0 else 0, device=device_of(outer))
 
 
 class _Trial:
@@ -212,17 +232,20 @@ class _Trial:
         norms = [part for part in self.limbs["after"] if part in within and _is_norm(part)]
         self.final_norm = norms[0] if norms else None
 
-    def pooled(self) -> tuple[Literal["first", "last"], bool]:
+    def pooled(self) -> tuple[Pools, bool]:
         """Which token the head reads, and whether it reads only that one."""
+        if self._forward().shape[1:-1] == (_TRIAL_TOKENS,):
+            alone = [self._finite_with_only(token, (0, token)) for token in range(_TRIAL_TOKENS)]
+            return "tokens", all(alone)
         if self._finite_with_only(0):
             return "first", True
         if self._finite_with_only(_TRIAL_TOKENS - 1):
             return "last", True
         return "first", False
 
-    def _finite_with_only(self, kept: int) -> bool:
-        """Whether the logits stay finite when all but one token leave the last block as NaN."""
-        seen = 0
+    def _finite_with_only(self, kept: int, output: tuple[int, ...] = ()) -> bool:
+        """Whether the logits (at `output`) stay finite when all but one token leave the last block as NaN."""
+        seen, at = 0, output
 
         def poison(_block: nn.Module, _inputs: Any, output: Any) -> Any:
             nonlocal seen
@@ -236,14 +259,13 @@ class _Trial:
 
         handles = [block.register_forward_hook(poison) for block in set(self.applied)]
         try:
-            return bool(self._forward().isfinite().all())
+            return bool(self._forward()[at].isfinite().all())
         finally:
             for handle in handles:
                 handle.remove()
 
     def _forward(self) -> Tensor:
-        pad = getattr(self.outer.config, "pad_token_id", None)
-        ids = torch.full((1, _TRIAL_TOKENS), 1 if pad == 0 else 0, device=device_of(self.outer))
+        ids = trial_ids(self.outer)
         options: dict[str, Any] = {"use_cache": False} if accepts(self.outer, "use_cache") else {}
         return self.outer(input_ids=ids, attention_mask=torch.ones_like(ids), **options).logits
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from bigbatch.errors import ModelError
-from bigbatch.model.anatomy import anatomy, classifier_of
+from bigbatch.model.anatomy import anatomy, headed_model
 
 _NO_LIMIT = 1_000_000
 """Tokenizers without a limit report an astronomically large `model_max_length`."""
@@ -19,7 +19,7 @@ def pad_id(module: nn.Module, tokenizer: Any) -> int | None:
 
     Models that read the last token look for the first id of their own configuration, so that one comes first.
     """
-    config: Any = classifier_of(module).config
+    config: Any = headed_model(module).config
     found = getattr(config, "pad_token_id", None)
     return found if found is not None else getattr(tokenizer, "pad_token_id", None)
 
@@ -31,7 +31,7 @@ def check_model(module: nn.Module, tokenizer: Any, max_length: int | None, padde
     read the last token refuse batches otherwise.
 
     Args:
-        module: the classification model.
+        module: the model.
         tokenizer: its tokenizer.
         max_length: from the recipe; None takes the smaller limit of tokenizer and model.
         padded: whether samples may be padded.

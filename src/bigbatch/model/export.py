@@ -17,11 +17,11 @@ from bigbatch.model.source import quiet
 def save_model(module: nn.Module, tokenizer: Any, folder: Path, card: str) -> None:
     """Write weights, configuration, tokenizer and model card; the folder is there whole or not at all.
 
-    It opens with `AutoModelForSequenceClassification.from_pretrained(folder)`. A PEFT-wrapped model is
+    It opens with `from_pretrained(folder)` of transformers' class for its head. A PEFT-wrapped model is
     written with its adapters merged, on a copy.
 
     Args:
-        module: the classification model; not changed.
+        module: the model; not changed.
         tokenizer: saved next to it; None leaves it out.
         folder: replaced when it exists.
         card: text of README.md.

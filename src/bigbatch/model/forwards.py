@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.errors import ModelError
-from bigbatch.model.anatomy import Anatomy, accepts, anatomy, classifier_of, device_of, evaluating
+from bigbatch.model.anatomy import Anatomy, accepts, anatomy, device_of, evaluating, headed_model
 from bigbatch.model.attention import IMPLEMENTATION, LAYOUT, CannotPack, register
 from bigbatch.model.layout import build_layout, cumulative_lengths, positions_in_sample, to_device
 from bigbatch.records import MicroBatch, Targets
@@ -27,7 +27,7 @@ class PaddedForward:
     def __init__(self, module: nn.Module, pad_id: int) -> None:
         self.module = module
         self.pad_id = pad_id
-        outer = classifier_of(module)
+        outer = headed_model(module)
         types = getattr(outer.config, "type_vocab_size", 0) or 0
         self._segments = accepts(outer.base_model, "token_type_ids") and types > 1  # pyright: ignore
         self._options = {"use_cache": False} if accepts(outer, "use_cache") else {}
@@ -47,8 +47,13 @@ class PaddedForward:
         }
         if self._segments and micro_batch.segments_T is not None:
             inputs["token_type_ids"] = self._pad(micro_batch.segments_T, real_BL, 0)
-        logits_BC = self.module(**inputs, **self._options).logits
-        return logits_BC.index_select(0, to_device(micro_batch.unit_sample_U, self.device))
+        logits = self.module(**inputs, **self._options).logits
+        sample_U = to_device(micro_batch.unit_sample_U, self.device)
+        if logits.ndim == 2:  # one output a sample (B, C), else one a token (B, L, C)
+            return logits.index_select(0, sample_U)
+        starts_B = cumulative_lengths(lengths_B)[:-1]
+        place_U = micro_batch.reads_U - starts_B[micro_batch.unit_sample_U]
+        return logits[sample_U, to_device(place_U, self.device)]
 
     def _pad(self, values_T: np.ndarray, real_BL: np.ndarray, filler: int) -> Tensor:
         padded = np.full(real_BL.shape, filler, dtype=np.int64)
@@ -93,7 +98,8 @@ class PackedForward:
             micro_batch, device, inputs=self._base_inputs(micro_batch, device), witness=witness
         )
         read_ids_U1 = to_device(micro_batch.ids_T[micro_batch.reads_U][:, None], device)
-        return self.module(input_ids=read_ids_U1, **{LAYOUT: layout}).logits
+        logits = self.module(input_ids=read_ids_U1, **{LAYOUT: layout}).logits
+        return logits if logits.ndim == 2 else logits[:, 0]  # heads that read tokens give (U, 1, C)
 
     def close(self) -> None:
         """Give the module its own attention implementation back and take the hooks off."""
@@ -158,6 +164,7 @@ def _structural_obstacle(parts: Anatomy) -> str:
 def _trial_obstacle(forward: PackedForward) -> str:
     """Why a trial of three samples forbids packing; empty when it does not."""
     parts = forward.anatomy
+    batch, changed = _trial_batch(parts, changed=False), _trial_batch(parts, changed=True)
     calls: list[int | None] = []
     inside: list[int] = []
     handles = [
@@ -165,7 +172,7 @@ def _trial_obstacle(forward: PackedForward) -> str:
         for block in {application.module for application in parts.blocks}
     ]
     try:
-        before = forward.run(_trial_batch(parts, changed=False), lambda _, window: calls.append(window))
+        before = forward.run(batch, lambda _, window: calls.append(window))
     finally:
         for handle in handles:
             handle.remove()
@@ -174,34 +181,40 @@ def _trial_obstacle(forward: PackedForward) -> str:
     served = sum(after > earlier for earlier, after in zip([0, *inside], inside, strict=False))
     if served != len(parts.blocks):
         return f"only {served} of {len(parts.blocks)} blocks used transformers' attention interface"
-    if before.shape[0] != 3:
+    if before.shape[0] != len(batch.reads_U):
         return "its head cannot be given single tokens"
     sliding = "sliding_attention" in (getattr(parts.outer.config, "layer_types", None) or ())
     if sliding and all(window is None for window in calls):
         return "its sliding window does not reach the attention function"
-    after = forward.run(_trial_batch(parts, changed=True))
-    if not torch.equal(before[[0, 2]], after[[0, 2]]):
+    after = forward.run(changed)
+    others_U = torch.from_numpy(batch.unit_sample_U != 1).to(before.device)
+    if not torch.equal(before[others_U], after[others_U]):
         return "a sample's output depends on its neighbours"
     return ""
 
 
 def _trial_batch(parts: Anatomy, changed: bool) -> MicroBatch:
-    """Samples of 3, 4 and 2 tokens; `changed` gives the middle one other ids."""
+    """Samples of 3, 4 and 2 tokens, all read by heads of tokens; `changed` gives the middle one other ids."""
     vocabulary = parts.outer.get_input_embeddings().num_embeddings  # pyright: ignore
     ids_T = np.arange(9, dtype=np.int64) % vocabulary
     if changed:
         ids_T[3:7] = (ids_T[3:7] + 5) % vocabulary
     lengths_B = np.array([3, 4, 2])
     ends_B = lengths_B.cumsum()
+    reads_U = ends_B - (lengths_B if parts.pools == "first" else 1)
+    if parts.pools == "tokens":
+        reads_U = np.arange(9)
+    unit_sample_U = np.searchsorted(ends_B, reads_U, side="right")
+    units = len(reads_U)
     return MicroBatch(
         index=0,
         sample_ids_B=np.arange(3),
         ids_T=ids_T,
         lengths_B=lengths_B,
         segments_T=None,
-        reads_U=ends_B - (lengths_B if parts.pools == "first" else 1),
-        unit_sample_U=np.arange(3),
-        targets=Targets(values=np.zeros(3, dtype=np.int64), weights=np.ones(3, dtype=np.float32)),
+        reads_U=reads_U,
+        unit_sample_U=unit_sample_U,
+        targets=Targets(values=np.zeros(units, dtype=np.int64), weights=np.ones(units, dtype=np.float32)),
         packing="packed",
         capacity_tokens=9,
     )

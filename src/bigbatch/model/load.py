@@ -1,13 +1,14 @@
-"""Load a tokenizer and a classification model: safetensors only, no code of others, a new head seeded.
+"""Load a tokenizer and a model with the task's head: safetensors only, no code of others, a new head seeded.
 
-A head is kept when its labels are the ones asked for. Names like LABEL_0 carry no meaning, so with them the
-count decides. Everything that was decided comes back as notes for people.
+A head with labels is kept when they are the ones asked for. Names like LABEL_0 carry no meaning, so with them the
+count decides. Heads of language models have no labels and are kept. A model of another kind of head gives its body.
+Everything that was decided comes back as notes for people.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +16,49 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from bigbatch.errors import ModelError
 from bigbatch.model.adjust import override_config, set_dropout, set_dropout_fields, set_trainable
-from bigbatch.model.anatomy import anatomy, classifier_of
+from bigbatch.model.anatomy import anatomy, evaluating, headed_model, trial_ids
 from bigbatch.model.checks import check_model, pad_id
 from bigbatch.model.names import clean_name
 from bigbatch.model.source import check_folder, explained, is_folder, load_config, quiet
 
-__all__ = ["LoadedModel", "check_model", "known_labels", "load_classifier", "load_tokenizer", "pad_id"]
+__all__ = ["LoadedModel", "check_model", "known_labels", "load_model", "load_tokenizer", "pad_id"]
 
 _NO_NAME = "model.name: none given; expected a folder or a hub name like org/name"
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+HeadKind = Literal["sequence", "tokens", "masked", "causal"]
+"""What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token."""
+
+
+@dataclass(frozen=True)
+class _HeadClass:
+    """How transformers calls a kind of head."""
+
+    auto: Any
+    suffix: str
+    """Of the names of its model classes."""
+
+
+_HEADS: Mapping[str, _HeadClass] = {
+    "sequence": _HeadClass(AutoModelForSequenceClassification, "ForSequenceClassification"),
+    "tokens": _HeadClass(AutoModelForTokenClassification, "ForTokenClassification"),
+    "masked": _HeadClass(AutoModelForMaskedLM, "ForMaskedLM"),
+    "causal": _HeadClass(AutoModelForCausalLM, "ForCausalLM"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A classification model, and what was decided on the way."""
+    """A model with its head, and what was decided on the way."""
 
     module: nn.Module
     notes: tuple[str, ...]
@@ -42,10 +68,16 @@ class LoadedModel:
 class _Wanted:
     """The head that the task needs."""
 
+    kind: HeadKind
     outputs: int
     id2label: dict[int, str] | None
-    problem_type: ProblemType
+    problem_type: ProblemType | None
     seed: int
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its outputs stand for labels; else for token ids."""
+        return self.kind in ("sequence", "tokens")
 
 
 def load_tokenizer(spec: Any) -> Any:
@@ -78,7 +110,7 @@ def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] 
         ModelError: no model is named, or it cannot be opened.
     """
     if module is not None:
-        return _meaningful(classifier_of(module).config)
+        return _meaningful(headed_model(module).config)
     if spec.name is None:
         raise ModelError(_NO_NAME)
     if is_folder(spec.name):
@@ -86,23 +118,26 @@ def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] 
     return _meaningful(load_config(spec.name, spec.revision))
 
 
-def load_classifier(
+def load_model(
     spec: Any,
     *,
-    outputs: int,
-    id2label: dict[int, str] | None,
-    problem_type: ProblemType,
+    kind: HeadKind = "sequence",
+    outputs: int = 0,
+    id2label: dict[int, str] | None = None,
+    problem_type: ProblemType | None = None,
     seed: int,
     dropout: float | None,
     module: nn.Module | None = None,
 ) -> LoadedModel:
-    """The classification model that the recipe asks for, fp32, on the CPU (a live one stays where it is).
+    """The model that the recipe asks for with a head of this kind, fp32, on the CPU (a live one stays where it is).
 
     Args:
         spec: `recipe.model`: name, revision, init, config, trainable.
-        outputs: columns of the logits.
-        id2label: names of the classes in the order of the logits; None for regression.
-        problem_type: written into the configuration, as transformers names it.
+        kind: what the head gives: `sequence` and `tokens` (outputs with labels), `masked` and `causal` (language
+            models, whose outputs are the vocabulary; tied weights stay tied).
+        outputs: columns of the logits; of language models not asked.
+        id2label: names of the classes in the order of the logits; None for regression and language models.
+        problem_type: of a `sequence` head, written into the configuration as transformers names it.
         seed: of new weights; the global generators are left as they were.
         dropout: every dropout probability; None keeps the model's own.
         module: a live model, used as it is; frozen parameters stay frozen.
@@ -110,11 +145,12 @@ def load_classifier(
     Raises:
         ModelError: what is wrong and what helps.
     """
-    wanted = _Wanted(outputs=outputs, id2label=id2label, problem_type=problem_type, seed=seed)
+    wanted = _Wanted(kind=kind, outputs=outputs, id2label=id2label, problem_type=problem_type, seed=seed)
     if module is None:
         module, notes = _from_source(spec, wanted, dropout)
     else:
         notes = _adopt(module, spec, wanted, dropout)
+    _check_head(module, wanted)
     set_trainable(module, spec.trainable)
     return LoadedModel(module, tuple(notes))
 
@@ -131,13 +167,14 @@ def _from_source(spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.
     override_config(config, spec.config)
     if dropout is not None and not set_dropout_fields(config, dropout):
         notes.append(f"{config.model_type} has no dropout to set")
-    change = _label_change(config, wanted)
+    change = _head_change(config, wanted)
     _describe_head(config, wanted)
+    auto = _HEADS[wanted.kind].auto
     with explained(spec.name), quiet(), _seeded(wanted.seed):
         if not pretrained:
-            module = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+            module = auto.from_config(config, trust_remote_code=False)
             return module.float().eval(), [*notes, f"random weights, seed {wanted.seed}"]
-        module, info = AutoModelForSequenceClassification.from_pretrained(
+        module, info = auto.from_pretrained(
             spec.name,
             revision=spec.revision or "main",
             config=config,
@@ -154,7 +191,10 @@ def _from_source(spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.
 
 def _explain_new(module: nn.Module, new: set[str], info: Any, change: str, wanted: _Wanted) -> list[str]:
     """Say why tensors are new; only the head may be, and a head of other labels is made anew."""
-    owned = {id(item) for part in anatomy(module).head for item in part.parameters()}
+    parts = anatomy(module)
+    owned = {id(item) for part in parts.head for item in part.parameters()}
+    # A language model's output layer often is its embedding, which has to be there.
+    owned -= {id(item) for part in parts.embeddings for item in part.parameters()}
     body = sorted(
         name for name, item in module.named_parameters() if clean_name(name) in new and id(item) not in owned
     )
@@ -164,14 +204,13 @@ def _explain_new(module: nn.Module, new: set[str], info: Any, change: str, wante
             "or have another shape "
             f"({', '.join(body[:3])}); expected weights of this very configuration"
         )
-    if new:
-        if not change or not info["mismatched_keys"]:
-            change = f"no weights for {', '.join(sorted({name.rpartition('.')[0] for name in new}))}"
-        return [f"{change}: new head, seed {wanted.seed}"]
-    if change:
-        _renew_outputs(classifier_of(module), wanted)
-        return [f"{change}: new head, seed {wanted.seed}"]
-    return []
+    if change and not info["mismatched_keys"]:
+        # Weights of the right shape came along, but they stood for something else.
+        renewed = _renew_outputs(headed_model(module), wanted, besides=new)
+        change = change if renewed else ""
+    if new and not change:
+        change = f"no weights for {', '.join(sorted({name.rpartition('.')[0] for name in new}))}"
+    return [f"{change}: new head, seed {wanted.seed}"] if change else []
 
 
 # ---------------------------------------------------------------- a live model
@@ -179,7 +218,7 @@ def _explain_new(module: nn.Module, new: set[str], info: Any, change: str, wante
 
 def _adopt(module: nn.Module, spec: Any, wanted: _Wanted, dropout: float | None) -> list[str]:
     """Use a live model as it is, but for a head of another label set."""
-    outer: Any = classifier_of(module)
+    outer: Any = headed_model(module)
     for key in spec.config:
         if key != "pad_token_id":
             raise ModelError(
@@ -191,14 +230,14 @@ def _adopt(module: nn.Module, spec: Any, wanted: _Wanted, dropout: float | None)
         set_dropout_fields(outer.config, dropout)
         if not set_dropout(outer, dropout):
             notes.append(f"{outer.config.model_type} has no dropout to set")
-    change = _label_change(outer.config, wanted)
+    change = _label_change(outer.config, wanted) if wanted.labelled else ""
     if change:
         if outer is not module and hasattr(module, "get_base_model"):
             raise ModelError(f"{change}; a PEFT-wrapped model must be built with num_labels={wanted.outputs}")
         _renew_outputs(outer, wanted)
         notes.append(f"{change}: new head, seed {wanted.seed}")
     _describe_head(outer.config, wanted)
-    if hasattr(outer, "num_labels"):
+    if wanted.labelled and hasattr(outer, "num_labels"):
         outer.num_labels = wanted.outputs
     return notes
 
@@ -210,6 +249,20 @@ def _meaningful(config: Any) -> tuple[str, ...] | None:
     names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
     generic = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     return None if generic else names
+
+
+def _head_change(config: Any, wanted: _Wanted) -> str:
+    """Why the head in the files cannot be kept; empty when it can, or when there is none.
+
+    Raises:
+        ModelError: the same labels in another order.
+    """
+    if not wanted.labelled:
+        return ""
+    change = _label_change(config, wanted)
+    suffix = _HEADS[wanted.kind].suffix
+    others = [name for name in config.architectures or () if "For" in name and not name.endswith(suffix)]
+    return change or (f"another kind of head ({others[0]} before)" if others else "")
 
 
 def _label_change(config: Any, wanted: _Wanted) -> str:
@@ -233,6 +286,8 @@ def _label_change(config: Any, wanted: _Wanted) -> str:
 
 def _describe_head(config: Any, wanted: _Wanted) -> None:
     """Write the labels into the configuration, in place."""
+    if not wanted.labelled:
+        return
     if wanted.id2label is None:
         if config.num_labels != wanted.outputs:
             config.num_labels = wanted.outputs
@@ -242,9 +297,50 @@ def _describe_head(config: Any, wanted: _Wanted) -> None:
     config.problem_type = wanted.problem_type
 
 
-def _renew_outputs(outer: Any, wanted: _Wanted) -> None:
-    """Replace the layers whose shape follows the number of labels by new ones, seeded."""
+def _check_head(module: nn.Module, wanted: _Wanted) -> None:
+    """Refuse a model whose head is of another kind, as only a live one can be, and a causal one that looks ahead.
+
+    Raises:
+        ModelError: what was found and what the task needs.
+    """
+    parts = anatomy(module)
+    name, suffix = type(parts.outer).__name__, _HEADS[wanted.kind].suffix
+    if (parts.pools == "tokens") != (wanted.kind != "sequence"):
+        gives = "one output per token" if parts.pools == "tokens" else "one output per sample"
+        raise ModelError(f"found a {name}, whose head gives {gives}; the task needs an AutoModel{suffix}")
+    if not wanted.labelled and parts.output_layer is None:
+        raise ModelError(
+            f"found a {name}, whose outputs are no token ids; the task needs an AutoModel{suffix}"
+        )
+    if wanted.kind == "causal" and _looks_ahead(parts.outer):
+        raise ModelError(
+            f"found a {name}, whose tokens see those that come after them; expected a decoder such as GPT-2 "
+            "(for an encoder, model.config.is_decoder: true makes it one, task mlm uses it as it is)"
+        )
+
+
+def _looks_ahead(outer: Any) -> bool:
+    """Whether another last token changes the first token's outputs."""
+    ids_1L = trial_ids(outer)
+    other_1L = ids_1L.clone()
+    other_1L[0, -1] += 1
+    with evaluating(outer):
+        before, after = (outer(input_ids=ids).logits[0, 0] for ids in (ids_1L, other_1L))
+    return not torch.equal(before, after)
+
+
+def _renew_outputs(outer: Any, wanted: _Wanted, besides: Collection[str] = ()) -> bool:
+    """Replace the layers whose shape follows the number of labels by new ones, seeded; says whether any was.
+
+    Args:
+        outer: the model.
+        wanted: the head.
+        besides: names of parameters that are new already; a layer that has one is left as it is.
+    """
+    renewed = False
     for name in _output_layers(outer):
+        if f"{name}.weight" in besides:
+            continue
         old = outer.get_submodule(name)
         if not isinstance(old, nn.Linear):
             raise ModelError(
@@ -258,6 +354,8 @@ def _renew_outputs(outer: Any, wanted: _Wanted) -> None:
         new.requires_grad_(old.weight.requires_grad)
         parent, _, child = name.rpartition(".")
         setattr(outer.get_submodule(parent), child, new.to(device=place, dtype=dtype))
+        renewed = True
+    return renewed
 
 
 def _output_layers(outer: Any) -> list[str]:

@@ -15,7 +15,7 @@ import jinja2
 import bigbatch
 from bigbatch.report import facts, figures, shapes
 from bigbatch.report.quality import SplitQuality, split_quality
-from bigbatch.report.read import RunData, read_run
+from bigbatch.report.read import RunData, auto_class, read_run
 from bigbatch.report.recipes import flat_recipe
 from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
 from bigbatch.units import show_bytes, show_seconds
@@ -315,6 +315,7 @@ def _use(run: RunData) -> dict[str, Any]:
     """How to use the model folder; left out while there is none."""
     run_folder = str(run.path)
     folder = str(run.path / "model")
+    auto = auto_class(run.path / "model")
     return {
         "has_model": (run.path / "model").is_dir() or run.state == "finished",
         "use_shell": clean(
@@ -322,8 +323,8 @@ def _use(run: RunData) -> dict[str, Any]:
             f"bigbatch evaluate {shlex.quote(run_folder)} test.csv"
         ),
         "use_python": clean(
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
-            f"model = AutoModelForSequenceClassification.from_pretrained({folder!r})\n"
+            f"from transformers import {auto}, AutoTokenizer\n\n"
+            f"model = {auto}.from_pretrained({folder!r})\n"
             f"tokenizer = AutoTokenizer.from_pretrained({folder!r})"
         ),
     }

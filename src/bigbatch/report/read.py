@@ -101,6 +101,23 @@ def read_run(path: str | Path) -> RunData:
     )
 
 
+_AUTO_CLASSES = {
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+}
+"""What the names of a model's classes end in -> transformers' class that opens it."""
+
+
+def auto_class(folder: Path) -> str:
+    """Transformers' class that opens a model folder, by its config.json; that of classifiers where none says."""
+    found = _read_document(folder / "config.json", []).get("architectures")
+    names = [str(name) for name in found] if isinstance(found, list) else []
+    fitting = [auto for suffix, auto in _AUTO_CLASSES.items() if any(name.endswith(suffix) for name in names)]
+    return fitting[0] if fitting else "AutoModelForSequenceClassification"
+
+
 def _nearest(folder: Path) -> str:
     """`; did you mean runs/tweets?` from the directory's neighbours, or nothing."""
     try:

@@ -9,6 +9,15 @@ from typing import Any
 import bigbatch
 from bigbatch.run.build import Parts
 from bigbatch.run.progress import Progress
+from bigbatch.tasks.heads import head_kind
+
+_HEADS = {
+    "sequence": ("text-classification", "AutoModelForSequenceClassification", "# Text classifier"),
+    "tokens": ("token-classification", "AutoModelForTokenClassification", "# Token classifier"),
+    "masked": ("fill-mask", "AutoModelForMaskedLM", "# Masked language model"),
+    "causal": ("text-generation", "AutoModelForCausalLM", "# Language model"),
+}
+"""Kind of head -> Hugging Face's pipeline and class for it, and the card's title."""
 
 
 def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], progress: Progress) -> str:
@@ -16,10 +25,11 @@ def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], pr
     recipe = parts.recipe
     base = recipe.model.name or type(parts.module).__name__
     names = getattr(parts.task, "label_names", ())
+    pipeline, auto, _ = _HEADS[head_kind(parts.task)]
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {pipeline}",
         "tags: [bigbatch]",
         f"base_model: {json.dumps(base, ensure_ascii=False)}",
         "---",
@@ -31,14 +41,15 @@ def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], pr
     ]
     if names:
         lines += ["Labels: " + ", ".join(f"`{_plain(name)}`" for name in names) + ".", ""]
-    lines += [*_figures(final), *_training(parts, progress), *_usage()]
+    lines += [*_figures(final), *_training(parts, progress), *_usage(auto)]
     return "\n".join(lines) + "\n"
 
 
 def _title(task: Any) -> str:
     """What the model does, as far as the task says it."""
-    known = {"single": "# Text classifier", "multi": "# Text classifier", "regression": "# Text regressor"}
-    return known.get(getattr(task, "kind", ""), "# Model")
+    if not hasattr(task, "head"):
+        return "# Model"
+    return "# Text regressor" if getattr(task, "kind", "") == "regression" else _HEADS[head_kind(task)][2]
 
 
 def _figures(final: Mapping[str, Mapping[str, float | None]]) -> list[str]:
@@ -74,14 +85,14 @@ def _training(parts: Parts, progress: Progress) -> list[str]:
     ]
 
 
-def _usage() -> list[str]:
+def _usage(auto: str) -> list[str]:
     return [
         "## Use",
         "",
         "```python",
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        f"from transformers import {auto}, AutoTokenizer",
         "",
-        'model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")',
+        f'model = {auto}.from_pretrained("path/to/this/folder")',
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
         "```",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from bigbatch.model.load import load_tokenizer, pad_id
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import HardwareFacts, Targets, TokenTable
 from bigbatch.run.inputs import Inputs, Live, local_model
+from bigbatch.tasks.heads import told
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,12 +69,6 @@ def ready_model(
         pad_id=pad_id(module, tokenizer) or 0,
         notes=tuple(notes),
     )
-
-
-def told(task: Any, **fields: Any) -> Any:
-    """The task with the fields that it has; a task of the user's own need not have them all."""
-    known = {name: value for name, value in fields.items() if hasattr(task, name)}
-    return replace(task, **known) if known and is_dataclass(task) and not isinstance(task, type) else task
 
 
 def ready_tables(

@@ -43,10 +43,11 @@ from bigbatch.run.live import give_back, live_digests
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.progress import Progress
-from bigbatch.run.ready import ready_model, told
+from bigbatch.run.ready import ready_model
 from bigbatch.run.run import Run
 from bigbatch.run.watched import check_watched
 from bigbatch.tasks.catalog import as_metric, task_from_recipe, with_settings
+from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import own_loss
 
 

@@ -3,6 +3,7 @@
 ::
 
     classify.py   single label, multi-label, regression; one text or a pair
+    heads.py      the head that a task needs, and the model that has it
     inputs.py     text -> token ids, one tokenizer call for many rows
     losses.py     one value per unit, class weights, losses of your own
     metrics.py    the figures by name

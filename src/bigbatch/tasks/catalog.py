@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from bigbatch.protocols import Metric, Task
 from bigbatch.recipe.learning import PLANNED_TASKS
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.tasks.classify import Classify
-from bigbatch.tasks.losses import default_loss, resolve_loss
-from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, metric_for
+from bigbatch.tasks.heads import told
+from bigbatch.tasks.losses import Kind, default_loss, resolve_loss
 from bigbatch.tasks.states import WholeMetric
 
 TASKS: Mapping[str, type] = {"classify": Classify}
@@ -32,32 +32,39 @@ def task_from_recipe(recipe: Any) -> Task:
     return with_settings(task, recipe)
 
 
-def with_settings(task: Task, recipe: Any) -> Task:
-    """A classification with the recipe's loss, metrics and `data.max_length`; other tasks as they are.
+def with_settings(task: Any, recipe: Any) -> Task:
+    """The task with the recipe's loss, metrics and `data.max_length`, as far as it has fields for them.
 
     What a task object of Python was given itself stays, unless the recipe names another.
 
     Raises:
         RecipeError: unknown loss or metric; class weights for another kind than single.
     """
-    if not isinstance(task, Classify):
-        return task
     folder: Path = recipe.source.parent if recipe.source else Path.cwd()
     where = recipe.source.name if recipe.source else "recipe"
-    setting = recipe.loss.class_weights or "none"
-    if setting != "none" and task.kind != "single":
-        what = f"class weights are planned, not built yet, for kind {task.kind}; they work with kind single"
+    settings: dict[str, Any] = {"max_length": recipe.data.max_length or getattr(task, "max_length", None)}
+    if hasattr(task, "unit_loss"):
+        settings |= _loss_settings(task, recipe.loss, folder, where)
+    if hasattr(task, "chosen_metrics"):
+        metrics = tuple(_metric(name, task, folder, where) for name in recipe.metrics)
+        settings["chosen_metrics"] = metrics or task.chosen_metrics
+    return told(task, **settings)
+
+
+def _loss_settings(task: Any, loss: Any, folder: Path, where: str) -> dict[str, Any]:
+    """The recipe's `loss:` for the fields of a task that has one of ours; classes are what most tasks predict."""
+    kind: Kind = getattr(task, "kind", "single")
+    weights = loss.class_weights or "none"
+    if weights != "none" and kind != "single":
+        what = f"class weights are planned, not built yet, for kind {kind}; they work with kind single"
         raise RecipeError([Problem(where=where, key="loss.class_weights", what=what)])
-    unit_loss = resolve_loss(recipe.loss, folder, kind=task.kind, where=where)
-    own_is_better = task.unit_loss is not None and unit_loss == default_loss(task.kind)
-    metrics = tuple(_metric(name, task, folder, where) for name in recipe.metrics)
-    return replace(
-        task,
-        max_length=recipe.data.max_length or task.max_length,
-        unit_loss=task.unit_loss if own_is_better else unit_loss,
-        class_weight_setting=task.class_weight_setting if setting == "none" else setting,
-        chosen_metrics=metrics or task.chosen_metrics,
-    )
+    unit_loss = resolve_loss(loss, folder, kind=kind, where=where)
+    own_is_better = task.unit_loss is not None and unit_loss == default_loss(kind)
+    own_weights = getattr(task, "class_weight_setting", "none")
+    return {
+        "unit_loss": task.unit_loss if own_is_better else unit_loss,
+        "class_weight_setting": own_weights if weights == "none" else weights,
+    }
 
 
 def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "recipe") -> Task:
@@ -111,13 +118,12 @@ def _checked(task: Any, name: str, where: str) -> Task:
     return task
 
 
-def _metric(name: str, task: Classify, base: Path, where: str) -> str | Metric:
-    """A reference as its metric; a name as it is, once it is known to exist as far as labels are known."""
+def _metric(name: str, task: Any, base: Path, where: str) -> str | Metric:
+    """A reference as its metric; a name as it is, once the task knows it as far as labels are known."""
     if is_reference(name):
         found = resolve_reference(name, base)
         return as_metric(found() if isinstance(found, type) else found, name, where=where)
-    if task.label_names or not name.startswith(PER_CLASS_PREFIXES):
-        metric_for(name, task.kind, task.head["outputs"], task.label_names, where=where)
+    task.check_metric(name, where=where)
     return name
 
 

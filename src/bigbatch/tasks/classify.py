@@ -16,9 +16,10 @@ import numpy as np
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.protocols import Metric, Role
 from bigbatch.records import Predictions, Sample, Targets, TokenTable
+from bigbatch.tasks.heads import build_model
 from bigbatch.tasks.inputs import Inputs, encode_texts, is_tokenised, tokenised_inputs
 from bigbatch.tasks.losses import IGNORED, Kind, UnitLoss, class_weights, default_loss
-from bigbatch.tasks.metrics import default_metrics, metric_for
+from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, default_metrics, metric_for
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +98,15 @@ class Classify:
             for chosen in self.chosen_metrics
         )
 
+    def check_metric(self, name: str, *, where: str = "recipe") -> None:
+        """Refuse a name that no metric of this task has, as far as its labels are known.
+
+        Raises:
+            RecipeError: with the nearest name.
+        """
+        if self.label_names or not name.startswith(PER_CLASS_PREFIXES):
+            metric_for(name, self.kind, self.head["outputs"], self.label_names, where=where)
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names in class order; empty while unknown, and for regression of one number."""
@@ -104,9 +114,10 @@ class Classify:
 
     @property
     def head(self) -> dict[str, Any]:
-        """What the model must have: `outputs`, `id2label` and `problem_type` (Hugging Face's name)."""
+        """What the model must have: `kind` of head, `outputs`, `id2label`, `problem_type` (Hugging Face's name)."""
         names = self.label_names
         return {
+            "kind": "sequence",
             "outputs": max(1, len(names)),
             "id2label": dict(enumerate(names)) if names else None,
             "problem_type": _PROBLEM_TYPES[self.kind],
@@ -119,14 +130,7 @@ class Classify:
             spec: `recipe.model`.
             facts: `seed`, `dropout`, `module` (a live one, or None) and `note`, told what the user should know.
         """
-        from bigbatch.model.load import load_classifier
-
-        options = {name: value for name, value in facts.items() if name != "note"}
-        loaded = load_classifier(spec, **self.head, **options)
-        note = facts.get("note", str)
-        for sentence in loaded.notes:
-            note(sentence)
-        return loaded.module
+        return build_model(spec, self.head, facts)
 
     # ------------------------------------------------------------ rows to samples
 

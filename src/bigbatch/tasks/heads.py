@@ -1,0 +1,43 @@
+"""The head that a task needs, and the model that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build_model(spec: Any, head: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
+    """The model of `recipe.model` with this head: what `Task.build` gives.
+
+    Args:
+        spec: `recipe.model`.
+        head: the task's `head`: `kind` (sequence, tokens, masked, causal), and for those with labels `outputs`,
+            `id2label` and `problem_type`, as `model.load.load_model` has them.
+        facts: `seed`, `dropout`, `module` (a live one, or None) and `note`, told what the user should know.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    from bigbatch.model.load import load_model
+
+    options = {name: value for name, value in facts.items() if name != "note"}
+    loaded = load_model(spec, **head, **options)
+    note = facts.get("note", str)
+    for sentence in loaded.notes:
+        note(sentence)
+    return loaded.module
+
+
+def head_kind(task: Any) -> str:
+    """`sequence`, `tokens`, `masked` or `causal`; a task of the user's own that does not say is the first."""
+    return getattr(task, "head", {}).get("kind", "sequence")
+
+
+def told(task: Any, **fields: Any) -> Any:
+    """The task with the fields that it has; a task of the user's own need not have them all."""
+    known = {name: value for name, value in fields.items() if hasattr(task, name)}
+    return replace(task, **known) if known and is_dataclass(task) and not isinstance(task, type) else task
