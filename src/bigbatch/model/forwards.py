@@ -67,18 +67,26 @@ class PackedForward:
     Dropout of hidden states draws masks of shape (1, T, D), attention dropout one mask a sample.
     """
 
-    def __init__(self, module: nn.Module, anatomy: Anatomy) -> None:
+    def __init__(self, module: nn.Module, anatomy: Anatomy, *, attention: str = "sdpa") -> None:
         """Take over the module's attention function and hook its base; `close` undoes both.
+
+        Args:
+            module: a classification model.
+            anatomy: its parts.
+            attention: what computes attention, a name in `attention.KERNELS`.
 
         Raises:
             ModelError: transformers cannot exchange this model's attention function.
         """
         self.module = module
         self.anatomy = anatomy
+        self.attention = attention
+        self.last_applications = 0
+        """Applications of the last block's module, when it is computed for read tokens only (set by `graph.lazy`)."""
         self._options: dict[str, Tensor | bool | None] = (
             {"use_cache": False} if accepts(anatomy.base, "use_cache") else {}
         )
-        self._uninstall = _install(anatomy)
+        self._uninstall = [_install(anatomy)]
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +103,12 @@ class PackedForward:
         """As the call; `witness` is told of every attention call."""
         device = self.device
         layout = build_layout(
-            micro_batch, device, inputs=self._base_inputs(micro_batch, device), witness=witness
+            micro_batch,
+            device,
+            inputs=self._base_inputs(micro_batch, device),
+            witness=witness,
+            last_applications=self.last_applications,
+            kernel=self.attention,
         )
         read_ids_U1 = to_device(micro_batch.ids_T[micro_batch.reads_U][:, None], device)
         logits = self.module(input_ids=read_ids_U1, **{LAYOUT: layout}).logits
@@ -103,7 +116,12 @@ class PackedForward:
 
     def close(self) -> None:
         """Give the module its own attention implementation back and take the hooks off."""
-        self._uninstall()
+        while self._uninstall:
+            self._uninstall.pop()()
+
+    def when_closed(self, undo: Callable[[], None]) -> None:
+        """Have this done too when the forward is closed, the latest first."""
+        self._uninstall.append(undo)
 
     def _base_inputs(self, micro_batch: MicroBatch, device: torch.device) -> dict[str, Tensor | bool | None]:
         parts = self.anatomy

@@ -1,12 +1,14 @@
 """Where each sample of a packed micro-batch lies. Computed once a micro-batch, shared by all layers.
 
-Shape letters: B samples, T packed tokens, U units, S slots of a padded group (samples x longest).
+Shape letters: B samples, T packed tokens, U units, R rows (distinct tokens that the head reads), S slots of a
+padded group (samples x longest), Q queries of the sample that has most in a group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from bigbatch.records import MicroBatch
 _WASTE = 1.3
 """A group of neighbours is attended together while padding makes its score matrices at most this much
 larger."""
+_FEW = 0.75
+"""The last block is computed for read tokens only while these are at most this share of all: the keys and values
+of read tokens are computed twice, 2 of the 12 units of work of a block."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +39,43 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ReadGroup:
+    """The read tokens of a group, as the queries of one attention call."""
+
+    rows: int
+    """Read tokens of the group."""
+    most: int
+    """Read tokens of the sample that has most."""
+    slots_R: Tensor | None
+    """(rows,) int64 place of each in (samples x most) slots; None when all samples have as many."""
+    at_BQ: Tensor
+    """(samples, most) int64 position of each query in its sample; 0 in empty slots."""
+    all_last: bool
+    """Whether each query is the last token of the longest: then causal attention hides nothing from it."""
+
+
+@dataclass(kw_only=True, eq=False)
+class LastBlock:
+    """What the last block hands from its first pass (keys and values of all tokens) to its second (queries).
+
+    The one thing in a layout that changes: it lives as long as one forward pass.
+    """
+
+    rows_R: Tensor
+    """(R,) int64 distinct packed positions that the head reads, ascending."""
+    groups: tuple[ReadGroup, ...]
+    tokens: int
+    """T, all tokens of the pack."""
+    applications: int
+    """How often the last block's module is applied; ALBERT applies one module many times."""
+    applied: int = 0
+    """Applications so far."""
+    stage: Literal["before", "keys", "queries", "after"] = "before"
+    keys_1HTW: Tensor | None = None
+    values_1HTW: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Layout:
     """A packed micro-batch as attention and head need it."""
 
@@ -48,6 +90,10 @@ class Layout:
     """Sliding-window masks by (longest, window, causal), made when first needed."""
     witness: Callable[[nn.Module, int | None], None] | None = None
     """Told of every attention call (module, window): trial runs only."""
+    last: LastBlock | None = None
+    """When the last block is computed for read tokens only."""
+    kernel: str = "sdpa"
+    """Name of what computes attention, in `attention.KERNELS`."""
 
     def band(self, longest: int, window: int, causal: bool) -> Tensor:
         """(longest, longest) bool: pairs of query and key with |q - k| < window, and k <= q when causal."""
@@ -95,18 +141,71 @@ def build_layout(
     *,
     inputs: dict[str, Tensor | bool | None],
     witness: Callable[[nn.Module, int | None], None] | None = None,
+    last_applications: int = 0,
+    kernel: str = "sdpa",
 ) -> Layout:
-    """Indices of one micro-batch on the device."""
+    """Indices of one micro-batch on the device.
+
+    Args:
+        micro_batch: packed samples.
+        device: where the model is.
+        inputs: what the base model is given.
+        witness: told of every attention call.
+        last_applications: how often the last block's module is applied, when its last application is to be
+            computed for read tokens only (where these are few); 0 computes it for all.
+        kernel: name of what computes attention.
+    """
     cumulative_B1 = cumulative_lengths(micro_batch.lengths_B)
-    groups = [
-        _group(cumulative_B1, first, end, device) for first, end in group_samples(micro_batch.lengths_B)
-    ]
+    runs = group_samples(micro_batch.lengths_B)
+    groups = [_group(cumulative_B1, first, end, device) for first, end in runs]
     return Layout(
         cumulative_B1=cumulative_B1,
         groups=tuple(groups),
         reads_U=to_device(micro_batch.reads_U, device),
         inputs=inputs,
         witness=witness,
+        kernel=kernel,
+        last=_last_block(micro_batch.reads_U, cumulative_B1, runs, last_applications, device),
+    )
+
+
+def _last_block(
+    reads_U: np.ndarray,
+    cumulative_B1: np.ndarray,
+    runs: list[tuple[int, int]],
+    applications: int,
+    device: torch.device,
+) -> LastBlock | None:
+    """The read tokens, group by group; None when nearly all tokens are read."""
+    tokens = int(cumulative_B1[-1])
+    rows_R = np.unique(reads_U) if applications else ()
+    if not applications or len(rows_R) > _FEW * tokens:
+        return None
+    sample_R = np.searchsorted(cumulative_B1, rows_R, side="right") - 1
+    at_R = rows_R - cumulative_B1[sample_R]
+    groups = [_read_group(sample_R, at_R, cumulative_B1, first, end, device) for first, end in runs]
+    return LastBlock(
+        rows_R=to_device(rows_R, device), groups=tuple(groups), tokens=tokens, applications=applications
+    )
+
+
+def _read_group(
+    sample_R: np.ndarray, at_R: np.ndarray, cumulative_B1: np.ndarray, first: int, end: int, device: torch.device
+) -> ReadGroup:
+    inside = slice(*np.searchsorted(sample_R, [first, end]))
+    sample, at = sample_R[inside] - first, at_R[inside]
+    counts_B = np.bincount(sample, minlength=end - first)
+    most = int(counts_B.max())
+    slots = sample * most + positions_in_sample(cumulative_lengths(counts_B))
+    at_BQ = np.zeros((end - first) * most, dtype=np.int64)
+    at_BQ[slots] = at
+    longest = int(np.diff(cumulative_B1[first : end + 1]).max())
+    return ReadGroup(
+        rows=len(at),
+        most=most,
+        slots_R=None if (counts_B == most).all() else to_device(slots, device),
+        at_BQ=to_device(at_BQ.reshape(end - first, most), device),
+        all_last=bool((at_BQ == longest - 1).all()),
     )
 
 

@@ -1,0 +1,187 @@
+"""Attention over a pack, group by group: neighbours of similar length share one call, padded to their longest.
+
+Any device, any dtype, dropout, causal and sliding windows, and queries of the read tokens alone (`graph.lazy`).
+
+Shapes: T packed tokens, R read tokens, H heads, W width of a head, S slots of a padded group, Q queries of the sample
+that has most, K keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bigbatch.model.layout import Group, Layout, ReadGroup
+
+Inner = Callable[[Tensor, Tensor, Tensor, "Tensor | None", bool, float, "float | None"], Tensor]
+"""(query, key, value, mask, is_causal, dropout, scaling) of a group -> (samples, H, Q, W)."""
+
+
+def sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    dropout: float,
+    scaling: float | None,
+) -> Tensor:
+    """torch's own attention of one group."""
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scaling
+    )
+
+
+def grouped_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    *,
+    reads_only: bool,
+    window: int | None,
+    causal: bool,
+    dropout: float,
+    scaling: float | None,
+    inner: Inner = sdpa,
+) -> Tensor:
+    """Attention inside each sample.
+
+    Args:
+        query: (H, T, W), or (H, R, W) when `reads_only`.
+        key: (H, T, W).
+        value: (H, T, W).
+        layout: of the micro-batch.
+        reads_only: the queries are those of `layout.last`.
+        window: a token sees those less than so many away; None: all.
+        causal: a token sees none behind it.
+        dropout: of attention weights.
+        scaling: of the scores; None: 1 / sqrt(W).
+        inner: attention of one group.
+
+    Returns:
+        (T or R, H, W).
+    """
+    wanted = layout.last.groups if reads_only and layout.last is not None else layout.groups
+    parts = [
+        tensor.transpose(0, 1).split([_rows(group) for group in groups])  # (rows, heads, width)
+        for tensor, groups in ((query, wanted), (key, layout.groups), (value, layout.groups))
+    ]
+    outputs = []
+    for group, asking, q_RHW, k_THW, v_THW in zip(layout.groups, wanted, *parts, strict=True):
+        if len(q_RHW) == 0:
+            outputs.append(q_RHW)
+            continue
+        if isinstance(asking, ReadGroup):
+            mask, flag = _mask_of_reads(group, asking, window, causal), False
+        else:
+            mask, flag = _mask(layout, group, window, causal)
+        attended = inner(
+            _spread(q_RHW, group.samples, asking),
+            _spread(k_THW, group.samples, group),
+            _spread(v_THW, group.samples, group),
+            mask,
+            flag,
+            dropout,
+            scaling,
+        )
+        outputs.append(_collect(attended, asking))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _mask(layout: Layout, group: Group, window: int | None, causal: bool) -> tuple[Tensor | None, bool]:
+    """Mask and causal flag of a group. Padding is at the end, so causal attention never reaches it."""
+    if window is not None and window < group.longest:
+        band = layout.band(group.longest, window, causal)
+        # A padded query far behind its sample's end would see no key at all, and its NaN would reach the
+        # gradient: it may see the padding instead, which nothing reads.
+        mask = band if group.real_BK is None else band & (group.real_BK | ~group.real_BK.transpose(2, 3))
+        return mask, False
+    if causal:
+        return None, True
+    return group.real_BK, False
+
+
+def _mask_of_reads(group: Group, asking: ReadGroup, window: int | None, causal: bool) -> Tensor | None:
+    """(samples, 1, most, longest) bool for the queries of read tokens, or None when they see every key.
+
+    An empty slot asks for the first token of its sample: never without a key, and nothing reads its answer.
+    """
+    windowed = window is not None and window < group.longest
+    if not windowed and (not causal or asking.all_last):
+        return group.real_BK
+    at_BQ1 = asking.at_BQ[:, :, None]
+    key_at = torch.arange(group.longest, device=at_BQ1.device)
+    seen_BQK = torch.ones_like(at_BQ1, dtype=torch.bool) if not causal else key_at <= at_BQ1
+    if windowed:
+        seen_BQK = seen_BQK & ((at_BQ1 - key_at).abs() < window)
+    mask = seen_BQK[:, None]
+    return mask if group.real_BK is None else mask & group.real_BK
+
+
+def _rows(group: Group | ReadGroup) -> int:
+    return group.tokens if isinstance(group, Group) else group.rows
+
+
+def _spread(x_RHW: Tensor, samples: int, group: Group | ReadGroup) -> Tensor:
+    """(rows, heads, width) -> (samples, heads, most rows of one, width); equal numbers are a reshape only."""
+    slots, most = (
+        (group.slots_T, group.longest) if isinstance(group, Group) else (group.slots_R, group.most)
+    )
+    if slots is not None:
+        x_RHW = scatter_rows(x_RHW, slots, samples * most)
+    return x_RHW.unflatten(0, (samples, most)).transpose(1, 2)
+
+
+def _collect(x_BHLW: Tensor, group: Group | ReadGroup) -> Tensor:
+    """(samples, heads, most rows of one, width) -> (rows, heads, width)."""
+    slots = group.slots_T if isinstance(group, Group) else group.slots_R
+    x_SHW = x_BHLW.transpose(1, 2).flatten(0, 1)
+    return x_SHW if slots is None else gather_rows(x_SHW, slots)
+
+
+def scatter_rows(x: Tensor, slots: Tensor, rows: int) -> Tensor:
+    """(n, ...) to `rows` rows at distinct `slots` (n,), zeros elsewhere; differentiable."""
+    return _Scatter.apply(x, slots, rows)  # pyright: ignore
+
+
+def gather_rows(x: Tensor, slots: Tensor) -> Tensor:
+    """The rows of x at distinct `slots`; differentiable."""
+    return _Gather.apply(x, slots)  # pyright: ignore
+
+
+class _Scatter(torch.autograd.Function):
+    """Rows to their slots, zeros elsewhere. The slots are unique, so the gradient is a plain gather.
+
+    torch's own gradient of a gather adds row by row, which is slow on CPUs and unordered on GPUs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slots: Tensor, rows: int) -> Tensor:
+        ctx.save_for_backward(slots)
+        return x.new_zeros(rows, *x.shape[1:]).index_copy_(0, slots, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slots,) = ctx.saved_tensors
+        return grads[0].index_select(0, slots), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Slots back to rows; the inverse of `_Scatter`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        ctx.rows = x.shape[0]
+        return x.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slots,) = ctx.saved_tensors
+        grad = grads[0]
+        return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, slots, grad), None
