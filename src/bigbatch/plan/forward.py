@@ -1,0 +1,46 @@
+"""How a micro-batch runs through the model: the choices of a plan that change the computation but not its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from bigbatch.records import Choice, Packing
+
+Attention = Literal["sdpa", "chunked", "flash", "flex"]
+LastBlock = Literal["all tokens", "read tokens"]
+EmbeddingGradients = Literal["whole", "rows"]
+DropoutMasks = Literal["torch", "quick"]
+Recompute = Literal["none", "selective", "blocks"]
+Compile = Literal["off", "blocks", "whole"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardPlan:
+    """One way to run the model. The defaults are the plain way, which is also what plans of earlier versions mean."""
+
+    packing: Packing = "padded"
+    """Samples one behind the other without padding, or padded to the longest of the micro-batch."""
+    attention: Attention = "sdpa"
+    """What computes attention over a pack; the padded path leaves it to the model."""
+    last_block: LastBlock = "all tokens"
+    """For which tokens the last block is computed in full."""
+    embedding_gradients: EmbeddingGradients = "whole"
+    """Whether a micro-batch's gradient of the word embeddings has all rows, or those of its tokens."""
+    dropout_masks: DropoutMasks = "torch"
+    """How random masks are drawn."""
+    recompute: Recompute = "none"
+    """What the backward pass computes again instead of keeping it."""
+    recomputed_blocks: int = 0
+    """How many blocks, spread evenly, recompute."""
+    compile: Compile = "off"
+    """What is compiled."""
+
+    @staticmethod
+    def of(choices: Mapping[str, Choice]) -> ForwardPlan:
+        """The way that a plan's choices describe; what they do not name is done the plain way."""
+        named: dict[str, Any] = {
+            entry.name: choices[entry.name].value for entry in fields(ForwardPlan) if entry.name in choices
+        }
+        return ForwardPlan(**named)
