@@ -1,0 +1,63 @@
+"""Blocks compiled once: equal blocks share their code, and the number of tokens is a symbol in it.
+
+Attention over a pack stays outside: its groups differ from micro-batch to micro-batch, and its kernels are fused
+already. Eager stays the reference: `probe.exactness` compares before a run uses this.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from bigbatch.model.anatomy import Anatomy
+from bigbatch.plan.forward import Compile
+
+MOST_RECOMPILATIONS = 2
+"""A run may compile again so often: the first time for any number of tokens, then for what was not foreseen."""
+
+
+def compiled(parts: Anatomy, kind: Compile, *, backend: str = "inductor") -> Callable[[], None]:
+    """Compile the blocks, or the whole base model, when they first run; returns what undoes it.
+
+    The last block stays eager when it is computed for read tokens only: it runs twice, in two shapes.
+
+    Args:
+        parts: of the model.
+        kind: `blocks`, `whole` or `off`.
+        backend: of torch.compile.
+    """
+    if kind == "off":
+        return lambda: None
+    modules = [parts.base] if kind == "whole" else [application.module for application in parts.blocks]
+    chosen: list[Any] = [
+        module
+        for module in dict.fromkeys(modules)
+        if not module._forward_pre_hooks or module is parts.base  # read tokens only
+    ]
+    shared: dict[Any, Callable[..., Any]] = {}
+    before = [module.__dict__.get("forward") for module in chosen]
+    for module in chosen:
+        function = module.forward.__func__
+        # One compiled function for all modules of a class: dynamo keeps what it compiled by function.
+        shared.setdefault(function, torch.compile(function, dynamic=True, backend=backend))
+        module.forward = types.MethodType(shared[function], module)
+
+    def undo() -> None:
+        for module, forward in zip(chosen, before, strict=True):
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+
+    return undo
+
+
+def compilations() -> int:
+    """Graphs that this process has compiled so far."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
