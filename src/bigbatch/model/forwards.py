@@ -21,21 +21,40 @@ from bigbatch.model.layout import build_layout, cumulative_lengths, positions_in
 from bigbatch.records import MicroBatch, Targets
 
 
-class PaddedForward:
-    """The plain way: samples padded on the right to the longest, one row each."""
+class ModuleForward:
+    """A module, and what has been changed about it for the time that it is run this way."""
 
-    def __init__(self, module: nn.Module, pad_id: int) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.pad_id = pad_id
-        outer = headed_model(module)
-        types = getattr(outer.config, "type_vocab_size", 0) or 0
-        self._segments = accepts(outer.base_model, "token_type_ids") and types > 1  # pyright: ignore
-        self._options = {"use_cache": False} if accepts(outer, "use_cache") else {}
+        self.in_place: tuple[nn.Parameter, ...] = ()
+        """Weights that must have a dense `.grad` before the first backward of an update (`graph.embeddings`)."""
+        self._undo: list[Callable[[], None]] = []
 
     @property
     def device(self) -> torch.device:
         """Where the module is."""
         return device_of(self.module)
+
+    def when_closed(self, undo: Callable[[], None]) -> None:
+        """Have this done when the forward is closed, the latest first."""
+        self._undo.append(undo)
+
+    def close(self) -> None:
+        """Put the module back as it was: its own attention, no hooks."""
+        while self._undo:
+            self._undo.pop()()
+
+
+class PaddedForward(ModuleForward):
+    """The plain way: samples padded on the right to the longest, one row each."""
+
+    def __init__(self, module: nn.Module, pad_id: int) -> None:
+        super().__init__(module)
+        self.pad_id = pad_id
+        outer = headed_model(module)
+        types = getattr(outer.config, "type_vocab_size", 0) or 0
+        self._segments = accepts(outer.base_model, "token_type_ids") and types > 1  # pyright: ignore
+        self._options = {"use_cache": False} if accepts(outer, "use_cache") else {}
 
     def __call__(self, micro_batch: MicroBatch) -> Tensor:
         """(U, C) logits in the order of the micro-batch's units."""
@@ -61,7 +80,7 @@ class PaddedForward:
         return to_device(padded, self.device)
 
 
-class PackedForward:
+class PackedForward(ModuleForward):
     """Without padding: all samples one behind the other, attention inside each.
 
     Dropout of hidden states draws masks of shape (1, T, D), attention dropout one mask a sample.
@@ -78,7 +97,7 @@ class PackedForward:
         Raises:
             ModelError: transformers cannot exchange this model's attention function.
         """
-        self.module = module
+        super().__init__(module)
         self.anatomy = anatomy
         self.attention = attention
         self.last_applications = 0
@@ -86,12 +105,7 @@ class PackedForward:
         self._options: dict[str, Tensor | bool | None] = (
             {"use_cache": False} if accepts(anatomy.base, "use_cache") else {}
         )
-        self._uninstall = [_install(anatomy)]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the module is."""
-        return device_of(self.module)
+        self.when_closed(_install(anatomy))
 
     def __call__(self, micro_batch: MicroBatch) -> Tensor:
         """(U, C) logits in the order of the micro-batch's units."""
@@ -113,15 +127,6 @@ class PackedForward:
         read_ids_U1 = to_device(micro_batch.ids_T[micro_batch.reads_U][:, None], device)
         logits = self.module(input_ids=read_ids_U1, **{LAYOUT: layout}).logits
         return logits if logits.ndim == 2 else logits[:, 0]  # heads that read tokens give (U, 1, C)
-
-    def close(self) -> None:
-        """Give the module its own attention implementation back and take the hooks off."""
-        while self._uninstall:
-            self._uninstall.pop()()
-
-    def when_closed(self, undo: Callable[[], None]) -> None:
-        """Have this done too when the forward is closed, the latest first."""
-        self._uninstall.append(undo)
 
     def _base_inputs(self, micro_batch: MicroBatch, device: torch.device) -> dict[str, Tensor | bool | None]:
         parts = self.anatomy

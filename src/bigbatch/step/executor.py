@@ -8,7 +8,7 @@ Each micro-batch contributes its units' share of that sum, so how the batch was 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,15 @@ class OutOfMemory(Exception):
 class PlainExecutor:
     """Forward and backward, one micro-batch behind the other (`protocols.Executor`)."""
 
-    def __init__(self, *, forward: Forward, task: Task, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        forward: Forward,
+        task: Task,
+        device: torch.device,
+        seed: int,
+        in_place: Sequence[Tensor] = (),
+    ) -> None:
         """Keep what every update needs.
 
         Args:
@@ -34,11 +42,13 @@ class PlainExecutor:
             task: gives one loss value per unit and term.
             device: where outputs live.
             seed: `seed.dropout`.
+            in_place: parameters whose gradients come as some rows each; these are added to one dense buffer.
         """
         self._forward = forward
         self._task = task
         self._device = device
         self._seed = seed
+        self._in_place = [(parameter, torch.zeros_like(parameter)) for parameter in in_place]
         self.wait_seconds = 0.0
         """Time of the last pass spent waiting for micro-batches to be cut."""
 
@@ -58,6 +68,8 @@ class PlainExecutor:
         totals: dict[str, Tensor] = {}
         real_tokens = computed_tokens = 0
         self.wait_seconds = 0.0
+        for parameter, buffer in self._in_place:
+            parameter.grad = buffer.zero_()
         with private_generator(self._device), memory_errors():
             for micro_batch in self._timed(micro_batches):
                 seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))

@@ -1,0 +1,40 @@
+"""From the plan's words to a model that runs that way."""
+
+from __future__ import annotations
+
+from bigbatch.graph.compiled import compiled
+from bigbatch.graph.dropout import quick_dropout
+from bigbatch.graph.embeddings import rows_in_place
+from bigbatch.graph.lazy import read_tokens_only
+from bigbatch.graph.recompute import recompute
+from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
+from bigbatch.plan.forward import ForwardPlan
+from bigbatch.run.ready import Ready
+
+
+def open_forward(ready: Ready, how: ForwardPlan) -> PackedForward | PaddedForward:
+    """Run the model in this way until the forward is closed.
+
+    Raises:
+        ModelError: transformers cannot exchange this model's attention function.
+    """
+    if how.packing == "packed":
+        forward = PackedForward(ready.module, ready.anatomy, attention=how.attention)
+        if how.last_block == "read tokens":
+            read_tokens_only(forward)
+    else:
+        forward = PaddedForward(ready.module, ready.pad_id)
+    _change(forward, ready, how)
+    return forward
+
+
+def _change(forward: ModuleForward, ready: Ready, how: ForwardPlan) -> None:
+    if how.embedding_gradients == "rows":
+        weights, undo = rows_in_place(ready.module)
+        forward.in_place = tuple(weights)
+        forward.when_closed(undo)
+    if how.dropout_masks == "quick":
+        forward.when_closed(quick_dropout(ready.module))
+    if how.recompute != "none":
+        forward.when_closed(recompute(ready.anatomy, how.recompute, how.recomputed_blocks))
+    forward.when_closed(compiled(ready.anatomy, how.compile))
