@@ -371,6 +371,40 @@ class ProbeFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompileFacts:
+    """What compiling gave, where it was tried."""
+
+    ok: bool
+    reason: str
+    """What failed, when it is not ok."""
+    seconds: float = 0.0
+    """Time that compiling took."""
+    eager_seconds_per_token: float = 0.0
+    seconds_per_token: float = 0.0
+    """Compiled, forward and backward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardFacts:
+    """What was found out about ways to run the model."""
+
+    last_block: ProbeFacts | None = None
+    """Packed, with the last block for read tokens only, against padded; None: not tried."""
+    attention_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds per token of each kernel that was tried, forward and backward, at best."""
+    attention_failed: Mapping[str, str] = field(default_factory=dict)
+    """Why a kernel cannot be used."""
+    embedding_rows: int = 0
+    """Rows of trainable embeddings whose gradients can be added in place; 0: there are none."""
+    drops_on_cpu: bool = False
+    """Whether the model has dropout and runs on a CPU."""
+    recomputable_blocks: int = 0
+    """Blocks that can compute their activations again."""
+    compiled: CompileFacts | None = None
+    """None: not tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrationFacts:
     """Measured on a few real micro-batches, forward and backward."""
 
@@ -390,6 +424,10 @@ class CalibrationFacts:
     """Seconds per computed token, forward and backward, at best, of every size that was tried."""
     peak_bytes: int = 0
     """Highest memory that measuring itself has reached, since process start; 0 when not known."""
+    selective_bytes_per_token: float = 0.0
+    """Part of the activations that matrix products and attention gave: what `recompute: selective` keeps."""
+    evaluation_micro_tokens: int = 0
+    """The fastest micro-batch of a forward pass without gradient; 0: as in training."""
 
 
 @dataclass(frozen=True, kw_only=True)

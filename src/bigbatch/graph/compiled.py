@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.plan.forward import Compile

@@ -42,7 +42,9 @@ class _Dropout(torch.autograd.Function):
 def quick_dropout(module: nn.Module) -> Callable[[], None]:
     """Exchange every plain `nn.Dropout` that drops something on a CPU; returns what undoes it."""
     device = next(module.parameters()).device.type
-    chosen = [part for part in module.modules() if type(part) is nn.Dropout and part.p > 0 and device == "cpu"]
+    chosen = [
+        part for part in module.modules() if type(part) is nn.Dropout and part.p > 0 and device == "cpu"
+    ]
     # The class alone, so that parents keep their very modules: hooks and copies go on working.
     for part in chosen:
         part.__class__ = QuickDropout

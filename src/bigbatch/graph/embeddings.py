@@ -8,6 +8,7 @@ adds them in place. Whoever looks at `.grad` after the pass finds a dense tensor
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -21,7 +22,7 @@ def rows_in_place(module: nn.Module) -> tuple[list[nn.Parameter], Callable[[], N
     Returns:
         The weights that must have a dense `.grad` before the first backward of an update; what undoes it.
     """
-    chosen = [part for part in module.modules() if _pays(part)]
+    chosen = large_embeddings(module)
     for part in chosen:
         part.sparse = True
 
@@ -32,7 +33,12 @@ def rows_in_place(module: nn.Module) -> tuple[list[nn.Parameter], Callable[[], N
     return list(dict.fromkeys(part.weight for part in chosen)), undo
 
 
-def _pays(part: nn.Module) -> bool:
+def large_embeddings(module: nn.Module) -> list[nn.Embedding]:
+    """Those whose gradients are worth adding row by row."""
+    return [part for part in module.modules() if _pays(part)]
+
+
+def _pays(part: Any) -> TypeGuard[nn.Embedding]:
     return (
         type(part) is nn.Embedding
         and not part.sparse

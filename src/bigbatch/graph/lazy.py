@@ -60,7 +60,9 @@ def _narrow(
         raise RuntimeError("the last block did not use transformers' attention interface")
     hidden_1TD = args[0] if args else kwargs["hidden_states"]
     tokens = hidden_1TD.shape[1]
-    narrowed = {name: value if name == LAYOUT else _rows_of(value, last, tokens) for name, value in kwargs.items()}
+    narrowed = {
+        name: value if name == LAYOUT else _rows_of(value, last, tokens) for name, value in kwargs.items()
+    }
     return tuple(_rows_of(value, last, tokens) for value in args), narrowed
 
 

@@ -53,7 +53,10 @@ def recompute(parts: Anatomy, kind: Recompute, blocks: int) -> Callable[[], None
     found = candidates(parts)
     count = min(blocks, len(found)) if kind != "none" else 0
     chosen: list[Any] = [found[index * len(found) // count] for index in range(count)]
-    before = [(block.gradient_checkpointing, getattr(block, "_gradient_checkpointing_func", None)) for block in chosen]
+    before = [
+        (block.gradient_checkpointing, getattr(block, "_gradient_checkpointing_func", None))
+        for block in chosen
+    ]
     for block in chosen:
         block.gradient_checkpointing = True
         block._gradient_checkpointing_func = _again if kind == "blocks" else _cheap_again

@@ -30,7 +30,7 @@ def sdpa(
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
-    """torch's own attention of one group."""
+    """Torch's own attention of one group."""
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scaling
     )
@@ -129,9 +129,7 @@ def _rows(group: Group | ReadGroup) -> int:
 
 def _spread(x_RHW: Tensor, samples: int, group: Group | ReadGroup) -> Tensor:
     """(rows, heads, width) -> (samples, heads, most rows of one, width); equal numbers are a reshape only."""
-    slots, most = (
-        (group.slots_T, group.longest) if isinstance(group, Group) else (group.slots_R, group.most)
-    )
+    slots, most = (group.slots_T, group.longest) if isinstance(group, Group) else (group.slots_R, group.most)
     if slots is not None:
         x_RHW = scatter_rows(x_RHW, slots, samples * most)
     return x_RHW.unflatten(0, (samples, most)).transpose(1, 2)

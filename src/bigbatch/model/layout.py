@@ -190,7 +190,12 @@ def _last_block(
 
 
 def _read_group(
-    sample_R: np.ndarray, at_R: np.ndarray, cumulative_B1: np.ndarray, first: int, end: int, device: torch.device
+    sample_R: np.ndarray,
+    at_R: np.ndarray,
+    cumulative_B1: np.ndarray,
+    first: int,
+    end: int,
+    device: torch.device,
 ) -> ReadGroup:
     inside = slice(*np.searchsorted(sample_R, [first, end]))
     sample, at = sample_R[inside] - first, at_R[inside]

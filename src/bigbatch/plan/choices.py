@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from bigbatch.plan.batches import Cut
 from bigbatch.plan.memory import MemoryBreakdown
+from bigbatch.plan.recompute import Recomputation
 from bigbatch.plan.timing import Work, predict_seconds
 from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ProbeFacts
 from bigbatch.rules.batch_size import scaled
@@ -144,11 +146,17 @@ def memory(breakdown: MemoryBreakdown, calibration: CalibrationFacts | None) -> 
 
 
 def times(
-    recipe: Any, calibration: CalibrationFacts | None, length: Length, cut: Cut, work: Work | None
+    recipe: Any,
+    calibration: CalibrationFacts | None,
+    length: Length,
+    cut: Cut,
+    work: Work | None,
+    slowdown: float = 1.0,
 ) -> dict[str, Choice]:
     """Predicted seconds of training and evaluation; none when nothing was measured."""
     if calibration is None:
         return {}
+    calibration = replace(calibration, seconds_per_token=calibration.seconds_per_token * slowdown)
     every = recipe.run.evaluate_every
     seconds = predict_seconds(calibration, length, cut.computed_tokens, evaluate_every=every, work=work)
     train = f"{length.updates:,} updates of {seconds.update:.3g} s: {cut.computed_tokens:,} tokens each"
@@ -173,6 +181,38 @@ def times(
             unit="s",
         )
     return choices
+
+
+def recompute(
+    again: Recomputation, without: MemoryBreakdown, limit_bytes: int, wish: Any, *, known: bool
+) -> dict[str, Choice]:
+    """What backward computes again, and how much more time it is expected to take."""
+    if not known:
+        return {}
+    if wish is not None:
+        choice = Choice(value=again.kind, reason="asked for by plan.recompute", source="user")
+    elif again.kind == "none":
+        choice = Choice(value="none", reason="all activations fit the memory", source="derived")
+    else:
+        why = (
+            f"without it {show_bytes(without.needed_bytes)} would be needed, {show_bytes(limit_bytes)} may be used: "
+            f"{again.blocks} blocks compute {'all' if again.kind == 'blocks' else 'cheap'} activations again, "
+            f"about {again.slowdown - 1:.0%} more time"
+        )
+        choice = Choice(value=again.kind, reason=why, source="derived", prediction=again.slowdown)
+    blocks = Choice(value=again.blocks, reason="evenly spaced; never the last", source=choice.source)
+    return (
+        {"recompute": choice} if again.kind == "none" else {"recompute": choice, "recomputed_blocks": blocks}
+    )
+
+
+def evaluation(calibration: CalibrationFacts | None) -> dict[str, Choice]:
+    """Micro-batch of evaluations, which keep nothing for a backward pass."""
+    if calibration is None or not calibration.evaluation_micro_tokens:
+        return {}
+    why = "the smallest of the fastest tried, forward only"
+    size = calibration.evaluation_micro_tokens
+    return {"evaluation_micro_tokens": Choice(value=size, reason=why, source="measured", unit="tokens")}
 
 
 def doubts(recipe: Any, length: Length, lengths: LengthFacts, hardware: HardwareFacts) -> list[str]:

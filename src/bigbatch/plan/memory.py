@@ -78,6 +78,7 @@ def predict_memory(
     optimizer_state_multiple: float,
     calibration: CalibrationFacts | None = None,
     temporary_multiple: float = 0.0,
+    activation_bytes: float | None = None,
 ) -> MemoryBreakdown:
     """Peak memory of training, part by part.
 
@@ -87,8 +88,11 @@ def predict_memory(
         optimizer_state_multiple: fp32 tensors of state per trainable parameter (AdamW 2).
         calibration: what was measured; None: guesses.
         temporary_multiple: fp32 tensors per trainable parameter that the step needs for a moment (LAMB 2).
+        activation_bytes: per token, when some are computed again; None: as measured, or guessed.
     """
-    per_token = activation_bytes_per_token(model, calibration)
+    per_token = (
+        activation_bytes_per_token(model, calibration) if activation_bytes is None else activation_bytes
+    )
     resting = calibration.resting_bytes if calibration is not None else PROCESS_BYTES + model.parameter_bytes
     trained = model.trainable_parameters * BYTES_PER_VALUE
     activations = round(per_token * micro_tokens)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from bigbatch.errors import DoesNotFit
 from bigbatch.plan import choices as chosen
 from bigbatch.plan.batches import cut_batch
 from bigbatch.plan.frozen import Plan
+from bigbatch.plan.means import means
 from bigbatch.plan.memory import (
     MemoryBreakdown,
     activation_bytes_per_token,
     largest_micro_tokens,
     predict_memory,
 )
+from bigbatch.plan.recompute import Recomputation, asked, options
 from bigbatch.plan.timing import Work
-from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
+from bigbatch.records import (
+    CalibrationFacts,
+    Choice,
+    ForwardFacts,
+    HardwareFacts,
+    LengthFacts,
+    ModelFacts,
+    ProbeFacts,
+)
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.units import show_bytes
 
@@ -32,6 +44,7 @@ def make_plan(
     calibration: CalibrationFacts | None = None,
     optimizer_state_multiple: float = 2.0,
     work: Work | None = None,
+    forward: ForwardFacts | None = None,
 ) -> Plan:
     """Choose how to compute `recipe`, with a reason and a source for each choice.
 
@@ -44,6 +57,7 @@ def make_plan(
         calibration: measured speeds and sizes; None: times are not predicted and memory is guessed.
         optimizer_state_multiple: fp32 state tensors per parameter (`optim.build.state_multiple`).
         work: exact length of the run and tokens to evaluate.
+        forward: what was found out about ways to run the model; None: the plain way.
 
     Returns:
         The plan, frozen.
@@ -55,29 +69,29 @@ def make_plan(
     length = work.length if work is not None and work.length is not None else _length(recipe, lengths)
     packing, packing_warnings = chosen.packing(recipe, probe)
 
-    def memory_of(micro_tokens: int) -> MemoryBreakdown:
+    def memory_of(micro_tokens: int, again: Recomputation | None = None) -> MemoryBreakdown:
         return predict_memory(
             model,
             micro_tokens=max(micro_tokens, lengths.longest),
             optimizer_state_multiple=optimizer_state_multiple,
             calibration=calibration,
             temporary_multiple=_TEMPORARIES.get(recipe.optimizer.name, 0.0),
+            activation_bytes=None if again is None else again.activation_bytes_per_token,
         )
 
     micro_tokens = chosen.micro_tokens(recipe, calibration)
     limit_bytes = recipe.plan.memory or hardware.memory_bytes
-    needed = memory_of(micro_tokens.value)
-    if needed.needed_bytes > limit_bytes:
-        activation_bytes = activation_bytes_per_token(model, calibration)
-        smaller = largest_micro_tokens(
-            needed,
-            activation_bytes=activation_bytes,
-            below=micro_tokens.value,
-            longest=lengths.longest,
-            limit_bytes=limit_bytes,
-        )
-        micro_tokens = _shrunk(recipe, micro_tokens, needed, limit_bytes, smaller)
-    memory = memory_of(micro_tokens.value)
+    recomputable = forward.recomputable_blocks if forward is not None else 0
+    ways = list(options(model, activation_bytes_per_token(model, calibration), calibration, recomputable))
+    wish = getattr(recipe.plan, "recompute", None)
+    allowed = ways if wish is None else [asked(wish, ways, recomputable)]
+    fits = _fit(micro_tokens, allowed, lengths.longest, limit_bytes, memory_of)
+    if fits is None:
+        raise DoesNotFit(_shortfall(recipe, memory_of(micro_tokens.value, allowed[-1]), limit_bytes, None))
+    if fits.micro_tokens != micro_tokens.value:
+        needed = memory_of(micro_tokens.value, allowed[-1 if micro_tokens.source == "user" else 0])
+        micro_tokens = _shrunk(recipe, micro_tokens, needed, limit_bytes, fits.micro_tokens)
+    again, memory = fits.again, memory_of(fits.micro_tokens, fits.again)
     batch_samples = max(1, round(length.samples / length.updates))
     cut = cut_batch(lengths, batch_samples, micro_tokens.value, packing.value)
     return Plan(
@@ -86,12 +100,57 @@ def make_plan(
             **chosen.asked_for(recipe, length),
             "packing": packing,
             "micro_tokens": micro_tokens,
+            **means(recipe, packing.value, forward),
+            **chosen.recompute(
+                again, memory_of(fits.micro_tokens), limit_bytes, wish, known=forward is not None
+            ),
+            **chosen.evaluation(calibration),
             **chosen.split(cut, batch_samples, lengths),
             **chosen.memory(memory, calibration),
-            **chosen.times(recipe, calibration, length, cut, work),
+            **chosen.times(recipe, calibration, length, cut, work, again.slowdown),
         },
         warnings=(*length.warnings, *packing_warnings, *chosen.doubts(recipe, length, lengths, hardware)),
     )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    micro_tokens: int
+    again: Recomputation
+
+
+def _fit(
+    choice: Choice,
+    ways: list[Recomputation],
+    longest: int,
+    limit_bytes: int,
+    memory_of: Callable[[int, Recomputation], MemoryBreakdown],
+) -> _Fit | None:
+    """The micro-batch and the recomputation that fit.
+
+    Recomputing nothing in smaller micro-batches comes first: it costs next to nothing. A size that the user named is
+    kept while recomputation can help; only the message of the error names a smaller one.
+    """
+
+    def sizes(again: Recomputation) -> Iterator[int]:
+        yield choice.value
+        smaller = largest_micro_tokens(
+            memory_of(choice.value, again),
+            activation_bytes=again.activation_bytes_per_token,
+            below=choice.value,
+            longest=longest,
+            limit_bytes=limit_bytes,
+        )
+        if smaller is not None:
+            yield smaller
+
+    def fits(size: int, again: Recomputation) -> bool:
+        return memory_of(size, again).needed_bytes <= limit_bytes
+
+    found = [_Fit(size, again) for again in ways for size in sizes(again) if fits(size, again)]
+    if choice.source == "user":
+        found.sort(key=lambda fit: fit.micro_tokens != choice.value)
+    return found[0] if found else None
 
 
 def _length(recipe: Any, lengths: LengthFacts) -> Length:

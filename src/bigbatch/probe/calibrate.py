@@ -7,23 +7,22 @@ in the mode it was in.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from bigbatch.probe.bench import TIMED, Bench, kept_bytes, spread, untouched
 from bigbatch.probe.hardware import peak_memory_bytes, resident_bytes, synchronize
 from bigbatch.protocols import Forward, Task
-from bigbatch.records import CalibrationFacts, MicroBatch, Targets
+from bigbatch.records import CalibrationFacts, MicroBatch
 
 CPU_CANDIDATES = (512, 1024, 2048, 4096)
 ACCELERATOR_CANDIDATES = (2048, 4096, 8192, 16_384, 32_768, 65_536)
-_TIMED = 3
-"""Micro-batches that are timed of each size."""
+_EVALUATION_MULTIPLES = (1, 2, 4, 8)
 _ABOUT_AS_FAST = 1.03
 """Sizes within this factor of the fastest differ by less than a measurement repeated on a quiet machine."""
 _CLEARLY_SLOWER = 1.05
@@ -40,8 +39,10 @@ def calibrate(
     optimizer_factory: Callable[[nn.Module], Optimizer],
     *,
     candidates: Sequence[int] | None = None,
+    evaluation_candidates: Sequence[int] | None = None,
     budget_seconds: float = 8.0,
     memory_bytes: int | None = None,
+    in_place: Sequence[nn.Parameter] = (),
 ) -> CalibrationFacts:
     """Find the fastest micro-batch and measure speed and memory with it.
 
@@ -53,8 +54,11 @@ def calibrate(
             batch cut as training will cut it is right. A few, evenly spaced, are timed.
         optimizer_factory: module -> the optimiser that training will use; given throw-away parameters.
         candidates: sizes to try, smallest first; by default `CPU_CANDIDATES` or `ACCELERATOR_CANDIDATES`.
+        evaluation_candidates: sizes of a forward pass without gradient; by default multiples of the size that was
+            found for training.
         budget_seconds: no further size is tried when it would take longer than this in all.
         memory_bytes: no size is tried that would need more than this.
+        in_place: parameters whose gradients are added to a dense one that is there before.
 
     Returns:
         Sizes are compared by their best micro-batch, since other work on the machine only ever slows down.
@@ -64,13 +68,13 @@ def calibrate(
     name = str(device)
     sizes = candidates or (CPU_CANDIDATES if device.type == "cpu" else ACCELERATOR_CANDIDATES)
     resting = resident_bytes(name)
-    bench = _Bench(forward=forward, task=task, device=device)
-    with _untouched(module):
+    bench = Bench(forward=forward, task=task, device=device)
+    with untouched(module, in_place):
         module.train()
-        first = _spread(make_micro_batches(sizes[0]))
+        first = spread(make_micro_batches(sizes[0]))
         activation_bytes = bench.activation_bytes(first[0], module)
         tried = try_sizes(
-            lambda size: min(bench.train_seconds_per_token(_spread(make_micro_batches(size)))),
+            lambda size: min(bench.train_seconds_per_token(spread(make_micro_batches(size)))),
             sizes,
             budget_seconds=budget_seconds,
             allowed=lambda size: (
@@ -78,12 +82,26 @@ def calibrate(
             ),
         )
         best = smallest_of_the_fastest(tried)
-        batches = _spread(make_micro_batches(best))
+        batches = spread(make_micro_batches(best))
         largest = max(batches, key=lambda one: one.computed_tokens)
         activation_bytes = bench.activation_bytes(largest, module)
         train_seconds = median(bench.train_seconds_per_token(batches * 2))
+        kept = kept_bytes(lambda: bench.loss(largest)) / largest.computed_tokens
         module.eval()
-        forward_seconds = median(bench.forward_seconds_per_token(batches * 2))
+        multiples = _EVALUATION_MULTIPLES if len(sizes) > 1 else (1,)
+        longer = evaluation_candidates or [size * best for size in multiples]
+        forward_tried = try_sizes(
+            lambda size: min(bench.forward_seconds_per_token(spread(make_micro_batches(size)))),
+            [
+                size
+                for size in longer
+                if size <= max(best, sum(each.tokens for each in make_micro_batches(best)))
+            ],
+            budget_seconds=budget_seconds / 4,
+            allowed=lambda size: memory_bytes is None or resting + activation_bytes * size <= memory_bytes,
+        )
+        longest = smallest_of_the_fastest(forward_tried)
+        forward_seconds = median(bench.forward_seconds_per_token(spread(make_micro_batches(longest)) * 2))
     # Libraries load on first use and a heap keeps what it was given: what the run will rest on is the level
     # that real micro-batches reached, less the parts that the plan counts by itself.
     gradients = [parameter.nbytes for parameter in module.parameters() if parameter.requires_grad]
@@ -91,7 +109,10 @@ def calibrate(
     resting = max(resting, bench.high_water_bytes - sum(gradients) - activations)
     if device.type == "cpu":
         # The largest gradient (word embeddings) exists twice while it is added to the one before.
-        resting += max(gradients)
+        resting += max(
+            (item.nbytes for item in module.parameters() if item.requires_grad and item not in set(in_place)),
+            default=0,
+        )
     return CalibrationFacts(
         seconds_per_token=train_seconds,
         seconds_per_update=_update_seconds(module, optimizer_factory, name),
@@ -102,7 +123,46 @@ def calibrate(
         tried=tried,
         # The kernel updates its high-water mark late: it can lie a little below what is resident now.
         peak_bytes=max(peak_memory_bytes(name), resting),
+        selective_bytes_per_token=kept,
+        evaluation_micro_tokens=longest,
     )
+
+
+def compare(
+    forwards: Mapping[str, Callable[[], Forward]],
+    task: Task,
+    module: nn.Module,
+    micro_batches: Sequence[MicroBatch],
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Time several ways to run the same micro-batches, in turn, so that other work on the machine hits all of them.
+
+    Args:
+        forwards: name -> opens the forward; what has `close` is closed after use.
+        task: gives the loss.
+        module: behind all of them.
+        micro_batches: real ones.
+
+    Returns:
+        Seconds per token, forward and backward, at best, of those that work; why the others do not.
+    """
+    device = next(module.parameters()).device
+    tried: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    with untouched(module):
+        module.train()
+        for _ in range(1 + TIMED):
+            for name in [name for name in forwards if name not in failed]:
+                forward: Any = forwards[name]()
+                bench = Bench(forward=forward, task=task, device=device)
+                try:
+                    seconds = min(bench.train_seconds_per_token(micro_batches))
+                    tried[name] = min(seconds, tried.get(name, seconds))
+                except Exception as error:  # a kernel that this machine or this model does not have
+                    failed[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                    tried.pop(name, None)
+                finally:
+                    forward.close()
+    return tried, failed
 
 
 def smallest_of_the_fastest(tried: Mapping[int, float]) -> int:
@@ -155,86 +215,6 @@ def try_sizes(
     return tried
 
 
-class _Bench:
-    """Runs micro-batches and reads the clock."""
-
-    def __init__(self, *, forward: Forward, task: Task, device: torch.device) -> None:
-        self._forward = forward
-        self._task = task
-        self._device = device
-        self.high_water_bytes = 0
-        """Highest memory in use seen between forward and backward, and after them."""
-
-    def loss(self, micro_batch: MicroBatch) -> Tensor:
-        """Sum of all terms over the units; its scale does not matter for time and memory."""
-        targets = _tensors(micro_batch.targets, self._device)
-        terms = self._task.loss(self._forward(micro_batch), targets)
-        return torch.stack([values.sum() for values in terms.values()]).sum()
-
-    def train_seconds_per_token(self, micro_batches: Sequence[MicroBatch]) -> list[float]:
-        """Forward and backward of each micro-batch; gradients add up as in training."""
-        return self._timed(micro_batches, self._train)
-
-    def _train(self, micro_batch: MicroBatch) -> None:
-        loss = self.loss(micro_batch)
-        self._look_at_memory()
-        loss.backward()
-        self._look_at_memory()
-
-    def _look_at_memory(self) -> None:
-        self.high_water_bytes = max(self.high_water_bytes, resident_bytes(str(self._device)))
-
-    def forward_seconds_per_token(self, micro_batches: Sequence[MicroBatch]) -> list[float]:
-        """Forward of each micro-batch, without gradient."""
-        with torch.no_grad():
-            return self._timed(micro_batches, self.loss)
-
-    def _timed(
-        self, micro_batches: Sequence[MicroBatch], work: Callable[[MicroBatch], object]
-    ) -> list[float]:
-        seconds = []
-        for micro_batch in micro_batches:
-            synchronize(str(self._device))
-            start = time.perf_counter()
-            work(micro_batch)
-            synchronize(str(self._device))
-            seconds.append((time.perf_counter() - start) / micro_batch.computed_tokens)
-        return seconds
-
-    def activation_bytes(self, micro_batch: MicroBatch, module: nn.Module) -> float:
-        """Peak bytes above the resting state, per computed token, of forward and backward."""
-        self.loss(micro_batch).backward()
-        if self._device.type == "cuda":
-            before = torch.cuda.memory_allocated(self._device)
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self.loss(micro_batch).backward()
-            found = torch.cuda.max_memory_allocated(self._device) - before
-        else:
-            found = saved_bytes(lambda: self.loss(micro_batch), module)
-        return found / micro_batch.computed_tokens
-
-
-def saved_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:
-    """Bytes that a forward pass keeps for its backward pass, and the largest temporaries of both.
-
-    Resident memory of a process is too noisy to measure this on a CPU, so storages are counted: those that
-    autograd saves, each once, parameters and buffers not, and twice the largest for the gradients in flight.
-    """
-    own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
-    sizes: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        # Not the tensor itself: an output that its own node keeps would be a cycle, and the graph would stay.
-        return tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        run()
-    return sum(sizes.values()) + 2 * max(sizes.values(), default=0)
-
-
 def _update_seconds(
     module: nn.Module, optimizer_factory: Callable[[nn.Module], Optimizer], device: str
 ) -> float:
@@ -246,7 +226,7 @@ def _update_seconds(
         parameter.grad = torch.full_like(parameter, 1e-3)
     optimizer = optimizer_factory(stand_in)
     seconds = []
-    for _ in range(1 + _TIMED):
+    for _ in range(1 + TIMED):
         synchronize(device)
         start = time.perf_counter()
         nn.utils.clip_grad_norm_(stand_in.parameters(), 1.0)
@@ -272,36 +252,3 @@ def _some(parameters: Sequence[nn.Parameter], values: int) -> list[nn.Parameter]
             chosen.append(parameter)
             total += parameter.numel()
     return chosen or [min(parameters, key=lambda parameter: parameter.numel())]
-
-
-def _spread(micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-    """A few, evenly spaced: micro-batches come in order of length, and speed depends on it."""
-    count = min(_TIMED, len(micro_batches))
-    return [micro_batches[(2 * index + 1) * len(micro_batches) // (2 * count)] for index in range(count)]
-
-
-def _tensors(targets: Targets, device: torch.device) -> Targets:
-    # A copy: arrays of the token cache are memory-mapped and read-only, which torch does not take.
-    return targets.map(lambda values: torch.from_numpy(np.array(values)).to(device))
-
-
-@contextmanager
-def _untouched(module: nn.Module) -> Iterator[None]:
-    """Put gradients, buffers, modes and generators back as they were."""
-    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    modes = [(part, part.training) for part in module.modules()]
-    on_cuda = [buffer.device for buffer in module.parameters() if buffer.device.type == "cuda"][:1]
-    for parameter, _ in gradients:
-        parameter.grad = None
-    try:
-        with torch.random.fork_rng(devices=on_cuda):
-            yield
-    finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for part, training in modes:
-            part.training = training

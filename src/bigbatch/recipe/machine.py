@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator
 
 from bigbatch.recipe.values import (
     PLANNED,
@@ -21,6 +21,7 @@ from bigbatch.recipe.values import (
     built,
     is_reference,
     quantity,
+    show,
 )
 from bigbatch.units import Quantity
 
@@ -33,6 +34,16 @@ def _device(value: str | None) -> str | None:
     if value is not None and not _DEVICE.fullmatch(value):
         raise ValueError(f"found {value!r}; expected cpu | cuda | cuda:<n> | mps")
     return value
+
+
+def _recompute(value: Any) -> Any:
+    if value in (None, "none", "selective", "blocks"):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise ValueError(
+        f"found {show(value)}; expected none | selective | blocks | a whole number n: every n-th block"
+    )
 
 
 def _observer(value: str) -> str:
@@ -107,12 +118,17 @@ class PlanSpec(Section):
     """Arrangement of the ranks."""
     precision: Annotated[Literal["fp32", "bf16", "fp16", "fp8", "fp64"], built("fp32")] = "fp32"
     """Number format of forward and backward."""
-    compile: Annotated[bool, built(False)] = False
-    """Compile the model."""
-    recompute: Annotated[Literal["none", "selective", "full"], built("none")] = "none"
-    """Recompute activations in the backward pass instead of keeping them."""
-    attention: Annotated[Literal["sdpa", "flash", "flex"] | None, built(None, "sdpa")] = None
-    """Attention backend."""
+    compile: Literal["off", "blocks", "whole", "auto"] = "auto"
+    """Compile the blocks (equal ones once), the whole base model, or nothing; `auto`: when it pays for itself."""
+    recompute: Annotated[
+        Literal["none", "selective", "blocks"] | Count | None, PlainValidator(_recompute)
+    ] = None
+    """What backward computes again to save memory: `selective` (all but matrix products and attention), `blocks`, or
+    every n-th block; null: as little as fits the memory."""
+    attention: Literal["sdpa", "chunked", "flash", "flex"] | None = None
+    """What computes attention over a pack; null: the fastest that was measured."""
+    lazy: bool | None = None
+    """false: compute everything in full, also what nobody reads; null: leave out what can be."""
     packing: Literal["packed", "padded"] | None = None
     """Samples one behind the other without padding, or padded to the longest of the micro-batch."""
     memory: ByteSize | None = None

@@ -15,20 +15,23 @@ from torch import nn
 from bigbatch.data.batches import Batches
 from bigbatch.data.lengths import length_facts
 from bigbatch.data.tables import DataTable
+from bigbatch.model.forwards import PackedForward, PaddedForward
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
 from bigbatch.parallel.single import SingleWorld
+from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.probe.hardware import hardware_facts
-from bigbatch.protocols import Forward, Metric
+from bigbatch.protocols import Metric
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import HardwareFacts, LengthFacts, Packing, TokenTable
 from bigbatch.rules.batch_size import Effective, scaled
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.rules.schedules import Schedule, schedule_from
+from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
-from bigbatch.run.planning import Measured, forward_for, measured_plan
+from bigbatch.run.planning import Measured, measured_plan
 from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.executor import PlainExecutor
@@ -50,7 +53,7 @@ class Parts:
     max_length: int
     """Tokens that samples were cut to."""
     pad_id: int
-    forward: Forward
+    forward: PackedForward | PaddedForward
     step: StepParts
     batches: Batches
     rows: Mapping[str, DataTable]
@@ -83,6 +86,16 @@ class Parts:
         return int(self.plan.value("micro_tokens"))
 
     @property
+    def evaluation_micro_tokens(self) -> int:
+        """Computed tokens of a micro-batch of evaluations; never more than a shrunk plan allows."""
+        choices = self.plan.choices
+        return int(
+            choices[
+                "evaluation_micro_tokens" if "evaluation_micro_tokens" in choices else "micro_tokens"
+            ].value
+        )
+
+    @property
     def packing(self) -> Packing:
         return self.plan.value("packing")
 
@@ -99,9 +112,12 @@ class Parts:
         """Learning rate of an update: the schedule at the midpoint of its samples."""
         return self.effective.lr * self.schedule(first_position, batch_samples)
 
-    def shrink(self, micro_tokens: int, why: str) -> None:
-        """Cut the work into smaller pieces from now on."""
-        self.plan = self.plan.changed("micro_tokens", micro_tokens, why)
+    def shrink(self, micro_tokens: int, why: str, *, evaluation: bool = False) -> None:
+        """Cut the work into smaller pieces from now on; evaluations alone, while theirs are larger."""
+        if not evaluation or self.micro_tokens > micro_tokens:
+            self.plan = self.plan.changed("micro_tokens", micro_tokens, why)
+        if self.evaluation_micro_tokens > micro_tokens:
+            self.plan = self.plan.changed("evaluation_micro_tokens", micro_tokens, why)
 
 
 def build(
@@ -165,11 +181,16 @@ def build(
             length=clocks.length,
             new_optimizer=new_optimizer,
             say=say,
+            cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
         )
     )
-    forward = forward_for(ready, plan.value("packing"))
+    forward = open_forward(ready, ForwardPlan.of(plan.choices))
     executor = PlainExecutor(
-        forward=forward, task=ready.task, device=torch.device(hardware.device), seed=recipe.seed.dropout
+        forward=forward,
+        task=ready.task,
+        device=torch.device(hardware.device),
+        seed=recipe.seed.dropout,
+        in_place=forward.in_place,
     )
     step = StepParts(
         task=ready.task,

@@ -166,9 +166,9 @@ class Loop:
             self._flag.poll()
             yield piece
 
-    def _shrink(self, error: OutOfMemory, during: str) -> Event:
+    def _shrink(self, error: OutOfMemory, during: str, *, evaluation: bool = False) -> Event:
         """Halve the micro-batch; the plan is durable before the work is done again."""
-        before = self.parts.micro_tokens
+        before = self.parts.evaluation_micro_tokens if evaluation else self.parts.micro_tokens
         smaller = before // 2
         why = str(error).partition("\n")[0] or "the device has no memory left"
         if smaller < SMALLEST_MICRO_TOKENS:
@@ -176,7 +176,7 @@ class Loop:
                 f"out of memory even with micro-batches of {before} tokens ({why}); "
                 "what would fit: a smaller model, a shorter data.max_length, or a machine with more memory"
             ) from error
-        self.parts.shrink(smaller, f"{before} tokens ran out of memory at {during}")
+        self.parts.shrink(smaller, f"{before} tokens ran out of memory at {during}", evaluation=evaluation)
         self.keeper.write_plan(self.parts.plan)
         return self._event(
             "out_of_memory",
@@ -218,12 +218,12 @@ class Loop:
                         parts.task,
                         parts.tables[split],
                         parts.metrics,
-                        micro_tokens=parts.micro_tokens,
+                        micro_tokens=parts.evaluation_micro_tokens,
                         packing=parts.packing,
                     )
                 break
             except OutOfMemory as error:
-                self._side_events.append(self._shrink(error, f"the evaluation of {split}"))
+                self._side_events.append(self._shrink(error, f"the evaluation of {split}", evaluation=True))
         self.results[split] = result
         record = Eval(
             step=self.progress.update,

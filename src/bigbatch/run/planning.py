@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
+from bigbatch.graph.embeddings import large_embeddings
+from bigbatch.graph.recompute import candidates as recomputable
 from bigbatch.model.anatomy import model_facts
-from bigbatch.model.forwards import PackedForward, PaddedForward, can_pack
 from bigbatch.optim.build import state_multiple
+from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
+from bigbatch.plan.means import means
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.timing import Work
-from bigbatch.probe.calibrate import calibrate
-from bigbatch.probe.exactness import probe_packing
-from bigbatch.protocols import Forward
+from bigbatch.probe.calibrate import calibrate, compare
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, LengthFacts, MicroBatch, Packing, ProbeFacts, TokenTable
+from bigbatch.records import (
+    CalibrationFacts,
+    ForwardFacts,
+    HardwareFacts,
+    LengthFacts,
+    MicroBatch,
+    Packing,
+    ProbeFacts,
+    TokenTable,
+)
 from bigbatch.rules.clocks import Length
+from bigbatch.run.compiling import try_compiled
+from bigbatch.run.forwards import open_forward
+from bigbatch.run.probing import probe_forward
 from bigbatch.run.ready import Ready
-
-PROBE_SAMPLES = 32
+from bigbatch.run.remembered import Remembered
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,45 +54,59 @@ class Measured:
     length: Length
     new_optimizer: Callable[[nn.Module], Any]
     say: Callable[[str], None]
+    cache_dir: Path | None = None
+    """Where measurements of this model on this machine are remembered; None: nowhere."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What may be used."""
+        return self.recipe.plan.memory or self.hardware.memory_bytes
+
+    def pieces(self, packing: Packing, micro_tokens: int) -> list[MicroBatch]:
+        """The first update, cut as training will cut it."""
+        return list(
+            micro_batches(
+                self.batches.at(0, 1), self.tables["train"], micro_tokens=micro_tokens, packing=packing
+            )
+        )
 
 
 def measured_plan(on: Measured) -> Plan:
-    """Probe the unpadded path, calibrate speed and memory on real micro-batches, plan.
+    """Probe the ways to run the model, calibrate speed and memory on real micro-batches, plan.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
     """
-    recipe, train = on.recipe, on.tables["train"]
-    probe = _probe(on)
-    packing: Packing = "packed" if probe.packed_ok and recipe.plan.packing != "padded" else "padded"
-    first = on.batches.at(0, 1)
+    packed, last_block = probe_forward(on)
+    packing: Packing = "packed" if packed.packed_ok and on.recipe.plan.packing != "padded" else "padded"
+    remembered = Remembered.of(on, packing)
+    on.say(
+        "calibrating: how fast, how much memory?"
+        + (" (sizes as measured before)" if remembered.known else "")
+    )
+    facts = _forward_facts(on, packing, last_block, remembered)
+    how = ForwardPlan.of({**means(on.recipe, packing, facts)})
+    how = replace(how, packing=packing, compile="off")
+    calibration = _calibrate(on, how, remembered)
+    compiled = try_compiled(on, how, calibration, last_block)
+    if compiled is not None:
+        facts = replace(facts, compiled=compiled)
+        if compiled.ok:
+            calibration = replace(calibration, seconds_per_token=compiled.seconds_per_token)
+    remembered.keep(facts, calibration)
+    return _plan(on, packed, calibration, facts)
 
-    def pieces(micro_tokens: int) -> list[MicroBatch]:
-        return list(micro_batches(first, train, micro_tokens=micro_tokens, packing=packing))
 
-    on.say("calibrating: how fast, how much memory?")
-    asked = recipe.plan.micro_tokens
-    forward = forward_for(on.ready, packing)
-    try:
-        calibration = calibrate(
-            forward,
-            on.ready.task,
-            on.ready.module,
-            pieces,
-            on.new_optimizer,
-            candidates=[asked] if asked else None,
-            memory_bytes=recipe.plan.memory or on.hardware.memory_bytes,
-        )
-    finally:
-        let_go(forward)
+def _plan(on: Measured, packed: ProbeFacts, calibration: CalibrationFacts, facts: ForwardFacts) -> Plan:
+    optimizer = on.recipe.optimizer
     return make_plan(
-        recipe,
+        on.recipe,
         on.hardware,
         model_facts(on.ready.module),
         on.lengths,
-        probe,
+        packed,
         calibration,
-        state_multiple(recipe.optimizer.name, recipe.optimizer.momentum),
+        state_multiple(optimizer.name, optimizer.momentum),
         Work(
             length=on.length,
             validation_tokens=sum(
@@ -87,41 +114,71 @@ def measured_plan(on: Measured) -> Plan:
             ),
             test_tokens=_tokens(on.tables, "test"),
         ),
+        facts,
     )
 
 
-def forward_for(ready: Ready, packing: Packing) -> Forward:
-    """The plan's way of running a micro-batch."""
-    if packing == "packed":
-        return PackedForward(ready.module, ready.anatomy)
-    return PaddedForward(ready.module, ready.pad_id)
+def _forward_facts(
+    on: Measured, packing: Packing, last_block: ProbeFacts | None, remembered: Remembered
+) -> ForwardFacts:
+    """What is known before sizes are tried; attention kernels are timed where there is a choice."""
+    module = on.ready.module
+    on_cpu = on.hardware.device == "cpu"
+    drops = on_cpu and any(isinstance(part, nn.Dropout) and part.p > 0 for part in module.modules())
+    tried, failed = remembered.attention, dict[str, str]()
+    kernels = attention_kernels(on, packing)
+    if len(kernels) > 1 and not set(kernels) <= set(tried):
+        base = ForwardPlan(packing=packing)
+        typical = on.pieces(packing, on.recipe.plan.micro_tokens or 1024)
+        middle = [typical[len(typical) // 2]]
+        ways = {name: partial(open_forward, on.ready, replace(base, attention=name)) for name in kernels}
+        tried, failed = compare(ways, on.ready.task, module, middle)
+    return ForwardFacts(
+        last_block=last_block,
+        attention_seconds=tried,
+        attention_failed=failed,
+        embedding_rows=sum(part.num_embeddings for part in large_embeddings(module)),
+        drops_on_cpu=drops,
+        recomputable_blocks=len(recomputable(on.ready.anatomy)),
+    )
 
 
-def let_go(forward: Forward) -> None:
-    """Give the module its own attention back, if this forward exchanged it."""
-    close = getattr(forward, "close", None)
-    if close is not None:
-        close()
+def attention_kernels(on: Measured, packing: Packing) -> tuple[Any, ...]:
+    """Kernels worth trying, by device: on a CPU only dropout of attention weights makes a difference."""
+    asked = on.recipe.plan.attention
+    if packing == "padded" or (on.recipe.plan.lazy is False and asked is None):
+        return ("sdpa",)
+    if asked is not None:
+        return ("sdpa", asked) if asked != "sdpa" else ("sdpa",)
+    if on.hardware.device == "cpu":
+        config = on.ready.anatomy.outer.config.to_dict()  # type: ignore[union-attr,operator]
+        rates = [value for key, value in config.items() if key in _ATTENTION_DROPOUT]
+        return ("sdpa", "chunked") if any(rates) else ("sdpa",)
+    return ("sdpa", "flash", "flex")
+
+
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout")
+
+
+def _calibrate(on: Measured, how: ForwardPlan, remembered: Remembered) -> CalibrationFacts:
+    asked = on.recipe.plan.micro_tokens
+    forward = open_forward(on.ready, how)
+    try:
+        found = calibrate(
+            forward,
+            on.ready.task,
+            on.ready.module,
+            partial(on.pieces, how.packing),
+            on.new_optimizer,
+            candidates=[asked] if asked else [remembered.micro_tokens] if remembered.known else None,
+            evaluation_candidates=[remembered.evaluation_micro_tokens] if remembered.known else None,
+            memory_bytes=on.memory_bytes,
+            in_place=forward.in_place,
+        )
+    finally:
+        forward.close()
+    return found if asked else replace(found, tried={**remembered.tried, **found.tried})
 
 
 def _tokens(tables: Mapping[str, TokenTable], name: str) -> int:
     return int(tables[name].token_offsets[-1]) if name in tables else 0
-
-
-def _probe(on: Measured) -> ProbeFacts:
-    """Compare the unpadded path with the plain one on the longest, the shortest and other real samples."""
-    possible, reason = can_pack(on.ready.module)
-    if not possible:
-        return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0)
-    on.say("probing: does the unpadded path give the plain path's numbers on these samples?")
-    train = on.tables["train"]
-    by_length = np.argsort(train.lengths_B, kind="stable")
-    spread = np.linspace(0, len(by_length) - 1, min(PROBE_SAMPLES, len(by_length))).astype(np.int64)
-    ids = np.sort(by_length[spread])
-    longest = int(train.lengths_B.max())
-    pieces = list(micro_batches(ids, train, micro_tokens=max(512, longest), packing="packed"))
-    packed = PackedForward(on.ready.module, on.ready.anatomy)
-    try:
-        return probe_packing(packed, PaddedForward(on.ready.module, on.ready.pad_id), pieces)
-    finally:
-        packed.close()

@@ -19,7 +19,6 @@ from bigbatch.run.build import Parts
 from bigbatch.run.directory import RunDirectory, State, read_json
 from bigbatch.run.finish import finish, missed_gates
 from bigbatch.run.loop import Loop
-from bigbatch.run.planning import let_go
 from bigbatch.run.signals import Interrupted, SignalFlag
 
 
@@ -120,7 +119,7 @@ class Run:
         """Give the directory back, and the module its own attention."""
         self._stack.close()
         if self._parts is not None:
-            let_go(self._parts.forward)
+            self._parts.forward.close()
 
     def _end(self, status: State) -> None:
         assert self._loop is not None and self._parts is not None

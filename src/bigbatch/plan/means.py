@@ -1,0 +1,103 @@
+"""The choices of how a micro-batch runs through the model, each with its reason. They change time and memory only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bigbatch.records import Choice, CompileFacts, ForwardFacts, ProbeFacts
+from bigbatch.units import show_seconds
+
+CLEARLY_FASTER = 0.97
+"""A kernel replaces the plain one when it needs at most this share of its time."""
+_PLAIN = "the plain way: plan.lazy is false"
+_NAMES = {"read tokens": "last block"}
+
+
+def means(recipe: Any, packing: str, facts: ForwardFacts | None) -> dict[str, Choice]:
+    """Attention, last block, embedding gradients, dropout masks and compilation.
+
+    Args:
+        recipe: for what the user asked for in `plan`.
+        packing: that was chosen.
+        facts: what was found out; None: nothing was, and everything is done the plain way.
+    """
+    if facts is None:
+        return {}
+    lazy = getattr(recipe.plan, "lazy", None) is not False
+    return {
+        "attention": _attention(recipe, packing, facts),
+        "last_block": _last_block(packing, facts.last_block, lazy),
+        "embedding_gradients": _embeddings(facts, lazy),
+        "dropout_masks": _dropout(facts, lazy),
+        "compile": _compile(recipe, facts.compiled),
+    }
+
+
+def _attention(recipe: Any, packing: str, facts: ForwardFacts) -> Choice:
+    asked = getattr(recipe.plan, "attention", None)
+    if packing == "padded":
+        return Choice(value="sdpa", reason="padded: the model's own attention", source="derived")
+    tried = facts.attention_seconds
+    if asked is not None and asked not in facts.attention_failed:
+        return Choice(value=asked, reason="asked for by plan.attention", source="user")
+    failed = "".join(f"; {name}: {why}" for name, why in facts.attention_failed.items())
+    if not tried:
+        return Choice(value="sdpa", reason=f"torch's own{failed}", source="default")
+    best = min(tried, key=lambda name: tried[name])
+    if "sdpa" in tried and tried[best] > CLEARLY_FASTER * tried["sdpa"]:
+        best = "sdpa"
+    speeds = ", ".join(f"{name} {1 / seconds:,.0f}" for name, seconds in sorted(tried.items()))
+    return Choice(
+        value=best, reason=f"tokens/s with each that was tried: {speeds}{failed}", source="measured"
+    )
+
+
+def _last_block(packing: str, probe: ProbeFacts | None, lazy: bool) -> Choice:
+    if not lazy:
+        return Choice(value="all tokens", reason=_PLAIN, source="user")
+    if packing == "padded" or probe is None:
+        return Choice(
+            value="all tokens", reason="padded: only packed samples can do with less", source="derived"
+        )
+    if not probe.packed_ok:
+        return Choice(value="all tokens", reason=probe.reason, source="measured")
+    reason = f"the head reads no others: {probe.reason}"
+    return Choice(value="read tokens", reason=reason, source="measured", prediction=probe.error)
+
+
+def _embeddings(facts: ForwardFacts, lazy: bool) -> Choice:
+    if not lazy:
+        return Choice(value="whole", reason=_PLAIN, source="user")
+    if not facts.embedding_rows:
+        why = "no large trainable embedding on a CPU"
+        return Choice(value="whole", reason=why, source="derived")
+    why = f"a micro-batch touches few of {facts.embedding_rows:,} rows: theirs are added in place"
+    return Choice(value="rows", reason=why, source="derived")
+
+
+def _dropout(facts: ForwardFacts, lazy: bool) -> Choice:
+    if not lazy:
+        return Choice(value="torch", reason=_PLAIN, source="user")
+    if not facts.drops_on_cpu:
+        return Choice(value="torch", reason="no dropout on a CPU", source="derived")
+    return Choice(
+        value="quick", reason="four masks from each 64-bit draw, probability to 1/65536", source="derived"
+    )
+
+
+def _compile(recipe: Any, found: CompileFacts | None) -> Choice:
+    asked = getattr(recipe.plan, "compile", "off")
+    if asked == "off":
+        return Choice(value="off", reason="asked for by plan.compile", source="user")
+    if found is None:
+        return Choice(value="off", reason="not tried", source="default")
+    kind = "blocks" if asked == "auto" else asked
+    if not found.ok:
+        return Choice(value="off", reason=found.reason, source="measured")
+    told = (
+        f"{1 / found.seconds_per_token:,.0f} tokens/s compiled, {1 / found.eager_seconds_per_token:,.0f} eager; "
+        f"compiling took {show_seconds(found.seconds)}"
+    )
+    if asked != "auto":
+        return Choice(value=kind, reason=f"asked for by plan.compile; {told}", source="user")
+    return Choice(value=kind, reason=told, source="measured")

@@ -1,0 +1,175 @@
+"""Runs micro-batches, reads the clock and counts bytes; leaves no trace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bigbatch.probe.hardware import resident_bytes, synchronize
+from bigbatch.protocols import Forward, Task
+from bigbatch.records import MicroBatch, Targets
+
+TIMED = 3
+"""Micro-batches that are timed of each size."""
+
+
+class Bench:
+    """Runs micro-batches and reads the clock."""
+
+    def __init__(self, *, forward: Forward, task: Task, device: torch.device) -> None:
+        self._forward = forward
+        self._task = task
+        self._device = device
+        self.high_water_bytes = 0
+        """Highest memory in use seen between forward and backward, and after them."""
+
+    def loss(self, micro_batch: MicroBatch) -> Tensor:
+        """Sum of all terms over the units; its scale does not matter for time and memory."""
+        targets = tensors_of(micro_batch.targets, self._device)
+        terms = self._task.loss(self._forward(micro_batch), targets)
+        return torch.stack([values.sum() for values in terms.values()]).sum()
+
+    def train_seconds_per_token(self, micro_batches: Sequence[MicroBatch]) -> list[float]:
+        """Forward and backward of each micro-batch; gradients add up as in training."""
+        return self._timed(micro_batches, self._train)
+
+    def _train(self, micro_batch: MicroBatch) -> None:
+        loss = self.loss(micro_batch)
+        self._look_at_memory()
+        loss.backward()
+        self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        self.high_water_bytes = max(self.high_water_bytes, resident_bytes(str(self._device)))
+
+    def forward_seconds_per_token(self, micro_batches: Sequence[MicroBatch]) -> list[float]:
+        """Forward of each micro-batch, without gradient."""
+        with torch.no_grad():
+            return self._timed(micro_batches, self.loss)
+
+    def _timed(
+        self, micro_batches: Sequence[MicroBatch], work: Callable[[MicroBatch], object]
+    ) -> list[float]:
+        seconds = []
+        for micro_batch in micro_batches:
+            synchronize(str(self._device))
+            start = time.perf_counter()
+            work(micro_batch)
+            synchronize(str(self._device))
+            seconds.append((time.perf_counter() - start) / micro_batch.computed_tokens)
+        return seconds
+
+    def activation_bytes(self, micro_batch: MicroBatch, module: nn.Module) -> float:
+        """Peak bytes above the resting state, per computed token, of forward and backward."""
+        self.loss(micro_batch).backward()
+        if self._device.type == "cuda":
+            before = torch.cuda.memory_allocated(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self.loss(micro_batch).backward()
+            found = torch.cuda.max_memory_allocated(self._device) - before
+        else:
+            found = saved_bytes(lambda: self.loss(micro_batch), module)
+        return found / micro_batch.computed_tokens
+
+
+def saved_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:
+    """Bytes that a forward pass keeps for its backward pass, and the largest temporaries of both.
+
+    Resident memory of a process is too noisy to measure this on a CPU, so storages are counted: those that
+    autograd saves, each once, parameters and buffers not, and twice the largest for the gradients in flight.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        # Not the tensor itself: an output that its own node keeps would be a cycle, and the graph would stay.
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(sizes.values()) + 2 * max(sizes.values(), default=0)
+
+
+KEPT = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "mm",
+        "addmm",
+        "bmm",
+        "baddbmm",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+    )
+)
+"""Matrix products and attention: their results are worth keeping when activations are computed again."""
+
+
+def kept_bytes(run: Callable[[], Tensor]) -> int:
+    """Bytes of all results of matrix products and attention in a forward pass."""
+    with _Kept() as kept:
+        run()
+    return kept.bytes
+
+
+class _Kept(TorchDispatchMode):
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in KEPT:
+            outputs = result if isinstance(result, tuple) else (result,)
+            self.bytes += sum(item.nbytes for item in outputs if isinstance(item, Tensor))
+        return result
+
+
+def spread(micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+    """A few, evenly spaced: micro-batches come in order of length, and speed depends on it."""
+    count = min(TIMED, len(micro_batches))
+    return [micro_batches[(2 * index + 1) * len(micro_batches) // (2 * count)] for index in range(count)]
+
+
+def tensors_of(targets: Targets, device: torch.device) -> Targets:
+    """The targets as tensors on the device."""
+    # A copy: arrays of the token cache are memory-mapped and read-only, which torch does not take.
+    return targets.map(lambda values: torch.from_numpy(np.array(values)).to(device))
+
+
+@contextmanager
+def untouched(module: nn.Module, in_place: Sequence[nn.Parameter] = ()) -> Iterator[None]:
+    """Put gradients, buffers, modes and generators back as they were.
+
+    Args:
+        module: what is measured.
+        in_place: parameters whose gradients are added to a dense one that is there before (`graph.embeddings`).
+    """
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    modes = [(part, part.training) for part in module.modules()]
+    on_cuda = [buffer.device for buffer in module.parameters() if buffer.device.type == "cuda"][:1]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    for parameter in in_place:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        with torch.random.fork_rng(devices=on_cuda):
+            yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,88 @@
+"""Compile when it pays for itself: what it would save over the run against what it takes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bigbatch.plan.forward import ForwardPlan
+from bigbatch.probe.calibrate import compare
+from bigbatch.records import CalibrationFacts, CompileFacts, ProbeFacts
+from bigbatch.run.forwards import open_forward
+from bigbatch.run.probing import compared, probe_samples
+from bigbatch.units import show_seconds
+
+if TYPE_CHECKING:
+    from bigbatch.run.planning import Measured
+
+_HOPED_FOR = {"cpu": 0.05, "cuda": 0.4}
+"""Share of the time that compiling may save at best; measured 5 % on CPUs (docs/experiments/speed-log.md)."""
+_AT_LEAST_SECONDS = 30.0
+"""Compiling takes about this long, whatever the model: its blocks share their code."""
+
+
+def try_compiled(
+    on: Measured, how: ForwardPlan, calibration: CalibrationFacts, last_block: ProbeFacts | None
+) -> CompileFacts | None:
+    """Compile and measure, unless the run is too short for it to pay.
+
+    Returns:
+        What was found; None when the recipe wants nothing compiled.
+    """
+    wish = on.recipe.plan.compile
+    if wish == "off":
+        return None
+    train_seconds = on.length.samples * on.lengths.tokens / on.lengths.samples * calibration.seconds_per_token
+    if wish == "auto":
+        hoped = _HOPED_FOR.get(on.hardware.device.partition(":")[0], 0.0)
+        if train_seconds * hoped < _AT_LEAST_SECONDS:
+            why = (
+                f"training takes {show_seconds(train_seconds)}; compiling takes longer than the {hoped:.0%} "
+                "that it may save"
+            )
+            return CompileFacts(ok=False, reason=why)
+    on.say("compiling the blocks: does it pay?")
+    way = replace(how, compile="blocks" if wish == "auto" else wish)
+    found = _measured(on, how, way)
+    if not found.ok or wish != "auto":
+        return found
+    saved = train_seconds * (1 - found.seconds_per_token / found.eager_seconds_per_token)
+    if saved > found.seconds:
+        return found
+    why = (
+        f"compiling took {show_seconds(found.seconds)} and would save {show_seconds(max(0.0, saved))} of training "
+        f"({1 / found.seconds_per_token:,.0f} tokens/s against {1 / found.eager_seconds_per_token:,.0f})"
+    )
+    return replace(found, ok=False, reason=why)
+
+
+def _measured(on: Measured, how: ForwardPlan, way: ForwardPlan) -> CompileFacts:
+    started = time.perf_counter()
+    try:
+        probe = compared(on.ready, way, probe_samples(on.tables["train"]))
+    except Exception as error:  # no compiler, or code that it cannot take: eager remains
+        return CompileFacts(ok=False, reason=_first_line(error))
+    if not probe.packed_ok and way.packing == "packed":
+        return CompileFacts(ok=False, reason=f"compiled: {probe.reason}")
+    pieces = on.pieces(how.packing, on.recipe.plan.micro_tokens or 1024)
+    middle = [pieces[len(pieces) // 2]]
+    _, failed = compare(
+        {"compiled": lambda: open_forward(on.ready, way)}, on.ready.task, on.ready.module, middle
+    )
+    if failed:
+        return CompileFacts(ok=False, reason=failed["compiled"])
+    seconds = time.perf_counter() - started
+    both = {"eager": lambda: open_forward(on.ready, how), "compiled": lambda: open_forward(on.ready, way)}
+    tried, _ = compare(both, on.ready.task, on.ready.module, middle)
+    return CompileFacts(
+        ok=True,
+        reason="",
+        seconds=seconds,
+        eager_seconds_per_token=tried["eager"],
+        seconds_per_token=tried["compiled"],
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,0 +1,61 @@
+"""A way to run the model is compared with the plain one on real samples before it is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bigbatch.data.packs import micro_batches
+from bigbatch.model.forwards import can_pack
+from bigbatch.plan.forward import ForwardPlan
+from bigbatch.probe.exactness import probe_packing
+from bigbatch.records import MicroBatch, ProbeFacts, TokenTable
+from bigbatch.run.forwards import open_forward
+from bigbatch.run.ready import Ready
+
+if TYPE_CHECKING:
+    from bigbatch.run.planning import Measured
+
+PROBE_SAMPLES = 32
+
+
+def probe_forward(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
+    """Whether samples can be packed, and whether the last block can be computed for read tokens only.
+
+    Both at once: where that succeeds the packed path alone need not be tried.
+
+    Returns:
+        Facts of packing; facts of the last block, None where nothing is packed or it was not asked for.
+    """
+    possible, reason = can_pack(on.ready.module)
+    if not possible:
+        return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
+    on.say("probing: does the unpadded path give the plain path's numbers on these samples?")
+    samples = probe_samples(on.tables["train"])
+    if on.recipe.plan.lazy is not False:
+        both = compared(on.ready, ForwardPlan(packing="packed", last_block="read tokens"), samples)
+        if both.packed_ok:
+            return both, both
+        return compared(on.ready, ForwardPlan(packing="packed"), samples), both
+    return compared(on.ready, ForwardPlan(packing="packed"), samples), None
+
+
+def compared(ready: Ready, how: ForwardPlan, samples: list[MicroBatch]) -> ProbeFacts:
+    """This way of running the model, held against the padded one."""
+    forward = open_forward(ready, how)
+    plain = open_forward(ready, ForwardPlan())
+    try:
+        return probe_packing(forward, plain, samples)
+    finally:
+        plain.close()
+        forward.close()
+
+
+def probe_samples(table: TokenTable) -> list[MicroBatch]:
+    """The longest, the shortest and other real samples, packed."""
+    by_length = np.argsort(table.lengths_B, kind="stable")
+    spread = np.linspace(0, len(by_length) - 1, min(PROBE_SAMPLES, len(by_length))).astype(np.int64)
+    ids = np.sort(by_length[spread])
+    longest = int(table.lengths_B.max())
+    return list(micro_batches(ids, table, micro_tokens=max(512, longest), packing="packed"))

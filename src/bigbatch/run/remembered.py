@@ -1,0 +1,94 @@
+"""What was measured of this model on this machine before, so that a second start need not try sizes again.
+
+A hint, never a promise: the size it names is measured afresh in every start, and a damaged file is no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bigbatch.records import CalibrationFacts, ForwardFacts, Packing
+from bigbatch.run.durable import atomic_write_text
+
+if TYPE_CHECKING:
+    from bigbatch.run.planning import Measured
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """Sizes and kernels that were tried."""
+
+    file: Path | None
+    known: bool = False
+    micro_tokens: int = 0
+    evaluation_micro_tokens: int = 0
+    tried: dict[int, float] = field(default_factory=dict)
+    """Micro-batch tokens -> seconds per token."""
+    attention: dict[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(on: Measured, packing: Packing) -> Remembered:
+        """What is known for this model shape, task, machine, precision, threads and mix of lengths."""
+        if on.cache_dir is None:
+            return Remembered(file=None)
+        file = on.cache_dir / f"{_key(on, packing)}.json"
+        # A user's size is measured alone, and teaches nothing about others.
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            found = json.loads(file.read_text(encoding="utf-8"))
+            tried = {int(size): float(seconds) for size, seconds in found["tried"].items()}
+            attention = {str(name): float(seconds) for name, seconds in found["attention"].items()}
+            return Remembered(
+                file=file,
+                known=True,
+                micro_tokens=int(found["micro_tokens"]),
+                evaluation_micro_tokens=int(found["evaluation_micro_tokens"]),
+                tried=tried,
+                attention=attention,
+            )
+        return Remembered(file=file)
+
+    def keep(self, facts: ForwardFacts, calibration: CalibrationFacts) -> None:
+        """Write down what was measured the first time."""
+        if self.file is None or self.known or len(calibration.tried) < 2:
+            return
+        content = {
+            "micro_tokens": calibration.micro_tokens,
+            "evaluation_micro_tokens": calibration.evaluation_micro_tokens,
+            "tried": {str(size): seconds for size, seconds in calibration.tried.items()},
+            "attention": dict(facts.attention_seconds),
+        }
+        with suppress(OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(self.file, json.dumps(content, indent=1))
+
+
+def _key(on: Measured, packing: Packing) -> str:
+    module, plan, train = on.ready.module, on.recipe.plan, on.lengths
+    parts: list[Any] = [
+        _FORMAT,
+        torch.__version__,
+        [
+            (name, list(item.shape), str(item.dtype), item.requires_grad)
+            for name, item in module.named_parameters()
+        ],
+        [
+            (name, part.p)
+            for name, part in module.named_modules()
+            if isinstance(getattr(part, "p", None), float)
+        ],
+        [type(on.ready.task).__name__, on.hardware.device_name, on.hardware.threads, packing],
+        [plan.model_dump(mode="json", exclude={"memory"})],
+        # The mix of lengths, and how many samples an update has to sort.
+        [{name: round(value) for name, value in train.percentiles.items()}, train.longest],
+        [on.recipe.batch.samples, on.recipe.batch.tokens],
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
