@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.probe import calibrate as calibration
-from bigbatch.probe.calibrate import calibrate, saved_bytes, smallest_of_the_fastest, try_sizes
+from bigbatch.probe.bench import saved_bytes, spread
+from bigbatch.probe.calibrate import calibrate, smallest_of_the_fastest, try_sizes
 from bigbatch.records import MicroBatch, Targets
 
 
@@ -243,7 +244,7 @@ def test_large_models_are_timed_on_a_part() -> None:
 @pytest.mark.parametrize(("count", "chosen"), [(1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (9, [1, 4, 7])])
 def test_timed_micro_batches_are_spread(count: int, chosen: list[int]) -> None:
     batches = [micro_batch(index, 16) for index in range(count)]
-    assert [one.index for one in calibration._spread(batches)] == chosen
+    assert [one.index for one in spread(batches)] == chosen
 
 
 def test_of_sizes_about_as_fast_the_smallest_is_taken():

@@ -191,9 +191,8 @@ LATER = [
     "plan.ranks=2",
     "plan.mesh={shard: 2}",
     "plan.precision=bf16",
-    "plan.compile=true",
-    "plan.recompute=full",
-    "plan.attention=flash",
+
+
     "plan.reproducible=bitwise",
     "launch.kind=ssh",
     "launch.kind=slurm",

@@ -86,10 +86,8 @@ def test_each_argument_lands_in_its_key(changes, read, expected):
     ("changes", "note"),
     [
         ({"bf16": True}, "bf16=True dropped: plan.precision is planned, not built yet"),
-        (
-            {"gradient_checkpointing": True},
-            "gradient_checkpointing=True dropped: plan.recompute is planned, not built yet",
-        ),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing=True -> plan.recompute: blocks"),
+        ({"torch_compile": True}, "torch_compile=True -> plan.compile: blocks"),
         (
             {"optim": "adafactor"},
             "optim=adafactor dropped: only torch's AdamW in fp32 and SGD have a counterpart",

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
-from torch import nn
+from torch import Tensor, nn
 
 FEWEST_ROWS = 4096
 """Smaller tables are as quick in one piece."""
 
 
-def rows_in_place(module: nn.Module) -> tuple[list[nn.Parameter], Callable[[], None]]:
+def rows_in_place(module: nn.Module) -> tuple[list[Tensor], Callable[[], None]]:
     """Have large trainable embeddings on a CPU give gradients of their tokens' rows only.
 
     Returns:

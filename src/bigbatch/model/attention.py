@@ -104,7 +104,8 @@ def packed_attention(
         dropout=dropout,
         scaling=scaling,
     )
-    return out_RHW.unsqueeze(0), None
+    # Always in one layout, whatever the groups: compiled code is specialised on it.
+    return out_RHW.contiguous().unsqueeze(0), None
 
 
 def _refuse_unsupported(options: dict[str, Any]) -> None:

@@ -68,11 +68,13 @@ def keep_factors(shape: torch.Size, dropout: float, out: Tensor) -> Tensor:
         dropout: p, rounded to 1/65536.
         out: receives them; (shape).
     """
+    dropped = round(dropout * _DRAWS)
+    if dropped == _DRAWS:
+        return out.zero_()
     values = math.prod(shape)
     draws = torch.empty((values + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    dropped = round(dropout * _DRAWS)
     torch.ge(draws.view(torch.int16)[:values].view(shape), dropped - _DRAWS // 2, out=out)
-    return out.mul_(_DRAWS / (_DRAWS - dropped)) if dropped < _DRAWS else out
+    return out.mul_(_DRAWS / (_DRAWS - dropped))
 
 
 class _Chunked(torch.autograd.Function):
@@ -113,7 +115,7 @@ class _Chunked(torch.autograd.Function):
             torch.mul(kept, factors, out=work)
             torch.bmm(work.transpose(1, 2), grad, out=v_grad[piece])
             torch.bmm(grad, v_NKW[piece].transpose(1, 2), out=work)
-            scores = torch._softmax_backward_data(work.mul_(factors), kept, -1, kept.dtype)
+            scores = torch.ops.aten._softmax_backward_data(work.mul_(factors), kept, -1, kept.dtype)
             torch.bmm(scores, k_NKW[piece], out=q_grad[piece])
             torch.bmm(scores.transpose(1, 2), q_NQW[piece], out=k_grad[piece])
         samples = grads[0].shape[:2]

@@ -26,7 +26,7 @@ class ModuleForward:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.in_place: tuple[nn.Parameter, ...] = ()
+        self.in_place: tuple[Tensor, ...] = ()
         """Weights that must have a dense `.grad` before the first backward of an update (`graph.embeddings`)."""
         self._undo: list[Callable[[], None]] = []
 

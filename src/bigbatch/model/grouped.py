@@ -111,14 +111,14 @@ def _mask_of_reads(group: Group, asking: ReadGroup, window: int | None, causal: 
 
     An empty slot asks for the first token of its sample: never without a key, and nothing reads its answer.
     """
-    windowed = window is not None and window < group.longest
-    if not windowed and (not causal or asking.all_last):
+    reach = window if window is not None and window < group.longest else None
+    if reach is None and (not causal or asking.all_last):
         return group.real_BK
     at_BQ1 = asking.at_BQ[:, :, None]
     key_at = torch.arange(group.longest, device=at_BQ1.device)
     seen_BQK = torch.ones_like(at_BQ1, dtype=torch.bool) if not causal else key_at <= at_BQ1
-    if windowed:
-        seen_BQK = seen_BQK & ((at_BQ1 - key_at).abs() < window)
+    if reach is not None:
+        seen_BQK = seen_BQK & ((at_BQ1 - key_at).abs() < reach)
     mask = seen_BQK[:, None]
     return mask if group.real_BK is None else mask & group.real_BK
 

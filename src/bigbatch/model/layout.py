@@ -178,8 +178,10 @@ def _last_block(
 ) -> LastBlock | None:
     """The read tokens, group by group; None when nearly all tokens are read."""
     tokens = int(cumulative_B1[-1])
-    rows_R = np.unique(reads_U) if applications else ()
-    if not applications or len(rows_R) > _FEW * tokens:
+    if not applications:
+        return None
+    rows_R = np.unique(reads_U)
+    if len(rows_R) > _FEW * tokens:
         return None
     sample_R = np.searchsorted(cumulative_B1, rows_R, side="right") - 1
     at_R = rows_R - cumulative_B1[sample_R]

@@ -147,7 +147,7 @@ def tensors_of(targets: Targets, device: torch.device) -> Targets:
 
 
 @contextmanager
-def untouched(module: nn.Module, in_place: Sequence[nn.Parameter] = ()) -> Iterator[None]:
+def untouched(module: nn.Module, in_place: Sequence[Tensor] = ()) -> Iterator[None]:
     """Put gradients, buffers, modes and generators back as they were.
 
     Args:

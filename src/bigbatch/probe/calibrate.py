@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bigbatch.probe.bench import TIMED, Bench, kept_bytes, spread, untouched
@@ -42,7 +42,7 @@ def calibrate(
     evaluation_candidates: Sequence[int] | None = None,
     budget_seconds: float = 8.0,
     memory_bytes: int | None = None,
-    in_place: Sequence[nn.Parameter] = (),
+    in_place: Sequence[Tensor] = (),
 ) -> CalibrationFacts:
     """Find the fastest micro-batch and measure speed and memory with it.
 

@@ -24,8 +24,8 @@ _LOSSY = {
     "cosine_warmup_with_min_lr": "min_lr is not read; set schedule.final_fraction",
 }
 _DROPPED_DEFAULTS: dict[str, tuple[Any, ...]] = {
-    "bf16": (False, None), "fp16": (False, None), "tf32": (None, False), "torch_compile": (False, None),
-    "gradient_checkpointing": (False, None), "activation_checkpointing": (False, None),
+    "bf16": (False, None), "fp16": (False, None), "tf32": (None, False),
+    "activation_checkpointing": (False, None),
     "deepspeed": (None, "", {}), "fsdp": (None, "", [], {}, False),
     "group_by_length": (False, None), "train_sampling_strategy": (None, "random"),
     "auto_find_batch_size": (False, None), "dataloader_drop_last": (False, None),
@@ -36,7 +36,7 @@ _DROPPED_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "eval_accumulation_steps": (None,),
 }  # fmt: skip
 """Names that are left out, with the values that nobody chose: those are dropped without a note."""
-_PLANNED = ("bf16", "fp16", "torch_compile", "gradient_checkpointing", "activation_checkpointing")
+_PLANNED = ("bf16", "fp16", "activation_checkpointing")
 _MISSING = object()
 
 
@@ -72,7 +72,7 @@ def translate(args: Any) -> tuple[dict[str, Any], list[str]]:
         A mapping for `Recipe.model_validate`, and one note for each thing translated or dropped.
     """
     translation = _Translation(args)
-    for step in (_batch, _length, _optimizer, _schedule, _evaluation, _seeds, _rest, _dropped):
+    for step in (_batch, _length, _optimizer, _schedule, _evaluation, _seeds, _means, _rest, _dropped):
         step(translation)
     return translation.values, translation.notes
 
@@ -177,6 +177,12 @@ def _seeds(found: _Translation) -> None:
     seed = int(found.get("seed", 42))
     data_seed = int(found.get("data_seed", seed))
     found.set("seed", {"model": seed, "data": data_seed, "dropout": seed}, "seed, data_seed")
+
+
+def _means(found: _Translation) -> None:
+    for name, key in (("torch_compile", "plan.compile"), ("gradient_checkpointing", "plan.recompute")):
+        if found.get(name, False) is True:
+            found.set(key, "blocks", f"{name}=True")
 
 
 def _rest(found: _Translation) -> None:
