@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from bigbatch.graph.compiled import MOST_RECOMPILATIONS, compilations, compiled
+from bigbatch.graph.compiled import MOST_RECOMPILATIONS, compilations, compile_parts
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.forwards import PackedForward
 from tests.models import tiny, tiny_batch
 
 # torch hides this warning of its own while it traces, unless warnings are errors as in this session.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
 
 SIZES = ((5, 9, 3, 9, 7), (12, 12, 5), (4, 4, 4, 4), (20, 1, 6, 2), (31, 30), (7,))
 
@@ -38,7 +40,7 @@ def test_same_numbers_and_few_graphs(family: str, reads_only: bool) -> None:
         read_tokens_only(forward)
     expected = [gradient(model, "off", lengths, forward) for lengths in SIZES]
     before = compilations()
-    forward.when_closed(compiled(parts, "blocks", backend="aot_eager"))
+    compile_parts(forward, parts, "blocks", backend="aot_eager")
     found, graphs = [], []
     for lengths in SIZES:
         found.append(gradient(model, "blocks", lengths, forward))
@@ -53,5 +55,6 @@ def test_same_numbers_and_few_graphs(family: str, reads_only: bool) -> None:
 
 def test_off_changes_nothing() -> None:
     model = tiny("bert")
-    compiled(anatomy(model), "off")()
+    forward = PackedForward(model, anatomy(model))
+    compile_parts(forward, forward.anatomy, "off")
     assert all("forward" not in vars(part) for part in model.modules())

@@ -41,7 +41,9 @@ def gradients(model: Tied, rows: bool, passes: int = 3) -> list[torch.Tensor]:
         ids_T = torch.randint(0, 20, (30,), generator=generator)
         model(ids_T).square().sum().backward()
     undo()
-    assert [weight.grad is buffer for weight, buffer in zip(weights, buffers, strict=True)] == [True] * len(buffers)
+    assert [weight.grad is buffer for weight, buffer in zip(weights, buffers, strict=True)] == [True] * len(
+        buffers
+    )
     found = [parameter.grad for parameter in model.parameters()]
     assert all(gradient is not None and not gradient.is_sparse for gradient in found)
     return [gradient.clone() for gradient in found]  # type: ignore[union-attr]

@@ -79,7 +79,8 @@ def worst(full: Any, lazily: Any) -> float:
     assert full[1].keys() == lazily[1].keys()
     whole = torch.stack([item.norm() for item in full[1].values()]).norm() / len(full[1]) ** 0.5
     errors = [
-        float((lazily[1][name] - item).norm() / (item.norm() + 1e-3 * whole)) for name, item in full[1].items()
+        float((lazily[1][name] - item).norm() / (item.norm() + 1e-3 * whole))
+        for name, item in full[1].items()
     ]
     return max(outputs, *errors)
 
@@ -109,7 +110,11 @@ def test_the_feed_forward_of_the_last_block_sees_read_tokens_only(family: str) -
     read_tokens_only(forward)
     rows: list[int] = []
     widest = max(
-        (part for part in forward.anatomy.blocks[-1].module.modules() if isinstance(part, nn.Linear) or hasattr(part, "nf")),
+        (
+            part
+            for part in forward.anatomy.blocks[-1].module.modules()
+            if isinstance(part, nn.Linear) or hasattr(part, "nf")
+        ),
         key=lambda part: part.weight.shape[0] * (part.weight.shape[0] != part.weight.shape[1]),
     )
     handle = widest.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[-2]))
@@ -132,7 +137,9 @@ def test_a_pack_that_is_read_nearly_everywhere_runs_in_full() -> None:
         }
     )
     seen: list[int] = []
-    handle = forward.anatomy.blocks[-1].module.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1]))
+    handle = forward.anatomy.blocks[-1].module.register_forward_hook(
+        lambda _, args, out: seen.append(args[0].shape[1])
+    )
     forward(everywhere)
     handle.remove()
     assert seen == [batch.tokens]
@@ -177,7 +184,9 @@ class TestPlantedFaults:
         def wrong(value: Any, last: Any, tokens: int) -> Any:
             for name in ("keys_1HTW", "values_1HTW"):
                 whole = getattr(last, name)
-                setattr(last, name, torch.zeros_like(whole).index_copy(2, last.rows_R, whole[:, :, last.rows_R]))
+                setattr(
+                    last, name, torch.zeros_like(whole).index_copy(2, last.rows_R, whole[:, :, last.rows_R])
+                )
             return right(value, last, tokens)
 
         monkeypatch.setattr(lazy, "_rows_of", wrong)
@@ -191,7 +200,11 @@ class TestPlantedFaults:
         def wrong(value: Any, last: Any, tokens: int) -> Any:
             if isinstance(value, tuple):
                 return tuple(item[:, : len(last.rows_R)] for item in value)
-            return value[:, last.rows_R] if isinstance(value, Tensor) and value.shape[:2] == (1, tokens) else value
+            return (
+                value[:, last.rows_R]
+                if isinstance(value, Tensor) and value.shape[:2] == (1, tokens)
+                else value
+            )
 
         monkeypatch.setattr(lazy, "_rows_of", wrong)
         _, lazily = both(model, batch_for(model))

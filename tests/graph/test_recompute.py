@@ -16,7 +16,9 @@ from bigbatch.model.forwards import PackedForward, PaddedForward
 from tests.models import tiny, tiny_batch
 
 
-def gradient(model: nn.Module, kind: Any, blocks: int, packed: bool = True, attention: str = "sdpa") -> torch.Tensor:
+def gradient(
+    model: nn.Module, kind: Any, blocks: int, packed: bool = True, attention: str = "sdpa"
+) -> torch.Tensor:
     parts = anatomy(model)
     forward = PackedForward(model, parts, attention=attention) if packed else PaddedForward(model, 0)
     if isinstance(forward, PackedForward):

@@ -191,8 +191,6 @@ LATER = [
     "plan.ranks=2",
     "plan.mesh={shard: 2}",
     "plan.precision=bf16",
-
-
     "plan.reproducible=bitwise",
     "launch.kind=ssh",
     "launch.kind=slurm",

@@ -13,24 +13,28 @@ from typing import Any
 import torch
 
 from bigbatch.model.anatomy import Anatomy
+from bigbatch.model.forwards import ModuleForward
 from bigbatch.plan.forward import Compile
 
 MOST_RECOMPILATIONS = 2
 """A run may compile again so often: the first time for any number of tokens, then for what was not foreseen."""
 
 
-def compiled(parts: Anatomy, kind: Compile, *, backend: str = "inductor") -> Callable[[], None]:
-    """Compile the blocks, or the whole base model, when they first run; returns what undoes it.
+def compile_parts(
+    forward: ModuleForward, parts: Anatomy, kind: Compile, *, backend: str = "inductor"
+) -> None:
+    """Compile the blocks, or the whole base model, when they first run, until the forward is closed.
 
     The last block stays eager when it is computed for read tokens only: it runs twice, in two shapes.
 
     Args:
+        forward: that runs the model.
         parts: of the model.
         kind: `blocks`, `whole` or `off`.
         backend: of torch.compile.
     """
     if kind == "off":
-        return lambda: None
+        return
     modules = [parts.base] if kind == "whole" else [application.module for application in parts.blocks]
     chosen: list[Any] = [
         module
@@ -45,14 +49,17 @@ def compiled(parts: Anatomy, kind: Compile, *, backend: str = "inductor") -> Cal
         shared.setdefault(function, torch.compile(function, dynamic=True, backend=backend))
         module.forward = types.MethodType(shared[function], module)
 
+    forward.compiled = True
+
     def undo() -> None:
-        for module, forward in zip(chosen, before, strict=True):
-            if forward is None:
+        forward.compiled = False
+        for module, own in zip(chosen, before, strict=True):
+            if own is None:
                 del module.forward
             else:
-                module.forward = forward
+                module.forward = own
 
-    return undo
+    forward.when_closed(undo)
 
 
 def compilations() -> int:

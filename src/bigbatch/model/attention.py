@@ -104,8 +104,9 @@ def packed_attention(
         dropout=dropout,
         scaling=scaling,
     )
-    # Always in one layout, whatever the groups: compiled code is specialised on it.
-    return out_RHW.contiguous().unsqueeze(0), None
+    if layout.one_shape:
+        out_RHW = out_RHW.clone(memory_format=torch.contiguous_format)
+    return out_RHW.unsqueeze(0), None
 
 
 def _refuse_unsupported(options: dict[str, Any]) -> None:

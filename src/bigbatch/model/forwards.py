@@ -28,6 +28,8 @@ class ModuleForward:
         self.module = module
         self.in_place: tuple[Tensor, ...] = ()
         """Weights that must have a dense `.grad` before the first backward of an update (`graph.embeddings`)."""
+        self.compiled = False
+        """Whether parts of the module are compiled (`graph.compiled`)."""
         self._undo: list[Callable[[], None]] = []
 
     @property
@@ -123,6 +125,7 @@ class PackedForward(ModuleForward):
             witness=witness,
             last_applications=self.last_applications,
             kernel=self.attention,
+            one_shape=self.compiled,
         )
         read_ids_U1 = to_device(micro_batch.ids_T[micro_batch.reads_U][:, None], device)
         logits = self.module(input_ids=read_ids_U1, **{LAYOUT: layout}).logits

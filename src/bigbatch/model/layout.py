@@ -94,6 +94,9 @@ class Layout:
     """When the last block is computed for read tokens only."""
     kernel: str = "sdpa"
     """Name of what computes attention, in `attention.KERNELS`."""
+    one_shape: bool = False
+    """Whether attention's results are copied to memory of their own: compiled code is specialised on what a tensor
+    is a view of, and that differs with the groups."""
 
     def band(self, longest: int, window: int, causal: bool) -> Tensor:
         """(longest, longest) bool: pairs of query and key with |q - k| < window, and k <= q when causal."""
@@ -143,6 +146,7 @@ def build_layout(
     witness: Callable[[nn.Module, int | None], None] | None = None,
     last_applications: int = 0,
     kernel: str = "sdpa",
+    one_shape: bool = False,
 ) -> Layout:
     """Indices of one micro-batch on the device.
 
@@ -154,6 +158,7 @@ def build_layout(
         last_applications: how often the last block's module is applied, when its last application is to be
             computed for read tokens only (where these are few); 0 computes it for all.
         kernel: name of what computes attention.
+        one_shape: give attention's results in memory of their own.
     """
     cumulative_B1 = cumulative_lengths(micro_batch.lengths_B)
     runs = group_samples(micro_batch.lengths_B)
@@ -165,6 +170,7 @@ def build_layout(
         inputs=inputs,
         witness=witness,
         kernel=kernel,
+        one_shape=one_shape,
         last=_last_block(micro_batch.reads_U, cumulative_B1, runs, last_applications, device),
     )
 

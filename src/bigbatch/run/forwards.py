@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bigbatch.graph.compiled import compiled
+from bigbatch.graph.compiled import compile_parts
 from bigbatch.graph.dropout import quick_dropout
 from bigbatch.graph.embeddings import rows_in_place
 from bigbatch.graph.lazy import read_tokens_only
@@ -37,4 +37,4 @@ def _change(forward: ModuleForward, ready: Ready, how: ForwardPlan) -> None:
         forward.when_closed(quick_dropout(ready.module))
     if how.recompute != "none":
         forward.when_closed(recompute(ready.anatomy, how.recompute, how.recomputed_blocks))
-    forward.when_closed(compiled(ready.anatomy, how.compile))
+    compile_parts(forward, ready.anatomy, how.compile)
