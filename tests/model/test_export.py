@@ -27,7 +27,11 @@ def test_the_folder_opens_with_the_same_logits(family: str, tmp_path: Path) -> N
     save_model(model, tokenizer, tmp_path / "out", "# A card\n")
     opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
-        assert torch.equal(opened(input_ids=IDS).logits, expected)
+        # The tensors are the same bits; the logits need not be: a BLAS may sum in another order where a file was mapped
+        # to memory of another alignment.
+        ours, theirs = model.state_dict(), opened.state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert torch.allclose(opened(input_ids=IDS).logits, expected, rtol=1e-6, atol=1e-6)
     assert (tmp_path / "out" / "README.md").read_text() == "# A card\n"
     written = (tmp_path / "out" / "config.json").read_text()
     assert "bigbatch" not in written

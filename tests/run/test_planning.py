@@ -1,0 +1,154 @@
+"""From a real (tiny) model to a plan: what is probed, what is measured, what is remembered, what falls back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bigbatch.graph import lazy
+from bigbatch.graph.dropout import QuickDropout
+from bigbatch.plan.forward import ForwardPlan
+from bigbatch.recipe.load import load_recipe
+from bigbatch.run.build import Parts, build
+from bigbatch.run.inputs import Live, read_inputs
+from bigbatch.run.start import live_task
+from tests.models import tiny
+from tests.split import rows_of
+
+ROWS = rows_of("single", 60, longest=30)
+
+
+def parts_of(
+    module: Any = None, cache: Path | None = None, said: list[str] | None = None, **keys: Any
+) -> Parts:
+    recipe = load_recipe(
+        {"model": {"name": None}, "data": {"train": []}, "batch": 16, "updates": 60, **keys}, environ={}
+    )
+    live = Live(module=module or tiny("bert", dropout=0.1), train=ROWS)
+    task = live_task(recipe, live)
+    say = said.append if said is not None else lambda text: None
+    return build(recipe, task, read_inputs(recipe, task, live), live, cache_dir=cache, say=say)
+
+
+def how(parts: Parts) -> ForwardPlan:
+    return ForwardPlan.of(parts.plan.choices)
+
+
+def test_a_classifier_is_lazy_and_lets_go_of_its_model() -> None:
+    module = tiny("bert", dropout=0.1)
+    parts = parts_of(module)
+    found = how(parts)
+    assert (found.packing, found.last_block, found.dropout_masks) == ("packed", "read tokens", "quick")
+    assert found.attention in ("chunked", "sdpa") and found.compile == "off" and found.recompute == "none"
+    assert "tokens/s" in parts.plan.choices["attention"].reason
+    assert any(isinstance(part, QuickDropout) for part in module.modules())
+    parts.forward.close()
+    assert not any(isinstance(part, QuickDropout) for part in module.modules())
+    assert module.config._attn_implementation == "sdpa"
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+def test_the_plain_way_on_request() -> None:
+    found = how(parts_of(plan={"lazy": False, "packing": "padded", "compile": "off"}))
+    assert found == ForwardPlan()
+
+
+def test_a_last_block_that_is_wrong_is_found_by_the_probe_and_runs_in_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = lazy._rows_of
+
+    def wrong(value: Any, last: Any, tokens: int) -> Any:
+        found = right(value, last, tokens)
+        return found * 1.01 if isinstance(found, torch.Tensor) and found.is_floating_point() else found
+
+    monkeypatch.setattr(lazy, "_rows_of", wrong)
+    parts = parts_of()
+    assert how(parts).packing == "packed" and how(parts).last_block == "all tokens"
+    assert "off by" in parts.plan.choices["last_block"].reason
+
+
+def test_a_last_block_that_fails_runs_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("no such argument")
+
+    monkeypatch.setattr(lazy, "_rows_of", fails)
+    parts = parts_of()
+    assert how(parts).last_block == "all tokens"
+    assert "no such argument" in parts.plan.choices["last_block"].reason
+
+
+def test_what_was_measured_is_remembered_for_the_same_model_and_machine(tmp_path: Path) -> None:
+    said: list[str] = []
+    cache = tmp_path / "tokens"
+    first = parts_of(cache=cache, said=said)
+    assert not any("as measured before" in text for text in said)
+    (file,) = (tmp_path / "calibration").glob("*.json")
+    again = parts_of(cache=cache, said=said)
+    assert any("as measured before" in text for text in said)
+    for name in ("micro_tokens", "evaluation_micro_tokens", "attention"):
+        assert again.plan.value(name) == first.plan.value(name)
+    parts_of(cache=cache, module=tiny("bert", hidden_size=16))
+    assert len(list((tmp_path / "calibration").glob("*.json"))) == 2
+    for damage in ("{", json.dumps({"micro_tokens": "many"})):
+        file.write_text(damage)
+        said.clear()
+        parts_of(cache=cache, said=said)
+        assert not any("as measured before" in text for text in said)
+
+
+def test_little_memory_makes_blocks_recompute_and_the_run_still_works() -> None:
+    free = parts_of(tiny("bert", num_hidden_layers=6), plan={"micro_tokens": 2048})
+    peak = free.plan.choices["peak_memory_bytes"]
+    without = peak.value["activations"]
+    limit = sum(
+        size
+        for name, size in peak.value.items()
+        if name not in ("activations", "calibration", "evaluation", "update")
+    )
+    parts = parts_of(
+        tiny("bert", num_hidden_layers=6),
+        plan={"micro_tokens": 2048, "memory": int(limit + without * 0.6) + 64 * 2**20, "recompute": "blocks"},
+    )
+    assert (how(parts).recompute, how(parts).recomputed_blocks) == ("blocks", 5)
+    blocks = [
+        block for block in parts.module.modules() if getattr(block, "gradient_checkpointing", False) is True
+    ]
+    assert len(blocks) == 5
+    parts.forward.close()
+
+
+def test_compiling_that_cannot_work_is_said_and_eager_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    parts = parts_of(plan={"compile": "blocks"})
+    assert how(parts).compile == "off" and "no C++ compiler" in parts.plan.choices["compile"].reason
+
+
+def test_short_runs_are_not_compiled() -> None:
+    reason = parts_of().plan.choices["compile"].reason
+    assert "compiling takes longer" in reason
+
+
+def test_a_lazy_run_gives_the_plain_runs_gradient() -> None:
+    """Through build, executor and loss, as a run does it; dropout off."""
+    gradients = []
+    for keys in ({"lazy": False, "packing": "padded", "micro_tokens": 10_000}, {"micro_tokens": 100}):
+        parts = parts_of(tiny("bert").double(), plan=keys)
+        batch = parts.batches.at(0, 1)
+        from bigbatch.data.packs import micro_batches
+
+        pieces = micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing)
+        parts.step.executor.accumulate(1, pieces, parts.task.denominators(batch.targets))
+        gradients.append(
+            torch.cat([item.grad.flatten() for item in parts.step.parameters if item.grad is not None])
+        )
+        parts.forward.close()
+    assert np.isclose(float((gradients[0] - gradients[1]).norm() / gradients[0].norm()), 0, atol=1e-10)
