@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from bigbatch.model.chunked import chunked_attention
 from bigbatch.model.grouped import grouped_attention
 from bigbatch.model.layout import Layout
+from bigbatch.model.varlen import flash_attention, flex_attention
 
 IMPLEMENTATION = "bigbatch_packed"
 LAYOUT = "packed_layout"
@@ -27,8 +28,11 @@ LAYOUT = "packed_layout"
 KERNELS: Mapping[str, Callable[..., Tensor]] = {
     "sdpa": grouped_attention,
     "chunked": partial(grouped_attention, inner=chunked_attention),
+    "flash": flash_attention,
+    "flex": flex_attention,
 }
-"""What `plan.attention` may name: `sdpa` anywhere, `chunked` on CPUs for models with attention dropout."""
+"""What `plan.attention` may name: `sdpa` anywhere, `chunked` on CPUs for models with attention dropout, `flash` on CUDA
+in 16 bits, `flex` on accelerators."""
 _UNSUPPORTED = ("softcap", "position_bias", "s_aux", "cache", "chunk_size")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -97,6 +97,28 @@ class Layout:
     one_shape: bool = False
     """Whether attention's results are copied to memory of their own: compiled code is specialised on what a tensor
     is a view of, and that differs with the groups."""
+
+    masks: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """What a kernel keeps for all layers, made when first needed."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sample."""
+        return max(group.longest for group in self.groups)
+
+    def starts(self) -> Tensor:
+        """(B + 1,) int32 on the device: where each sample begins, and where the last ends."""
+        if ("starts",) not in self.masks:
+            self.masks["starts",] = to_device(self.cumulative_B1.astype(np.int32), self.reads_U.device)
+        return self.masks["starts",]
+
+    def sample_of_token(self) -> Tensor:
+        """(T,) int64 on the device: which sample each token belongs to."""
+        if ("samples",) not in self.masks:
+            lengths_B = np.diff(self.cumulative_B1)
+            samples_T = np.repeat(np.arange(len(lengths_B), dtype=np.int64), lengths_B)
+            self.masks["samples",] = to_device(samples_T, self.reads_U.device)
+        return self.masks["samples",]
 
     def band(self, longest: int, window: int, causal: bool) -> Tensor:
         """(longest, longest) bool: pairs of query and key with |q - k| < window, and k <= q when causal."""

@@ -1,0 +1,142 @@
+"""Kernels that take a whole pack: the same numbers as group by group."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bigbatch.graph.lazy import read_tokens_only
+from bigbatch.model import varlen
+from bigbatch.model.anatomy import anatomy
+from bigbatch.model.forwards import PackedForward
+from bigbatch.model.grouped import grouped_attention
+from bigbatch.model.layout import build_layout
+from bigbatch.model.varlen import Unsupported, flash_attention, flex_attention
+from tests.models import tiny, tiny_batch
+
+LENGTHS = (12, 12, 5, 9, 3, 20, 1)
+OPTIONS = {"reads_only": False, "window": None, "causal": False, "dropout": 0.0, "scaling": None}
+
+
+def qkv(dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(4, sum(LENGTHS), 16, dtype=dtype, device=device).requires_grad_() for _ in range(3)]
+
+
+def layout_of(device: str = "cpu") -> Any:
+    return build_layout(tiny_batch(LENGTHS), torch.device(device), inputs={})
+
+
+def outcome(kernel: Any, given: list[Tensor], layout: Any, options: dict[str, Any]) -> list[Tensor]:
+    found = kernel(*given, layout, **options)
+    weights = torch.linspace(-1, 1, found.numel(), dtype=found.dtype, device=found.device).view(found.shape)
+    return [found.detach(), *torch.autograd.grad((found * weights).sum(), given)]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 4])
+# Uncompiled, FlexAttention warns that it is slow: on a CPU it is there to be compared with.
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_flex_equals_groups(causal: bool, window: int | None) -> None:
+    options = {**OPTIONS, "causal": causal, "window": window}
+    given = [tensor.detach() for tensor in qkv()]
+    found, expected = (kernel(*given, layout_of(), **options) for kernel in (flex_attention, grouped_attention))
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-10)
+    with pytest.raises(Unsupported, match="no backward pass on CPUs"):
+        flex_attention(*qkv(), layout_of(), **options)
+
+
+@pytest.mark.parametrize("family", ["bert", "mistral"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_a_model_with_flex_and_its_last_block_lazy(family: str) -> None:
+    model = tiny(family).double()
+    parts = anatomy(model)
+    batch = tiny_batch(LENGTHS, pools=parts.pools)
+    found = []
+    for attention in ("sdpa", "flex"):
+        forward = PackedForward(model, parts, attention=attention)
+        read_tokens_only(forward)
+        with torch.no_grad():
+            found.append(forward(batch))
+        forward.close()
+    assert torch.allclose(*found, rtol=1e-9, atol=1e-10)
+
+
+def test_dropout_goes_to_the_groups() -> None:
+    torch.manual_seed(3)
+    given = [tensor.detach() for tensor in qkv()]
+    grouped = grouped_attention(*given, layout_of(), **{**OPTIONS, "dropout": 0.4})
+    torch.manual_seed(3)
+    assert torch.equal(flex_attention(*given, layout_of(), **{**OPTIONS, "dropout": 0.4}), grouped)
+
+
+def test_flash_says_what_it_needs() -> None:
+    with pytest.raises(Unsupported, match="needs CUDA"):
+        flash_attention(*qkv(), layout_of(), **OPTIONS)
+
+
+def test_how_flash_attention_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts, longest, scale and windows reach the kernel; a stand-in computes what it is asked for."""
+    asked: list[dict[str, Any]] = []
+
+    def kernel(
+        q: Tensor, k: Tensor, v: Tensor, starts: Tensor, _: Tensor, longest: int, __: int, **options: Any
+    ) -> Tensor:
+        asked.append({"starts": starts.tolist(), "longest": longest, **options})
+        outputs = []
+        left, right = options["window_size"]
+        for first, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            at = torch.arange(end - first)
+            ahead = at[None] - at[:, None]
+            seen = torch.ones(end - first, end - first, dtype=torch.bool)
+            seen &= (left < 0) | (ahead >= -left)
+            seen &= (right < 0) | (ahead <= right)
+            scores = torch.einsum("qhw,khw->hqk", q[first:end], k[first:end]) * (
+                options["scale"] or q.shape[-1] ** -0.5
+            )
+            outputs.append(
+                torch.einsum("hqk,khw->qhw", scores.masked_fill(~seen, -torch.inf).softmax(-1), v[first:end])
+            )
+        return torch.cat(outputs)
+
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=kernel))
+    monkeypatch.setattr(varlen.torch, "float16", torch.float64)
+
+    class OnCuda:
+        """A tensor that says it is on CUDA."""
+
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor, self.device, self.dtype = tensor, SimpleNamespace(type="cuda"), tensor.dtype
+
+        def transpose(self, *dims: int) -> Tensor:
+            return self.tensor.transpose(*dims)
+
+    for causal in (False, True):
+        for window in (None, 4):
+            options = {**OPTIONS, "causal": causal, "window": window}
+            given = qkv()
+            found = flash_attention(*map(OnCuda, given), layout_of(), **options)  # type: ignore[arg-type]
+            expected = grouped_attention(*given, layout_of(), **options)
+            assert torch.allclose(found, expected, rtol=1e-9, atol=1e-10), (causal, window)
+    assert asked[0]["starts"] == [0, *np.cumsum(LENGTHS).tolist()] and asked[0]["longest"] == 20
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", ["flash", "flex"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 4])
+def test_on_cuda(kernel: str, causal: bool, window: int | None) -> None:
+    dtype, tolerance = (torch.bfloat16, 2e-2) if kernel == "flash" else (torch.float32, 1e-4)
+    options = {**OPTIONS, "causal": causal, "window": window}
+    given = qkv(dtype, "cuda")
+    run = flash_attention if kernel == "flash" else flex_attention
+    expected = outcome(grouped_attention, given, layout_of("cuda"), options)
+    for ours, theirs in zip(outcome(run, given, layout_of("cuda"), options), expected, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < tolerance
