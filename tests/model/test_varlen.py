@@ -69,8 +69,8 @@ def test_a_model_with_flex_and_its_last_block_lazy(family: str) -> None:
 
 
 def test_dropout_goes_to_the_groups() -> None:
-    torch.manual_seed(3)
     given = [tensor.detach() for tensor in qkv()]
+    torch.manual_seed(3)
     grouped = grouped_attention(*given, layout_of(), **{**OPTIONS, "dropout": 0.4})
     torch.manual_seed(3)
     assert torch.equal(flex_attention(*given, layout_of(), **{**OPTIONS, "dropout": 0.4}), grouped)
