@@ -46,7 +46,9 @@ def outcome(kernel: Any, given: list[Tensor], layout: Any, options: dict[str, An
 def test_flex_equals_groups(causal: bool, window: int | None) -> None:
     options = {**OPTIONS, "causal": causal, "window": window}
     given = [tensor.detach() for tensor in qkv()]
-    found, expected = (kernel(*given, layout_of(), **options) for kernel in (flex_attention, grouped_attention))
+    found, expected = (
+        kernel(*given, layout_of(), **options) for kernel in (flex_attention, grouped_attention)
+    )
     assert torch.allclose(found, expected, rtol=1e-9, atol=1e-10)
     with pytest.raises(Unsupported, match="no backward pass on CPUs"):
         flex_attention(*qkv(), layout_of(), **options)

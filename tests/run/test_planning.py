@@ -152,3 +152,24 @@ def test_a_lazy_run_gives_the_plain_runs_gradient() -> None:
         )
         parts.forward.close()
     assert np.isclose(float((gradients[0] - gradients[1]).norm() / gradients[0].norm()), 0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_run_counts_its_recompilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bigbatch
+    from bigbatch.graph import compiled
+
+    right = compiled._code_of
+    monkeypatch.setattr(compiled, "_code_of", lambda function, _: right(function, "aot_eager"))
+    torch._dynamo.reset()
+    settings = {
+        "updates": 4,
+        "batch": 16,
+        "plan.compile": "blocks",
+        "plan.micro_tokens": 64,
+        "plan.threads": 1,
+    }
+    run = bigbatch.train(tiny("bert"), ROWS, set=settings, run_dir=tmp_path / "run")
+    assert run.plan.value("compile") == "blocks", run.plan.choices["compile"].reason
+    assert 0 <= run.result["recompilations"] <= compiled.MOST_RECOMPILATIONS
+    assert all("forward" not in vars(part) for part in run.model.modules())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,13 +42,10 @@ def compile_parts(
         for module in dict.fromkeys(modules)
         if not module._forward_pre_hooks or module is parts.base  # read tokens only
     ]
-    shared: dict[Any, Callable[..., Any]] = {}
     before = [module.__dict__.get("forward") for module in chosen]
     for module in chosen:
         function = module.forward.__func__
-        # One compiled function for all modules of a class: dynamo keeps what it compiled by function.
-        shared.setdefault(function, torch.compile(function, dynamic=True, backend=backend))
-        module.forward = types.MethodType(shared[function], module)
+        module.forward = types.MethodType(_code_of(function, backend), module)
 
     forward.compiled = True
 
@@ -60,6 +58,13 @@ def compile_parts(
                 module.forward = own
 
     forward.when_closed(undo)
+
+
+@cache
+def _code_of(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    """One compiled function for all modules of a class, and for every forward that is opened in this process."""
+    options: dict[str, Any] = {"backend": backend, "recompile_limit": 1 + MOST_RECOMPILATIONS}
+    return torch.compile(function, dynamic=True, **options)
 
 
 def compilations() -> int:

@@ -100,6 +100,14 @@ def saved_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:
     return sum(sizes.values()) + 2 * max(sizes.values(), default=0)
 
 
+def warm_up(forward: Any, task: Task, micro_batch: MicroBatch) -> None:
+    """Run once, forward and backward: what is compiled or allocated at first use is not the first update's time."""
+    module: nn.Module = forward.module
+    with untouched(module, forward.in_place):
+        module.train()
+        Bench(forward=forward, task=task, device=forward.device).train_seconds_per_token([micro_batch])
+
+
 KEPT = frozenset(
     getattr(torch.ops.aten, name).default
     for name in (

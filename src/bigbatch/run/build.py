@@ -14,13 +14,16 @@ from torch import nn
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.lengths import length_facts
+from bigbatch.data.packs import micro_batches
 from bigbatch.data.tables import DataTable
+from bigbatch.graph.compiled import compilations
 from bigbatch.model.forwards import PackedForward, PaddedForward
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
+from bigbatch.probe.bench import warm_up
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Metric
 from bigbatch.recipe.references import is_reference, resolve_reference
@@ -65,6 +68,8 @@ class Parts:
     schedule: Schedule
     effective: Effective
     hardware: HardwareFacts
+    graphs_compiled: int = 0
+    """Graphs that the process had compiled before update 1; what comes later are recompilations."""
     notes: tuple[str, ...]
     """What the user should know of data and model before update 1; the plan has warnings of its own."""
 
@@ -185,6 +190,9 @@ def build(
         )
     )
     forward = open_forward(ready, ForwardPlan.of(plan.choices))
+    if forward.compiled:
+        say("compiling")
+        warm_up(forward, ready.task, next(micro_batches(batches.at(0, 1), tables["train"], **_cut(plan))))
     executor = PlainExecutor(
         forward=forward,
         task=ready.task,
@@ -219,8 +227,14 @@ def build(
         schedule=clocks.schedule,
         effective=clocks.effective,
         hardware=hardware,
+        graphs_compiled=compilations() if forward.compiled else 0,
         notes=(*inputs.warnings, *ready.notes, *token_notes),
     )
+
+
+def _cut(plan: Plan) -> dict[str, Any]:
+    """How the plan cuts a batch."""
+    return {"micro_tokens": int(plan.value("micro_tokens")), "packing": plan.value("packing")}
 
 
 def reproducible_cuda() -> None:

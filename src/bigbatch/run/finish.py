@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bigbatch.graph.compiled import compilations
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record
@@ -76,9 +77,16 @@ def result_file(parts: Parts, loop: Loop, final: Figures) -> dict[str, Any]:
         "real_tokens_per_second": progress.tokens / max(progress.train_seconds, 1e-9),
         "padding_share": 1 - progress.tokens / max(progress.computed_tokens, 1),
         "peak_memory_bytes": progress.peak_memory_bytes,
+        **_recompilations(parts),
         "missed_gates": missed_gates(parts, final),
         "predicted": parts.plan.predictions(),
     }
+
+
+def _recompilations(parts: Parts) -> dict[str, int]:
+    if not parts.forward.compiled:
+        return {}
+    return {"recompilations": compilations() - parts.graphs_compiled}
 
 
 def _finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
