@@ -44,7 +44,7 @@ class Findings:
     """Column of the label, labels or number; None when it was not found."""
     id: str | None = None
     """Column that names the rows."""
-    kind: Literal["single", "multi", "regression"] = "single"
+    kind: Literal["single", "multi", "regression", "tags"] = "single"
     rows: int
     """Rows of the training files."""
     class_counts: Mapping[str, int] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Profile(Protocol):
     @property
     def all_columns(self) -> tuple[str, ...]: ...
     @property
-    def kind(self) -> Literal["single", "multi", "regression"]: ...
+    def kind(self) -> Literal["single", "multi", "regression", "tags"]: ...
     @property
     def encoding(self) -> str: ...
     @property
