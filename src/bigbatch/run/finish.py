@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from bigbatch.graph.compiled import compilations
-from bigbatch.infer.evaluate import EvalResult
+from bigbatch.infer.evaluate import EvalResult, Example
 from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record
 from bigbatch.run.build import Parts
@@ -17,6 +19,8 @@ from bigbatch.run.loop import Loop
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
 
 SHOWN_EXAMPLES = 20
+SHOWN_WORDS = 12
+"""Words of a sentence that are shown before and behind a mistake."""
 Figures = Mapping[str, Mapping[str, float | None]]
 """Split -> name -> loss or metric; None where the figure does not exist."""
 
@@ -122,7 +126,7 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
         "calibration": list(result.calibration or ()),
         "examples": [
             {
-                "text": _text_of(rows, example.row),
+                "text": _text_of(rows, example, parts.tables[split].unit_offsets),
                 "where": rows.where(example.row),
                 "label": example.label,
                 "predicted": example.predicted,
@@ -133,8 +137,15 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
     }
 
 
-def _text_of(rows: Any, row: int) -> str:
-    """The text of a row, shortened; rows of token ids have none."""
-    if "text" not in rows.rows.column_names:
+def _text_of(rows: Any, example: Example, unit_offsets: np.ndarray) -> str:
+    """The text of a row, shortened; of a sentence, the words around the one that is meant, which stands in brackets."""
+    row, names = example.row, rows.rows.column_names
+    if "words" in names:
+        words = rows.rows.column("words")[row].as_py()
+        if len(words) == unit_offsets[row + 1] - unit_offsets[row]:
+            words[example.unit] = f"[{words[example.unit]}]"
+            words = words[max(0, example.unit - SHOWN_WORDS) : example.unit + SHOWN_WORDS + 1]
+        return " ".join(words)[:500]
+    if "text" not in names:
         return ""
     return str(rows.rows.column("text")[row].as_py())[:500]
