@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.data.tables import DataTable
 from bigbatch.graph.compiled import compilations
 from bigbatch.infer.evaluate import EvalResult, Example
 from bigbatch.model.export import save_model
-from bigbatch.records import Event, Record
+from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.loop import Loop
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
+from bigbatch.tasks.entities import PIECE
 
 SHOWN_EXAMPLES = 20
 SHOWN_WORDS = 12
@@ -126,7 +128,7 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
         "calibration": list(result.calibration or ()),
         "examples": [
             {
-                "text": _text_of(rows, example, parts.tables[split].unit_offsets),
+                "text": _text_of(rows, example, parts.tables[split]),
                 "where": rows.where(example.row),
                 "label": example.label,
                 "predicted": example.predicted,
@@ -137,15 +139,22 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
     }
 
 
-def _text_of(rows: Any, example: Example, unit_offsets: np.ndarray) -> str:
+def _text_of(rows: DataTable, example: Example, table: TokenTable) -> str:
     """The text of a row, shortened; of a sentence, the words around the one that is meant, which stands in brackets."""
-    row, names = example.row, rows.rows.column_names
+    names = rows.rows.column_names
     if "words" in names:
-        words = rows.rows.column("words")[row].as_py()
-        if len(words) == unit_offsets[row + 1] - unit_offsets[row]:
-            words[example.unit] = f"[{words[example.unit]}]"
-            words = words[max(0, example.unit - SHOWN_WORDS) : example.unit + SHOWN_WORDS + 1]
-        return " ".join(words)[:500]
+        words, word = rows.rows.column("words")[example.row].as_py(), _word_of(example, table)
+        words[word] = f"[{words[word]}]"
+        return " ".join(words[max(0, word - SHOWN_WORDS) : word + SHOWN_WORDS + 1])[:500]
     if "text" not in names:
         return ""
-    return str(rows.rows.column("text")[row].as_py())[:500]
+    return str(rows.rows.column("text")[example.row].as_py())[:500]
+
+
+def _word_of(example: Example, table: TokenTable) -> int:
+    """Number of the word in its sentence that a unit belongs to; a word may have several units."""
+    if PIECE not in table.extras:
+        return example.unit
+    first = int(table.unit_offsets[example.row])
+    further_U = np.asarray(table.extras[PIECE][first : first + example.unit + 1])
+    return int((further_U == 0).sum()) - 1
