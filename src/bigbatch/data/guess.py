@@ -206,18 +206,18 @@ def _tagged(names: Sequence[str], table: _Sampled) -> tuple[str, list[str]] | No
         name for name, rows in lists.items() if all(isinstance(word, str) for row in rows for word in row)
     ]
     distinct = {name: len({repr(entry) for row in rows for entry in row}) for name, rows in lists.items()}
-    words = [name for name in guess_column("words", "words", texts)]
-    words += sorted(set(texts) - set(words), key=lambda name: -distinct[name])
-    for word in words:
+    named = guess_column("words", "words", texts)
+    others = sorted(set(texts) - set(named), key=lambda name: -distinct[name])
+    for word in [*named, *others]:
+        lengths = list(map(len, lists[word]))
         equal = [
-            name
-            for name in lists
-            if name != word and list(map(len, lists[name])) == list(map(len, lists[word]))
+            name for name in lists if name not in (word, *named) and list(map(len, lists[name])) == lengths
         ]
-        few = [name for name in equal if 2 <= distinct[name] <= min(_MOST_CLASSES, max(2, distinct[word]))]
-        by_name = [name for name in guess_column("tags", "tags", few)]
+        few = [name for name in equal if 2 <= distinct[name] <= _MOST_CLASSES]
+        by_name = guess_column("tags", "tags", few)
         tags = [*by_name, *sorted(set(few) - set(by_name), key=lambda name: distinct[name])]
-        if tags:
+        # Words whose column is not called so are told from tags by being more different ones.
+        if tags and (word in named or distinct[tags[0]] < distinct[word]):
             return word, tags
     return None
 
