@@ -234,6 +234,61 @@ MUTANTS = (
         ),
         tests=(SPLIT,),
     ),
+    # ------------------------------------------------------------ several units a sample
+    Mutant(
+        name="reads-of-another-sample",
+        fault="the padded path takes a unit's place in the pack for its place in the sample",
+        patches=(
+            (
+                "model/forwards.py",
+                "place_U = micro_batch.reads_U - starts_B[micro_batch.unit_sample_U]",
+                "place_U = micro_batch.reads_U % logits.shape[1]",
+            ),
+        ),
+        tests=("tests/model/test_heads.py", "tests/step/test_tag_split.py"),
+    ),
+    Mutant(
+        name="embeddings-taken-for-a-head",
+        fault="a language model whose embedding is missing gets a random one, since the output layer shares it",
+        patches=(
+            (
+                "model/load.py",
+                "owned -= {id(item) for part in parts.embeddings for item in part.parameters()}",
+                "owned -= set()",
+            ),
+        ),
+        tests=("tests/model/test_load_heads.py",),
+    ),
+    Mutant(
+        name="tag-on-the-last-piece",
+        fault="a word is read at its last piece",
+        patches=(("tasks/tag.py", "enumerate((pieces or (0,))[", "enumerate((pieces[::-1] or (0,))["),),
+        tests=("tests/tasks/test_tag.py",),
+    ),
+    Mutant(
+        name="entities-across-sentences",
+        fault="an entity goes on in the next sentence",
+        patches=(
+            (
+                "tasks/entities.py",
+                "return np.where(starts_W, outside, np.roll(values_W, 1))",
+                "return np.roll(values_W, 1)",
+            ),
+        ),
+        tests=("tests/tasks/test_entities.py",),
+    ),
+    Mutant(
+        name="cut-words-forgotten",
+        fault="words that were cut off count as whatever the token that stands in for them gives",
+        patches=(
+            (
+                "tasks/entities.py",
+                "np.where(np.asarray(extras[SEEN]) > 0, predictions.values, outside)",
+                "np.asarray(predictions.values)",
+            ),
+        ),
+        tests=("tests/tasks/test_entities.py",),
+    ),
     # ------------------------------------------------------------ order, clocks, masks
     Mutant(
         name="order-depends-on-micro-batch",

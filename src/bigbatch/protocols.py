@@ -18,8 +18,9 @@ class Role:
 
     meaning: str
     """One line for messages and documentation."""
-    kind: Literal["text", "label", "labels", "number"] = "text"
-    """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number."""
+    kind: Literal["text", "label", "labels", "number", "words", "tags"] = "text"
+    """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number; `words`: a sentence
+    as a list of strings; `tags`: a class for each of its words."""
     required: bool = True
 
 

@@ -41,4 +41,4 @@ def test_every_line_of_a_table_has_four_cells():
 def test_siblings_of_a_section():
     assert siblings("seed") == ("model", "data", "dropout")
     assert "optimizer" in siblings("") and "optimizer.lr" not in siblings("")
-    assert set(siblings("task")) == {"name", "args", "kind", "labels"}
+    assert set(siblings("task")) == {"name", "args", "kind", "labels", "scheme", "pieces"}

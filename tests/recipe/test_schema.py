@@ -165,7 +165,6 @@ def test_every_form_of_the_contract(text, long_form, tmp_path):
 
 LATER = [
     "model.adapter={name: lora}",
-    "task=tag",
     "task=match",
     "task=mlm",
     "task=clm",

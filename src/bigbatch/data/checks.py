@@ -14,10 +14,13 @@ from bigbatch.data.labels import Kind, LabelSet, distinct_labels, flat, is_integ
 from bigbatch.data.problems import data_error, listed
 from bigbatch.data.sources import is_empty_text
 from bigbatch.data.tables import DataTable
+from bigbatch.data.tags import iob_warnings, unequal_rows
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
 
-_KINDS: dict[Kind, Any] = {"single": "label", "multi": "labels", "regression": "number"}
+_KINDS: dict[Kind, Any] = {"single": "label", "multi": "labels", "regression": "number", "tags": "tags"}
+_READ = ("text", "words")
+"""Kinds of roles that the model reads; the others are what it learns."""
 _IGNORED = -100
 
 
@@ -80,9 +83,8 @@ def _place(split: str, table: DataTable, row: int) -> str:
 
 def _target_role(table: DataTable, roles: Mapping[str, Role]) -> str | None:
     """The column with the targets."""
-    if table.tokenised:
-        return "labels"
-    return next((role for role, about in roles.items() if about.kind != "text" and about.required), None)
+    target = next((role for role, about in roles.items() if about.kind not in _READ and about.required), None)
+    return "labels" if table.tokenised and target is not None else target
 
 
 # ---------------------------------------------------------------- rows
@@ -95,11 +97,12 @@ def _row_problems(split: str, table: DataTable, roles: Mapping[str, Role]) -> li
             Problem(where=table.origin[0][0] if table.origin else split, what=f"no rows to use as {split}")
         ]
     if table.tokenised:
-        roles = {"labels": Role(meaning="class ids", kind="label")}
+        roles = {"labels": Role(meaning="class ids", kind="label")} if _target_role(table, roles) else {}
     found: list[tuple[int, str, str]] = []
     for role, about in roles.items():
         if about.required:
             found += [(row, role, what) for row, what in _bad_values(table, role, about.kind)]
+    found += unequal_rows(table, roles)
     return [
         Problem(where=_place(split, table, row), key=role, what=what) for row, role, what in sorted(found)
     ]
@@ -110,12 +113,14 @@ def _bad_values(table: DataTable, role: str, kind: str) -> Iterable[tuple[int, s
     if role not in table.rows.column_names:
         return [(0, "the data has no such column")]
     column = table.rows.column(role)
-    if kind == "text":
-        what = "empty text; remove the row, or set data.empty_text: drop to leave such rows out"
+    if kind in _READ:
+        thing = "text" if kind == "text" else "sentence"
+        what = f"empty {thing}; remove the row, or set data.empty_text: drop to leave such rows out"
         return [(int(row), what) for row in np.flatnonzero(is_empty_text(column))]
     missing = column.is_null().to_numpy()
     bad = [
-        (int(row), f"missing {'number' if kind == 'number' else 'label'}") for row in np.flatnonzero(missing)
+        (int(row), f"missing {kind if kind in ('number', 'tags') else 'label'}")
+        for row in np.flatnonzero(missing)
     ]
     if pa.types.is_floating(column.type):
         values = column.to_numpy()
@@ -134,11 +139,13 @@ def _class_problems(
     role = _target_role(splits["train"], roles)
     if role is None:
         return []
+    things = "words" if kind == "tags" else "rows"
     counts = {name: _class_counts(table, kind, role) for name, table in splits.items()}
     problems = []
     seen = counts["train"]
     if len(seen) < (1 if kind == "multi" else 2):
-        what = f"every row has the label {next(iter(seen))!r}" if seen else "no row has a label"
+        one = things.removesuffix("s")
+        what = f"every {one} has the label {next(iter(seen))!r}" if seen else f"no {one} has a label"
         problems.append(
             Problem(where=_source(splits["train"]), key=role, what=f"{what}; there is nothing to learn")
         )
@@ -148,7 +155,7 @@ def _class_problems(
         for label, count in counts[name].items():
             if label not in known:
                 first = _first_row(table, role, label)
-                what = f"label {label!r} ({count:,} rows of {name}) does not occur in the training data"
+                what = f"label {label!r} ({count:,} {things} of {name}) does not occur in the training data"
                 problems.append(Problem(where=_place(name, table, first), key=role, what=what))
     return problems
 
@@ -183,10 +190,11 @@ def _label_warnings(train: DataTable, labels: LabelSet, roles: Mapping[str, Role
     if role is None or train.tokenised:
         return []
     seen = distinct_labels(train, role)
-    warnings = []
+    thing = "word" if roles[role].kind == "tags" else "row"
+    warnings = iob_warnings(train, roles)
     absent = [name for name in labels.names if name not in seen]
     if absent:
-        warnings.append(f"no training row has the label {listed(absent)}; the model cannot learn it")
+        warnings.append(f"no training {thing} has the label {listed(absent)}; the model cannot learn it")
     numbers = [name for name in seen if is_integer_name(name)]
     if 0 < len(numbers) < len(seen):
         words = sorted(set(seen) - set(numbers))
@@ -248,10 +256,10 @@ def _keys(table: DataTable, roles: Mapping[str, Role]) -> Sequence[Any]:
     """What makes two rows the same: all their texts, or their token ids."""
     if table.tokenised:
         return [tuple(ids) for ids in table.rows.column("input_ids").to_pylist()]
-    texts = [
-        role for role, about in roles.items() if about.kind == "text" and role in table.rows.column_names
-    ]
-    return list(zip(*(table.rows.column(role).to_pylist() for role in texts), strict=True))
+    texts = [role for role, about in roles.items() if about.kind in _READ and role in table.rows.column_names]
+    columns = [table.rows.column(role).to_pylist() for role in texts]
+    columns = [[tuple(part) if isinstance(part, list) else part for part in column] for column in columns]
+    return list(zip(*columns, strict=True))
 
 
 def _conflicts(train: DataTable, keys: Sequence[Any], role: str | None) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
+from bigbatch.data.conll import read_conll
 from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
 from bigbatch.data.jsonlines import read_json_lines
 from bigbatch.data.problems import data_error, nearest, one_error
@@ -18,7 +19,8 @@ DELIMITED = {".csv": False, ".tsv": True, ".tab": True}
 JSON = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")
-SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW)
+CONLL = (".conll", ".conllu", ".iob", ".bio")
+SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW, *CONLL)
 ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
 _COMPRESSED = (".gz", ".bz2", ".zst")
 
@@ -66,7 +68,7 @@ def read_file(name: str, path: Path, encoding: str) -> Raw:
         suffixes.pop()
     suffix = suffixes[-1] if suffixes else ""
     if suffix not in SUFFIXES:
-        known = "expected .csv, .tsv, .jsonl, .parquet, .arrow or a folder of text files"
+        known = "expected .csv, .tsv, .jsonl, .parquet, .arrow, .conll or a folder of text files"
         raise one_error(name, "", f"unknown kind of file {suffix!r}; {known}")
     try:
         if suffix in PARQUET:
@@ -79,6 +81,8 @@ def read_file(name: str, path: Path, encoding: str) -> Raw:
         raise one_error(name, "", f"cannot be read: {error}") from error
     if suffix in JSON:
         return read_json_lines(name, content, encoding.lower())
+    if suffix in CONLL:
+        return read_conll(name, content, encoding.lower())
     return read_delimited(name, content, encoding.lower(), DELIMITED[suffix])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from bigbatch.data.columns import ID, guess_column
-from bigbatch.data.files import DELIMITED, ENCODINGS, JSON, find_files, read_file
+from bigbatch.data.files import CONLL, DELIMITED, ENCODINGS, JSON, find_files, read_file
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
 from bigbatch.data.order import epoch_order
@@ -33,18 +33,19 @@ class DataProfile:
     files: tuple[str, ...]
     rows: int
     columns: Mapping[str, str]
-    """Role -> column: `text`, `label`, and `pair` and `id` when there are such columns."""
+    """Role -> column: `text`, `label`, and `pair` and `id` when there are such columns; of sentences with a tag
+    for each word, `words` and `tags`."""
     candidates: Mapping[str, tuple[str, ...]]
     """Role -> all columns that could be it, best first."""
     all_columns: tuple[str, ...]
     kind: Kind
-    """What `task.kind` seems to be."""
+    """What `task.kind` seems to be; `tags`: the task is tag."""
     encoding: str
     """The one given, or `latin-1` when a file is not UTF-8."""
     language: str
     """`en`, `de`, `fr`, `es`, `zh`, or `unknown`."""
     class_counts: Mapping[str, int]
-    """Rows of each class, in the order of the labels; empty for regression."""
+    """Rows (words) of each class, in the order of the labels; empty for regression."""
     words: Mapping[str, float]
     """`p10`, `p50`, `p90`, `p99` of words a row (characters / 1.5 for Chinese, Japanese, Korean)."""
     characters: Mapping[str, float]
@@ -81,6 +82,10 @@ def profile(
     if len({raw.columns for raw in raws}) > 1:
         warnings.append(f"the files have different columns; all have: {listed(names)}")
     table = _Sampled(raws, rows)
+    tagged = _tagged(names, table)
+    if tagged is not None:
+        files = tuple(name for name, _ in found)
+        return _describe_tagged(files, names, table, encoding, warnings, tagged)
     text, texts_found = _texts(names, table)
     label, labels_found = _labels(names, table, text)
     return _describe(
@@ -123,7 +128,7 @@ def _encoding(paths: Sequence[Path], encoding: str) -> tuple[str, list[str]]:
     if encoding == "latin-1" or encoding not in ENCODINGS:
         return encoding, []
     for path in paths:
-        if path.is_file() and path.suffix.lower() in (*DELIMITED, *JSON):
+        if path.is_file() and path.suffix.lower() in (*DELIMITED, *JSON, *CONLL):
             with pa.input_stream(str(path), compression="detect") as stream:
                 try:
                     stream.read().decode("utf-8")
@@ -188,6 +193,68 @@ def _kind(values: Sequence[Any]) -> Kind:
         return "single"
     whole = all(number.is_integer() for number in numbers)
     return "single" if whole and len(numbers) <= _MOST_CLASSES else "regression"
+
+
+# ---------------------------------------------------------------- sentences of tagged words
+
+
+def _tagged(names: Sequence[str], table: _Sampled) -> tuple[str, list[str]] | None:
+    """The column of words and those that could be their tags: lists of equal lengths, with few distinct entries."""
+    lists = {name: table.some(name) for name in names}
+    lists = {name: rows for name, rows in lists.items() if all(isinstance(row, list) for row in rows)}
+    texts = [
+        name for name, rows in lists.items() if all(isinstance(word, str) for row in rows for word in row)
+    ]
+    distinct = {name: len({repr(entry) for row in rows for entry in row}) for name, rows in lists.items()}
+    named = guess_column("words", "words", texts)
+    others = sorted(set(texts) - set(named), key=lambda name: -distinct[name])
+    for word in [*named, *others]:
+        lengths = list(map(len, lists[word]))
+        equal = [
+            name for name in lists if name not in (word, *named) and list(map(len, lists[name])) == lengths
+        ]
+        few = [name for name in equal if 2 <= distinct[name] <= _MOST_CLASSES]
+        by_name = guess_column("tags", "tags", few)
+        tags = [*by_name, *sorted(set(few) - set(by_name), key=lambda name: distinct[name])]
+        # Words whose column is not called so are told from tags by being more different ones.
+        if tags and (word in named or distinct[tags[0]] < distinct[word]):
+            return word, tags
+    return None
+
+
+def _describe_tagged(
+    files: tuple[str, ...],
+    names: Sequence[str],
+    table: _Sampled,
+    encoding: str,
+    warnings: list[str],
+    tagged: tuple[str, list[str]],
+) -> DataProfile:
+    words, tags = tagged
+    ids = guess_column(ID, "text", names, [words, tags[0]])
+    sentences = [row or [] for row in table.some(words)]
+    texts = [" ".join(row) for row in sentences]
+    tokens = [estimate_tokens(text) for text in texts]
+    counts = Counter(label_of(tag) for row in table.all(tags[0]) for tag in row or ())
+    known = {name: count for name, count in counts.items() if name is not None}
+    return DataProfile(
+        files=files,
+        rows=table.rows,
+        columns={"words": words, "tags": tags[0], **({ID: ids[0]} if ids else {})},
+        candidates={"words": (words,), "tags": tuple(tags), ID: tuple(ids)},
+        all_columns=tuple(names),
+        kind="tags",
+        encoding=encoding,
+        language=guess_language(texts),
+        class_counts={name: known[name] for name in sorted_labels(list(known))},
+        words=_percentiles([len(row) for row in sentences]),
+        characters=_percentiles([len(text) for text in texts]),
+        tokens=_percentiles(tokens),
+        total_tokens=round(float(np.mean(tokens)) * table.rows),
+        empty_texts=sum(not row for row in table.all(words)),
+        missing_labels=sum(row is None for row in table.all(tags[0])),
+        warnings=tuple(warnings),
+    )
 
 
 # ---------------------------------------------------------------- the profile

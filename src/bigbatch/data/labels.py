@@ -15,8 +15,23 @@ from bigbatch.data.problems import listed, nearest, one_error
 from bigbatch.data.tables import DataTable
 from bigbatch.data.values import label_of, plain
 
-Kind = Literal["single", "multi", "regression"]
+Kind = Literal["single", "multi", "regression", "tags"]
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")
+
+
+def label_role(task: Any) -> str | None:
+    """The role that holds classes, if the task reads one."""
+    return next((name for name, role in task.roles.items() if role.kind in ("label", "labels", "tags")), None)
+
+
+def kind_of(task: Any) -> Kind:
+    """The task's kind; one that does not say it is told by the kinds of its columns."""
+    if hasattr(task, "kind"):
+        return task.kind
+    kinds = {role.kind for role in task.roles.values()}
+    if "label" in kinds:
+        return "single"
+    return "multi" if "labels" in kinds else "tags" if "tags" in kinds else "regression"
 
 
 @dataclass(frozen=True)

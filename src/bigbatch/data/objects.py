@@ -63,10 +63,10 @@ def _pandas(frame: Any) -> Raw:
 
 
 def _hugging_face(dataset: Any) -> Raw:
+    # A list of class ids, one a word, has the names one level further in.
+    inner = {name: getattr(feature, "feature", feature) for name, feature in dataset.features.items()}
     class_names = {
-        name: tuple(feature.names)
-        for name, feature in dataset.features.items()
-        if hasattr(feature, "int2str")
+        name: tuple(feature.names) for name, feature in inner.items() if hasattr(feature, "int2str")
     }
 
     def load(names: Sequence[str]) -> Mapping[str, Column]:

@@ -2,7 +2,7 @@
 
 ::
 
-    path(s) -> files.py -> delimited.py | jsonlines.py | Parquet | Arrow | text folder -> Raw
+    path(s) -> files.py -> delimited.py | jsonlines.py | conll.py | Parquet | Arrow | text folder -> Raw
     object  -> objects.py                                                             -> Raw
     Raw -> columns.py (which column is which role) -> values.py (to the role's form)  -> DataTable
 """
@@ -50,8 +50,8 @@ def read_table(
             them for `checks.check_splits` to refuse.
 
     Returns:
-        `text` roles as large_string, `label` as large_string, `labels` as lists, `number` as float64; missing values
-        as null. Rows of token ids (`input_ids`) as they are.
+        `text` and `label` roles as large_string, `labels`, `words` and `tags` as lists of it, `number` as float64;
+        missing values as null. Rows of token ids (`input_ids`) as they are.
 
     Raises:
         DataError: no such file, a column that is missing, rows that are malformed.
@@ -86,7 +86,7 @@ def _sources(
 
 def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -> DataTable:
     where = raw.name or "data"
-    if "input_ids" in raw.columns and "text" not in wanted:
+    if "input_ids" in raw.columns and not {"text", "words"} & set(wanted):
         return _tokenised(raw, wanted)
     if not raw.columns:
         raise one_error(where, "", "no rows")
@@ -109,20 +109,21 @@ def _with_names(column: Column, names: tuple[str, ...] | None) -> Column:
     if names is None:
         return column
     values = column if isinstance(column, list) else column.to_pylist()
-    return [
-        names[value]
-        if isinstance(value, int) and 0 <= value < len(names)
-        else None
-        if value in (-1, None)
-        else value
-        for value in values
-    ]
+
+    def named(value: Any) -> Any:
+        if isinstance(value, list):
+            return [named(item) for item in value]
+        if isinstance(value, int) and 0 <= value < len(names):
+            return names[value]
+        return None if value in (-1, None) else value
+
+    return [named(value) for value in values]
 
 
 def _tokenised(raw: Raw, wanted: Mapping[str, str]) -> DataTable:
     """Columns of token ids, the label column renamed to `labels`."""
     names = {name: name for name in TOKENISED_COLUMNS if name in raw.columns}
-    label = next((wanted[role] for role in ("label", "labels", "number") if role in wanted), None)
+    label = next((wanted[role] for role in ("label", "labels", "number", "tags") if role in wanted), None)
     if label is not None and label not in raw.columns:
         raise one_error(
             raw.name or "data", "data.columns", f"no column {label!r}{nearest(label, raw.columns)}"
@@ -174,13 +175,19 @@ def _join(parts: Sequence[DataTable]) -> DataTable:
 
 
 def is_empty_text(column: pa.ChunkedArray) -> np.ndarray:
-    """(rows,) bool: missing, or nothing but white space."""
+    """(rows,) bool: missing, or nothing but white space; of sentences: without any word."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return (
+            pc.call_function("equal", [pc.call_function("list_value_length", [column]), 0])
+            .fill_null(True)
+            .to_numpy()
+        )
     trimmed = pc.call_function("utf8_trim_whitespace", [column])
     return pc.call_function("equal", [trimmed, pa.scalar("", trimmed.type)]).fill_null(True).to_numpy()
 
 
 def _drop_empty(table: DataTable, roles: Mapping[str, Role]) -> DataTable:
-    texts = [role for role, about in roles.items() if about.kind == "text" and about.required]
+    texts = [role for role, about in roles.items() if about.kind in ("text", "words") and about.required]
     empty = np.zeros(len(table), bool)
     for role in texts:
         empty |= is_empty_text(table.rows.column(role))

@@ -33,7 +33,7 @@ def stratified_share(
     Raises:
         DataError: the share leaves nothing to validate on, or nothing to train on.
     """
-    strata = _strata(table, "labels" if table.tokenised else role)
+    strata = _strata(table, "labels" if table.tokenised and role is not None else role)
     drawn = splitmix64(mixed(seed, _STREAM), count=len(table))
     # Rows by stratum and, within it, by random number: each stratum's first rows are its share.
     order = np.lexsort((drawn, strata))

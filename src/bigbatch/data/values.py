@@ -1,4 +1,4 @@
-"""Values of a column, brought to the form of its role: text, class name, class names or number.
+"""Values of a column, brought to the form of its role: text, class name, class names, number, words or tags.
 
 Class names are text everywhere, so that `3`, `3.0` and "3" are one class in every format; `labels` orders them.
 """
@@ -33,7 +33,8 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
 
     Args:
         column: the values as the source has them.
-        kind: `text` -> large_string; `label` -> large_string; `labels` -> list of large_string; `number` -> float64.
+        kind: `text` -> large_string; `label` -> large_string; `labels`, `words` and `tags` -> list of
+            large_string; `number` -> float64.
         key: the column's own name.
         where: names a row in messages.
     """
@@ -41,7 +42,7 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
         if kind == "text":
             return column.cast(_TEXT), []
         return _by_distinct_value(column, key, where)
-    one = {"text": text_of, "label": label_of, "labels": labels_of, "number": number_of}[kind]
+    one, arrow = _FORMS[kind]
     values = column if isinstance(column, list) else column.to_pylist()
     converted: list[Any] = []
     problems: list[Problem] = []
@@ -53,7 +54,6 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
             problems.append(Problem(where=where(row), key=key, what=str(error)))
     if kind == "label" and isinstance(column, list):
         problems += _mixed(values, key, where)
-    arrow = {"text": _TEXT, "label": _TEXT, "labels": pa.list_(_TEXT), "number": pa.float64()}[kind]
     return pa.chunked_array([pa.array(converted, arrow)]), problems
 
 
@@ -148,6 +148,43 @@ def number_of(value: Any) -> float | None:
         raise ValueError(f"expected a number, found {str(value)[:40]!r}") from None
 
 
+def words_of(value: Any) -> list[str] | None:
+    """The words of a sentence: a list, or text that is split at white space; None when missing.
+
+    Raises:
+        ValueError: an entry that is missing or no text.
+    """
+    if value is None or _is_nan(value):
+        return None
+    if isinstance(value, str):
+        text = text_of(value)
+        return text.split() if text else []
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"expected a list of words, found {type(value).__name__}")
+    words = [text_of(word) for word in value]
+    if None in words:
+        raise ValueError(f"word {words.index(None) + 1} is missing")
+    return [word for word in words if word is not None]
+
+
+def tags_of(value: Any) -> list[str] | None:
+    """The tags of a sentence, one a word: a list, or text that is split at white space; None when missing.
+
+    Raises:
+        ValueError: an entry that is missing or no tag.
+    """
+    if value is None or _is_nan(value):
+        return None
+    if isinstance(value, str):
+        value = value.split()
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"expected a list of tags, one a word, found {type(value).__name__}")
+    names = [label_of(plain(tag)) for tag in value]
+    if None in names:
+        raise ValueError(f"tag {names.index(None) + 1} is missing")
+    return [name for name in names if name is not None]
+
+
 def _is_text(kind: pa.DataType) -> bool:
     value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(value_type) or pa.types.is_large_string(value_type)
@@ -184,3 +221,14 @@ def _mixed(values: Sequence[Any], key: str, where: Where) -> list[Problem]:
     odd = sorted((row, name) for name, places in rows.items() if name != usual for row in places)
     what = f"mixed label types: here it is {{}}, in {len(rows[usual]):,} rows it is {usual}"
     return [Problem(where=where(row), key=key, what=what.format(name)) for row, name in odd]
+
+
+_FORMS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
+    "text": (text_of, _TEXT),
+    "label": (label_of, _TEXT),
+    "labels": (labels_of, pa.list_(_TEXT)),
+    "number": (number_of, pa.float64()),
+    "words": (words_of, pa.list_(_TEXT)),
+    "tags": (tags_of, pa.list_(_TEXT)),
+}
+"""Kind of role -> how a value is converted, and the type of the column."""

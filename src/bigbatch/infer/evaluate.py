@@ -36,6 +36,8 @@ class Example:
     predicted: str | float
     probability: float | None
     """Of the predicted class; None for regression."""
+    unit: int = 0
+    """Number of the unit in its row, from 0: which word, where words are tagged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +195,13 @@ class _Gathered:
 
         rows = [int(np.searchsorted(unit_offsets, wrong.unit, side="right")) - 1 for wrong in self._worst]
         return tuple(
-            Example(row, named(wrong.label), named(wrong.predicted), wrong.probability)
+            Example(
+                row,
+                named(wrong.label),
+                named(wrong.predicted),
+                wrong.probability,
+                wrong.unit - int(unit_offsets[row]),
+            )
             for row, wrong in zip(rows, self._worst, strict=True)
         )
 

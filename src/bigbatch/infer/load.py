@@ -14,6 +14,7 @@ from bigbatch.protocols import Forward, Task
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind
+from bigbatch.tasks.tag import Tag
 
 if TYPE_CHECKING:
     from torch import nn
@@ -148,7 +149,10 @@ def _classify(folder: Path) -> Task:
     return Classify(kind=head_of(folder)[1])
 
 
-_TASKS: Mapping[str, Callable[[Path], Task]] = {"ForSequenceClassification": _classify}
+_TASKS: Mapping[str, Callable[[Path], Task]] = {
+    "ForSequenceClassification": _classify,
+    "ForTokenClassification": lambda _folder: Tag(),
+}
 """What the names of a head's classes end in -> its task."""
 
 

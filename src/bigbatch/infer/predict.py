@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from bigbatch.data.tokens import as_table
+from bigbatch.data.values import words_of
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
-from bigbatch.infer.readers import PlacedRow
+from bigbatch.infer.readers import PlacedRow, read_role
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import Packing, Predictions, Sample
 
@@ -43,13 +44,14 @@ def predict_rows(
 
     Yields:
         `{"id"?, "label", "probability", "probabilities": {name: p}}`; multi-label `{"id"?, "labels", "probabilities"}`;
-        regression `{"id"?, "value"}`. What is not finite is None.
+        regression `{"id"?, "value"}`; tags as `tasks.tag.Tag.describe` has them. What is not finite is None.
 
     Raises:
         DataError: a row without text, named by its number from 1.
     """
     placed = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-    as_rows = ((place, {"text": row} if isinstance(row, str) else row) for place, row in placed)
+    text = read_role(task.roles)
+    as_rows = ((place, {text: row} if isinstance(row, str) else row) for place, row in placed)
     yield from predict_placed(
         forward, task, tokenizer, as_rows, window_rows=window_rows, micro_tokens=micro_tokens, packing=packing
     )
@@ -70,15 +72,29 @@ def predict_placed(
     while window := list(itertools.islice(stream, window_rows)):
         samples = _encoded(window, task, tokenizer)
         outputs_UC = run_forward(forward, as_table(samples), micro_tokens=micro_tokens, packing=packing)
-        described = describe(task.decode(outputs_UC), tuple(getattr(task, "label_names", ())))
+        described = _described(window, samples, task, outputs_UC)
         for (_, row), prediction in zip(window, described, strict=True):
             name = row.get("id")
             yield prediction if name is None else {"id": name, **prediction}
 
 
+def _described(
+    window: Sequence[PlacedRow], samples: Sequence[Sample], task: Any, outputs_UC: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """A prediction for each row: by the task, of all its units, or that of its one unit."""
+    if not hasattr(task, "describe"):
+        yield from describe(task.decode(outputs_UC), tuple(getattr(task, "label_names", ())))
+        return
+    ends = np.cumsum([len(sample.reads) for sample in samples])
+    for (_, row), sample, end in zip(window, samples, ends, strict=True):
+        yield task.describe(row, sample, task.decode(outputs_UC[end - len(sample.reads) : end]))
+
+
 def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any) -> list[Sample]:
     targets = [
-        name for name, role in task.roles.items() if name == "label" or role.kind in ("label", "labels")
+        name
+        for name, role in task.roles.items()
+        if name == "label" or role.kind in ("label", "labels", "tags")
     ]
     rows = [{**row, **dict.fromkeys(targets)} for _, row in window]
     _check_texts(window, task)
@@ -97,13 +113,14 @@ def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any) -> list[Sa
 
 def _check_texts(window: Sequence[PlacedRow], task: Task) -> None:
     """Every required text is there, and is text."""
-    texts = [name for name, role in task.roles.items() if role.kind == "text"]
+    texts = [name for name, role in task.roles.items() if role.kind in ("text", "words")]
     problems = []
     for place, row in window:
         if row.get("input_ids") is not None:
             continue
         for name in texts:
-            what = _text_problem(row.get(name), task.roles[name].required)
+            role = task.roles[name]
+            what = (_words_problem if role.kind == "words" else _text_problem)(row.get(name), role.required)
             if what:
                 problems.append(Problem(where=place, key=name, what=what))
     if problems:
@@ -117,6 +134,17 @@ def _check_tokenised(window: Sequence[PlacedRow]) -> None:
         if row.get("input_ids") is None:
             what = "this model has no tokenizer: it was trained on rows of token ids, and predicts such rows only"
             raise DataError([Problem(where=place, key="input_ids", what=what)])
+
+
+def _words_problem(words: Any, required: bool) -> str | None:
+    """A sentence as text is split at white space."""
+    if words is None or isinstance(words, str):
+        return _text_problem(words, required)
+    try:
+        found = words_of(words)
+    except ValueError as error:
+        return str(error)
+    return "the sentence is empty" if required and not found else None
 
 
 def _text_problem(text: Any, required: bool) -> str | None:

@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from bigbatch.data.columns import pick_columns
+from bigbatch.data.conll import sentences
 from bigbatch.data.delimited import delimiter_of
+from bigbatch.data.files import CONLL
 from bigbatch.errors import DataError, Problem, UsageError
 from bigbatch.protocols import Role
 
-Format = Literal["csv", "tsv", "jsonl", "text"]
+Format = Literal["csv", "tsv", "jsonl", "conll", "text"]
+_READ = ("text", "words")
+"""Kinds of roles that the model reads."""
 PlacedRow = tuple[str, Mapping[str, Any]]
 """`new.csv:12` (the header is row 1), and role -> value."""
 
 _FORMATS: Mapping[str, Format] = {
     ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "text",
+    **dict.fromkeys(CONLL, "conll"),
 }  # fmt: skip
 
 
@@ -45,7 +50,8 @@ class RowReader:
         Raises:
             DataError: a malformed row, with its place; no column for the text.
         """
-        rows = {"text": self._lines, "jsonl": self._objects}.get(self.format, self._cells)(stream)
+        readers = {"text": self._lines, "jsonl": self._objects, "conll": self._sentences}
+        rows = readers.get(self.format, self._cells)(stream)
         seen: dict[str, None] = {}
         picked: dict[str, str] = {}
         for place, row in rows:
@@ -57,20 +63,24 @@ class RowReader:
     def _pick(self, available: list[str]) -> dict[str, str]:
         """Role -> column of this source; targets are not read, and numbers are if they are there."""
         roles = {
-            name: Role(meaning=role.meaning, kind=role.kind, required=role.required and role.kind == "text")
+            name: Role(meaning=role.meaning, kind=role.kind, required=role.required and role.kind in _READ)
             for name, role in self.roles.items()
-            if role.kind not in ("label", "labels") and name != "label"
+            if role.kind not in ("label", "labels", "tags") and name != "label"
         }
         wanted = {
             role: column
             for role, column in self.columns.items()
-            if role == "id" or (role in roles and (roles[role].kind == "text" or column in available))
+            if role == "id" or (role in roles and (roles[role].kind in _READ or column in available))
         }
         return pick_columns(available, wanted, roles, self.name)
 
     def _lines(self, stream: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(self._decoded(stream), start=1):
-            yield f"{self.name}:{number}", {"text": line.rstrip("\r\n")}
+            yield f"{self.name}:{number}", {read_role(self.roles): line.rstrip("\r\n")}
+
+    def _sentences(self, stream: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
+        for lines in sentences(self._decoded(stream)):
+            yield f"{self.name}:{lines[0][0]}", {"words": [columns[0] for _, columns in lines]}
 
     def _objects(self, stream: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(self._decoded(stream), start=1):
@@ -146,8 +156,9 @@ def open_source(
         stream = sys.stdin if source is None else source
         name = "stdin" if source is None else str(getattr(stream, "name", "stream"))
         first = stream.readline()
-        kind = _sniffed(first, columns.get("text", "text"))
-        reader = RowReader(name=name, format=kind, columns=columns if kind != "text" else {}, roles=roles)
+        text = read_role(roles)
+        kind = _sniffed(first, columns.get(text, text))
+        reader = RowReader(name=name, format=kind, columns=_named(kind, columns), roles=roles)
         yield reader.rows(_Continued(first, stream))  # type: ignore[arg-type]
         return
     suffix = source.suffix.lower()
@@ -157,13 +168,23 @@ def open_source(
         )
     kind = _FORMATS[suffix]
     codec = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    reader = RowReader(name=source.name, format=kind, columns=columns if kind != "text" else {}, roles=roles)
+    reader = RowReader(name=source.name, format=kind, columns=_named(kind, columns), roles=roles)
     try:
         file = source.open(encoding=codec, newline="" if kind in ("csv", "tsv") else None)
     except OSError as error:
         raise UsageError(f"{source}: cannot be read: {error.strerror}") from None
     with file:
         yield reader.rows(file)
+
+
+def read_role(roles: Mapping[str, Role]) -> str:
+    """The role that a bare text stands for: the first one that the model reads."""
+    return next((name for name, role in roles.items() if role.kind in _READ), "text")
+
+
+def _named(kind: Format, columns: Mapping[str, str]) -> Mapping[str, str]:
+    """Formats without names of columns have their own."""
+    return {} if kind in ("text", "conll") else columns
 
 
 class _Continued(io.TextIOBase):

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.data.labels import find_labels
+from bigbatch.data.labels import find_labels, kind_of, label_role
 from bigbatch.data.problems import data_error
 from bigbatch.data.sources import is_empty_text, read_table
 from bigbatch.data.tables import DataTable
+from bigbatch.data.tags import unequal_rows
 from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.predict import MICRO_TOKENS
-from bigbatch.protocols import Task
-from bigbatch.tasks.classify import Classify
 
 
 def evaluate_rows(
@@ -59,7 +58,7 @@ def evaluate_rows(
     return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens, packing="padded")
 
 
-def check_rows(table: DataTable, task: Task) -> None:
+def check_rows(table: DataTable, task: Any) -> None:
     """Refuse rows without text or target, and labels that the model does not know.
 
     Raises:
@@ -75,19 +74,26 @@ def check_rows(table: DataTable, task: Task) -> None:
         if about.required and role in table.rows.column_names
         for row, what in _bad_rows(table, role, about.kind)
     ]
+    problems += [
+        Problem(where=table.where(row), key=role, what=what)
+        for row, role, what in unequal_rows(table, task.roles)
+    ]
     if problems:
         raise data_error(problems)
-    if isinstance(task, Classify) and task.kind != "regression":
-        find_labels(table, "label", task.kind, task.label_names)
+    role, kind = label_role(task), kind_of(task)
+    if hasattr(task, "label_set") and role is not None and kind != "regression":
+        find_labels(table, role, kind, task.label_names)
 
 
 def _bad_rows(table: DataTable, role: str, kind: str) -> list[tuple[int, str]]:
     column = table.rows.column(role)
-    if kind == "text":
-        return [(int(row), "empty text") for row in np.flatnonzero(is_empty_text(column))]
+    if kind in ("text", "words"):
+        thing = "text" if kind == "text" else "sentence"
+        return [(int(row), f"empty {thing}") for row in np.flatnonzero(is_empty_text(column))]
     missing = column.is_null().to_numpy()
     if kind == "number":
         missing = ~np.isfinite(np.asarray(column.to_numpy(), np.float64))
     return [
-        (int(row), f"missing {'number' if kind == 'number' else 'label'}") for row in np.flatnonzero(missing)
+        (int(row), f"missing {kind if kind in ('number', 'tags') else 'label'}")
+        for row in np.flatnonzero(missing)
     ]

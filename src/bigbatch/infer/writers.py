@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -108,8 +108,15 @@ def _flat(prediction: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat.update({f"probability_{label}": share for label, share in value.items()})
         else:
-            flat[name] = "|".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            flat[name] = _joined(value) if isinstance(value, (list, tuple)) else value
     return flat
+
+
+def _joined(values: Sequence[Any]) -> str:
+    """Names with `|` between them; objects, such as entities, as JSON."""
+    if any(isinstance(value, Mapping) for value in values):
+        return json.dumps(values, ensure_ascii=False)
+    return "|".join("" if value is None else str(value) for value in values)
 
 
 def safe_cell(value: Any) -> Any:

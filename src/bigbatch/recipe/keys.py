@@ -8,11 +8,12 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from bigbatch.recipe.schema import ClassifyOptions, Recipe
+from bigbatch.recipe.learning import TASK_OPTIONS
+from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.values import Section
 
-# The options of a task stand directly under `task`, not under `task.args`.
-_BESIDE = {"task": ClassifyOptions}
+_BESIDE = {"task": tuple(TASK_OPTIONS.values())}
+"""The options of a task stand directly under `task`, not under `task.args`."""
 
 
 def section_of(annotation: Any) -> type[Section] | None:
@@ -41,9 +42,12 @@ def walk(
         inner = section_of(info.annotation)
         if inner is not None:
             yield from walk(inner, f"{key}.")
-    beside = _BESIDE.get(prefix[:-1])
-    if beside is not None and beside is not section:
-        yield from walk(beside, prefix)
+    beside = _BESIDE.get(prefix[:-1], ())
+    seen: set[str] = set()
+    for options in () if section in beside else beside:
+        # Tasks may have an option in common; it is one key.
+        yield from (found for found in walk(options, prefix) if found[0] not in seen)
+        seen |= {f"{prefix}{name}" for name in options.model_fields}
 
 
 @cache

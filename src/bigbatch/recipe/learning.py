@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PlainValidator,
@@ -34,8 +35,8 @@ from bigbatch.recipe.values import (
 )
 from bigbatch.units import Quantity
 
-TASKS = ("classify",)
-PLANNED_TASKS = ("tag", "match", "mlm", "clm", "rank", "seq2seq", "image")
+TASKS = ("classify", "tag")
+PLANNED_TASKS = ("match", "mlm", "clm", "rank", "seq2seq", "image")
 DEFAULT_LR = {"adamw": 5e-5, "sgd": 1e-2, "lamb": 6.25e-4}
 """AdamW: the usual fine-tuning rate; LAMB: You et al. 2020, table 3, BERT at 512 samples."""
 DEFAULT_EPS = {"lamb": 1e-6}
@@ -87,39 +88,53 @@ class ModelSpec(Section):
     """Low-rank adapters."""
 
 
+def _label_names(value: Any) -> Any:
+    # Labels are text inside bigbatch; 0 and 1 may be written without quotes.
+    if isinstance(value, list):
+        return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+    return value
+
+
+def _distinct(value: list[str] | None) -> list[str] | None:
+    if value is not None and (len(set(value)) < len(value) or len(value) < 1):
+        raise ValueError(f"found {show(value)}; expected distinct names, at least one")
+    return value
+
+
+Labels = Annotated[list[str] | None, BeforeValidator(_label_names), AfterValidator(_distinct)]
+
+
 class ClassifyOptions(Section):
     """The options of `task: classify`."""
 
     kind: Literal["single", "multi", "regression"] = "single"
-    """One label a sample, several labels a sample, or a number."""
-    labels: list[str] | None = None
-    """Label names in the order of the model's outputs; null: sorted, as found in the data."""
+    """`classify`: one label a sample, several labels a sample, or a number."""
+    labels: Labels = None
+    """`classify` and `tag`: label names in the order of the model's outputs; null: sorted, as found in the data."""
 
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        # Labels are text inside bigbatch; 0 and 1 may be written without quotes.
-        if isinstance(value, list):
-            return [
-                str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value
-            ]
-        return value
 
-    @field_validator("labels")
-    @classmethod
-    def _distinct(cls, value: list[str] | None) -> list[str] | None:
-        if value is not None and (len(set(value)) < len(value) or len(value) < 1):
-            raise ValueError(f"found {show(value)}; expected distinct names, at least one")
-        return value
+class TagOptions(Section):
+    """The options of `task: tag`."""
+
+    labels: Labels = None
+    """As those of classify."""
+    scheme: Literal["auto", "iob2", "none"] = "auto"
+    """`tag`: whether tags mark entities (iob2: B-PER, I-PER, O), which are then what is scored; auto: as they look."""
+    pieces: Literal["first", "all"] = "first"
+    """`tag`: which pieces of a word carry its tag in training; a word is scored by its first piece either way."""
+
+
+TASK_OPTIONS: dict[str, type[Section]] = {"classify": ClassifyOptions, "tag": TagOptions}
+"""Task -> the section of its options, which stand beside `name`."""
 
 
 class TaskSpec(Section):
     """What is learnt from the data. In YAML a name alone is enough; options stand next to `name`."""
 
     name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
-    """`classify`, or your own task as an import reference."""
+    """`classify`, `tag`, or your own task as an import reference."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """The task's own options; classify has `kind` and `labels`."""
+    """The task's own options, such as `kind` and `labels` of classify."""
 
     @model_validator(mode="before")
     @classmethod
@@ -136,9 +151,8 @@ class TaskSpec(Section):
     @field_validator("args", mode="after")
     @classmethod
     def _checked(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
-        if info.data.get("name") != "classify":
-            return value
-        return ClassifyOptions.model_validate(value).model_dump(exclude_none=True)
+        options = TASK_OPTIONS.get(info.data.get("name", ""))
+        return value if options is None else options.model_validate(value).model_dump(exclude_none=True)
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:

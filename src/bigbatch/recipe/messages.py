@@ -11,6 +11,7 @@ from bigbatch.errors import Problem
 from bigbatch.recipe.foreign import hint_for
 from bigbatch.recipe.keys import all_keys, siblings
 from bigbatch.recipe.layers import Key, Layer, dotted
+from bigbatch.recipe.learning import TASK_OPTIONS
 from bigbatch.recipe.values import kind_of, show
 
 _EXPECTED = {
@@ -113,6 +114,9 @@ def unknown_key(path: Key, written: Key) -> str:
         )
     beside = siblings(_pattern(path[:-1]))
     around = dotted(written[:-1])
+    if last in beside:
+        owners = [task for task, options in TASK_OPTIONS.items() if last in options.model_fields]
+        return f"not an option of this task; {', '.join(owners)} has it"
     near = get_close_matches(last, beside, n=1, cutoff=0.6)
     if near:
         return f"unknown key; did you mean {f'{around}.{near[0]}' if around else near[0]}?"

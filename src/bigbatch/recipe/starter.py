@@ -37,14 +37,14 @@ class Findings:
     out: Path
     """Where the recipe goes; its paths are written relative to this file's folder."""
     text: str | None
-    """Column of the text; None when it was not found."""
+    """Column of the text, or of the words of sentences (kind `tags`); None when it was not found."""
     pair: str | None = None
     """Column of the second text."""
     label: str | None
-    """Column of the label, labels or number; None when it was not found."""
+    """Column of the label, labels, number or tags; None when it was not found."""
     id: str | None = None
     """Column that names the rows."""
-    kind: Literal["single", "multi", "regression"] = "single"
+    kind: Literal["single", "multi", "regression", "tags"] = "single"
     rows: int
     """Rows of the training files."""
     class_counts: Mapping[str, int] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Profile(Protocol):
     @property
     def all_columns(self) -> tuple[str, ...]: ...
     @property
-    def kind(self) -> Literal["single", "multi", "regression"]: ...
+    def kind(self) -> Literal["single", "multi", "regression", "tags"]: ...
     @property
     def encoding(self) -> str: ...
     @property
@@ -113,9 +113,9 @@ def write_starter(
     found = Findings(
         files=tuple(os.fspath(file) for file in files) if files is not None else profile.files,
         out=out,
-        text=profile.columns.get("text"),
+        text=profile.columns.get("words", profile.columns.get("text")),
         pair=profile.columns.get("pair"),
-        label=profile.columns.get("label"),
+        label=profile.columns.get("tags", profile.columns.get("label")),
         id=profile.columns.get("id"),
         kind=profile.kind,
         rows=profile.rows,
@@ -216,6 +216,8 @@ def _model(found: Findings) -> list[str]:
 
 
 def _task(found: Findings) -> list[str]:
+    if found.kind == "tags":
+        return ["task: tag   # a tag for each word of a sentence"]
     why = {
         "single": "one label a row",
         "multi": "several labels a row",
@@ -229,10 +231,12 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
     if splits["validation"]:
         lines.append(f"  validation: {_paths(splits['validation'], found.out)}")
     else:
-        lines.append(f"  validation: {VALIDATION_SHARE}   # this share of train, stratified by label")
+        by_label = "" if found.kind == "tags" else ", stratified by label"
+        lines.append(f"  validation: {VALIDATION_SHARE}   # this share of train{by_label}")
     if splits["test"]:
         lines.append(f"  test: {_paths(splits['test'], found.out)}   # evaluated once, at the end")
-    columns = {"text": found.text, "pair": found.pair, "label": found.label, "id": found.id}
+    text, label = ("words", "tags") if found.kind == "tags" else ("text", "label")
+    columns = {text: found.text, "pair": found.pair, label: found.label, "id": found.id}
     named = {role: column for role, column in columns.items() if column is not None}
     if named:
         lines.append(f"  columns: {inline_yaml(named)}   # role: column")
@@ -299,6 +303,10 @@ def _loss(found: Findings) -> list[str]:
 
 
 def _best(found: Findings) -> list[str]:
+    if found.kind == "tags":
+        marked = all(name == "O" or name[1:2] == "-" for name in found.class_counts)
+        metric, why = ("f1", "of entities, as seqeval counts them") if marked else ("accuracy", "of words")
+        return ["", f"best: {metric}   # chooses the weights that are kept: {why}"]
     metric = "r2" if found.kind == "regression" else "f1_macro"
     why = "" if found.kind == "regression" else ": every class counts the same"
     return ["", f"best: {metric}   # chooses the weights that are kept{why}"]

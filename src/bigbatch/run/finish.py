@@ -6,17 +6,23 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
+from bigbatch.data.tables import DataTable
 from bigbatch.graph.compiled import compilations
-from bigbatch.infer.evaluate import EvalResult
+from bigbatch.infer.evaluate import EvalResult, Example
 from bigbatch.model.export import save_model
-from bigbatch.records import Event, Record
+from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.loop import Loop
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
+from bigbatch.tasks.entities import PIECE
 
 SHOWN_EXAMPLES = 20
+SHOWN_WORDS = 12
+"""Words of a sentence that are shown before and behind a mistake."""
 Figures = Mapping[str, Mapping[str, float | None]]
 """Split -> name -> loss or metric; None where the figure does not exist."""
 
@@ -122,7 +128,7 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
         "calibration": list(result.calibration or ()),
         "examples": [
             {
-                "text": _text_of(rows, example.row),
+                "text": _text_of(rows, example, parts.tables[split]),
                 "where": rows.where(example.row),
                 "label": example.label,
                 "predicted": example.predicted,
@@ -133,8 +139,22 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
     }
 
 
-def _text_of(rows: Any, row: int) -> str:
-    """The text of a row, shortened; rows of token ids have none."""
-    if "text" not in rows.rows.column_names:
+def _text_of(rows: DataTable, example: Example, table: TokenTable) -> str:
+    """The text of a row, shortened; of a sentence, the words around the one that is meant, which stands in brackets."""
+    names = rows.rows.column_names
+    if "words" in names:
+        words, word = rows.rows.column("words")[example.row].as_py(), _word_of(example, table)
+        words[word] = f"[{words[word]}]"
+        return " ".join(words[max(0, word - SHOWN_WORDS) : word + SHOWN_WORDS + 1])[:500]
+    if "text" not in names:
         return ""
-    return str(rows.rows.column("text")[row].as_py())[:500]
+    return str(rows.rows.column("text")[example.row].as_py())[:500]
+
+
+def _word_of(example: Example, table: TokenTable) -> int:
+    """Number of the word in its sentence that a unit belongs to; a word may have several units."""
+    if PIECE not in table.extras:
+        return example.unit
+    first = int(table.unit_offsets[example.row])
+    further_U = np.asarray(table.extras[PIECE][first : first + example.unit + 1])
+    return int((further_U == 0).sum()) - 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from bigbatch.data.checks import check_splits
 from bigbatch.data.fingerprint import fingerprint
-from bigbatch.data.labels import Kind, LabelSet, find_labels
+from bigbatch.data.labels import Kind, LabelSet, find_labels, kind_of, label_role
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import stratified_share
 from bigbatch.data.tables import DataTable
@@ -76,7 +76,7 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
     train = read(live.train if live.train is not None else recipe.data.train)
     named = _validation(recipe, live, read)
     if isinstance(recipe.data.validation, float) and live.validation is None:
-        strata = role if kind != "regression" else None
+        strata = role if kind in ("single", "multi") else None
         train_rows, held_out = stratified_share(train, recipe.data.validation, recipe.seed.data, strata)
         train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
@@ -90,19 +90,6 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
         warnings=tuple(warnings),
     )
     return replace(inputs, digest=_digest(inputs))
-
-
-def label_role(task: Any) -> str | None:
-    """The role that holds classes, if the task reads one."""
-    return next((name for name, role in task.roles.items() if role.kind in ("label", "labels")), None)
-
-
-def kind_of(task: Any) -> Kind:
-    """The task's kind; one that does not say it is told by the kinds of its columns."""
-    if hasattr(task, "kind"):
-        return task.kind
-    kinds = {role.kind for role in task.roles.values()}
-    return "single" if "label" in kinds else "multi" if "labels" in kinds else "regression"
 
 
 def _labels(recipe: Recipe, task: Any, live: Live, train: DataTable, kind: Kind) -> LabelSet:

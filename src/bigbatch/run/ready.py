@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from bigbatch.data.tokens import token_table
@@ -17,6 +18,7 @@ from bigbatch.model.load import load_tokenizer, pad_id
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import HardwareFacts, Targets, TokenTable
 from bigbatch.run.inputs import Inputs, Live, local_model
+from bigbatch.tasks.entities import SEEN
 from bigbatch.tasks.heads import told
 
 
@@ -102,6 +104,11 @@ def ready_tables(
             notes.append(
                 f"{name}: {cut:,} of {len(rows):,} rows are longer than {ready.max_length} tokens and were cut "
                 "(data.max_length)"
+            )
+        unseen = int((np.asarray(tables[name].extras.get(SEEN, 1.0)) == 0).sum())
+        if unseen:
+            notes.append(
+                f"{name}: the model does not see {unseen:,} words (cut off, or without tokens); they count as O"
             )
     if ready.tokenizer is None:
         _check_given_tokens(tables, ready)

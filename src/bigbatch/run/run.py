@@ -171,8 +171,8 @@ class Run:
         }
 
     def predict(self, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Labels and probabilities of texts, or of rows with the task's columns."""
-        asked = [{"text": row} if isinstance(row, str) else row for row in rows]
+        """Predictions of texts, or of rows with the task's columns, as `infer.predict.predict_rows` gives them."""
+        asked = list(rows)
         if self._parts is None:
             opened = self._opened
             return list(predict_rows(opened.forward, opened.task, opened.tokenizer, asked))

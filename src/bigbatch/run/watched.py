@@ -8,10 +8,11 @@ from difflib import get_close_matches
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
+from bigbatch.tasks.entities import EntityMetric, WordMetric
 from bigbatch.tasks.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric
 
 _PER_CLASS = "per_class"
-_OURS = (CalibrationMetric, CountMetric, MeanMetric, WholeMetric)
+_OURS = (CalibrationMetric, CountMetric, MeanMetric, WholeMetric, EntityMetric, WordMetric)
 """Metrics whose names are known; one of the user's own may report several, under names of its own."""
 
 
@@ -98,7 +99,9 @@ def _problems(
 def _reported(metrics: Sequence[Metric], labels: Sequence[str]) -> Iterator[str]:
     """Names of the figures that these metrics report."""
     for metric in metrics:
-        if isinstance(metric, CountMetric) and metric.name.endswith(f"_{_PER_CLASS}"):
+        if getattr(metric, "reported", ()):
+            yield from metric.reported  # type: ignore[attr-defined]
+        elif isinstance(metric, CountMetric) and metric.name.endswith(f"_{_PER_CLASS}"):
             yield from (f"{metric.name.removesuffix(_PER_CLASS)}{label}" for label in labels)
         else:
             yield metric.name

@@ -4,9 +4,13 @@
 
     classify.py   single label, multi-label, regression; one text or a pair
     heads.py      the head that a task needs, and the model that has it
-    inputs.py     text -> token ids, one tokenizer call for many rows
+    tag.py        a tag for each word of a sentence
+    classes.py    what tasks share whose units are classes: weights, losses, probabilities
+    inputs.py     text or words -> token ids, one tokenizer call for many rows
     losses.py     one value per unit, class weights, losses of your own
-    metrics.py    the figures by name
+    metrics.py    the figures of classification by name
+    tag_metrics.py  the figures of tagging by name
+    entities.py   entities in tagged sentences, counted in any pieces of the stream
     states.py     figures as states that can be merged
     figures.py    the formulas behind them: counts, ranks, correlations
     sums.py       sums of floats that do not depend on order

@@ -16,8 +16,9 @@ from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind, default_loss, resolve_loss
 from bigbatch.tasks.states import WholeMetric
+from bigbatch.tasks.tag import Tag
 
-TASKS: Mapping[str, type] = {"classify": Classify}
+TASKS: Mapping[str, type] = {"classify": Classify, "tag": Tag}
 
 
 def task_from_recipe(recipe: Any) -> Task:

@@ -16,9 +16,18 @@ import numpy as np
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.protocols import Metric, Role
 from bigbatch.records import Predictions, Sample, Targets, TokenTable
+from bigbatch.tasks.classes import (
+    SET_BY_THE_RUN,
+    fp64,
+    softmax,
+    sum_of_weights,
+    weighted_losses,
+    weights_of_classes,
+    with_class_weights,
+)
 from bigbatch.tasks.heads import build_model
 from bigbatch.tasks.inputs import Inputs, encode_texts, is_tokenised, tokenised_inputs
-from bigbatch.tasks.losses import IGNORED, Kind, UnitLoss, class_weights, default_loss
+from bigbatch.tasks.losses import IGNORED, Kind, UnitLoss, default_loss
 from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, default_metrics, metric_for
 
 if TYPE_CHECKING:
@@ -26,9 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bigbatch.data.labels import LabelSet
-
-SET_BY_THE_RUN = {"option": False}
-"""Field metadata: not an option under `task:`; the run fills it in with `dataclasses.replace`."""
 
 _PROBLEM_TYPES = {
     "single": "single_label_classification",
@@ -238,18 +244,12 @@ class Classify:
                 f"class weights are planned, not built yet, for kind {self.kind}; they work with kind single"
             )
             raise RecipeError([Problem(where="recipe", key="loss.class_weights", what=what)])
-        known_U = np.asarray(train.values)[np.asarray(train.weights) > 0]
-        return replace(
-            self, class_weights_C=class_weights(self.class_weight_setting, self.label_names, known_U)
-        )
+        weights_C = weights_of_classes(self.class_weight_setting, self.label_names, train)
+        return replace(self, class_weights_C=weights_C)
 
     def prepare(self, targets: Targets) -> Targets:
         """The targets (numpy) with class weights multiplied into the weights of their units."""
-        if self.class_weights_C is None:
-            return targets
-        weights_C = np.asarray(self.class_weights_C, np.float64)
-        classes_U = np.maximum(targets.values, 0)
-        return replace(targets, weights=(targets.weights * weights_C[classes_U]).astype(np.float32))
+        return with_class_weights(targets, self.class_weights_C)
 
     @property
     def _loss(self) -> UnitLoss:
@@ -257,7 +257,7 @@ class Classify:
 
     def denominators(self, targets: Targets) -> dict[str, float]:
         """Sum of the weights, fp64, of prepared targets (numpy)."""
-        return {self._loss.name: float(np.sum(targets.weights, dtype=np.float64))}
+        return {self._loss.name: sum_of_weights(targets)}
 
     def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
         """One weighted value per unit (U,), nats (regression: squared units of the target).
@@ -266,18 +266,13 @@ class Classify:
             outputs: (U, C).
             targets: prepared, as tensors on the same device.
         """
-        import torch
-
-        losses_U = self._loss(outputs, targets)
-        weights_U = targets.weights.to(losses_U.dtype)
-        # A unit of weight 0 adds exactly nothing, even where its loss is not finite.
-        return {self._loss.name: torch.where(weights_U == 0, 0.0, losses_U * weights_U)}
+        return {self._loss.name: weighted_losses(self._loss, outputs, targets)}
 
     # ------------------------------------------------------------ outputs to predictions
 
     def decode(self, outputs: torch.Tensor | np.ndarray) -> Predictions:
         """Predictions of (U, C) outputs, computed in fp64; a label of `multi` applies above probability 1/2."""
-        scores_UC = _fp64(outputs)
+        scores_UC = fp64(outputs)
         if self.kind == "regression":
             values = scores_UC[:, 0] if scores_UC.shape[1] == 1 else scores_UC
             return Predictions(kind="regression", scores=scores_UC, probabilities=None, values=values)
@@ -287,21 +282,9 @@ class Classify:
         return Predictions(
             kind="single",
             scores=scores_UC,
-            probabilities=_softmax(scores_UC),
+            probabilities=softmax(scores_UC),
             values=scores_UC.argmax(-1).astype(np.int64),
         )
-
-
-def _fp64(outputs: Any) -> np.ndarray:
-    if not isinstance(outputs, np.ndarray):
-        outputs = outputs.detach().cpu().double().numpy()
-    return outputs.astype(np.float64)
-
-
-def _softmax(scores_UC: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # infinite logits of a diverged model give NaN
-        exponentials_UC = np.exp(scores_UC - scores_UC.max(-1, keepdims=True))
-    return exponentials_UC / exponentials_UC.sum(-1, keepdims=True)
 
 
 def _sigmoid(scores_UC: np.ndarray) -> np.ndarray:

@@ -82,3 +82,66 @@ def _check_some(ids: Any, what: str) -> None:
         raise DataError(
             f"{what} gives no tokens; remove the row or use a tokenizer that knows its characters"
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordInputs:
+    """What the model reads of one sentence, and where its words lie in it."""
+
+    inputs: Inputs
+    pieces: tuple[tuple[int, ...], ...]
+    """Per word, the positions of its tokens in `inputs.ids`; none for one that was cut off or has no tokens."""
+
+
+def encode_words(
+    sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int | None
+) -> list[WordInputs]:
+    """Token ids of sentences that are split into words already, special tokens included, cut to `max_length`.
+
+    Words of tokenizers that mark spaces (GPT-2, Llama) get one in front, the first word too, as Hugging Face's
+    `add_prefix_space` has it.
+
+    Args:
+        sentences: words of each sentence.
+        tokenizer: a fast Hugging Face tokenizer.
+        max_length: tokens kept; None keeps all.
+
+    Raises:
+        DataError: a sentence without any token, or a tokenizer that cannot say which token belongs to which word.
+    """
+    if not sentences:
+        return []
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError(
+            f"{type(tokenizer).__name__} cannot say which token belongs to which word; task tag needs a fast tokenizer"
+        )
+    space = " " if _glues_words(tokenizer) else ""
+    cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
+    spaced = [[space + word for word in words] for words in sentences]
+    encoded = tokenizer(spaced, is_split_into_words=True, **cut)
+    segments = encoded.get("token_type_ids")
+    found = []
+    for row, (words, ids) in enumerate(zip(sentences, encoded["input_ids"], strict=True)):
+        _check_some(ids, f"sentence {' '.join(words)[:40]!r}")
+        pieces: list[list[int]] = [[] for _ in words]
+        for position, word in enumerate(encoded.word_ids(row)):
+            if word is not None:
+                pieces[word].append(position)
+        inputs = Inputs(
+            ids=np.asarray(ids, np.int32),
+            segments=None if segments is None else np.asarray(segments[row], np.int8),
+            truncated=bool(encoded.encodings[row].overflowing),
+        )
+        found.append(WordInputs(inputs=inputs, pieces=tuple(map(tuple, pieces))))
+    return found
+
+
+def _glues_words(tokenizer: Any) -> bool:
+    """Whether words given one by one lose the space between them, tried on a sentence of two."""
+
+    def second(text: Any, **options: Any) -> int:
+        return tokenizer(text, add_special_tokens=False, **options)["input_ids"][-1]
+
+    wanted = second("a a")
+    alone = second(["a", "a"], is_split_into_words=True)
+    return alone != wanted and second([" a", " a"], is_split_into_words=True) == wanted

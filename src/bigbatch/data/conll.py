@@ -1,0 +1,72 @@
+"""CoNLL files: a word a line with its tag in the last column, sentences apart by empty lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from bigbatch.data.delimited import check_mark, not_utf8
+from bigbatch.data.problems import data_error, one_error
+from bigbatch.data.raw import Raw, from_dicts
+from bigbatch.errors import Problem
+
+_DOCUMENT = "-DOCSTART-"
+_COMMENT = re.compile(r"# (\S+ = |id |newdoc\b|newpar\b)")
+"""Above a sentence, as CoNLL-U has it; a word may be `#` too."""
+
+Line = tuple[int, list[str]]
+"""Number from 1, and columns."""
+
+
+def sentences(lines: Iterable[str]) -> Iterator[list[Line]]:
+    """Sentences as their lines: columns apart by tabs, or by white space where there is no tab."""
+    found: list[Line] = []
+    for number, line in enumerate(lines, start=1):
+        text = line.strip("\r\n")
+        columns = [part.strip() for part in text.split("\t")] if "\t" in text.strip() else text.split()
+        if not any(columns) or columns[0] == _DOCUMENT:
+            if found:
+                yield found
+            found = []
+        elif found or not _COMMENT.match(text):
+            found.append((number, columns))
+    if found:
+        yield found
+
+
+def read_conll(name: str, content: bytes, encoding: str) -> Raw:
+    """Columns `words` (the first one) and `tags` (the last one). A row's number is that of its first line.
+
+    Raises:
+        DataError: text in another encoding; every line without a tag.
+    """
+    content = content[check_mark(name, content, encoding) :]
+    try:
+        text = content.decode("latin-1" if encoding == "latin-1" else "utf-8")
+    except UnicodeDecodeError as error:
+        place = f"{name}:{content[: error.start].count(10) + 1}"
+        raise one_error(place, "", not_utf8(content[error.start])) from None
+    rows = list(sentences(text.split("\n")))
+    problems = [
+        Problem(
+            where=f"{name}:{number}", what="found one column; expected a word and, in the last one, its tag"
+        )
+        for sentence in rows
+        for number, columns in sentence
+        if len(columns) < 2
+    ]
+    if problems:
+        raise data_error(problems)
+    return from_dicts(
+        name,
+        [
+            {
+                "words": [columns[0] for _, columns in sentence],
+                "tags": [columns[-1] for _, columns in sentence],
+            }
+            for sentence in rows
+        ],
+        numbers=np.array([sentence[0][0] for sentence in rows], np.int64),
+    )

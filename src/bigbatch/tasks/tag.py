@@ -1,0 +1,332 @@
+"""Tagging: one of C classes for every word of a sentence, such as names of persons and places.
+
+Every word is a unit, read at its first piece. A word that the model does not see, since it was cut off or has no
+tokens, is a unit of weight 0: it is not learnt from, and counts as predicted `O`.
+
+Shapes: U units, C tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bigbatch.data.tags import OUTSIDE, has_scheme
+from bigbatch.data.values import words_of
+from bigbatch.errors import DataError, Problem, RecipeError
+from bigbatch.protocols import Metric, Role
+from bigbatch.records import Predictions, Sample, Targets, TokenTable
+from bigbatch.tasks.classes import (
+    SET_BY_THE_RUN,
+    fp64,
+    softmax,
+    sum_of_weights,
+    weighted_losses,
+    weights_of_classes,
+    with_class_weights,
+)
+from bigbatch.tasks.entities import PIECE, SEEN, STARTS, entities, scheme_of
+from bigbatch.tasks.heads import build_model
+from bigbatch.tasks.inputs import Inputs, WordInputs, encode_words, is_tokenised, tokenised_inputs
+from bigbatch.tasks.losses import IGNORED, UnitLoss, default_loss
+from bigbatch.tasks.tag_metrics import TYPE_PREFIXES, default_tag_metrics, tag_metric
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from bigbatch.data.labels import LabelSet
+
+_SCHEMES = ("auto", "iob2", "none")
+_PIECES = ("first", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """Predict a tag for every word of a sentence."""
+
+    labels: Sequence[str] | None = None
+    """Tag names in class order; None: those of the training data, sorted."""
+    scheme: Literal["auto", "iob2", "none"] = "auto"
+    """`iob2`: tags mark entities (`B-PER`, `I-PER`, `O`) and entities are what is scored; `none`: tags stand for
+    themselves, such as parts of speech; `auto`: as the names of the tags look."""
+    pieces: Literal["first", "all"] = "first"
+    """Which pieces of a word carry its tag in training: the first, or all (the further ones `I-` where it is `B-`).
+    Words are scored by their first piece either way."""
+
+    label_set: LabelSet | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """Names and ids of the tags."""
+    max_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """Tokens kept of a sentence."""
+    unit_loss: UnitLoss | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """None: cross-entropy."""
+    class_weight_setting: str | Mapping[str, float] = field(default="none", metadata=SET_BY_THE_RUN)
+    """`loss.class_weights` of the recipe."""
+    class_weights_C: tuple[float, ...] | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """The weights themselves, once `weighted` has seen the training table."""
+    chosen_metrics: tuple[str | Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
+    """Metrics that the recipe asks for, names or objects; empty: the task's own."""
+
+    def __post_init__(self) -> None:
+        for key, value, known in (("scheme", self.scheme, _SCHEMES), ("pieces", self.pieces, _PIECES)):
+            if value not in known:
+                what = f"found {value!r}; expected {', '.join(known[:-1])} or {known[-1]}"
+                raise RecipeError([Problem(where="recipe", key=f"task.{key}", what=what)])
+        if self.scheme == "iob2" and self.label_names and not has_scheme(self.label_names):
+            odd = [name for name in self.label_names if name != OUTSIDE and not has_scheme([name])]
+            what = f"iob2, but the tags are {', '.join(odd[:5]) or OUTSIDE}; expected O, B-… and I-…, or scheme: none"
+            raise RecipeError([Problem(where="recipe", key="task.scheme", what=what)])
+
+    # ------------------------------------------------------------ columns and outputs
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """The columns that are read: `words` and `tags`."""
+        return {
+            "words": Role(meaning="the words of a sentence", kind="words"),
+            "tags": Role(meaning="their tags, one a word", kind="tags"),
+        }
+
+    @property
+    def couples(self) -> Literal["sample", "batch"]:
+        """The loss is a sum over words."""
+        return "sample"
+
+    @property
+    def marked(self) -> bool:
+        """Whether the tags mark entities."""
+        return self.scheme == "iob2" or (self.scheme == "auto" and has_scheme(self.label_names))
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What evaluations report."""
+        names = self.label_names
+        if not self.chosen_metrics:
+            return default_tag_metrics(names, self.marked)
+        return tuple(
+            tag_metric(chosen, names, self.marked) if isinstance(chosen, str) else chosen
+            for chosen in self.chosen_metrics
+        )
+
+    def check_metric(self, name: str, *, where: str = "recipe") -> None:
+        """Refuse a name that no metric of this task has, as far as its tags are known.
+
+        Raises:
+            RecipeError: with the nearest name.
+        """
+        if self.label_names:
+            tag_metric(name, self.label_names, self.marked, where=where)
+        elif (
+            name != "accuracy"
+            and name not in ("f1", "precision", "recall")
+            and not name.startswith(TYPE_PREFIXES)
+        ):
+            tag_metric(name, ("B-TYPE", OUTSIDE), True, where=where)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the tags in class order; empty while unknown."""
+        return tuple(self.label_set.names) if self.label_set else tuple(map(str, self.labels or ()))
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What the model must have: a head with one output per token, for so many tags of these names."""
+        names = self.label_names
+        return {"kind": "tokens", "outputs": max(1, len(names)), "id2label": dict(enumerate(names))}
+
+    def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:
+        """The model of `recipe.model` with this task's head; `facts` as `tasks.heads.build_model` has them."""
+        return build_model(spec, self.head, facts)
+
+    # ------------------------------------------------------------ rows to samples
+
+    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample:
+        """One row (`words` and `tags`, or already tokenised with `labels`) as a sample."""
+        return self.finish(row, self._samples([row], tokenizer)[0])
+
+    def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+        """Many rows at once: the same samples, with one call of the tokenizer unless `encode` is overridden."""
+        if type(self).encode is not Tag.encode:
+            return [self.encode(row, tokenizer) for row in rows]
+        samples = self._samples(rows, tokenizer)
+        return [self.finish(row, sample) for row, sample in zip(rows, samples, strict=True)]
+
+    def encode_unlabelled(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+        """Rows to predict: without tags. Of rows of token ids every token is a word."""
+        if type(self).encode is not Tag.encode:
+            return [self.encode(row, tokenizer) for row in rows]
+        return self._samples([{**row, "tags": None, "labels": None} for row in rows], tokenizer)
+
+    def finish(self, row: Mapping[str, Any], sample: Sample) -> Sample:
+        """Override to change weights or add extras from further roles; `encode_batch` stays fast.
+
+        Called for rows to learn from and to evaluate, not for rows to predict.
+        """
+        del row
+        return sample
+
+    def _samples(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+        if rows and is_tokenised(rows[0]):
+            return [self._given(row) for row in rows]
+        sentences = [words_of(row["words"]) or [] for row in rows]
+        encoded = encode_words(sentences, tokenizer, self.max_length)
+        return [self._sample(row.get("tags"), found) for row, found in zip(rows, encoded, strict=True)]
+
+    def _sample(self, tags: Sequence[str] | None, found: WordInputs) -> Sample:
+        """A unit a word at its first piece, and with `pieces: all` a unit for each further piece."""
+        ids = [IGNORED] * len(found.pieces) if tags is None else [self._id_of(tag) for tag in tags]
+        if not ids or len(ids) != len(found.pieces):
+            raise DataError(f"found {len(found.pieces)} words, but {len(ids)} tags")
+        units = [
+            (place, value if further == 0 else self._continued(value), bool(pieces), further > 0, word == 0)
+            for word, (pieces, value) in enumerate(zip(found.pieces, ids, strict=True))
+            for further, place in enumerate((pieces or (0,))[: None if self.pieces == "all" else 1])
+        ]
+        reads, values, seen, further, first = (np.array(column) for column in zip(*units, strict=True))
+        return self._units(found.inputs, reads, values, seen, further, first & ~further)
+
+    def _given(self, row: Mapping[str, Any]) -> Sample:
+        """An already tokenised row: a unit for each token whose label is not -100; all tokens without labels."""
+        inputs, labels = tokenised_inputs(row), row.get("labels")
+        if labels is None:
+            kept, values = np.arange(len(inputs.ids)), np.full(len(inputs.ids), IGNORED)
+        else:
+            given = np.asarray(labels, np.int64)
+            if given.shape != (len(row["input_ids"]),):
+                raise DataError(
+                    f"found {given.size} labels for {len(row['input_ids'])} input_ids; expected one each"
+                )
+            mask = row.get("attention_mask")
+            given = given if mask is None else given[np.asarray(mask, bool)]
+            kept = np.flatnonzero(given != IGNORED)
+            values = given[kept]
+            wrong = values[(values < 0) | (values >= len(self.label_names))]
+            if len(wrong):
+                most = len(self.label_names) - 1
+                raise DataError(f"labels holds class {wrong[0]}; expected 0 to {most}, or {IGNORED} for none")
+        starts = np.arange(len(kept)) == 0
+        return self._units(inputs, kept, values, np.ones(len(kept), bool), np.zeros(len(kept), bool), starts)
+
+    def _units(
+        self,
+        inputs: Inputs,
+        reads_U: np.ndarray,
+        values_U: np.ndarray,
+        seen_U: np.ndarray,
+        further_U: np.ndarray,
+        starts_U: np.ndarray,
+    ) -> Sample:
+        extras = {STARTS: starts_U.astype(np.float32), SEEN: seen_U.astype(np.float32)}
+        if self.pieces == "all":
+            extras[PIECE] = further_U.astype(np.float32)
+        return Sample(
+            ids=inputs.ids,
+            segments=inputs.segments,
+            reads=reads_U.astype(np.int32),
+            values=values_U.astype(np.int64),
+            weights=(seen_U & (values_U != IGNORED)).astype(np.float32),
+            extras=extras,
+            truncated=inputs.truncated,
+        )
+
+    def _id_of(self, tag: str) -> int:
+        assert self.label_set is not None
+        return self.label_set.id_of(tag)
+
+    def _continued(self, value: int) -> int:
+        """The tag of a word's further pieces: inside what the word begins, where there is such a tag."""
+        name = self.label_names[value] if value != IGNORED else ""
+        inside = f"I-{name[2:]}"
+        return (
+            self._id_of(inside) if self.marked and name[:2] == "B-" and inside in self.label_names else value
+        )
+
+    # ------------------------------------------------------------ weights, denominators, loss
+
+    def weighted(self, train: TokenTable) -> Tag:
+        """The same task with its class weights computed from the words of the training table.
+
+        Raises:
+            RecipeError: a weight for a tag that does not exist.
+        """
+        weights_C = weights_of_classes(self.class_weight_setting, self.label_names, train)
+        return replace(self, class_weights_C=weights_C)
+
+    def prepare(self, targets: Targets) -> Targets:
+        """The targets (numpy) with class weights multiplied into the weights of their units."""
+        return with_class_weights(targets, self.class_weights_C)
+
+    @property
+    def _loss(self) -> UnitLoss:
+        return self.unit_loss or default_loss("single")
+
+    def denominators(self, targets: Targets) -> dict[str, float]:
+        """Sum of the weights, fp64, of prepared targets (numpy)."""
+        return {self._loss.name: sum_of_weights(targets)}
+
+    def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """One weighted value per unit (U,), nats.
+
+        Args:
+            outputs: (U, C).
+            targets: prepared, as tensors on the same device.
+        """
+        return {self._loss.name: weighted_losses(self._loss, outputs, targets)}
+
+    # ------------------------------------------------------------ outputs to predictions
+
+    def decode(self, outputs: torch.Tensor | np.ndarray) -> Predictions:
+        """Predictions of (U, C) outputs, computed in fp64."""
+        scores_UC = fp64(outputs)
+        return Predictions(
+            kind="single",
+            scores=scores_UC,
+            probabilities=softmax(scores_UC),
+            values=scores_UC.argmax(-1).astype(np.int64),
+        )
+
+    def describe(self, row: Mapping[str, Any], sample: Sample, found: Predictions) -> dict[str, Any]:
+        """One row's prediction as plain data.
+
+        Returns:
+            `tags`, one a word, and `entities`: `type`, `start` and `end` (words from 0, end not included), `text` and
+            `probability` (the product of its words'). Without entities, `tags` and their `probabilities`. A word that
+            the model does not see is `O`, where there is such a tag, and its probability None.
+        """
+        assert found.probabilities is not None, "tags have probabilities"
+        kept_U = sample.extras[PIECE] == 0 if PIECE in sample.extras else np.ones(len(found.values), bool)
+        seen_W = sample.extras[SEEN][kept_U] > 0
+        names = self.label_names
+        outside = names.index(OUTSIDE) if OUTSIDE in names else len(names)
+        tags_W = np.where(seen_W, found.values[kept_U], outside)
+        shares_W = found.probabilities.max(-1)[kept_U]
+        tags = [(*names, OUTSIDE if self.marked else None)[tag] for tag in tags_W]
+        if not self.marked:
+            shares = zip(shares_W, seen_W, strict=True)
+            return {
+                "tags": tags,
+                "probabilities": [_finite(share) if seen else None for share, seen in shares],
+            }
+        words = None if is_tokenised(row) else words_of(row["words"])
+        scheme = scheme_of(names)
+        spans = entities(tags_W, np.arange(len(tags_W)) == 0, scheme).tolist()
+        return {
+            "tags": tags,
+            "entities": [
+                {
+                    "type": scheme.types[kind],
+                    "start": start,
+                    "end": end,
+                    "text": None if words is None else " ".join(words[start:end]),
+                    "probability": _finite(np.prod(shares_W[start:end])),
+                }
+                for kind, start, end in spans
+            ],
+        }
+
+
+def _finite(number: Any) -> float | None:
+    return float(number) if np.isfinite(number) else None
