@@ -6,6 +6,7 @@ autograd node was made: nodes are numbered in the order of their making, so the 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from bisect import bisect_right
@@ -25,7 +26,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from bigbatch.graph.flow import Flow, tensors_in
 
 aten = torch.ops.aten
-Phase = Literal["inputs", "forward", "loss", "backward", "recompute"]
+Phase = Literal["forward", "loss", "backward", "recompute"]
 _LARGEST_NODE = 2**63
 """Nodes that add to `.grad` have no place in the order: their number is the largest there is."""
 _READS_HOST = ("item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__")
@@ -41,6 +42,7 @@ class Call:
     name: str
     """As in `named_modules`."""
     kind: str
+    """Class name; empty for a stage outside every module."""
     parent: int
     """The call around it; -1 for none."""
     block: int | None
@@ -96,7 +98,9 @@ class Trace:
     uncounted: dict[str, int] = field(default_factory=dict)
     """Operation outside torch's own without a FLOP formula -> calls."""
     flow: Flow = field(default_factory=Flow)
-    phase: Phase = "inputs"
+    phase: Phase = "forward"
+    on_accelerator: bool = False
+    """Whether the model is on one: then reading tensors of the host waits for nothing."""
 
     _stack: list[int] = field(default_factory=list)
     _starts: list[int] = field(default_factory=list)
@@ -135,6 +139,19 @@ class Trace:
         """From here on, nodes are made by this call."""
         self._starts.append(torch.autograd._get_sequence_nr())  # pyright: ignore
         self._owners.append(owner)
+
+    @contextmanager
+    def stage(self, phase: Phase, name: str) -> Iterator[None]:
+        """Work outside every module: what prepares inputs and picks outputs, the loss."""
+        self.phase = phase
+        self.calls.append(Call(name, "", -1, None, False))
+        self._stack.append(len(self.calls) - 1)
+        self._entered(self._stack[-1])
+        try:
+            yield
+        finally:
+            self._stack.pop()
+            self._entered(-1)
 
     def enter(self, name: str, module: nn.Module, is_block: bool) -> None:
         """A module begins to run."""
@@ -273,15 +290,11 @@ class Trace:
 
     def wait(self, what: str, tensors: list[Tensor]) -> None:
         """A place that waits, unless the machine has an accelerator and this tensor is not on it."""
-        on_accelerator = {tensor.device.type for call in tensors for tensor in [call]} - {"cpu"}
-        if self.on_accelerator and not on_accelerator:
+        if self.on_accelerator and all(tensor.device.type == "cpu" for tensor in tensors):
             return
         call = self.current
         phase: Phase = "recompute" if self.phase == "backward" and self._stack else self.phase
         self.waits.append(Wait(what, call, phase, _place(sys._getframe())))
-
-    on_accelerator: bool = False
-    """Whether the model is on one: then tensors of the host wait for nothing."""
 
     @contextmanager
     def reading_host(self, what: str, tensors: list[Tensor]) -> Iterator[None]:
@@ -415,7 +428,7 @@ def _place(frame: FrameType | None) -> str:
     """The innermost line of code that is neither torch's nor the tracer's: `masking_utils.py:369 function`."""
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((_OURS, _TORCH)) and not file.startswith("<"):
+        if not file.startswith((_OURS, _TORCH, contextlib.__file__, "<")):
             return f"{Path(file).name}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return ""
