@@ -153,9 +153,7 @@ def _parts(seen: Seen) -> tuple[PartCost, ...]:
         )
     for number, kept in trace.kept.items():
         call = trace.calls[number] if number >= 0 else None
-        found[places.part(call)][places.inside(call), call.kind if call else ""].append(
-            Cost(kept_bytes=kept)
-        )
+        found[places.part(call)][places.inside(call), call.kind if call else ""].append(Cost(kept_bytes=kept))
     unread = unread_share(seen)
     parts = []
     for name, modules in found.items():

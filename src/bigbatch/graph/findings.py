@@ -17,10 +17,15 @@ from bigbatch.plan.graph import Cost, Finding
 from bigbatch.records import MicroBatch
 from bigbatch.units import show_bytes, show_flops
 
-_FILLS = frozenset(
-    "zeros zeros_like new_zeros ones ones_like new_ones full full_like new_full fill_ zero_ scalar_tensor".split()
-)
-_COPIES = frozenset("clone copy_ cat stack index_select index_copy_ constant_pad_nd repeat".split())
+# fmt: off
+_FILLS = frozenset((
+    "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full",
+    "fill_", "zero_", "scalar_tensor",
+))
+_COPIES = frozenset((
+    "clone", "copy_", "cat", "stack", "index_select", "index_copy_", "constant_pad_nd", "repeat",
+))
+# fmt: on
 _COLLECTED = {
     "hidden_states": "every block's hidden states are collected and handed out (output_hidden_states)",
     "attentions": "attention weights are computed in full and handed out (output_attentions)",
@@ -173,7 +178,9 @@ def _unread(seen: Seen, cost: Cost) -> tuple[list[Finding], list[str]]:
     trace = seen.trace
     blocks = [call.unread_P for call in trace.calls if call.block is not None and call.unread_P is not None]
     if blocks and all(bool(unread_P.all()) for unread_P in blocks):
-        why = "no block gets any gradient (a head whose weights are all zero?), so what is read cannot be told"
+        why = (
+            "no block gets any gradient (a head whose weights are all zero?), so what is read cannot be told"
+        )
         return [], [f"{why} before the first update"]
     shares: dict[int, float] = {}
     for number, call in enumerate(trace.calls):
@@ -190,7 +197,11 @@ def _unread(seen: Seen, cost: Cost) -> tuple[list[Finding], list[str]]:
     by_place = unread_share(seen)
     return [
         _unread_finding(
-            seen, part, one, cost, {inside: share for (owner, inside), share in by_place.items() if owner == part}
+            seen,
+            part,
+            one,
+            cost,
+            {inside: share for (owner, inside), share in by_place.items() if owner == part},
         )
         for part, one in sums.items()
         if one.flops >= 1
@@ -351,7 +362,9 @@ def _parameters(seen: Seen) -> list[Finding]:
 def _parameter_sentence(part: str, reason: str, parameters: Sequence[torch.nn.Parameter]) -> str:
     values = sum(parameter.numel() for parameter in parameters)
     size = sum(parameter.nbytes for parameter in parameters)
-    tensors = f"{len(parameters)} {'tensor' if len(parameters) == 1 else 'tensors'} of {part} ({values:,} values)"
+    tensors = (
+        f"{len(parameters)} {'tensor' if len(parameters) == 1 else 'tensors'} of {part} ({values:,} values)"
+    )
     if reason == "frozen":
         return f"{tensors} are frozen: no gradient, no optimiser state"
     if reason == "unused":
@@ -372,7 +385,9 @@ def _round_trips(seen: Seen) -> list[Finding]:
             for operation in seen.trace.operations
             if operation.cast and operation.undoes and seen.place(seen.call(operation)) == where
         }
-        words = ", ".join(f"{outer} to {inner} and back{_lost(outer, inner)}" for outer, inner in sorted(trips))
+        words = ", ".join(
+            f"{outer} to {inner} and back{_lost(outer, inner)}" for outer, inner in sorted(trips)
+        )
         what = f"{where} casts {words}, {_times(one.count)}, with nothing in between"
         found.append(one.finding("cast", where, what, seen.timed))
     return found

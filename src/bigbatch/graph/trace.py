@@ -133,7 +133,7 @@ class Trace:
     def _owner(self, number: int) -> int:
         """The call in which the node of this number was made."""
         at = bisect_right(self._starts, number) - 1
-        return self._owners[at] if 0 <= at and number < _LARGEST_NODE else -1
+        return self._owners[at] if at >= 0 and number < _LARGEST_NODE else -1
 
     def _entered(self, owner: int) -> None:
         """From here on, nodes are made by this call."""

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-Kind = Literal["unread", "unused", "repeated", "sync", "cast", "copy", "fill", "parameter", "padding", "collected"]
+Kind = Literal[
+    "unread", "unused", "repeated", "sync", "cast", "copy", "fill", "parameter", "padding", "collected"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,9 +70,8 @@ def padding_sentence(padding: Padding) -> str:
         (padding.sorted_budget, "micro-batches of the plan's size, sorted and padded"),
     )
     shares = ", ".join(f"{100 * share:.1f} % in {words}" for share, words in ways)
-    return (
-        f"padding of a batch of {padding.samples:,} samples ({padding.real_tokens:,} real tokens): {shares}, none packed"
-    )
+    batch = f"{padding.samples:,} samples ({padding.real_tokens:,} real tokens)"
+    return f"padding of a batch of {batch}: {shares}, none packed"
 
 
 def _table(graph: GraphAnalysis) -> list[str]:
@@ -126,5 +125,7 @@ def show_milliseconds(seconds: float) -> str:
 def _rest(graph: GraphAnalysis) -> list[str]:
     lines = [padding_sentence(graph.padding)] if graph.padding else []
     if graph.cost.seconds is not None:
-        lines.append("seconds were measured once, under observation: they tell parts apart, not how fast it is")
+        lines.append(
+            "seconds were measured once, under observation: they tell parts apart, not how fast it is"
+        )
     return [*lines, *(f"note: {note}" for note in graph.notes)]
