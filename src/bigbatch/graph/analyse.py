@@ -19,7 +19,7 @@ from bigbatch.graph.places import Places
 from bigbatch.graph.trace import Operation, Trace, watching
 from bigbatch.model.anatomy import Anatomy, device_of
 from bigbatch.model.untouched import untouched
-from bigbatch.plan.graph import Cost, GraphAnalysis, ModuleCost, Padding, PartCost, total
+from bigbatch.plan.graph import Cost, GraphAnalysis, ModuleCost, PartCost, total
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import MicroBatch
 
@@ -30,8 +30,6 @@ def analyse(
     module: nn.Module,
     anatomy: Anatomy,
     micro_batch: MicroBatch,
-    *,
-    padding: Padding | None = None,
 ) -> GraphAnalysis:
     """Run a micro-batch once, as training would, and account for every operation.
 
@@ -43,7 +41,6 @@ def analyse(
         module: the model behind `forward`, on its device.
         anatomy: its parts.
         micro_batch: real samples, as the forward expects them.
-        padding: what other ways of cutting the global batch would pad; handed through.
 
     Returns:
         Figures for this micro-batch. FLOPs are torch's formulas (`torch.utils.flop_counter`).
@@ -78,7 +75,6 @@ def analyse(
         trained_parameters=sum(parameter.numel() for parameter in parameters),
         parts=parts,
         findings=findings,
-        padding=padding,
         notes=notes,
         analysis_seconds=time.perf_counter() - started,
     )
@@ -168,7 +164,9 @@ def _parts(seen: Seen) -> tuple[PartCost, ...]:
                     name=name,
                     cost=total(line.cost for line in lines),
                     modules=tuple(lines),
-                    unread_fraction=unread.get((name, "")),
+                    unread_flops=round(
+                        sum(line.cost.flops * (line.unread_fraction or 0.0) for line in lines)
+                    ),
                 )
             )
     return tuple(parts)

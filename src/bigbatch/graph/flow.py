@@ -35,7 +35,7 @@ class Flow:
 
     def storage(self, tensor: Tensor) -> int:
         """A number that no other storage of the trace has."""
-        reference = StorageWeakRef(tensor.untyped_storage())
+        reference = StorageWeakRef(held(tensor))
         return self._alive.setdefault(reference.cdata, reference).cdata
 
     def reads(self, tensors: Iterable[Tensor]) -> set[int]:
@@ -48,7 +48,7 @@ class Flow:
     def spec(self, value: Any) -> Any:
         """An argument as something that can be compared: a tensor by its value number and layout."""
         if isinstance(value, Tensor):
-            layout = (value.dtype, tuple(value.shape), value.stride(), value.storage_offset())
+            layout = (value.dtype, tuple(value.shape), *_strided(value))
             return ("tensor", self._value(self.storage(value)), layout, value.device)
         if isinstance(value, (list, tuple)):
             return tuple(self.spec(item) for item in value)
@@ -118,6 +118,18 @@ class Flow:
             self.written_outside.add(operation)
         self._writers.setdefault(storage, []).append(operation)
         self._values[storage] = value
+
+
+def held(tensor: Tensor) -> torch.UntypedStorage:
+    """Where the tensor's values lie; a sparse tensor has them in a dense one."""
+    return (tensor._values() if tensor.layout == torch.sparse_coo else tensor).untyped_storage()
+
+
+def _strided(tensor: Tensor) -> tuple[Any, ...]:
+    """How the values lie in their storage."""
+    if tensor.layout != torch.strided:
+        return (tensor.layout,)
+    return (tensor.stride(), tensor.storage_offset())
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

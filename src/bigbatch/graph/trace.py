@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from bigbatch.graph.flow import Flow, tensors_in
+from bigbatch.graph.flow import Flow, held, tensors_in
 
 aten = torch.ops.aten
 Phase = Literal["forward", "loss", "backward", "recompute"]
@@ -202,7 +202,7 @@ class Trace:
         storage = self.flow.storage(tensor)
         if storage not in self._kept_storages:
             self._kept_storages.add(storage)
-            self.kept[self.current] = self.kept.get(self.current, 0) + tensor.untyped_storage().nbytes()
+            self.kept[self.current] = self.kept.get(self.current, 0) + held(tensor).nbytes()
         with self.quiet():
             return tensor.detach()  # the tensor itself would keep its own node alive
 
@@ -279,7 +279,9 @@ class Trace:
         tensors = list(tensors_in(args))
         waits = name in _WAITS
         if name == "index":  # an index of booleans is counted first
-            waits = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
+            # Rows of embeddings (`sparse=True`) are for CPUs only: nothing waits there.
+            rows = not self.on_accelerator and _node_name().startswith("EmbeddingBackward")
+            waits = not rows and any(one.dtype in (torch.bool, torch.uint8) for one in tensors[1:])
         elif name == "repeat_interleave":
             waits = kwargs.get("output_size") is None
         elif name in ("_to_copy", "copy_"):
@@ -292,9 +294,10 @@ class Trace:
         """A place that waits, unless the machine has an accelerator and this tensor is not on it."""
         if self.on_accelerator and all(tensor.device.type == "cpu" for tensor in tensors):
             return
-        call = self.current
-        phase: Phase = "recompute" if self.phase == "backward" and self._stack else self.phase
-        self.waits.append(Wait(what, call, phase, _place(sys._getframe())))
+        python = self.phase != "backward" or bool(self._stack)  # else autograd's own code runs
+        phase: Phase = "recompute" if self.phase == "backward" and python else self.phase
+        place = _place(sys._getframe()) if python else ""
+        self.waits.append(Wait(what, self.current, phase, place))
 
     @contextmanager
     def reading_host(self, what: str, tensors: list[Tensor]) -> Iterator[None]:
@@ -357,7 +360,8 @@ def _hooks(trace: Trace, name: str, part: nn.Module, is_block: bool) -> list[Any
     """First in, last out: hooks of others, such as the packed path's, count as the module's own work."""
     return [
         part.register_forward_pre_hook(lambda module, _: trace.enter(name, module, is_block), prepend=True),
-        part.register_forward_hook(lambda _module, _inputs, output: trace.leave(output)),
+        # Also after an exception: the lazy last block leaves its first pass by one.
+        part.register_forward_hook(lambda _module, _inputs, output: trace.leave(output), always_call=True),
     ]
 
 
@@ -395,13 +399,19 @@ def _name(func: Any) -> str:
     return func._schema.name.partition("::")[2] if hasattr(func, "_schema") else str(func)
 
 
+def _node_name() -> str:
+    """The autograd node that is being computed; empty outside the backward pass."""
+    node = torch._C._current_autograd_node()
+    return "" if node is None else node.name()
+
+
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
 def _bytes(tensor: Tensor) -> int:
     """What the tensor's elements take; an expanded one no more than its storage."""
-    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+    return min(tensor.numel() * tensor.element_size(), held(tensor).nbytes())
 
 
 def _each_once(tensors: list[Tensor]) -> list[Tensor]:

@@ -20,14 +20,16 @@ UNSEEN = "bigbatch_padded"
 
 
 def unseen_mask(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
-    """transformers' `sdpa_mask`, decided by shapes alone, for samples that are padded on the right.
+    """The `sdpa_mask` of transformers, decided by shapes alone, for samples that are padded on the right.
 
     A causal query never reaches the padding behind it, so causal attention needs no padding mask. Where the mask
     is needed it is made, whatever is in it.
     """
     if attention_mask is None or options.get("allow_is_causal_skip", True):
         return sdpa_mask(*args, attention_mask=None, **options)
-    return sdpa_mask(*args, attention_mask=attention_mask, **{**options, "allow_is_bidirectional_skip": False})
+    return sdpa_mask(
+        *args, attention_mask=attention_mask, **{**options, "allow_is_bidirectional_skip": False}
+    )
 
 
 @contextmanager

@@ -75,8 +75,8 @@ class PartCost:
     """`embeddings`, `block 3`, `classifier`, `loss`, …"""
     cost: Cost
     modules: tuple[ModuleCost, ...] = ()
-    unread_fraction: float | None = None
-    """Share of a block's output positions, padding apart, that nothing behind it reads; None where not known."""
+    unread_flops: int = 0
+    """Of the part's FLOPs, those for positions that nothing behind it reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +113,14 @@ class Padding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plain:
+    """The same samples the plain way: padded, every position computed."""
+
+    computed_tokens: int
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
 class GraphAnalysis:
     """One micro-batch, traced: forward, loss, backward."""
 
@@ -129,6 +137,8 @@ class GraphAnalysis:
     findings: tuple[Finding, ...] = ()
     """The most expensive first."""
     padding: Padding | None = None
+    plain: Plain | None = None
+    """What the plain way would have cost; None where this is it."""
     notes: tuple[str, ...] = ()
     """What the figures leave out."""
     analysis_seconds: float = field(default=0.0, compare=False)
@@ -157,7 +167,7 @@ class GraphAnalysis:
         known = dict(content)
         if known.pop("version") != 1:
             raise ValueError("graph.json is of another version")
-        padding = known.pop("padding")
+        padding, plain = known.pop("padding"), known.pop("plain")
         return GraphAnalysis(
             **{
                 **known,
@@ -166,6 +176,7 @@ class GraphAnalysis:
                 "notes": tuple(known["notes"]),
             },
             padding=None if padding is None else Padding(**padding),
+            plain=None if plain is None else Plain(**{**plain, "cost": Cost(**plain["cost"])}),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bigbatch.plan.graph import Finding, GraphAnalysis, Padding, PartCost
+from bigbatch.plan.graph import Cost, Finding, GraphAnalysis, Padding, PartCost, Plain
 from bigbatch.units import show_bytes, show_flops, show_seconds
 
 SHOWN = 12
@@ -31,17 +31,28 @@ def graph_lines(graph: GraphAnalysis) -> list[str]:
 
 
 def summary(graph: GraphAnalysis) -> list[str]:
-    """The micro-batch and its cost in two sentences."""
+    """The micro-batch and its cost, and that of the plain way, a sentence each."""
     cost = graph.cost
     padded = graph.computed_tokens - graph.real_tokens
     tokens = f"{graph.real_tokens:,} real tokens" + (f" and {padded:,} of padding" if padded else "")
     again = f", {show_flops(cost.recompute_flops)} recomputed" if cost.recompute_flops else ""
+    plain = [] if graph.plain is None else [_against(graph.plain, cost)]
     return [
         f"one micro-batch, {graph.forward}: {graph.samples:,} samples, {tokens}; {graph.precision} on {graph.device}",
         f"{show_flops(cost.flops)} ({show_flops(cost.forward_flops)} forward, {show_flops(cost.backward_flops)} "
         f"backward{again}); {show_bytes(cost.read_bytes)} read, {show_bytes(cost.written_bytes)} written; "
         f"{show_bytes(cost.kept_bytes)} kept for the backward pass",
+        *plain,
     ]
+
+
+def _against(plain: Plain, cost: Cost) -> str:
+    less = 1 - cost.flops / plain.cost.flops if plain.cost.flops else 0.0
+    return (
+        f"the plain way (padded, every position): {plain.computed_tokens:,} tokens, {show_flops(plain.cost.flops)}, "
+        f"{show_bytes(plain.cost.moved_bytes)} moved, {show_bytes(plain.cost.kept_bytes)} kept; "
+        f"{abs(100 * less):.1f} % {'fewer' if less >= 0 else 'more'} FLOPs this way"
+    )
 
 
 def heading(kind: str) -> str:
@@ -75,7 +86,7 @@ def padding_sentence(padding: Padding) -> str:
 
 
 def _table(graph: GraphAnalysis) -> list[str]:
-    head = ("part", "forward", "backward", "share", "moved", "kept", "seconds", "unread")
+    head = ("part", "forward", "backward", "share", "moved", "kept", "seconds", "for nobody")
     rows = [head, *(_row(part, graph) for part in graph.parts)]
     if all(part.cost.seconds is None for part in graph.parts):
         rows = [(*row[:6], row[7]) for row in rows]
@@ -90,7 +101,6 @@ def _table(graph: GraphAnalysis) -> list[str]:
 
 def _row(part: PartCost, graph: GraphAnalysis) -> tuple[str, ...]:
     cost = part.cost
-    unread = part.unread_fraction
     return (
         part.name,
         show_flops(cost.forward_flops) if cost.forward_flops else "",
@@ -99,7 +109,7 @@ def _row(part: PartCost, graph: GraphAnalysis) -> tuple[str, ...]:
         show_bytes(cost.moved_bytes),
         show_bytes(cost.kept_bytes) if cost.kept_bytes else "",
         "" if cost.seconds is None else f"{cost.seconds:.3f}",
-        f"{100 * unread:.1f} %" if unread else "",
+        show_flops(part.unread_flops) if part.unread_flops else "",
     )
 
 

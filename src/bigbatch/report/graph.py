@@ -96,7 +96,7 @@ def _part_row(part: PartCost, cost: Cost) -> dict[str, str]:
         "moved": show_bytes(own.moved_bytes),
         "kept": show_bytes(own.kept_bytes),
         "seconds": "" if own.seconds is None else show_milliseconds(own.seconds),
-        "unread": "" if not part.unread_fraction else show_share(part.unread_fraction, 1),
+        "unread": show_flops(part.unread_flops) if part.unread_flops else "",
     }
 
 
@@ -158,7 +158,7 @@ def _note(part: PartCost, cost: Cost, *, wide: bool) -> str:
     if wide:
         words.append(f"{show_bytes(part.cost.moved_bytes)} moved")
         words += [f"{show_bytes(part.cost.kept_bytes)} kept"] if part.cost.kept_bytes else []
-        words += [f"{show_share(part.unread_fraction, 1)} unread"] if part.unread_fraction else []
+        words += [f"{show_flops(part.unread_flops)} never read"] if part.unread_flops else []
     return " · ".join(words)
 
 
