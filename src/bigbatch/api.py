@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
+from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
 from bigbatch.report.compare import compare_runs, write_comparison
+from bigbatch.report.graph import graph_told
 from bigbatch.report.html import write_report
 from bigbatch.report.read import RunData, read_run
 from bigbatch.track.console import ConsoleObserver, console_if_watched
@@ -283,7 +285,7 @@ def _silent(_text: str) -> None:
 
 def _show_plan(console: ConsoleObserver | None, parts: Parts) -> None:
     if console is not None:
-        console.start(plan_lines(parts), parts.length.updates, parts.length.samples)
+        console.start(explain(parts.plan, parts.notes), parts.length.updates, parts.length.samples)
 
 
 def train_command(
@@ -325,9 +327,16 @@ def last_lines(run: Run) -> list[str]:
 
 
 def plan(
-    recipe: PathOrText, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
+    recipe: PathOrText,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    graph: bool | PathOrText = False,
 ) -> list[str]:
     """What would run, how long, how much memory and why, as lines to print; writes no run directory.
+
+    Args:
+        graph: also what one micro-batch computes and what of it nobody reads; a path draws it into that HTML file.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
@@ -338,16 +347,15 @@ def plan(
 
     console = ConsoleObserver()
     try:
-        return plan_lines(plan_only(loaded, Live(), console.say, console.progress))
+        parts = plan_only(loaded, Live(), console.say, console.progress)
+        lines = explain(parts.plan, parts.notes)
+        if graph is False:
+            return lines
+        from bigbatch.run.graph import analyse_parts
+
+        return [*lines, "", *graph_told(analyse_parts(parts), graph, Path(recipe).stem)]
     finally:
         console.close()
-
-
-def plan_lines(parts: Parts) -> list[str]:
-    """The plan and what else the user should know, as lines to print."""
-    from bigbatch.plan.explain import explain
-
-    return [*explain(parts.plan), *(f"note: {note}" for note in parts.notes)]
 
 
 def evaluate(

@@ -107,6 +107,15 @@ def show_bytes(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TiB"
 
 
+def show_flops(flops: float) -> str:
+    """`7.1 GFLOP`."""
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"):
+        if abs(flops) < 1000:
+            return f"{flops:.0f} {unit}" if unit == "FLOP" else f"{flops:.1f} {unit}"
+        flops /= 1000
+    return f"{flops:.1f} PFLOP"
+
+
 def show_seconds(seconds: float) -> str:
     """`4.2 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 60:

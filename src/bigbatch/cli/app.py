@@ -96,12 +96,30 @@ def init(
     say(api.init(data, out=out, model=model, force=force).lines)
 
 
-@app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096")
-def plan(recipe: Recipe, changes: Changes = None, set_: Set = None) -> None:
+@app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096 --graph graph.html")
+def plan(
+    recipe: Recipe,
+    changes: Changes = None,
+    set_: Set = None,
+    graph: Annotated[
+        bool,
+        typer.Option(
+            "--graph",
+            help="Also what a micro-batch computes and what nobody reads of it; draws it into FILE.html, "
+            "if one is named.",
+        ),
+    ] = False,
+) -> None:
     """Say what would run, how long it would take, how much memory, and why."""
+    words, page = _both(changes, set_), None
+    if graph:
+        # The file is a word among the changes: an option with an optional value would swallow one of them.
+        pages = [word for word in words if word.lower().endswith(".html") and "=" not in word]
+        words = [word for word in words if word not in pages]
+        page = pages[-1] if pages else None
     from bigbatch import api
 
-    say(api.plan(recipe, _both(changes, set_), environ=os.environ))
+    say(api.plan(recipe, words, environ=os.environ, graph=page or graph))
 
 
 @app.command(epilog="Example: bigbatch train recipe.yaml batch.samples=4096 optimizer.name=lamb")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bigbatch.data.order import epoch_order
+from bigbatch.data.packs import cut
+from bigbatch.plan.graph import Padding
 from bigbatch.records import LengthFacts, TokenTable
 
 _RANDOM_BATCH = 32
@@ -36,3 +38,23 @@ def padding_share(lengths_B: np.ndarray, batch_samples: int) -> float:
     counts = np.diff(np.append(starts, len(lengths_B)))
     computed = int((longest * counts).sum())
     return 1 - int(lengths_B.sum()) / computed if computed else 0.0
+
+
+def padding_by_way(lengths_B: np.ndarray, micro_tokens: int) -> Padding:
+    """What each way of cutting one global batch computes in vain.
+
+    Args:
+        lengths_B: (B,) tokens of the batch's samples, in stream order.
+        micro_tokens: budget of a micro-batch, padding included.
+    """
+    ordered_B = np.sort(lengths_B)
+    pieces = cut(lengths_B, micro_tokens, "padded")
+    computed = sum(len(piece) * int(lengths_B[piece].max()) for piece in pieces)
+    real = int(lengths_B.sum())
+    return Padding(
+        samples=len(lengths_B),
+        real_tokens=real,
+        random_32=padding_share(lengths_B, _RANDOM_BATCH),
+        sorted_32=padding_share(ordered_B, _RANDOM_BATCH),
+        sorted_budget=1 - real / computed if computed else 0.0,
+    )

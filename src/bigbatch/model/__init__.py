@@ -12,5 +12,6 @@
     ├── load.py        load_tokenizer, load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data
+    ├── untouched.py   running a model without leaving a trace in it
     └── export.py      save_model: a folder that opens with transformers
 """

@@ -18,6 +18,7 @@ from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import Anatomy, accepts, anatomy, device_of, evaluating, headed_model
 from bigbatch.model.attention import IMPLEMENTATION, LAYOUT, CannotPack, register
 from bigbatch.model.layout import build_layout, cumulative_lengths, positions_in_sample, to_device
+from bigbatch.model.unseen import follows_interface, is_causal, nobody_looks
 from bigbatch.records import MicroBatch, Targets
 
 
@@ -57,6 +58,9 @@ class PaddedForward(ModuleForward):
         types = getattr(outer.config, "type_vocab_size", 0) or 0
         self._segments = accepts(outer.base_model, "token_type_ids") and types > 1  # pyright: ignore
         self._options = {"use_cache": False} if accepts(outer, "use_cache") else {}
+        self._outer = outer
+        self._unseen = follows_interface(outer)
+        self._causal = is_causal(outer)
 
     def __call__(self, micro_batch: MicroBatch) -> Tensor:
         """(U, C) logits in the order of the micro-batch's units."""
@@ -66,9 +70,13 @@ class PaddedForward(ModuleForward):
             "input_ids": self._pad(micro_batch.ids_T, real_BL, self.pad_id),
             "attention_mask": to_device(real_BL.astype(np.int64), self.device),
         }
+        if self._unseen and not self._causal and real_BL.all():
+            # Without a mask there is nothing to look at. A causal model would look at its positions instead.
+            del inputs["attention_mask"]
         if self._segments and micro_batch.segments_T is not None:
             inputs["token_type_ids"] = self._pad(micro_batch.segments_T, real_BL, 0)
-        logits = self.module(**inputs, **self._options).logits
+        with nobody_looks(self._outer, ("sdpa", IMPLEMENTATION) if self._unseen else ()):
+            logits = self.module(**inputs, **self._options).logits
         sample_U = to_device(micro_batch.unit_sample_U, self.device)
         if logits.ndim == 2:  # one output a sample (B, C), else one a token (B, L, C)
             return logits.index_select(0, sample_U)

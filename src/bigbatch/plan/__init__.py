@@ -9,5 +9,7 @@
     ├── batches.py   a typical global batch, and the micro-batches it is cut into
     ├── memory.py    peak memory as a sum of named parts; what would fit
     ├── timing.py    seconds of training and of evaluation
-    └── explain.py   the plan as lines for people
+    ├── explain.py   the plan as lines for people
+    ├── graph.py     what one micro-batch computes: the record of an analysis
+    └── graph_words.py  that, as lines for people
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bigbatch.plan.frozen import Plan
@@ -24,8 +25,8 @@ _NAMES = {
 }
 
 
-def explain(plan: Plan) -> list[str]:
-    """One line a choice, columns aligned, warnings at the end.
+def explain(plan: Plan, notes: Sequence[str] = ()) -> list[str]:
+    """One line a choice, columns aligned, warnings and notes at the end.
 
     Example:
         `micro-batch     1,024 tokens   measured    the smallest of the fastest tried: 8,100 tokens/s at 512, …`
@@ -39,7 +40,8 @@ def explain(plan: Plan) -> list[str]:
         "  ".join([*(text.ljust(width) for text, width in zip(row[:3], widths, strict=True)), row[3]])
         for row in rows
     ]
-    return lines + [f"warning: {warning}" for warning in plan.warnings]
+    warnings = [f"warning: {warning}" for warning in plan.warnings]
+    return [*lines, *warnings, *(f"note: {note}" for note in notes)]
 
 
 def shown(name: str, choice: Choice) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,32 +151,3 @@ def tensors_of(targets: Targets, device: torch.device) -> Targets:
     """The targets as tensors on the device."""
     # A copy: arrays of the token cache are memory-mapped and read-only, which torch does not take.
     return targets.map(lambda values: torch.from_numpy(np.array(values)).to(device))
-
-
-@contextmanager
-def untouched(module: nn.Module, in_place: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Put gradients, buffers, modes and generators back as they were.
-
-    Args:
-        module: what is measured.
-        in_place: parameters whose gradients are added to a dense one that is there before (`graph.embeddings`).
-    """
-    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    modes = [(part, part.training) for part in module.modules()]
-    on_cuda = [buffer.device for buffer in module.parameters() if buffer.device.type == "cuda"][:1]
-    for parameter, _ in gradients:
-        parameter.grad = None
-    for parameter in in_place:
-        parameter.grad = torch.zeros_like(parameter)
-    try:
-        with torch.random.fork_rng(devices=on_cuda):
-            yield
-    finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for part, training in modes:
-            part.training = training

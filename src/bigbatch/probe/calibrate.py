@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bigbatch.probe.bench import TIMED, Bench, kept_bytes, spread, untouched
+from bigbatch.model.untouched import untouched
+from bigbatch.probe.bench import TIMED, Bench, kept_bytes, spread
 from bigbatch.probe.hardware import peak_memory_bytes, resident_bytes, synchronize
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import CalibrationFacts, MicroBatch

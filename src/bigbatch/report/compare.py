@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bigbatch.errors import UsageError
 from bigbatch.report import facts, figures
-from bigbatch.report.html import render, write_atomic
+from bigbatch.report.page import render, write_atomic
 from bigbatch.report.read import RunData, read_run
 from bigbatch.report.recipes import differing_keys, flat_recipe
 from bigbatch.report.text import clean, shorten, show_number, show_share, title_of

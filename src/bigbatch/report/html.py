@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-import bigbatch
 from bigbatch.report import facts, figures, shapes
+from bigbatch.report.graph import section_of
+from bigbatch.report.page import render, write_atomic
 from bigbatch.report.quality import SplitQuality, split_quality
 from bigbatch.report.read import RunData, auto_class, read_run
 from bigbatch.report.recipes import flat_recipe
@@ -56,34 +53,11 @@ def render_report(run: RunData) -> str:
         "tiles": _tiles(run),
         "problems": [clean(line) for line in run.problems],
         "recipe": clean(run.recipe),
+        "graph": section_of(run.graph),
         "environment": facts.flat_environment(run.environment),
     }
     view["sections"] = _sections(view)
     return render("report.html.j2", view)
-
-
-def render(template: str, view: Mapping[str, Any]) -> str:
-    """Fill one of the room's templates; whatever is not Markup is escaped."""
-    loader = jinja2.PackageLoader("bigbatch.report")
-    setting = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return setting.get_template(template).render(version=bigbatch.__version__, **view)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half of one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _lead(run: RunData) -> str:
@@ -337,6 +311,7 @@ def _sections(view: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("quality", "Quality", view["metric_rows"] or view["qualities"]),
         ("mistakes", "Mistakes", view["examples"]),
         ("plan", "Plan", True),
+        ("graph", "Graph", view["graph"]),
         ("events", "Events", True),
         ("use", "Use the model", view["has_model"]),
         ("details", "To repeat it", True),

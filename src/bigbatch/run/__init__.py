@@ -15,6 +15,7 @@
     inputs.py        recipe -> checked rows and labels
     live.py          what Python brings: its part of the fingerprint, a live model's weights
     ready.py         model, tokenizer, task and tokens, made to fit each other
+    graph.py         what one micro-batch of this run computes
     planning.py      measure a little, then plan
     build.py         facts -> probe -> plan -> parts
     start.py         who lives in the directory, the lock, the parts, the newest checkpoint

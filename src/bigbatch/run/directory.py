@@ -74,6 +74,7 @@ class RunDirectory:
         self.model = path / "model"  # best weights, Hugging Face format
         self.result = path / "result.json"  # final numbers
         self.evaluation = path / "evaluation.json"  # confusion matrices and examples
+        self.graph = path / "graph.json"  # what one micro-batch computes
         self.report = path / "report.html"  # one offline page
         self.logs = path / "logs"  # output of each rank
 

@@ -1,0 +1,61 @@
+"""The analysis of a run's own micro-batch: what `bigbatch plan --graph` shows and `RUN/graph.json` keeps."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+from bigbatch.data.lengths import padding_by_way
+from bigbatch.data.packs import micro_batches
+from bigbatch.graph.analyse import analyse, middle
+from bigbatch.model.anatomy import anatomy
+from bigbatch.plan.forward import ForwardPlan
+from bigbatch.plan.graph import GraphAnalysis, Plain
+from bigbatch.protocols import Forward
+from bigbatch.records import MicroBatch
+from bigbatch.run.build import Parts
+from bigbatch.run.forwards import open_forward
+from bigbatch.run.ready import Ready
+
+LONG_ENOUGH_SECONDS = 60.0
+"""Training that took less is not analysed on its own: tracing takes about a second."""
+
+
+def analyse_parts(parts: Parts) -> GraphAnalysis:
+    """Trace the middle micro-batch of the first update as training runs it, and the plain way; changes nothing.
+
+    Compiled code has no operations left to watch: then the same plan is traced without compilation, and the
+    parts' forward is closed.
+    """
+    batch = parts.batches.at(0, 1)
+    pieces = list(micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing))
+    piece = middle(pieces)
+    ready = Ready(
+        module=parts.module,
+        anatomy=anatomy(parts.module),
+        tokenizer=parts.tokenizer,
+        task=parts.task,
+        max_length=parts.max_length,
+        pad_id=parts.pad_id,
+        notes=(),
+    )
+    how = ForwardPlan.of(parts.plan.choices)
+    if how.compile != "off":
+        parts.forward.close()
+        with closing(open_forward(ready, replace(how, compile="off"))) as forward:
+            found = _traced(forward, ready, piece)
+        found = replace(
+            found, notes=(*found.notes, f"traced without compilation (plan.compile: {how.compile})")
+        )
+    else:
+        found = _traced(parts.forward, ready, piece)
+    plain = None
+    if how != ForwardPlan():
+        with closing(open_forward(ready, ForwardPlan())) as forward:
+            padded = _traced(forward, ready, replace(piece, packing="padded"))
+        plain = Plain(computed_tokens=padded.computed_tokens, cost=padded.cost)
+    return replace(found, padding=padding_by_way(batch.lengths_B, parts.micro_tokens), plain=plain)
+
+
+def _traced(forward: Forward, ready: Ready, piece: MicroBatch) -> GraphAnalysis:
+    return analyse(forward, ready.task, ready.module, ready.anatomy, piece)
