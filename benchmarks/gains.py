@@ -136,7 +136,7 @@ def table(name: str, bench: Bench, rounds: int) -> list[str]:
             if number:  # the first round warms up
                 seconds[label].append(found)
     set_dropout(bench.parts.module, 0.0)
-    errors = {label: [_error(bench, how) for how in (ways[label],)][0] for label in ways}
+    errors = {label: _error(bench, how) for label, how in ways.items()}
     bench.parts.module.double()
     doubles = {label: _error(bench, how) for label, how in ways.items()}
     bench.parts.module.float()
@@ -173,15 +173,18 @@ def main() -> None:
     lines = [
         f"# What each optimisation gives, {datetime.now(UTC):%Y-%m-%d}",
         "",
-        f"`python benchmarks/gains.py {' '.join(sys.argv[1:])}`; {platform.machine()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}; {arguments.rounds} rounds in turn, medians. MiniLM, 22.7M parameters.",
+        f"`python benchmarks/gains.py {' '.join(sys.argv[1:])}`; {platform.machine()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; {arguments.rounds} rounds in turn, medians. "
+        "MiniLM, 22.7M parameters.",
     ]
     for name in arguments.only or list(RECIPES):
         lines += ["", *table(name, open_bench(name), arguments.rounds)]
         print("\n".join(lines), flush=True)
     if arguments.save:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-gains.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-gains.md").write_text(
+            "\n".join(lines) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

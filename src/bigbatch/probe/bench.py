@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bigbatch.model.untouched import untouched
 from bigbatch.probe.hardware import resident_bytes, synchronize
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import MicroBatch, Targets
