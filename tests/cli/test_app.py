@@ -31,6 +31,7 @@ FLAGS = {
     "predict": ["--column", "--help", "--out", "-h"],
     "report": ["--help", "-h"],
     "compare": ["--help", "-h"],
+    "bench": ["--against", "--help", "--out", "--resume", "--rounds", "--set", "--updates", "-h"],
 }
 
 
@@ -62,6 +63,7 @@ def api(monkeypatch, tmp_path):
         "evaluate": answer("evaluate", [{"loss": 0.5, "accuracy": 0.851234567}]),
         "predict_file": answer("predict_file", [None]),
         "report": answer("report", [Path("runs/x/report.html")]),
+        "bench": answer("bench", [None]),
         "compare": answer("compare", [("a table", Path("compare.html"))]),
     }
     monkeypatch.setitem(sys.modules, "bigbatch.api", stub)
