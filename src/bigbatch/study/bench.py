@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def bench(
     resume: bool = False,
     contestants: Sequence[str] = (),
     timeout_seconds: float = 3600,
+    max_seconds: float | None = None,
+    saved: Callable[[], object] = lambda: None,
     say: Say = lambda text: None,
 ) -> Results:
     """Run every contestant `rounds` times and keep results.json and results.md in `out`.
@@ -55,6 +58,8 @@ def bench(
         resume: keep the rounds that are there, if they are of the same job and versions, and go on.
         contestants: only these, in this order; empty: all.
         timeout_seconds: a contestant that takes longer has failed.
+        max_seconds: no further round is begun that would end after this; the first one always is.
+        saved: called whenever the results have been written.
         say: told what is going on.
 
     Raises:
@@ -81,15 +86,23 @@ def bench(
         train_flops=prepared.work.train_flops,
     )
     results = _earlier(out, results) if resume else results
+    started = time.monotonic()
     runner = Runner(work, timeout_seconds, say)
     try:
         chosen = _micro_samples(results, names, job, runner)
+        longest = 0.0
         while len(results.rounds) < rounds:
+            turn = time.monotonic()
+            if max_seconds is not None and results.rounds and turn - started + longest > max_seconds:
+                say(f"no time for round {len(results.rounds) + 1} of {rounds}")
+                break
             say(f"round {len(results.rounds) + 1} of {rounds}")
             done = _round(names, job, chosen, runner)
             results = replace(results, rounds=(*results.rounds, done))
             save_results(out / "results.json", results)
             (out / "results.md").write_text(markdown(results), encoding="utf-8")
+            saved()
+            longest = max(longest, time.monotonic() - turn)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for line in console(results):

@@ -22,7 +22,7 @@ from bigbatch.study.contestants.common import texts_of
 from bigbatch.study.jobs import Job
 from bigbatch.study.work import Work, counted_work, matrix_shapes
 
-PREDICTED = 1024
+PREDICTED = 512
 """Most texts that are predicted."""
 
 
