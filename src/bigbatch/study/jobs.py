@@ -28,9 +28,9 @@ class Job:
     labels: tuple[str, ...]
     """Class names in class order; empty for clm."""
     max_length: int
-    """Tokens that samples are cut to; clm: tokens of a block."""
+    """Tokens that samples are cut to; clm: tokens of a document at most."""
     order: tuple[int, ...]
-    """Rows (clm: blocks) in the order in which they are consumed, `batch_samples` an update."""
+    """Rows in the order in which they are consumed, `batch_samples` an update."""
     batch_samples: int
     """Samples per update, over all micro-batches."""
     warmup_updates: int

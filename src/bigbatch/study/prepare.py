@@ -12,14 +12,14 @@ import numpy as np
 from bigbatch.data.order import Stream
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.source import quiet
-from bigbatch.probe.hardware import choose_device, hardware_facts
+from bigbatch.probe.hardware import hardware_facts
 from bigbatch.recipe.load import dump_recipe, load_recipe, placed, recipe_values
 from bigbatch.recipe.schema import Recipe
 from bigbatch.run.inputs import Inputs, Live, read_inputs
 from bigbatch.run.ready import Ready, ready_model
 from bigbatch.run.start import live_task
-from bigbatch.study.contestants.common import texts_of
-from bigbatch.study.jobs import Job
+from bigbatch.study.contestants.common import documents, texts_of
+from bigbatch.study.jobs import Job, Kind
 from bigbatch.study.work import Work, counted_work, matrix_shapes
 
 PREDICTED = 512
@@ -64,41 +64,56 @@ def prepare(
     with quiet():
         ready.module.save_pretrained(folder / "model")  # type: ignore[operator]
         ready.tokenizer.save_pretrained(folder / "model")
-    samples = recipe.batch.samples
-    assert samples is not None
     updates = counted_updates + warmup_updates
-    order = _order(len(inputs.train), recipe.seed.data, updates * samples)
     own = recipe_for_bench(recipe, folder, columns, updates, hardware.threads)
     (folder / "recipe.yaml").write_text(dump_recipe(own), encoding="utf-8")
-    job = Job(
-        kind="classify",
+    job = replace(
+        _job(recipe, folder, ready, updates * (recipe.batch.samples or 0), len(inputs.train)),
+        warmup_updates=warmup_updates,
+        counted_updates=counted_updates,
+        threads=hardware.threads,
+        device=hardware.device,
+        compile=compiled,
+    )
+    if job.kind == "classify":
+        job = replace(job, predict_samples=min(PREDICTED, len(job.counted_order)))
+    lengths = _lengths(job, ready, inputs)
+    counted = np.array([lengths[row] for row in job.counted_order])
+    return Prepared(
+        job=job,
+        work=counted_work(folder / "model", counted, job.kind),
+        setting=_setting(recipe, job, ready, counted),
+    )
+
+
+def _job(recipe: Recipe, folder: Path, ready: Ready, samples: int, rows: int) -> Job:
+    """The recipe's side of the job; how it is run is filled in by the caller."""
+    assert recipe.batch.samples is not None
+    kind: Kind = "clm" if recipe.task.name == "clm" else "classify"
+    return Job(
+        kind=kind,
         data=str(folder / "data.csv"),
         model=str(folder / "model"),
         recipe=str(folder / "recipe.yaml"),
         folder=str(folder),
-        labels=tuple(ready.task.label_names),
-        max_length=ready.max_length,
-        order=order,
-        batch_samples=samples,
-        warmup_updates=warmup_updates,
-        counted_updates=counted_updates,
-        predict_samples=min(PREDICTED, counted_updates * samples),
+        labels=tuple(ready.task.label_names) if kind == "classify" else (),
+        max_length=min(ready.max_length, recipe.data.max_length or ready.max_length),
+        order=_order(rows, recipe.seed.data, samples),
+        batch_samples=recipe.batch.samples,
+        warmup_updates=1,
+        counted_updates=1,
+        predict_samples=0,
         lr=recipe.optimizer.lr,
         betas=recipe.optimizer.betas,
         eps=recipe.optimizer.eps,
         weight_decay=recipe.optimizer.weight_decay,
         clip=recipe.clip,
         seed=recipe.seed.model,
-        device=choose_device(recipe.plan.device),
-        threads=hardware.threads,
-        precision=recipe.plan.precision,
-        compile=compiled,
+        device="cpu",
+        threads=1,
+        precision=_precision(recipe),
+        compile=False,
         shapes=matrix_shapes(ready.module),
-    )
-    lengths = _lengths(job, ready, inputs)
-    counted = np.array([lengths[row] for row in job.counted_order])
-    return Prepared(
-        job=job, work=counted_work(folder / "model", counted), setting=_setting(recipe, job, ready, counted)
     )
 
 
@@ -108,9 +123,11 @@ def refuse_what_others_lack(recipe: Recipe) -> None:
     Raises:
         RecipeError: every key that stands in the way.
     """
-    kind = recipe.task.args.get("kind", "single")
+    options = recipe.task.args
+    one_class = recipe.task.name == "classify" and options.get("kind", "single") == "single"
+    by_row = recipe.task.name == "clm" and options.get("blocks", "documents") == "documents"
     found = {
-        "task": (recipe.task.name == "classify" and kind == "single", "task: classify, one class of several"),
+        "task": (one_class or by_row, "classify with one class of several, or clm on documents"),
         "batch.samples": (recipe.batch.samples is not None, "a batch in samples"),
         "optimizer.name": (recipe.optimizer.name == "adamw", "adamw"),
         "optimizer.lr_rule": (recipe.optimizer.base_batch is None, "lr as typed, without base_batch"),
@@ -118,7 +135,7 @@ def refuse_what_others_lack(recipe: Recipe) -> None:
         "loss.class_weights": (recipe.loss.class_weights == "none", "none"),
         "loss.label_smoothing": (not recipe.loss.label_smoothing, "0"),
         "model.trainable": (recipe.model.trainable == "all", "all"),
-        "plan.precision": (recipe.plan.precision in ("fp32", "bf16"), "fp32 or bf16"),
+        "plan.precision": (_precision(recipe) in ("fp32", "bf16"), "fp32 or bf16"),
     }
     problems = [
         Problem(where=recipe.place(key), key=key, what=f"bench compares with other trainers only {expected}")
@@ -127,6 +144,12 @@ def refuse_what_others_lack(recipe: Recipe) -> None:
     ]
     if problems:
         raise RecipeError(problems)
+
+
+def _precision(recipe: Recipe) -> str:
+    """The precision's name, whether it stands alone or beside further keys."""
+    asked: Any = recipe.plan.precision
+    return getattr(asked, "name", asked)
 
 
 def write_data(path: Path, inputs: Inputs) -> dict[str, str]:
@@ -183,8 +206,14 @@ def _lengths(job: Job, ready: Ready, inputs: Inputs) -> dict[int, int]:
     roles = [role for role in ("text", "pair", "label") if role in inputs.train.rows.column_names]
     columns = {role: inputs.train.rows.column(role).take(used).to_pylist() for role in roles}
     rows = [{role: str(columns[role][index]) for role in roles} for index in range(len(used))]
-    found = ready.tokenizer(*texts_of(rows), truncation=True, max_length=job.max_length)["input_ids"]
-    return {row: len(ids) for row, ids in zip(used, found, strict=True)}
+    if job.kind == "classify":
+        found = ready.tokenizer(*texts_of(rows), truncation=True, max_length=job.max_length)["input_ids"]
+        return {row: len(ids) for row, ids in zip(used, found, strict=True)}
+    lengths = {row: len(ids) for row, ids in zip(used, documents(ready.tokenizer, rows), strict=True)}
+    if max(lengths.values()) > job.max_length:
+        what = f"found a document of {max(lengths.values())} tokens; bench compares clm on documents that are not cut"
+        raise RecipeError([Problem(where="recipe", key="data.max_length", what=what)])
+    return lengths
 
 
 def _setting(recipe: Recipe, job: Job, ready: Ready, counted: np.ndarray) -> dict[str, Any]:

@@ -43,6 +43,8 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "torch-loop": Contestant(command=("-m", f"{_HERE}.torch_loop")),
     "bigbatch": Contestant(command=("-c", _OURS)),
 }
+PROFILE = Contestant(command=CONTESTANTS["bigbatch"].command)
+"""Not compared: bigbatch under torch's profiler; its variant is `profile`."""
 CEILING = Contestant(command=("-m", f"{_HERE}.ceiling"))
 
 

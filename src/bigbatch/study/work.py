@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bigbatch.study.jobs import Kind
+
 _LENGTHS = (8, 16, 32)
 _TOKENS_AT_ONCE = 2048
 
@@ -37,42 +39,42 @@ class Work:
     """Of all counted updates: three forward passes over their real tokens."""
 
 
-def counted_work(model: Path, lengths_B: np.ndarray) -> Work:
+def counted_work(model: Path, lengths_B: np.ndarray, kind: Kind = "classify") -> Work:
     """Useful FLOPs of training on these samples.
 
     Args:
         model: folder with the configuration of a model with a head.
         lengths_B: real tokens of each sample.
+        kind: which head it has.
     """
-    constant, linear, quadratic = coefficients(model)
+    constant, linear, quadratic = coefficients(model, kind)
     n_B = lengths_B.astype(np.float64)
     forward = len(n_B) * constant + linear * n_B.sum() + quadratic * (n_B**2).sum()
     return Work(constant=constant, linear=linear, quadratic=quadratic, train_flops=3 * float(forward))
 
 
-def coefficients(model: Path) -> tuple[float, float, float]:
+def coefficients(model: Path, kind: Kind) -> tuple[float, float, float]:
     """(constant, linear, quadratic) of the forward FLOPs of one sample of n tokens."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     # Plain matrix products are all counted; fused attention kernels on some devices are not.
     config = AutoConfig.from_pretrained(model, attn_implementation="eager")
-    causal = any("CausalLM" in name for name in config.architectures or ())
-    kind: Any = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
+    auto: Any = AutoModelForCausalLM if kind == "clm" else AutoModelForSequenceClassification
     try:
-        counts = _counts(kind, config, "meta")
+        counts = _counts(auto, config, "meta")
     except (RuntimeError, NotImplementedError):  # the model looks at values, which meta tensors do not have
-        counts = _counts(kind, config, "cpu")
+        counts = _counts(auto, config, "cpu")
     powers = np.vander(np.array(_LENGTHS, dtype=np.float64), 3, increasing=True)
     constant, linear, quadratic = np.linalg.solve(powers, np.array(counts))
     return float(constant), float(linear), float(quadratic)
 
 
-def _counts(kind: Any, config: Any, device: str) -> list[float]:
+def _counts(auto: Any, config: Any, device: str) -> list[float]:
     """Forward FLOPs at each of `_LENGTHS`, by torch's counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device(device):
-        module = kind.from_config(config).eval()
+        module = auto.from_config(config).eval()
     counts = []
     for length in _LENGTHS:
         with FlopCounterMode(display=False) as counter, torch.no_grad():

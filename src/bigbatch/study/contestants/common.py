@@ -68,9 +68,9 @@ def texts_of(rows: Sequence[dict[str, str]]) -> list[list[str]]:
 
 
 def tokenised(job: Job, tokenizer: Any, rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """Training examples as the Trainer takes them: lists of ids with their label; clm: blocks of `max_length`."""
+    """Training examples as the Trainer takes them: lists of ids with their label; clm: ids alone."""
     if job.kind == "clm":
-        return _blocks(job, tokenizer, rows)
+        return [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in documents(tokenizer, rows)]
     found = tokenizer(*texts_of(rows), truncation=True, max_length=job.max_length)
     number = {name: index for index, name in enumerate(job.labels)}
     return [
@@ -79,15 +79,12 @@ def tokenised(job: Job, tokenizer: Any, rows: Sequence[dict[str, str]]) -> list[
     ]
 
 
-def _blocks(job: Job, tokenizer: Any, rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """Documents joined with the end-of-text token, cut into blocks of exactly `max_length` tokens."""
-    joined: list[int] = []
-    for ids in tokenizer(*texts_of(rows), add_special_tokens=False)["input_ids"]:
-        joined += [*ids, tokenizer.eos_token_id]
-    ends = range(job.max_length, len(joined) + 1, job.max_length)
-    blocks = [joined[end - job.max_length : end] for end in ends]
+def documents(tokenizer: Any, rows: Sequence[dict[str, str]]) -> list[list[int]]:
+    """Token ids of each text with the end-of-text token behind it, if the tokenizer has one."""
+    end = tokenizer.eos_token_id
     return [
-        {"input_ids": block, "attention_mask": [1] * len(block), "labels": list(block)} for block in blocks
+        ids if end is None or ids[-1:] == [end] else [*ids, end]
+        for ids in tokenizer(*texts_of(rows))["input_ids"]
     ]
 
 

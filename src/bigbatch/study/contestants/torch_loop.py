@@ -49,7 +49,7 @@ def compete(_variant: str, job: Job) -> Outcome:
         loss = torch.zeros((), device=job.device)
         for piece in _pieces(by_length(batch, lengths), job.micro_samples):
             inputs = pad([examples[row] for row in piece], tokenizer, job.device)
-            labels = inputs.pop("labels")
+            labels = labels_of(inputs)
             with torch.autocast(torch.device(job.device).type, torch.bfloat16, job.precision == "bf16"):
                 logits = forward(**inputs).logits
             part = summed_loss(job, logits.float(), labels) / units
@@ -78,6 +78,13 @@ def summed_loss(job: Job, logits: torch.Tensor, labels: torch.Tensor) -> torch.T
 def pad(examples: Sequence[dict[str, Any]], tokenizer: Any, device: str) -> dict[str, torch.Tensor]:
     """Examples as one rectangle, padded to the longest."""
     return dict(tokenizer.pad(list(examples), return_tensors="pt").to(device, non_blocking=True))
+
+
+def labels_of(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The classes, taken out of the inputs; clm: the tokens themselves, -100 where there is padding."""
+    if "labels" in inputs:
+        return inputs.pop("labels")
+    return inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
 
 
 def _units(job: Job, length: int) -> int:

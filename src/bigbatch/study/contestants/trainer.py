@@ -88,6 +88,7 @@ def build_trainer(
         best: with what makes the Trainer fast and its numbers right.
     """
     from transformers import (
+        DataCollatorForLanguageModeling,
         DataCollatorWithPadding,
         PrinterCallback,
         Trainer,
@@ -128,14 +129,18 @@ def build_trainer(
         seed=job.seed,
     )
     model = load_model(job)
-    if best:
+    clm = job.kind == "clm"
+    if best and not clm:
         # Without it the Trainer leaves the division by the accumulation steps to BERT, which does not divide.
+        # Causal language models do divide, by the predicted tokens of the whole batch.
         model.accepts_loss_kwargs = False
     trainer = InOrder(
         model=model,
         args=arguments,
         train_dataset=examples,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False)
+        if clm
+        else DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         callbacks=[Watch()],
     )
