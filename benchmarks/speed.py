@@ -166,7 +166,7 @@ def measure(name: str, arguments: argparse.Namespace, seconds: float) -> None:
     recipe = ready(name)
     scratch = ROOT / "benchmarks" / ".data" / f"bench-{name}"
     bench(
-        load_recipe(recipe),
+        load_recipe(recipe, arguments.set),
         out=scratch,
         updates=arguments.updates,
         rounds=arguments.rounds,

@@ -413,50 +413,11 @@ def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
     return "\n".join(found.lines()), write_comparison(found, Path(runs[0]).parent / "comparison.html")
 
 
-def bench(
-    recipe: PathOrText,
-    overrides: Sequence[str] = (),
-    *,
-    against: str = "hf",
-    updates: int = 5,
-    rounds: int = 3,
-    out: PathOrText | None = None,
-    resume: bool = False,
-    environ: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = _silent,
-) -> Results:
-    """Train with bigbatch and with others on the same samples, a process each, taking turns; compare their speed.
+def bench(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Results:
+    """`bigbatch bench`: speed, memory and start against other trainers on the same samples; see `study.command`."""
+    from bigbatch.study.command import bench_command
 
-    Args:
-        recipe: what is computed; schedule, evaluation and checkpoints are left out.
-        overrides: `key=value` words.
-        against: `hf`: Hugging Face's Trainer twice, by its defaults and at its best, and a plain PyTorch loop.
-        updates: counted updates of a round, after one that warms up.
-        rounds: turns of each.
-        out: folder of results.json and results.md; None: `runs/bench-RECIPE`.
-        resume: keep the rounds that an earlier start of the same benchmark left there.
-        environ: where `BIGBATCH_*` keys are read from.
-        say: told what is going on, and the tables.
-
-    Raises:
-        UsageError: numbers that make no sense, or accelerate is not installed.
-        RecipeError: the recipe asks for something that cannot be compared.
-    """
-    loaded = load_recipe(recipe, overrides, environ=environ)
-    from bigbatch.study.bench import bench as run_bench
-
-    words = ["bigbatch", "bench", str(recipe), *overrides, "--against", against]
-    words += ["--updates", str(updates), "--rounds", str(rounds)]
-    return run_bench(
-        loaded,
-        out=Path(out) if out is not None else Path("runs") / f"bench-{Path(recipe).stem}",
-        against=against,
-        updates=updates,
-        rounds=rounds,
-        command=" ".join(words),
-        resume=resume,
-        say=say,
-    )
+    return bench_command(recipe, overrides, **options)
 
 
 @dataclass(frozen=True)

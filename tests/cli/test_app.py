@@ -168,6 +168,14 @@ def test_train(api, run):
     assert third[2]["allow"] == ["optimizer.lr", "epochs", "clip"]
 
 
+def test_bench(api, run):
+    assert run("bench", "r.yaml", "batch=64", "--against", "hf", "--updates", "2", "--rounds", "1")[0] == 0
+    [(name, args, keywords)] = api.calls
+    assert (name, args) == ("bench", (Path("r.yaml"), ["batch=64"]))
+    asked = {key: keywords[key] for key in ("against", "updates", "rounds", "out", "resume")}
+    assert asked == {"against": "hf", "updates": 2, "rounds": 1, "out": None, "resume": False}
+
+
 @pytest.mark.parametrize(
     ("status", "signal", "code"),
     [("finished", None, 0), ("interrupted", 2, 130), ("interrupted", 15, 143), ("interrupted", None, 130)],

@@ -173,6 +173,7 @@ def _micro_samples(
             chosen[name] = (known["micro_samples"], {"trial_seconds": known.get("trial_seconds")})
             continue
         sizes = sorted({largest_share(job.batch_samples, size) for size in TRIED_MICRO_SAMPLES})
+        runner.say(f"{TITLES.get(name, name)}: trying {', '.join(map(str, sizes))} samples at once")
         found = runner.run(name, CONTESTANTS[name], replace(job, trial=tuple(sizes)))
         if found.failed is None:
             tried = found.details["trial_seconds"]
