@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(RECIPES), action="append")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--updates", type=int, default=5, help="counted updates of a round")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipes")
     parser.add_argument(
         "--minutes", type=float, default=35, help="no round is begun that would end after this"
     )
