@@ -6,7 +6,7 @@
 #   make docs         the documentation, into docs/_build/html
 #   make mutants      plant faults and check that the tests find them
 #   make kills        kill a training run some hundred times and compare what it computed, bit for bit
-#   make benchmarks   the tables of the README
+#   make benchmarks   the tables of the README: half an hour, on a machine that does nothing else
 #
 # Linux without an NVIDIA GPU, to download 200 MB of torch instead of several GB:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -65,7 +65,8 @@ kills: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/run/test_kill.py tests/run/test_resume.py $(ARGS)
 
 benchmarks: $(VENV)/.installed-bench
-	$(BIN)/python benchmarks/split.py $(ARGS)
+	$(BIN)/python benchmarks/split.py --write --save
+	$(BIN)/python benchmarks/speed.py --write $(ARGS)
 
 clean:
 	rm -rf $(VENV) docs/_build docs/generated .pytest_cache .ruff_cache .hypothesis

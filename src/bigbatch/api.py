@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bigbatch.run.build import Parts
     from bigbatch.run.inputs import Live
     from bigbatch.run.run import Run
+    from bigbatch.study.results import Results
 
 PathOrText = str | PathLike[str]
 SHORT = {
@@ -418,6 +419,13 @@ def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
     """
     found = compare_runs([Path(run) for run in runs])
     return "\n".join(found.lines()), write_comparison(found, Path(runs[0]).parent / "comparison.html")
+
+
+def bench(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Results:
+    """`bigbatch bench`: speed, memory and start against other trainers on the same samples; see `study.command`."""
+    from bigbatch.study.command import bench_command
+
+    return bench_command(recipe, overrides, **options)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ FLAGS = {
     "predict": ["--column", "--help", "--out", "-h"],
     "report": ["--help", "-h"],
     "compare": ["--help", "-h"],
+    "bench": ["--against", "--help", "--out", "--resume", "--rounds", "--set", "--updates", "-h"],
 }
 
 
@@ -62,6 +63,7 @@ def api(monkeypatch, tmp_path):
         "evaluate": answer("evaluate", [{"loss": 0.5, "accuracy": 0.851234567}]),
         "predict_file": answer("predict_file", [None]),
         "report": answer("report", [Path("runs/x/report.html")]),
+        "bench": answer("bench", [None]),
         "compare": answer("compare", [("a table", Path("compare.html"))]),
     }
     monkeypatch.setitem(sys.modules, "bigbatch.api", stub)
@@ -164,6 +166,14 @@ def test_train(api, run):
     assert second[2]["resume"] is True
     assert third[2]["continue_from"] == "runs/x"
     assert third[2]["allow"] == ["optimizer.lr", "epochs", "clip"]
+
+
+def test_bench(api, run):
+    assert run("bench", "r.yaml", "batch=64", "--against", "hf", "--updates", "2", "--rounds", "1")[0] == 0
+    [(name, args, keywords)] = api.calls
+    assert (name, args) == ("bench", (Path("r.yaml"), ["batch=64"]))
+    asked = {key: keywords[key] for key in ("against", "updates", "rounds", "out", "resume")}
+    assert asked == {"against": "hf", "updates": 2, "rounds": 1, "out": None, "resume": False}
 
 
 @pytest.mark.parametrize(

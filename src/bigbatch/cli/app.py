@@ -210,6 +210,40 @@ def compare(
     say(text if page is None else [text, str(page)])
 
 
+@app.command(epilog="Example: bigbatch bench recipe.yaml --against hf")
+def bench(
+    recipe: Recipe,
+    changes: Changes = None,
+    set_: Set = None,
+    against: Annotated[
+        str, typer.Option("--against", metavar="WHOM", help="hf: Hugging Face's Trainer, and a PyTorch loop.")
+    ] = "hf",
+    updates: Annotated[int, typer.Option("--updates", metavar="N", help="Counted updates a round.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Turns of each contestant.")] = 3,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Where results.json and results.md go."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the rounds that an earlier start left there.")
+    ] = False,
+) -> None:
+    """Compare speed and memory with other trainers, on the same samples."""
+    from bigbatch import api
+
+    api.bench(
+        recipe,
+        _both(changes, set_),
+        against=against,
+        updates=updates,
+        rounds=rounds,
+        out=out,
+        resume=resume,
+        environ=os.environ,
+        say=say,
+    )
+
+
 def _both(changes: list[str] | None, more: list[str] | None) -> list[str]:
     return [*(changes or ()), *(more or ())]
 

@@ -1,0 +1,14 @@
+"""Many runs: bigbatch and other trainers on the same samples, side by side.
+
+::
+
+    command.py        `bigbatch bench`: from words to a benchmark
+    bench.py          the rounds, the contestants taking turns; saves as it goes
+    runner.py         their processes: one at a time, each in a fresh folder
+    jobs.py           what a contestant is told, and what it hands back (JSON files)
+    prepare.py        recipe -> one CSV, one model folder, one order of samples that everybody uses
+    work.py           useful FLOPs of those samples, counted once for everybody
+    results.py        results.json: medians, ranges, ratios of each round
+    tables.py         the same for people: console and results.md
+    contestants/      each is run as a process of its own
+"""
