@@ -20,7 +20,14 @@ def build(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)).to(dtype)
-    values = {"name": name, "weight_decay": 0.1, "momentum": 0.9, "nesterov": False, "state": "fp32", "args": {}}
+    values = {
+        "name": name,
+        "weight_decay": 0.1,
+        "momentum": 0.9,
+        "nesterov": False,
+        "state": "fp32",
+        "args": {},
+    }
     effective = Effective(lr=0.01, betas=(0.9, 0.99), eps=1e-8)
     return network, build_optimizer(network, SimpleNamespace(**(values | options)), effective)
 

@@ -35,6 +35,8 @@ FORMATS = {
         Format(name="fp8", value_bytes=2, eps=2.0**-3, largest=448.0, smallest=2.0**-9),
     )
 }  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModuleError:
     """What one part of the model contributes to the error of a number format."""
@@ -87,7 +89,9 @@ def fastest(facts: PrecisionFacts) -> str:
     seconds = facts.product_seconds
     known = [name for name in _BY_ACCURACY if name in seconds and "fp32" in seconds]
     worth = [name for name in known if seconds["fp32"] >= WORTH * seconds[name]]
-    return min(worth, key=lambda name: (round(seconds[name] / seconds["fp32"], 1), known.index(name)), default="fp32")
+    return min(
+        worth, key=lambda name: (round(seconds[name] / seconds["fp32"], 1), known.index(name)), default="fp32"
+    )
 
 
 def wanted(recipe: Any, facts: PrecisionFacts | None) -> str:
@@ -98,7 +102,9 @@ def wanted(recipe: Any, facts: PrecisionFacts | None) -> str:
     return asked or "fp32"
 
 
-def raised(modules: Sequence[ModuleError], accepted: float = ACCEPTED_ERROR) -> tuple[list[ModuleError], float]:
+def raised(
+    modules: Sequence[ModuleError], accepted: float = ACCEPTED_ERROR
+) -> tuple[list[ModuleError], float]:
     """Parts to keep in fp32 so that the error is accepted: greedily, the most accuracy per cost first.
 
     Errors of parts are nearly independent, so their squares add. Each step raises the part with the largest
@@ -137,7 +143,9 @@ def precision(recipe: Any, facts: PrecisionFacts | None) -> tuple[dict[str, Choi
     if asked != "auto":
         reason = f"asked for by plan.precision; {_measured(facts)}"
         choice = Choice(value=name, reason=reason, source="user", prediction=facts.ours)
-        return {"precision": choice, "keep_fp32": _patterns(recipe)}, _warnings(name, facts)
+        return {"precision": choice, "keep_fp32": _patterns(recipe), **_allowed(recipe)}, _warnings(
+            name, facts
+        )
     parts, error = raised(facts.modules)
     cost = sum(part.cost for part in parts)
     if cost > MOST_RAISED:
@@ -145,7 +153,7 @@ def precision(recipe: Any, facts: PrecisionFacts | None) -> tuple[dict[str, Choi
         return {"precision": Choice(value="fp32", reason=why, source="measured")}, ()
     reason = f"auto: {_speed(name, facts)}; {_measured(facts)}"
     choice = Choice(value=name, reason=reason, source="measured", prediction=facts.ours)
-    return {"precision": choice, "keep_fp32": _kept(recipe, parts, error)}, ()
+    return {"precision": choice, "keep_fp32": _kept(recipe, parts, error), **_allowed(recipe)}, ()
 
 
 def _asked(value: str) -> Choice:
@@ -184,7 +192,9 @@ def _refused(facts: PrecisionFacts) -> str:
 def _measured(facts: PrecisionFacts) -> str:
     if facts.ours is None or facts.plain is None:
         return "its error was not measured"
-    return f"error against fp32 {facts.ours:.1e} on {facts.samples} real samples (plain path: {facts.plain:.1e})"
+    return (
+        f"error against fp32 {facts.ours:.1e} on {facts.samples} real samples (plain path: {facts.plain:.1e})"
+    )
 
 
 def _warnings(name: str, facts: PrecisionFacts) -> tuple[str, ...]:
@@ -198,10 +208,18 @@ def _warnings(name: str, facts: PrecisionFacts) -> tuple[str, ...]:
 _BY_ROLE = "embeddings, norms, head, logits and loss by role"
 
 
+def _allowed(recipe: Any) -> dict[str, Choice]:
+    patterns = list(recipe.plan.precision.allow_low)
+    reason = "although their role is fp32: asked for by plan.precision.allow_low"
+    return {"allow_low": Choice(value=patterns, reason=reason, source="user")} if patterns else {}
+
+
 def _patterns(recipe: Any) -> Choice:
     patterns = list(recipe.plan.precision.keep_fp32)
     source = "user" if patterns else "default"
-    return Choice(value=patterns, reason=_BY_ROLE + (" and these patterns" if patterns else ""), source=source)
+    return Choice(
+        value=patterns, reason=_BY_ROLE + (" and these patterns" if patterns else ""), source=source
+    )
 
 
 def _kept(recipe: Any, parts: Sequence[ModuleError], error: float) -> Choice:

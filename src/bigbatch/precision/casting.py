@@ -7,21 +7,23 @@ pass uses the formats that the forward pass used; it needs no switch of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bigbatch.model.anatomy import device_of
-from bigbatch.precision.policy import Policy, changes, low_parameters
+from bigbatch.model.forwards import ModuleForward
+from bigbatch.precision.policy import Policy, changes, is_norm, low_parameters
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 """Formats whose operations autocast chooses; fp8 converts inside its own layers, and computes in bf16 around them."""
+AnyForward = TypeVar("AnyForward", bound=ModuleForward)
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -66,12 +68,15 @@ class Casting:
         if format in AUTOCAST:
             for part, low in changes(module, policy):
                 if part is not module:
-                    self._hook(part, self._enter_low if low else self._enter_fp32)
+                    self._hook(part, low)
             self.weight_copies_bytes = sum(2 * p.numel() for p in low_parameters(module, policy))
 
-    def forward(self, inner: Forward) -> CastForward:
-        """`inner` under this policy."""
-        return CastForward(inner, self)
+    def forward(self, inner: AnyForward) -> AnyForward:
+        """Run `inner` under this policy until it is closed; its outputs are fp32, so that the loss is too."""
+        inner.around, inner.span, inner.outputs = self.forward_pass, self.span, _wide
+        inner.weight_copies_bytes = self.weight_copies_bytes
+        inner.when_closed(self.close)
+        return inner
 
     @contextmanager
     def span(self) -> Iterator[None]:
@@ -101,20 +106,35 @@ class Casting:
         dtype = AUTOCAST.get(self.format)
         return torch.autocast(self._device_type, dtype=dtype, enabled=low and dtype is not None)
 
-    def _hook(self, part: nn.Module, enter: Callable[..., Any]) -> None:
-        # The last to see the inputs and the first to see the outputs: what others exchange is cast too.
-        self._handles.append(part.register_forward_pre_hook(enter, with_kwargs=True))
-        self._handles.append(part.register_forward_hook(self._exit, always_call=True, prepend=True))
+    def _hook(self, part: nn.Module, low: bool) -> None:
+        # Around what others do in their hooks: a block that is run for read tokens only (`graph.lazy`) runs in a hook.
+        if low:
+            self._handles.append(part.register_forward_pre_hook(self._enter_low, prepend=True))
+        elif is_norm(part):
+            # Nothing in it that autocast would lower: wide inputs are enough, and compiled blocks can have them.
+            hook = part.register_forward_pre_hook(self._widen, prepend=True, with_kwargs=True)
+            self._handles.append(hook)
+            return
+        else:
+            hook = part.register_forward_pre_hook(self._enter_fp32, prepend=True, with_kwargs=True)
+            self._handles.append(hook)
+        self._handles.append(part.register_forward_hook(self._exit, always_call=True))
 
-    def _enter_fp32(self, _part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self._depth:
+    # A block that is recomputed runs in the backward pass, outside of `forward_pass`; there torch's checkpoint puts
+    # autocast back as it was. So what counts is autocast, and the parts that were entered, not the pass.
+
+    def _widen(self, _part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not torch.is_autocast_enabled(self._device_type):
             return None
-        self._enter(False)
         return _wide(args), {name: _wide(value) for name, value in kwargs.items()}
 
-    def _enter_low(self, _part: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
-        if self._depth:
-            self._enter(True)
+    def _enter_fp32(self, part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        wide = self._widen(part, args, kwargs)
+        self._enter(False)
+        return wide
+
+    def _enter_low(self, _part: nn.Module, _args: tuple[Any, ...]) -> None:
+        self._enter(bool(self._depth or self._open))
 
     def _enter(self, low: bool) -> None:
         cast = self._autocast(low)
@@ -122,32 +142,11 @@ class Casting:
         self._open.append(cast)
 
     def _exit(self, _part: nn.Module, _args: Any, _output: Any) -> None:
-        if self._depth and self._open:
+        if self._open:
             self._leave()
 
     def _leave(self) -> None:
         self._open.pop().__exit__(None, None, None)
-
-
-class CastForward:
-    """A forward under a policy; its outputs are fp32, so that the loss is too."""
-
-    def __init__(self, inner: Forward, casting: Casting) -> None:
-        self.inner = inner
-        self.casting = casting
-        self.module: nn.Module = inner.module  # type: ignore[attr-defined]
-
-    def __call__(self, micro_batch: MicroBatch) -> Tensor:
-        """(U, C) fp32 outputs in the order of the micro-batch's units."""
-        with self.casting.forward_pass():
-            return _wide(self.inner(micro_batch))
-
-    def close(self) -> None:
-        """Take the hooks off, and let the inner forward do the same."""
-        self.casting.close()
-        inner = getattr(self.inner, "close", None)
-        if inner is not None:
-            inner()
 
 
 class PlainAutocast:

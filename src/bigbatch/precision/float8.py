@@ -45,7 +45,10 @@ def convert_to_float8(module: nn.Module, policy: Policy, *, emulate: bool = Fals
     chosen: list[str] = []
 
     def wanted(part: nn.Module, name: str) -> bool:
-        fits = isinstance(part, nn.Linear) and not {part.in_features % _MULTIPLE, part.out_features % _MULTIPLE} - {0}
+        fits = isinstance(part, nn.Linear) and not {
+            part.in_features % _MULTIPLE,
+            part.out_features % _MULTIPLE,
+        } - {0}
         if fits and policy.get(part, False):
             chosen.append(name)
             return True

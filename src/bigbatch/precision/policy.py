@@ -1,7 +1,7 @@
 """Which module computes in the low format, by its role in the model; patterns of names override roles.
 
-By default fp32: embeddings, every normalisation, the head with its logits, and the loss, which is computed outside
-the model. Attention's scores and softmax are fp32 inside torch's fused kernels, whatever format query and key have.
+By default fp32: embeddings, every normalisation, the head unless it is larger than a block (logits over a vocabulary),
+and the loss, which is computed outside the model. Attention's scores and softmax are fp32 inside torch's fused kernels, whatever format query and key have.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def policy_of(
         RecipeError: a pattern that matches no module.
     """
     _check(module, {"keep_fp32": keep_fp32, "allow_low": allow_low})
-    kept = {*parts.embeddings, *parts.head}
+    kept = {*parts.embeddings, *_small_heads(parts)}
     policy: dict[nn.Module, bool] = {}
     for name, part, parent in _walk(module):
         if any(fnmatchcase(name, pattern) for pattern in keep_fp32):
@@ -89,6 +89,14 @@ def policy_of(
         else:
             policy[part] = policy[parent] if parent is not None else True
     return policy
+
+
+def _small_heads(parts: Anatomy) -> list[nn.Module]:
+    """Parts of the head that multiply no more than a block. Logits over a vocabulary are most of a small model's work:
+    their product may be low, what comes out of it is fp32 before the loss all the same."""
+    blocks = [application.module for application in parts.blocks]
+    most = max(Unit("", block, 1).products for block in blocks)
+    return [part for part in parts.head if Unit("", part, 1).products <= most]
 
 
 def only(policy: Policy, unit: Unit) -> Policy:

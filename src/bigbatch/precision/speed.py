@@ -16,7 +16,10 @@ _REPEATS = 5
 
 
 def product_seconds(
-    device: torch.device, formats: Sequence[str], *, measure: Callable[[Callable[[], object]], float] | None = None
+    device: torch.device,
+    formats: Sequence[str],
+    *,
+    measure: Callable[[Callable[[], object]], float] | None = None,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Seconds of one matrix product in fp32 and in each format, at best of a few.
 
@@ -50,7 +53,11 @@ def obstacle_to(name: str, device: torch.device) -> str:
         return f"tf32 is a mode of NVIDIA's tensor cores; the device is {device.type}"
     if name == "tf32" and torch.cuda.get_device_capability(device) < (8, 0):
         return "tf32 needs an NVIDIA GPU of compute capability 8.0"
-    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if (
+        name == "bf16"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         return "this GPU has no bf16"
     if name == "fp8":
         from bigbatch.precision.float8 import float8_obstacle

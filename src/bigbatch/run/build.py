@@ -32,6 +32,7 @@ from bigbatch.rules.schedules import Schedule, schedule_from
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.planning import Measured, measured_plan
+from bigbatch.run.precision import loss_scale_for
 from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.executor import PlainExecutor
@@ -169,6 +170,7 @@ def build(
         world=world,
         custom=custom(recipe, recipe.optimizer.name),
         rename=clean_name,
+        seed=recipe.seed.dropout,
     )
     plan = frozen_plan or measured_plan(
         Measured(
@@ -185,12 +187,15 @@ def build(
         )
     )
     forward = open_forward(ready, ForwardPlan.of(plan.choices))
+    loss_scale = loss_scale_for(plan)
     executor = PlainExecutor(
         forward=forward,
         task=ready.task,
         device=torch.device(hardware.device),
         seed=recipe.seed.dropout,
         in_place=forward.in_place,
+        loss_scale=loss_scale,
+        span=forward.span,
     )
     step = StepParts(
         task=ready.task,
@@ -199,6 +204,7 @@ def build(
         parameters=[parameter for parameter in ready.module.parameters() if parameter.requires_grad],
         world=world,
         clip=recipe.clip,
+        loss_scale=loss_scale,
         device=hardware.device,
     )
     return Parts(

@@ -1,0 +1,100 @@
+"""From `plan.precision` to a casting: measure the formats, compare them on real samples, audit the one taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from bigbatch.errors import Problem, RecipeError
+from bigbatch.plan.forward import ForwardPlan
+from bigbatch.plan.frozen import Plan
+from bigbatch.plan.precision import ModuleError, PrecisionFacts, is_low, wanted
+from bigbatch.precision.casting import Casting
+from bigbatch.precision.loss_scale import LossScale
+from bigbatch.precision.policy import only, units_of
+from bigbatch.precision.speed import product_seconds
+from bigbatch.probe.precision import error_of
+from bigbatch.records import MicroBatch
+from bigbatch.run.forwards import open_forward, policy_for
+from bigbatch.run.probing import errors_of, probe_samples
+from bigbatch.run.ready import Ready
+
+if TYPE_CHECKING:
+    from bigbatch.run.planning import Measured
+
+SAMPLES = 8
+"""Real samples that formats are compared on: few, since a CPU emulates them slowly."""
+_CANDIDATES = {"cuda": ("tf32", "bf16", "fp16"), "mps": ("bf16", "fp16"), "cpu": ("bf16",)}
+"""What `auto` measures on a device."""
+
+
+def precision_facts(on: Measured, how: ForwardPlan) -> PrecisionFacts | None:
+    """Measure what `plan.precision` asks about; None when it asks for fp32.
+
+    Args:
+        on: model, data and recipe.
+        how: the way in which training will run the model, in fp32.
+
+    Raises:
+        RecipeError: the format that was asked for cannot run here, or a pattern matches nothing.
+    """
+    spec = on.recipe.plan.precision
+    if spec.name in (None, "fp32", "tf32") and (spec.keep_fp32 or spec.allow_low):
+        _refuse(
+            f"{spec.name or 'fp32'} has no patterns: it is the same in the whole model; bf16, fp16 and auto do"
+        )
+    how = replace(how, keep_fp32=tuple(spec.keep_fp32), allow_low=tuple(spec.allow_low))
+    policy_for(on.ready, how)
+    if spec.name in (None, "fp32"):
+        return None
+    device = next(on.ready.module.parameters()).device
+    formats = _CANDIDATES.get(device.type, ()) if spec.name == "auto" else (spec.name,)
+    seconds, unavailable = product_seconds(device, formats)
+    if spec.name in unavailable:
+        _refuse(f"{spec.name} was asked for, but {unavailable[spec.name]}")
+    facts = PrecisionFacts(product_seconds=seconds, unavailable=unavailable)
+    name: Any = wanted(on.recipe, facts)
+    if not is_low(name):
+        return facts
+    how, pieces = replace(how, precision=name), probe_samples(on.tables["train"], SAMPLES)
+    modules = _module_errors(on.ready, how, pieces) if spec.name == "auto" else ()
+    return replace(_compared(on, facts, how, pieces), modules=tuple(modules))
+
+
+def loss_scale_for(plan: Plan) -> LossScale | None:
+    """A loss scale for fp16, whose gradients underflow without one."""
+    chosen = plan.choices.get("precision")
+    return LossScale() if chosen is not None and chosen.value == "fp16" else None
+
+
+def _compared(
+    on: Measured, facts: PrecisionFacts, how: ForwardPlan, pieces: Sequence[MicroBatch]
+) -> PrecisionFacts:
+    """Our path and the plain one in the format, against fp32."""
+    errors = errors_of(on.ready, how, pieces)
+    samples = sum(len(piece.lengths_B) for piece in pieces)
+    return replace(facts, ours=errors.ours, plain=errors.plain, samples=samples)
+
+
+def _module_errors(ready: Ready, how: ForwardPlan, pieces: Sequence[MicroBatch]) -> list[ModuleError]:
+    """Error of each part when it alone is computed in the format, and its share of the multiplications."""
+    units, policy = units_of(ready.module, ready.anatomy), policy_for(ready, how)
+    total = sum(unit.products for unit in units) or 1
+    reference = open_forward(ready, ForwardPlan())
+    found = []
+    for unit in units:
+        one = only(policy, unit)
+        if not any(one.values()):
+            continue  # fp32 by its role
+        forward = Casting(ready.module, one, how.precision).forward(open_forward(ready, ForwardPlan()))
+        try:
+            error = error_of(forward, reference, pieces, span=forward.span)
+        finally:
+            forward.close()
+        found.append(ModuleError(module=unit.name, error=error, cost=unit.products / total))
+    return found
+
+
+def _refuse(what: str) -> None:
+    raise RecipeError([Problem(where="recipe", key="plan.precision", what=what)])
