@@ -325,9 +325,19 @@ def last_lines(run: Run) -> list[str]:
 
 
 def plan(
-    recipe: PathOrText, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
+    recipe: PathOrText,
+    overrides: Sequence[str] = (),
+    *,
+    audit: bool = False,
+    environ: Mapping[str, str] | None = None,
 ) -> list[str]:
     """What would run, how long, how much memory and why, as lines to print; writes no run directory.
+
+    Args:
+        recipe: the recipe's file.
+        overrides: `key=value` words.
+        audit: also show what the plan's number format (bf16, when that is fp32) does to each block.
+        environ: for `BIGBATCH_*`.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
@@ -338,7 +348,7 @@ def plan(
 
     console = ConsoleObserver()
     try:
-        return plan_lines(plan_only(loaded, Live(), console.say, console.progress))
+        return plan_lines(plan_only(loaded, Live(), console.say, console.progress, audit=audit))
     finally:
         console.close()
 
@@ -346,8 +356,10 @@ def plan(
 def plan_lines(parts: Parts) -> list[str]:
     """The plan and what else the user should know, as lines to print."""
     from bigbatch.plan.explain import explain
+    from bigbatch.precision.audit import audit_lines
 
-    return [*explain(parts.plan), *(f"note: {note}" for note in parts.notes)]
+    table = ["", *audit_lines(parts.audit)] if parts.audit is not None else []
+    return [*explain(parts.plan), *(f"note: {note}" for note in parts.notes), *table]
 
 
 def evaluate(

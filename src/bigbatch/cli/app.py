@@ -97,11 +97,18 @@ def init(
 
 
 @app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096")
-def plan(recipe: Recipe, changes: Changes = None, set_: Set = None) -> None:
+def plan(
+    recipe: Recipe,
+    changes: Changes = None,
+    set_: Set = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Show what the number format does to each block of the model.")
+    ] = False,
+) -> None:
     """Say what would run, how long it would take, how much memory, and why."""
     from bigbatch import api
 
-    say(api.plan(recipe, _both(changes, set_), environ=os.environ))
+    say(api.plan(recipe, _both(changes, set_), audit=audit, environ=os.environ))
 
 
 @app.command(epilog="Example: bigbatch train recipe.yaml batch.samples=4096 optimizer.name=lamb")

@@ -34,7 +34,7 @@ def torchao_optim() -> Any:
 def adamw_8bit(
     groups: list[dict[str, Any]], lr: float, *, betas: tuple[float, float], eps: float, **options: Any
 ) -> Optimizer:
-    """torchao's AdamW8bit, made to fit: float learning rates, and state that checkpoints can hold.
+    """AdamW8bit of torchao, made to fit: float learning rates, and state that checkpoints can hold.
 
     Tensors of fewer than 4,096 values, or not a multiple of 256, keep fp32 averages, as in torchao.
 
@@ -53,7 +53,7 @@ def adamw_8bit(
     """
 
     class AdamW8bit(torchao_optim().AdamW8bit):
-        """torchao's, with `flat_state` and `whole_state` for checkpoints."""
+        """The class of torchao, with `flat_state` and `whole_state` for checkpoints."""
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
             on_cpu = all(p.device.type == "cpu" for group in self.param_groups for p in group["params"])

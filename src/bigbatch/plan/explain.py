@@ -19,6 +19,8 @@ _NAMES = {
     "recomputed_blocks": "recomputed blocks",
     "evaluation_micro_tokens": "evaluation micro-batch",
     "peak_memory_bytes": "peak memory",
+    "keep_fp32": "kept in fp32",
+    "precision_audit": "precision audit",
     "train_seconds": "training time",
     "evaluate_seconds": "evaluation time",
 }

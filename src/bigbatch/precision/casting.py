@@ -33,7 +33,8 @@ def tf32_products(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before = (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = str(matmul.fp32_precision), str(convolution.fp32_precision)
     _set_products("tf32", "tf32")
     try:
         yield

@@ -15,8 +15,7 @@ from torch import Tensor
 
 
 class GradientOverflow(Exception):
-    """The gradient was not finite at this loss scale; weights and optimiser are untouched, so the update can be
-    done again at a smaller one."""
+    """The gradient was not finite at this loss scale; nothing was changed, so the update can be done again."""
 
 
 @dataclass(kw_only=True)

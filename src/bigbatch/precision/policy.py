@@ -1,7 +1,8 @@
 """Which module computes in the low format, by its role in the model; patterns of names override roles.
 
-By default fp32: embeddings, every normalisation, the head unless it is larger than a block (logits over a vocabulary),
-and the loss, which is computed outside the model. Attention's scores and softmax are fp32 inside torch's fused kernels, whatever format query and key have.
+By default fp32: embeddings, every normalisation, the head unless it multiplies more than a block (logits over a
+vocabulary), and the loss, which is computed outside the model. Attention's scores and softmax are fp32 inside torch's
+fused kernels, whatever format query and key have.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def policy_of(
 
 def _small_heads(parts: Anatomy) -> list[nn.Module]:
     """Parts of the head that multiply no more than a block. Logits over a vocabulary are most of a small model's work:
-    their product may be low, what comes out of it is fp32 before the loss all the same."""
+    their product may be low, what comes out of it is fp32 before the loss all the same.
+    """
     blocks = [application.module for application in parts.blocks]
     most = max(Unit("", block, 1).products for block in blocks)
     return [part for part in parts.head if Unit("", part, 1).products <= most]

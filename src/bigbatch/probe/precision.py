@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 # The same measure and the same care for the module as the probe of packing, in the next file.
-from bigbatch.probe.exactness import _difference, _Difference, _Outcome, _outcome, _undisturbed
+from bigbatch.probe.exactness import _Difference, _difference, _Outcome, _outcome, _undisturbed
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
 

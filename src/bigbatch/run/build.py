@@ -21,6 +21,7 @@ from bigbatch.optim.build import build_optimizer
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
+from bigbatch.precision.audit import Audit
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Metric
 from bigbatch.recipe.references import is_reference, resolve_reference
@@ -32,7 +33,7 @@ from bigbatch.rules.schedules import Schedule, schedule_from
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.planning import Measured, measured_plan
-from bigbatch.run.precision import loss_scale_for
+from bigbatch.run.precision import audited, loss_scale_for
 from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.executor import PlainExecutor
@@ -68,6 +69,8 @@ class Parts:
     hardware: HardwareFacts
     notes: tuple[str, ...]
     """What the user should know of data and model before update 1; the plan has warnings of its own."""
+    audit: Audit | None = None
+    """Of the number format: before a run in a low one, or because it was asked for."""
 
     @property
     def train(self) -> TokenTable:
@@ -131,6 +134,7 @@ def build(
     frozen_plan: Plan | None = None,
     say: Say = lambda text: None,
     progress: Progress | None = None,
+    audit: bool = False,
 ) -> Parts:
     """Build a run from its recipe and rows.
 
@@ -143,6 +147,7 @@ def build(
         frozen_plan: the plan of a run that is being resumed; it is used as it is.
         say: told each step that can take a while.
         progress: (what, done, total) while tokenising.
+        audit: whether to audit the number format thoroughly, also when the plan computes in fp32.
 
     Raises:
         ModelError: the model or tokenizer cannot be used.
@@ -172,20 +177,22 @@ def build(
         rename=clean_name,
         seed=recipe.seed.dropout,
     )
-    plan = frozen_plan or measured_plan(
-        Measured(
-            recipe=recipe,
-            hardware=hardware,
-            ready=ready,
-            tables=tables,
-            batches=batches,
-            lengths=clocks.lengths,
-            length=clocks.length,
-            new_optimizer=new_optimizer,
-            say=say,
-            cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
-        )
+    on = Measured(
+        recipe=recipe,
+        hardware=hardware,
+        ready=ready,
+        tables=tables,
+        batches=batches,
+        lengths=clocks.lengths,
+        length=clocks.length,
+        new_optimizer=new_optimizer,
+        say=say,
+        cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
     )
+    plan = frozen_plan or measured_plan(on)
+    found: Audit | None = None
+    if frozen_plan is None:
+        plan, found = audited(on, plan, asked=audit)
     forward = open_forward(ready, ForwardPlan.of(plan.choices))
     loss_scale = loss_scale_for(plan)
     executor = PlainExecutor(
@@ -225,6 +232,7 @@ def build(
         schedule=clocks.schedule,
         effective=clocks.effective,
         hardware=hardware,
+        audit=found,
         notes=(*inputs.warnings, *ready.notes, *token_notes),
     )
 

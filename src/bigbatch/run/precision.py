@@ -10,12 +10,13 @@ from bigbatch.errors import Problem, RecipeError
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.precision import ModuleError, PrecisionFacts, is_low, wanted
+from bigbatch.precision.audit import Audit, audit
 from bigbatch.precision.casting import Casting
 from bigbatch.precision.loss_scale import LossScale
 from bigbatch.precision.policy import only, units_of
 from bigbatch.precision.speed import product_seconds
 from bigbatch.probe.precision import error_of
-from bigbatch.records import MicroBatch
+from bigbatch.records import Choice, MicroBatch
 from bigbatch.run.forwards import open_forward, policy_for
 from bigbatch.run.probing import errors_of, probe_samples
 from bigbatch.run.ready import Ready
@@ -27,6 +28,10 @@ SAMPLES = 8
 """Real samples that formats are compared on: few, since a CPU emulates them slowly."""
 _CANDIDATES = {"cuda": ("tf32", "bf16", "fp16"), "mps": ("bf16", "fp16"), "cpu": ("bf16",)}
 """What `auto` measures on a device."""
+AUDITED = "bf16"
+"""What an audit that was asked for looks at when the plan computes in fp32."""
+AUDIT_SAMPLES = 32
+"""Of an audit that was asked for; the short one before a run takes `SAMPLES`."""
 
 
 def precision_facts(on: Measured, how: ForwardPlan) -> PrecisionFacts | None:
@@ -66,6 +71,52 @@ def loss_scale_for(plan: Plan) -> LossScale | None:
     """A loss scale for fp16, whose gradients underflow without one."""
     chosen = plan.choices.get("precision")
     return LossScale() if chosen is not None and chosen.value == "fp16" else None
+
+
+def audited(on: Measured, plan: Plan, *, asked: bool) -> tuple[Plan, Audit | None]:
+    """The audit of the plan's format, and the plan with its verdict; None in fp32 unless it was asked for.
+
+    Args:
+        on: model, data and recipe; left as they were.
+        plan: with its `precision`.
+        asked: `bigbatch plan --audit`: more samples, and bf16 when the plan computes in fp32.
+    """
+    how = ForwardPlan.of(plan.choices)
+    low = is_low(how.precision)
+    if not (low or asked):
+        return plan, None
+    way = ForwardPlan(
+        precision=how.precision if low else AUDITED, keep_fp32=how.keep_fp32, allow_low=how.allow_low
+    )
+    found = _audit(on, way, AUDIT_SAMPLES if asked else SAMPLES)
+    doubtful = [block.block for block in found.blocks if not block.fine]
+    choice = Choice(
+        value=f"doubtful in {', '.join(doubtful)}" if doubtful else f"{found.format} is fine",
+        reason=f"on {found.samples} real samples: {found.verdict}",
+        source="measured",
+    )
+    warnings = (*plan.warnings, found.verdict) if doubtful and low else plan.warnings
+    return replace(plan, choices={**plan.choices, "precision_audit": choice}, warnings=warnings), found
+
+
+def _audit(on: Measured, way: ForwardPlan, samples: int) -> Audit:
+    """Both passes are padded and plain but for the format: what is judged is the format."""
+    ready, pieces = on.ready, probe_samples(on.tables["train"], samples)
+    reference, forward = open_forward(ready, ForwardPlan()), open_forward(ready, way)
+    try:
+        return audit(
+            reference,
+            forward,
+            way.precision,
+            policy_for(ready, way),
+            ready.anatomy,
+            ready.task,
+            pieces,
+            on.new_optimizer,
+        )
+    finally:
+        forward.close()
+        reference.close()
 
 
 def _compared(
