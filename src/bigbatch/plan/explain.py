@@ -50,6 +50,8 @@ def shown(name: str, choice: Choice) -> str:
         return show_bytes(choice.prediction)
     if name == "padding_share":
         return f"{100 * choice.value:.1f} %"
+    if name == "keep_fp32" and not choice.value:
+        return "by role"
     text = _number(choice.value)
     return f"{text} {choice.unit}" if choice.unit in ("tokens", "micro-batches an update") else text
 

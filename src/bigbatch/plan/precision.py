@@ -31,8 +31,8 @@ FORMATS = {
         Format(name="tf32", value_bytes=4, eps=2.0**-10, largest=(2 - 2.0**-10) * 2.0**127, smallest=2.0**-136),
         Format(name="bf16", value_bytes=2, eps=2.0**-7, largest=(2 - 2.0**-7) * 2.0**127, smallest=2.0**-133),
         Format(name="fp16", value_bytes=2, eps=2.0**-10, largest=65504.0, smallest=2.0**-24),
-        # e4m3 with a scale for each tensor; sums of products are kept in bf16.
-        Format(name="fp8", value_bytes=2, eps=2.0**-3, largest=448.0, smallest=2.0**-9),
+        # e4m3, but every tensor has a scale and what comes out of a product is bf16: bf16's range.
+        Format(name="fp8", value_bytes=2, eps=2.0**-3, largest=(2 - 2.0**-7) * 2.0**127, smallest=2.0**-133),
     )
 }  # fmt: skip
 

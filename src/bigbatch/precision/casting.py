@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from bigbatch.model.anatomy import device_of
 from bigbatch.model.forwards import ModuleForward
+from bigbatch.precision.float8 import Float8Layers
 from bigbatch.precision.policy import Policy, changes, is_norm, low_parameters
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
@@ -50,13 +51,14 @@ def _set_products(matmul: str, convolution: str) -> None:
 class Casting:
     """A module under a policy. Without an active pass its hooks do nothing: fp32 passes stay what they are."""
 
-    def __init__(self, module: nn.Module, policy: Policy, format: str) -> None:
+    def __init__(self, module: nn.Module, policy: Policy, format: str, *, emulate: bool = False) -> None:
         """Hook the modules at which the format changes; `close` takes the hooks off.
 
         Args:
             module: the model, on its device.
             policy: of `policy_of`; it covers every module.
             format: `tf32`, `bf16`, `fp16` or `fp8`.
+            emulate: fp8 without the hardware, for tests.
         """
         self.format = format
         self._device_type = device_of(module).type
@@ -66,6 +68,9 @@ class Casting:
         self._handles: list[RemovableHandle] = []
         self.weight_copies_bytes = 0
         """Bytes of the copies of weights that a forward pass multiplies with; they do not grow with its tokens."""
+        self._float8: Float8Layers | None = None
+        if format == "fp8":
+            self._float8 = Float8Layers(module, policy, emulate=emulate)
         if format in AUTOCAST:
             for part, low in changes(module, policy):
                 if part is not module:
@@ -89,6 +94,8 @@ class Casting:
     def forward_pass(self) -> Iterator[None]:
         """The policy is in effect inside."""
         self._depth += 1
+        if self._float8 is not None:
+            self._float8.swap_in()
         try:
             with self.span(), self._autocast(self._root_low):
                 yield
@@ -96,6 +103,8 @@ class Casting:
             self._depth -= 1
             while self._open:  # a module raised between its two hooks
                 self._leave()
+            if self._float8 is not None:
+                self._float8.swap_out()
 
     def close(self) -> None:
         """Take the hooks off."""

@@ -29,31 +29,49 @@ def float8_obstacle(device: torch.device) -> str:
     return ""
 
 
-def convert_to_float8(module: nn.Module, policy: Policy, *, emulate: bool = False) -> int:
-    """Exchange the linear layers that the policy allows for torchao's; names and parameters stay.
+class Float8Layers:
+    """torchao's twins of the linear layers that a policy allows; they share the parameters, and stand in for a pass.
 
-    Args:
-        module: the model; changed in place.
-        policy: layers that are not low stay what they are.
-        emulate: compute with rounded fp32 numbers where there is no hardware: for tests.
-
-    Returns:
-        How many layers were exchanged.
+    Outside of a pass the model is what it was: weights are saved, exported and computed with in fp32.
     """
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training  # type: ignore[import-not-found]
 
-    chosen: list[str] = []
+    def __init__(self, module: nn.Module, policy: Policy, *, emulate: bool = False) -> None:
+        """Build the twins.
 
-    def wanted(part: nn.Module, name: str) -> bool:
-        fits = isinstance(part, nn.Linear) and not {
-            part.in_features % _MULTIPLE,
-            part.out_features % _MULTIPLE,
-        } - {0}
-        if fits and policy.get(part, False):
-            chosen.append(name)
-            return True
-        return False
+        Args:
+            module: the model.
+            policy: layers that are not low have none.
+            emulate: compute with rounded numbers where there is no hardware: for tests.
+        """
+        from torchao.float8 import (  # type: ignore[import-not-found]
+            Float8LinearConfig,
+            convert_to_float8_training,
+        )
 
-    config: Any = Float8LinearConfig(emulate=emulate)
-    convert_to_float8_training(module, config=config, module_filter_fn=wanted)
-    return len(chosen)
+        before = dict(module.named_modules())
+        names = [name for name, part in before.items() if _fits(part) and policy.get(part, False)]
+        config: Any = Float8LinearConfig(emulate=emulate)
+        convert_to_float8_training(module, config=config, module_filter_fn=lambda _, name: name in names)
+        self._twins = []
+        for name in names:
+            parent, _, child = name.rpartition(".")
+            owner = module.get_submodule(parent)
+            self._twins.append((owner, child, before[name], getattr(owner, child)))
+        self.swap_out()
+
+    def __len__(self) -> int:
+        return len(self._twins)
+
+    def swap_in(self) -> None:
+        """Let the twins stand in."""
+        for owner, child, _, twin in self._twins:
+            setattr(owner, child, twin)
+
+    def swap_out(self) -> None:
+        """Put the layers themselves back."""
+        for owner, child, layer, _ in self._twins:
+            setattr(owner, child, layer)
+
+
+def _fits(part: nn.Module) -> bool:
+    return type(part) is nn.Linear and part.in_features % _MULTIPLE == part.out_features % _MULTIPLE == 0

@@ -45,6 +45,8 @@ class RunData:
     result: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     """Per split: `confusion`, `labels`, `examples`, `calibration`."""
+    audit: Mapping[str, Any]
+    """What a low number format does to each block: `format`, `verdict`, `blocks`, …"""
     updates: pa.Table
     """One row an update, in order; columns as in metrics.jsonl."""
     evals: tuple[Mapping[str, Any], ...]
@@ -84,7 +86,7 @@ def read_run(path: str | Path) -> RunData:
     problems: list[str] = []
     documents = {
         name: _read_document(folder / f"{name}.json", problems)
-        for name in ("plan", "environment", "status", "result", "evaluation")
+        for name in ("plan", "environment", "status", "result", "evaluation", "audit")
     }
     lines = _read_lines(folder / "metrics.jsonl", problems)
     kinds: dict[str, list[dict[str, Any]]] = {"update": [], "eval": [], "event": []}
