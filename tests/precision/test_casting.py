@@ -21,6 +21,7 @@ def seen_dtypes(small, casting, forward):
     """Module name -> dtype of its output during one pass."""
     dtypes, handles = {}, []
     for name, part in small.module.named_modules():
+
         def hook(_part, _args, output, name=name):
             if isinstance(output, torch.Tensor):
                 dtypes[name] = output.dtype
@@ -38,7 +39,12 @@ def test_linear_layers_of_blocks_are_low_and_the_rest_is_not(small, name):
     dtypes, output = seen_dtypes(found, found.casting(name), found.padded())
     assert dtypes["bert.encoder.layer.0.attention.self.query"] == FORMATS[name]
     assert dtypes["bert.encoder.layer.1.output.dense"] == FORMATS[name]
-    for kept in ("bert.embeddings", "bert.encoder.layer.0.output.LayerNorm", "bert.pooler.dense", "classifier"):
+    for kept in (
+        "bert.embeddings",
+        "bert.encoder.layer.0.output.LayerNorm",
+        "bert.pooler.dense",
+        "classifier",
+    ):
         assert dtypes[kept] == torch.float32, kept
     assert output.dtype == torch.float32
 
@@ -72,7 +78,9 @@ def test_weights_and_gradients_stay_fp32_in_every_family(small, family, name):
     assert {p.grad.dtype for p in found.module.parameters() if p.grad is not None} == {torch.float32}
     assert all(torch.equal(before[key], value) for key, value in found.module.state_dict().items())
     eps = torch.finfo(FORMATS[name]).eps
-    error = torch.cat([(p.grad - wanted[key]).flatten() for key, p in found.module.named_parameters() if key in wanted])
+    error = torch.cat(
+        [(p.grad - wanted[key]).flatten() for key, p in found.module.named_parameters() if key in wanted]
+    )
     size = torch.cat([value.flatten() for value in wanted.values()]).norm()
     assert 0 < error.norm() / size < 10 * eps
     assert 0 < (output - reference).abs().max() / reference.abs().max() < 10 * eps
@@ -123,7 +131,9 @@ def test_sums_over_micro_batches_are_fp32():
 
     from tests.models import tiny_batch
 
-    executor = PlainExecutor(forward=casting.forward(Forward()), task=Sum(), device=torch.device("cpu"), seed=0)
+    executor = PlainExecutor(
+        forward=casting.forward(Forward()), task=Sum(), device=torch.device("cpu"), seed=0
+    )
     executor.accumulate(1, [tiny_batch()] * 512, {"sum": 1.0})
     assert module.weight.grad.unique().tolist() == [512.0]
 

@@ -30,7 +30,9 @@ def test_the_blocks_layers_have_twins_for_the_time_of_a_pass(small):
     assert len(casting._float8) == 2 * 6, "the head stays fp32"
     assert 1e-3 < (output - truth).abs().max() / truth.abs().max() < 0.3
     assert all(layers[name] is part for name, part in found.module.named_modules() if name in layers)
-    assert all(parameters[name] is p and p.grad.dtype == torch.float32 for name, p in found.module.named_parameters())
+    assert all(
+        parameters[name] is p and p.grad.dtype == torch.float32 for name, p in found.module.named_parameters()
+    )
     assert torch.equal(found.padded()(found.batch), truth)
 
 

@@ -47,15 +47,28 @@ def test_patterns_override_roles_and_reach_what_is_inside(small):
 
 @pytest.mark.parametrize("key", ["keep_fp32", "allow_low"])
 def test_a_pattern_that_matches_nothing_is_refused_with_examples(small, key):
-    with pytest.raises(RecipeError, match=rf"plan\.precision\.{key}: found '\*\.layer\.11\.\*'.*names look like bert"):
+    with pytest.raises(
+        RecipeError, match=rf"plan\.precision\.{key}: found '\*\.layer\.11\.\*'.*names look like bert"
+    ):
         small().policy(**{key: ["*.layer.11.*"]})
 
 
 def test_hooks_are_needed_only_where_the_format_changes(small):
     found = small()
-    changed = {name for name, part in found.module.named_modules() for one, _ in changes(found.module, found.policy()) if one is part}
+    changed = {
+        name
+        for name, part in found.module.named_modules()
+        for one, _ in changes(found.module, found.policy())
+        if one is part
+    }
     assert "bert.encoder.layer.0.attention.self.query" not in changed
-    assert {"", "bert.embeddings", "bert.pooler", "classifier", "bert.encoder.layer.0.output.LayerNorm"} <= changed
+    assert {
+        "",
+        "bert.embeddings",
+        "bert.pooler",
+        "classifier",
+        "bert.encoder.layer.0.output.LayerNorm",
+    } <= changed
     assert "bert.embeddings.LayerNorm" not in changed
 
 

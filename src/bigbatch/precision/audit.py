@@ -247,9 +247,9 @@ def _judged(blocks: Sequence[BlockAudit], limits: Format) -> list[BlockAudit]:
     return judged
 
 
-def _added(error: float | None, given: float | None) -> float:
-    """What a block adds to the error that it is handed: it hands that on too, and squares add."""
-    return 0.0 if error is None or given is None else math.sqrt(max(0.0, error**2 - given**2))
+def _is_new(error: float | None, given: float | None, limit: float) -> bool:
+    """Whether an error is large and clearly larger than the one that the block was handed, which it hands on."""
+    return error is not None and given is not None and error > max(limit, 1.5 * given)
 
 
 def _faults(block: BlockAudit, before: float | None, behind: float | None, limits: Format) -> list[str]:
@@ -270,9 +270,11 @@ def _faults(block: BlockAudit, before: float | None, behind: float | None, limit
         found.append("its output is not finite")
     if block.gradient_overflow_share:
         found.append(f"{block.gradient_overflow_share:.2%} of its gradients overflow")
-    if _added(block.forward_error, before) > _LARGE_FORWARD:
+    if _is_new(block.forward_error, before, _LARGE_FORWARD):
         found.append(f"its output is {block.forward_error:.0%} off")
-    if _added(block.gradient_error, behind) > _LARGE_GRADIENT:
+    # Its gradient needs a right input as much as a right gradient from behind.
+    given = None if before is None or behind is None else max(before, behind)
+    if _is_new(block.gradient_error, given, _LARGE_GRADIENT):
         found.append(f"its gradient is {block.gradient_error:.0%} off")
     if block.gradient_underflow_share > _VANISHED:
         found.append(f"{block.gradient_underflow_share:.0%} of its gradients vanish")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 # The same measure and the same care for the module as the probe of packing, in the next file.
-from bigbatch.probe.exactness import _Difference, _difference, _Outcome, _outcome, _undisturbed
+from bigbatch.probe.exactness import _norm, _Outcome, _outcome, _ratio, _undisturbed
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
 
@@ -42,7 +42,7 @@ def error_of(
         micro_batches: a few real ones.
         span: of the format's `Casting`.
     """
-    return _gap(forward, _run(reference, micro_batches), micro_batches, span).gradient
+    return _gap(forward, _run(reference, micro_batches), micro_batches, span)[1]
 
 
 def format_errors(
@@ -63,11 +63,12 @@ def format_errors(
         span: of the format's `Casting`.
 
     Returns:
-        max|a - b| / max|b| of the logits or ||a - b|| / ||b|| of the gradient.
+        ||a - b|| / ||b|| of the logits or of the gradient. Norms, not the largest logit's error: of a few samples
+        the largest is chance, and would refuse one healthy model in twenty.
     """
     truth = _run(reference, micro_batches)
     mine, theirs = (_gap(forward, truth, micro_batches, span) for forward in (ours, plain))
-    pairs = [(mine.logits, theirs.logits), (mine.gradient, theirs.gradient)]
+    pairs = list(zip(mine, theirs, strict=True))
     pairs = [(_finite(own), max(_finite(other), _EXACT)) for own, other in pairs]
     # Where the plain path breaks, it sets no bound that ours would not keep.
     own, other = max(pairs, key=lambda pair: pair[0] if math.isinf(pair[1]) else pair[0] / pair[1])
@@ -85,9 +86,15 @@ def _gap(
     truth: _Outcome,
     micro_batches: Sequence[MicroBatch],
     span: Callable[[], AbstractContextManager[None]],
-) -> _Difference:
+) -> tuple[float, float]:
+    """Relative errors of logits and gradient."""
     with span():
-        return _difference(_run(forward, micro_batches), truth)
+        found = _run(forward, micro_batches)
+    off = [mine - exact for mine, exact in zip(found.gradient, truth.gradient, strict=True)]
+    return (
+        _ratio(_norm([found.logits_UC - truth.logits_UC]), _norm([truth.logits_UC])),
+        _ratio(_norm(off), _norm(truth.gradient)),
+    )
 
 
 def _finite(value: float) -> float:
