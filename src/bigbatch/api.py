@@ -333,11 +333,7 @@ def plan(
 ) -> list[str]:
     """What would run, how long, how much memory and why, as lines to print; writes no run directory.
 
-    Args:
-        recipe: the recipe's file.
-        overrides: `key=value` words.
-        audit: also show what the plan's number format (bf16, when that is fp32) does to each block.
-        environ: for `BIGBATCH_*`.
+    `audit` also shows what the plan's number format (bf16, when that is fp32) does to each block of the model.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
