@@ -136,7 +136,9 @@ def test_plan(api, run, monkeypatch):
     assert (code, out) == (0, "37 updates\nmicro_tokens 512\n")
     [(_, args, keywords)] = api.calls
     assert args == (Path("r.yaml"), ["batch=4", "clip=1"])
-    assert keywords["environ"]["BIGBATCH_CLIP"] == "2"
+    assert keywords["environ"]["BIGBATCH_CLIP"] == "2" and keywords["audit"] is False
+    run("plan", "r.yaml", "--audit")
+    assert api.calls[1][2]["audit"] is True
 
 
 @pytest.mark.parametrize("command", ["plan", "train"])
