@@ -62,6 +62,9 @@ def precision_facts(on: Measured, how: ForwardPlan) -> PrecisionFacts | None:
     name: Any = wanted(on.recipe, facts)
     if not is_low(name):
         return facts
+    ratio = seconds.get(name, 0.0) / seconds["fp32"]
+    slow = f"; it is about {ratio:.0f} times slower than fp32 here, so this takes long" if ratio > 2 else ""
+    on.say(f"probing: is {name} as accurate as it should be on these samples?{slow}")
     how, pieces = replace(how, precision=name), probe_samples(on.tables["train"], SAMPLES)
     modules = _module_errors(on.ready, how, pieces) if spec.name == "auto" else ()
     return replace(_compared(on, facts, how, pieces), modules=tuple(modules))
