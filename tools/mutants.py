@@ -410,7 +410,7 @@ MUTANTS = (
         patches=(
             (
                 "precision/casting.py",
-                "        if self._depth and self._open:\n            self._leave()",
+                "        if self._open:\n            self._leave()",
                 "        return",
             ),
         ),

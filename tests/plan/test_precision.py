@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
-from bigbatch.plan.precision import ACCEPTED_ERROR, fastest, precision, raised, wanted
-from bigbatch.records import ModuleError, PrecisionFacts
+from bigbatch.plan.precision import (
+    ACCEPTED_ERROR,
+    ModuleError,
+    PrecisionFacts,
+    fastest,
+    precision,
+    raised,
+    wanted,
+)
 
 
 def recipe(name: str | None, keep: tuple[str, ...] = ()) -> Any:

@@ -49,7 +49,7 @@ def small() -> Callable[..., Small]:
     """`small("albert")`: a tiny model of the family."""
 
     def make(family: str = "bert", **options: Any) -> Small:
-        module = tiny(family, num_labels=3, **options).eval()
+        module = tiny(family, **{"num_labels": 3, **options}).eval()
         parts = anatomy(module)
         return Small(module, parts, tiny_batch(pools=parts.pools))
 

@@ -13,15 +13,20 @@ from bigbatch.precision.watching import Sizes
 
 
 def run(found, name, lr=1e-4, **patterns):
-    policy = found.policy(**patterns)
-    casting = found.casting(name, **patterns)
+    forward = found.casting(name, **patterns).forward(found.padded())
     try:
         return audit(
-            found.padded(), casting, policy, found.parts, found.task, [found.batch],
+            found.padded(),
+            forward,
+            name,
+            found.policy(**patterns),
+            found.parts,
+            found.task,
+            [found.batch],
             lambda module: torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.0),
-        )  # fmt: skip
+        )
     finally:
-        casting.close()
+        forward.close()
 
 
 def block(result, name):

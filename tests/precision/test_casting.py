@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from bigbatch.graph.compiled import MOST_RECOMPILATIONS, compilations, compile_parts
+from bigbatch.graph.lazy import read_tokens_only
+from bigbatch.graph.recompute import recompute
 from bigbatch.model.adjust import set_trainable
+from bigbatch.model.forwards import ModuleForward
 from bigbatch.precision import casting as casting_module
 from bigbatch.precision.casting import Casting, PlainAutocast, tf32_products
 from bigbatch.step.executor import PlainExecutor
+from tests.models import tiny_batch
 
 FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FAMILIES = ["bert", "albert", "electra", "distilbert", "modernbert", "gpt2", "llama"]
@@ -118,21 +124,17 @@ def test_sums_over_micro_batches_are_fp32():
     module = nn.Linear(4, 3, bias=False)
     casting = Casting(module, {module: True}, "bf16")
 
-    class Forward:
-        def __init__(self):
-            self.module = module
-
+    class Ones(ModuleForward):
         def __call__(self, _batch):
-            return module(torch.ones(1, 4))
+            with self.around():
+                return self.outputs(self.module(torch.ones(1, 4)))
 
     class Sum:
         def loss(self, outputs, targets):
             return {"sum": outputs.sum(-1)}
 
-    from tests.models import tiny_batch
-
     executor = PlainExecutor(
-        forward=casting.forward(Forward()), task=Sum(), device=torch.device("cpu"), seed=0
+        forward=casting.forward(Ones(module)), task=Sum(), device=torch.device("cpu"), seed=0
     )
     executor.accumulate(1, [tiny_batch()] * 512, {"sum": 1.0})
     assert module.weight.grad.unique().tolist() == [512.0]
@@ -207,3 +209,86 @@ def test_tf32_is_switched_on_for_the_span_and_back_afterwards(small):
         raise ValueError
     assert now() == before
     assert casting.weight_copies_bytes == 0 and casting_module.AUTOCAST.get("tf32") is None
+
+
+# ---------------------------------------------------------------- with what else is done to a forward
+
+
+def gradient_of(found, forward):
+    found.module.zero_grad(set_to_none=True)
+    forward(found.batch).square().sum().backward()
+    return {name: p.grad.clone() for name, p in found.module.named_parameters() if p.grad is not None}
+
+
+KEPT = {
+    "by role": {},
+    "last block in fp32": {"keep_fp32": ["bert.encoder.layer.1", "bert.encoder.layer.1.*"]},
+}
+KEPT["first in fp32"] = {"keep_fp32": ["bert.encoder.layer.0", "bert.encoder.layer.0.*"]}
+
+
+@pytest.mark.parametrize("kind", ["blocks", "selective"])
+@pytest.mark.parametrize("patterns", KEPT.values(), ids=KEPT)
+def test_a_block_that_is_recomputed_has_the_formats_that_it_had(small, patterns, kind):
+    """Recomputation runs in the backward pass, where no forward pass is active."""
+    found = small(num_hidden_layers=3)
+    forward = found.casting("bf16", **patterns).forward(found.packed())
+    found.module.train()
+    wanted = gradient_of(found, forward)
+    undo = recompute(found.parts, kind, 2)
+    again = gradient_of(found, forward)
+    undo(), forward.close()
+    assert all(torch.equal(wanted[name], gradient) for name, gradient in again.items()) and again
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("patterns", KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_last_block_for_read_tokens_only_has_its_format(small, patterns, name):
+    found = small()
+    reference = found.packed()
+    exact = reference(found.batch)
+    reference.close()
+    full = found.casting(name, **patterns).forward(found.packed())
+    wanted, wanted_gradient = full(found.batch), gradient_of(found, full)
+    full.close()
+    lazy = found.packed()
+    read_tokens_only(lazy)
+    lazy = found.casting(name, **patterns).forward(lazy)
+    output, gradient = lazy(found.batch), gradient_of(found, lazy)
+    lazy.close()
+    eps = torch.finfo(FORMATS[name]).eps
+    assert (output - wanted).abs().max() / exact.abs().max() < 4 * eps
+    off = torch.cat([(gradient[key] - wanted_gradient[key]).flatten() for key in wanted_gradient]).norm()
+    assert off / torch.cat([each.flatten() for each in wanted_gradient.values()]).norm() < 8 * eps
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in found.module.modules())
+
+
+# torch hides this warning of its own while it traces, unless warnings are errors as in this session.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_compiled_blocks_compute_in_the_format_and_share_their_graphs(small):
+    """Norms that widen their inputs neither keep a block from being compiled nor make it compile again."""
+    torch._dynamo.reset()
+    found = small(num_hidden_layers=4)
+    forward = found.casting("bf16").forward(found.packed())
+    batches = [tiny_batch(lengths) for lengths in ((5, 9, 3, 9, 7), (12, 12, 5), (20, 1, 6, 2), (31, 30))]
+    wanted = [gradient_of(replace(found, batch=batch), forward) for batch in batches]
+    compile_parts(forward, found.parts, "blocks", backend="aot_eager")
+    before, graphs = compilations(), []
+    for batch, eager in zip(batches, wanted, strict=True):
+        again = gradient_of(replace(found, batch=batch), forward)
+        graphs.append(compilations() - before)
+        off = torch.cat([(again[name] - eager[name]).flatten() for name in eager]).norm()
+        assert off / torch.cat([each.flatten() for each in eager.values()]).norm() < 1e-2
+    assert 0 < graphs[0] < 2 * 4 and graphs[-1] - graphs[0] <= MOST_RECOMPILATIONS, graphs
+    forward.close()
+
+
+def test_logits_over_a_vocabulary_may_be_low_and_come_out_in_fp32(small):
+    found = small()
+    policy = found.policy()
+    assert not any(policy[part] for part in found.parts.head), "a classifier is small"
+    large = small(num_labels=3000)
+    assert large.policy()[large.module.classifier] and not large.policy()[large.module.bert.pooler]
+    output = large.casting("bf16").forward(large.packed())(large.batch)
+    assert output.dtype == torch.float32 and output.shape[-1] == 3000

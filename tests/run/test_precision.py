@@ -283,3 +283,15 @@ def test_auto_on_a_gpu_is_not_fp32(tmp_path):
     exhaust(begin(tmp_path / "r", "auto", set={"plan.device": "cuda"}))
     chosen = json.loads((tmp_path / "r/plan.json").read_text())["precision"]
     assert chosen["value"] in ("tf32", "bf16", "fp16") and chosen["source"] == "measured"
+
+
+def test_a_resumed_run_keeps_the_format_of_its_plan(tmp_path):
+    with begin(tmp_path / "r", "bf16") as run:
+        for record in run:
+            if record.step == 2:
+                break
+    resumed = exhaust(start(tmp_path / "r", set={"plan.precision": "fp32"}))
+    assert resumed.status == "finished"
+    assert document(tmp_path / "r", "plan.json")["precision"]["value"] == "bf16"
+    straight = exhaust(begin(tmp_path / "s", "bf16"))
+    assert not differing(weights(resumed), weights(straight))

@@ -264,6 +264,9 @@ def _frozen_plan(directory: RunDirectory, recipe: Recipe, say: Say) -> Plan | No
         asked = getattr(recipe.plan, name)
         if asked is not None and name in plan.choices and plan.value(name) != asked:
             say(f"plan.{name}: the run keeps {plan.value(name)} of its plan.json; {asked} is for a new run")
+    asked, kept = recipe.plan.precision.name, plan.choices.get("precision")
+    if asked not in (None, "auto") and kept is not None and asked != kept.value:
+        say(f"plan.precision: the run keeps {kept.value} of its plan.json; {asked} is for a new run")
     return plan
 
 
