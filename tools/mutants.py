@@ -41,6 +41,7 @@ class Mutant:
 
 
 SPLIT, FAMILIES, EXACT = "tests/step/test_split.py", "tests/step/test_families.py", "tests/run/test_exact.py"
+PRECISION = "tests/run/test_precision.py"
 
 MUTANTS = (
     # ------------------------------------------------------------ sums, denominators, clipping
@@ -381,6 +382,94 @@ MUTANTS = (
         fault="a resume starts the optimiser's averages from zero",
         patches=(("run/keeper.py", "load_optimizer_state(parts.step.optimizer, states)", "del states"),),
         tests=(EXACT,),
+    ),
+    # ------------------------------------------------------------ precision
+    Mutant(
+        name="unscale-forgotten",
+        fault="the gradient is clipped and used with the loss scale still in it",
+        patches=(("step/update.py", "parts.loss_scale.unscale(gradients)", "pass"),),
+        tests=(
+            f"{PRECISION}::test_clipping_and_the_recorded_norm_are_of_the_gradient_not_of_the_scaled_one",
+        ),
+    ),
+    Mutant(
+        name="unscale-after-clipping",
+        fault="norm and clipping see the scaled gradient; it is unscaled afterwards",
+        patches=(
+            ("step/update.py", "parts.loss_scale.unscale(gradients)", "pass"),
+            (
+                "step/update.py",
+                "        set_lr(optimizer, lr)\n",
+                "        if parts.loss_scale is not None:\n"
+                "            parts.loss_scale.unscale(gradients)\n"
+                "        set_lr(optimizer, lr)\n",
+            ),
+        ),
+        tests=(
+            f"{PRECISION}::test_clipping_and_the_recorded_norm_are_of_the_gradient_not_of_the_scaled_one",
+        ),
+    ),
+    Mutant(
+        name="loss-scale-forgotten",
+        fault="the loss scale is not in the checkpoint, so a resume starts from the first one",
+        patches=(
+            (
+                "run/keeper.py",
+                '"guard": guard.to_state(), **_loss_scale(parts)}',
+                '"guard": guard.to_state()}',
+            ),
+        ),
+        tests=(f"{PRECISION}::test_a_resumed_run_gives_the_same_bits",),
+    ),
+    Mutant(
+        name="overflow-is-skipped",
+        fault="an overflow at a scale that could be halved loses the batch",
+        patches=(
+            ("step/update.py", "        raise GradientOverflow\n", "        parts.loss_scale.halve()\n"),
+        ),
+        tests=(f"{PRECISION}::test_an_overflow_halves_the_scale_and_does_the_same_batch_again",),
+    ),
+    Mutant(
+        name="rounding-seeded-by-nothing",
+        fault="stochastic rounding draws from the global generator",
+        patches=(("optim/rounding.py", ".random_(generator=generator)", ".random_()"),),
+        tests=("tests/optim/test_adamw_bf16.py",),
+    ),
+    Mutant(
+        name="rounding-by-order",
+        fault="the random bits of a parameter depend on the update alone, so all parameters round alike",
+        patches=(("optim/rounding.py", " + name.encode()", ""),),
+        tests=("tests/optim/test_adamw_bf16.py",),
+    ),
+    Mutant(
+        name="rounding-to-nearest",
+        fault="bf16 weights are rounded to nearest, and small updates are lost",
+        patches=(
+            (
+                "optim/adamw_bf16.py",
+                "parameter.copy_(stochastic_bf16(weight, bits))",
+                "parameter.copy_(weight.bfloat16())",
+            ),
+        ),
+        tests=("tests/optim/test_adamw_bf16.py",),
+    ),
+    Mutant(
+        name="norms-in-the-low-format",
+        fault="the default policy forgets normalisations",
+        patches=(("precision/policy.py", "elif part in kept or is_norm(part):", "elif part in kept:"),),
+        tests=("tests/precision/test_policy.py", "tests/precision/test_casting.py"),
+    ),
+    Mutant(
+        name="autocast-left-on",
+        fault="a part that is kept in fp32 hands the format on, but leaves autocast off behind it",
+        patches=(
+            (
+                "precision/casting.py",
+                "        if self._open:\n            self._leave()",
+                "        return",
+            ),
+        ),
+        tests=("tests/precision/test_casting.py",),
     ),
 )
 

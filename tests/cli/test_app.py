@@ -25,7 +25,7 @@ from bigbatch.recipe.load import load_recipe
 FLAGS = {
     "": ["--help", "--version", "-h"],
     "init": ["--force", "--help", "--model", "--out", "-h"],
-    "plan": ["--help", "--set", "-h"],
+    "plan": ["--audit", "--help", "--set", "-h"],
     "train": ["--allow", "--continue", "--help", "--resume", "--set", "-h"],
     "evaluate": ["--column", "--help", "-h"],
     "predict": ["--column", "--help", "--out", "-h"],
@@ -138,7 +138,9 @@ def test_plan(api, run, monkeypatch):
     assert (code, out) == (0, "37 updates\nmicro_tokens 512\n")
     [(_, args, keywords)] = api.calls
     assert args == (Path("r.yaml"), ["batch=4", "clip=1"])
-    assert keywords["environ"]["BIGBATCH_CLIP"] == "2"
+    assert keywords["environ"]["BIGBATCH_CLIP"] == "2" and keywords["audit"] is False
+    run("plan", "r.yaml", "--audit")
+    assert api.calls[1][2]["audit"] is True
 
 
 @pytest.mark.parametrize("command", ["plan", "train"])

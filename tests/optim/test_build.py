@@ -23,6 +23,7 @@ def settings(name: str, **changes: Any) -> SimpleNamespace:
         "weight_decay": 0.1,
         "momentum": 0.9,
         "nesterov": True,
+        "state": "fp32",
         "args": {},
     }
     return SimpleNamespace(**(values | changes))
@@ -127,16 +128,16 @@ def test_set_lr_keeps_the_proportions() -> None:
 
 
 def test_state_multiple_counts_what_is_there() -> None:
-    for name in ("adamw", "lamb", "sgd"):
+    for name, state in (("adamw", "fp32"), ("adamw", "bf16_sr"), ("lamb", "fp32"), ("sgd", "fp32")):
         network = model()
-        optimizer = build_optimizer(network, settings(name), EFFECTIVE)
+        optimizer = build_optimizer(network, settings(name, state=state), EFFECTIVE)
         network(torch.ones(2, 3)).sum().backward()
         optimizer.step()
         held = sum(
-            t.numel()
+            t.nbytes / 4
             for state in optimizer.state.values()
             for t in state.values()
             if t is not None and t.ndim
         )
-        assert held / sum(p.numel() for p in network.parameters()) == state_multiple(name)
+        assert held / sum(p.numel() for p in network.parameters()) == state_multiple(name, state=state)
     assert state_multiple("sgd", momentum=0.0) == 0.0

@@ -20,7 +20,14 @@ def build(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)).to(dtype)
-    values = {"name": name, "weight_decay": 0.1, "momentum": 0.9, "nesterov": False, "args": {}}
+    values = {
+        "name": name,
+        "weight_decay": 0.1,
+        "momentum": 0.9,
+        "nesterov": False,
+        "state": "fp32",
+        "args": {},
+    }
     effective = Effective(lr=0.01, betas=(0.9, 0.99), eps=1e-8)
     return network, build_optimizer(network, SimpleNamespace(**(values | options)), effective)
 
@@ -41,13 +48,15 @@ def snapshot(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb"])
-def test_going_on_gives_the_same_bits(name: str, dtype: torch.dtype) -> None:
-    network, optimizer = build(name, dtype)
+@pytest.mark.parametrize(
+    ("name", "kept"), [("adamw", "fp32"), ("adamw", "bf16_sr"), ("sgd", "fp32"), ("lamb", "fp32")]
+)
+def test_going_on_gives_the_same_bits(name: str, kept: str, dtype: torch.dtype) -> None:
+    network, optimizer = build(name, dtype, state=kept)
     train(network, optimizer, range(5))
     weights, state = snapshot(network, optimizer)
     train(network, optimizer, range(5, 9))
-    resumed, fresh = build(name, dtype)
+    resumed, fresh = build(name, dtype, state=kept)
     resumed.load_state_dict(weights)
     load_optimizer_state(fresh, state)
     train(resumed, fresh, range(5, 9))

@@ -82,3 +82,20 @@ def test_what_is_named_fits_and_its_double_does_not(below: int, longest: int, ro
         assert 2 * found >= below or max(2 * found, longest) * per_token > room
     else:
         assert below <= 64 or max(64, longest) * per_token > room
+
+
+def test_copies_of_the_weights_count_while_a_micro_batch_runs_and_not_while_weights_move():
+    plain = predict_memory(BERT_LARGE, micro_tokens=512, optimizer_state_multiple=2.0)
+    low = predict_memory(
+        BERT_LARGE, micro_tokens=512, optimizer_state_multiple=2.0, weight_copies_bytes=10**9
+    )
+    assert low.needed_bytes == plain.needed_bytes + 10**9 and low.lasting_bytes == plain.lasting_bytes
+    assert low.parts()["weight_copies"] == 10**9 and "weight_copies" not in plain.parts()
+    moving = predict_memory(
+        BERT_LARGE,
+        micro_tokens=1,
+        optimizer_state_multiple=2.0,
+        temporary_multiple=2.0,
+        weight_copies_bytes=10**9,
+    )
+    assert moving.needed_bytes == moving.lasting_bytes + moving.update

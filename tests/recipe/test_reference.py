@@ -27,7 +27,8 @@ def test_types_defaults_and_what_is_planned_are_shown():
     row = {line.split(" | ")[0].strip("| `"): line for line in lines if line.startswith("| `")}
     assert "| number | `5e-05` |" in row["lr"]
     assert "| list of 2 numbers | `[0.9, 0.999]` |" in row["betas"]
-    assert "today `fp32`; else planned, not built yet" in row["state"]
+    assert "today `cross_entropy`" not in row["state"] and "`bf16_sr`" in row["state"]
+    assert "today `plain`; else planned, not built yet" in reference()
     assert "| quantity | `6 %` |" in row["warmup"]
     assert "(planned, not built yet)" in row["adapter"]
     assert "`adamw` / `sgd` / `lamb` / reference" in "\n".join(lines)

@@ -175,8 +175,6 @@ LATER = [
     "data.train=[{path: a.csv, share: 0.5}]",
     "data.shuffle=shards",
     "batch.ramp={from: 64, by: noise}",
-    "optimizer.state=bf16_sr",
-    "optimizer.state=8bit",
     "gradient=cached",
     "gradient=fgm",
     "gradient=sam",
@@ -189,7 +187,8 @@ LATER = [
     "scale.every=20 updates",
     "plan.ranks=2",
     "plan.mesh={shard: 2}",
-    "plan.precision=bf16",
+    "plan.precision=fp64",
+    "plan.precision={name: fp64}",
     "plan.reproducible=bitwise",
     "launch.kind=ssh",
     "launch.kind=slurm",
@@ -289,3 +288,32 @@ def test_paths_start_at_the_recipe_and_the_run_at_the_current_folder(tmp_path, m
     assert recipe.run_folder == tmp_path / "runs" / "tweets"
     assert load_recipe("jobs/tweets.yaml", ["run.root=/big"]).run_folder == Path("/big/runs/tweets")
     assert load_recipe({}).run_folder == tmp_path / "runs" / "run"
+
+
+# ---------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (None, [], [])),
+        (["plan.precision=bf16"], ("bf16", [], [])),
+        (["plan.precision={name: fp16, keep_fp32: ['*.layer.1.*']}"], ("fp16", ["*.layer.1.*"], [])),
+        (["plan.precision=bf16", "plan.precision.allow_low=['*pooler*']"], ("bf16", [], ["*pooler*"])),
+        (["plan.precision.keep_fp32=['a']", "plan.precision.name=auto"], ("auto", ["a"], [])),
+    ],
+)
+def test_a_precision_is_a_name_or_a_mapping(words, expected):
+    found = load_recipe({}, words).plan.precision
+    assert (found.name, found.keep_fp32, found.allow_low) == expected
+
+
+def test_a_wrong_precision_names_the_key_that_was_written():
+    with pytest.raises(RecipeError, match=r"plan\.precision: found 'bfloat16'; expected"):
+        load_recipe({}, ["plan.precision=bfloat16"])
+
+
+@pytest.mark.parametrize("name", ["sgd", "lamb", "own.py:Own"])
+def test_a_smaller_state_is_adamws_alone(name):
+    with pytest.raises(RecipeError, match=f"bf16_sr is built for adamw; {name} keeps its state in fp32"):
+        load_recipe({}, [f"optimizer.name={name}", "optimizer.state=bf16_sr"])

@@ -75,6 +75,11 @@ def test_the_global_batch_is_the_product_of_all_three():
         ({"data_seed": 7}, lambda r: (r.seed.model, r.seed.data), (42, 7)),
         ({"label_smoothing_factor": 0.1}, lambda r: r.loss.label_smoothing, 0.1),
         ({"use_cpu": True}, lambda r: r.plan.device, "cpu"),
+        ({}, lambda r: r.plan.precision.name, None),
+        ({"bf16": True, "tf32": True}, lambda r: r.plan.precision.name, "bf16"),
+        ({"fp16": True}, lambda r: r.plan.precision.name, "fp16"),
+        ({"tf32": True}, lambda r: r.plan.precision.name, "tf32"),
+        ({"optim": "adamw_torch_8bit"}, lambda r: (r.optimizer.name, r.optimizer.state), ("adamw", "8bit")),
     ],
 )
 def test_each_argument_lands_in_its_key(changes, read, expected):
@@ -85,7 +90,6 @@ def test_each_argument_lands_in_its_key(changes, read, expected):
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
-        ({"bf16": True}, "bf16=True dropped: plan.precision is planned, not built yet"),
         ({"gradient_checkpointing": True}, "gradient_checkpointing=True -> plan.recompute: blocks"),
         ({"torch_compile": True}, "torch_compile=True -> plan.compile: blocks"),
         (

@@ -261,3 +261,26 @@ def test_what_is_no_run_gets_no_report(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         write_report(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_the_precision_audit_is_a_table(tmp_path):
+    write_run(tmp_path / "r")
+    page = render_report(read_run(tmp_path / "r"))
+    assert "Precision audit" not in page
+    block = {
+        "block": "bert.encoder.layer.0<b>", "format": "fp16", "forward_error": 0.0123, "gradient_error": None,
+        "overflow_share": 0.25, "gradient_underflow_share": 0.0, "unmoved_share": 0.5, "verdict": "25 % exceed",
+    }  # fmt: skip
+    audit = {"format": "fp16", "samples": 8, "loss_scale": 1024.0, "verdict": "doubtful", "blocks": [block]}
+    (tmp_path / "r/audit.json").write_text(json.dumps(audit))
+    page = render_report(read_run(tmp_path / "r"))
+    assert "fp16 against fp32 on 8 real samples, gradients at a loss scale of 1,024." in page
+    for text in (
+        "bert.encoder.layer.0&lt;b&gt;",
+        "1.23\xa0%",
+        "25.00\xa0%",
+        "50.00\xa0%",
+        "–",
+        "25 % exceed",
+    ):
+        assert text in page, text

@@ -109,6 +109,9 @@ def plan(
             "if one is named.",
         ),
     ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Show what the number format does to each block of the model.")
+    ] = False,
 ) -> None:
     """Say what would run, how long it would take, how much memory, and why."""
     words, page = _both(changes, set_), None
@@ -119,7 +122,7 @@ def plan(
         page = pages[-1] if pages else None
     from bigbatch import api
 
-    say(api.plan(recipe, words, environ=os.environ, graph=page or graph))
+    say(api.plan(recipe, words, environ=os.environ, graph=page or graph, audit=audit))
 
 
 @app.command(epilog="Example: bigbatch train recipe.yaml batch.samples=4096 optimizer.name=lamb")

@@ -8,6 +8,7 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ from bigbatch.model.unseen import follows_interface, is_causal, nobody_looks
 from bigbatch.records import MicroBatch, Targets
 
 
+def _as_it_is(logits: Tensor) -> Tensor:
+    return logits
+
+
 class ModuleForward:
     """A module, and what has been changed about it for the time that it is run this way."""
 
@@ -31,6 +36,14 @@ class ModuleForward:
         """Weights that must have a dense `.grad` before the first backward of an update (`graph.embeddings`)."""
         self.compiled = False
         """Whether parts of the module are compiled (`graph.compiled`)."""
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered for each forward pass (`precision.casting`)."""
+        self.span: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered for forward passes together with their backward passes (`precision.casting`)."""
+        self.outputs: Callable[[Tensor], Tensor] = _as_it_is
+        """What is done to the logits, inside `around`."""
+        self.weight_copies_bytes = 0
+        """Copies of weights that a forward pass makes, whatever its tokens."""
         self._undo: list[Callable[[], None]] = []
 
     @property
@@ -75,8 +88,8 @@ class PaddedForward(ModuleForward):
             del inputs["attention_mask"]
         if self._segments and micro_batch.segments_T is not None:
             inputs["token_type_ids"] = self._pad(micro_batch.segments_T, real_BL, 0)
-        with nobody_looks(self._outer, ("sdpa", IMPLEMENTATION) if self._unseen else ()):
-            logits = self.module(**inputs, **self._options).logits
+        with self.around(), nobody_looks(self._outer, ("sdpa", IMPLEMENTATION) if self._unseen else ()):
+            logits = self.outputs(self.module(**inputs, **self._options).logits)
         sample_U = to_device(micro_batch.unit_sample_U, self.device)
         if logits.ndim == 2:  # one output a sample (B, C), else one a token (B, L, C)
             return logits.index_select(0, sample_U)
@@ -136,7 +149,8 @@ class PackedForward(ModuleForward):
             one_shape=self.compiled,
         )
         read_ids_U1 = to_device(micro_batch.ids_T[micro_batch.reads_U][:, None], device)
-        logits = self.module(input_ids=read_ids_U1, **{LAYOUT: layout}).logits
+        with self.around():
+            logits = self.outputs(self.module(input_ids=read_ids_U1, **{LAYOUT: layout}).logits)
         return logits if logits.ndim == 2 else logits[:, 0]  # heads that read tokens give (U, 1, C)
 
     def _base_inputs(self, micro_batch: MicroBatch, device: torch.device) -> dict[str, Tensor | bool | None]:

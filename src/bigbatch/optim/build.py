@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bigbatch.errors import ModelError, Problem, RecipeError
+from bigbatch.optim.adamw_8bit import adamw_8bit
+from bigbatch.optim.adamw_bf16 import AdamWBf16
 from bigbatch.optim.groups import decay_groups
 from bigbatch.optim.lamb import Lamb, SumOfSquares, local_sum_of_squares
 from bigbatch.rules.batch_size import Effective
@@ -31,6 +33,8 @@ class OptimizerSettings(Protocol):
     @property
     def nesterov(self) -> bool: ...
     @property
+    def state(self) -> str: ...
+    @property
     def args(self) -> Mapping[str, Any]: ...
 
 
@@ -47,6 +51,7 @@ def build_optimizer(
     *,
     custom: Callable[..., Optimizer] | None = None,
     rename: Callable[[str], str] = str,
+    seed: int = 0,
 ) -> Optimizer:
     """Build the optimiser that the recipe names.
 
@@ -58,6 +63,7 @@ def build_optimizer(
         custom: the class or function that `settings.name` refers to, when it is an import reference; called
             as `custom(groups, lr=…, **settings.args)` with the groups of `decay_groups`.
         rename: parameter name -> name in checkpoints.
+        seed: of stochastic rounding: `seed.dropout`.
 
     Returns:
         An optimiser whose groups carry `names`, `adapt` and `lr_scale`.
@@ -75,9 +81,7 @@ def build_optimizer(
         return _build_custom(custom, groups, settings, effective)
     args: dict[str, Any] = {"lr": effective.lr, **settings.args}
     builders: dict[str, Callable[[], Optimizer]] = {
-        "adamw": lambda: torch.optim.AdamW(
-            groups, betas=effective.betas, eps=effective.eps, fused=_can_fuse(groups), **args
-        ),
+        "adamw": lambda: _adamw(groups, settings.state, effective, seed, args),
         "sgd": lambda: torch.optim.SGD(
             groups, momentum=settings.momentum, nesterov=settings.nesterov, **args
         ),
@@ -92,6 +96,18 @@ def build_optimizer(
         what = f"unknown optimiser {settings.name!r}; known: {', '.join(OPTIMIZERS)}, a reference{hint}"
         raise RecipeError([Problem(where="recipe", key="optimizer.name", what=what)])
     return _called(builders[settings.name], settings)
+
+
+def _adamw(
+    groups: list[dict[str, Any]], state: str, effective: Effective, seed: int, args: dict[str, Any]
+) -> Optimizer:
+    """AdamW with the state that the recipe asks for."""
+    moments: dict[str, Any] = {"betas": effective.betas, "eps": effective.eps}
+    if state == "bf16_sr":
+        return AdamWBf16(groups, seed=seed, **moments, **args)
+    if state == "8bit":
+        return adamw_8bit(groups, **moments, **args)
+    return torch.optim.AdamW(groups, fused=_can_fuse(groups), **moments, **args)
 
 
 def _build_custom(
@@ -135,11 +151,14 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def state_multiple(name: str, momentum: float = 0.9) -> float:
+def state_multiple(name: str, momentum: float = 0.9, state: str = "fp32") -> float:
     """fp32 tensors of optimiser state per trainable parameter: AdamW and LAMB 2, SGD 1 with momentum, else 0.
 
-    An optimiser of the user's own counts as 2: what most keep.
+    `bf16_sr` halves AdamW's; `8bit` quarters it and adds one fp32 scale a block of 256. An optimiser of the user's
+    own counts as 2: what most keep.
     """
+    if state != "fp32":
+        return {"bf16_sr": 1.0, "8bit": 0.5 + 2 / 256}[state]
     if name == "sgd":
         return 1.0 if momentum else 0.0
     return 2.0

@@ -27,9 +27,13 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str] | None = N
         The optimiser's own tensors, not copies: write them before the next update.
     """
     found: dict[str, Tensor] = {}
+    flat = getattr(optimizer, "flat_state", None)  # states that are several tensors, such as codes and scales
     for parameter, name in _named(optimizer, names).items():
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
+            parts = flat(key, value) if flat is not None and isinstance(value, Tensor) else None
+            if parts is not None:
+                found.update({f"{part}/{name}": tensor for part, tensor in parts.items()})
+            elif isinstance(value, Tensor):
                 found[f"{key}/{name}"] = value
             elif isinstance(value, (bool, int, float)):
                 dtype = torch.float64 if isinstance(value, float) else torch.int64
@@ -63,13 +67,17 @@ def load_optimizer_state(
         parameter = by_name.get(name)
         if parameter is None:
             raise CheckpointError(f"optimiser state {entry} belongs to no trainable parameter of this model")
-        if value.ndim == parameter.ndim and value.shape != parameter.shape:
+        # A part of a state (`exp_avg.scale`) has a shape of its own.
+        if "." not in key and value.ndim == parameter.ndim and value.shape != parameter.shape:
             shapes = f"{tuple(value.shape)}; this model's is {tuple(parameter.shape)}"
             raise CheckpointError(f"optimiser state {entry} has shape {shapes}")
         if key.startswith(_NUMBER):
             states.setdefault(parameter, {})[key.removeprefix(_NUMBER)] = value.item()
         else:
             states.setdefault(parameter, {})[key] = value.detach().clone()
+    whole = getattr(optimizer, "whole_state", None)
+    if whole is not None:
+        states = {parameter: whole(parameter, parts) for parameter, parts in states.items()}
     _load(optimizer, states)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +24,8 @@ def _asked(value: Any, key: str) -> Choice:
     return Choice(value=value, reason=f"asked for by {key}", source="user")
 
 
-def machine(recipe: Any, hardware: HardwareFacts) -> dict[str, Choice]:
-    """Device, threads, precision, ranks."""
+def machine(recipe: Any, hardware: HardwareFacts, formats: Mapping[str, Choice]) -> dict[str, Choice]:
+    """Device, threads, precision (from `plan.precision`), ranks."""
     plan = recipe.plan
     where = f"{hardware.device_name}, {show_bytes(hardware.memory_bytes)} may be used"
     found = f"no accelerator was found; {where}" if hardware.device == "cpu" else where
@@ -32,7 +33,7 @@ def machine(recipe: Any, hardware: HardwareFacts) -> dict[str, Choice]:
     choices = {
         "device": Choice(value=hardware.device, reason=found, source="derived"),
         "threads": Choice(value=hardware.threads, reason=cores, source="derived"),
-        "precision": Choice(value="fp32", reason="the reference; others are planned", source="default"),
+        **formats,
         "ranks": Choice(value=1, reason="one process; more are planned", source="default"),
     }
     for name in ("device", "threads"):

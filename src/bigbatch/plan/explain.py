@@ -20,6 +20,8 @@ _NAMES = {
     "recomputed_blocks": "recomputed blocks",
     "evaluation_micro_tokens": "evaluation micro-batch",
     "peak_memory_bytes": "peak memory",
+    "keep_fp32": "kept in fp32",
+    "precision_audit": "precision audit",
     "train_seconds": "training time",
     "evaluate_seconds": "evaluation time",
 }
@@ -50,6 +52,8 @@ def shown(name: str, choice: Choice) -> str:
         return show_bytes(choice.prediction)
     if name == "padding_share":
         return f"{100 * choice.value:.1f} %"
+    if name == "keep_fp32" and not choice.value:
+        return "by role"
     text = _number(choice.value)
     return f"{text} {choice.unit}" if choice.unit in ("tokens", "micro-batches an update") else text
 

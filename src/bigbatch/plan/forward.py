@@ -14,6 +14,7 @@ EmbeddingGradients = Literal["whole", "rows"]
 DropoutMasks = Literal["torch", "quick"]
 Recompute = Literal["none", "selective", "blocks"]
 Compile = Literal["off", "blocks", "whole"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,12 @@ class ForwardPlan:
     """How many blocks, spread evenly, recompute."""
     compile: Compile = "off"
     """What is compiled."""
+    precision: Precision = "fp32"
+    """Number format of forward and backward."""
+    keep_fp32: tuple[str, ...] = ()
+    """Patterns of modules that are computed in fp32 although their role would allow the format."""
+    allow_low: tuple[str, ...] = ()
+    """Patterns of modules that may use the format although their role is fp32."""
 
     @staticmethod
     def of(choices: Mapping[str, Choice]) -> ForwardPlan:
@@ -43,4 +50,5 @@ class ForwardPlan:
         named: dict[str, Any] = {
             entry.name: choices[entry.name].value for entry in fields(ForwardPlan) if entry.name in choices
         }
-        return ForwardPlan(**named)
+        patterns = {name: tuple(named.get(name, ())) for name in ("keep_fp32", "allow_low")}
+        return ForwardPlan(**{**named, **patterns})

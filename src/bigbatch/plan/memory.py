@@ -2,7 +2,8 @@
 
 ::
 
-    peak = process + parameters + gradients + optimiser state + max(activations, update, evaluation)
+    peak = process + parameters + gradients + optimiser state
+         + max(activations + weight copies, update, evaluation + weight copies)
 
 With AdamW in fp32 the middle three are 16 bytes a parameter: 5.4 GB for BERT-large's 335M.
 """
@@ -41,6 +42,8 @@ class MemoryBreakdown:
     """Temporary tensors of the optimiser's step; activations are gone by then."""
     evaluation: int
     """Of one micro-batch of a forward pass without gradient."""
+    weight_copies: int = 0
+    """Of the weights in a low number format, while a micro-batch runs; autocast makes them anew for each."""
     calibration: int = 0
     """Peak that measuring before the run has already reached, everything included."""
 
@@ -52,7 +55,8 @@ class MemoryBreakdown:
     @property
     def needed_bytes(self) -> int:
         """The largest sum that exists at one time."""
-        return self.lasting_bytes + max(self.activations, self.update, self.evaluation)
+        running = max(self.activations, self.evaluation) + self.weight_copies
+        return self.lasting_bytes + max(running, self.update)
 
     @property
     def peak_bytes(self) -> int:
@@ -79,6 +83,7 @@ def predict_memory(
     calibration: CalibrationFacts | None = None,
     temporary_multiple: float = 0.0,
     activation_bytes: float | None = None,
+    weight_copies_bytes: int = 0,
 ) -> MemoryBreakdown:
     """Peak memory of training, part by part.
 
@@ -89,6 +94,7 @@ def predict_memory(
         calibration: what was measured; None: guesses.
         temporary_multiple: fp32 tensors per trainable parameter that the step needs for a moment (LAMB 2).
         activation_bytes: per token, when some are computed again; None: as measured, or guessed.
+        weight_copies_bytes: of the weights in a low number format, beside the fp32 ones.
     """
     per_token = (
         activation_bytes_per_token(model, calibration) if activation_bytes is None else activation_bytes
@@ -105,6 +111,7 @@ def predict_memory(
         update=round(trained * temporary_multiple),
         # Without gradients a block's tensors go when the next block has read them: two blocks at a time.
         evaluation=round(activations * min(1.0, 2 / max(1, model.blocks))),
+        weight_copies=weight_copies_bytes,
         calibration=calibration.peak_bytes if calibration is not None else 0,
     )
 
@@ -124,7 +131,8 @@ def largest_micro_tokens(
     size = 1 << (below - 1).bit_length()
     while size > SMALLEST_MICRO_TOKENS:
         size //= 2
-        needed = breakdown.lasting_bytes + max(breakdown.update, activation_bytes * max(size, longest))
+        running = breakdown.weight_copies + activation_bytes * max(size, longest)
+        needed = breakdown.lasting_bytes + max(breakdown.update, running)
         if size < below and needed <= limit_bytes:
             return size
     return None

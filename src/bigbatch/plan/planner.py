@@ -17,6 +17,8 @@ from bigbatch.plan.memory import (
     largest_micro_tokens,
     predict_memory,
 )
+from bigbatch.plan.precision import PrecisionFacts
+from bigbatch.plan.precision import precision as precision_choices
 from bigbatch.plan.recompute import Recomputation, asked, options
 from bigbatch.plan.timing import Work
 from bigbatch.records import (
@@ -45,6 +47,8 @@ def make_plan(
     optimizer_state_multiple: float = 2.0,
     work: Work | None = None,
     forward: ForwardFacts | None = None,
+    precision: PrecisionFacts | None = None,
+    weight_copies_bytes: int = 0,
 ) -> Plan:
     """Choose how to compute `recipe`, with a reason and a source for each choice.
 
@@ -58,6 +62,8 @@ def make_plan(
         optimizer_state_multiple: fp32 state tensors per parameter (`optim.build.state_multiple`).
         work: exact length of the run and tokens to evaluate.
         forward: what was found out about ways to run the model; None: the plain way.
+        precision: number formats as measured; None: nobody asked for another than fp32.
+        weight_copies_bytes: copies of the weights in the number format, of one micro-batch.
 
     Returns:
         The plan, frozen.
@@ -68,6 +74,7 @@ def make_plan(
     """
     length = work.length if work is not None and work.length is not None else _length(recipe, lengths)
     packing, packing_warnings = chosen.packing(recipe, probe)
+    formats, format_warnings = precision_choices(recipe, precision)
 
     def memory_of(micro_tokens: int, again: Recomputation | None = None) -> MemoryBreakdown:
         return predict_memory(
@@ -77,6 +84,7 @@ def make_plan(
             calibration=calibration,
             temporary_multiple=_TEMPORARIES.get(recipe.optimizer.name, 0.0),
             activation_bytes=None if again is None else again.activation_bytes_per_token,
+            weight_copies_bytes=weight_copies_bytes,
         )
 
     micro_tokens = chosen.micro_tokens(recipe, calibration)
@@ -96,7 +104,7 @@ def make_plan(
     cut = cut_batch(lengths, batch_samples, micro_tokens.value, packing.value)
     return Plan(
         choices={
-            **chosen.machine(recipe, hardware),
+            **chosen.machine(recipe, hardware, formats),
             **chosen.asked_for(recipe, length),
             "packing": packing,
             "micro_tokens": micro_tokens,
@@ -109,7 +117,12 @@ def make_plan(
             **chosen.memory(memory, calibration),
             **chosen.times(recipe, calibration, length, cut, work, again.slowdown),
         },
-        warnings=(*length.warnings, *packing_warnings, *chosen.doubts(recipe, length, lengths, hardware)),
+        warnings=(
+            *length.warnings,
+            *packing_warnings,
+            *format_warnings,
+            *chosen.doubts(recipe, length, lengths, hardware),
+        ),
     )
 
 

@@ -23,7 +23,10 @@ TIMED = 3
 class Bench:
     """Runs micro-batches and reads the clock."""
 
-    def __init__(self, *, forward: Forward, task: Task, device: torch.device) -> None:
+    def __init__(
+        self, *, forward: Forward, task: Task, device: torch.device, weight_copies_bytes: int = 0
+    ) -> None:
+        self._weight_copies_bytes = weight_copies_bytes
         self._forward = forward
         self._task = task
         self._device = device
@@ -76,7 +79,7 @@ class Bench:
             found = torch.cuda.max_memory_allocated(self._device) - before
         else:
             found = saved_bytes(lambda: self.loss(micro_batch), module)
-        return found / micro_batch.computed_tokens
+        return max(0, found - self._weight_copies_bytes) / micro_batch.computed_tokens
 
 
 def saved_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:

@@ -44,6 +44,7 @@ def calibrate(
     budget_seconds: float = 8.0,
     memory_bytes: int | None = None,
     in_place: Sequence[Tensor] = (),
+    weight_copies_bytes: int = 0,
 ) -> CalibrationFacts:
     """Find the fastest micro-batch and measure speed and memory with it.
 
@@ -60,6 +61,7 @@ def calibrate(
         budget_seconds: no further size is tried when it would take longer than this in all.
         memory_bytes: no size is tried that would need more than this.
         in_place: parameters whose gradients are added to a dense one that is there before.
+        weight_copies_bytes: copies of the weights in a low number format: memory of a pass, not of its tokens.
 
     Returns:
         Sizes are compared by their best micro-batch, since other work on the machine only ever slows down.
@@ -69,7 +71,7 @@ def calibrate(
     name = str(device)
     sizes = candidates or (CPU_CANDIDATES if device.type == "cpu" else ACCELERATOR_CANDIDATES)
     resting = resident_bytes(name)
-    bench = Bench(forward=forward, task=task, device=device)
+    bench = Bench(forward=forward, task=task, device=device, weight_copies_bytes=weight_copies_bytes)
     with untouched(module, in_place):
         module.train()
         first = spread(make_micro_batches(sizes[0]))
@@ -107,7 +109,7 @@ def calibrate(
     # that real micro-batches reached, less the parts that the plan counts by itself.
     gradients = [parameter.nbytes for parameter in module.parameters() if parameter.requires_grad]
     activations = round(activation_bytes * largest.computed_tokens)
-    resting = max(resting, bench.high_water_bytes - sum(gradients) - activations)
+    resting = max(resting, bench.high_water_bytes - sum(gradients) - activations - weight_copies_bytes)
     if device.type == "cpu":
         # The largest gradient (word embeddings) exists twice while it is added to the one before.
         resting += max(

@@ -234,7 +234,9 @@ def _set(layer: Layer, path: tuple[str, ...], value: Any, where: str) -> None:
         inner = section.get(part)
         if not isinstance(inner, dict):
             # `optimizer=adamw optimizer.lr=1` means both: the short form makes room for its long form.
-            inner = desugar({part: inner})[0][part] if inner is not None and section is layer.values else {}
+            short = {part: inner} if section is layer.values else {path[0]: {part: inner}}
+            long = desugar(short)[0] if inner is not None else {}
+            inner = (long if section is layer.values else long.get(path[0], {})).get(part)
             section[part] = inner if isinstance(inner, dict) else {}
         section = section[part]
     section[path[-1]] = value

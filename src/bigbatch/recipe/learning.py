@@ -184,8 +184,9 @@ class OptimizerSpec(Section):
     """How lr is rescaled from `base_batch` to the batch."""
     betas_rule: Literal["keep", "half_life", "sde"] = "keep"
     """How betas are rescaled: half_life: beta -> beta^k; sde: 1 - beta -> k (1 - beta)."""
-    state: Annotated[Literal["fp32", "bf16_sr", "8bit"], built("fp32")] = "fp32"
-    """Precision of the optimizer's state."""
+    state: Literal["fp32", "bf16_sr", "8bit"] = "fp32"
+    """What adamw keeps between updates. `bf16_sr`: weights and averages are bf16, rounded stochastically; `8bit`:
+    averages in blocks of 8 bits (needs torchao). Both change the result."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Options of your own optimizer."""
 
@@ -204,6 +205,8 @@ class OptimizerSpec(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> OptimizerSpec:
+        if self.state != "fp32" and self.name != "adamw":
+            raise ValueError(f"state: {self.state} is built for adamw; {self.name} keeps its state in fp32")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         for rule, value, idle in (("lr_rule", self.lr_rule, "none"), ("betas_rule", self.betas_rule, "keep")):
@@ -286,4 +289,4 @@ class SeedSpec(Section):
     data: Seed = 0
     """Order of the samples and the validation share."""
     dropout: Seed = 0
-    """Dropout masks."""
+    """Dropout masks, and the bits of stochastic rounding (optimizer.state: bf16_sr)."""

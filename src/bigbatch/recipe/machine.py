@@ -105,6 +105,20 @@ class MeshSpec(Section):
     """Ranks that share a sequence."""
 
 
+class PrecisionSpec(Section):
+    """In which number format forward and backward are computed. In YAML a name alone is enough."""
+
+    name: Annotated[
+        Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp8", "fp64"] | None,
+        built(None, "auto", "fp32", "tf32", "bf16", "fp16", "fp8"),
+    ] = None
+    """`auto` measures and decides; null: fp32. Weights, optimizer and gradient sums are fp32 in all of them."""
+    keep_fp32: list[Text] = Field(default_factory=list)
+    """Patterns of module names (`*.layer.11.*`) that are computed in fp32, beside those that always are."""
+    allow_low: list[Text] = Field(default_factory=list)
+    """Patterns of module names that may use the format although embeddings, norms and head stay fp32 by default."""
+
+
 class PlanSpec(Section):
     """How it is computed. The planner decides what is null; nothing here changes the result beyond rounding."""
 
@@ -116,7 +130,7 @@ class PlanSpec(Section):
     """cpu, cuda, cuda:<n> or mps."""
     mesh: Annotated[MeshSpec | None, built(None, MeshSpec())] = None
     """Arrangement of the ranks."""
-    precision: Annotated[Literal["fp32", "bf16", "fp16", "fp8", "fp64"], built("fp32")] = "fp32"
+    precision: PrecisionSpec = Field(default_factory=PrecisionSpec)
     """Number format of forward and backward."""
     compile: Literal["off", "blocks", "whole", "auto"] = "auto"
     """Compile the blocks (equal ones once), the whole base model, or nothing; `auto`: when it pays for itself."""

@@ -38,6 +38,10 @@ def desugar(values: dict[str, Any]) -> tuple[dict[str, Any], dict[Path, Path]]:
     for key in ("metrics", "observers"):
         if isinstance(out.get(key), str):
             out[key] = [out[key]]
+    plan = out.get("plan")
+    if isinstance(plan, dict) and isinstance(plan.get("precision"), str):
+        out["plan"] = {**plan, "precision": {"name": plan["precision"]}}
+        moved["plan", "precision", "name"] = ("plan", "precision")
     if isinstance(out.get("data"), dict):
         out["data"] = _data(out["data"], moved)
     return out, moved

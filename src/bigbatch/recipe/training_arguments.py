@@ -24,7 +24,6 @@ _LOSSY = {
     "cosine_warmup_with_min_lr": "min_lr is not read; set schedule.final_fraction",
 }
 _DROPPED_DEFAULTS: dict[str, tuple[Any, ...]] = {
-    "bf16": (False, None), "fp16": (False, None), "tf32": (None, False),
     "activation_checkpointing": (False, None),
     "deepspeed": (None, "", {}), "fsdp": (None, "", [], {}, False),
     "group_by_length": (False, None), "train_sampling_strategy": (None, "random"),
@@ -36,7 +35,7 @@ _DROPPED_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "eval_accumulation_steps": (None,),
 }  # fmt: skip
 """Names that are left out, with the values that nobody chose: those are dropped without a note."""
-_PLANNED = ("bf16", "fp16", "activation_checkpointing")
+_PLANNED = ("activation_checkpointing",)
 _MISSING = object()
 
 
@@ -109,6 +108,9 @@ def _optimizer(found: _Translation) -> None:
     if name == "sgd":
         found.set("optimizer.name", "sgd", "optim=sgd")
         found.set("optimizer.momentum", 0.0, "optim=sgd (torch's default)")
+    elif name == "adamw_torch_8bit":
+        found.set("optimizer.name", "adamw", f"optim={name}")
+        found.set("optimizer.state", "8bit", f"optim={name} (torchao's, as there)")
     else:
         found.set("optimizer.name", "adamw", f"optim={name}")
         if not name.startswith("adamw_torch") or name.endswith("bit"):
@@ -192,6 +194,10 @@ def _rest(found: _Translation) -> None:
     smoothing = float(found.get("label_smoothing_factor", 0.0))
     if smoothing:
         found.set("loss.label_smoothing", smoothing, "label_smoothing_factor")
+    for name in ("bf16", "fp16", "tf32"):  # a half wins over tf32, as there
+        if found.get(name, False):
+            found.set("plan.precision.name", name, name)
+            break
     if found.get("use_cpu", False) or found.get("no_cuda", False):
         found.set("plan.device", "cpu", "use_cpu")
 

@@ -215,6 +215,8 @@ def _value(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, Mapping):
         return ", ".join(f"{clean(key)} {show_number(item)}" for key, item in value.items())
+    if name == "keep_fp32" and not value:
+        return "by role"
     if isinstance(value, (list, tuple)):
         return ", ".join(show_number(item) for item in value)
     return show_measured(name, value)

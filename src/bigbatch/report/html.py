@@ -245,6 +245,44 @@ def _plan(run: RunData) -> dict[str, Any]:
             for line in facts.plan_lines(run)
         ],
         "warnings": facts.plan_warnings(run),
+        "audit": _audit(run),
+    }
+
+
+def _audit(run: RunData) -> dict[str, Any] | None:
+    """The precision audit as a table; None in fp32."""
+    blocks = run.audit.get("blocks")
+    if not isinstance(blocks, list):
+        return None
+    scale = facts.number(run.audit.get("loss_scale"))
+    told = f"{clean(run.audit.get('format'))} against fp32 on {show_number(run.audit.get('samples'))} real samples"
+    scaled = f", gradients at a loss scale of {show_number(scale)}" if scale and scale != 1 else ""
+    return {
+        "caption": f"{told}{scaled}. Measured before the first update.",
+        "verdict": clean(run.audit.get("verdict") or ""),
+        "blocks": [_audit_view(block) for block in blocks if isinstance(block, Mapping)],
+    }
+
+
+def _audit_view(block: Mapping[str, Any]) -> dict[str, Any]:
+    def share(name: str) -> str:
+        value = facts.number(block.get(name))
+        return "–" if value is None else show_share(value, 2)
+
+    return {
+        "name": shorten(clean(block.get("block")), 60),
+        "format": clean(block.get("format")),
+        "numbers": [
+            share(name)
+            for name in (
+                "forward_error",
+                "gradient_error",
+                "overflow_share",
+                "gradient_underflow_share",
+                "unmoved_share",
+            )
+        ],
+        "verdict": shorten(clean(block.get("verdict")), 300),
     }
 
 

@@ -47,6 +47,8 @@ class RunData:
     """Per split: `confusion`, `labels`, `examples`, `calibration`."""
     graph: Mapping[str, Any]
     """`graph.json`: what one micro-batch computes; empty where it was not analysed."""
+    audit: Mapping[str, Any]
+    """What a low number format does to each block: `format`, `verdict`, `blocks`, …"""
     updates: pa.Table
     """One row an update, in order; columns as in metrics.jsonl."""
     evals: tuple[Mapping[str, Any], ...]
@@ -86,7 +88,7 @@ def read_run(path: str | Path) -> RunData:
     problems: list[str] = []
     documents = {
         name: _read_document(folder / f"{name}.json", problems)
-        for name in ("plan", "environment", "status", "result", "evaluation", "graph")
+        for name in ("plan", "environment", "status", "result", "evaluation", "graph", "audit")
     }
     lines = _read_lines(folder / "metrics.jsonl", problems)
     kinds: dict[str, list[dict[str, Any]]] = {"update": [], "eval": [], "event": []}

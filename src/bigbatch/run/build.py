@@ -23,6 +23,7 @@ from bigbatch.optim.build import build_optimizer
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
+from bigbatch.precision.audit import Audit
 from bigbatch.probe.bench import warm_up
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Metric
@@ -35,6 +36,7 @@ from bigbatch.rules.schedules import Schedule, schedule_from
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.planning import Measured, measured_plan
+from bigbatch.run.precision import audited, loss_scale_for
 from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.executor import PlainExecutor
@@ -72,6 +74,8 @@ class Parts:
     """Graphs that the process had compiled before update 1; what comes later are recompilations."""
     notes: tuple[str, ...]
     """What the user should know of data and model before update 1; the plan has warnings of its own."""
+    audit: Audit | None = None
+    """Of the number format: before a run in a low one, or because it was asked for."""
 
     @property
     def train(self) -> TokenTable:
@@ -135,6 +139,7 @@ def build(
     frozen_plan: Plan | None = None,
     say: Say = lambda text: None,
     progress: Progress | None = None,
+    audit: bool = False,
 ) -> Parts:
     """Build a run from its recipe and rows.
 
@@ -147,6 +152,7 @@ def build(
         frozen_plan: the plan of a run that is being resumed; it is used as it is.
         say: told each step that can take a while.
         progress: (what, done, total) while tokenising.
+        audit: whether to audit the number format thoroughly, also when the plan computes in fp32.
 
     Raises:
         ModelError: the model or tokenizer cannot be used.
@@ -174,31 +180,37 @@ def build(
         world=world,
         custom=custom(recipe, recipe.optimizer.name),
         rename=clean_name,
+        seed=recipe.seed.dropout,
     )
-    plan = frozen_plan or measured_plan(
-        Measured(
-            recipe=recipe,
-            hardware=hardware,
-            ready=ready,
-            tables=tables,
-            batches=batches,
-            lengths=clocks.lengths,
-            length=clocks.length,
-            new_optimizer=new_optimizer,
-            say=say,
-            cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
-        )
+    on = Measured(
+        recipe=recipe,
+        hardware=hardware,
+        ready=ready,
+        tables=tables,
+        batches=batches,
+        lengths=clocks.lengths,
+        length=clocks.length,
+        new_optimizer=new_optimizer,
+        say=say,
+        cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
     )
+    plan = frozen_plan or measured_plan(on)
+    found: Audit | None = None
+    if frozen_plan is None:
+        plan, found = audited(on, plan, asked=audit)
     forward = open_forward(ready, ForwardPlan.of(plan.choices))
     if forward.compiled:
         say("compiling")
         warm_up(forward, ready.task, next(micro_batches(batches.at(0, 1), tables["train"], **_cut(plan))))
+    loss_scale = loss_scale_for(plan)
     executor = PlainExecutor(
         forward=forward,
         task=ready.task,
         device=torch.device(hardware.device),
         seed=recipe.seed.dropout,
         in_place=forward.in_place,
+        loss_scale=loss_scale,
+        span=forward.span,
     )
     step = StepParts(
         task=ready.task,
@@ -207,6 +219,7 @@ def build(
         parameters=[parameter for parameter in ready.module.parameters() if parameter.requires_grad],
         world=world,
         clip=recipe.clip,
+        loss_scale=loss_scale,
         device=hardware.device,
     )
     return Parts(
@@ -228,6 +241,7 @@ def build(
         effective=clocks.effective,
         hardware=hardware,
         graphs_compiled=compilations() if forward.compiled else 0,
+        audit=found,
         notes=(*inputs.warnings, *ready.notes, *token_notes),
     )
 

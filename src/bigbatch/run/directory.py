@@ -67,6 +67,7 @@ class RunDirectory:
         self.recipe = path / "recipe.yaml"  # resolved, every default spelled out
         self.code = path / "code"  # copies of the user's own files
         self.plan = path / "plan.json"  # choices with reasons and predictions
+        self.audit = path / "audit.json"  # what the number format does to each block; of low-precision runs
         self.environment = path / "environment.json"  # versions, hardware, threads
         self.status = path / "status.json"  # see `Status`
         self.metrics = path / "metrics.jsonl"  # one record a line

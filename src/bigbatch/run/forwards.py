@@ -9,6 +9,9 @@ from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.graph.recompute import recompute
 from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
 from bigbatch.plan.forward import ForwardPlan
+from bigbatch.plan.precision import is_low
+from bigbatch.precision.casting import Casting
+from bigbatch.precision.policy import Policy, policy_of
 from bigbatch.run.ready import Ready
 
 
@@ -37,4 +40,21 @@ def _change(forward: ModuleForward, ready: Ready, how: ForwardPlan) -> None:
         forward.when_closed(quick_dropout(ready.module))
     if how.recompute != "none":
         forward.when_closed(recompute(ready.anatomy, how.recompute, how.recomputed_blocks))
+    casting = casting_for(ready, how)
+    if casting is not None:
+        casting.forward(forward)
     compile_parts(forward, ready.anatomy, how.compile)
+
+
+def casting_for(ready: Ready, how: ForwardPlan) -> Casting | None:
+    """The number format of this way, in effect for the module; None in fp32."""
+    return Casting(ready.module, policy_for(ready, how), how.precision) if is_low(how.precision) else None
+
+
+def policy_for(ready: Ready, how: ForwardPlan) -> Policy:
+    """Which module computes in the format.
+
+    Raises:
+        RecipeError: a pattern matches no module.
+    """
+    return policy_of(ready.module, ready.anatomy, keep_fp32=how.keep_fp32, allow_low=how.allow_low)

@@ -65,7 +65,7 @@ class Keeper:
             step=progress.update,
             tensors=tensors,
             aliases=aliases,
-            state={"progress": progress.to_dict(), "guard": guard.to_state()},
+            state={"progress": progress.to_dict(), "guard": guard.to_state(), **_loss_scale(parts)},
             run_id=self.run_id,
         )
         self.journal.sync()
@@ -91,6 +91,8 @@ class Keeper:
         states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
         load_optimizer_state(parts.step.optimizer, states)
         guard.restore(found.state["guard"])
+        if parts.step.loss_scale is not None and "loss_scale" in found.state:
+            parts.step.loss_scale.restore(found.state["loss_scale"])
         progress = Progress.from_dict(found.state["progress"])
         self.saved_update = progress.update
         self.saved_clock = progress.clock(0.0)
@@ -116,6 +118,11 @@ class Keeper:
     def write_plan(self, plan: Plan) -> None:
         """Make the plan durable; it must be before any update that follows it."""
         self.directory.write_json(self.directory.plan, plan.to_json())
+
+
+def _loss_scale(parts: Parts) -> dict[str, dict[str, float]]:
+    scale = parts.step.loss_scale
+    return {} if scale is None else {"loss_scale": scale.to_state()}
 
 
 def all_tensors(parts: Parts) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -163,7 +170,7 @@ def first_guess_bytes(recipe: Recipe, live: Live) -> int:
             sum(path.stat().st_size for path in folder.glob("*.safetensors")) if recipe.model.name else 0
         )
     optimizer = recipe.optimizer
-    checkpoint = weights * (1 + state_multiple(optimizer.name, optimizer.momentum))
+    checkpoint = weights * (1 + state_multiple(optimizer.name, optimizer.momentum, optimizer.state))
     return int((recipe.run.keep + 2) * checkpoint + weights) + _RECORD_BYTES
 
 
@@ -174,7 +181,7 @@ def bytes_needed(parts: Parts, keep: int) -> int:
     """
     tensors, _ = named_tensors(parts.module)
     optimizer = parts.recipe.optimizer
-    per_parameter = state_multiple(optimizer.name, optimizer.momentum)
+    per_parameter = state_multiple(optimizer.name, optimizer.momentum, optimizer.state)
     trainable = sum(parameter.nbytes for parameter in parts.step.parameters)
     checkpoint = checkpoint_bytes(tensors) + int(per_parameter * trainable)
     model = sum(tensor.nbytes for tensor in tensors.values())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bigbatch.data.packs import micro_batches
 from bigbatch.errors import DoesNotFit
 from bigbatch.infer.evaluate import EvalResult, evaluate
+from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Forward, Observer
 from bigbatch.records import (
@@ -119,7 +120,13 @@ class Loop:
             except OutOfMemory as error:
                 yield self.emit(self._shrink(error, f"update {progress.update + 1}"))
                 continue
+            except GradientOverflow:
+                yield self.emit(self._halve_loss_scale(batch))
+                continue
             progress.after_update(record)
+            # At once: a checkpoint of this boundary must know it, whenever the caller leaves.
+            scale = self.parts.step.loss_scale
+            grown = scale is not None and scale.after(record.skipped)
             progress.evaluation_due = progress.update == total or self._crossed(
                 self.parts.recipe.run.evaluate_every, before
             )
@@ -127,6 +134,8 @@ class Loop:
             if record.skipped:
                 yield self.emit(_skipped(record, batch))
             self.guard.see(record)
+            if grown:
+                yield self.emit(self._loss_scale_grown())
             yield from self._due_evaluation()
             if self._checkpoint_due():
                 yield self.emit(self.save("checkpoint_every"))
@@ -185,6 +194,27 @@ class Loop:
             micro_tokens_before=before,
             micro_tokens=smaller,
         )
+
+    def _halve_loss_scale(self, batch: GlobalBatch) -> Event:
+        """The same batch is done again. Nothing needs to be durable: a resume meets the same overflow."""
+        scale = self.parts.step.loss_scale
+        assert scale is not None
+        before = scale.value
+        scale.halve()
+        return self._event(
+            "loss_scale_overflow",
+            f"the gradient of update {batch.update} was not finite at a loss scale of {before:g}",
+            f"halves the loss scale to {scale.value:g} and does update {batch.update} again",
+            loss_scale_before=before,
+            loss_scale=scale.value,
+        )
+
+    def _loss_scale_grown(self) -> Event:
+        scale = self.parts.step.loss_scale
+        assert scale is not None
+        why = f"{scale.grow_after} updates in a row did not overflow"
+        did = f"doubled the loss scale to {scale.value:g}"
+        return self._event("loss_scale_grown", why, did, loss_scale=scale.value)
 
     # ------------------------------------------------------------ evaluation
 

@@ -20,6 +20,7 @@ from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.means import means
 from bigbatch.plan.planner import make_plan
+from bigbatch.plan.precision import PrecisionFacts, precision
 from bigbatch.plan.timing import Work
 from bigbatch.probe.calibrate import calibrate, compare
 from bigbatch.recipe.schema import Recipe
@@ -36,6 +37,7 @@ from bigbatch.records import (
 from bigbatch.rules.clocks import Length
 from bigbatch.run.compiling import try_compiled
 from bigbatch.run.forwards import open_forward
+from bigbatch.run.precision import precision_facts
 from bigbatch.run.probing import probe_forward
 from bigbatch.run.ready import Ready
 from bigbatch.run.remembered import Remembered
@@ -84,20 +86,31 @@ def measured_plan(on: Measured) -> Plan:
         "calibrating: how fast, how much memory?"
         + (" (sizes as measured before)" if remembered.known else "")
     )
-    facts = _forward_facts(on, packing, last_block, remembered)
-    how = ForwardPlan.of({**means(on.recipe, packing, facts)})
+    lazy = packing == "packed" and last_block is not None and last_block.packed_ok
+    exact = ForwardPlan(packing=packing, last_block="read tokens" if lazy else "all tokens")
+    formats = precision_facts(on, exact)
+    in_format = precision(on.recipe, formats)[0]
+    facts = _forward_facts(on, replace(ForwardPlan.of(in_format), packing=packing), last_block, remembered)
+    how = ForwardPlan.of({**means(on.recipe, packing, facts), **in_format})
     how = replace(how, packing=packing, compile="off")
-    calibration = _calibrate(on, how, remembered)
+    calibration, copies_bytes = _calibrate(on, how, remembered)
     compiled = try_compiled(on, how, calibration, last_block)
     if compiled is not None:
         facts = replace(facts, compiled=compiled)
         if compiled.ok:
             calibration = replace(calibration, seconds_per_token=compiled.seconds_per_token)
     remembered.keep(facts, calibration)
-    return _plan(on, packed, calibration, facts)
+    return _plan(on, packed, calibration, facts, formats, copies_bytes)
 
 
-def _plan(on: Measured, packed: ProbeFacts, calibration: CalibrationFacts, facts: ForwardFacts) -> Plan:
+def _plan(
+    on: Measured,
+    packed: ProbeFacts,
+    calibration: CalibrationFacts,
+    facts: ForwardFacts,
+    formats: PrecisionFacts | None,
+    copies_bytes: int,
+) -> Plan:
     optimizer = on.recipe.optimizer
     return make_plan(
         on.recipe,
@@ -106,7 +119,7 @@ def _plan(on: Measured, packed: ProbeFacts, calibration: CalibrationFacts, facts
         on.lengths,
         packed,
         calibration,
-        state_multiple(optimizer.name, optimizer.momentum),
+        state_multiple(optimizer.name, optimizer.momentum, optimizer.state),
         Work(
             length=on.length,
             validation_tokens=sum(
@@ -115,20 +128,21 @@ def _plan(on: Measured, packed: ProbeFacts, calibration: CalibrationFacts, facts
             test_tokens=_tokens(on.tables, "test"),
         ),
         facts,
+        formats,
+        copies_bytes,
     )
 
 
 def _forward_facts(
-    on: Measured, packing: Packing, last_block: ProbeFacts | None, remembered: Remembered
+    on: Measured, base: ForwardPlan, last_block: ProbeFacts | None, remembered: Remembered
 ) -> ForwardFacts:
     """What is known before sizes are tried; attention kernels are timed where there is a choice."""
-    module = on.ready.module
+    module, packing = on.ready.module, base.packing
     on_cpu = on.hardware.device == "cpu"
     drops = on_cpu and any(isinstance(part, nn.Dropout) and part.p > 0 for part in module.modules())
     tried, failed = remembered.attention, dict[str, str]()
     kernels = attention_kernels(on, packing)
     if len(kernels) > 1 and not set(kernels) <= set(tried):
-        base = ForwardPlan(packing=packing)
         typical = on.pieces(packing, on.recipe.plan.micro_tokens or 1024)
         middle = [typical[len(typical) // 2]]
         ways = {name: partial(open_forward, on.ready, replace(base, attention=name)) for name in kernels}
@@ -160,7 +174,8 @@ def attention_kernels(on: Measured, packing: Packing) -> tuple[Any, ...]:
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout")
 
 
-def _calibrate(on: Measured, how: ForwardPlan, remembered: Remembered) -> CalibrationFacts:
+def _calibrate(on: Measured, how: ForwardPlan, remembered: Remembered) -> tuple[CalibrationFacts, int]:
+    """Speed and memory, and the bytes of weights that each pass copies."""
     asked = on.recipe.plan.micro_tokens
     forward = open_forward(on.ready, how)
     try:
@@ -174,10 +189,13 @@ def _calibrate(on: Measured, how: ForwardPlan, remembered: Remembered) -> Calibr
             evaluation_candidates=[remembered.evaluation_micro_tokens] if remembered.known else None,
             memory_bytes=on.memory_bytes,
             in_place=forward.in_place,
+            weight_copies_bytes=forward.weight_copies_bytes,
         )
+        copies_bytes = forward.weight_copies_bytes
     finally:
         forward.close()
-    return found if asked else replace(found, tried={**remembered.tried, **found.tried})
+    tried = found.tried if asked else {**remembered.tried, **found.tried}
+    return replace(found, tried=tried), copies_bytes
 
 
 def _tokens(tables: Mapping[str, TokenTable], name: str) -> int:

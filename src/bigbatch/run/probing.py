@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,10 @@ import numpy as np
 from bigbatch.data.packs import micro_batches
 from bigbatch.model.forwards import can_pack
 from bigbatch.plan.forward import ForwardPlan
+from bigbatch.plan.precision import PLAIN_RATIO, is_low
+from bigbatch.precision.casting import PlainAutocast
 from bigbatch.probe.exactness import probe_packing
+from bigbatch.probe.precision import FormatErrors, format_errors
 from bigbatch.records import MicroBatch, ProbeFacts, TokenTable
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.ready import Ready
@@ -42,7 +46,9 @@ def probe_forward(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
 
 
 def compared(ready: Ready, how: ForwardPlan, samples: list[MicroBatch]) -> ProbeFacts:
-    """This way of running the model, held against the padded one."""
+    """This way of running the model, held against the padded one; in a low format, against what that may cost."""
+    if is_low(how.precision):
+        return _within_format(ready, how, samples)
     forward = open_forward(ready, how)
     plain = open_forward(ready, ForwardPlan())
     try:
@@ -52,10 +58,30 @@ def compared(ready: Ready, how: ForwardPlan, samples: list[MicroBatch]) -> Probe
         forward.close()
 
 
-def probe_samples(table: TokenTable) -> list[MicroBatch]:
+def errors_of(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]) -> FormatErrors:
+    """A way in a low format, and the plain path in the same format, both against the plain path in fp32."""
+    forward, plain = open_forward(ready, how), open_forward(ready, ForwardPlan())
+    try:
+        lowered = PlainAutocast(plain, how.precision)
+        return format_errors(forward, lowered, plain, samples, span=forward.span)
+    finally:
+        plain.close()
+        forward.close()
+
+
+def _within_format(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]) -> ProbeFacts:
+    """Whether the error against fp32 is at most 1.5 times the plain path's (CONTRACT section 3)."""
+    errors, count = errors_of(ready, how, samples), sum(len(batch.lengths_B) for batch in samples)
+    told = f"error against fp32 {errors.ours:.1e} on {count} real samples, the plain path's is {errors.plain:.1e}"
+    return ProbeFacts(
+        packed_ok=errors.ours <= PLAIN_RATIO * errors.plain, reason=told, error=errors.ours, samples=count
+    )
+
+
+def probe_samples(table: TokenTable, count: int = PROBE_SAMPLES) -> list[MicroBatch]:
     """The longest, the shortest and other real samples, packed."""
     by_length = np.argsort(table.lengths_B, kind="stable")
-    spread = np.linspace(0, len(by_length) - 1, min(PROBE_SAMPLES, len(by_length))).astype(np.int64)
+    spread = np.linspace(0, len(by_length) - 1, min(count, len(by_length))).astype(np.int64)
     ids = np.sort(by_length[spread])
     longest = int(table.lengths_B.max())
     return list(micro_batches(ids, table, micro_tokens=max(512, longest), packing="packed"))

@@ -124,8 +124,10 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
         return _open(start, wishes, stack)
 
 
-def plan_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | None = None) -> Parts:
-    """Build everything up to the first update without a run directory.
+def plan_only(
+    recipe: Recipe, live: Live, say: Say, progress: TokenProgress | None = None, *, audit: bool = False
+) -> Parts:
+    """Build everything up to the first update without a run directory; `audit` looks at the number format too.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
@@ -133,7 +135,8 @@ def plan_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | No
     with placed(recipe):
         task = live_task(recipe, live)
         inputs = _checked_inputs(recipe, task, live)
-        return build(recipe, task, inputs, live, cache_dir=token_cache(recipe), say=say, progress=progress)
+        cache = token_cache(recipe)
+        return build(recipe, task, inputs, live, cache_dir=cache, say=say, progress=progress, audit=audit)
 
 
 def live_task(recipe: Recipe, live: Live) -> Any:
@@ -261,6 +264,9 @@ def _frozen_plan(directory: RunDirectory, recipe: Recipe, say: Say) -> Plan | No
         asked = getattr(recipe.plan, name)
         if asked is not None and name in plan.choices and plan.value(name) != asked:
             say(f"plan.{name}: the run keeps {plan.value(name)} of its plan.json; {asked} is for a new run")
+    asked, kept = recipe.plan.precision.name, plan.choices.get("precision")
+    if asked not in (None, "auto") and kept is not None and asked != kept.value:
+        say(f"plan.precision: the run keeps {kept.value} of its plan.json; {asked} is for a new run")
     return plan
 
 
@@ -308,6 +314,8 @@ def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     atomic_write_text(directory.recipe, dump_recipe(parts.recipe))
     facts = environment_facts(parts.hardware, start.inputs.digest)
     directory.write_json(directory.environment, {**facts, "lengths": asdict(parts.lengths)})
+    if parts.audit is not None:
+        directory.write_json(directory.audit, parts.audit.to_json())
     if start.code:
         directory.code.mkdir(exist_ok=True)
     for path in start.code:

@@ -8,12 +8,14 @@ Each micro-batch contributes its units' share of that sum, so how the batch was 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bigbatch.precision.loss_scale import LossScale
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import LossSums, MicroBatch
 from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
@@ -34,6 +36,8 @@ class PlainExecutor:
         device: torch.device,
         seed: int,
         in_place: Sequence[Tensor] = (),
+        loss_scale: LossScale | None = None,
+        span: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Keep what every update needs.
 
@@ -43,7 +47,11 @@ class PlainExecutor:
             device: where outputs live.
             seed: `seed.dropout`.
             in_place: parameters whose gradients come as some rows each; these are added to one dense buffer.
+            loss_scale: the gradient is multiplied by its value; whoever reads `.grad` divides (fp16).
+            span: entered around all forward and backward passes of an update (tf32 is a switch of the device).
         """
+        self._loss_scale = loss_scale
+        self._span = span
         self._forward = forward
         self._task = task
         self._device = device
@@ -70,7 +78,7 @@ class PlainExecutor:
         self.wait_seconds = 0.0
         for parameter, buffer in self._in_place:
             parameter.grad = buffer.zero_()
-        with private_generator(self._device), memory_errors():
+        with private_generator(self._device), memory_errors(), self._span():
             for micro_batch in self._timed(micro_batches):
                 seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))
                 for term, share in self._backward(micro_batch, denominators).items():
@@ -85,7 +93,8 @@ class PlainExecutor:
         targets = micro_batch.targets.map(self._to_device)
         values = self._task.loss(self._forward(micro_batch), targets)
         shares = {term: value.sum() / denominators[term] for term, value in values.items()}
-        torch.stack(list(shares.values())).sum().backward()
+        total = torch.stack(list(shares.values())).sum()
+        (total if self._loss_scale is None else total * self._loss_scale.value).backward()
         return {term: share.detach().double() for term, share in shares.items()}
 
     def _to_device(self, values: np.ndarray) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bigbatch.errors import DoesNotFit
 from bigbatch.optim.build import set_lr
+from bigbatch.precision.loss_scale import GradientOverflow, LossScale
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Task, World
 from bigbatch.records import GlobalBatch, MicroBatch, Update
@@ -30,6 +31,8 @@ class StepParts:
     world: World
     clip: float | None
     """Largest L2 norm of the whole gradient; None leaves it alone."""
+    loss_scale: LossScale | None = None
+    """fp16: what the executor multiplied the gradient by."""
     device: str = "cpu"
     """Where the model is; its memory is what `peak_memory_bytes` reports."""
 
@@ -56,6 +59,7 @@ def apply_update(
 
     Raises:
         OutOfMemory: a micro-batch did not fit; weights and optimiser are untouched.
+        GradientOverflow: not finite at a loss scale that can still be halved; untouched as well.
         DoesNotFit: the optimiser's own state did not fit, which no smaller micro-batch cures.
     """
     started = time.perf_counter()
@@ -65,9 +69,13 @@ def apply_update(
     sums = parts.executor.accumulate(batch.update, micro_batches, denominators)
     world.reduce_gradients(parts.parameters)
     gradients = [parameter.grad for parameter in parts.parameters if parameter.grad is not None]
+    if parts.loss_scale is not None:
+        parts.loss_scale.unscale(gradients)
     norm = world.sum_of_squares(gradients).sum().sqrt()
     grad_norm = float(norm)
     finite = math.isfinite(grad_norm) and math.isfinite(sums.loss)
+    if not finite and _is_overflow(parts.loss_scale, sums.loss):
+        raise GradientOverflow
     if finite:
         if parts.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parts.parameters, parts.clip, norm)
@@ -90,6 +98,11 @@ def apply_update(
         peak_memory_bytes=peak_memory_bytes(parts.device),
         skipped=not finite,
     )
+
+
+def _is_overflow(loss_scale: LossScale | None, loss: float) -> bool:
+    """Whether a smaller loss scale may help: it cannot when the loss itself, which is not scaled, is not finite."""
+    return loss_scale is not None and loss_scale.can_halve and math.isfinite(loss)
 
 
 def _move(optimizer: torch.optim.Optimizer) -> None:

@@ -1,0 +1,174 @@
+"""From what a caller typed to an open run: the recipe it stands for, who watches, the report at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigbatch.errors import UsageError
+from bigbatch.plan.explain import explain
+from bigbatch.recipe.load import load_recipe, recipe_values
+from bigbatch.recipe.schema import Recipe
+from bigbatch.records import Event
+from bigbatch.report.html import write_report
+from bigbatch.track.console import ConsoleObserver
+from bigbatch.track.observers import load_observers
+
+if TYPE_CHECKING:
+    from bigbatch.run.build import Parts
+    from bigbatch.run.inputs import Live
+    from bigbatch.run.run import Run
+
+PathOrText = str | PathLike[str]
+SHORT = {
+    "epochs": "epochs",
+    "batch_size": "batch",
+    "lr": "optimizer.lr",
+    "columns": "data.columns",
+    "run_dir": "run.dir",
+}
+"""Arguments of `train` that are another spelling of a recipe key."""
+
+
+def open_sorted(
+    model_or_recipe: Any,
+    train_dataset: Any,
+    val_dataset: Any,
+    *,
+    task: Any,
+    loss: Any,
+    metrics: Sequence[Any],
+    observers: Sequence[Any],
+    tokenizer: Any,
+    console: ConsoleObserver | None,
+    set: Mapping[str, Any],
+    **short: Any,
+) -> Run:
+    """`start` with its arguments sorted: what a recipe can say goes there, what only Python has goes beside it."""
+    keys: dict[str, Any] = {SHORT[name]: _plain(value) for name, value in short.items() if value is not None}
+    keys |= {"task": task} if isinstance(task, (str, Mapping)) else {}
+    keys |= {"loss": loss} if isinstance(loss, (str, Mapping)) else {}
+    names = [metric for metric in metrics if isinstance(metric, str)]
+    keys |= {"metrics": names} if names else {}
+    references = [observer for observer in observers if isinstance(observer, str)]
+    keys |= {"observers": references} if references else {}
+    if isinstance(val_dataset, float):
+        keys["data.validation"] = val_dataset
+    from bigbatch.run.inputs import Live
+
+    module = model_or_recipe if _is_module(model_or_recipe) else None
+    live = Live(
+        module=module,
+        tokenizer=tokenizer,
+        train=train_dataset,
+        validation=None if isinstance(val_dataset, float) else val_dataset,
+        task=None if isinstance(task, (str, Mapping)) else task,
+        loss=None if isinstance(loss, (str, Mapping)) else loss,
+        metrics=tuple(metric for metric in metrics if not isinstance(metric, str)),
+    )
+    recipe = _recipe(model_or_recipe, live, {**keys, **set})
+    own = [observer for observer in observers if not isinstance(observer, str)]
+    return open_with_observers(recipe, live, observers=own, console=console)
+
+
+def exhaust(opened: Callable[[ConsoleObserver | None], Run], console: ConsoleObserver | None) -> Run:
+    """Run to the end, then say where the results are; a missed gate is raised once everything is written."""
+    try:
+        with opened(console) as run:
+            for _ in run:
+                pass
+    finally:
+        if console is not None:
+            console.close()
+    if console is not None:
+        for line in last_lines(run):
+            console.say(line)
+    if run.error is not None:
+        raise run.error
+    return run
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, PathLike) else dict(value) if isinstance(value, Mapping) else value
+
+
+def _is_module(found: Any) -> bool:
+    return hasattr(found, "parameters") and hasattr(found, "forward")
+
+
+def _recipe(found: Any, live: Live, keys: Mapping[str, Any]) -> Recipe:
+    """The recipe that a file, a mapping, a model name or a live model stands for."""
+    if isinstance(found, Recipe):
+        return load_recipe(recipe_values(found), keys).from_source(found.source) if keys else found
+    if isinstance(found, Mapping):
+        return load_recipe(found, keys)
+    if live.module is None and not _names_a_model(found, live):
+        return load_recipe(found, keys)
+    model: dict[str, Any] = {"name": None if live.module is not None else str(found)}
+    base: dict[str, Any] = {"model": model, "data": {"train": []}}
+    return load_recipe(base, keys)
+
+
+def _names_a_model(found: PathOrText, live: Live) -> bool:
+    """A folder, or a name without a recipe's ending when the data comes from Python."""
+    path = Path(found)
+    if path.suffix in (".yaml", ".yml"):
+        return False
+    if live.train is None:
+        raise UsageError(f"{found}: expected a recipe (.yaml), or a model together with train_dataset")
+    return True
+
+
+def open_with_observers(
+    recipe: Recipe,
+    live: Live,
+    *,
+    observers: Sequence[Any] = (),
+    console: ConsoleObserver | None = None,
+    resume: bool = False,
+    continue_from: Path | None = None,
+    allow: Sequence[str] = (),
+    job_id: str | None = None,
+) -> Run:
+    """Open a run with the recipe's observers, the caller's and a console; its report is written at its end."""
+    from bigbatch.run.start import Wishes, open_run
+
+    side_events: list[Event] = []
+    watching = load_observers([*recipe.observers, *observers], recipe.base, side_events.append)
+    run = open_run(
+        recipe,
+        live,
+        Wishes(
+            resume=resume,
+            continue_from=continue_from,
+            allow=allow,
+            job_id=job_id,
+            observers=[console, *watching] if console else watching,
+            side_events=side_events,
+            say=console.say if console else _silent,
+            progress=console.progress if console else None,
+            planned=lambda parts: _show_plan(console, parts),
+            finished=write_report,
+        ),
+    )
+    if run.status == "finished" and not (run.path / "report.html").exists():
+        write_report(run.path)
+    return run
+
+
+def _silent(_text: str) -> None:
+    """For callers without a console."""
+
+
+def _show_plan(console: ConsoleObserver | None, parts: Parts) -> None:
+    if console is not None:
+        console.start(explain(parts.plan, parts.notes), parts.length.updates, parts.length.samples)
+
+
+def last_lines(run: Run) -> list[str]:
+    """Where a run's results are, and how to go on."""
+    if run.status == "interrupted":
+        return [f"interrupted; the same command goes on ({run.path})"]
+    return [f"{kind}: {run.path / name}" for kind, name in (("report", "report.html"), ("model", "model"))]

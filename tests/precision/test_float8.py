@@ -1,0 +1,48 @@
+"""fp8 through torchao, computed with rounded numbers where there is no hardware for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bigbatch.precision.casting import Casting
+from bigbatch.precision.float8 import float8_obstacle
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_without_a_gpu_the_reason_is_said():
+    assert float8_obstacle(torch.device("cpu")) == (
+        "fp8 needs an NVIDIA GPU of compute capability 8.9; the device is cpu"
+    )
+
+
+def test_the_blocks_layers_have_twins_for_the_time_of_a_pass(small):
+    pytest.importorskip("torchao", reason="the optional extra [torchao]")
+    found = small()
+    truth = found.padded()(found.batch)
+    parameters = dict(found.module.named_parameters())
+    layers = {name: part for name, part in found.module.named_modules() if isinstance(part, nn.Linear)}
+    casting = Casting(found.module, found.policy(), "fp8", emulate=True)
+    output = casting.forward(found.padded())(found.batch)
+    output.square().sum().backward()
+    assert len(casting._float8) == 2 * 6, "the head stays fp32"
+    assert 1e-3 < (output - truth).abs().max() / truth.abs().max() < 0.3
+    assert all(layers[name] is part for name, part in found.module.named_modules() if name in layers)
+    assert all(
+        parameters[name] is p and p.grad.dtype == torch.float32 for name, p in found.module.named_parameters()
+    )
+    assert torch.equal(found.padded()(found.batch), truth)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_with_fp8(small):
+    device = torch.device("cuda:0")
+    if float8_obstacle(device):
+        pytest.skip(float8_obstacle(device))
+    found = small(hidden_size=64, intermediate_size=128)
+    found.module.to(device)
+    truth = found.padded()(found.batch)
+    output = Casting(found.module, found.policy(), "fp8").forward(found.padded())(found.batch)
+    assert 1e-3 < (output - truth).abs().max() / truth.abs().max() < 0.3
