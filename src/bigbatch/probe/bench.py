@@ -69,16 +69,29 @@ class Bench:
             seconds.append((time.perf_counter() - start) / micro_batch.computed_tokens)
         return seconds
 
-    def activation_bytes(self, micro_batch: MicroBatch, module: nn.Module) -> float:
-        """Peak bytes above the resting state, per computed token, of forward and backward."""
-        self.loss(micro_batch).backward()
+    def activation_bytes(
+        self, micro_batch: MicroBatch, module: nn.Module, kept: list[float] | None = None
+    ) -> float:
+        """Peak bytes above the resting state, per computed token, of forward and backward.
+
+        Args:
+            micro_batch: whose size is typical.
+            module: that is run.
+            kept: receives the part that matrix products and attention give, per computed token.
+        """
+        products = _Kept()
         if self._device.type == "cuda":
             before = torch.cuda.memory_allocated(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
-            self.loss(micro_batch).backward()
+            with products:
+                loss = self.loss(micro_batch)
+            loss.backward()
             found = torch.cuda.max_memory_allocated(self._device) - before
         else:
-            found = saved_bytes(lambda: self.loss(micro_batch), module)
+            with products:
+                found = saved_bytes(lambda: self.loss(micro_batch), module)
+        if kept is not None:
+            kept.append(products.bytes / micro_batch.computed_tokens)
         return max(0, found - self._weight_copies_bytes) / micro_batch.computed_tokens
 
 
@@ -127,14 +140,9 @@ KEPT = frozenset(
 """Matrix products and attention: their results are worth keeping when activations are computed again."""
 
 
-def kept_bytes(run: Callable[[], Tensor]) -> int:
-    """Bytes of all results of matrix products and attention in a forward pass."""
-    with _Kept() as kept:
-        run()
-    return kept.bytes
-
-
 class _Kept(TorchDispatchMode):
+    """Counts the bytes of all results of matrix products and attention."""
+
     bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -145,9 +153,9 @@ class _Kept(TorchDispatchMode):
         return result
 
 
-def spread(micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+def spread(micro_batches: Sequence[MicroBatch], count: int = TIMED) -> list[MicroBatch]:
     """A few, evenly spaced: micro-batches come in order of length, and speed depends on it."""
-    count = min(TIMED, len(micro_batches))
+    count = min(count, len(micro_batches))
     return [micro_batches[(2 * index + 1) * len(micro_batches) // (2 * count)] for index in range(count)]
 
 

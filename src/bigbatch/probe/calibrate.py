@@ -16,14 +16,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bigbatch.model.untouched import untouched
-from bigbatch.probe.bench import TIMED, Bench, kept_bytes, spread
+from bigbatch.probe.bench import TIMED, Bench, spread
 from bigbatch.probe.hardware import peak_memory_bytes, resident_bytes, synchronize
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import CalibrationFacts, MicroBatch
 
 CPU_CANDIDATES = (512, 1024, 2048, 4096)
 ACCELERATOR_CANDIDATES = (2048, 4096, 8192, 16_384, 32_768, 65_536)
-_EVALUATION_MULTIPLES = (1, 2, 4, 8)
+_EVALUATION_MULTIPLES = (1, 4)
+_TRIAL_TOKENS = 2048
+"""About so many tokens are timed of each size: measuring must not take longer than what it is to save."""
+_COMPARED = 2
+"""Timed passes of each way in `compare`, after one that warms up."""
 _ABOUT_AS_FAST = 1.03
 """Sizes within this factor of the fastest differ by less than a measurement repeated on a quiet machine."""
 _CLEARLY_SLOWER = 1.05
@@ -64,8 +68,8 @@ def calibrate(
         weight_copies_bytes: copies of the weights in a low number format: memory of a pass, not of its tokens.
 
     Returns:
-        Sizes are compared by their best micro-batch, since other work on the machine only ever slows down.
-        The speed of the chosen size is then measured again, as a median: what to expect, not the best case.
+        Sizes are compared by their best micro-batch, since other work on the machine only ever slows down. The
+        speed to expect is a median: of those of the chosen size, and of some more.
     """
     device = next(module.parameters()).device
     name = str(device)
@@ -74,10 +78,17 @@ def calibrate(
     bench = Bench(forward=forward, task=task, device=device, weight_copies_bytes=weight_copies_bytes)
     with untouched(module, in_place):
         module.train()
-        first = spread(make_micro_batches(sizes[0]))
-        activation_bytes = bench.activation_bytes(first[0], module)
+        first = spread(make_micro_batches(sizes[0]), 1)[0]
+        bench.train_seconds_per_token([first])  # warms up
+        activation_bytes = bench.activation_bytes(first, module) if memory_bytes is not None else 0.0
+        timed: dict[int, list[float]] = {}
+
+        def train_seconds(size: int) -> float:
+            timed[size] = bench.train_seconds_per_token(spread(make_micro_batches(size), _count(size)))
+            return min(timed[size])
+
         tried = try_sizes(
-            lambda size: min(bench.train_seconds_per_token(spread(make_micro_batches(size)))),
+            train_seconds,
             sizes,
             budget_seconds=budget_seconds,
             allowed=lambda size: (
@@ -85,26 +96,22 @@ def calibrate(
             ),
         )
         best = smallest_of_the_fastest(tried)
-        batches = spread(make_micro_batches(best))
+        batches = make_micro_batches(best)
         largest = max(batches, key=lambda one: one.computed_tokens)
-        activation_bytes = bench.activation_bytes(largest, module)
-        train_seconds = median(bench.train_seconds_per_token(batches * 2))
-        kept = kept_bytes(lambda: bench.loss(largest)) / largest.computed_tokens
+        timed[best] += bench.train_seconds_per_token(spread(batches, 3 - len(timed[best]) % 2))
+        kept: list[float] = []
+        activation_bytes = bench.activation_bytes(largest, module, kept)
         module.eval()
         multiples = _EVALUATION_MULTIPLES if len(sizes) > 1 else (1,)
         longer = evaluation_candidates or [size * best for size in multiples]
+        update_tokens = sum(each.tokens for each in batches)
         forward_tried = try_sizes(
-            lambda size: min(bench.forward_seconds_per_token(spread(make_micro_batches(size)))),
-            [
-                size
-                for size in longer
-                if size <= max(best, sum(each.tokens for each in make_micro_batches(best)))
-            ],
+            lambda size: min(bench.forward_seconds_per_token(spread(make_micro_batches(size), _count(size)))),
+            [size for size in longer if size <= max(best, update_tokens)],
             budget_seconds=budget_seconds / 4,
             allowed=lambda size: memory_bytes is None or resting + activation_bytes * size <= memory_bytes,
         )
         longest = smallest_of_the_fastest(forward_tried)
-        forward_seconds = median(bench.forward_seconds_per_token(spread(make_micro_batches(longest)) * 2))
     # Libraries load on first use and a heap keeps what it was given: what the run will rest on is the level
     # that real micro-batches reached, less the parts that the plan counts by itself.
     gradients = [parameter.nbytes for parameter in module.parameters() if parameter.requires_grad]
@@ -117,18 +124,23 @@ def calibrate(
             default=0,
         )
     return CalibrationFacts(
-        seconds_per_token=train_seconds,
+        seconds_per_token=median(timed[best]),
         seconds_per_update=_update_seconds(module, optimizer_factory, name),
-        seconds_per_token_forward=forward_seconds,
+        seconds_per_token_forward=forward_tried[longest],
         activation_bytes_per_token=activation_bytes,
         resting_bytes=resting,
         micro_tokens=best,
         tried=tried,
         # The kernel updates its high-water mark late: it can lie a little below what is resident now.
         peak_bytes=max(peak_memory_bytes(name), resting),
-        selective_bytes_per_token=kept,
+        selective_bytes_per_token=kept[0],
         evaluation_micro_tokens=longest,
     )
+
+
+def _count(size: int) -> int:
+    """Micro-batches of this size that are timed."""
+    return max(1, min(TIMED, _TRIAL_TOKENS // size))
 
 
 def compare(
@@ -153,7 +165,7 @@ def compare(
     failed: dict[str, str] = {}
     with untouched(module):
         module.train()
-        for _ in range(1 + TIMED):
+        for _ in range(1 + _COMPARED):
             for name in [name for name in forwards if name not in failed]:
                 forward: Any = forwards[name]()
                 bench = Bench(forward=forward, task=task, device=device)

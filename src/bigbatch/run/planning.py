@@ -143,7 +143,7 @@ def _forward_facts(
     tried, failed = remembered.attention, dict[str, str]()
     kernels = attention_kernels(on, packing)
     if len(kernels) > 1 and not set(kernels) <= set(tried):
-        typical = on.pieces(packing, on.recipe.plan.micro_tokens or 1024)
+        typical = on.pieces(packing, on.recipe.plan.micro_tokens or _COMPARED_TOKENS)
         middle = [typical[len(typical) // 2]]
         ways = {name: partial(open_forward, on.ready, replace(base, attention=name)) for name in kernels}
         tried, failed = compare(ways, on.ready.task, module, middle)
@@ -171,6 +171,8 @@ def attention_kernels(on: Measured, packing: Packing) -> tuple[Any, ...]:
     return ("sdpa", "flash", "flex")
 
 
+_COMPARED_TOKENS = 512
+"""Of the micro-batch that attention kernels are compared on."""
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout")
 
 

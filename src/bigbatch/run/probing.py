@@ -21,7 +21,7 @@ from bigbatch.run.ready import Ready
 if TYPE_CHECKING:
     from bigbatch.run.planning import Measured
 
-PROBE_SAMPLES = 32
+PROBE_SAMPLES = 16
 
 
 def probe_forward(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
