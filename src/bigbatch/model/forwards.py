@@ -33,6 +33,10 @@ class ModuleForward:
         """Whether parts of the module are compiled (`graph.compiled`)."""
         self._undo: list[Callable[[], None]] = []
 
+    def __call__(self, micro_batch: MicroBatch) -> Any:
+        """Outputs in the order of the micro-batch's units."""
+        raise NotImplementedError
+
     @property
     def device(self) -> torch.device:
         """Where the module is."""

@@ -13,12 +13,14 @@ from bigbatch.protocols import Metric, Task
 from bigbatch.recipe.learning import PLANNED_TASKS
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind, default_loss, resolve_loss
+from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.states import WholeMetric
 from bigbatch.tasks.tag import Tag
 
-TASKS: Mapping[str, type] = {"classify": Classify, "tag": Tag}
+TASKS: Mapping[str, type] = {"classify": Classify, "tag": Tag, "mlm": MaskedLM, "clm": CausalLM}
 
 
 def task_from_recipe(recipe: Any) -> Task:
