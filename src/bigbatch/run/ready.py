@@ -74,7 +74,8 @@ def ready_model(
         task,
         pool=parts.pools,
         max_length=max_length,
-        block_length=max_length,
+        # Rows of token ids are not cut, but joined and divided they can be.
+        block_length=min(max_length, recipe.data.max_length or max_length),
         vocabulary=vocabulary_of(tokenizer, module),
         data_seed=recipe.seed.data,
     )

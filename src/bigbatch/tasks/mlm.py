@@ -108,7 +108,7 @@ class MaskedLM(LanguageModelling):
         return [_units(document, document.ids == self._mask_id, {}) for document in documents]
 
     def _sample(self, document: Document) -> Sample:
-        ordinary_T = ~np.isin(document.ids, self._known.special_ids)
+        ordinary_T = ~np.isin(document.ids, [*self._known.special_ids, self._mask_id])
         if not self.whole_word:
             return _units(document, ordinary_T, {})
         if document.words is None:
