@@ -48,6 +48,8 @@ def with_settings(task: Any, recipe: Any) -> Task:
     settings: dict[str, Any] = {"max_length": recipe.data.max_length or getattr(task, "max_length", None)}
     if hasattr(task, "unit_loss"):
         settings |= _loss_settings(task, recipe.loss, folder, where)
+    elif hasattr(task, "check_loss"):
+        task.check_loss(recipe.loss, where=where)
     if hasattr(task, "chosen_metrics"):
         metrics = tuple(_metric(name, task, folder, where) for name in recipe.metrics)
         settings["chosen_metrics"] = metrics or task.chosen_metrics

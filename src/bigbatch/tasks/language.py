@@ -107,6 +107,23 @@ class LanguageModelling:
             what = f"unknown metric {name!r} for a language model (known: {', '.join(self.known_metrics)})"
             raise RecipeError([Problem(where=where, key="metrics", what=what)])
 
+    def check_loss(self, loss: Any, *, where: str = "recipe") -> None:
+        """Refuse what `loss:` of a recipe asks for beyond cross-entropy of tokens.
+
+        Raises:
+            RecipeError: naming the key.
+        """
+        found = {
+            "name": loss.name != TERM,
+            "label_smoothing": bool(loss.label_smoothing),
+            "class_weights": loss.class_weights != "none",
+            "args": bool(loss.args),
+        }
+        what = "a language model's loss is the cross-entropy of its tokens, without options; leave it out"
+        problems = [Problem(where=where, key=f"loss.{key}", what=what) for key, asked in found.items() if asked]
+        if problems:
+            raise RecipeError(problems)
+
     # ------------------------------------------------------------ weights, denominators, loss
 
     def denominators(self, targets: Targets) -> dict[str, float]:
