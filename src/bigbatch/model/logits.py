@@ -132,13 +132,14 @@ def _hand_through(hidden: Tensor) -> Tensor:
 def why_not_deferred(parts: Anatomy) -> str:
     """Why this model's logits have to be computed whole; empty when they need not be.
 
-    Tried on three tokens: hidden states times the output layer must be the model's own logits. A model that scales
-    or caps them afterwards is found out here, whatever its configuration calls that.
+    Tried on three tokens: hidden states times the output layer must be the model's own logits. A factor behind the
+    layer (Granite, Cohere) reaches the hidden states instead, which is the same; a cap (Gemma 2), or a factor on a bias
+    too, is found out here, whatever the configuration calls it.
     """
     layer: Any = parts.output_layer
     # An adapter in it starts at zero: a trial would not see it.
-    plain = type(layer).forward is nn.Linear.forward and "forward" not in vars(layer)
-    if not plain or not {name for name, _ in layer.named_parameters()} <= {"weight", "bias"}:
+    plain = isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
+    if not plain or "forward" in vars(layer) or not {name for name, _ in layer.named_parameters()} <= {"weight", "bias"}:
         return "its output layer is not a plain linear one"
     weight, outer = layer.weight, parts.outer
     ids = trial_ids(outer)
@@ -154,5 +155,5 @@ def why_not_deferred(parts: Anatomy) -> str:
         return "its logits are not what its output layer gives"
     limit = _ROUNDING.get(whole.dtype, _HALF_ROUNDING)
     if bool((found - whole).abs().max() > limit * whole.abs().max()):
-        return "its logits are changed behind its output layer (scaled or capped)"
+        return "its logits are changed behind its output layer (capped, say)"
     return ""

@@ -108,7 +108,7 @@ class CausalLM(LanguageModelling):
             exp(nll / tokens); None where nothing is predicted.
         """
         del tokenizer
-        documents = as_table(samples)
+        documents = as_table([replace(sample, extras={}) for sample in samples])
         firsts_S, ends_S, owners_S = piece_bounds(documents, self._most_tokens)
         nll_D, tokens_D = np.zeros(len(samples)), np.zeros(len(samples), np.int64)
         if len(firsts_S):
