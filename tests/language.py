@@ -64,7 +64,9 @@ def oracle_row(ids: list[int], task: dict[str, Any], *, seed: int, epoch: int, s
     """What the model is shown of a sample, and what it has to predict."""
     if task["name"] == "clm":
         return {"ids": ids, "targets": {place: ids[place + 1] for place in range(len(ids) - 1)}}
-    options = {name: value for name, value in task.items() if name in ("probability", "mask_share", "random_share")}
+    options = {
+        name: value for name, value in task.items() if name in ("probability", "mask_share", "random_share")
+    }
     key = (seed, TRAINING, epoch, sample)
     return masked(ids, SPECIAL, key=key, vocabulary=VOCABULARY, mask_id=MASK, **options)
 

@@ -147,9 +147,11 @@ class World(Protocol):
 
 
 class Forward(Protocol):
-    """Runs a micro-batch through the model: (U, C) outputs in the order of the micro-batch's units."""
+    """Runs a micro-batch through the model: (U, C) outputs in the order of the micro-batch's units, or, for tasks that
+    take them, what gives such outputs in parts (`model.logits.DeferredLogits`).
+    """
 
-    def __call__(self, micro_batch: MicroBatch) -> Tensor: ...
+    def __call__(self, micro_batch: MicroBatch) -> Any: ...
 
 
 class Executor(Protocol):

@@ -110,7 +110,7 @@ class GlobalBatch:
     targets: Targets
     """Targets of all units of the batch, in stream order: enough for every denominator."""
     view: TokenTable | None = None
-    """These samples, in this order, as this update sees them (masked anew, say); None: as the split's table has them."""
+    """These samples, in this order, as this update sees them (masked, say); None: as the split's table has them."""
 
     @property
     def samples(self) -> int:

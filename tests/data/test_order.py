@@ -67,7 +67,9 @@ def test_the_stream_starts_anywhere_and_keeps_two_epochs():
 def test_many_generators_at_once_give_what_each_gives_alone():
     states = np.array([0, 1234567, 2**64 - 1, 42], np.uint64)
     numbers = np.array([0, 2, 5, 10**9])
-    expected = [int(splitmix64(int(state), first=int(n))[0]) for state, n in zip(states, numbers, strict=True)]
+    expected = [
+        int(splitmix64(int(state), first=int(n))[0]) for state, n in zip(states, numbers, strict=True)
+    ]
     assert splitmix64_at(states, numbers).tolist() == expected
     start = np.full(3, mixed(7, 8), np.uint64)
     assert mixed_with(start, np.array([0, 1, 2**40])).tolist() == [mixed(7, 8, n) for n in (0, 1, 2**40)]

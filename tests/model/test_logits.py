@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bigbatch.model import logits as room
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
 from bigbatch.model.logits import DeferredForward, DeferredLogits, why_not_deferred
 from bigbatch.tasks.language import surprise, surprise_U
 from tests.models import PACKABLE, tiny, tiny_batch, tiny_class
@@ -67,7 +67,11 @@ def test_loss_and_gradients_equal_those_of_the_full_logits(family, head, tied, d
     for forward in inner:
         outputs = DeferredForward(forward, layer)(batch)
         assert isinstance(outputs, DeferredLogits) and outputs.chunk_rows < len(outputs)
-        found = surprise_U(outputs, targets_U) * weights_U if reduction == "each" else surprise(outputs, targets_U)
+        found = (
+            surprise_U(outputs, targets_U) * weights_U
+            if reduction == "each"
+            else surprise(outputs, targets_U)
+        )
         loss = float((losses_U * weights_U).detach().sum())
         assert abs(float(found.detach().sum()) - loss) <= TOLERANCE[dtype] * loss
         gradients = _gradients(model, found.sum())
@@ -109,16 +113,14 @@ def test_the_module_is_as_before_between_calls_and_after_errors():
     model = tiny("bert", head="masked")
     layer = model.get_output_embeddings()
 
-    class Broken:
-        module = model
-
+    class Broken(ModuleForward):
         def __call__(self, micro_batch):
             assert layer(torch.ones(2, 32)).shape == (2, 32)
             raise RuntimeError("no")
 
     before = model(input_ids=torch.tensor([[5, 6, 7]])).logits
     with pytest.raises(RuntimeError):
-        DeferredForward(Broken(), layer)(tiny_batch())  # type: ignore[arg-type]
+        DeferredForward(Broken(model), layer)(tiny_batch())
     assert torch.equal(model(input_ids=torch.tensor([[5, 6, 7]])).logits, before)
     assert "forward" not in vars(layer)
 
@@ -139,7 +141,9 @@ def test_a_cap_on_the_logits_is_found_out():
     assert why_not_deferred(anatomy(_decoder("Gemma2", final_logit_softcapping=None))) == ""
 
 
-@pytest.mark.parametrize(("name", "fields"), [("Granite", {"logits_scaling": 8.0}), ("Cohere", {"logit_scale": 0.06})])
+@pytest.mark.parametrize(
+    ("name", "fields"), [("Granite", {"logits_scaling": 8.0}), ("Cohere", {"logit_scale": 0.06})]
+)
 def test_a_factor_on_the_logits_reaches_the_hidden_states(name, fields):
     model = _decoder(name, **fields).double()
     batch = tiny_batch(LENGTHS, pools="tokens")
@@ -168,11 +172,23 @@ def test_layers_that_are_more_than_a_matrix_are_found_out():
 
     model.set_output_embeddings(Adapted())
     assert why_not_deferred(anatomy(model)) == "its output layer is not a plain linear one"
-    assert why_not_deferred(anatomy(tiny("bert", head="tokens"))) == "its output layer is not a plain linear one"
+    assert (
+        why_not_deferred(anatomy(tiny("bert", head="tokens"))) == "its output layer is not a plain linear one"
+    )
 
 
 def test_every_family_with_a_language_head_defers():
-    families = ("bert", "roberta", "xlm-r", "electra", "albert", "distilbert", "modernbert", "mpnet", "deberta-v3")
+    families = (
+        "bert",
+        "roberta",
+        "xlm-r",
+        "electra",
+        "albert",
+        "distilbert",
+        "modernbert",
+        "mpnet",
+        "deberta-v3",
+    )
     for family in families:
         assert tiny_class(family, "masked")
         assert why_not_deferred(anatomy(tiny(family, head="masked"))) == "", family

@@ -48,7 +48,8 @@ def split_parts(references, name: str, dtype: torch.dtype, micro_tokens: int, pa
 
 @both_precisions
 @pytest.mark.parametrize(
-    ("micro_tokens", "packing"), [(256, "packed"), (512, "packed"), (WHOLE, "packed"), (256, "padded"), (WHOLE, "padded")]
+    ("micro_tokens", "packing"),
+    [(256, "packed"), (512, "packed"), (WHOLE, "packed"), (256, "padded"), (WHOLE, "padded")],
 )
 @pytest.mark.parametrize("name", JOBS)
 def test_every_split_equals_the_whole_batch(references, name, micro_tokens, packing, dtype):
@@ -87,6 +88,4 @@ def test_a_batch_may_hold_a_sample_twice_and_each_time_masked_anew(dtype):
     batch = parts.batches.at(0, 1)
     twice = [row for row in range(30) if (batch.sample_ids_B == row).sum() == 2]
     assert twice
-    assert_equal(
-        train_split(parts, 3), train_language_reference(module, parts, rows, task, 3), dtype
-    )
+    assert_equal(train_split(parts, 3), train_language_reference(module, parts, rows, task, 3), dtype)

@@ -54,9 +54,7 @@ def test_pieces_predict_every_token_of_a_document_but_its_first_once(rows, most)
             task.arrange(table_of(rows))
         return
     table = task.arrange(table_of(rows))
-    expected = [
-        row[first : first + most] for row in rows for first in range(0, len(row) - 1, most - 1)
-    ]
+    expected = [row[first : first + most] for row in rows for first in range(0, len(row) - 1, most - 1)]
     assert samples_of(table) == [
         (ids, {place: ids[place + 1] for place in range(len(ids) - 1)}) for ids in expected
     ]
@@ -180,4 +178,6 @@ def test_options_and_too_short_blocks():
     with pytest.raises(DataError, match="data.max_length: found 1"):
         CausalLM(block_length=1).arrange(table_of([[1, 2]]))
     assert CausalLM().head == {"kind": "causal"} and CausalLM().clock == "tokens"
-    assert torch.is_tensor(CausalLM().reduce(torch.zeros(1, 3), Targets(values=torch.zeros(1), weights=torch.ones(1))))
+    assert torch.is_tensor(
+        CausalLM().reduce(torch.zeros(1, 3), Targets(values=torch.zeros(1), weights=torch.ones(1)))
+    )

@@ -107,7 +107,13 @@ def test_whole_words_are_masked_together():
     for number, (row, starts) in enumerate(zip(rows, words, strict=True)):
         ids, targets = shown(view, number)
         expected = masked(
-            row, SPECIAL, key=(0, TRAINING, 0, number), vocabulary=50, mask_id=3, probability=0.2, words=starts
+            row,
+            SPECIAL,
+            key=(0, TRAINING, 0, number),
+            vocabulary=50,
+            mask_id=3,
+            probability=0.2,
+            words=starts,
         )
         assert (ids, targets) == (expected["ids"], expected["targets"])
         chosen = {starts[place] for place in targets}
@@ -160,7 +166,9 @@ def test_evaluation_masks_are_fixed_and_of_their_own_stream():
 
 def test_extras_and_segments_come_along():
     table = table_of([[10, 11, 12]])
-    table = TokenTable(**{**vars(table), "segments": np.array([0, 1, 1], np.int8), "extras": {"own": np.arange(3.0)}})
+    table = TokenTable(
+        **{**vars(table), "segments": np.array([0, 1, 1], np.int8), "extras": {"own": np.arange(3.0)}}
+    )
     rates = Rates(probability=1.0, mask_share=1.0, random_share=0.0, mask_id=3, ordinary_ids=np.arange(4, 50))
     view = masked_rows(table, np.array([0]), sample_states(0, TRAINING, np.array([0]), np.array([0])), rates)
     assert view.ids.tolist() == [3, 3, 3] and view.segments is not None

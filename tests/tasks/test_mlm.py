@@ -24,7 +24,9 @@ from tests.models import tiny, tiny_tokenizer
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """A WordPiece tokenizer that knows pieces: `delay` + `##ed`."""
-    return tiny_tokenizer(tmp_path_factory.mktemp("t"), words=("the", "flight", "delay", "##ed", "was", "!", "un"))
+    return tiny_tokenizer(
+        tmp_path_factory.mktemp("t"), words=("the", "flight", "delay", "##ed", "was", "!", "un")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,14 @@ def test_the_units_are_the_tokens_that_are_text(task, words):
 def test_whole_words_know_their_first_piece(task, words):
     whole = replace(task, whole_word=True)
     sample = whole.encode({"text": "delayed the delayed!"}, words)
-    assert words.convert_ids_to_tokens(sample.ids[sample.reads]) == ["delay", "##ed", "the", "delay", "##ed", "!"]
+    assert words.convert_ids_to_tokens(sample.ids[sample.reads]) == [
+        "delay",
+        "##ed",
+        "the",
+        "delay",
+        "##ed",
+        "!",
+    ]
     assert sample.extras[WORD].tolist() == [1, 1, 3, 4, 4, 6]
     with pytest.raises(DataError, match="nothing says where words start"):
         whole.encode({"input_ids": [5, 6]}, words)
@@ -128,7 +137,11 @@ def test_weights_count_in_the_loss_and_below_it(deferred, weights):
 @pytest.mark.parametrize("deferred", [True, False])
 def test_no_units_are_no_loss(deferred):
     outputs, _ = outputs_of(4, deferred)
-    none = DeferredLogits(outputs.hidden_UD[:0].requires_grad_(), outputs.weight_VD, None) if deferred else outputs[:0]
+    none = (
+        DeferredLogits(outputs.hidden_UD[:0].requires_grad_(), outputs.weight_VD, None)
+        if deferred
+        else outputs[:0]
+    )
     targets = Targets(values=torch.zeros(0, dtype=torch.int32), weights=torch.zeros(0))
     task = MaskedLM()
     (loss,) = task.loss(none, targets).values()
@@ -175,7 +188,9 @@ def test_masks_are_filled_with_what_is_likeliest(task, words):
     assert [len(row["masks"]) for row in found] == [2, 0, 1]
     best = found[0]["masks"][0]
     assert len(best) == TOP and best[0]["token"] == "flight"
-    assert best[0]["probability"] == pytest.approx(float(torch.tensor([5.0] + [0.0] * 39).double().softmax(0)[0]))
+    assert best[0]["probability"] == pytest.approx(
+        float(torch.tensor([5.0] + [0.0] * 39).double().softmax(0)[0])
+    )
 
 
 def test_bytes_of_tokens_sum_to_the_text():

@@ -70,7 +70,9 @@ class Batches:
         """Real tokens of all samples at earlier stream positions: the clock of language models."""
         epoch, offset = divmod(position, len(self.table))
         if epoch not in self._token_sums:
-            self._token_sums = {epoch: np.cumsum(self._lengths[self._stream.ids(position - offset, len(self.table))])}
+            self._token_sums = {
+                epoch: np.cumsum(self._lengths[self._stream.ids(position - offset, len(self.table))])
+            }
         rest = int(self._token_sums[epoch][offset - 1]) if offset else 0
         return epoch * int(self._lengths.sum()) + rest
 

@@ -162,7 +162,9 @@ def _text_folder(name: str, folder: Path, encoding: str) -> Raw:
     problems: list[Problem] = []
     for _, file in files:
         try:
-            texts.append(_decoded(f"{name}/{file.relative_to(folder).as_posix()}", file.read_bytes(), encoding))
+            texts.append(
+                _decoded(f"{name}/{file.relative_to(folder).as_posix()}", file.read_bytes(), encoding)
+            )
         except DataError as error:
             problems += error.problems
     if problems:

@@ -131,7 +131,11 @@ def _open(folder: Path, task: Any, max_length: int | None, device: str) -> Loade
     )
     module = module.to(device).eval()
     forward: Forward = PaddedForward(module, pad_id(module, tokenizer) or 0)
-    if getattr(task, "defers_logits", False) and parts.output_layer is not None and not why_not_deferred(parts):
+    if (
+        getattr(task, "defers_logits", False)
+        and parts.output_layer is not None
+        and not why_not_deferred(parts)
+    ):
         forward = DeferredForward(forward, parts.output_layer)
     return Loaded(
         module=module,

@@ -139,7 +139,11 @@ def why_not_deferred(parts: Anatomy) -> str:
     layer: Any = parts.output_layer
     # An adapter in it starts at zero: a trial would not see it.
     plain = isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
-    if not plain or "forward" in vars(layer) or not {name for name, _ in layer.named_parameters()} <= {"weight", "bias"}:
+    if (
+        not plain
+        or "forward" in vars(layer)
+        or not {name for name, _ in layer.named_parameters()} <= {"weight", "bias"}
+    ):
         return "its output layer is not a plain linear one"
     weight, outer = layer.weight, parts.outer
     ids = trial_ids(outer)

@@ -141,7 +141,8 @@ class MlmOptions(Section):
     @model_validator(mode="after")
     def _shares(self) -> MlmOptions:
         if self.mask_share + self.random_share > 1 + 1e-12:
-            raise ValueError(f"mask_share and random_share: found {self.mask_share:g} + {self.random_share:g}; expected at most 1 together")
+            shares = f"{self.mask_share:g} + {self.random_share:g}"
+            raise ValueError(f"mask_share and random_share: found {shares}; expected at most 1 together")
         return self
 
 

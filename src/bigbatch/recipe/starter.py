@@ -312,7 +312,10 @@ def _best(found: Findings) -> list[str]:
         metric, why = ("f1", "of entities, as seqeval counts them") if marked else ("accuracy", "of words")
         return ["", f"best: {metric}   # chooses the weights that are kept: {why}"]
     if found.label is None:
-        return ["", "# best: accuracy   # without it the smallest validation loss chooses the weights that are kept"]
+        return [
+            "",
+            "# best: accuracy   # without it the smallest validation loss chooses the weights that are kept",
+        ]
     metric = "r2" if found.kind == "regression" else "f1_macro"
     why = "" if found.kind == "regression" else ": every class counts the same"
     return ["", f"best: {metric}   # chooses the weights that are kept{why}"]

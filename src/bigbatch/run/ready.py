@@ -125,7 +125,9 @@ def ready_tables(
         say(f"{name}: {len(rows):,} rows{', tokens from the cache' if reused else ' tokenised'}")
         tables[name] = arranged(ready.task, tables[name], evaluation=name != "train")
         if len(tables[name]) != len(rows):
-            say(f"{name}: {len(tables[name]):,} samples of at most {int(tables[name].lengths_B.max())} tokens")
+            say(
+                f"{name}: {len(tables[name]):,} samples of at most {int(tables[name].lengths_B.max())} tokens"
+            )
         cut = tables[name].truncated_samples
         if cut:
             notes.append(

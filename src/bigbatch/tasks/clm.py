@@ -95,7 +95,9 @@ class CausalLM(LanguageModelling):
     def _most_tokens(self) -> int:
         assert self.block_length is not None, "the run tells the task its max_length"
         if self.block_length < 2:
-            raise DataError(f"data.max_length: found {self.block_length}; a token that predicts another takes two")
+            raise DataError(
+                f"data.max_length: found {self.block_length}; a token that predicts another takes two"
+            )
         return self.block_length
 
     # ------------------------------------------------------------ prediction

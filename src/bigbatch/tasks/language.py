@@ -29,7 +29,8 @@ _WHOLE_CHUNK_ROWS = 1024
 
 def surprise_U(outputs: Tensor | DeferredLogits, values_U: Tensor) -> Tensor:
     """-log softmax(logits)[value] of each unit, nats (U,); units of value -100 give 0. Its backward computes the
-    logits again, chunk by chunk."""
+    logits again, chunk by chunk.
+    """
     if isinstance(outputs, DeferredLogits):
         return _chunked(outputs, values_U, "none")
     return functional.cross_entropy(_at_least_fp32(outputs), values_U.long(), reduction="none")
@@ -120,7 +121,9 @@ class LanguageModelling:
             "args": bool(loss.args),
         }
         what = "a language model's loss is the cross-entropy of its tokens, without options; leave it out"
-        problems = [Problem(where=where, key=f"loss.{key}", what=what) for key, asked in found.items() if asked]
+        problems = [
+            Problem(where=where, key=f"loss.{key}", what=what) for key, asked in found.items() if asked
+        ]
         if problems:
             raise RecipeError(problems)
 
@@ -150,7 +153,9 @@ class LanguageModelling:
         values_U = targets.values.long()
         reduced_U2 = torch.zeros(len(values_U), 2, dtype=torch.float64, device=values_U.device)
         for part, logits_UV in logits_in_parts(outputs):
-            reduced_U2[part, 0] = functional.cross_entropy(logits_UV, values_U[part], reduction="none").double()
+            reduced_U2[part, 0] = functional.cross_entropy(
+                logits_UV, values_U[part], reduction="none"
+            ).double()
             reduced_U2[part, 1] = (logits_UV.argmax(-1) == values_U[part]).double()
         return reduced_U2
 

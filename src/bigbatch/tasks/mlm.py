@@ -158,8 +158,8 @@ class MaskedLM(LanguageModelling):
         found = self._known.mask_id if self.mask_id is None else self.mask_id
         if found is None:
             raise ModelError(
-                "task mlm: the tokenizer has no mask token; use a tokenizer that has one, name the id with task.mask_id, "
-                "or train a causal model (task: clm)"
+                "task mlm: the tokenizer has no mask token; use one that has, name the id with task.mask_id, or train "
+                "a causal model (task: clm)"
             )
         if not 0 <= found < self._known.size:
             raise ModelError(f"task.mask_id: found {found}; expected an id from 0 to {self._known.size - 1}")

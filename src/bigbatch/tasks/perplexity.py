@@ -45,9 +45,10 @@ class Perplexity(MeanMetric):
 class BitsPerByte:
     """Bits that the model needs for a byte of the text; comparable across tokenizers.
 
-    The bytes are those of the text that predicted tokens stand for, in UTF-8. A token that nothing predicts (the first
-    of a document without a start mark, the first of a block) pays no bits and brings no bytes; an end mark pays bits and
-    brings none. White space that the tokenizer drops belongs to the token behind it, at the end of a text to none.
+    The bytes are those of the text that predicted tokens stand for, in UTF-8. A token that nothing predicts (the
+    first of a document without a start mark, the first of a block) pays no bits and brings no bytes; an end mark pays
+    bits and brings none. White space that the tokenizer drops belongs to the token behind it, at the end of a text to
+    none.
     """
 
     name: str = "bits_per_byte"
@@ -69,7 +70,9 @@ class BitsPerByte:
         """Bits a byte."""
         text_bytes, parts = state
         if text_bytes < 0:
-            return Undefined("rows of token ids do not say which bytes they stand for, nor do slow tokenizers")
+            return Undefined(
+                "rows of token ids do not say which bytes they stand for, nor do slow tokenizers"
+            )
         return total(parts) / math.log(2) / text_bytes if text_bytes else Undefined("no text was predicted")
 
 
