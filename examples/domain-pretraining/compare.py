@@ -25,9 +25,7 @@ def train(recipe: str, folder: Path, *settings: str) -> dict:
     """Train a recipe into a folder, or find it done; returns its result.json."""
     print(f"\n== bigbatch train {recipe} {' '.join(settings)}", flush=True)
     bigbatch = (sys.executable, "-c", "from bigbatch.cli import main; main()")
-    code = subprocess.run(
-        [*bigbatch, "train", str(HERE / recipe), f"run.dir={folder}", *settings]
-    ).returncode
+    code = subprocess.run([*bigbatch, "train", str(HERE / recipe), f"run.dir={folder}", *settings]).returncode
     if code:
         sys.exit(code)
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -51,7 +49,10 @@ def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
 def verdict(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """The table in one sentence, no stronger than it is."""
     pairs = [
-        [after[key] - before[key] for before, after in zip(results[AS_IT_IS], results[PRETRAINED], strict=True)]
+        [
+            after[key] - before[key]
+            for before, after in zip(results[AS_IT_IS], results[PRETRAINED], strict=True)
+        ]
         for key in FIGURES.values()
     ]
     seeds = len(pairs[0])

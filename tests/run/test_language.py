@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,14 @@ import bigbatch
 from bigbatch.data.order import epoch_order
 from bigbatch.errors import DataError, RecipeError
 from bigbatch.graph import embeddings
+from bigbatch.graph.analyse import analyse
+from bigbatch.model.anatomy import anatomy
+from bigbatch.model.forwards import PaddedForward
+from bigbatch.model.logits import DeferredForward
+from bigbatch.tasks.mlm import MaskedLM
 from tests.jobs import document, exhaust, lines, start
 from tests.language import EVALUATION, MASK, PIECE, SPECIAL, documents, model_of, oracle_row, oracle_samples
-from tests.models import VOCABULARY, WORDS, tiny, tiny_folder
+from tests.models import VOCABULARY, WORDS, tiny, tiny_batch, tiny_folder
 from tests.reference import language_loss, masked, padded, reference_updates
 from tests.split import CLIP
 
@@ -259,3 +266,21 @@ def test_capped_logits_are_computed_whole_and_said(tmp_path):
         for _ in run:
             pass
     assert len(lines(tmp_path / "r", "update")) == 4
+
+
+def test_the_analysis_counts_chunked_logits_as_it_counts_whole_ones():
+    """The chunked product is one operation of torch's, forward and backward: its FLOPs are those of three products."""
+    found = []
+    model = model_of("mlm")
+    batch = tiny_batch((9, 12, 5), pools="tokens")
+    parts = anatomy(model)
+    for deferred in (False, True):
+        with closing(PaddedForward(model, 0)) as plain:
+            forward = DeferredForward(plain, model.get_output_embeddings()) if deferred else plain
+            found.append(analyse(forward, MaskedLM(), model, parts, replace(batch, packing="padded")))
+    whole, chunked = (sum(part.cost.flops for part in each.parts) for each in found)
+    # The padded path computes the logits of every position, the deferred one those of the units.
+    positions, units = 3 * 12, len(batch.reads_U)
+    head = 3 * 2 * VOCABULARY * 16
+    assert whole - chunked == head * (positions - units)
+    assert not any("no FLOP formula" in note for note in found[1].notes)
