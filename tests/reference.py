@@ -45,6 +45,74 @@ def losses_B(
     return (logits_BC - targets).square().mean(1)
 
 
+def language_loss(logits_BLV: torch.Tensor, batch: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """Cross-entropy of every token that is to be predicted (`targets`: position -> token id), over their number."""
+    losses = [
+        F.cross_entropy(logits_LV[place], torch.tensor(token))
+        for logits_LV, row in zip(logits_BLV, batch, strict=True)
+        for place, token in row["targets"].items()
+    ]
+    return torch.stack(losses).sum() / len(losses)
+
+
+def splitmix(state: int) -> int:
+    """The published mixing function, on Python's integers."""
+    z = (state + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def masked(
+    ids: Sequence[int],
+    special: Iterable[int],
+    *,
+    key: tuple[int, int, int, int],
+    vocabulary: int,
+    mask_id: int,
+    probability: float = 0.15,
+    mask_share: float = 0.8,
+    random_share: float = 0.1,
+    words: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """BERT's masks for one row, token by token: `ids` as shown and `targets`, position -> true token.
+
+    Args:
+        ids: the true tokens.
+        special: ids that are never chosen and never drawn.
+        key: (seed, stream, epoch, sample).
+        vocabulary: number of token ids.
+        mask_id: the mask.
+        probability: of being chosen.
+        mask_share: of the chosen ones, shown as the mask.
+        random_share: of the chosen ones, shown as another token.
+        words: first position of each token's word; None: each token is a word.
+    """
+    state = 0
+    for number in key:
+        state = splitmix(state + number)
+    gamma = 0x9E3779B97F4A7C15
+
+    def draw(place: int, which: int) -> float:
+        return (splitmix(state + (3 * place + which) * gamma) >> 11) / 2**53
+
+    special = {*special, mask_id}
+    places = [place for place, token in enumerate(ids) if token not in special]
+    chances = {place: draw(words[place] if words else place, 0) for place in places}
+    chosen = [place for place in places if chances[place] < probability]
+    if places and not chosen:
+        chosen = [place for place in places if chances[place] == min(chances.values())]
+    ordinary = [token for token in range(vocabulary) if token not in special]
+    shown = list(ids)
+    for place in chosen:
+        fate = draw(place, 1)
+        if fate < mask_share:
+            shown[place] = mask_id
+        elif fate < mask_share + random_share:
+            shown[place] = ordinary[int(draw(place, 2) * len(ordinary))]
+    return {"ids": shown, "targets": {place: ids[place] for place in chosen}}
+
+
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases and the weights of norms (all one-dimensional) do not."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -118,7 +186,7 @@ def reference_updates(
     Args:
         model: a transformers sequence classifier, in the dtype to compute in, dropout 0.
         batches: rows with `ids`, `target`, optional `segments`, optional `weight` (sample times class weight).
-        kind: `single`, `multi` or `regression`.
+        kind: `single`, `multi`, `regression` or `language`; rows of the last have `targets`, not `target`.
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
@@ -136,8 +204,11 @@ def reference_updates(
     figures = []
     for number, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
         logits = model(**padded(batch, pad_id)).logits
-        weights = torch.tensor([row.get("weight", 1.0) for row in batch], dtype=logits.dtype)
-        loss = (losses_B(logits, batch, kind, label_smoothing) * weights).sum() / weights.sum()
+        if kind == "language":
+            loss = language_loss(logits, batch)
+        else:
+            weights = torch.tensor([row.get("weight", 1.0) for row in batch], dtype=logits.dtype)
+            loss = (losses_B(logits, batch, kind, label_smoothing) * weights).sum() / weights.sum()
         model.zero_grad()
         loss.backward()
         if on_gradient is not None:

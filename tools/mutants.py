@@ -42,6 +42,7 @@ class Mutant:
 
 SPLIT, FAMILIES, EXACT = "tests/step/test_split.py", "tests/step/test_families.py", "tests/run/test_exact.py"
 PRECISION = "tests/run/test_precision.py"
+LANGUAGE = "tests/step/test_language_split.py"
 
 MUTANTS = (
     # ------------------------------------------------------------ sums, denominators, clipping
@@ -297,8 +298,8 @@ MUTANTS = (
         patches=(
             (
                 "run/build.py",
-                'tables["train"], seed=recipe.seed.data,',
-                'tables["train"], seed=recipe.seed.data + (recipe.plan.micro_tokens or 0),',
+                "seed=recipe.seed.data,\n        samples=",
+                "seed=recipe.seed.data + (recipe.plan.micro_tokens or 0),\n        samples=",
             ),
         ),
         tests=(EXACT,),
@@ -357,6 +358,85 @@ MUTANTS = (
         fault="evaluation leaves dropout on, and draws from the caller's generator",
         patches=(("infer/forwards.py", "part.training = False", "part.training = part.training"),),
         tests=("tests/infer/test_evaluate.py",),
+    ),
+    # ------------------------------------------------------------ language models
+    Mutant(
+        name="masks-keyed-on-the-cut",
+        fault="masks are drawn by a sample's place in what is gathered, not by its number",
+        patches=(
+            (
+                "tasks/mlm.py",
+                "sample_states(self.data_seed, TRAINING, epochs_B, rows_B)",
+                "sample_states(self.data_seed, TRAINING, epochs_B, np.arange(len(rows_B)))",
+            ),
+        ),
+        tests=("tests/tasks/test_masks.py", LANGUAGE),
+    ),
+    Mutant(
+        name="micro-batches-unmasked",
+        fault="a micro-batch is cut out of the split's tokens, not out of what the update masked",
+        patches=(
+            (
+                "data/packs.py",
+                "seen = gather(view, chosen, index, micro_tokens, packing, unit_weights)",
+                "seen = gather(table, ids_B[chosen], index, micro_tokens, packing, unit_weights)",
+            ),
+        ),
+        tests=(LANGUAGE,),
+    ),
+    Mutant(
+        name="same-masks-every-epoch",
+        fault="every epoch hides the tokens that the first hid",
+        patches=(
+            (
+                "data/batches.py",
+                "return self._batch(ids_B, epochs_B, position, update)",
+                "return self._batch(ids_B, 0 * epochs_B, position, update)",
+            ),
+        ),
+        tests=("tests/data/test_batches.py", LANGUAGE),
+    ),
+    Mutant(
+        name="all-tokens-counted",
+        fault="the loss of masked tokens is divided by all tokens of the batch",
+        patches=(
+            (
+                "step/update.py",
+                "denominators = world.sum_counts(parts.task.denominators(batch.targets))",
+                "denominators = dict.fromkeys(parts.task.denominators(batch.targets), float(batch.tokens))",
+            ),
+        ),
+        tests=(LANGUAGE,),
+    ),
+    Mutant(
+        name="shift-off-by-one",
+        fault="a causal model is asked for the token that it is reading",
+        patches=(
+            (
+                "tasks/blocks.py",
+                "reads_U = targets_U - 1 - np.repeat(firsts_S, lengths_S - 1)",
+                "reads_U = targets_U - np.repeat(firsts_S, lengths_S - 1)",
+            ),
+        ),
+        tests=("tests/tasks/test_clm.py", LANGUAGE),
+    ),
+    Mutant(
+        name="bias-of-the-vocabulary-forgotten",
+        fault="chunked logits leave out the output layer's bias",
+        patches=(
+            (
+                "tasks/language.py",
+                "linear_bias=bias_V,",
+                "linear_bias=None if bias_V is None else 0 * bias_V,",
+            ),
+        ),
+        tests=("tests/model/test_logits.py",),
+    ),
+    Mutant(
+        name="tokens-clock-counts-samples",
+        fault="the learning rate of a causal model moves with samples",
+        patches=(("run/build.py", 'if self.clock == "tokens":', 'if self.clock == "nothing":'),),
+        tests=("tests/run/test_language.py",),
     ),
     # ------------------------------------------------------------ what survives a run
     Mutant(

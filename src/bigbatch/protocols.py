@@ -6,9 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from bigbatch.records import LossSums, MicroBatch, Predictions, Record, Request, Sample, Targets
+from bigbatch.records import (
+    LossSums,
+    MicroBatch,
+    Predictions,
+    Record,
+    Request,
+    Sample,
+    Targets,
+    TokenTable,
+)
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from torch import Tensor, nn
 
 
@@ -70,10 +80,42 @@ class Task(Protocol):
         ...
 
     def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Per term, one weighted value per unit (U,), never a mean."""
+        """Per term, one weighted value per unit (U,), or their sum (), never a mean."""
         ...
 
     def decode(self, outputs: Any) -> Predictions: ...
+
+
+View = Callable[[TokenTable, "ndarray", "ndarray"], TokenTable]
+"""`view(table, rows_B, epochs_B)`: these rows as each of these epochs sees them, row after row. A pure function, so
+that neither the split nor a resume can change what is seen."""
+
+
+class LanguageTask(Protocol):
+    """What a task may have besides `Task`: it keeps tokens apart from what is learnt of them, and outputs small.
+
+    Every method may be left out on its own; `run` and `infer` ask for each with `getattr`.
+    """
+
+    def arrange(self, table: TokenTable) -> TokenTable:
+        """The samples that a tokenised (and cached) split is trained in: pieces, blocks, …"""
+        ...
+
+    def view(self, table: TokenTable, rows_B: ndarray, epochs_B: ndarray) -> TokenTable:
+        """See `View`: training batches are cut out of this."""
+        ...
+
+    def fixed(self, table: TokenTable) -> TokenTable:
+        """A split as evaluations see it, always the same."""
+        ...
+
+    def reduce(self, outputs: Any, targets: Targets) -> Tensor:
+        """(U, k) float64: all that loss, `decode` and metrics need of each unit; evaluation keeps nothing else."""
+        ...
+
+    def reduced_loss(self, reduced_Uk: ndarray, targets: Targets) -> dict[str, ndarray]:
+        """As `loss`, from what `reduce` gave (numpy)."""
+        ...
 
 
 class World(Protocol):
@@ -105,9 +147,11 @@ class World(Protocol):
 
 
 class Forward(Protocol):
-    """Runs a micro-batch through the model: (U, C) outputs in the order of the micro-batch's units."""
+    """Runs a micro-batch through the model: (U, C) outputs in the order of the micro-batch's units, or, for tasks that
+    take them, what gives such outputs in parts (`model.logits.DeferredLogits`).
+    """
 
-    def __call__(self, micro_batch: MicroBatch) -> Tensor: ...
+    def __call__(self, micro_batch: MicroBatch) -> Any: ...
 
 
 class Executor(Protocol):

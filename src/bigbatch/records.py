@@ -109,6 +109,8 @@ class GlobalBatch:
     """Tokens of each sample (B,) int64."""
     targets: Targets
     """Targets of all units of the batch, in stream order: enough for every denominator."""
+    view: TokenTable | None = None
+    """These samples, in this order, as this update sees them (masked, say); None: as the split's table has them."""
 
     @property
     def samples(self) -> int:
@@ -176,13 +178,15 @@ class LossSums:
 class Predictions:
     """Decoded model outputs of units, as numpy arrays; what metrics and `predict` read."""
 
-    kind: Literal["single", "multi", "regression"]
+    kind: Literal["single", "multi", "regression", "language"]
     scores: np.ndarray
-    """(U, C) float64: logits for classification, values for regression."""
+    """(U, C) float64: logits for classification, values for regression; of language models (U, 2): the true token's
+    negative log-likelihood in nats, and 1 where it was the likeliest token."""
     probabilities: np.ndarray | None
-    """(U, C) float64 softmax or sigmoid; None for regression."""
+    """(U, C) float64 softmax or sigmoid; None for regression and language models."""
     values: np.ndarray
-    """(U,) int64 predicted class ids, (U, C) bool for multi-label, (U,) or (U, C) float64 for regression."""
+    """(U,) int64 predicted class ids, (U, C) bool for multi-label, (U,) or (U, C) float64 for regression, (U,) bool
+    (whether the likeliest token is the true one) for language models."""
 
 
 # ---------------------------------------------------------------- what happened

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.order import Stream
+from bigbatch.data.packs import micro_batches
 from tests.data.tables import token_rows
 
 
@@ -63,3 +64,31 @@ def test_a_long_run_of_token_batches_consumes_the_stream_without_gaps():
 def test_one_unit_of_measure_is_needed():
     with pytest.raises(AssertionError):
         Batches(token_rows([1]), seed=0)
+
+
+def test_tokens_before_a_position_are_those_of_the_stream():
+    lengths = [3, 1, 4, 1, 5, 9, 2]
+    batches = Batches(token_rows(lengths), seed=4, samples=5)
+    order = Stream(7, 4).ids(0, 30)
+    for position in (0, 1, 6, 7, 8, 20, 14, 3):
+        assert batches.tokens_before(position) == sum(lengths[row] for row in order[:position])
+
+
+def test_a_view_is_asked_for_each_sample_with_its_epoch():
+    table = token_rows([3, 1, 4])
+    asked = []
+
+    def view(found, rows, epochs):
+        assert found is table
+        asked.append((rows.tolist(), epochs.tolist()))
+        return token_rows([table.lengths_B[row] for row in rows], units=[2] * len(rows))
+
+    batches = Batches(table, seed=0, samples=5, view=view)
+    batch = batches.at(4, 1)
+    assert asked == [(batch.sample_ids_B.tolist(), [1, 1, 2, 2, 2])]
+    assert len(batch.targets.values) == 10 and batch.view is not None
+    pieces = list(micro_batches(batch, table, micro_tokens=4, packing="packed"))
+    assert sorted(row for piece in pieces for row in piece.sample_ids_B) == sorted(batch.sample_ids_B)
+    assert sum(len(piece.targets.values) for piece in pieces) == 10
+    batches.some(np.array([2, 0]))
+    assert asked[-1] == ([2, 0], [0, 0])

@@ -95,8 +95,32 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, me
         read_file(name, tmp_path / name, "utf-8")
 
 
+def test_plain_text_is_a_document_a_line(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufefffirst\r\n\n  \nsec\u2028ond \rthird".encode())
+    found = read_file("a.txt", path, "utf-8")
+    assert found.load(["text"])["text"].to_pylist() == ["first", "sec\u2028ond ", "third"]
+    assert [found.where(row) for row in range(3)] == ["a.txt:1", "a.txt:4", "a.txt:5"]
+    path.write_bytes(b"good\nb\xe9te\n")
+    with pytest.raises(DataError, match=r"^a.txt: byte 0xE9 is not UTF-8.*line 2, byte offset 6"):
+        read_file("a.txt", path, "utf-8")
+    assert read_file("a.txt", path, "latin-1").load(["text"])["text"].to_pylist() == ["good", "béte"]
+
+
+def test_a_folder_of_text_files_is_a_document_a_file(tmp_path: Path):
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for name in ("b.txt", "a.txt", "c.md"):
+        (folder / name).write_text(f"text of\n{name}\n")
+    found = read_file("books", folder, "utf-8")
+    assert found.columns == ("text", "id")
+    columns = found.load(["text", "id"])
+    assert columns["text"].to_pylist() == ["text of\na.txt\n", "text of\nb.txt\n"]
+    assert columns["id"].to_pylist() == ["a.txt", "b.txt"]
+
+
 def test_folders_without_texts_and_unknown_encodings(tmp_path: Path):
-    with pytest.raises(DataError, match="one folder a class"):
+    with pytest.raises(DataError, match="expected .txt files in it, or one folder of them a class"):
         read_file("d", tmp_path, "utf-8")
     with pytest.raises(DataError, match=r"data.encoding: found 'utf8'; .*did you mean utf-8\?"):
         read_file("a.csv", write(tmp_path, "a.csv"), "utf8")

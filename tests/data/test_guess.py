@@ -90,13 +90,16 @@ def test_several_files_and_folders(tmp_path: Path):
     assert folder.class_counts == {"neg": 3, "pos": 3}
 
 
+def test_plain_text_has_one_column_and_no_label(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("\n\n".join(map(sentence, range(40))))
+    found = profile(tmp_path / "a.txt")
+    assert (found.columns, found.rows, found.warnings) == ({"text": "text"}, 40, ())
+
+
 def test_what_cannot_be_guessed_is_said(tmp_path: Path):
     found = profile(write(tmp_path / "a.csv", [{"a": i, "b": i * 1.5} for i in range(50)]))
     assert found.columns == {}
-    assert found.warnings == (
-        "no column looks like the text; there are: a, b",
-        "no column looks like the label; there are: a, b",
-    )
+    assert found.warnings == ("no column looks like the text; there are: a, b",)
     (tmp_path / "empty.csv").write_text("text,label\n")
     with pytest.raises(DataError, match="no rows"):
         profile(tmp_path / "empty.csv")

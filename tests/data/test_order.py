@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigbatch.data.order import Stream, epoch_order, mixed, splitmix64
+from bigbatch.data.order import Stream, epoch_order, mixed, mixed_with, splitmix64, splitmix64_at
 
 
 def test_splitmix64_gives_the_published_outputs():
@@ -62,3 +62,14 @@ def test_the_stream_starts_anywhere_and_keeps_two_epochs():
     ]
     stream.ids(0, 50)
     assert len(stream._orders) == 2
+
+
+def test_many_generators_at_once_give_what_each_gives_alone():
+    states = np.array([0, 1234567, 2**64 - 1, 42], np.uint64)
+    numbers = np.array([0, 2, 5, 10**9])
+    expected = [
+        int(splitmix64(int(state), first=int(n))[0]) for state, n in zip(states, numbers, strict=True)
+    ]
+    assert splitmix64_at(states, numbers).tolist() == expected
+    start = np.full(3, mixed(7, 8), np.uint64)
+    assert mixed_with(start, np.array([0, 1, 2**40])).tolist() == [mixed(7, 8, n) for n in (0, 1, 2**40)]

@@ -42,4 +42,8 @@ def test_every_line_of_a_table_has_four_cells():
 def test_siblings_of_a_section():
     assert siblings("seed") == ("model", "data", "dropout")
     assert "optimizer" in siblings("") and "optimizer.lr" not in siblings("")
-    assert set(siblings("task")) == {"name", "args", "kind", "labels", "scheme", "pieces"}
+    options = {
+        *("kind", "labels", "scheme", "pieces"),
+        *("probability", "whole_word", "mask_share", "random_share", "mask_id", "blocks"),
+    }
+    assert set(siblings("task")) == {"name", "args", *options}

@@ -166,8 +166,6 @@ def test_every_form_of_the_contract(text, long_form, tmp_path):
 LATER = [
     "model.adapter={name: lora}",
     "task=match",
-    "task=mlm",
-    "task=clm",
     "task=rank",
     "task=seq2seq",
     "task=image",

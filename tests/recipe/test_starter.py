@@ -161,6 +161,15 @@ def test_an_existing_recipe_is_kept_unless_forced(tmp_path):
 
 def test_columns_that_were_not_found_are_an_error_that_lists_what_is_there(tmp_path):
     with pytest.raises(DataError) as caught:
-        write_starter(tmp_path / "r.yaml", a_profile(columns={"text": "tweet"}))
-    assert str(caught.value).startswith("t.csv: label: no column looks like it; there are tweet, mood, x.")
+        write_starter(tmp_path / "r.yaml", a_profile(columns={"label": "mood"}))
+    assert str(caught.value).startswith("t.csv: text: no column looks like it; there are tweet, mood, x.")
     assert not (tmp_path / "r.yaml").exists()
+
+
+def test_without_a_label_the_text_itself_is_learnt(tmp_path):
+    said = write_starter(tmp_path / "r.yaml", a_profile(columns={"text": "tweet"}, missing_labels=3))
+    assert "no label column: masked language modelling (task: mlm)" in said[0]
+    assert not any("have no label" in line for line in said)
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert (recipe.task.name, recipe.task.args["probability"]) == ("mlm", 0.15)
+    assert (recipe.best, recipe.data.validation, recipe.data.columns) == (None, 0.1, {"text": "tweet"})

@@ -187,6 +187,23 @@ def test_killed_twenty_one_times_in_every_phase(parent, job, straight, seed):
     assert_same(job, straight)
 
 
+def test_masks_are_the_same_after_kills(parent, model, tmp_path):
+    """mlm: batches cross epochs, so the masks of two epochs are drawn in one update; tied weights are exported once."""
+    sections = {"task": {"name": "mlm", "whole_word": True}, "best": "accuracy", "updates": 20}
+    whole, killed = (write_job(tmp_path / name, model, **sections) for name in ("whole", "killed"))
+    kills = [
+        ("save", Kill(target=RENAME, when="after", about=".tmp-step-")),
+        ("update", Kill(target=BACKWARD, nth=25)),
+    ]
+    starts = killed_chain(parent, killed, kills)
+    assert 0 < starts[-1] < 20
+    for job in (whole, killed):
+        code, output = parent.run(job.folder, TRAIN)
+        assert code == 0, output
+    assert outcome(killed.run) == outcome(whole.run)
+    assert leftovers(killed.run) == []
+
+
 @pytest.mark.slow
 def test_killed_by_the_clock(job, straight):
     """The real command line, killed from outside at random moments of its work."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bigbatch.data.order import Stream
-from bigbatch.data.ragged import targets_of
+from bigbatch.data.ragged import all_targets, targets_of
+from bigbatch.protocols import View
 from bigbatch.records import GlobalBatch, TokenTable
 
 
@@ -18,17 +19,27 @@ class Batches:
         samples: samples per update, over all ranks; batches cross the end of an epoch.
         tokens: instead of `samples`: the longest prefix of the stream with at most this many tokens, but at
             least one sample.
+        view: what an epoch sees of the table's rows; None: the rows themselves.
     """
 
     def __init__(
-        self, table: TokenTable, *, seed: int, samples: int | None = None, tokens: int | None = None
+        self,
+        table: TokenTable,
+        *,
+        seed: int,
+        samples: int | None = None,
+        tokens: int | None = None,
+        view: View | None = None,
     ) -> None:
         assert (samples is None) != (tokens is None), "exactly one of samples and tokens"
         self.table = table
         self.samples = samples
         self.tokens = tokens
+        self._view = view
         self._stream = Stream(len(table), seed)
         self._lengths = table.lengths_B
+        self._token_sums: dict[int, np.ndarray] = {}
+        """Latest epoch -> running sum of tokens along its order (samples,)."""
 
     def at(self, position: int, update: int) -> GlobalBatch:
         """The batch that starts at this stream position (samples consumed so far).
@@ -36,13 +47,34 @@ class Batches:
         Its cost does not grow with `position`: at most two epoch orders are kept and none is replayed.
         """
         ids_B = self._ids(position)
+        # A batch that crosses the end of an epoch is seen partly as the next one sees it.
+        epochs_B = (position + np.arange(len(ids_B), dtype=np.int64)) // len(self.table)
+        return self._batch(ids_B, epochs_B, position, update)
+
+    def some(self, rows_B: np.ndarray) -> GlobalBatch:
+        """Any rows, as the first epoch sees them: for trials before the run."""
+        return self._batch(rows_B, np.zeros(len(rows_B), np.int64), 0, 1)
+
+    def _batch(self, ids_B: np.ndarray, epochs_B: np.ndarray, position: int, update: int) -> GlobalBatch:
+        view = None if self._view is None else self._view(self.table, ids_B, epochs_B)
         return GlobalBatch(
             update=update,
             first_position=position,
             sample_ids_B=ids_B,
             lengths_B=self._lengths[ids_B],
-            targets=targets_of(self.table, ids_B),
+            targets=targets_of(self.table, ids_B) if view is None else all_targets(view),
+            view=view,
         )
+
+    def tokens_before(self, position: int) -> int:
+        """Real tokens of all samples at earlier stream positions: the clock of language models."""
+        epoch, offset = divmod(position, len(self.table))
+        if epoch not in self._token_sums:
+            self._token_sums = {
+                epoch: np.cumsum(self._lengths[self._stream.ids(position - offset, len(self.table))])
+            }
+        rest = int(self._token_sums[epoch][offset - 1]) if offset else 0
+        return epoch * int(self._lengths.sum()) + rest
 
     def next_position(self, position: int) -> int:
         """Where the batch after the one at `position` starts."""

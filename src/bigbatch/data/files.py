@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -12,7 +13,7 @@ from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
 from bigbatch.data.jsonlines import read_json_lines
 from bigbatch.data.problems import data_error, nearest, one_error
 from bigbatch.data.raw import Raw, from_table
-from bigbatch.errors import Problem
+from bigbatch.errors import DataError, Problem
 
 DELIMITED = {".csv": False, ".tsv": True, ".tab": True}
 """Suffix -> whether tabs separate the fields."""
@@ -20,7 +21,9 @@ JSON = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")
 CONLL = (".conll", ".conllu", ".iob", ".bio")
-SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW, *CONLL)
+TEXT = (".txt",)
+"""Plain text: one document a line."""
+SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW, *CONLL, *TEXT)
 ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
 _COMPRESSED = (".gz", ".bz2", ".zst")
 
@@ -53,7 +56,7 @@ def find_files(path: str, base: Path) -> list[tuple[str, Path]]:
 
 
 def read_file(name: str, path: Path, encoding: str) -> Raw:
-    """The rows of one file, or of a folder with one folder of text files per class.
+    """The rows of one file, or of a folder of text files: one folder of them per class, or the files alone.
 
     Raises:
         DataError: unknown kind, unreadable, or malformed rows.
@@ -68,7 +71,7 @@ def read_file(name: str, path: Path, encoding: str) -> Raw:
         suffixes.pop()
     suffix = suffixes[-1] if suffixes else ""
     if suffix not in SUFFIXES:
-        known = "expected .csv, .tsv, .jsonl, .parquet, .arrow, .conll or a folder of text files"
+        known = "expected .csv, .tsv, .jsonl, .parquet, .arrow, .conll, .txt or a folder of text files"
         raise one_error(name, "", f"unknown kind of file {suffix!r}; {known}")
     try:
         if suffix in PARQUET:
@@ -83,6 +86,8 @@ def read_file(name: str, path: Path, encoding: str) -> Raw:
         return read_json_lines(name, content, encoding.lower())
     if suffix in CONLL:
         return read_conll(name, content, encoding.lower())
+    if suffix in TEXT:
+        return _text_lines(name, content, encoding.lower())
     return read_delimited(name, content, encoding.lower(), DELIMITED[suffix])
 
 
@@ -115,34 +120,57 @@ def _arrow(path: Path) -> pa.Table:
             return pa.ipc.open_stream(source).read_all()
 
 
+def _text_lines(name: str, content: bytes, encoding: str) -> Raw:
+    """One document a line; lines without text are left out, and lines keep their numbers."""
+    # Not `splitlines`, which also divides at characters that stand inside a line of text.
+    lines = _decoded(name, content, encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    kept = [number for number, line in enumerate(lines) if line.strip()]
+    table = pa.table({"text": pa.array([lines[number] for number in kept], pa.large_string())})
+    return from_table(name, table, numbers=np.array(kept, np.int64) + 1)
+
+
+def _decoded(place: str, content: bytes, encoding: str) -> str:
+    """Text of a file, without its byte-order mark.
+
+    Raises:
+        DataError: the first byte that is no UTF-8, with its line.
+    """
+    content = content[check_mark(place, content, encoding) :]
+    try:
+        return content.decode("latin-1" if encoding == "latin-1" else "utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        what = f"{not_utf8(content[error.start])} (line {line:,}, byte offset {error.start:,})"
+        raise data_error([Problem(where=place, what=what)]) from None
+
+
 def _text_folder(name: str, folder: Path, encoding: str) -> Raw:
-    """`folder/<class>/<anything>.txt`, one text a file; classes and files in the order of their names."""
-    files = [
+    """`folder/<class>/<anything>.txt`, or `folder/<anything>.txt` without classes: one text a file, in the order of
+    their names.
+    """
+    files: list[tuple[str | None, Path]] = [
         (kind.name, file)
         for kind in sorted(folder.iterdir())
         if kind.is_dir() and not kind.name.startswith(".")
         for file in sorted(kind.rglob("*.txt"))
     ]
+    labelled = bool(files)
+    files = files or [(None, file) for file in sorted(folder.glob("*.txt"))]
     if not files:
-        raise one_error(name, "", "expected one folder a class in it, with .txt files; found none")
+        raise one_error(name, "", "expected .txt files in it, or one folder of them a class; found none")
     texts: list[str] = []
     problems: list[Problem] = []
-    for kind, file in files:
-        place = f"{name}/{kind}/{file.relative_to(folder / kind).as_posix()}"
-        content = file.read_bytes()
-        content = content[check_mark(place, content, encoding) :]
+    for _, file in files:
         try:
-            texts.append(content.decode("latin-1" if encoding == "latin-1" else "utf-8"))
-        except UnicodeDecodeError as error:
-            what = f"{not_utf8(content[error.start])} (byte offset {error.start:,})"
-            problems.append(Problem(where=place, what=what))
+            texts.append(
+                _decoded(f"{name}/{file.relative_to(folder).as_posix()}", file.read_bytes(), encoding)
+            )
+        except DataError as error:
+            problems += error.problems
     if problems:
         raise data_error(problems)
-    table = pa.table(
-        {
-            "text": pa.array(texts, pa.large_string()),
-            "label": pa.array([kind for kind, _ in files], pa.large_string()),
-            "id": pa.array([file.relative_to(folder).as_posix() for _, file in files], pa.large_string()),
-        }
-    )
-    return from_table(name, table)
+    columns = {"text": pa.array(texts, pa.large_string())}
+    if labelled:
+        columns["label"] = pa.array([kind for kind, _ in files], pa.large_string())
+    columns["id"] = pa.array([file.relative_to(folder).as_posix() for _, file in files], pa.large_string())
+    return from_table(name, pa.table(columns))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from bigbatch.data.columns import ID, guess_column
-from bigbatch.data.files import CONLL, DELIMITED, ENCODINGS, JSON, find_files, read_file
+from bigbatch.data.files import CONLL, DELIMITED, ENCODINGS, JSON, TEXT, find_files, read_file
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
 from bigbatch.data.order import epoch_order
@@ -128,7 +128,7 @@ def _encoding(paths: Sequence[Path], encoding: str) -> tuple[str, list[str]]:
     if encoding == "latin-1" or encoding not in ENCODINGS:
         return encoding, []
     for path in paths:
-        if path.is_file() and path.suffix.lower() in (*DELIMITED, *JSON, *CONLL):
+        if path.is_file() and path.suffix.lower() in (*DELIMITED, *JSON, *CONLL, *TEXT):
             with pa.input_stream(str(path), compression="detect") as stream:
                 try:
                     stream.read().decode("utf-8")
@@ -273,9 +273,8 @@ def _describe(
     pairs = guess_column("pair", "text", names, [name for name in picked if name])
     ids = guess_column(ID, "text", names, [name for name in picked if name])
     columns = {"text": text, "label": label, "pair": pairs[0] if pairs else None, ID: ids[0] if ids else None}
-    for role, name in (("text", text), ("label", label)):
-        if name is None:
-            warnings.append(f"no column looks like the {role}; there are: {listed(names)}")
+    if text is None:
+        warnings.append(f"no column looks like the text; there are: {listed(names)}")
     texts = (
         []
         if text is None

@@ -29,7 +29,30 @@ def splitmix64(state: int, first: int = 0, count: int = 1) -> np.ndarray:
     """
     # Python integers for the scalar part: numpy warns when a uint64 scalar wraps, and wrapping is the point.
     start = np.uint64((state + (first + 1) * _GAMMA) & _MASK)
-    z = np.arange(count, dtype=np.uint64) * np.uint64(_GAMMA) + start
+    return _mix(np.arange(count, dtype=np.uint64) * np.uint64(_GAMMA) + start)
+
+
+def splitmix64_at(states_N: np.ndarray, numbers_N: np.ndarray) -> np.ndarray:
+    """One output of each of many generators: element i is `splitmix64(states[i], first=numbers[i])[0]`.
+
+    Args:
+        states_N: (N,) uint64.
+        numbers_N: (N,) whole numbers from 0, or one for all.
+
+    Returns:
+        (N,) uint64.
+    """
+    steps_N = (np.asarray(numbers_N).astype(np.uint64) + np.uint64(1)) * np.uint64(_GAMMA)
+    return _mix(np.asarray(states_N, np.uint64) + steps_N)
+
+
+def mixed_with(states_N: np.ndarray, numbers_N: np.ndarray) -> np.ndarray:
+    """`mixed` carried on elementwise: each state <- splitmix64(state + number) (N,) uint64."""
+    sums_N = np.asarray(states_N, np.uint64) + np.asarray(numbers_N).astype(np.uint64)
+    return splitmix64_at(sums_N, np.zeros(1, np.uint64))
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -7,6 +7,7 @@ padding included, stay within a budget. Cuts depend on lengths and budget alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -85,9 +86,14 @@ def micro_batches(
         unit_weights: multiplies further weights into the targets (`Task.prepare`).
     """
     ids_B = batch.sample_ids_B if isinstance(batch, GlobalBatch) else np.asarray(batch, np.int64)
+    view = batch.view if isinstance(batch, GlobalBatch) else None
     lengths_B = table.token_offsets[ids_B + 1] - table.token_offsets[ids_B]
     for index, chosen in enumerate(cut(lengths_B, micro_tokens, packing)):
-        yield gather(table, ids_B[chosen], index, micro_tokens, packing, unit_weights)
+        if view is None:
+            yield gather(table, ids_B[chosen], index, micro_tokens, packing, unit_weights)
+        else:
+            seen = gather(view, chosen, index, micro_tokens, packing, unit_weights)
+            yield replace(seen, sample_ids_B=ids_B[chosen])
 
 
 def gather(

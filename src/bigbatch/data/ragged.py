@@ -35,3 +35,8 @@ def targets_of(table: TokenTable, rows_B: np.ndarray) -> Targets:
         weights=table.weights[units],
         extras={name: values[units] for name, values in table.extras.items()},
     )
+
+
+def all_targets(table: TokenTable) -> Targets:
+    """Targets of all units of a table, in order; nothing is copied."""
+    return Targets(values=table.values, weights=table.weights, extras=table.extras)

@@ -248,7 +248,7 @@ class Trace:
 
     def _flops(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
         packet = getattr(func, "_overloadpacket", func)
-        formula = _ATTENTION.get(_name(func)) or flop_registry.get(packet)
+        formula = _FORMULAS.get(_name(func)) or flop_registry.get(packet)
         if formula is None:
             if func.namespace not in ("aten", "prims", "prim"):
                 self.uncounted[_name(func)] = self.uncounted.get(_name(func), 0) + 1
@@ -378,13 +378,17 @@ def _cpu_attention_backward(
     return sdpa_backward_flop_count(grad_out.shape, query.shape, key.shape, value.shape)
 
 
-_ATTENTION: dict[str, Callable[..., int]] = {
+_FORMULAS: dict[str, Callable[..., int]] = {
     "_scaled_dot_product_flash_attention_for_cpu": _cpu_attention,
     "_scaled_dot_product_flash_attention_for_cpu_backward": _cpu_attention_backward,
     "_varlen_attn": flop_registry[aten._flash_attention_forward],
     "_varlen_attn_backward": flop_registry[aten._flash_attention_backward],
+    # Logits and, on the way, the gradients of hidden states and weight, if they are wanted.
+    "_linear_cross_entropy_batch_chunked": lambda hidden, weight, *rest, **_: (
+        2 * (1 + rest[10] + rest[11]) * hidden.shape[0] * weight.numel()
+    ),
 }
-"""torch's own formulas for operations that it does not list; attention without a mask counts whole scores."""
+"""Formulas for operations that torch does not list; attention without a mask counts whole scores."""
 
 
 # ---------------------------------------------------------------- small things

@@ -89,7 +89,9 @@ def evaluate(
         packing: `packed` or `padded`, as the forward expects it.
     """
     started = time.perf_counter()
-    outputs_UC = run_forward(forward, table, micro_tokens=micro_tokens, packing=packing)
+    outputs_UC = run_forward(
+        forward, table, micro_tokens=micro_tokens, packing=packing, reduce=getattr(task, "reduce", None)
+    )
     units = len(outputs_UC)
     terms = _losses(task, outputs_UC, table)
     gathered = _Gathered(task.metrics if metrics is None else metrics)
@@ -129,11 +131,8 @@ def _losses(task: Task, outputs_UC: np.ndarray, table: TokenTable) -> dict[str, 
         part = slice(first, min(first + CHUNK_UNITS, len(outputs_UC)))
         targets = _targets(table, part)
         targets = prepare(targets) if prepare else targets
-        with torch.no_grad():
-            outputs = torch.from_numpy(outputs_UC[part]).double()
-            losses = task.loss(outputs, targets.map(lambda values: torch.from_numpy(np.array(values))))
-        for name, losses_U in losses.items():
-            sums[name] = add_parts(sums.get(name, ()), exact_parts(losses_U.double().numpy()))
+        for name, losses_U in _unit_losses(task, outputs_UC[part], targets).items():
+            sums[name] = add_parts(sums.get(name, ()), exact_parts(losses_U))
         for name, count in task.denominators(targets).items():
             denominators[name] = add_parts(denominators.get(name, ()), (count,) if count else ())
     found = {}
@@ -141,6 +140,16 @@ def _losses(task: Task, outputs_UC: np.ndarray, table: TokenTable) -> dict[str, 
         denominator = total(denominators[name])
         found[name] = total(parts) / denominator if denominator else float("nan")
     return found
+
+
+def _unit_losses(task: Any, outputs_UC: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
+    """Per term, weighted losses of these units (U,) float64, from outputs or from what was kept of them."""
+    if hasattr(task, "reduced_loss"):
+        return task.reduced_loss(outputs_UC, targets)
+    with torch.no_grad():
+        outputs = torch.from_numpy(outputs_UC).double()
+        losses = task.loss(outputs, targets.map(lambda values: torch.from_numpy(np.array(values))))
+    return {name: losses_U.double().numpy() for name, losses_U in losses.items()}
 
 
 class _Gathered:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from bigbatch.data.packs import evaluation_batches
 from bigbatch.data.ragged import flat_indexes
 from bigbatch.protocols import Forward
-from bigbatch.records import Packing, TokenTable
+from bigbatch.records import Packing, Targets, TokenTable
 
 
 @contextmanager
@@ -32,7 +32,18 @@ def inferring(forward: Forward) -> Iterator[None]:
             part.training = training
 
 
-def run_forward(forward: Forward, table: TokenTable, *, micro_tokens: int, packing: Packing) -> np.ndarray:
+Reduce = Callable[[Any, Targets], torch.Tensor]
+"""(outputs of U units, their targets) -> what is kept of each (U, k)."""
+
+
+def run_forward(
+    forward: Forward,
+    table: TokenTable,
+    *,
+    micro_tokens: int,
+    packing: Packing,
+    reduce: Reduce | None = None,
+) -> np.ndarray:
     """Outputs of all units of a table, in table order.
 
     Args:
@@ -40,20 +51,30 @@ def run_forward(forward: Forward, table: TokenTable, *, micro_tokens: int, packi
         table: a tokenised split.
         micro_tokens: upper bound of computed tokens of a micro-batch.
         packing: `packed` or `padded`, as the forward expects it.
+        reduce: what to keep of a micro-batch's outputs; None keeps them whole.
 
     Returns:
-        (all units, C), fp64 where the model is, else fp32.
+        (all units, C), fp64 where the model is, else fp32; (all units, k) of `reduce`.
     """
     outputs_UC: np.ndarray | None = None
     with inferring(forward):
         for micro_batch in evaluation_batches(table, micro_tokens=micro_tokens, packing=packing):
-            found_UC = _on_host(forward(micro_batch))
+            outputs = forward(micro_batch)
+            if reduce is not None:
+                outputs = reduce(outputs, _tensors(micro_batch.targets, outputs))
+            found_UC = _on_host(outputs)
             samples_B = micro_batch.sample_ids_B[micro_batch.sample_ids_B >= 0]  # filler comes last
             units_U, _ = flat_indexes(table.unit_offsets, samples_B)
             if outputs_UC is None:
                 outputs_UC = np.empty((int(table.unit_offsets[-1]), found_UC.shape[1]), found_UC.dtype)
             outputs_UC[units_U] = found_UC[: len(units_U)]
     return np.empty((0, 1), np.float32) if outputs_UC is None else outputs_UC
+
+
+def _tensors(targets: Targets, outputs: Any) -> Targets:
+    """The targets where the outputs are."""
+    device = getattr(outputs, "device", "cpu")
+    return targets.map(lambda values: torch.from_numpy(np.array(values)).to(device))
 
 
 def _on_host(outputs: Any) -> np.ndarray:

@@ -12,9 +12,12 @@ from bigbatch.data.labels import LabelSet
 from bigbatch.errors import ModelError, UsageError
 from bigbatch.protocols import Forward, Task
 from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind
+from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.tag import Tag
+from bigbatch.tasks.vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,6 +107,7 @@ def _open(folder: Path, task: Any, max_length: int | None, device: str) -> Loade
     from bigbatch.model.anatomy import anatomy
     from bigbatch.model.forwards import PaddedForward
     from bigbatch.model.load import check_model, load_tokenizer, pad_id
+    from bigbatch.model.logits import DeferredForward, why_not_deferred
     from bigbatch.recipe.learning import ModelSpec
 
     spec = ModelSpec(name=str(folder.resolve()))
@@ -118,13 +122,26 @@ def _open(folder: Path, task: Any, max_length: int | None, device: str) -> Loade
     if any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
         tokenizer = load_tokenizer(spec)
         longest = check_model(module, tokenizer, max_length, True)
-    task = told(task, pool=parts.pools, max_length=longest)
+    task = told(
+        task,
+        pool=parts.pools,
+        max_length=longest,
+        block_length=longest,
+        vocabulary=vocabulary_of(tokenizer, module),
+    )
     module = module.to(device).eval()
+    forward: Forward = PaddedForward(module, pad_id(module, tokenizer) or 0)
+    if (
+        getattr(task, "defers_logits", False)
+        and parts.output_layer is not None
+        and not why_not_deferred(parts)
+    ):
+        forward = DeferredForward(forward, parts.output_layer)
     return Loaded(
         module=module,
         tokenizer=tokenizer,
         task=task,
-        forward=PaddedForward(module, pad_id(module, tokenizer) or 0),
+        forward=forward,
         max_length=longest,
         notes=tuple(notes),
     )
@@ -152,6 +169,9 @@ def _classify(folder: Path) -> Task:
 _TASKS: Mapping[str, Callable[[Path], Task]] = {
     "ForSequenceClassification": _classify,
     "ForTokenClassification": lambda _folder: Tag(),
+    "ForMaskedLM": lambda _: MaskedLM(),
+    "ForCausalLM": lambda _: CausalLM(),
+    "LMHeadModel": lambda _: CausalLM(),
 }
 """What the names of a head's classes end in -> its task."""
 

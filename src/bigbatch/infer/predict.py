@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ def predict_rows(
 
     Yields:
         `{"id"?, "label", "probability", "probabilities": {name: p}}`; multi-label `{"id"?, "labels", "probabilities"}`;
-        regression `{"id"?, "value"}`; tags as `tasks.tag.Tag.describe` has them. What is not finite is None.
+        regression `{"id"?, "value"}`; tags as `tasks.tag.Tag.describe` has them; language models as their `predict`
+        says. What is not finite is None.
 
     Raises:
         DataError: a row without text, named by its number from 1.
@@ -71,8 +73,12 @@ def predict_placed(
     stream = iter(rows)
     while window := list(itertools.islice(stream, window_rows)):
         samples = _encoded(window, task, tokenizer)
-        outputs_UC = run_forward(forward, as_table(samples), micro_tokens=micro_tokens, packing=packing)
-        described = _described(window, samples, task, outputs_UC)
+        run = partial(run_forward, forward, micro_tokens=micro_tokens, packing=packing)
+        own = getattr(task, "predict", None)
+        if own is not None:
+            described = own(samples, lambda table, reduce, run=run: run(table, reduce=reduce), tokenizer)
+        else:
+            described = _described(window, samples, task, run(as_table(samples)))
         for (_, row), prediction in zip(window, described, strict=True):
             name = row.get("id")
             yield prediction if name is None else {"id": name, **prediction}

@@ -18,6 +18,7 @@ from bigbatch.errors import DataError, Problem
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.predict import MICRO_TOKENS
+from bigbatch.tasks.heads import arranged
 
 
 def evaluate_rows(
@@ -55,6 +56,7 @@ def evaluate_rows(
     if opened.tokenizer is None and not table.tokenised:
         raise DataError("this model has no tokenizer: it can only evaluate rows of token ids (input_ids)")
     tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
+    tokens = arranged(task, tokens, evaluation=True)
     return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens, packing="padded")
 
 

@@ -46,6 +46,10 @@ class ModuleForward:
         """Copies of weights that a forward pass makes, whatever its tokens."""
         self._undo: list[Callable[[], None]] = []
 
+    def __call__(self, micro_batch: MicroBatch) -> Any:
+        """Outputs in the order of the micro-batch's units."""
+        raise NotImplementedError
+
     @property
     def device(self) -> torch.device:
         """Where the module is."""

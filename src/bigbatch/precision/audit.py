@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bigbatch.model.anatomy import Anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.forwards import ModuleForward
 from bigbatch.plan.precision import FORMATS, Format
 from bigbatch.precision.casting import AUTOCAST
 from bigbatch.precision.policy import Policy, Unit, units_of
@@ -84,8 +84,8 @@ class Audit:
 
 
 def audit(
-    reference: PackedForward | PaddedForward,
-    forward: PackedForward | PaddedForward,
+    reference: ModuleForward,
+    forward: ModuleForward,
     format: str,
     policy: Policy,
     parts: Anatomy,

@@ -35,8 +35,8 @@ from bigbatch.recipe.values import (
 )
 from bigbatch.units import Quantity
 
-TASKS = ("classify", "tag")
-PLANNED_TASKS = ("match", "mlm", "clm", "rank", "seq2seq", "image")
+TASKS = ("classify", "tag", "mlm", "clm")
+PLANNED_TASKS = ("match", "rank", "seq2seq", "image")
 DEFAULT_LR = {"adamw": 5e-5, "sgd": 1e-2, "lamb": 6.25e-4}
 """AdamW: the usual fine-tuning rate; LAMB: You et al. 2020, table 3, BERT at 512 samples."""
 DEFAULT_EPS = {"lamb": 1e-6}
@@ -124,7 +124,42 @@ class TagOptions(Section):
     """`tag`: which pieces of a word carry its tag in training; a word is scored by its first piece either way."""
 
 
-TASK_OPTIONS: dict[str, type[Section]] = {"classify": ClassifyOptions, "tag": TagOptions}
+class MlmOptions(Section):
+    """The options of `task: mlm`."""
+
+    probability: Annotated[Number, Field(gt=0, le=1)] = 0.15
+    """`mlm`: share of the tokens (or words) that is masked and predicted, drawn anew each epoch."""
+    whole_word: bool = False
+    """`mlm`: mask all pieces of a word together."""
+    mask_share: Fraction = 0.8
+    """`mlm`: of the masked tokens, the share shown as the mask token."""
+    random_share: Fraction = 0.1
+    """`mlm`: of the masked tokens, the share shown as a random token; the rest are shown as they are."""
+    mask_id: Annotated[int | None, Field(ge=0)] = None
+    """`mlm`: id of the mask token, for rows of token ids without a tokenizer; null: the tokenizer's."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> MlmOptions:
+        if self.mask_share + self.random_share > 1 + 1e-12:
+            shares = f"{self.mask_share:g} + {self.random_share:g}"
+            raise ValueError(f"mask_share and random_share: found {shares}; expected at most 1 together")
+        return self
+
+
+class ClmOptions(Section):
+    """The options of `task: clm`."""
+
+    blocks: Literal["documents", "fixed"] = "documents"
+    """`clm`: `documents`: each row by itself, cut into pieces of data.max_length; `fixed`: all rows joined and cut into
+    blocks of data.max_length."""
+
+
+TASK_OPTIONS: dict[str, type[Section]] = {
+    "classify": ClassifyOptions,
+    "tag": TagOptions,
+    "mlm": MlmOptions,
+    "clm": ClmOptions,
+}
 """Task -> the section of its options, which stand beside `name`."""
 
 
@@ -132,9 +167,9 @@ class TaskSpec(Section):
     """What is learnt from the data. In YAML a name alone is enough; options stand next to `name`."""
 
     name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
-    """`classify`, `tag`, or your own task as an import reference."""
+    """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), or your own as an import reference."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """The task's own options, such as `kind` and `labels` of classify."""
+    """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 
     @model_validator(mode="before")
     @classmethod

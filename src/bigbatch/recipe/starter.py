@@ -41,7 +41,7 @@ class Findings:
     pair: str | None = None
     """Column of the second text."""
     label: str | None
-    """Column of the label, labels, number or tags; None when it was not found."""
+    """Column of the label, labels, number or tags; None when there is none: then the text itself is learnt."""
     id: str | None = None
     """Column that names the rows."""
     kind: Literal["single", "multi", "regression", "tags"] = "single"
@@ -107,7 +107,7 @@ def write_starter(
         force: overwrite an existing file.
 
     Raises:
-        DataError: no text or no label column was found.
+        DataError: no text column was found.
         UsageError: the file exists, or cannot be written.
     """
     found = Findings(
@@ -139,19 +139,19 @@ def write_starter(
 
 
 def _need_columns(found: Findings, profile: Profile) -> None:
-    missing = [role for role, column in (("text", found.text), ("label", found.label)) if column is None]
     there = ", ".join(profile.all_columns)
-    if missing:
+    if found.text is None:
         what = f"no column looks like it; there are {there}. Rename one, or write data.columns in a recipe"
-        raise DataError([Problem(where=found.files[0], key=role, what=what) for role in missing])
+        raise DataError([Problem(where=found.files[0], key="text", what=what)])
 
 
 def _said(found: Findings, profile: Profile) -> list[str]:
     columns = ", ".join(f"{role}: {column}" for role, column in profile.columns.items())
-    lines = [f"{', '.join(found.files)}: {profile.rows:,} rows; {columns}; {found.kind}"]
+    kind = found.kind if found.label else "no label column: masked language modelling (task: mlm)"
+    lines = [f"{', '.join(found.files)}: {profile.rows:,} rows; {columns}; {kind}"]
     lines += _facts(found)
     lines += [f"warning: {warning}" for warning in profile.warnings]
-    if profile.missing_labels:
+    if profile.missing_labels and found.label:
         lines.append(f"warning: {profile.missing_labels:,} rows have no label; training refuses them")
     return lines
 
@@ -218,6 +218,9 @@ def _model(found: Findings) -> list[str]:
 def _task(found: Findings) -> list[str]:
     if found.kind == "tags":
         return ["task: tag   # a tag for each word of a sentence"]
+    if found.label is None:
+        why = "no column looks like a label, so tokens are hidden and predicted"
+        return [f"task: {{name: mlm, probability: 0.15}}   # {why}; clm predicts the next token instead"]
     why = {
         "single": "one label a row",
         "multi": "several labels a row",
@@ -231,8 +234,9 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
     if splits["validation"]:
         lines.append(f"  validation: {_paths(splits['validation'], found.out)}")
     else:
-        by_label = "" if found.kind == "tags" else ", stratified by label"
-        lines.append(f"  validation: {VALIDATION_SHARE}   # this share of train{by_label}")
+        stratified = found.label is not None and found.kind != "tags"
+        how = ", stratified by label" if stratified else ""
+        lines.append(f"  validation: {VALIDATION_SHARE}   # this share of train{how}")
     if splits["test"]:
         lines.append(f"  test: {_paths(splits['test'], found.out)}   # evaluated once, at the end")
     text, label = ("words", "tags") if found.kind == "tags" else ("text", "label")
@@ -307,6 +311,11 @@ def _best(found: Findings) -> list[str]:
         marked = all(name == "O" or name[1:2] == "-" for name in found.class_counts)
         metric, why = ("f1", "of entities, as seqeval counts them") if marked else ("accuracy", "of words")
         return ["", f"best: {metric}   # chooses the weights that are kept: {why}"]
+    if found.label is None:
+        return [
+            "",
+            "# best: accuracy   # without it the smallest validation loss chooses the weights that are kept",
+        ]
     metric = "r2" if found.kind == "regression" else "f1_macro"
     why = "" if found.kind == "regression" else ": every class counts the same"
     return ["", f"best: {metric}   # chooses the weights that are kept{why}"]

@@ -121,8 +121,9 @@ def schedule_from(
     batch_samples: float,
     epoch_samples: int,
     custom: Callable[..., float] | None = None,
+    sample: float = 1.0,
 ) -> Schedule:
-    """Lay `recipe.schedule` over a run.
+    """Lay `recipe.schedule` over a run. On a clock of tokens, all amounts below are tokens.
 
     Args:
         settings: `recipe.schedule`.
@@ -131,6 +132,7 @@ def schedule_from(
             into samples.
         epoch_samples: samples of the training split: turns `1 epochs` into samples.
         custom: the function that `settings.name` refers to, when it is an import reference.
+        sample: what a sample counts on the clock: its mean tokens on a clock of tokens.
 
     Raises:
         RecipeError: no schedule of that name, or a warm-up or decay in a unit that makes no sense here.
@@ -139,7 +141,7 @@ def schedule_from(
         raise RecipeError([_unknown(settings.name)])
     scale = {
         "updates": batch_samples,
-        "samples": 1.0,
+        "samples": sample,
         "epochs": epoch_samples,
         "percent": total_samples / 100,
     }

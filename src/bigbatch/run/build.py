@@ -17,7 +17,7 @@ from bigbatch.data.lengths import length_facts
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.tables import DataTable
 from bigbatch.graph.compiled import compilations
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
 from bigbatch.parallel.single import SingleWorld
@@ -58,7 +58,7 @@ class Parts:
     max_length: int
     """Tokens that samples were cut to."""
     pad_id: int
-    forward: PackedForward | PaddedForward
+    forward: ModuleForward
     step: StepParts
     batches: Batches
     rows: Mapping[str, DataTable]
@@ -68,6 +68,8 @@ class Parts:
     lengths: LengthFacts
     length: Length
     schedule: Schedule
+    clock: str
+    """What the schedule counts: `samples`, or `tokens` for tasks whose unit is the token."""
     effective: Effective
     hardware: HardwareFacts
     graphs_compiled: int = 0
@@ -118,7 +120,11 @@ class Parts:
         return larger_is_better(figure_of(metric, [*self.tables])[1], self.metrics)
 
     def learning_rate(self, first_position: int, batch_samples: int) -> float:
-        """Learning rate of an update: the schedule at the midpoint of its samples."""
+        """Learning rate of an update: the schedule at the midpoint of its samples (of its tokens for clm)."""
+        if self.clock == "tokens":
+            first = self.batches.tokens_before(first_position)
+            after = self.batches.tokens_before(first_position + batch_samples)
+            return self.effective.lr * self.schedule(first, after - first)
         return self.effective.lr * self.schedule(first_position, batch_samples)
 
     def shrink(self, micro_tokens: int, why: str, *, evaluation: bool = False) -> None:
@@ -169,9 +175,13 @@ def build(
     ready = ready_model(recipe, task, inputs, live, hardware, say)
     tables, ready, token_notes = ready_tables(recipe, inputs, ready, cache_dir, say, progress)
     batches = Batches(
-        tables["train"], seed=recipe.seed.data, samples=recipe.batch.samples, tokens=recipe.batch.tokens
+        tables["train"],
+        seed=recipe.seed.data,
+        samples=recipe.batch.samples,
+        tokens=recipe.batch.tokens,
+        view=getattr(ready.task, "view", None),
     )
-    clocks = _clocks(recipe, tables["train"], batches)
+    clocks = _clocks(recipe, tables["train"], batches, getattr(ready.task, "clock", "samples"))
     world = SingleWorld()
     new_optimizer = partial(
         build_optimizer,
@@ -238,6 +248,7 @@ def build(
         lengths=clocks.lengths,
         length=clocks.length,
         schedule=clocks.schedule,
+        clock=clocks.clock,
         effective=clocks.effective,
         hardware=hardware,
         graphs_compiled=compilations() if forward.compiled else 0,
@@ -264,9 +275,10 @@ class _Clocks:
     length: Length
     effective: Effective
     schedule: Schedule
+    clock: str
 
 
-def _clocks(recipe: Recipe, train: TokenTable, batches: Batches) -> _Clocks:
+def _clocks(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -> _Clocks:
     """How many updates, and the learning rate of each."""
     lengths = length_facts(train)
     length = total_updates(
@@ -278,17 +290,21 @@ def _clocks(recipe: Recipe, train: TokenTable, batches: Batches) -> _Clocks:
         allow_repeats=recipe.batch.allow_repeats,
         next_position=batches.next_position if recipe.batch.tokens else None,
     )
+    by_tokens = clock == "tokens"
+    total = batches.tokens_before(length.samples) if by_tokens else length.samples
     return _Clocks(
         lengths=lengths,
         length=length,
         effective=scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1),
         schedule=schedule_from(
             recipe.schedule,
-            length.samples,
-            length.samples / length.updates,
-            lengths.samples,
+            total,
+            total / length.updates,
+            lengths.tokens if by_tokens else lengths.samples,
+            sample=lengths.tokens / lengths.samples if by_tokens else 1.0,
             custom=custom(recipe, recipe.schedule.name),
         ),
+        clock=clock,
     )
 
 

@@ -60,7 +60,7 @@ def try_compiled(
 def _measured(on: Measured, how: ForwardPlan, way: ForwardPlan) -> CompileFacts:
     started = time.perf_counter()
     try:
-        probe = compared(on.ready, way, probe_samples(on.tables["train"]))
+        probe = compared(on.ready, way, probe_samples(on.batches))
     except Exception as error:  # no compiler, or code that it cannot take: eager remains
         return CompileFacts(ok=False, reason=_first_line(error))
     if not probe.packed_ok and way.packing == "packed":

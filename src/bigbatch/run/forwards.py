@@ -8,6 +8,7 @@ from bigbatch.graph.embeddings import rows_in_place
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.graph.recompute import recompute
 from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
+from bigbatch.model.logits import DeferredForward
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import is_low
 from bigbatch.precision.casting import Casting
@@ -15,8 +16,8 @@ from bigbatch.precision.policy import Policy, policy_of
 from bigbatch.run.ready import Ready
 
 
-def open_forward(ready: Ready, how: ForwardPlan) -> PackedForward | PaddedForward:
-    """Run the model in this way until the forward is closed.
+def open_forward(ready: Ready, how: ForwardPlan) -> ModuleForward:
+    """Run the model in this way until the forward is closed; it stops in front of logits that nobody reads whole.
 
     Raises:
         ModelError: transformers cannot exchange this model's attention function.
@@ -28,7 +29,8 @@ def open_forward(ready: Ready, how: ForwardPlan) -> PackedForward | PaddedForwar
     else:
         forward = PaddedForward(ready.module, ready.pad_id)
     _change(forward, ready, how)
-    return forward
+    layer = ready.anatomy.output_layer
+    return DeferredForward(forward, layer) if ready.deferred and layer is not None else forward
 
 
 def _change(forward: ModuleForward, ready: Ready, how: ForwardPlan) -> None:

@@ -9,6 +9,7 @@ from bigbatch.data.lengths import padding_by_way
 from bigbatch.data.packs import micro_batches
 from bigbatch.graph.analyse import analyse, middle
 from bigbatch.model.anatomy import anatomy
+from bigbatch.model.logits import DeferredForward
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.graph import GraphAnalysis, Plain
 from bigbatch.protocols import Forward
@@ -37,6 +38,7 @@ def analyse_parts(parts: Parts) -> GraphAnalysis:
         task=parts.task,
         max_length=parts.max_length,
         pad_id=parts.pad_id,
+        deferred=isinstance(parts.forward, DeferredForward),
         notes=(),
     )
     how = ForwardPlan.of(parts.plan.choices)

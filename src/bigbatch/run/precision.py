@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.model.logits import comparable
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.precision import ModuleError, PrecisionFacts, is_low, wanted
@@ -65,7 +66,7 @@ def precision_facts(on: Measured, how: ForwardPlan) -> PrecisionFacts | None:
     ratio = seconds.get(name, 0.0) / seconds["fp32"]
     slow = f"; it is about {ratio:.0f} times slower than fp32 here, so this takes long" if ratio > 2 else ""
     on.say(f"probing: is {name} as accurate as it should be on these samples?{slow}")
-    how, pieces = replace(how, precision=name), probe_samples(on.tables["train"], SAMPLES)
+    how, pieces = replace(how, precision=name), probe_samples(on.batches, SAMPLES)
     modules = _module_errors(on.ready, how, pieces) if spec.name == "auto" else ()
     return replace(_compared(on, facts, how, pieces), modules=tuple(modules))
 
@@ -104,7 +105,7 @@ def audited(on: Measured, plan: Plan, *, asked: bool) -> tuple[Plan, Audit | Non
 
 def _audit(on: Measured, way: ForwardPlan, samples: int) -> Audit:
     """Both passes are padded and plain but for the format: what is judged is the format."""
-    ready, pieces = on.ready, probe_samples(on.tables["train"], samples)
+    ready, pieces = on.ready, probe_samples(on.batches, samples)
     reference, forward = open_forward(ready, ForwardPlan()), open_forward(ready, way)
     try:
         return audit(
@@ -143,7 +144,7 @@ def _module_errors(ready: Ready, how: ForwardPlan, pieces: Sequence[MicroBatch])
             continue  # fp32 by its role
         forward = Casting(ready.module, one, how.precision).forward(open_forward(ready, ForwardPlan()))
         try:
-            error = error_of(forward, reference, pieces, span=forward.span)
+            error = error_of(comparable(forward), comparable(reference), pieces, span=forward.span)
         finally:
             forward.close()
         found.append(ModuleError(module=unit.name, error=error, cost=unit.products / total))

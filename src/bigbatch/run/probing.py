@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
 from bigbatch.model.forwards import can_pack
+from bigbatch.model.logits import comparable
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import PLAIN_RATIO, is_low
 from bigbatch.precision.casting import PlainAutocast
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.precision import FormatErrors, format_errors
-from bigbatch.records import MicroBatch, ProbeFacts, TokenTable
+from bigbatch.records import MicroBatch, ProbeFacts
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.ready import Ready
 
@@ -36,7 +38,7 @@ def probe_forward(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
     if not possible:
         return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
     on.say("probing: does the unpadded path give the plain path's numbers on these samples?")
-    samples = probe_samples(on.tables["train"])
+    samples = probe_samples(on.batches)
     if on.recipe.plan.lazy is not False:
         both = compared(on.ready, ForwardPlan(packing="packed", last_block="read tokens"), samples)
         if both.packed_ok:
@@ -52,7 +54,7 @@ def compared(ready: Ready, how: ForwardPlan, samples: list[MicroBatch]) -> Probe
     forward = open_forward(ready, how)
     plain = open_forward(ready, ForwardPlan())
     try:
-        return probe_packing(forward, plain, samples)
+        return probe_packing(comparable(forward), comparable(plain), samples)
     finally:
         plain.close()
         forward.close()
@@ -62,8 +64,9 @@ def errors_of(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]) -> 
     """A way in a low format, and the plain path in the same format, both against the plain path in fp32."""
     forward, plain = open_forward(ready, how), open_forward(ready, ForwardPlan())
     try:
-        lowered = PlainAutocast(plain, how.precision)
-        return format_errors(forward, lowered, plain, samples, span=forward.span)
+        reference = comparable(plain)
+        lowered = PlainAutocast(reference, how.precision)
+        return format_errors(comparable(forward), lowered, reference, samples, span=forward.span)
     finally:
         plain.close()
         forward.close()
@@ -78,10 +81,11 @@ def _within_format(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]
     )
 
 
-def probe_samples(table: TokenTable, count: int = PROBE_SAMPLES) -> list[MicroBatch]:
+def probe_samples(batches: Batches, count: int = PROBE_SAMPLES) -> list[MicroBatch]:
     """The longest, the shortest and other real samples, packed."""
+    table = batches.table
     by_length = np.argsort(table.lengths_B, kind="stable")
     spread = np.linspace(0, len(by_length) - 1, min(count, len(by_length))).astype(np.int64)
-    ids = np.sort(by_length[spread])
+    some = batches.some(np.sort(by_length[spread]))
     longest = int(table.lengths_B.max())
-    return list(micro_batches(ids, table, micro_tokens=max(512, longest), packing="packed"))
+    return list(micro_batches(some, table, micro_tokens=max(512, longest), packing="packed"))

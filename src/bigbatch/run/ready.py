@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,17 @@ import numpy as np
 from torch import nn
 
 from bigbatch.data.tokens import token_table
-from bigbatch.errors import DataError, Problem
+from bigbatch.errors import DataError, ModelError, Problem
 from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model
 from bigbatch.model.load import load_tokenizer, pad_id
+from bigbatch.model.logits import why_not_deferred
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import HardwareFacts, Targets, TokenTable
 from bigbatch.run.inputs import Inputs, Live, local_model
 from bigbatch.tasks.entities import SEEN
-from bigbatch.tasks.heads import told
+from bigbatch.tasks.heads import arranged, told
+from bigbatch.tasks.vocabulary import vocabulary_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +35,8 @@ class Ready:
     task: Any
     max_length: int
     pad_id: int
+    deferred: bool
+    """Whether the forward stops in front of the output layer (`model.logits`)."""
     notes: tuple[str, ...]
 
 
@@ -48,6 +53,10 @@ def ready_model(
     tokenizer = live.tokenizer
     if tokenizer is None and not inputs.train.tokenised:
         tokenizer = load_tokenizer(spec)
+    elif tokenizer is None and spec.name and getattr(task, "wants_tokenizer", False):
+        # It tells special tokens from others even where the rows are token ids already.
+        with suppress(ModelError):
+            tokenizer = load_tokenizer(spec)
     task = told(task, label_set=inputs.labels)
     notes: list[str] = []
     facts = {
@@ -61,7 +70,21 @@ def ready_model(
     max_length = parts.max_positions or 2**31
     if tokenizer is not None:
         max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True)
-    task = told(task, pool=parts.pools, max_length=max_length)
+    task = told(
+        task,
+        pool=parts.pools,
+        max_length=max_length,
+        # Rows of token ids are not cut, but joined and divided they can be.
+        block_length=min(max_length, recipe.data.max_length or max_length),
+        vocabulary=vocabulary_of(tokenizer, module),
+        data_seed=recipe.seed.data,
+    )
+    deferred = False
+    if getattr(task, "defers_logits", False):
+        obstacle = why_not_deferred(parts)
+        deferred = not obstacle
+        if obstacle:
+            notes.append(f"logits are computed whole, which takes memory: {obstacle}")
     return Ready(
         module=module,
         anatomy=parts,
@@ -69,6 +92,7 @@ def ready_model(
         task=task,
         max_length=max_length,
         pad_id=pad_id(module, tokenizer) or 0,
+        deferred=deferred,
         notes=tuple(notes),
     )
 
@@ -99,6 +123,11 @@ def ready_tables(
             say=say,
         )
         say(f"{name}: {len(rows):,} rows{', tokens from the cache' if reused else ' tokenised'}")
+        tables[name] = arranged(ready.task, tables[name], evaluation=name != "train")
+        if len(tables[name]) != len(rows):
+            say(
+                f"{name}: {len(tables[name]):,} samples of at most {int(tables[name].lengths_B.max())} tokens"
+            )
         cut = tables[name].truncated_samples
         if cut:
             notes.append(
@@ -110,7 +139,7 @@ def ready_tables(
             notes.append(
                 f"{name}: the model does not see {unseen:,} words (cut off, or without tokens); they count as O"
             )
-    if ready.tokenizer is None:
+    if inputs.train.tokenised:
         _check_given_tokens(tables, ready)
     task = ready.task.weighted(tables["train"]) if hasattr(ready.task, "weighted") else ready.task
     tables["train"] = _with_class_weights(tables["train"], task)
@@ -138,6 +167,7 @@ def _key_parts(ready: Ready) -> Mapping[str, Any]:
         "labels": list(getattr(ready.task, "label_names", ())),
         "max_length": ready.max_length,
         "pool": ready.anatomy.pools,
+        "vocabulary": getattr(ready.task, "vocabulary", None),
     }
 
 

@@ -13,12 +13,14 @@ from bigbatch.protocols import Metric, Task
 from bigbatch.recipe.learning import PLANNED_TASKS
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind, default_loss, resolve_loss
+from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.states import WholeMetric
 from bigbatch.tasks.tag import Tag
 
-TASKS: Mapping[str, type] = {"classify": Classify, "tag": Tag}
+TASKS: Mapping[str, type] = {"classify": Classify, "tag": Tag, "mlm": MaskedLM, "clm": CausalLM}
 
 
 def task_from_recipe(recipe: Any) -> Task:
@@ -46,6 +48,8 @@ def with_settings(task: Any, recipe: Any) -> Task:
     settings: dict[str, Any] = {"max_length": recipe.data.max_length or getattr(task, "max_length", None)}
     if hasattr(task, "unit_loss"):
         settings |= _loss_settings(task, recipe.loss, folder, where)
+    elif hasattr(task, "check_loss"):
+        task.check_loss(recipe.loss, where=where)
     if hasattr(task, "chosen_metrics"):
         metrics = tuple(_metric(name, task, folder, where) for name in recipe.metrics)
         settings["chosen_metrics"] = metrics or task.chosen_metrics

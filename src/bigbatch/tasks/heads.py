@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+    from bigbatch.records import TokenTable
+
 
 def build_model(spec: Any, head: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
     """The model of `recipe.model` with this head: what `Task.build` gives.
@@ -41,3 +43,16 @@ def told(task: Any, **fields: Any) -> Any:
     """The task with the fields that it has; a task of the user's own need not have them all."""
     known = {name: value for name, value in fields.items() if hasattr(task, name)}
     return replace(task, **known) if known and is_dataclass(task) and not isinstance(task, type) else task
+
+
+def arranged(task: Any, table: TokenTable, *, evaluation: bool) -> TokenTable:
+    """A tokenised split as this task trains on it, or as it evaluates it; most tasks leave it as it is.
+
+    Args:
+        task: may have `arrange` (which samples there are) and `fixed` (what evaluations see of them).
+        table: as the token cache keeps it.
+        evaluation: whether the split is evaluated; training sees it through `task.view`, if there is one.
+    """
+    arrange, fixed = getattr(task, "arrange", None), getattr(task, "fixed", None)
+    found = arrange(table) if arrange else table
+    return fixed(found) if fixed and evaluation else found

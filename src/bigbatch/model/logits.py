@@ -1,0 +1,165 @@
+"""Logits that are not computed yet: hidden states and the layer that would turn them into a score per token id.
+
+A vocabulary is large: the logits of 8,192 tokens over 128,256 ids are 4.2 GB in fp32. A loss that takes them chunk by
+chunk needs none of that, so the forward stops in front of the output layer, and the rest of the head still runs as
+transformers wrote it.
+
+Shape letters: B samples, L padded length, U units, V token ids, D hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bigbatch.model.anatomy import Anatomy, evaluating, trial_ids
+from bigbatch.model.forwards import ModuleForward
+from bigbatch.protocols import Forward
+from bigbatch.records import MicroBatch
+
+_CPU_CHUNK_BYTES = 2**26
+"""Logits that exist at a time on a CPU. torch's own choice (the bytes of the hidden states) gives chunks of 2 to 16
+rows for BERT shapes, which read the whole weight each: 5 to 25 times slower, measured."""
+_ACCELERATOR_CHUNK_BYTES = 2**29
+_SMALLEST_CHUNK = 32
+_ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4}
+"""Largest relative difference, of two ways to multiply the same matrices."""
+_HALF_ROUNDING = 5e-2
+
+
+@dataclass(frozen=True, eq=False)
+class DeferredLogits:
+    """Scores of units over the vocabulary, as their factors: logits = hidden weight^T + bias."""
+
+    hidden_UD: Tensor
+    """(U, D) what the output layer would be given."""
+    weight_VD: Tensor
+    """(V, D) of the output layer; often the embedding's own tensor."""
+    bias_V: Tensor | None
+    """(V,), or None."""
+
+    def __len__(self) -> int:
+        return len(self.hidden_UD)
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is."""
+        return self.hidden_UD.device
+
+    def logits(self, part: slice = slice(None)) -> Tensor:
+        """The logits of some units (U', V), at last."""
+        weight_VD, bias_V = self.factors()
+        return functional.linear(self.hidden_UD[part], weight_VD, bias_V)
+
+    def factors(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in the precision of the hidden states."""
+        dtype = self.hidden_UD.dtype
+        return self.weight_VD.to(dtype), None if self.bias_V is None else self.bias_V.to(dtype)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Units whose logits may exist at a time."""
+        on_cpu = self.hidden_UD.device.type == "cpu"
+        row_bytes = len(self.weight_VD) * max(4, self.hidden_UD.element_size())
+        rows = (_CPU_CHUNK_BYTES if on_cpu else _ACCELERATOR_CHUNK_BYTES) // row_bytes
+        return max(_SMALLEST_CHUNK, rows)
+
+
+class DeferredForward(ModuleForward):
+    """Another forward, stopped in front of the output layer."""
+
+    def __init__(self, forward: ModuleForward, output_layer: nn.Module) -> None:
+        """Wrap a forward; the module is changed only while it is called.
+
+        Args:
+            forward: packed or padded; closed with this one.
+            output_layer: `anatomy.output_layer`, of which `why_not_deferred` has nothing to say.
+        """
+        super().__init__(forward.module)
+        self.forward = forward
+        self.in_place = forward.in_place
+        self.compiled = forward.compiled
+        self.span = forward.span
+        self.weight_copies_bytes = forward.weight_copies_bytes
+        self.output_layer: Any = output_layer
+        self.when_closed(forward.close)
+
+    def __call__(self, micro_batch: MicroBatch) -> DeferredLogits:
+        """The units' hidden states and the layer's parameters."""
+        hidden_UD = self.hidden(micro_batch)
+        return DeferredLogits(hidden_UD, self.output_layer.weight, getattr(self.output_layer, "bias", None))
+
+    def hidden(self, micro_batch: MicroBatch) -> Tensor:
+        """(U, D) hidden states alone, in the order of the micro-batch's units."""
+        with identity(self.output_layer):
+            return self.forward(micro_batch)
+
+
+def comparable(forward: ModuleForward) -> Forward:
+    """A forward whose outputs can be held against another's: of a deferred one the hidden states, since the last layer
+    is the same for both and its logits are large.
+    """
+    return _HiddenForward(forward) if isinstance(forward, DeferredForward) else forward
+
+
+class _HiddenForward:
+    def __init__(self, deferred: DeferredForward) -> None:
+        self.module = deferred.module
+        self._deferred = deferred
+
+    def __call__(self, micro_batch: MicroBatch) -> Tensor:
+        return self._deferred.hidden(micro_batch)
+
+
+@contextmanager
+def identity(layer: nn.Module) -> Iterator[None]:
+    """The layer hands its input through; hooks of other rooms on it still run."""
+    layer.forward = _hand_through  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del layer.forward
+
+
+def _hand_through(hidden: Tensor) -> Tensor:
+    return hidden
+
+
+def why_not_deferred(parts: Anatomy) -> str:
+    """Why this model's logits have to be computed whole; empty when they need not be.
+
+    Tried on three tokens: hidden states times the output layer must be the model's own logits. A factor behind the
+    layer (Granite, Cohere) reaches the hidden states instead, which is the same; a cap (Gemma 2), or a factor on a bias
+    too, is found out here, whatever the configuration calls it.
+    """
+    layer: Any = parts.output_layer
+    # An adapter in it starts at zero: a trial would not see it.
+    plain = isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
+    if (
+        not plain
+        or "forward" in vars(layer)
+        or not {name for name, _ in layer.named_parameters()} <= {"weight", "bias"}
+    ):
+        return "its output layer is not a plain linear one"
+    weight, outer = layer.weight, parts.outer
+    ids = trial_ids(outer)
+    with evaluating(outer):
+        try:
+            whole: Tensor = outer(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            with identity(layer):
+                hidden = outer(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            found = functional.linear(hidden, weight, getattr(layer, "bias", None))
+        except Exception as error:  # whatever a model does with its states there, the plain way remains
+            return f"a trial without its output layer failed: {type(error).__name__}"
+    if found.shape != whole.shape:
+        return "its logits are not what its output layer gives"
+    limit = _ROUNDING.get(whole.dtype, _HALF_ROUNDING)
+    if bool((found - whole).abs().max() > limit * whole.abs().max()):
+        return "its logits are changed behind its output layer (capped, say)"
+    return ""

@@ -1,0 +1,145 @@
+"""Causal language modelling: predict each token from those before it.
+
+The unit is the predicted token, and the clock counts tokens: schedules move with the tokens consumed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bigbatch.data.tokens import as_table
+from bigbatch.errors import DataError, Problem, RecipeError
+from bigbatch.protocols import Metric
+from bigbatch.records import Sample, TokenTable
+from bigbatch.tasks.blocks import block_bounds, next_token_table, piece_bounds
+from bigbatch.tasks.classes import SET_BY_THE_RUN
+from bigbatch.tasks.documents import Document, encode_documents
+from bigbatch.tasks.heads import build_model
+from bigbatch.tasks.inputs import is_tokenised
+from bigbatch.tasks.language import LanguageModelling, has_whole_weights
+from bigbatch.tasks.mlm import Run
+from bigbatch.tasks.perplexity import BYTES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLM(LanguageModelling):
+    """Predict the next token of a text."""
+
+    blocks: Literal["documents", "fixed"] = "documents"
+    """`documents`: each row by itself, cut into pieces of max_length; `fixed`: all rows joined, cut into blocks of
+    max_length."""
+
+    block_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """Tokens of a piece or block at most: `max_length`."""
+    whole_weights: bool = field(default=True, metadata=SET_BY_THE_RUN)
+    """Whether every unit counts once or not at all."""
+    chosen_metrics: tuple[str | Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
+    """Metrics that the recipe asks for; empty: all there are."""
+
+    known_metrics = ("perplexity", "bits_per_byte", "accuracy")
+    clock = "tokens"
+    defers_logits = True
+    wants_tokenizer = False
+
+    def __post_init__(self) -> None:
+        if self.blocks not in ("documents", "fixed"):
+            what = f"found {self.blocks!r}; expected documents or fixed"
+            raise RecipeError([Problem(where="recipe", key="task.blocks", what=what)])
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """A head that gives the next token."""
+        return {"kind": "causal"}
+
+    def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:
+        """The model of `recipe.model` with a causal-language-model head, tied weights tied."""
+        return build_model(spec, self.head, facts)
+
+    # ------------------------------------------------------------ rows to samples
+
+    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample:
+        """One row as a whole document, with a unit for each of its tokens; `arrange` cuts it."""
+        return self.encode_batch([row], tokenizer)[0]
+
+    def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+        """Many rows with one call of the tokenizer. Texts end with the tokenizer's end mark, if it has one."""
+        # Rows of token ids are taken as they are.
+        end = None if rows and is_tokenised(rows[0]) else getattr(tokenizer, "eos_token_id", None)
+        return [_sample(document, end) for document in encode_documents(rows, tokenizer, None)]
+
+    def arrange(self, table: TokenTable) -> TokenTable:
+        """Documents cut into pieces or blocks, in which each token predicts the next.
+
+        Raises:
+            DataError: nothing is left to predict.
+        """
+        most = self._most_tokens
+        if self.blocks == "fixed":
+            return next_token_table(table, *block_bounds(table, most))
+        firsts_S, ends_S, _ = piece_bounds(table, most)
+        return next_token_table(table, firsts_S, ends_S)
+
+    def weighted(self, train: TokenTable) -> CausalLM:
+        """The same task, told whether a sum may stand for weighted values."""
+        return replace(self, whole_weights=has_whole_weights(train))
+
+    @property
+    def _most_tokens(self) -> int:
+        assert self.block_length is not None, "the run tells the task its max_length"
+        if self.block_length < 2:
+            raise DataError(
+                f"data.max_length: found {self.block_length}; a token that predicts another takes two"
+            )
+        return self.block_length
+
+    # ------------------------------------------------------------ prediction
+
+    def predict(self, samples: Sequence[Sample], run: Run, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        """How surprising each row is. Generating text is planned, not built yet.
+
+        Yields:
+            `{"nll", "tokens", "perplexity"}`: nats of all its predicted tokens, how many those are, and
+            exp(nll / tokens); None where nothing is predicted.
+        """
+        del tokenizer
+        documents = as_table([replace(sample, extras={}) for sample in samples])
+        firsts_S, ends_S, owners_S = piece_bounds(documents, self._most_tokens)
+        nll_D, tokens_D = np.zeros(len(samples)), np.zeros(len(samples), np.int64)
+        if len(firsts_S):
+            table = next_token_table(documents, firsts_S, ends_S)
+            owners_U = np.repeat(owners_S, np.diff(table.unit_offsets))
+            np.add.at(nll_D, owners_U, run(table, self.reduce)[:, 0])
+            tokens_D = np.bincount(owners_U, minlength=len(samples))
+        for nll, tokens in zip(nll_D.tolist(), tokens_D.tolist(), strict=True):
+            mean = nll / tokens if tokens else math.nan
+            known = math.isfinite(mean)
+            yield {
+                "nll": nll if known else None,
+                "tokens": tokens,
+                "perplexity": math.exp(mean) if known and mean < 709 else None,
+            }
+
+
+def _sample(document: Document, end: int | None) -> Sample:
+    """A unit for each token, the end mark included."""
+    ids, segments, text_bytes = document.ids, document.segments, document.bytes
+    if end is not None and ids[-1] != end:
+        ids = np.append(ids, np.int32(end))
+        segments = None if segments is None else np.append(segments, segments[-1])
+        text_bytes = None if text_bytes is None else np.append(text_bytes, 0)
+    return Sample(
+        ids=ids,
+        segments=segments,
+        reads=np.arange(len(ids), dtype=np.int32),
+        values=ids,
+        weights=np.ones(len(ids), np.float32),
+        extras={} if text_bytes is None else {BYTES: text_bytes.astype(np.float32)},
+    )

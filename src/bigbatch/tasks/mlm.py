@@ -1,0 +1,231 @@
+"""Masked language modelling: predict tokens that were hidden from the model (Devlin et al. 2019).
+
+Masks are drawn anew each epoch, from (seed.data, epoch, sample) alone; those of validation and test are always the
+same. The token cache keeps the tokens unmasked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigbatch.data.tokens import as_table
+from bigbatch.errors import DataError, ModelError, Problem, RecipeError
+from bigbatch.protocols import Metric
+from bigbatch.records import Sample, Targets, TokenTable
+from bigbatch.tasks.classes import SET_BY_THE_RUN
+from bigbatch.tasks.documents import Document, encode_documents
+from bigbatch.tasks.heads import build_model
+from bigbatch.tasks.language import LanguageModelling, has_whole_weights, logits_in_parts
+from bigbatch.tasks.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows, sample_states
+from bigbatch.tasks.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bigbatch.model.logits import DeferredLogits
+
+TOP = 5
+"""Tokens that `predict` names for a mask."""
+Run = Callable[[TokenTable, Callable[[Any, Targets], Tensor]], np.ndarray]
+"""A table through the model, each unit's outputs reduced: what `infer` hands to `predict`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLM(LanguageModelling):
+    """Predict masked tokens of a text."""
+
+    probability: float = 0.15
+    """Share of the tokens (or words) that is predicted."""
+    whole_word: bool = False
+    """Whether all pieces of a word are masked together."""
+    mask_share: float = 0.8
+    """Of the predicted tokens: shown as the mask token."""
+    random_share: float = 0.1
+    """Of the predicted tokens: shown as a random token; the rest are shown as they are."""
+    mask_id: int | None = None
+    """Id of the mask token, for rows of token ids without a tokenizer."""
+
+    max_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """Tokens kept of a sample."""
+    vocabulary: Vocabulary | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """The tokenizer's ids."""
+    data_seed: int = field(default=0, metadata=SET_BY_THE_RUN)
+    """`seed.data`, from which the masks of training are drawn."""
+    whole_weights: bool = field(default=True, metadata=SET_BY_THE_RUN)
+    """Whether every unit counts once or not at all."""
+    chosen_metrics: tuple[str | Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
+    """Metrics that the recipe asks for; empty: all there are."""
+
+    known_metrics = ("perplexity", "accuracy")
+    defers_logits = True
+    wants_tokenizer = True
+
+    def __post_init__(self) -> None:
+        shares = {"mask_share": self.mask_share, "random_share": self.random_share}
+        bad = {name: value for name, value in shares.items() if not 0 <= value <= 1}
+        if not 0 < self.probability <= 1:
+            bad["probability"] = self.probability
+        elif not bad and self.mask_share + self.random_share > 1 + 1e-12:
+            bad["mask_share"] = self.mask_share + self.random_share
+        if bad:
+            what = "expected probability above 0 and at most 1, and shares from 0 whose sum is at most 1"
+            raise RecipeError(
+                [
+                    Problem(where="recipe", key=f"task.{name}", what=f"found {value:g}; {what}")
+                    for name, value in bad.items()
+                ]
+            )
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """A head that gives the token behind a mask."""
+        return {"kind": "masked"}
+
+    def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:
+        """The model of `recipe.model` with a masked-language-model head, tied weights tied."""
+        return build_model(spec, self.head, facts)
+
+    # ------------------------------------------------------------ rows to samples
+
+    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample:
+        """One row as a sample: its units are the tokens that may be masked."""
+        return self.encode_batch([row], tokenizer)[0]
+
+    def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+        """Many rows with one call of the tokenizer."""
+        return [self._sample(document) for document in encode_documents(rows, tokenizer, self.max_length)]
+
+    def encode_unlabelled(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+        """Rows to predict: their units are the mask tokens that the text holds."""
+        documents = encode_documents(rows, tokenizer, self.max_length)
+        return [_units(document, document.ids == self._mask_id, {}) for document in documents]
+
+    def _sample(self, document: Document) -> Sample:
+        ordinary_T = ~np.isin(document.ids, [*self._known.special_ids, self._mask_id])
+        if not self.whole_word:
+            return _units(document, ordinary_T, {})
+        if document.words is None:
+            raise DataError(
+                "task.whole_word: nothing says where words start: rows of token ids do not, and neither do slow "
+                "tokenizers; use text and a fast tokenizer, or whole_word: false"
+            )
+        starts_T = _word_starts(document.words)
+        return _units(document, ordinary_T, {WORD: starts_T[ordinary_T].astype(np.float32)})
+
+    # ------------------------------------------------------------ masks
+
+    def view(self, table: TokenTable, rows_B: np.ndarray, epochs_B: np.ndarray) -> TokenTable:
+        """The rows with this epoch's masks; the masked tokens are the units."""
+        states_B = sample_states(self.data_seed, TRAINING, epochs_B, rows_B)
+        return masked_rows(table, rows_B, states_B, self._rates)
+
+    def fixed(self, table: TokenTable) -> TokenTable:
+        """A whole split with masks that are the same in every evaluation of every run, whatever its seed."""
+        rows_B = np.arange(len(table), dtype=np.int64)
+        states_B = sample_states(0, EVALUATION, np.zeros_like(rows_B), rows_B)
+        return masked_rows(table, rows_B, states_B, self._rates)
+
+    def weighted(self, train: TokenTable) -> MaskedLM:
+        """The same task, told whether a sum may stand for weighted values."""
+        return replace(self, whole_weights=has_whole_weights(train))
+
+    @cached_property
+    def _rates(self) -> Rates:
+        known = self._known
+        ordinary_ids = np.setdiff1d(np.arange(known.size), [*known.special_ids, self._mask_id])
+        return Rates(
+            probability=self.probability,
+            mask_share=self.mask_share,
+            random_share=self.random_share,
+            mask_id=self._mask_id,
+            ordinary_ids=ordinary_ids,
+        )
+
+    @property
+    def _known(self) -> Vocabulary:
+        assert self.vocabulary is not None, "the run tells the task its vocabulary"
+        return self.vocabulary
+
+    @property
+    def _mask_id(self) -> int:
+        found = self._known.mask_id if self.mask_id is None else self.mask_id
+        if found is None:
+            raise ModelError(
+                "task mlm: the tokenizer has no mask token; use one that has, name the id with task.mask_id, or train "
+                "a causal model (task: clm)"
+            )
+        if not 0 <= found < self._known.size:
+            raise ModelError(f"task.mask_id: found {found}; expected an id from 0 to {self._known.size - 1}")
+        return found
+
+    # ------------------------------------------------------------ prediction
+
+    def predict(self, samples: Sequence[Sample], run: Run, tokenizer: Any) -> Iterator[dict[str, Any]]:
+        """For each row, what stands behind its masks: the likeliest tokens with their probabilities.
+
+        Yields:
+            `{"text", "masks": [[{"token", "probability"}, …], …]}`: the text with each mask filled by its likeliest
+            token, and for each mask in order the five likeliest. Masks are filled independently.
+        """
+        table = as_table(samples)
+        found_UK = run(table, likeliest)
+        for row, sample in enumerate(samples):
+            units = slice(int(table.unit_offsets[row]), int(table.unit_offsets[row + 1]))
+            ids_UK, shares_UK = np.split(found_UK[units], 2, axis=1)
+            filled = np.array(sample.ids)
+            filled[sample.reads] = ids_UK[:, 0].astype(np.int32)
+            yield {
+                "text": _text(tokenizer, filled),
+                "masks": [
+                    [
+                        {"token": _text(tokenizer, [int(token)]), "probability": float(share)}
+                        for token, share in zip(*pair, strict=True)
+                    ]
+                    for pair in zip(ids_UK, shares_UK, strict=True)
+                ],
+            }
+
+
+def likeliest(outputs: Tensor | DeferredLogits, targets: Targets) -> Tensor:
+    """(U, 2 K) float64: ids of the K likeliest tokens of each unit, and their probabilities."""
+    parts = [torch.zeros(0, 2 * TOP, dtype=torch.float64)]
+    for _, logits_UV in logits_in_parts(outputs):
+        shares_UK, ids_UK = logits_UV.double().softmax(-1).topk(min(TOP, logits_UV.shape[-1]))
+        parts.append(torch.cat([ids_UK.double(), shares_UK], 1).cpu())
+    del targets
+    return torch.cat(parts[1:] or parts)
+
+
+def _units(document: Document, chosen_T: np.ndarray, extras: Mapping[str, np.ndarray]) -> Sample:
+    """A sample whose units are the chosen tokens."""
+    reads_U = np.flatnonzero(chosen_T).astype(np.int32)
+    return Sample(
+        ids=document.ids,
+        segments=document.segments,
+        reads=reads_U,
+        values=document.ids[reads_U],
+        weights=np.ones(len(reads_U), np.float32),
+        extras=extras,
+        truncated=document.truncated,
+    )
+
+
+def _word_starts(words_T: np.ndarray) -> np.ndarray:
+    """(T,) int64 position of the first piece of each token's word."""
+    first_T = np.ones(len(words_T), bool)
+    first_T[1:] = (words_T[1:] != words_T[:-1]) | (words_T[1:] < 0)
+    return np.flatnonzero(first_T)[np.cumsum(first_T) - 1]
+
+
+def _text(tokenizer: Any, ids: Any) -> str:
+    """What the ids stand for; the ids themselves for a model without tokenizer."""
+    if tokenizer is None:
+        return " ".join(map(str, ids))
+    return tokenizer.decode([int(each) for each in ids], skip_special_tokens=len(ids) > 1)

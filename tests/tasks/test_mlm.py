@@ -1,0 +1,207 @@
+"""Masked language modelling: what is encoded, what is refused, what is predicted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bigbatch.errors import DataError, ModelError, RecipeError
+from bigbatch.model.logits import DeferredLogits
+from bigbatch.records import Targets
+from bigbatch.tasks.catalog import build_task, with_settings
+from bigbatch.tasks.documents import byte_ends, token_bytes
+from bigbatch.tasks.masks import WORD
+from bigbatch.tasks.mlm import TOP, MaskedLM
+from bigbatch.tasks.vocabulary import Vocabulary, vocabulary_of
+from tests.models import tiny, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A WordPiece tokenizer that knows pieces: `delay` + `##ed`."""
+    return tiny_tokenizer(
+        tmp_path_factory.mktemp("t"), words=("the", "flight", "delay", "##ed", "was", "!", "un")
+    )
+
+
+@pytest.fixture(scope="module")
+def task(words):
+    return MaskedLM(vocabulary=vocabulary_of(words, tiny("bert", head="masked")), max_length=16)
+
+
+def test_the_units_are_the_tokens_that_are_text(task, words):
+    sample = task.encode({"text": "the delayed xyz [SEP] flight!"}, words)
+    tokens = words.convert_ids_to_tokens(sample.ids)
+    assert tokens == ["[CLS]", "the", "delay", "##ed", "[UNK]", "[SEP]", "flight", "!", "[SEP]"]
+    assert [tokens[place] for place in sample.reads] == ["the", "delay", "##ed", "flight", "!"]
+    assert sample.values.tolist() == sample.ids[sample.reads].tolist()
+    assert sample.extras == {} and not sample.truncated and sample.segments is not None
+
+
+def test_whole_words_know_their_first_piece(task, words):
+    whole = replace(task, whole_word=True)
+    sample = whole.encode({"text": "delayed the delayed!"}, words)
+    assert words.convert_ids_to_tokens(sample.ids[sample.reads]) == [
+        "delay",
+        "##ed",
+        "the",
+        "delay",
+        "##ed",
+        "!",
+    ]
+    assert sample.extras[WORD].tolist() == [1, 1, 3, 4, 4, 6]
+    with pytest.raises(DataError, match="nothing says where words start"):
+        whole.encode({"input_ids": [5, 6]}, words)
+
+
+def test_long_texts_are_cut_and_rows_of_ids_taken_as_they_are(task, words):
+    sample = task.encode({"text": "the flight was " * 9}, words)
+    assert (len(sample.ids), sample.truncated) == (16, True)
+    ids = task.encode({"input_ids": [2, 5, 6, 0, 0], "attention_mask": [1, 1, 1, 0, 0]}, None)
+    assert ids.ids.tolist() == [2, 5, 6] and ids.reads.tolist() == [1, 2]
+    assert task.encode_batch([], words) == []
+
+
+def test_without_a_tokenizer_the_configuration_says_what_is_special():
+    model = tiny("roberta", head="masked", bos_token_id=0, eos_token_id=[2, 7])
+    found = vocabulary_of(None, model)
+    assert (found.size, found.special_ids, found.mask_id) == (100, (0, 1, 2, 7), None)
+    with pytest.raises(ModelError, match=r"no mask token; .*task\.mask_id"):
+        MaskedLM(vocabulary=found).encode({"input_ids": [5, 6]}, None)
+    with pytest.raises(ModelError, match="task.mask_id: found 100; expected an id from 0 to 99"):
+        MaskedLM(vocabulary=found, mask_id=100).encode({"input_ids": [5, 6]}, None)
+    sample = MaskedLM(vocabulary=found, mask_id=9).encode({"input_ids": [5, 9, 7, 8]}, None)
+    assert sample.reads.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"probability": 0.0}, "task.probability"),
+        ({"probability": 1.5}, "task.probability"),
+        ({"mask_share": -0.1}, "task.mask_share"),
+        ({"mask_share": 0.8, "random_share": 0.3}, "task.mask_share"),
+    ],
+)
+def test_options_out_of_range(options, key):
+    with pytest.raises(RecipeError, match=key):
+        MaskedLM(**options)
+
+
+def test_metrics_and_losses_that_it_does_not_have(task, tmp_path):
+    assert build_task("mlm", {"probability": 0.3}, tmp_path) == MaskedLM(probability=0.3)
+    assert [metric.name for metric in task.metrics] == ["perplexity", "accuracy"]
+    loss = {"name": "cross_entropy", "label_smoothing": 0.0, "class_weights": "none", "args": {}}
+    recipe = {"source": None, "metrics": ["accuracy"], "data": SimpleNamespace(max_length=7)}
+    kept = with_settings(task, SimpleNamespace(loss=SimpleNamespace(**loss), **recipe))
+    assert [metric.name for metric in kept.metrics] == ["accuracy"]
+    for change, key in (
+        ({"label_smoothing": 0.1}, "loss.label_smoothing"),
+        ({"class_weights": "balanced"}, "loss.class_weights"),
+        ({"name": "own.py:loss"}, "loss.name"),
+    ):
+        with pytest.raises(RecipeError, match=key):
+            with_settings(task, SimpleNamespace(loss=SimpleNamespace(**{**loss, **change}), **recipe))
+    recipe["metrics"] = ["f1_macro"]
+    with pytest.raises(RecipeError, match=r"unknown metric 'f1_macro'.*perplexity, accuracy"):
+        with_settings(task, SimpleNamespace(loss=SimpleNamespace(**loss), **recipe))
+
+
+def outputs_of(units: int, deferred: bool):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(units, 8, generator=generator)
+    weight, bias = torch.randn(40, 8, generator=generator), torch.randn(40, generator=generator)
+    found = DeferredLogits(hidden, weight, bias)
+    return (found if deferred else found.logits()), found.logits()
+
+
+@pytest.mark.parametrize("deferred", [True, False])
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 0.0, 1.0], [0.5, 2.0, 0.0, 1.0]])
+def test_weights_count_in_the_loss_and_below_it(deferred, weights):
+    outputs, logits = outputs_of(4, deferred)
+    targets = Targets(values=torch.tensor([3, 39, 7, 0], dtype=torch.int32), weights=torch.tensor(weights))
+    whole = set(weights) <= {0.0, 1.0}
+    task = MaskedLM(whole_weights=whole)
+    expected = (F.cross_entropy(logits, targets.values.long(), reduction="none") * targets.weights).sum()
+    (found,) = task.loss(outputs, targets).values()
+    assert found.shape == (() if whole else (4,))
+    assert float(found.sum()) == pytest.approx(float(expected), rel=1e-6)
+    assert task.denominators(targets.map(lambda each: each.numpy())) == {"cross_entropy": sum(weights)}
+
+
+@pytest.mark.parametrize("deferred", [True, False])
+def test_no_units_are_no_loss(deferred):
+    outputs, _ = outputs_of(4, deferred)
+    none = (
+        DeferredLogits(outputs.hidden_UD[:0].requires_grad_(), outputs.weight_VD, None)
+        if deferred
+        else outputs[:0]
+    )
+    targets = Targets(values=torch.zeros(0, dtype=torch.int32), weights=torch.zeros(0))
+    task = MaskedLM()
+    (loss,) = task.loss(none, targets).values()
+    assert float(loss.detach()) == 0.0
+    if deferred:
+        loss.backward()
+    assert task.reduce(none, targets).shape == (0, 2)
+
+
+@pytest.mark.parametrize("deferred", [True, False])
+def test_evaluation_keeps_likelihood_and_hit_of_each_unit(deferred, monkeypatch):
+    monkeypatch.setattr("bigbatch.model.logits._SMALLEST_CHUNK", 3)
+    monkeypatch.setattr("bigbatch.model.logits._CPU_CHUNK_BYTES", 0)
+    monkeypatch.setattr("bigbatch.tasks.language._WHOLE_CHUNK_ROWS", 3)
+    outputs, logits = outputs_of(20, deferred)
+    values = torch.where(torch.arange(20) % 2 == 0, logits.argmax(-1), torch.arange(20))
+    targets = Targets(values=values.int(), weights=torch.ones(20))
+    task = MaskedLM()
+    reduced = task.reduce(outputs, targets)
+    assert reduced.dtype == torch.float64 and reduced.shape == (20, 2)
+    expected = F.cross_entropy(logits, values, reduction="none")
+    torch.testing.assert_close(reduced[:, 0].float(), expected)
+    assert reduced[:, 1].tolist() == (logits.argmax(-1) == values).double().tolist()
+    found = task.reduced_loss(reduced.numpy(), Targets(values=values.numpy(), weights=np.arange(20.0)))
+    assert found["cross_entropy"] == pytest.approx(reduced[:, 0].numpy() * np.arange(20.0))
+    decoded = task.decode(reduced.numpy())
+    assert (decoded.kind, decoded.values.dtype) == ("language", bool)
+
+
+def test_masks_are_filled_with_what_is_likeliest(task, words):
+    samples = task.encode_unlabelled(
+        [{"text": "the [MASK] was [MASK]"}, {"text": "the flight"}, {"text": "[MASK]"}], words
+    )
+    assert [len(sample.reads) for sample in samples] == [2, 0, 1]
+    flight, delay = words.convert_tokens_to_ids(["flight", "delay"])
+
+    def run(table, reduce):
+        logits = torch.zeros(3, 40)
+        logits[torch.arange(3), torch.tensor([flight, delay, flight])] = 5.0
+        return reduce(logits, Targets(values=None, weights=None)).numpy()
+
+    found = list(task.predict(samples, run, words))
+    assert [row["text"] for row in found] == ["the flight was delay", "the flight", "flight"]
+    assert [len(row["masks"]) for row in found] == [2, 0, 1]
+    best = found[0]["masks"][0]
+    assert len(best) == TOP and best[0]["token"] == "flight"
+    assert best[0]["probability"] == pytest.approx(
+        float(torch.tensor([5.0] + [0.0] * 39).double().softmax(0)[0])
+    )
+
+
+def test_bytes_of_tokens_sum_to_the_text():
+    text = "aé 漢 🙂b"
+    assert byte_ends(text).tolist() == [0, 1, 3, 4, 7, 8, 12, 13]
+    assert byte_ends(text)[-1] == len(text.encode())
+    # [CLS], "aé", " 漢", two pieces of the emoji, "b", [SEP]
+    offsets = np.array([[0, 0], [0, 2], [3, 4], [5, 6], [5, 6], [6, 7], [0, 0]])
+    assert token_bytes(text, offsets).tolist() == [0, 3, 4, 5, 0, 1, 0]
+
+
+def test_vocabularies_of_tokenizers(words):
+    found = vocabulary_of(words, tiny("bert", head="masked"))
+    assert found == Vocabulary(size=len(words), special_ids=(0, 1, 2, 3, 4), mask_id=4)
