@@ -116,7 +116,8 @@ def watch(
                 for parameter, part in zip(named, parts, strict=True):
                     if part is not None:
                         total[parameter] += part / scale
-            logits.append(output_UC.detach())
+            # In front of a vocabulary the hidden states stand for the logits.
+            logits.append(getattr(output_UC, "hidden_UD", output_UC).detach())
     seen.logits = torch.cat(logits)
     return seen
 
