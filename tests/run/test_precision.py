@@ -269,10 +269,21 @@ def test_the_state_of_the_optimizer_is_part_of_what_is_computed_and_the_precisio
 @pytest.mark.parametrize("name", ["tf32", "bf16", "fp16"])
 def test_on_a_gpu(tmp_path, name):
     run = exhaust(
-        begin(tmp_path / "r", name, validation=HELD_OUT, set={"plan.packing": None, "plan.device": "cuda"})
+        begin(
+            tmp_path / "r",
+            name,
+            tiny("bert"),
+            validation=HELD_OUT,
+            set={"plan.packing": None, "plan.device": "cuda"},
+        )
     )
     plain = exhaust(
-        start(tmp_path / "p", validation=HELD_OUT, set={"plan.packing": None, "plan.device": "cuda"})
+        start(
+            tmp_path / "p",
+            tiny("bert"),
+            validation=HELD_OUT,
+            set={"plan.packing": None, "plan.device": "cuda"},
+        )
     )
     assert document(tmp_path / "r", "plan.json")["precision"]["value"] == name
     for mine, theirs in zip(figures(tmp_path / "r"), figures(tmp_path / "p"), strict=True):
