@@ -83,7 +83,7 @@ MUTANTS = (
         fault="the weighted losses are divided by the number of units, not by their weights",
         patches=(
             (
-                "tasks/classify.py",
+                "tasks/classes.py",
                 "float(np.sum(targets.weights, dtype=np.float64))",
                 "float(len(targets.weights))",
             ),
