@@ -27,6 +27,7 @@ class Batches:
         self.table = table
         self.samples = samples
         self.tokens = tokens
+        self.seed = seed
         self._stream = Stream(len(table), seed)
         self._lengths = table.lengths_B
 
@@ -43,6 +44,10 @@ class Batches:
             lengths_B=self._lengths[ids_B],
             targets=targets_of(self.table, ids_B),
         )
+
+    def twin(self) -> Batches:
+        """The same batches with a cache of orders of its own: for another thread."""
+        return Batches(self.table, seed=self.seed, samples=self.samples, tokens=self.tokens)
 
     def next_position(self, position: int) -> int:
         """Where the batch after the one at `position` starts."""

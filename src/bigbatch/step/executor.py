@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigbatch.model.layout import to_device
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import LossSums, MicroBatch
 from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
@@ -89,7 +90,7 @@ class PlainExecutor:
         return {term: share.detach().double() for term, share in shares.items()}
 
     def _to_device(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device, non_blocking=True)
+        return to_device(values, self._device)
 
     def _timed(self, micro_batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
         source = iter(micro_batches)
