@@ -25,7 +25,7 @@ from bigbatch.recipe.load import load_recipe
 FLAGS = {
     "": ["--help", "--version", "-h"],
     "init": ["--force", "--help", "--model", "--out", "-h"],
-    "plan": ["--help", "--set", "-h"],
+    "plan": ["--graph", "--help", "--set", "-h"],
     "train": ["--allow", "--continue", "--help", "--resume", "--set", "-h"],
     "evaluate": ["--column", "--help", "-h"],
     "predict": ["--column", "--help", "--out", "-h"],
