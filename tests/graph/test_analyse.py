@@ -177,9 +177,7 @@ def test_the_last_block_of_a_first_token_head_is_for_few_positions() -> None:
         assert module in finding.what
     assert "key" not in finding.what and "value" not in finding.what
     block = next(part for part in graph.parts if part.name == "block 2")
-    skipped = sum(
-        module.cost.flops for module in block.modules if not module.name.endswith(("key", "value"))
-    )
+    skipped = sum(module.cost.flops for module in block.modules if not module.name.endswith(("key", "value")))
     assert finding.flops == pytest.approx(unread * skipped, abs=2)
     assert block.unread_flops == pytest.approx(finding.flops, abs=2)
     assert not [one for one in graph.of("unread") if one.where == "block 1"]
