@@ -143,6 +143,23 @@ def test_plan(api, run, monkeypatch):
     assert api.calls[1][2]["audit"] is True
 
 
+@pytest.mark.parametrize(
+    ("words", "changes", "graph"),
+    [
+        ([], [], False),
+        (["--graph"], [], True),
+        (["--graph", "out.html"], [], "out.html"),
+        (["out.html", "batch=4", "--graph"], ["batch=4"], "out.html"),
+        (["--graph", "run.dir=a.html"], ["run.dir=a.html"], True),
+        (["out.html"], ["out.html"], False),
+    ],
+)
+def test_plan_with_a_graph(api, run, words, changes, graph):
+    assert run("plan", "r.yaml", *words)[0] == 0
+    [(_, args, keywords)] = api.calls
+    assert args[1] == changes and keywords["graph"] == graph
+
+
 @pytest.mark.parametrize("command", ["plan", "train"])
 def test_recipe_mistakes_are_said_at_once(tmp_path, monkeypatch, run, command):
     monkeypatch.chdir(tmp_path)

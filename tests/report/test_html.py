@@ -206,7 +206,7 @@ json_values = st.recursive(
 )
 known_keys = st.sampled_from(
     ["best", "final", "predicted", "test", "confusion", "labels", "calibration", "examples", "value", "prediction",
-     "metric", "train_seconds", "warnings", "choices", "reason", "source", "unit", "text", "probability", "state"]
+     "version", "parts", "findings", "cost", "metric", "train_seconds", "warnings", "choices", "reason", "source", "unit", "text", "probability", "state"]
 )  # fmt: skip
 documents = st.dictionaries(
     known_keys, st.dictionaries(known_keys, json_values, max_size=4) | json_values, max_size=5
@@ -220,6 +220,7 @@ documents = st.dictionaries(
     plan=documents,
     result=documents,
     evaluation=documents,
+    graph=documents,
     lines=st.lists(st.fixed_dictionaries(
         {"kind": st.sampled_from(["update", "eval", "event"]), "step": json_values},
         optional={"samples": json_values, "loss": json_values, "time": json_values, "split": json_values,
@@ -228,13 +229,14 @@ documents = st.dictionaries(
     ), max_size=6),
 )  # fmt: skip
 def test_no_document_breaks_the_report(
-    tmp_path_factory: pytest.TempPathFactory, plan: Any, result: Any, evaluation: Any, lines: Any
+    tmp_path_factory: pytest.TempPathFactory, plan: Any, result: Any, evaluation: Any, graph: Any, lines: Any
 ) -> None:
     journal = "".join(json.dumps(line) + "\n" for line in lines)
     files = {
         "plan.json": plan,
         "result.json": result,
         "evaluation.json": evaluation,
+        "graph.json": graph,
         "metrics.jsonl": journal,
     }
     Page(render_report(read_run(write_run(tmp_path_factory.mktemp("any"), files=files))))

@@ -35,6 +35,7 @@ class Batches:
         self.table = table
         self.samples = samples
         self.tokens = tokens
+        self.seed = seed
         self._view = view
         self._stream = Stream(len(table), seed)
         self._lengths = table.lengths_B
@@ -75,6 +76,10 @@ class Batches:
             }
         rest = int(self._token_sums[epoch][offset - 1]) if offset else 0
         return epoch * int(self._lengths.sum()) + rest
+
+    def twin(self) -> Batches:
+        """The same batches with a cache of orders of its own: for another thread."""
+        return Batches(self.table, seed=self.seed, samples=self.samples, tokens=self.tokens, view=self._view)
 
     def next_position(self, position: int) -> int:
         """Where the batch after the one at `position` starts."""

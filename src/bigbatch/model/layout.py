@@ -144,7 +144,10 @@ def positions_in_sample(cumulative_B1: np.ndarray, offset: int = 0) -> np.ndarra
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """The array as int64 (or its own) tensor on the device; no wait for a GPU."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.to(device, non_blocking=device.type == "cuda")
+    if device.type != "cuda":
+        return tensor.to(device)
+    # Only from pinned memory does the copy really go on by itself; torch keeps the pages until it is done.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def group_samples(lengths_B: np.ndarray) -> list[tuple[int, int]]:

@@ -169,6 +169,7 @@ def _segments(part: PartCost, left: float, top: float, scale: float) -> list[Mar
     busy = [module for module in part.modules if module.cost.flops]
     for number, module in enumerate(busy):
         unread = module.unread_fraction or 0.0
+        name = ".".join(clean(module.name or part.name).split(".")[-2:])
         size = scale * module.cost.flops
         gap = 1.0 if size > 4 else 0.0
         words = _hover(part, module)
@@ -188,6 +189,9 @@ def _segments(part: PartCost, left: float, top: float, scale: float) -> list[Mar
                         fill_opacity=opacity,
                     )
                 )
+                if opacity is None and LETTER_PX * len(name) + 12 < length:
+                    seat = {"x": px(x + length / 2), "y": px(top + 15)}
+                    drawn.append(tag("text", name, class_="count small deep mid", **seat))
             x += size * share
     return drawn
 

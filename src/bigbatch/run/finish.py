@@ -16,6 +16,7 @@ from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
 from bigbatch.run.directory import RunDirectory
+from bigbatch.run.graph import keep_analysis
 from bigbatch.run.loop import Loop
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.tasks.entities import PIECE
@@ -49,6 +50,7 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
     card = model_card(parts, final, progress)
     save_model(parts.module, parts.tokenizer, directory.model, card)
     directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
+    yield from keep_analysis(parts, directory, loop)
     # A report of an earlier moment would otherwise pass for this result's after a kill.
     directory.report.unlink(missing_ok=True)
     directory.write_json(directory.result, result_file(parts, loop, final))

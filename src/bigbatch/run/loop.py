@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bigbatch.data.ahead import LEAD, Supply
 from bigbatch.data.packs import micro_batches
 from bigbatch.errors import DoesNotFit
 from bigbatch.infer.evaluate import EvalResult, evaluate
@@ -90,6 +91,15 @@ class Loop:
         self._check = check
         self._flag = SignalFlag()
         self._last_checkpoint = time.monotonic()
+        self._supply = Supply(
+            parts.batches,
+            lambda batch, tokens: micro_batches(
+                batch, parts.train, micro_tokens=tokens, packing=parts.packing
+            ),
+            last_update=parts.length.updates,
+            # On a CPU the cutting would take a core from the computing, and it is a thousandth of an update.
+            lead=0 if parts.hardware.device == "cpu" else LEAD,
+        )
 
     def watch(self, flag: SignalFlag) -> None:
         """Leave at the next micro-batch once this flag is raised."""
@@ -105,6 +115,12 @@ class Loop:
             Diverged: `guard.patience` updates in a row were not finite.
             DoesNotFit: even the smallest micro-batch ran out of memory.
         """
+        try:
+            yield from self._all_records()
+        finally:
+            self._supply.close()
+
+    def _all_records(self) -> Iterator[Record]:
         progress, total = self.progress, self.parts.length.updates
         yield from map(self.emit, self._first_events)
         if self._first_save:
@@ -114,9 +130,10 @@ class Loop:
         while progress.update < total and not self._stopped():
             self._flag.poll()
             self._check()
-            before, batch = self.clock(), self.parts.batches.at(progress.position, progress.update + 1)
+            before = self.clock()
+            batch, pieces = self._supply.at(progress.position, progress.update + 1, self.parts.micro_tokens)
             try:
-                record = self._update(batch)
+                record = self._update(batch, pieces)
             except OutOfMemory as error:
                 yield self.emit(self._shrink(error, f"update {progress.update + 1}"))
                 continue
@@ -158,9 +175,8 @@ class Loop:
 
     # ------------------------------------------------------------ one update
 
-    def _update(self, batch: GlobalBatch) -> Update:
+    def _update(self, batch: GlobalBatch, pieces: Iterator[MicroBatch]) -> Update:
         parts, progress = self.parts, self.progress
-        pieces = micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing)
         lr = parts.learning_rate(batch.first_position, batch.samples)
         self.results.clear()
         # Before every update, not once: between updates the module is in the caller's hands.

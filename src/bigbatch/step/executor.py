@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigbatch.model.layout import to_device
 from bigbatch.precision.loss_scale import LossScale
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import LossSums, MicroBatch
@@ -98,7 +99,7 @@ class PlainExecutor:
         return {term: share.detach().double() for term, share in shares.items()}
 
     def _to_device(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device, non_blocking=True)
+        return to_device(values, self._device)
 
     def _timed(self, micro_batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
         source = iter(micro_batches)
