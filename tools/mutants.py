@@ -96,8 +96,9 @@ MUTANTS = (
         patches=(
             (
                 "run/loop.py",
-                "packing=parts.packing)\n        lr =",
-                "packing=parts.packing, unit_weights=parts.task.prepare)\n        lr =",
+                "micro_tokens=tokens, packing=parts.packing\n            ),\n            last_update",
+                "micro_tokens=tokens, packing=parts.packing, unit_weights=parts.task.prepare\n"
+                "            ),\n            last_update",
             ),
         ),
         tests=(EXACT,),
@@ -197,7 +198,7 @@ MUTANTS = (
     Mutant(
         name="mask-forgotten",
         fault="samples that share an attention call see each other's padding",
-        patches=(("model/attention.py", "    return group.real_BK, False", "    return None, False"),),
+        patches=(("model/grouped.py", "    return group.real_BK, False", "    return None, False"),),
         tests=(SPLIT,),
     ),
     Mutant(

@@ -147,9 +147,7 @@ def refuse_what_others_lack(recipe: Recipe) -> None:
 
 
 def _precision(recipe: Recipe) -> str:
-    """The precision's name, whether it stands alone or beside further keys."""
-    asked: Any = recipe.plan.precision
-    return getattr(asked, "name", asked)
+    return recipe.plan.precision.name or "fp32"
 
 
 def write_data(path: Path, inputs: Inputs) -> dict[str, str]:
