@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import nn
 
 from bigbatch.data.packs import evaluation_batches
 from bigbatch.data.ragged import flat_indexes
+from bigbatch.infer.quick import QuickForward
 from bigbatch.protocols import Forward
 from bigbatch.records import Packing, Targets, TokenTable
 
@@ -41,7 +42,7 @@ def run_forward(
     table: TokenTable,
     *,
     micro_tokens: int,
-    packing: Packing,
+    packing: Packing | None = None,
     reduce: Reduce | None = None,
 ) -> np.ndarray:
     """Outputs of all units of a table, in table order.
@@ -50,16 +51,16 @@ def run_forward(
         forward: gives (U, C) outputs of a micro-batch.
         table: a tokenised split.
         micro_tokens: upper bound of computed tokens of a micro-batch.
-        packing: `packed` or `padded`, as the forward expects it.
+        packing: `packed` or `padded`, as the forward expects it; None: the quickest way that the forward knows.
         reduce: what to keep of a micro-batch's outputs; None keeps them whole.
 
     Returns:
         (all units, C), fp64 where the model is, else fp32; (all units, k) of `reduce`.
     """
     outputs_UC: np.ndarray | None = None
-    with inferring(forward):
+    with _way(forward, table, packing) as (run, packing), inferring(forward):
         for micro_batch in evaluation_batches(table, micro_tokens=micro_tokens, packing=packing):
-            outputs = forward(micro_batch)
+            outputs = run(micro_batch)
             if reduce is not None:
                 outputs = reduce(outputs, _tensors(micro_batch.targets, outputs))
             found_UC = _on_host(outputs)
@@ -69,6 +70,14 @@ def run_forward(
                 outputs_UC = np.empty((int(table.unit_offsets[-1]), found_UC.shape[1]), found_UC.dtype)
             outputs_UC[units_U] = found_UC[: len(units_U)]
     return np.empty((0, 1), np.float32) if outputs_UC is None else outputs_UC
+
+
+def _way(
+    forward: Forward, table: TokenTable, packing: Packing | None
+) -> AbstractContextManager[tuple[Forward, Packing]]:
+    if packing is None and isinstance(forward, QuickForward):
+        return forward.quickest(table)
+    return nullcontext((forward, packing or "padded"))
 
 
 def _tensors(targets: Targets, outputs: Any) -> Targets:

@@ -40,7 +40,7 @@ class Loaded:
     """None when the model was trained on rows of token ids: then it predicts such rows only."""
     task: Task
     forward: Forward
-    """Padded: every model can, and predictions do not depend on what can be packed."""
+    """Padded, as every model can; the packed path for tables that are worth trying it (`infer.quick`)."""
     max_length: int
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role -> column, as in training."""
@@ -104,8 +104,9 @@ def _with_copies(recipe: Recipe, code: Path) -> Recipe:
 
 
 def _open(folder: Path, task: Any, max_length: int | None, device: str) -> Loaded:
+    from bigbatch.infer.quick import QuickForward
     from bigbatch.model.anatomy import anatomy
-    from bigbatch.model.forwards import PaddedForward
+    from bigbatch.model.forwards import ModuleForward, PaddedForward
     from bigbatch.model.load import check_model, load_tokenizer, pad_id
     from bigbatch.model.logits import DeferredForward, why_not_deferred
     from bigbatch.recipe.learning import ModelSpec
@@ -130,18 +131,18 @@ def _open(folder: Path, task: Any, max_length: int | None, device: str) -> Loade
         vocabulary=vocabulary_of(tokenizer, module),
     )
     module = module.to(device).eval()
-    forward: Forward = PaddedForward(module, pad_id(module, tokenizer) or 0)
+    plain: ModuleForward = PaddedForward(module, pad_id(module, tokenizer) or 0)
     if (
         getattr(task, "defers_logits", False)
         and parts.output_layer is not None
         and not why_not_deferred(parts)
     ):
-        forward = DeferredForward(forward, parts.output_layer)
+        plain = DeferredForward(plain, parts.output_layer)
     return Loaded(
         module=module,
         tokenizer=tokenizer,
         task=task,
-        forward=forward,
+        forward=QuickForward(plain, parts),
         max_length=longest,
         notes=tuple(notes),
     )

@@ -30,7 +30,7 @@ def predict_rows(
     *,
     window_rows: int = WINDOW_ROWS,
     micro_tokens: int = MICRO_TOKENS,
-    packing: Packing = "padded",
+    packing: Packing | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Predictions of rows (role -> value, or a text), in their order.
 
@@ -41,7 +41,7 @@ def predict_rows(
         rows: as many as there are; read a window ahead.
         window_rows: rows in memory at a time.
         micro_tokens: upper bound of computed tokens of a micro-batch.
-        packing: `packed` or `padded`, as the forward expects it.
+        packing: `packed` or `padded`, as the forward expects it; None: the quickest way that the forward knows.
 
     Yields:
         `{"id"?, "label", "probability", "probabilities": {name: p}}`; multi-label `{"id"?, "labels", "probabilities"}`;
@@ -67,7 +67,7 @@ def predict_placed(
     *,
     window_rows: int = WINDOW_ROWS,
     micro_tokens: int = MICRO_TOKENS,
-    packing: Packing = "padded",
+    packing: Packing | None = None,
 ) -> Iterator[dict[str, Any]]:
     """As `predict_rows`, for rows that come with their places."""
     stream = iter(rows)

@@ -57,7 +57,7 @@ def evaluate_rows(
         raise DataError("this model has no tokenizer: it can only evaluate rows of token ids (input_ids)")
     tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
     tokens = arranged(task, tokens, evaluation=True)
-    return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens, packing="padded")
+    return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens)
 
 
 def check_rows(table: DataTable, task: Any) -> None:

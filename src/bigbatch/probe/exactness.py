@@ -23,7 +23,11 @@ _ROUNDING_PROOF = 1e-8
 
 
 def probe_packing(
-    packed_forward: Any, padded_forward: Any, micro_batches: Sequence[MicroBatch]
+    packed_forward: Any,
+    padded_forward: Any,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    gradient: bool = True,
 ) -> ProbeFacts:
     """Compare packed with padded: logits, and the gradient of a fixed random combination of them.
 
@@ -36,20 +40,23 @@ def probe_packing(
         packed_forward: a PackedForward.
         padded_forward: a PaddedForward of the same module.
         micro_batches: a few real ones; each is run both ways.
+        gradient: False compares the logits alone, for inference.
 
     Raises:
         Exception: what the padded path raises; a failure of the packed path is a reason not to use it.
     """
     module: nn.Module = padded_forward.module
     samples = sum(len(batch.lengths_B) for batch in micro_batches)
-    with _undisturbed(module):
-        plain = _outcome(padded_forward, module, micro_batches)
+    with undisturbed(module, gradient=gradient):
+        plain = outcome_of(padded_forward, module, micro_batches, gradient=gradient)
         try:
-            found = _difference(_outcome(packed_forward, module, micro_batches), plain)
+            found = _difference(outcome_of(packed_forward, module, micro_batches, gradient=gradient), plain)
             limit = _TOLERANCE.get(next(module.parameters()).dtype, _HALF_TOLERANCE)
             in_double = None
             if limit < found.worst <= _ROUNDING_TOLERANCE and _all_single(module):
-                in_double = _in_double(packed_forward, padded_forward, module, micro_batches)
+                in_double = _in_double(
+                    packed_forward, padded_forward, module, micro_batches, gradient=gradient
+                )
         except Exception as error:  # whatever a model does with a pack, the padded path remains
             first = str(error).strip().partition("\n")[0]
             reason = f"padded: packing failed: {type(error).__name__}: {first}"
@@ -64,7 +71,7 @@ def probe_packing(
 
 
 @dataclass(frozen=True, eq=False)
-class _Outcome:
+class Outcome:
     """What one path gave."""
 
     logits_UC: Tensor
@@ -83,13 +90,13 @@ class _Difference:
         return max(self.logits, self.gradient)
 
 
-def _difference(packed: _Outcome, plain: _Outcome) -> _Difference:
+def _difference(packed: Outcome, plain: Outcome) -> _Difference:
     if packed.logits_UC.shape != plain.logits_UC.shape:
         raise ValueError(f"its logits have shape {tuple(packed.logits_UC.shape)}")
     pairs = zip(packed.gradient, plain.gradient, strict=True)
     return _Difference(
-        logits=_ratio((packed.logits_UC - plain.logits_UC).abs().max(), plain.logits_UC.abs().max()),
-        gradient=_ratio(_norm([ours - theirs for ours, theirs in pairs]), _norm(plain.gradient)),
+        logits=ratio_of((packed.logits_UC - plain.logits_UC).abs().max(), plain.logits_UC.abs().max()),
+        gradient=ratio_of(norm_of([ours - theirs for ours, theirs in pairs]), norm_of(plain.gradient)),
     )
 
 
@@ -118,21 +125,28 @@ def _all_single(module: nn.Module) -> bool:
 
 
 def _in_double(
-    packed_forward: Any, padded_forward: Any, module: nn.Module, micro_batches: Sequence[MicroBatch]
+    packed_forward: Any,
+    padded_forward: Any,
+    module: nn.Module,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    gradient: bool,
 ) -> _Difference:
     """The same comparison in fp64; the module is fp32 again afterwards, every bit as before."""
     module.double()
     try:
-        plain = _outcome(padded_forward, module, micro_batches)
-        return _difference(_outcome(packed_forward, module, micro_batches), plain)
+        plain = outcome_of(padded_forward, module, micro_batches, gradient=gradient)
+        return _difference(outcome_of(packed_forward, module, micro_batches, gradient=gradient), plain)
     finally:
         module.float()
 
 
-def _outcome(forward: Forward, module: nn.Module, micro_batches: Sequence[MicroBatch]) -> _Outcome:
-    """Logits of all units, and the gradient of their sum weighted by fixed pseudo-random numbers."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    gradient = [torch.zeros_like(parameter) for parameter in trainable]
+def outcome_of(
+    forward: Forward, module: nn.Module, micro_batches: Sequence[MicroBatch], *, gradient: bool
+) -> Outcome:
+    """Logits of all units, and (if asked for) the gradient of their sum weighted by fixed pseudo-random numbers."""
+    trainable = [each for each in module.parameters() if each.requires_grad] if gradient else []
+    summed = [torch.zeros_like(parameter) for parameter in trainable]
     generator = torch.Generator().manual_seed(0)
     outputs = []
     for batch in micro_batches:
@@ -140,30 +154,31 @@ def _outcome(forward: Forward, module: nn.Module, micro_batches: Sequence[MicroB
         weights_UC = torch.randn(logits_UC.shape, generator=generator, dtype=torch.float64).to(logits_UC)
         if trainable:
             parts = torch.autograd.grad((logits_UC * weights_UC).sum(), trainable, allow_unused=True)
-            for total, part in zip(gradient, parts, strict=True):
+            for total, part in zip(summed, parts, strict=True):
                 if part is not None:
                     total += part
         outputs.append(logits_UC.detach())
-    return _Outcome(torch.cat(outputs), gradient)
+    return Outcome(torch.cat(outputs), summed)
 
 
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
+def norm_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of all of them together, in fp64."""
     return torch.stack([tensor.double().norm() for tensor in tensors]).norm() if tensors else torch.zeros(())
 
 
-def _ratio(difference: Tensor, scale: Tensor) -> float:
+def ratio_of(difference: Tensor, scale: Tensor) -> float:
     """Difference / scale; 0 when both are (a head of zeros gives no logits and no gradient to its body)."""
     return float(difference / scale) if bool(scale != 0) else (0.0 if bool(difference == 0) else math.inf)
 
 
 @contextmanager
-def _undisturbed(module: nn.Module) -> Iterator[None]:
+def undisturbed(module: nn.Module, *, gradient: bool) -> Iterator[None]:
     """Eval mode inside; modes and generators are as before afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     devices = sorted({item.device.index for item in module.parameters() if item.device.type == "cuda"})
     module.eval()
     try:
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(gradient):
             yield
     finally:
         for part, training in modes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 # The same measure and the same care for the module as the probe of packing, in the next file.
-from bigbatch.probe.exactness import _norm, _Outcome, _outcome, _ratio, _undisturbed
+from bigbatch.probe.exactness import norm_of, Outcome, outcome_of, ratio_of, undisturbed
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
 
@@ -75,15 +75,15 @@ def format_errors(
     return FormatErrors(ours=own, plain=other)
 
 
-def _run(forward: Forward, micro_batches: Sequence[MicroBatch]) -> _Outcome:
+def _run(forward: Forward, micro_batches: Sequence[MicroBatch]) -> Outcome:
     module: nn.Module = forward.module  # type: ignore[attr-defined]
-    with _undisturbed(module):
-        return _outcome(forward, module, micro_batches)
+    with undisturbed(module, gradient=True):
+        return outcome_of(forward, module, micro_batches, gradient=True)
 
 
 def _gap(
     forward: Forward,
-    truth: _Outcome,
+    truth: Outcome,
     micro_batches: Sequence[MicroBatch],
     span: Callable[[], AbstractContextManager[None]],
 ) -> tuple[float, float]:
@@ -92,8 +92,8 @@ def _gap(
         found = _run(forward, micro_batches)
     off = [mine - exact for mine, exact in zip(found.gradient, truth.gradient, strict=True)]
     return (
-        _ratio(_norm([found.logits_UC - truth.logits_UC]), _norm([truth.logits_UC])),
-        _ratio(_norm(off), _norm(truth.gradient)),
+        ratio_of(norm_of([found.logits_UC - truth.logits_UC]), norm_of([truth.logits_UC])),
+        ratio_of(norm_of(off), norm_of(truth.gradient)),
     )
 
 

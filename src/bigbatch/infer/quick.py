@@ -1,0 +1,94 @@
+"""Inference without padding and without work that nobody reads, once it has given the plain path's outputs.
+
+A model folder comes without a plan. So the first table that is large enough decides: sixteen of its samples run both
+ways. The module is changed only while a table runs, so whoever holds it finds it as it was loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from bigbatch.data.packs import micro_batches
+from bigbatch.graph.lazy import read_tokens_only
+from bigbatch.model.anatomy import Anatomy
+from bigbatch.model.forwards import ModuleForward, PackedForward, can_pack
+from bigbatch.model.logits import DeferredForward, comparable
+from bigbatch.probe.exactness import probe_packing
+from bigbatch.protocols import Forward
+from bigbatch.records import MicroBatch, Packing, ProbeFacts, TokenTable
+
+FEWEST_SAMPLES = 64
+"""A smaller table runs the plain way: trying would take longer than it saves."""
+TRIED_SAMPLES = 16
+
+
+class QuickForward(ModuleForward):
+    """The plain forward, and the way to the packed one for tables that are worth it."""
+
+    def __init__(self, plain: ModuleForward, parts: Anatomy) -> None:
+        """Change nothing yet.
+
+        Args:
+            plain: padded; deferred or not.
+            parts: of its module.
+        """
+        super().__init__(plain.module)
+        self.plain = plain
+        self.facts: ProbeFacts | None = None
+        """What the trial found; None before it."""
+        self._parts = parts
+        self._open: Callable[[], ModuleForward] | None = None
+
+    def __call__(self, micro_batch: MicroBatch) -> Any:
+        """As the plain forward."""
+        return self.plain(micro_batch)
+
+    @contextmanager
+    def quickest(self, table: TokenTable) -> Iterator[tuple[Forward, Packing]]:
+        """The forward to run this table with, and how its micro-batches are cut."""
+        if self.facts is None and len(table) >= FEWEST_SAMPLES:
+            self._try(table)
+        if self._open is None or len(table) < FEWEST_SAMPLES:
+            yield self.plain, "padded"
+            return
+        forward = self._open()
+        try:
+            yield forward, "packed"
+        finally:
+            forward.close()
+
+    def _try(self, table: TokenTable) -> None:
+        """Take the first way that gives the plain path's outputs: the last block for read tokens only, or whole."""
+        possible, reason = can_pack(self.module)
+        self.facts = ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0)
+        samples = _some(table)
+        for narrow in (True, False) if possible else ():
+            forward = self._packed(narrow)
+            try:
+                facts = probe_packing(comparable(forward), comparable(self.plain), samples, gradient=False)
+            finally:
+                forward.close()
+            self.facts = facts
+            if facts.packed_ok:
+                self._open = lambda narrow=narrow: self._packed(narrow)
+                return
+
+    def _packed(self, narrow: bool) -> ModuleForward:
+        forward = PackedForward(self.module, self._parts)
+        if narrow:
+            read_tokens_only(forward)
+        layer = self._parts.output_layer
+        deferred = isinstance(self.plain, DeferredForward) and layer is not None
+        return DeferredForward(forward, layer) if deferred else forward
+
+
+def _some(table: TokenTable) -> list[MicroBatch]:
+    """The longest, the shortest and other samples, packed."""
+    by_length = np.argsort(table.lengths_B, kind="stable")
+    chosen = np.sort(by_length[np.linspace(0, len(table) - 1, TRIED_SAMPLES).astype(np.int64)])
+    longest = int(table.lengths_B.max())
+    return list(micro_batches(chosen, table, micro_tokens=max(512, longest), packing="packed"))
