@@ -1,7 +1,7 @@
 # Needs only Python >= 3.11 and make. Everything is installed into .venv, once.
 #
 #   make demo         fine-tune a BERT on 13,000 tweets, 256 samples per update, and beat a baseline
-#   make test         the test suite
+#   make test         the test suite, a process a core (WORKERS=0: in one process)
 #   make lint         ruff, pyright, the house's import rules
 #   make docs         the documentation, into docs/_build/html
 #   make mutants      plant faults and check that the tests find them
@@ -13,6 +13,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= auto
 TORCH_INDEX ?=
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -42,7 +43,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/airline-tweets/demo.py $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

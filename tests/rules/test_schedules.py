@@ -69,8 +69,9 @@ def test_sum_does_not_depend_on_the_batch(name: str, batch: int, warmup: float, 
     schedule = schedule_from(chosen, total, batch, epoch_samples=total)
     mean = sum(schedule(first, batch) * batch for first in range(0, total, batch)) / total
     fine = sum(schedule(first, 1) for first in range(total)) / total
-    # Midpoints are exact on straight pieces; each of the two kinks costs at most slope x width^2 / 8.
-    assert mean == pytest.approx(fine, abs=2e-3)
+    # Midpoints are exact on straight pieces. A kink inside a batch costs at most slope x width^2 / 8, and the end of a
+    # warm-up of half a batch, the worst case, a quarter of the batch: 8 of 3,200 samples.
+    assert mean == pytest.approx(fine, abs=2.6e-3)
 
 
 def test_sum_is_exact_where_batches_meet_the_kinks() -> None:

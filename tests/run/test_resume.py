@@ -49,7 +49,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, model: Path, parent: Fork
 
 @pytest.fixture(scope="module")
 def broken_off(tmp_path_factory: pytest.TempPathFactory, model: Path, parent: Forks) -> Job:
-    """A job that was killed in update 18, with checkpoints of updates 15, 10 and 8 (the best so far)."""
+    """A job that was killed in update 18, with checkpoints of the last updates that had one, and of the best so far."""
     job = write_job(tmp_path_factory.mktemp("broken") / "job", model)
     code, output = parent.run(job.folder, TRAIN, Kill(target=AFTER_UPDATE, nth=18))
     assert code == -signal.SIGKILL, output
@@ -122,11 +122,20 @@ def test_a_signal_to_the_real_command_line(job, straight):
     assert_same(job, straight)
 
 
+@pytest.fixture(scope="module")
+def left_after(tmp_path_factory: pytest.TempPathFactory, model: Path, parent: Forks) -> int:
+    """The last whole update of a job that is asked to leave in its fortieth backward pass."""
+    job = write_job(tmp_path_factory.mktemp("left") / "job", model)
+    parent.run(job.folder, TRAIN, Kill(target=BACKWARD, nth=40, signal=signal.SIGTERM))
+    return records(job.run, "event", event="interrupted")[-1]["step"]
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_second_signal_exits_at_once(parent, job, straight, number, code):
+def test_a_second_signal_exits_at_once(parent, job, straight, left_after, number, code):
     """It comes in the middle of the save that the first one caused."""
     first = Kill(target=BACKWARD, nth=40, signal=number)
-    second = Kill(target="bigbatch.run.checkpoints:_publish", nth=5, signal=number)
+    saved = f"step-{left_after:06d}"
+    second = Kill(target="bigbatch.run.checkpoints:_publish", about=saved, signal=number)
     count, _ = parent.run(job.folder, TRAIN, first, second)
     assert count == code
     assert any(path.name.startswith(".tmp-step-") for path in (job.run / "checkpoints").iterdir())
@@ -209,11 +218,14 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_goes_on(parent, broken,
 
 
 def test_without_any_complete_checkpoint_the_run_begins_anew_and_says_so(parent, broken, straight):
-    for path in list_checkpoints(broken.run / "checkpoints"):
+    saved = list_checkpoints(broken.run / "checkpoints")
+    newest = int(saved[-1].name[-6:])
+    for path in saved:
         flip(path)
     go_on(parent, broken)
     event = records(broken.run, "event", event="resumed")[-1]
-    assert event["step"] == 0 and "no complete checkpoint is left: 15 updates are lost" in event["why"]
+    assert event["step"] == 0
+    assert f"no complete checkpoint is left: {newest} updates are lost" in event["why"]
     assert_same(broken, straight)
 
 
@@ -286,7 +298,8 @@ def measured_as(micro_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[int]
 
     def calibrate(*args: Any, **kwargs: Any) -> Any:
         asked.append(micro_tokens)
-        return replace(original(*args, **kwargs), micro_tokens=micro_tokens)
+        found = original(*args, **kwargs)
+        return replace(found, micro_tokens=micro_tokens, evaluation_micro_tokens=micro_tokens)
 
     monkeypatch.setattr(bigbatch.run.planning, "calibrate", calibrate)
     return asked
