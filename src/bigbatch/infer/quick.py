@@ -81,9 +81,9 @@ class QuickForward(ModuleForward):
         forward = PackedForward(self.module, self._parts)
         if narrow:
             read_tokens_only(forward)
-        layer = self._parts.output_layer
-        deferred = isinstance(self.plain, DeferredForward) and layer is not None
-        return DeferredForward(forward, layer) if deferred else forward
+        if isinstance(self.plain, DeferredForward):
+            return DeferredForward(forward, self.plain.output_layer)
+        return forward
 
 
 def _some(table: TokenTable) -> list[MicroBatch]:

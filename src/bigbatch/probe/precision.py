@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 # The same measure and the same care for the module as the probe of packing, in the next file.
-from bigbatch.probe.exactness import norm_of, Outcome, outcome_of, ratio_of, undisturbed
+from bigbatch.probe.exactness import Outcome, norm_of, outcome_of, ratio_of, undisturbed
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
 
