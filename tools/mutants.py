@@ -237,6 +237,67 @@ MUTANTS = (
         ),
         tests=(SPLIT,),
     ),
+    # ------------------------------------------------------------ shortcuts of the forward and backward pass
+    Mutant(
+        name="lazy-at-the-first-application",
+        fault="a block that is applied several times is narrowed the first time already",
+        patches=(("graph/lazy.py", "    if last.applied < last.applications:", "    if last.applied < 1:"),),
+        tests=("tests/graph/test_lazy.py",),
+    ),
+    Mutant(
+        name="rows-to-the-wrong-places",
+        fault="what was computed for read tokens is put back one row late",
+        patches=(
+            (
+                "graph/lazy.py",
+                "scatter_rows(hidden_1RD[0], last.rows_R, last.tokens)",
+                "scatter_rows(hidden_1RD[0].roll(1, 0), last.rows_R, last.tokens)",
+            ),
+        ),
+        tests=("tests/graph/test_lazy.py",),
+    ),
+    Mutant(
+        name="embedding-rows-of-the-last-update",
+        fault="the buffer that takes embedding gradients is not emptied between updates",
+        patches=(("step/executor.py", "parameter.grad = buffer.zero_()", "parameter.grad = buffer"),),
+        tests=("tests/graph/test_embeddings.py", SPLIT),
+    ),
+    Mutant(
+        name="dropout-not-scaled",
+        fault="what dropout keeps is not scaled up",
+        patches=(("model/chunked.py", "    return out.mul_(_DRAWS / (_DRAWS - dropped))", "    return out"),),
+        tests=("tests/graph/test_dropout.py", "tests/model/test_chunked.py"),
+    ),
+    Mutant(
+        name="scale-forgotten-in-the-backward-pass",
+        fault="chunked attention scales scores forward, not the queries' gradient",
+        patches=(
+            (
+                "model/chunked.py",
+                "q_grad.mul_(ctx.scale).unflatten(0, samples)",
+                "q_grad.unflatten(0, samples)",
+            ),
+        ),
+        tests=("tests/model/test_chunked.py",),
+    ),
+    Mutant(
+        name="other-masks-when-recomputed",
+        fault="a recomputed block draws new dropout masks",
+        patches=(
+            (
+                "graph/recompute.py",
+                "_again = partial(checkpoint, use_reentrant=False)",
+                "_again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)",
+            ),
+        ),
+        tests=("tests/graph/test_recompute.py",),
+    ),
+    Mutant(
+        name="prediction-without-a-trial",
+        fault="the packed path predicts although its outputs differ",
+        patches=(("infer/quick.py", "            if facts.packed_ok:", "            if True:"),),
+        tests=("tests/infer/test_quick.py",),
+    ),
     # ------------------------------------------------------------ several units a sample
     Mutant(
         name="reads-of-another-sample",
