@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from bigbatch.infer.load import open_model
 from bigbatch.infer.predict import predict_rows
 from bigbatch.infer.quick import FEWEST_SAMPLES, QuickForward
 from bigbatch.model.forwards import PackedForward
+from bigbatch.plan.frozen import Plan
+from bigbatch.records import Choice
 from tests.models import WORDS, tiny_folder
 
 
@@ -118,3 +121,40 @@ def test_language_models_stop_in_front_of_their_logits(tmp_path):
     assert quick[0].keys() == plain[0].keys()
     for ours, theirs in zip(quick, plain, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("plan", "packed"),
+    [
+        ({"packing": "packed", "last_block": "read tokens"}, True),
+        ({"packing": "packed"}, True),
+        ({"packing": "padded"}, False),
+    ],
+)
+def test_a_run_predicts_as_it_was_planned(tmp_path, packed_runs, plan, packed):
+    (tmp_path / "recipe.yaml").write_text(
+        "model: none\ntask: {name: classify}\ndata: {train: none.csv}\nbatch: 8\nepochs: 1\n"
+    )
+    choices = {name: Choice(value=value, reason="", source="measured") for name, value in plan.items()}
+    (tmp_path / "plan.json").write_text(json.dumps(Plan(choices=choices).to_json()))
+    tiny_folder(tmp_path / "model")
+    loaded = open_model(tmp_path)
+    rows = texts(100)
+    quick = predicted(loaded, rows)
+    assert len(packed_runs) == packed  # one micro-batch, no trial
+    np.testing.assert_allclose(
+        numbers(quick), numbers(predicted(loaded, rows, loaded.forward.plain)), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"packing": 3}'])
+def test_a_plan_that_cannot_be_read_is_tried_anew(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(
+        "model: none\ntask: {name: classify}\ndata: {train: none.csv}\nbatch: 8\nepochs: 1\n"
+    )
+    (tmp_path / "plan.json").write_text(text)
+    tiny_folder(tmp_path / "model")
+    loaded = open_model(tmp_path)
+    assert loaded.forward.facts is None
+    predicted(loaded, texts(100))
+    assert loaded.forward.facts.packed_ok

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import ModelError, UsageError
+from bigbatch.plan.forward import ForwardPlan
+from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Forward, Task
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
@@ -86,8 +88,18 @@ def _open_run(run: Path, device: str) -> Loaded:
         raise UsageError(f"{run}: this run has no model yet; train it first, or let it finish")
     recipe = load_recipe(run / "recipe.yaml", environ={})
     task = task_from_recipe(_with_copies(recipe, run.absolute() / "code"))
-    opened = _open(model, task, recipe.data.max_length, device)
+    opened = _open(model, task, recipe.data.max_length, device, _way_of(run))
     return replace(opened, columns=dict(recipe.data.columns), recipe=recipe)
+
+
+def _way_of(run: Path) -> ForwardPlan | None:
+    """How the run ran its model; None when nothing readable says it."""
+    try:
+        return ForwardPlan.of(
+            Plan.from_json(json.loads((run / "plan.json").read_text(encoding="utf-8"))).choices
+        )
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def _with_copies(recipe: Recipe, code: Path) -> Recipe:
@@ -103,7 +115,9 @@ def _with_copies(recipe: Recipe, code: Path) -> Recipe:
     return recipe.model_copy(update={**named, "metrics": [copied(name) for name in recipe.metrics]})
 
 
-def _open(folder: Path, task: Any, max_length: int | None, device: str) -> Loaded:
+def _open(
+    folder: Path, task: Any, max_length: int | None, device: str, planned: ForwardPlan | None = None
+) -> Loaded:
     from bigbatch.infer.quick import QuickForward
     from bigbatch.model.anatomy import anatomy
     from bigbatch.model.forwards import ModuleForward, PaddedForward
@@ -142,7 +156,7 @@ def _open(folder: Path, task: Any, max_length: int | None, device: str) -> Loade
         module=module,
         tokenizer=tokenizer,
         task=task,
-        forward=QuickForward(plain, parts),
+        forward=QuickForward(plain, parts, planned),
         max_length=longest,
         notes=tuple(notes),
     )

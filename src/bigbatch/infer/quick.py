@@ -1,7 +1,8 @@
 """Inference without padding and without work that nobody reads, once it has given the plain path's outputs.
 
-A model folder comes without a plan. So the first table that is large enough decides: sixteen of its samples run both
-ways. The module is changed only while a table runs, so whoever holds it finds it as it was loaded.
+A run has its plan, whose way was compared with the plain one before it trained. A model folder has none: there the
+first table that is large enough decides, and sixteen of its samples run both ways. The module is changed only while
+a table runs, so whoever holds it finds it as it was loaded.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.forwards import ModuleForward, PackedForward, can_pack
 from bigbatch.model.logits import DeferredForward, comparable
+from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch, Packing, ProbeFacts, TokenTable
@@ -29,12 +31,13 @@ TRIED_SAMPLES = 16
 class QuickForward(ModuleForward):
     """The plain forward, and the way to the packed one for tables that are worth it."""
 
-    def __init__(self, plain: ModuleForward, parts: Anatomy) -> None:
+    def __init__(self, plain: ModuleForward, parts: Anatomy, planned: ForwardPlan | None = None) -> None:
         """Change nothing yet.
 
         Args:
             plain: padded; deferred or not.
             parts: of its module.
+            planned: how the run that trained the module ran it; None where nobody has tried yet.
         """
         super().__init__(plain.module)
         self.plain = plain
@@ -42,6 +45,10 @@ class QuickForward(ModuleForward):
         """What the trial found; None before it."""
         self._parts = parts
         self._open: Callable[[], ModuleForward] | None = None
+        if planned is not None:
+            packed, narrow = planned.packing == "packed", planned.last_block == "read tokens"
+            self.facts = ProbeFacts(packed_ok=packed, reason="as its run was planned", error=None, samples=0)
+            self._open = (lambda: self._packed(narrow)) if packed else None
 
     def __call__(self, micro_batch: MicroBatch) -> Any:
         """As the plain forward."""
