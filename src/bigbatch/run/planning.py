@@ -171,7 +171,7 @@ def attention_kernels(on: Measured, packing: Packing) -> tuple[Any, ...]:
     return ("sdpa", "flash", "flex")
 
 
-_COMPARED_TOKENS = 512
+_COMPARED_TOKENS = 256
 """Of the micro-batch that attention kernels are compared on."""
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout")
 
