@@ -121,6 +121,7 @@ def open_bench(name: str) -> Bench:
         task=parts.task,
         max_length=parts.max_length,
         pad_id=parts.pad_id,
+        deferred=False,
         notes=(),
     )
     return Bench(parts, known)
