@@ -5,12 +5,14 @@ Rooms that load torch are imported inside the functions, behind everything that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
+from bigbatch.launch.place import place_of
 from bigbatch.opening import PathOrText, exhaust, open_sorted, open_with_observers
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
@@ -74,7 +76,8 @@ def train(
             run.predict(["great flight"])
     """
     asked = dict(locals())
-    return exhaust(lambda console: open_sorted(console=console, **asked), console_if_watched())
+    place = place_of(os.environ)
+    return exhaust(lambda console: open_sorted(console=console, place=place, **asked), console_if_watched())
 
 
 def distributed_train(
@@ -136,7 +139,8 @@ def start(
                 for record in run:
                     ...
     """
-    return open_sorted(console=None, **dict(locals()))
+    asked = dict(locals())
+    return open_sorted(console=None, place=place_of(os.environ), **asked)
 
 
 def train_command(
@@ -165,6 +169,7 @@ def train_command(
             continue_from=None if continue_from is None else Path(continue_from),
             allow=allow,
             job_id=(environ or {}).get("SLURM_JOB_ID"),
+            place=place_of(environ or {}),
         )
 
     return exhaust(opened, ConsoleObserver())

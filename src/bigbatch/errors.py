@@ -12,6 +12,7 @@
     ├── Diverged                   5   non-finite losses, `guard.patience` in a row
     └── MachineError               6   worker, host, disk, lock or port: a scheduler should retry
         ├── RunLocked              6
+        ├── PeerFailed             6   another rank failed; its own error says why
         ├── DiskError              6   read-only, full, or too small
         └── CheckpointError        6   no checkpoint could be read, or one could not be written
 
@@ -102,6 +103,10 @@ class MachineError(BigbatchError):
 
 class RunLocked(MachineError):
     """Another live process owns the run directory."""
+
+
+class PeerFailed(MachineError):
+    """Another rank failed or is gone; this one cannot go on without it."""
 
 
 class DiskError(MachineError):

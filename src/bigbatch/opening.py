@@ -11,7 +11,7 @@ from bigbatch.errors import UsageError
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Event
+from bigbatch.records import Event, Place
 from bigbatch.report.html import write_report
 from bigbatch.track.console import ConsoleObserver
 from bigbatch.track.observers import load_observers
@@ -44,6 +44,7 @@ def open_sorted(
     tokenizer: Any,
     console: ConsoleObserver | None,
     set: Mapping[str, Any],
+    place: Place | None = None,
     **short: Any,
 ) -> Run:
     """`start` with its arguments sorted: what a recipe can say goes there, what only Python has goes beside it."""
@@ -70,7 +71,7 @@ def open_sorted(
     )
     recipe = _recipe(model_or_recipe, live, {**keys, **set})
     own = [observer for observer in observers if not isinstance(observer, str)]
-    return open_with_observers(recipe, live, observers=own, console=console)
+    return open_with_observers(recipe, live, observers=own, console=console, place=place)
 
 
 def exhaust(opened: Callable[[ConsoleObserver | None], Run], console: ConsoleObserver | None) -> Run:
@@ -82,7 +83,7 @@ def exhaust(opened: Callable[[ConsoleObserver | None], Run], console: ConsoleObs
     finally:
         if console is not None:
             console.close()
-    if console is not None:
+    if console is not None and run.leads:
         for line in last_lines(run):
             console.say(line)
     if run.error is not None:
@@ -131,12 +132,21 @@ def open_with_observers(
     continue_from: Path | None = None,
     allow: Sequence[str] = (),
     job_id: str | None = None,
+    place: Place | None = None,
 ) -> Run:
-    """Open a run with the recipe's observers, the caller's and a console; its report is written at its end."""
+    """Open a run with the recipe's observers, the caller's and a console; its report is written at its end.
+
+    Among several processes rank 0 alone has observers, a console and the report.
+    """
+    from bigbatch.parallel.enter import enter
     from bigbatch.run.start import Wishes, open_run
 
+    world = enter(place, device=recipe.plan.device, timeout_seconds=recipe.launch.timeout.amount)
+    leads = world.rank == 0
+    console = console if leads else None
     side_events: list[Event] = []
-    watching = load_observers([*recipe.observers, *observers], recipe.base, side_events.append)
+    specs = [*recipe.observers, *observers] if leads else []
+    watching = load_observers(specs, recipe.base, side_events.append)
     run = open_run(
         recipe,
         live,
@@ -145,6 +155,8 @@ def open_with_observers(
             continue_from=continue_from,
             allow=allow,
             job_id=job_id,
+            world=world,
+            place=place,
             observers=[console, *watching] if console else watching,
             side_events=side_events,
             say=console.say if console else _silent,
@@ -153,7 +165,7 @@ def open_with_observers(
             finished=write_report,
         ),
     )
-    if run.status == "finished" and not (run.path / "report.html").exists():
+    if leads and run.status == "finished" and not (run.path / "report.html").exists():
         write_report(run.path)
     return run
 

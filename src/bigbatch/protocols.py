@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from bigbatch.records import (
     LossSums,
     MicroBatch,
+    Part,
     Predictions,
     Record,
     Request,
@@ -119,20 +120,50 @@ class LanguageTask(Protocol):
 
 
 class World(Protocol):
-    """The ranks that share one update. One process has an implementation without torch.distributed."""
+    """The ranks that share one update. One process has an implementation without torch.distributed.
+
+    Whatever takes part of every rank must be called by every rank, in the same order.
+    """
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """This process, from 0; rank 0 leads: it owns the run directory, the journal and the console."""
+        ...
 
     @property
     def size(self) -> int: ...
 
+    @property
+    def part(self) -> Part:
+        """Which part of a batch's micro-batches this rank computes."""
+        ...
+
+    def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
+        """The numbers of every rank (fp64), in rank order; equally many on each."""
+        ...
+
     def sum_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
-        """Sum of each count over all ranks (fp64)."""
+        """Sum of each count over all ranks (fp64, rounded once)."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """A JSON value of every rank, in rank order."""
+        ...
+
+    def share(self, value: Any = None) -> Any:
+        """Rank 0's JSON value; what other ranks pass is ignored."""
+        ...
+
+    def gather_rows(self, rows: ndarray) -> list[ndarray]:
+        """The rows (n, C) of every rank, in rank order; n may differ, dtype and C may not."""
         ...
 
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Sum `.grad` over the ranks that hold the same parameter, in place."""
+        """Sum `.grad` over the ranks that hold the same parameter, in place; None stays where no rank has one."""
+        ...
+
+    def last_backward(self) -> None:
+        """The next backward pass is this rank's last of the update: its gradients may travel while it runs."""
         ...
 
     def sum_of_squares(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -144,6 +175,10 @@ class World(Protocol):
         ...
 
     def barrier(self) -> None: ...
+
+    def close(self) -> None:
+        """Leave the group."""
+        ...
 
 
 class Forward(Protocol):

@@ -313,6 +313,36 @@ class Evaluate:
 Request = Stop | Save | Evaluate
 
 
+# ---------------------------------------------------------------- processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a process stands in its group, as torchrun tells it."""
+
+    rank: int
+    """From 0, over all machines."""
+    size: int
+    """Processes of the group."""
+    local_rank: int
+    """From 0, on this machine."""
+    local_size: int
+    """Processes on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Part `rank` of `size` of the micro-batches of a batch."""
+
+    rank: int
+    size: int
+    even: bool = False
+    """Whether every rank must run equally many forwards: a parameter that is shared is gathered in each."""
+
+
+ALL = Part(rank=0, size=1)
+
+
 # ---------------------------------------------------------------- facts, which the plan reads
 
 
@@ -329,6 +359,8 @@ class HardwareFacts:
     """Cores that this process may use."""
     threads: int
     """Threads that torch uses inside an operation."""
+    ranks: int = 1
+    """Processes that train together."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,17 @@ padding included, stay within a budget. Cuts depend on lengths and budget alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from bigbatch.data.deal import dealt
 from bigbatch.data.ragged import flat_indexes, starts_of, targets_of
-from bigbatch.records import GlobalBatch, MicroBatch, Packing, Targets, TokenTable
+from bigbatch.records import ALL, GlobalBatch, MicroBatch, Packing, Part, Targets, TokenTable
 
 
-def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing) -> list[np.ndarray]:
+def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing, multiple_of: int = 1) -> list[np.ndarray]:
     """Divide samples into micro-batches of similar length.
 
     In order of length (equal ones in order of position), as many as fit; then the budget is lowered as far as the
@@ -26,6 +27,8 @@ def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing) -> list[np.n
         micro_tokens: upper bound of computed tokens: the sum of lengths when packed, count times longest
             when padded. A longer sample is alone.
         packing: `packed` or `padded`.
+        multiple_of: their number is raised to a multiple of this where there are samples enough, so that so many
+            ranks get equally many.
 
     Returns:
         Index arrays (int64) into `lengths_B`; each sample is in exactly one.
@@ -33,12 +36,12 @@ def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing) -> list[np.n
     order_B = np.argsort(lengths_B, kind="stable").astype(np.int64)
     sorted_B = np.asarray(lengths_B, np.int64)[order_B]
     ends = _ends(sorted_B, micro_tokens, packing) or []
+    most = -(-len(ends) // multiple_of) * multiple_of
     low, high = 1, micro_tokens
-    while (
-        low < high
-    ):  # the fewest micro-batches never rise with the budget, so bisection finds the lowest one
+    # The fewest micro-batches never rise with the budget, so bisection finds the lowest one.
+    while low < high:
         middle = (low + high) // 2
-        tighter = _ends(sorted_B, middle, packing, at_most=len(ends))
+        tighter = _ends(sorted_B, middle, packing, at_most=most)
         if tighter is None:
             low = middle + 1
         else:
@@ -75,8 +78,11 @@ def micro_batches(
     micro_tokens: int,
     packing: Packing,
     unit_weights: Callable[[Targets], Targets] | None = None,
+    part: Part = ALL,
 ) -> Iterator[MicroBatch]:
-    """The micro-batches of a global batch (or of any row numbers), numbered from 0.
+    """The micro-batches of a global batch (or of any row numbers), numbered from 0; one rank's part of them.
+
+    With `part.even` each part has equally many: fillers, whose units weigh nothing, stand where samples ran out.
 
     Args:
         batch: a global batch, or (B,) row numbers of `table`.
@@ -84,16 +90,43 @@ def micro_batches(
         micro_tokens: upper bound of computed tokens.
         packing: `packed` or `padded`.
         unit_weights: multiplies further weights into the targets (`Task.prepare`).
+        part: which of them; they are cut the same for every rank.
     """
     ids_B = batch.sample_ids_B if isinstance(batch, GlobalBatch) else np.asarray(batch, np.int64)
     view = batch.view if isinstance(batch, GlobalBatch) else None
     lengths_B = table.token_offsets[ids_B + 1] - table.token_offsets[ids_B]
-    for index, chosen in enumerate(cut(lengths_B, micro_tokens, packing)):
+    pieces = cut(lengths_B, micro_tokens, packing, part.size)
+
+    def piece(index: int, chosen: np.ndarray) -> MicroBatch:
         if view is None:
-            yield gather(table, ids_B[chosen], index, micro_tokens, packing, unit_weights)
-        else:
-            seen = gather(view, chosen, index, micro_tokens, packing, unit_weights)
-            yield replace(seen, sample_ids_B=ids_B[chosen])
+            return gather(table, ids_B[chosen], index, micro_tokens, packing, unit_weights)
+        seen = gather(view, chosen, index, micro_tokens, packing, unit_weights)
+        return replace(seen, sample_ids_B=ids_B[chosen])
+
+    mine = dealt(computed_tokens(lengths_B, pieces, packing), part)
+    for index in mine:
+        yield piece(index, pieces[index])
+    if part.even:
+        shortest = np.argsort(lengths_B, kind="stable")[:1]
+        for number in range(-(-len(pieces) // part.size) - len(mine)):
+            yield filler(piece(len(pieces) + number, shortest))
+
+
+def computed_tokens(lengths_B: np.ndarray, pieces: Sequence[np.ndarray], packing: Packing) -> np.ndarray:
+    """Tokens that run through the model for each micro-batch (M,) int64, padding included."""
+    if packing == "packed":
+        return np.array([lengths_B[chosen].sum() for chosen in pieces], np.int64)
+    return np.array([len(chosen) * lengths_B[chosen].max(initial=0) for chosen in pieces], np.int64)
+
+
+def filler(micro_batch: MicroBatch) -> MicroBatch:
+    """The same work without weight: a rank that has nothing to do computes it, and nothing changes."""
+    targets = micro_batch.targets
+    return replace(
+        micro_batch,
+        sample_ids_B=np.full_like(micro_batch.sample_ids_B, -1),
+        targets=replace(targets, weights=np.zeros_like(targets.weights)),
+    )
 
 
 def gather(
@@ -123,14 +156,21 @@ def gather(
 
 
 def evaluation_batches(
-    table: TokenTable, *, micro_tokens: int, packing: Packing, window: int = 4096
+    table: TokenTable, *, micro_tokens: int, packing: Packing, window: int = 4096, part: Part = ALL
 ) -> Iterator[MicroBatch]:
-    """Every row once, sorted by length within windows of rows; numbered from 0 over the whole pass."""
+    """Every row once, sorted by length within windows of rows; numbered from 0 over the whole pass.
+
+    Parts take them in turn. They are cut the same for any number of ranks, so that outputs have the same bits.
+    """
     index = 0
     for first in range(0, len(table), window):
         rows_B = np.arange(first, min(first + window, len(table)), dtype=np.int64)
         for chosen in cut(
             table.token_offsets[rows_B + 1] - table.token_offsets[rows_B], micro_tokens, packing
         ):
-            yield gather(table, rows_B[chosen], index, micro_tokens, packing)
+            if index % part.size == part.rank:
+                yield gather(table, rows_B[chosen], index, micro_tokens, packing)
             index += 1
+    if part.even and index % part.size and part.rank >= index % part.size:
+        shortest = np.argsort(table.lengths_B, kind="stable")[:1]
+        yield filler(gather(table, shortest, index, micro_tokens, packing))

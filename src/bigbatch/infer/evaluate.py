@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bigbatch.infer.forwards import run_forward
-from bigbatch.protocols import Forward, Metric, Task
+from bigbatch.protocols import Forward, Metric, Task, World
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
 from bigbatch.tasks.figures import Undefined
 from bigbatch.tasks.states import CalibrationMetric, confusion, counted
@@ -77,6 +77,7 @@ def evaluate(
     *,
     micro_tokens: int,
     packing: Packing | None = None,
+    world: World | None = None,
 ) -> EvalResult:
     """Loss and metrics of a model on a tokenised split.
 
@@ -87,10 +88,16 @@ def evaluate(
         metrics: None takes the task's.
         micro_tokens: upper bound of computed tokens of a micro-batch.
         packing: `packed` or `padded`, as the forward expects it; None: the quickest way that the forward knows.
+        world: the ranks that share the forward passes; each then has all outputs and finds the same figures.
     """
     started = time.perf_counter()
     outputs_UC = run_forward(
-        forward, table, micro_tokens=micro_tokens, packing=packing, reduce=getattr(task, "reduce", None)
+        forward,
+        table,
+        micro_tokens=micro_tokens,
+        packing=packing,
+        reduce=getattr(task, "reduce", None),
+        world=world,
     )
     units = len(outputs_UC)
     terms = _losses(task, outputs_UC, table)

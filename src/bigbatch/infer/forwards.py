@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import nn
 from bigbatch.data.packs import evaluation_batches
 from bigbatch.data.ragged import flat_indexes
 from bigbatch.infer.quick import QuickForward
-from bigbatch.protocols import Forward
-from bigbatch.records import Packing, Targets, TokenTable
+from bigbatch.protocols import Forward, World
+from bigbatch.records import ALL, MicroBatch, Packing, Targets, TokenTable
+from bigbatch.step.executor import memory_errors
+from bigbatch.step.together import together
 
 
 @contextmanager
@@ -44,6 +46,7 @@ def run_forward(
     micro_tokens: int,
     packing: Packing | None = None,
     reduce: Reduce | None = None,
+    world: World | None = None,
 ) -> np.ndarray:
     """Outputs of all units of a table, in table order.
 
@@ -53,23 +56,53 @@ def run_forward(
         micro_tokens: upper bound of computed tokens of a micro-batch.
         packing: `packed` or `padded`, as the forward expects it; None: the quickest way that the forward knows.
         reduce: what to keep of a micro-batch's outputs; None keeps them whole.
+        world: the ranks that share the work; each gets all outputs. None: this process does it alone.
 
     Returns:
         (all units, C), fp64 where the model is, else fp32; (all units, k) of `reduce`.
     """
-    outputs_UC: np.ndarray | None = None
-    with _way(forward, table, packing) as (run, packing), inferring(forward):
-        for micro_batch in evaluation_batches(table, micro_tokens=micro_tokens, packing=packing):
-            outputs = run(micro_batch)
-            if reduce is not None:
-                outputs = reduce(outputs, _tensors(micro_batch.targets, outputs))
-            found_UC = _on_host(outputs)
-            samples_B = micro_batch.sample_ids_B[micro_batch.sample_ids_B >= 0]  # filler comes last
-            units_U, _ = flat_indexes(table.unit_offsets, samples_B)
-            if outputs_UC is None:
-                outputs_UC = np.empty((int(table.unit_offsets[-1]), found_UC.shape[1]), found_UC.dtype)
-            outputs_UC[units_U] = found_UC[: len(units_U)]
-    return np.empty((0, 1), np.float32) if outputs_UC is None else outputs_UC
+    part = ALL if world is None else world.part
+
+    def outputs() -> list[tuple[np.ndarray, np.ndarray]]:
+        found = []
+        with memory_errors(), _way(forward, table, packing) as (run, way), inferring(forward):
+            for micro_batch in evaluation_batches(table, micro_tokens=micro_tokens, packing=way, part=part):
+                found.append(_kept(run(micro_batch), micro_batch, table, reduce))
+        return found
+
+    if world is None or world.size == 1:
+        return _in_order(outputs(), table)
+    mine = together(world, outputs)
+    return _in_order(list(zip(*map(world.gather_rows, _joined(mine)), strict=True)), table)
+
+
+def _kept(
+    outputs: Any, micro_batch: MicroBatch, table: TokenTable, reduce: Reduce | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of a micro-batch's units (U,), and what is kept of each (U, C)."""
+    if reduce is not None:
+        outputs = reduce(outputs, _tensors(micro_batch.targets, outputs))
+    found_UC = _on_host(outputs)
+    samples_B = micro_batch.sample_ids_B[micro_batch.sample_ids_B >= 0]
+    units_U, _ = flat_indexes(table.unit_offsets, samples_B)
+    # Filler comes last, and is nobody's.
+    return units_U, found_UC[: len(units_U)]
+
+
+def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """All units of a rank (U, 1), and their outputs (U, C); a rank without any has at least the shape."""
+    units_U = np.concatenate([units for units, _ in found] or [np.empty(0, np.int64)])
+    outputs_UC = np.concatenate([outputs for _, outputs in found] or [np.empty((0, 1), np.float32)])
+    return units_U[:, None], outputs_UC
+
+
+def _in_order(found: Sequence[tuple[np.ndarray, np.ndarray]], table: TokenTable) -> np.ndarray:
+    """Outputs in table order (all units, C)."""
+    first = next((outputs for _, outputs in found if len(outputs)), np.empty((0, 1), np.float32))
+    whole_UC = np.empty((int(table.unit_offsets[-1]), first.shape[1]), first.dtype)
+    for units_U, outputs_UC in found:
+        whole_UC[units_U.reshape(-1)] = outputs_UC
+    return whole_UC
 
 
 def _way(

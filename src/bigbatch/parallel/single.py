@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
+
+from bigbatch.optim.lamb import local_sum_of_squares
+from bigbatch.records import ALL
 
 
 class SingleWorld:
@@ -13,18 +17,37 @@ class SingleWorld:
 
     rank = 0
     size = 1
+    part = ALL
+
+    def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
+        """The numbers themselves."""
+        return [[float(number) for number in numbers]]
 
     def sum_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
         """The counts themselves."""
-        return dict(counts)
+        return {name: float(count) for name, count in counts.items()}
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value itself."""
+        return [value]
+
+    def share(self, value: Any = None) -> Any:
+        """The value itself."""
+        return value
+
+    def gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows themselves."""
+        return [rows]
 
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Nothing: the gradients are already those of the whole batch."""
 
+    def last_backward(self) -> None:
+        """Nothing has to travel."""
+
     def sum_of_squares(self, tensors: Sequence[Tensor]) -> Tensor:
         """Squared L2 norm of each tensor (len(tensors),), in its own dtype."""
-        norms = torch._foreach_norm(list(tensors))  # pyright: ignore[reportPrivateImportUsage]
-        return torch.stack(norms).square()
+        return local_sum_of_squares(tensors)
 
     def whole(self, matrix: Tensor) -> Tensor:
         """The matrix itself."""
@@ -32,3 +55,6 @@ class SingleWorld:
 
     def barrier(self) -> None:
         """Nobody to wait for."""
+
+    def close(self) -> None:
+        """Nothing is held."""

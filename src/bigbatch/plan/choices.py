@@ -34,12 +34,18 @@ def machine(recipe: Any, hardware: HardwareFacts, formats: Mapping[str, Choice])
         "device": Choice(value=hardware.device, reason=found, source="derived"),
         "threads": Choice(value=hardware.threads, reason=cores, source="derived"),
         **formats,
-        "ranks": Choice(value=1, reason="one process; more are planned", source="default"),
+        "ranks": _ranks(hardware.ranks),
     }
     for name in ("device", "threads"):
         if getattr(plan, name, None) is not None:
             choices[name] = _asked(choices[name].value, f"plan.{name}")
     return choices
+
+
+def _ranks(count: int) -> Choice:
+    if count == 1:
+        return Choice(value=1, reason="one process; --ranks N starts more", source="default")
+    return Choice(value=count, reason="as many processes were started; they share each batch", source="user")
 
 
 def asked_for(recipe: Any, length: Length) -> dict[str, Choice]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bigbatch.errors import DoesNotFit
@@ -115,7 +115,7 @@ def make_plan(
             **chosen.evaluation(calibration),
             **chosen.split(cut, batch_samples, lengths),
             **chosen.memory(memory, calibration),
-            **chosen.times(recipe, calibration, length, cut, work, again.slowdown),
+            **chosen.times(recipe, _shared(calibration, hardware.ranks), length, cut, work, again.slowdown),
         },
         warnings=(
             *length.warnings,
@@ -123,6 +123,17 @@ def make_plan(
             *format_warnings,
             *chosen.doubts(recipe, length, lengths, hardware),
         ),
+    )
+
+
+def _shared(calibration: CalibrationFacts | None, ranks: int) -> CalibrationFacts | None:
+    """Seconds as if all ranks were one that is so many times as fast; what travels between them is not counted."""
+    if calibration is None or ranks == 1:
+        return calibration
+    return replace(
+        calibration,
+        seconds_per_token=calibration.seconds_per_token / ranks,
+        seconds_per_token_forward=calibration.seconds_per_token_forward / ranks,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 
 from bigbatch.errors import Problem, RecipeError
-from bigbatch.records import HardwareFacts
+from bigbatch.records import HardwareFacts, Place
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -30,28 +30,31 @@ class PlanSettings(Protocol):
     def threads(self) -> int | None: ...
 
 
-def hardware_facts(settings: PlanSettings) -> HardwareFacts:
+def hardware_facts(settings: PlanSettings, place: Place | None = None) -> HardwareFacts:
     """Look at the machine.
 
     Args:
         settings: `recipe.plan`; `device` and `threads` are taken as asked for.
+        place: this process among those of the machine, which share cores and memory and take an accelerator each.
 
     Raises:
         RecipeError: `plan.device` names a device that torch does not see.
     """
-    device = choose_device(settings.device)
-    cores = usable_cores()
+    device = choose_device(settings.device, place.local_rank if place else 0)
+    beside = place.local_size if place else 1
+    cores = max(1, usable_cores() // beside)
     return HardwareFacts(
         device=device,
         device_name=_device_name(device),
-        memory_bytes=usable_memory_bytes(device),
+        memory_bytes=usable_memory_bytes(device) // (beside if device == "cpu" else 1),
         cores=cores,
         threads=settings.threads or min(torch.get_num_threads(), cores),
+        ranks=place.size if place else 1,
     )
 
 
-def choose_device(asked: str | None) -> str:
-    """`cuda:0`, `mps` or `cpu`: the one asked for, else the fastest that torch sees.
+def choose_device(asked: str | None, local_rank: int = 0) -> str:
+    """`cuda:0`, `mps` or `cpu`: the one asked for, else the fastest that torch sees; each process its own.
 
     Raises:
         RecipeError: not a device, or not there.
@@ -61,9 +64,10 @@ def choose_device(asked: str | None) -> str:
         seen.insert(0, "mps")
     if torch.cuda.is_available():
         seen[:0] = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    own = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"
     if asked is None:
-        return seen[0]
-    name = "cuda:0" if asked == "cuda" else asked
+        return own if seen[0].startswith("cuda") else seen[0]
+    name = own if asked == "cuda" else asked
     if name not in seen:
         what = f"found {asked!r}, which torch does not see here; expected {' or '.join(seen)}"
         raise RecipeError([Problem(where="recipe", key="plan.device", what=what)])

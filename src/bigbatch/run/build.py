@@ -26,10 +26,10 @@ from bigbatch.plan.frozen import Plan
 from bigbatch.precision.audit import Audit
 from bigbatch.probe.bench import warm_up
 from bigbatch.probe.hardware import hardware_facts
-from bigbatch.protocols import Metric
+from bigbatch.protocols import Metric, World
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, LengthFacts, Packing, TokenTable
+from bigbatch.records import HardwareFacts, LengthFacts, Packing, Place, TokenTable
 from bigbatch.rules.batch_size import Effective, scaled
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.rules.schedules import Schedule, schedule_from
@@ -37,6 +37,7 @@ from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.planning import Measured, measured_plan
 from bigbatch.run.precision import audited, loss_scale_for
+from bigbatch.run.ranks import by_leader, leader_first
 from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.executor import PlainExecutor
@@ -146,6 +147,8 @@ def build(
     say: Say = lambda text: None,
     progress: Progress | None = None,
     audit: bool = False,
+    world: World | None = None,
+    place: Place | None = None,
 ) -> Parts:
     """Build a run from its recipe and rows.
 
@@ -159,6 +162,8 @@ def build(
         say: told each step that can take a while.
         progress: (what, done, total) while tokenising.
         audit: whether to audit the number format thoroughly, also when the plan computes in fp32.
+        world: the ranks that train together; None: this process alone.
+        place: this process among those of its machine.
 
     Raises:
         ModelError: the model or tokenizer cannot be used.
@@ -166,14 +171,17 @@ def build(
         RecipeError: the batch, its rules or the schedule make no sense for this data.
         DoesNotFit: the plan's prediction exceeds the machine's memory.
     """
-    hardware = hardware_facts(recipe.plan)
+    world = world or SingleWorld()
+    hardware = hardware_facts(recipe.plan, place)
     threads = frozen_plan.choices.get("threads") if frozen_plan else None
     # Another number of threads sums in another order.
     torch.set_num_threads(int(threads.value) if threads else hardware.threads)
     if recipe.plan.reproducible == "run" and hardware.device.startswith("cuda"):
         reproducible_cuda()
-    ready = ready_model(recipe, task, inputs, live, hardware, say)
-    tables, ready, token_notes = ready_tables(recipe, inputs, ready, cache_dir, say, progress)
+    loaded = ready_model(recipe, task, inputs, live, hardware, say)
+    tables, ready, token_notes = leader_first(
+        world, lambda: ready_tables(recipe, inputs, loaded, cache_dir, say, progress)
+    )
     batches = Batches(
         tables["train"],
         seed=recipe.seed.data,
@@ -182,7 +190,6 @@ def build(
         view=getattr(ready.task, "view", None),
     )
     clocks = _clocks(recipe, tables["train"], batches, getattr(ready.task, "clock", "samples"))
-    world = SingleWorld()
     new_optimizer = partial(
         build_optimizer,
         settings=recipe.optimizer,
@@ -204,10 +211,16 @@ def build(
         say=say,
         cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
     )
-    plan = frozen_plan or measured_plan(on)
     found: Audit | None = None
-    if frozen_plan is None:
-        plan, found = audited(on, plan, asked=audit)
+    if frozen_plan is not None:
+        plan = frozen_plan
+    else:
+        plan, found = by_leader(
+            world,
+            lambda: audited(on, measured_plan(on), asked=audit),
+            lambda planned: planned[0].to_json(),
+            lambda words: (Plan.from_json(words), None),
+        )
     forward = open_forward(ready, ForwardPlan.of(plan.choices))
     if forward.compiled:
         say("compiling")
@@ -221,6 +234,7 @@ def build(
         in_place=forward.in_place,
         loss_scale=loss_scale,
         span=forward.span,
+        before_last=world.last_backward,
     )
     step = StepParts(
         task=ready.task,

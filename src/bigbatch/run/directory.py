@@ -59,8 +59,11 @@ class RunDirectory:
         'runs/tweets/metrics.jsonl'
     """
 
-    def __init__(self, path: Path, *, ops: FileOps = FILES, job_id: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, ops: FileOps = FILES, job_id: str | None = None, writes: bool = True
+    ) -> None:
         self.path = path
+        self.writes = writes  # False: another process owns it; the methods below then do nothing
         self.ops = ops
         self.job_id = job_id  # the scheduler's, for status.json
         self.identity = path / "identity.json"  # what is computed; the first file, see identity.py
@@ -85,10 +88,13 @@ class RunDirectory:
         Raises:
             DiskError: it cannot be created.
         """
-        make_folders(self.path, ops=self.ops)
+        if self.writes:
+            make_folders(self.path, ops=self.ops)
 
     def clean(self) -> list[str]:
         """Remove temporary files that a kill left; only while holding the lock. Returns their names."""
+        if not self.writes:
+            return []
         left = sorted(path for name in _LEFT_BEHIND for path in self.path.glob(name))
         for path in left:
             remove_tree(path, ops=self.ops)
@@ -96,6 +102,8 @@ class RunDirectory:
 
     def remove_unused(self) -> None:
         """Remove the directory if no run ever began in it: a start that failed leaves nothing behind."""
+        if not self.writes:
+            return
         with contextlib.suppress(OSError):  # it was never made, or another process starts there
             if all(path.name == ".lock-guard" for path in self.path.iterdir()):
                 self.ops.remove(self.path / ".lock-guard")
@@ -113,6 +121,8 @@ class RunDirectory:
         Raises:
             DiskError: with the bytes needed and free.
         """
+        if not self.writes:
+            return
         folder = nearest_folder(self.path)
         probe = folder / f"{TEMPORARY}preflight-{os.getpid()}"
         try:
@@ -135,7 +145,8 @@ class RunDirectory:
 
     def write_json(self, path: Path, value: Any) -> None:
         """Replace one of the JSON files durably: `directory.write_json(directory.plan, …)`."""
-        atomic_write_json(path, value, ops=self.ops)
+        if self.writes:
+            atomic_write_json(path, value, ops=self.ops)
 
     def write_status(self, state: State, update: int) -> None:
         """Replace status.json durably."""
@@ -173,7 +184,7 @@ def environment_facts(
         data_fingerprint: hash of the data, or one for each split.
     """
     return {
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": environment_versions(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "byte_order": sys.byteorder,
@@ -185,9 +196,9 @@ def environment_facts(
     }
 
 
-def _versions() -> dict[str, str | None]:
-    """Installed version of each package that numbers can depend on; None when it is not installed."""
-    found: dict[str, str | None] = {}
+def environment_versions() -> dict[str, str | None]:
+    """Python, and the installed version of each package that numbers can depend on; None: not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)

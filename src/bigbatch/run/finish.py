@@ -47,7 +47,14 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
         yield loop.emit(loop.evaluate_split("test"))
     yield from loop.failures_beside()
     final = {split: dict(figures) for split, figures in progress.figures.items()}
-    card = model_card(parts, final, progress)
+    yield from _kept(parts, directory, loop, final) if directory.writes else ()
+    # Nobody reads the result before it is there.
+    loop.world.barrier()
+
+
+def _kept(parts: Parts, directory: RunDirectory, loop: Loop, final: Figures) -> Iterator[Record]:
+    """Rank 0 writes the model and the final files."""
+    card = model_card(parts, final, loop.progress)
     save_model(parts.module, parts.tokenizer, directory.model, card)
     directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
     yield from keep_analysis(parts, directory, loop)

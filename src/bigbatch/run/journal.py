@@ -99,6 +99,22 @@ class Journal:
         atomic_write_bytes(self.path, b"".join(kept), ops=self._ops)
 
 
+class NoJournal:
+    """The journal of a rank that does not lead: rank 0 writes it."""
+
+    repaired_lines = 0
+
+    def append(self, record: Record | Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def rewind_to(self, step: int, records: int | None = None) -> int:
+        """Nothing moves."""
+        return 0
+
+
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a journal, also while a run is writing it: a line that is not whole yet ends it."""
     for line in _lines(path):

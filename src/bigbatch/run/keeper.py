@@ -25,8 +25,9 @@ from bigbatch.run.checkpoints import (
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.guard import Guard
 from bigbatch.run.inputs import Live
-from bigbatch.run.journal import Journal
+from bigbatch.run.journal import Journal, NoJournal
 from bigbatch.run.progress import Progress
+from bigbatch.run.ranks import by_leader
 
 MODEL = "model/"
 """Prefix of the model's own tensors in a checkpoint; optimiser states have the state's name instead."""
@@ -37,7 +38,9 @@ _RECORD_BYTES = 2**24
 class Keeper:
     """Writes and reads a run's durable state."""
 
-    def __init__(self, directory: RunDirectory, journal: Journal, *, run_id: str, keep: int) -> None:
+    def __init__(
+        self, directory: RunDirectory, journal: Journal | NoJournal, *, run_id: str, keep: int
+    ) -> None:
         """Bind to one run directory.
 
         Args:
@@ -70,7 +73,12 @@ class Keeper:
         )
         self.journal.sync()
         best = [progress.best.step] if progress.best else []
-        path = save_checkpoint(self.directory.checkpoints, state, self.keep, protect=best)
+        path = by_leader(
+            parts.step.world,
+            lambda: save_checkpoint(self.directory.checkpoints, state, self.keep, protect=best),
+            str,
+            Path,
+        )
         self.saved_update, self.saved_clock = progress.update, clock
         self.directory.write_status("running", progress.update)
         return path

@@ -37,12 +37,16 @@ from bigbatch.run.build import Parts
 from bigbatch.run.guard import Guard
 from bigbatch.run.keeper import Keeper
 from bigbatch.run.progress import Best, Progress
-from bigbatch.run.signals import Interrupted, SignalFlag
+from bigbatch.run.signals import SignalFlag
 from bigbatch.run.watched import figure_of
 from bigbatch.step.executor import OutOfMemory, memory_errors
+from bigbatch.step.together import Leaving
 from bigbatch.step.update import apply_update
 from bigbatch.units import Quantity
 
+_REQUESTS: dict[str, type[Stop] | type[Save] | type[Evaluate]] = {
+    kind.__name__: kind for kind in (Stop, Save, Evaluate)
+}
 SMALLEST_MICRO_TOKENS = 16
 """Halving stops here: below it, memory is not the micro-batch's doing."""
 
@@ -80,7 +84,13 @@ class Loop:
         self.keeper = keeper
         self.progress = progress
         self.guard = guard
+        self.world = parts.step.world
         self.requests: list[Request] = []
+        """Asked for in this process and not yet agreed on."""
+        self._agreed: list[Request] = []
+        """Asked of rank 0, and known to every rank."""
+        self._now = 0.0
+        """Rank 0's clock when the ranks last met."""
         self.results: dict[str, EvalResult] = {}
         """Latest full evaluation of each split, with the weights that the module holds."""
         self.exit_reason = progress.stopped or "completed"
@@ -90,11 +100,11 @@ class Loop:
         self._first_save = first_save
         self._check = check
         self._flag = SignalFlag()
-        self._last_checkpoint = time.monotonic()
+        self._last_checkpoint = 0.0
         self._supply = Supply(
             parts.batches,
             lambda batch, tokens: micro_batches(
-                batch, parts.train, micro_tokens=tokens, packing=parts.packing
+                batch, parts.train, micro_tokens=tokens, packing=parts.packing, part=self.world.part
             ),
             last_update=parts.length.updates,
             # On a CPU the cutting would take a core from the computing, and it is a thousandth of an update.
@@ -111,7 +121,7 @@ class Loop:
         """Every record from here on, in order, already written to the journal.
 
         Raises:
-            Interrupted: a signal came; the weights are those of the last update boundary.
+            Leaving: a signal came, here or on another rank; the weights are those of the last update boundary.
             Diverged: `guard.patience` updates in a row were not finite.
             DoesNotFit: even the smallest micro-batch ran out of memory.
         """
@@ -122,13 +132,15 @@ class Loop:
 
     def _all_records(self) -> Iterator[Record]:
         progress, total = self.progress, self.parts.length.updates
+        self._meet()
+        self._last_checkpoint = self._now
         yield from map(self.emit, self._first_events)
         if self._first_save:
             yield self.emit(self.save(self._first_save))
         yield from self._due_evaluation()
         yield from self._serve_requests()
         while progress.update < total and not self._stopped():
-            self._flag.poll()
+            self._poll()
             self._check()
             before = self.clock()
             batch, pieces = self._supply.at(progress.position, progress.update + 1, self.parts.micro_tokens)
@@ -141,6 +153,7 @@ class Loop:
                 yield self.emit(self._halve_loss_scale(batch))
                 continue
             progress.after_update(record)
+            self._meet()
             # At once: a checkpoint of this boundary must know it, whenever the caller leaves.
             scale = self.parts.step.loss_scale
             grown = scale is not None and scale.after(record.skipped)
@@ -266,6 +279,7 @@ class Loop:
                         parts.metrics,
                         micro_tokens=parts.evaluation_micro_tokens,
                         packing=parts.packing,
+                        world=self.world,
                     )
                 break
             except OutOfMemory as error:
@@ -317,11 +331,29 @@ class Loop:
         value = self.progress.figures[split].get(metric)
         return math.nan if value is None else float(value)
 
+    # ------------------------------------------------------------ what all ranks do alike
+
+    def _meet(self) -> None:
+        """Every rank learns what rank 0 was asked for, and what time it is there."""
+        self._now = time.monotonic()
+        if self.world.size > 1:
+            said = {"now": self._now, "requests": [[type(each).__name__, each.why] for each in self.requests]}
+            said = self.world.share(said)
+            self._now = said["now"]
+            self.requests = [_REQUESTS[name](why) for name, why in said["requests"]]
+        self._agreed += self.requests
+        self.requests = []
+
+    def _poll(self) -> None:
+        """Leave after a signal; among several ranks only where all of them leave: within an update or evaluation."""
+        if self.world.size == 1:
+            self._flag.poll()
+
     # ------------------------------------------------------------ what is due
 
     def clock(self) -> Clock:
         """How far the run is."""
-        return self.progress.clock(time.monotonic())
+        return self.progress.clock(self._now)
 
     def _crossed(self, every: Quantity, before: Clock) -> bool:
         parts = self.parts
@@ -334,24 +366,25 @@ class Loop:
         if self.keeper.saved_update == self.progress.update:
             return False
         if every.unit == "s":
-            return time.monotonic() - self._last_checkpoint >= every.amount
+            return self._now - self._last_checkpoint >= every.amount
         return self._crossed(every, self.keeper.saved_clock)
 
     def _stopped(self) -> bool:
-        if self.progress.stopped is not None or any(isinstance(request, Stop) for request in self.requests):
+        if self.progress.stopped is not None or any(isinstance(request, Stop) for request in self._agreed):
             return True
         stopping = self.parts.recipe.early_stopping
         if stopping is None or self.progress.stale_evaluations < max(stopping.patience.amount, 1):
             return False
         why = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
-        self.requests.append(Stop(why))
+        self._agreed.append(Stop(why))
         return True
 
     def _serve_requests(self) -> Iterator[Record]:
         """Saves and evaluations that were asked for; a stop stays, for the loop to see."""
         yield from self.failures_beside()
-        waiting: list[Request] = self.requests
-        self.requests = [request for request in waiting if isinstance(request, Stop)]
+        self._meet()
+        waiting = self._agreed
+        self._agreed = [request for request in waiting if isinstance(request, Stop)]
         for request in waiting:
             if isinstance(request, Save):
                 yield self.emit(self.save(request.why))
@@ -362,7 +395,7 @@ class Loop:
 
     def _say_stop(self) -> Iterator[Record]:
         """Why the run ends here, when somebody asked it to: whenever that was, the first one counts."""
-        request = next((request for request in self.requests if isinstance(request, Stop)), None)
+        request = next((request for request in self._agreed if isinstance(request, Stop)), None)
         if request is None or self.progress.stopped is not None:
             return
         self.progress.stopped = self.exit_reason = request.why
@@ -380,10 +413,10 @@ class Loop:
     def save(self, why: str) -> Event:
         """Write a checkpoint of this update boundary."""
         path = self.keeper.save(self.parts, self.progress, self.guard, self.clock())
-        self._last_checkpoint = time.monotonic()
+        self._last_checkpoint = self._now
         return self._event("checkpoint", why, f"saved {path.name}")
 
-    def save_interrupted(self, interruption: Interrupted) -> Record:
+    def save_interrupted(self, interruption: Leaving) -> Record:
         """After a signal: the last boundary, if it is not saved yet."""
         did = f"the same command goes on after update {self.progress.update}"
         record = self.emit(self._event("interrupted", str(interruption), did))

@@ -20,6 +20,7 @@ from bigbatch.run.directory import RunDirectory, State, read_json
 from bigbatch.run.finish import finish, missed_gates
 from bigbatch.run.loop import Loop
 from bigbatch.run.signals import Interrupted, SignalFlag
+from bigbatch.step.together import Leaving
 
 
 class Run:
@@ -94,7 +95,7 @@ class Run:
             try:
                 yield from self._loop.records()
                 yield from finish(self._parts, self._directory, self._loop)
-            except Interrupted as interruption:
+            except Leaving as interruption:
                 self.signal = interruption.signal
                 record = self._loop.save_interrupted(interruption)
                 self._end("interrupted")
@@ -112,7 +113,8 @@ class Run:
             if missed:
                 self.error = GateMissed("; ".join(missed))
             self._end("finished")
-            self._finished(self.path)
+            if self._directory.writes:
+                self._finished(self.path)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -120,6 +122,7 @@ class Run:
         self._stack.close()
         if self._parts is not None:
             self._parts.forward.close()
+            self._parts.step.world.close()
 
     def _end(self, status: State) -> None:
         assert self._loop is not None and self._parts is not None
@@ -147,6 +150,11 @@ class Run:
         self._loop.requests.append(request)
 
     # ------------------------------------------------------------ results
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the run directory: rank 0, or the only one."""
+        return self._directory.writes
 
     @property
     def plan(self) -> Plan:

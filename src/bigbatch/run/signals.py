@@ -8,15 +8,19 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from bigbatch.step.together import Leaving
+
 _WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
+class Interrupted(Leaving):
     """Raised inside the loop where it is safe to leave: nothing of the update in progress has been applied."""
 
     def __init__(self, signal: signal.Signals | None) -> None:
-        self.signal: int | None = None if signal is None else int(signal)
-        super().__init__("the run was left early" if signal is None else f"{signal.name} was received")
+        super().__init__(
+            None if signal is None else int(signal),
+            "the run was left early" if signal is None else f"{signal.name} was received",
+        )
 
 
 class SignalFlag:

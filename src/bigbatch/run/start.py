@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -10,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.errors import MachineError, UsageError
+from bigbatch.parallel.single import SingleWorld
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.probe.hardware import hardware_facts
-from bigbatch.protocols import Observer
+from bigbatch.protocols import Observer, World
 from bigbatch.recipe.load import dump_recipe, placed
 from bigbatch.recipe.references import referenced_files
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Event
+from bigbatch.records import Event, Place
 from bigbatch.run.build import Parts, Say, build
 from bigbatch.run.build import Progress as TokenProgress
-from bigbatch.run.directory import RunDirectory, environment_facts, read_json
+from bigbatch.run.directory import RunDirectory, environment_facts, environment_versions, read_json
 from bigbatch.run.durable import atomic_write_text
 from bigbatch.run.guard import Guard
 from bigbatch.run.identity import (
@@ -36,13 +38,14 @@ from bigbatch.run.identity import (
     read_identity,
     write_identity,
 )
-from bigbatch.run.inputs import Inputs, Live, model_digest, read_inputs
-from bigbatch.run.journal import Journal
+from bigbatch.run.inputs import Inputs, Live, file_digest, model_digest, read_inputs
+from bigbatch.run.journal import Journal, NoJournal
 from bigbatch.run.keeper import Keeper, bytes_needed, first_guess_bytes
 from bigbatch.run.live import give_back, live_digests
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.progress import Progress
+from bigbatch.run.ranks import by_leader, check_same, decided, leader_only, shapes_of
 from bigbatch.run.ready import ready_model
 from bigbatch.run.run import Run
 from bigbatch.run.watched import check_watched
@@ -63,6 +66,10 @@ class Wishes:
     """The keys that may differ then."""
     job_id: str | None = None
     """The scheduler's job number."""
+    world: World = field(default_factory=SingleWorld)
+    """The ranks that train together. Rank 0 has the directory, the journal and the observers."""
+    place: Place | None = None
+    """This process among those of its machine."""
     say: Say = lambda text: None
     progress: TokenProgress | None = None
     observers: Sequence[Observer] = field(default_factory=tuple)
@@ -106,11 +113,14 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     wishes.say("reading the data")
     inputs = _checked_inputs(recipe, task, live)
     what = what_is_computed(recipe, inputs, live, code)
-    decision = _decide(recipe, what, wishes)
+    check_same(wishes.world, _compared(what, code), socket.gethostname())
+    decision = decided(wishes.world, lambda: _decide(recipe, what, wishes))
     if isinstance(decision, Finished):
         wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
-        directory = RunDirectory(decision.path)
-        if not directory.report.exists():  # killed while it was written; unless it is being written now
+        directory = RunDirectory(decision.path, writes=wishes.world.rank == 0)
+        if (
+            directory.writes and not directory.report.exists()
+        ):  # killed while it was written; unless it is being written now
             with suppress(MachineError), RunLock(directory.path):
                 directory.clean()
         if live.module is not None:
@@ -175,6 +185,12 @@ def _distinct_names(code: Sequence[Path]) -> None:
         )
 
 
+def _compared(what: Fingerprint, code: Sequence[Path]) -> dict[str, Any]:
+    """What must be equal on every rank."""
+    files = {f"your code {path.name}": file_digest(path)[:12] for path in code}
+    return {**what.what, **files, "versions": environment_versions()}
+
+
 def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
     if wishes.continue_from is not None:
         return continue_run(wishes.continue_from, what, wishes.allow)
@@ -194,19 +210,19 @@ def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
 
 def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     """Take the directory, build the parts, write the first files, go to the newest checkpoint."""
-    recipe, decision = start.recipe, start.decision
-    directory = RunDirectory(decision.path, job_id=wishes.job_id)
+    recipe, decision, world = start.recipe, start.decision, wishes.world
+    leads = world.rank == 0
+    directory = RunDirectory(decision.path, job_id=wishes.job_id, writes=leads)
     # A first guess before anything slow: the model is not loaded yet.
     directory.preflight(first_guess_bytes(recipe, start.live))
-    if not directory.path.exists():
-        stack.callback(directory.remove_unused)
-    directory.create()
-    lock = stack.enter_context(RunLock(directory.path, job_id=wishes.job_id))
-    if lock.note:
-        wishes.say(lock.note)
-    directory.clean()
+    lock = leader_only(world, lambda: _take(directory, wishes, stack))
     resumed = isinstance(decision, Resume)
-    frozen_plan = _frozen_plan(directory, recipe, wishes.say) if resumed else None
+    frozen_plan = None
+    if resumed:
+        kept = by_leader(
+            world, lambda: read_json(directory.plan), lambda content: content, lambda content: content
+        )
+        frozen_plan = _frozen_plan(kept, recipe, wishes.say)
     parts = build(
         recipe,
         start.task,
@@ -216,14 +232,19 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         frozen_plan=frozen_plan,
         say=wishes.say,
         progress=wishes.progress,
+        world=world,
+        place=wishes.place,
     )
+    check_same(world, shapes_of(parts.module), socket.gethostname())
     directory.preflight(bytes_needed(parts, recipe.run.keep))
-    known = read_identity(directory.path)
-    identity = write_identity(directory.path, start.what, run_id=known.run_id if known and resumed else None)
-    _write_facts(directory, parts, start)
-    keeper = Keeper(directory, Journal(directory.path), run_id=identity.run_id, keep=recipe.run.keep)
+    run_id = by_leader(world, lambda: _identify(directory, start, resumed), str, str)
+    if leads:
+        _write_facts(directory, parts, start)
+    journal = Journal(directory.path) if leads else NoJournal()
+    keeper = Keeper(directory, journal, run_id=run_id, keep=recipe.run.keep)
     guard = Guard(patience=recipe.guard.patience, on_nonfinite=recipe.guard.on_nonfinite)
     progress, events = _position(keeper, parts, guard, decision)
+    events += _other_ranks(parts, progress)
     carried_on = wishes.continue_from is not None
     if carried_on:
         progress.carry_on()
@@ -244,9 +265,45 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         side_events=wishes.side_events,
         first_events=events,
         first_save="carried on with other settings" if carried_on else None,
-        check=lock.check,
+        check=lock.check if lock is not None else lambda: None,
     )
     return Run(directory, parts=parts, loop=loop, stack=stack.pop_all(), finished=wishes.finished)
+
+
+def _take(directory: RunDirectory, wishes: Wishes, stack: ExitStack) -> RunLock:
+    """Make the directory and lock it; a start that fails leaves nothing behind."""
+    if not directory.path.exists():
+        stack.callback(directory.remove_unused)
+    directory.create()
+    lock = stack.enter_context(RunLock(directory.path, job_id=wishes.job_id))
+    if lock.note:
+        wishes.say(lock.note)
+    directory.clean()
+    return lock
+
+
+def _identify(directory: RunDirectory, start: _Start, resumed: bool) -> str:
+    """Write who lives here; the run's id."""
+    known = read_identity(directory.path)
+    kept = known.run_id if known and resumed else None
+    return write_identity(directory.path, start.what, run_id=kept).run_id
+
+
+def _other_ranks(parts: Parts, progress: Progress) -> list[Event]:
+    """The run goes on with another number of ranks: a change of plan."""
+    before, now = int(parts.plan.value("ranks")), parts.step.world.size
+    if before == now:
+        return []
+    parts.plan = parts.plan.changed("ranks", now, f"was {before} until update {progress.update}")
+    return [
+        Event(
+            step=progress.update,
+            event="other_ranks",
+            why=f"the run had {before} {'rank' if before == 1 else 'ranks'} and goes on with {now}",
+            did="cuts each batch for as many; the batch, its order and the result stay",
+            details={"ranks_before": before, "ranks": now},
+        )
+    ]
 
 
 def token_cache(recipe: Recipe) -> Path:
@@ -254,9 +311,8 @@ def token_cache(recipe: Recipe) -> Path:
     return recipe.run_folder.parent / ".cache" / "tokens"
 
 
-def _frozen_plan(directory: RunDirectory, recipe: Recipe, say: Say) -> Plan | None:
+def _frozen_plan(content: dict[str, Any] | None, recipe: Recipe, say: Say) -> Plan | None:
     """The plan that the run began with; says so where the recipe now asks for another."""
-    content = read_json(directory.plan)
     if not content:
         return None
     plan = Plan.from_json(content)

@@ -39,6 +39,7 @@ class PlainExecutor:
         in_place: Sequence[Tensor] = (),
         loss_scale: LossScale | None = None,
         span: Callable[[], AbstractContextManager[None]] = nullcontext,
+        before_last: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep what every update needs.
 
@@ -50,9 +51,11 @@ class PlainExecutor:
             in_place: parameters whose gradients come as some rows each; these are added to one dense buffer.
             loss_scale: the gradient is multiplied by its value; whoever reads `.grad` divides (fp16).
             span: entered around all forward and backward passes of an update (tf32 is a switch of the device).
+            before_last: called before the last micro-batch's backward, after which gradients are complete.
         """
         self._loss_scale = loss_scale
         self._span = span
+        self._before_last = before_last
         self._forward = forward
         self._task = task
         self._device = device
@@ -80,7 +83,9 @@ class PlainExecutor:
         for parameter, buffer in self._in_place:
             parameter.grad = buffer.zero_()
         with private_generator(self._device), memory_errors(), self._span():
-            for micro_batch in self._timed(micro_batches):
+            for micro_batch, last in _marked(self._timed(micro_batches)):
+                if last:
+                    self._before_last()
                 seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))
                 for term, share in self._backward(micro_batch, denominators).items():
                     totals[term] = totals[term] + share if term in totals else share
@@ -110,6 +115,16 @@ class PlainExecutor:
             if micro_batch is None:
                 return
             yield micro_batch
+
+
+def _marked(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
+    """Each micro-batch, and whether it is the last."""
+    source = iter(micro_batches)
+    held = next(source, None)
+    while held is not None:
+        following = next(source, None)
+        yield held, following is None
+        held = following
 
 
 _CPU_ALLOCATOR = ("not enough memory", "can't allocate memory", "Cannot allocate memory")

@@ -17,6 +17,7 @@ from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Task, World
 from bigbatch.records import GlobalBatch, MicroBatch, Update
 from bigbatch.step.executor import PlainExecutor, is_memory_error
+from bigbatch.step.together import attempt, summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ def apply_update(
 
     Args:
         parts: model side of the update.
-        batch: all samples of the update; its targets give the denominators before any forward.
-        micro_batches: the same samples, cut to what fits.
+        batch: all samples of the update, on every rank; its targets give the denominators before any forward.
+        micro_batches: this rank's part of the same samples, cut to what fits.
         lr: learning rate of this update.
         tokens_before: real tokens consumed by earlier updates.
 
@@ -65,9 +66,10 @@ def apply_update(
     started = time.perf_counter()
     world, optimizer = parts.world, parts.optimizer
     optimizer.zero_grad(set_to_none=True)
-    denominators = world.sum_counts(parts.task.denominators(batch.targets))
-    sums = parts.executor.accumulate(batch.update, micro_batches, denominators)
+    denominators = parts.task.denominators(batch.targets)
+    mine, trouble = attempt(lambda: parts.executor.accumulate(batch.update, micro_batches, denominators))
     world.reduce_gradients(parts.parameters)
+    sums, peak_bytes = summed(world, [*denominators], mine, trouble, peak_memory_bytes(parts.device))
     gradients = [parameter.grad for parameter in parts.parameters if parameter.grad is not None]
     if parts.loss_scale is not None:
         parts.loss_scale.unscale(gradients)
@@ -95,7 +97,7 @@ def apply_update(
         seconds=time.perf_counter() - started,
         wait_seconds=parts.executor.wait_seconds,
         padding_share=1 - sums.real_tokens / max(sums.computed_tokens, 1),
-        peak_memory_bytes=peak_memory_bytes(parts.device),
+        peak_memory_bytes=peak_bytes,
         skipped=not finite,
     )
 

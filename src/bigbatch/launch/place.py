@@ -1,0 +1,30 @@
+"""Where this process stands among others, from the environment that torchrun and its like leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bigbatch.errors import UsageError
+from bigbatch.records import Place
+
+_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def place_of(environ: Mapping[str, str]) -> Place | None:
+    """The place that the environment names; None for a process that nobody started as one of several.
+
+    Raises:
+        UsageError: some variables are there and others are missing or no numbers.
+    """
+    if "RANK" not in environ or "WORLD_SIZE" not in environ:
+        return None
+    missing = [name for name in _NEEDED if name not in environ]
+    if missing:
+        raise UsageError(f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}: start it with torchrun")
+    try:
+        rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+        local_rank = int(environ.get("LOCAL_RANK", rank))
+        local_size = int(environ.get("LOCAL_WORLD_SIZE", size))
+    except ValueError as error:
+        raise UsageError(f"RANK, WORLD_SIZE and LOCAL_RANK are numbers: {error}") from error
+    return Place(rank=rank, size=size, local_rank=local_rank, local_size=local_size)

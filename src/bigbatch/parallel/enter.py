@@ -1,0 +1,42 @@
+"""Into the group: one process is a world of its own, several find each other through torch.distributed."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from bigbatch.errors import MachineError
+from bigbatch.parallel.group import GroupWorld, seconds
+from bigbatch.parallel.single import SingleWorld
+from bigbatch.protocols import World
+from bigbatch.records import Place
+
+
+def enter(place: Place | None, *, device: str | None = None, timeout_seconds: float = 1800.0) -> World:
+    """Join the other processes; the address of the first one is in the environment, as torchrun leaves it.
+
+    A group that the caller's program has opened already is used and stays open.
+
+    Args:
+        place: this process among the others; None: it is alone.
+        device: `plan.device`; None: accelerators where there are some.
+        timeout_seconds: longest wait for another rank.
+
+    Raises:
+        MachineError: the others were not found in time, or the port is taken.
+    """
+    if place is None or place.size == 1:
+        return SingleWorld()
+    ours = not dist.is_initialized()
+    if ours:
+        accelerated = torch.cuda.is_available() and not (device or "cuda").startswith("cpu")
+        if accelerated:
+            torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl" if accelerated else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=seconds(timeout_seconds))
+        except (dist.DistError, RuntimeError, ValueError) as error:
+            raise MachineError(
+                f"rank {place.rank} of {place.size} could not join the group: {str(error).partition(chr(10))[0]}"
+            ) from error
+    return GroupWorld(ours=ours)

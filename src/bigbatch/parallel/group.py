@@ -1,0 +1,143 @@
+"""Several processes, each with the whole model: gradients are summed, everything else is agreed on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from math import fsum
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bigbatch.errors import PeerFailed
+from bigbatch.optim.lamb import local_sum_of_squares
+from bigbatch.parallel.gradients import Buckets
+from bigbatch.records import Part
+
+_DTYPES = ("uint8", "int64", "float32", "float64")
+"""Of rows that travel."""
+
+
+class GroupWorld:
+    """`protocols.World` of the processes of torch.distributed's default group, or of a part of them.
+
+    Words and counts travel between CPUs (gloo), so that agreeing never waits for an accelerator.
+    """
+
+    def __init__(self, group: Any = None, *, ours: bool = False) -> None:
+        """Speak to the processes of `group`; None: all.
+
+        Args:
+            group: of torch.distributed, able to send CPU tensors.
+            ours: whether closing this world may close the default group too.
+        """
+        self._group = group
+        self._ours = ours
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+        self.part = Part(rank=self.rank, size=self.size)
+        self._buckets: Buckets | None = None
+
+    def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
+        """The numbers of every rank (fp64), in rank order; equally many on each."""
+        mine = torch.tensor(list(numbers), dtype=torch.float64)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        with peer_errors():
+            dist.all_gather(found, mine, group=self._group)
+        return [row.tolist() for row in found]
+
+    def sum_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
+        """Sum of each count over all ranks (fp64, rounded once)."""
+        rows = self.exchange(list(counts.values()))
+        return {name: fsum(row[column] for row in rows) for column, name in enumerate(counts)}
+
+    def gather(self, value: Any) -> list[Any]:
+        """A JSON value of every rank, in rank order."""
+        rows = self.gather_rows(np.frombuffer(json.dumps(value).encode(), np.uint8)[:, None])
+        return [json.loads(row.tobytes()) for row in rows]
+
+    def gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows (n, C) of every rank, in rank order; n may differ, dtype and C may not."""
+        shapes = self.exchange([len(rows), rows.shape[1], _DTYPES.index(rows.dtype.name)])
+        counts = [int(shape[0]) for shape in shapes]
+        # A rank without rows knows neither their width nor their type.
+        _, width, dtype = max(shapes)
+        # All of one length, as torch wants them.
+        mine = np.zeros((max(counts), int(width)), _DTYPES[int(dtype)])
+        if len(rows):
+            mine[: len(rows)] = rows
+        found = [torch.from_numpy(np.empty_like(mine)) for _ in range(self.size)]
+        with peer_errors():
+            dist.all_gather(found, torch.from_numpy(mine), group=self._group)
+        return [each.numpy()[:count] for each, count in zip(found, counts, strict=True)]
+
+    def share(self, value: Any = None) -> Any:
+        """Rank 0's JSON value; what other ranks pass is ignored."""
+        data = json.dumps(value).encode() if self.rank == 0 else b""
+        length = torch.tensor([len(data)], dtype=torch.int64)
+        with peer_errors():
+            dist.broadcast(length, group_src=0, group=self._group)
+            sent = _bytes(data) if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
+            dist.broadcast(sent, group_src=0, group=self._group)
+        return json.loads(sent.numpy().tobytes())
+
+    def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Sum `.grad` over the ranks in place, in fp32 or better; None stays where no rank has one."""
+        with peer_errors():
+            self._buckets_of(parameters).finish()
+
+    def last_backward(self) -> None:
+        """From here on a bucket of gradients travels as soon as it is complete."""
+        if self._buckets is not None:
+            self._buckets.arm()
+
+    def sum_of_squares(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Squared L2 norm of each tensor (len(tensors),): every rank has them whole."""
+        return local_sum_of_squares(tensors)
+
+    def whole(self, matrix: Tensor) -> Tensor:
+        """The matrix itself: every rank has it whole."""
+        return matrix
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        self.exchange([0.0])
+
+    def close(self) -> None:
+        """Leave the group; other ranks that still need this one find out."""
+        if self._buckets is not None:
+            self._buckets.close()
+        if self._ours and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _buckets_of(self, parameters: Sequence[Tensor]) -> Buckets:
+        """Made at the first update and kept: hooks cost nothing while they are not armed."""
+        if self._buckets is None:
+            self._buckets = Buckets(parameters, self._group)
+        return self._buckets
+
+
+def _bytes(data: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+class peer_errors:
+    """Turn what torch raises when a peer is gone, or does not answer in time, into PeerFailed."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        other = isinstance(error, (NotImplementedError, torch.OutOfMemoryError))
+        if isinstance(error, RuntimeError) and not other:
+            first = str(error).partition("\n")[0]
+            raise PeerFailed(f"another rank is gone or does not answer ({first})") from error
+
+
+def seconds(amount: float) -> timedelta:
+    """For torch.distributed, which takes nothing else."""
+    return timedelta(seconds=amount)
