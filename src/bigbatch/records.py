@@ -146,6 +146,8 @@ class MicroBatch:
     packing: Packing
     capacity_tokens: int
     """Upper bound of computed tokens that the plan allows; larger only when one sample alone exceeds it."""
+    last: bool = False
+    """Whether this process has no further one in the update: its gradients are complete after it."""
 
     @property
     def tokens(self) -> int:

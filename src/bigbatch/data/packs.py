@@ -104,12 +104,12 @@ def micro_batches(
         return replace(seen, sample_ids_B=ids_B[chosen])
 
     mine = dealt(computed_tokens(lengths_B, pieces, packing), part)
+    idle = -(-len(pieces) // part.size) - len(mine) if part.even else 0
     for index in mine:
-        yield piece(index, pieces[index])
-    if part.even:
-        shortest = np.argsort(lengths_B, kind="stable")[:1]
-        for number in range(-(-len(pieces) // part.size) - len(mine)):
-            yield filler(piece(len(pieces) + number, shortest))
+        yield replace(piece(index, pieces[index]), last=index == mine[-1] and not idle)
+    shortest = np.argsort(lengths_B, kind="stable")[:1]
+    for number in range(idle):
+        yield replace(filler(piece(len(pieces) + number, shortest)), last=number == idle - 1)
 
 
 def computed_tokens(lengths_B: np.ndarray, pieces: Sequence[np.ndarray], packing: Packing) -> np.ndarray:

@@ -392,6 +392,8 @@ class Loop:
                 yield self.emit(self._event("evaluation_requested", request.why, "evaluates now"))
                 self.progress.evaluation_due = True
                 yield from self._due_evaluation(requested=True)
+        if waiting:
+            self._meet()  # what watched these may have asked for a stop
 
     def _say_stop(self) -> Iterator[Record]:
         """Why the run ends here, when somebody asked it to: whenever that was, the first one counts."""

@@ -83,8 +83,8 @@ class PlainExecutor:
         for parameter, buffer in self._in_place:
             parameter.grad = buffer.zero_()
         with private_generator(self._device), memory_errors(), self._span():
-            for micro_batch, last in _marked(self._timed(micro_batches)):
-                if last:
+            for micro_batch in self._timed(micro_batches):
+                if micro_batch.last:
                     self._before_last()
                 seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))
                 for term, share in self._backward(micro_batch, denominators).items():
@@ -115,16 +115,6 @@ class PlainExecutor:
             if micro_batch is None:
                 return
             yield micro_batch
-
-
-def _marked(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
-    """Each micro-batch, and whether it is the last."""
-    source = iter(micro_batches)
-    held = next(source, None)
-    while held is not None:
-        following = next(source, None)
-        yield held, following is None
-        held = following
 
 
 _CPU_ALLOCATOR = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
