@@ -46,6 +46,16 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def ranks():
+    """Groups of gloo processes, forked from one that stays warm."""
+    from tests.ranks import Ranks
+
+    warm = Ranks()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="session")
 def python() -> str:
     """The interpreter for tests that start a process."""
     return sys.executable

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bigbatch.data.packs import micro_batches
 from bigbatch.plan.frozen import Plan
+from bigbatch.protocols import World
 from bigbatch.recipe.load import load_recipe
 from bigbatch.records import Choice
 from bigbatch.run.build import Parts, build
@@ -94,7 +95,14 @@ def plan_of(micro_tokens: int, packing: str) -> Plan:
 
 
 def parts_of(
-    module: nn.Module, rows: Rows, kind: str, *, micro_tokens: int, packing: str, **keys: Any
+    module: nn.Module,
+    rows: Rows,
+    kind: str,
+    *,
+    micro_tokens: int,
+    packing: str,
+    world: World | None = None,
+    **keys: Any,
 ) -> Parts:
     """A copy of the module with the rows, ready to be trained in this split."""
     recipe = load_recipe(
@@ -120,6 +128,7 @@ def parts_of(
         live,
         cache_dir=None,
         frozen_plan=plan_of(micro_tokens, packing),
+        world=world,
     )
 
 
@@ -130,7 +139,13 @@ def train_split(parts: Parts, updates: int = 20) -> Trajectory:
     for update in range(1, updates + 1):
         batch = parts.batches.at(position, update)
         pieces = list(
-            micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing)
+            micro_batches(
+                batch,
+                parts.train,
+                micro_tokens=parts.micro_tokens,
+                packing=parts.packing,
+                part=parts.step.world.part,
+            )
         )
         with gradients_into(found, parts):
             record = apply_update(
@@ -155,8 +170,10 @@ class gradients_into:
 
     def __enter__(self) -> None:
         world: Any = self.parts.step.world
+        reduce_gradients = world.reduce_gradients
 
         def keep(parameters: Sequence[Tensor]) -> None:
+            reduce_gradients(parameters)
             named = self.parts.module.named_parameters()
             self.found.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
 
