@@ -40,8 +40,13 @@ WORDS = {
         "reviews": "Chinese reviews, {mean} tokens each, very uneven",
         "newsgroups": "long documents, {mean} tokens each",
         "intro": "bigbatch against Hugging Face's Trainer and a plain PyTorch loop: the same samples, model, batch "
-        "and optimiser; {name}, {threads} threads, {date}; median of {rounds} rounds and their range. "
+        "and optimiser; {name}, {threads} threads, {date}; {rounds}. "
         "[How it is made fair](docs/benchmarks.md).",
+        "rounds": (
+            "one round",
+            "{few} rounds each, medians and ranges",
+            "{few} to {many} rounds each, medians and ranges",
+        ),
         "head": ("", "real tokens/s", "share of the best matrix product"),
         "against": {
             "hf-default": "of the Trainer's, defaults",
@@ -61,7 +66,8 @@ WORDS = {
         "reviews": "中文评论，平均 {mean} 个词元，长短悬殊",
         "newsgroups": "长文档，平均 {mean} 个词元",
         "intro": "bigbatch 与 Hugging Face Trainer 以及一个普通的 PyTorch 循环相比：样本、模型、批量和优化器都相同；"
-        "{name}，{threads} 个线程，{date}；{rounds} 轮的中位数与范围。[怎样做到公平](docs/benchmarks.md)。",
+        "{name}，{threads} 个线程，{date}；{rounds}。[怎样做到公平](docs/benchmarks.md)。",
+        "rounds": ("1 轮", "各 {few} 轮的中位数与范围", "各 {few} 到 {many} 轮的中位数与范围"),
         "head": ("", "每秒真实词元", "占最快矩阵乘法的比例"),
         "against": {
             "hf-default": "相对 Trainer 默认设置",
@@ -91,7 +97,7 @@ def section(found: Mapping[str, Results], language: str) -> str:
         name=newest.machine["name"],
         threads=newest.machine["threads"],
         date=newest.date[:10],
-        rounds=min(len(results.rounds) for results in found.values()),
+        rounds=_rounds([len(results.rounds) for results in found.values()], words["rounds"]),
     )
     lines = [words["title"], "", intro, "", *_row(words["head"]), "|---" * len(words["head"]) + "|"]
     for name, results in found.items():
@@ -113,6 +119,12 @@ def section(found: Mapping[str, Results], language: str) -> str:
             ratios = [shown(ratio(results, key, OURS, reference), 1, 2) for reference in references]
             lines += _row((f"{title}: {_called(words, name, results)}", *ratios))
     return "\n".join(lines)
+
+
+def _rounds(counts: list[int], words: tuple[str, str, str]) -> str:
+    """How often was measured."""
+    few, many = min(counts), max(counts)
+    return words[0 if many == 1 else 1 if few == many else 2].format(few=few, many=many)
 
 
 def _called(words: Mapping, name: str, results: Results) -> str:
