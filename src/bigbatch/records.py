@@ -340,6 +340,9 @@ class Part:
     size: int
     even: bool = False
     """Whether every rank must run equally many forwards: a parameter that is shared is gathered in each."""
+    aligned: bool = False
+    """Whether micro-batches are the same for any `size` and each part is an aligned block of them, so that sums can
+    have the same bits."""
 
 
 ALL = Part(rank=0, size=1)

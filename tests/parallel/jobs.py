@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -121,3 +122,19 @@ def norms(
         "norms": found.norms,
         "weights": [float(parameter.detach().double().norm()) for parameter in parts.module.parameters()],
     }
+
+
+def hashed(
+    world: World, *, updates: int, dropout: float = 0.1, reproducible: str = "bitwise", **keys: Any
+) -> Any:
+    """SHA-256 of all parameters after some updates, and the losses as text that shows every bit."""
+    module, rows = _module("bert", "fp32"), rows_of("single", 300, seed=5)
+    parts = parts_of(
+        module, rows, "single", micro_tokens=128, packing="packed", world=world,
+        regularise={"dropout": dropout}, plan={"reproducible": reproducible}, **keys,
+    )  # fmt: skip
+    found = train_split(parts, updates)
+    digest = hashlib.sha256()
+    for parameter in parts.module.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
+    return {"hash": digest.hexdigest(), "losses": [loss.hex() for loss in found.losses]}

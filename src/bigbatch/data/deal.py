@@ -33,3 +33,22 @@ def dealt(costs_M: np.ndarray, part: Part) -> list[int]:
         if rank == part.rank:
             mine.append(number)
     return sorted(mine)
+
+
+def leaves(count: int) -> list[int]:
+    """Positions of micro-batches among `leaf_count(count)` leaves of a binary tree, spread evenly over it."""
+    total = leaf_count(count)
+    return [number * total // count for number in range(count)]
+
+
+def leaf_count(count: int) -> int:
+    """Leaves of the tree: the smallest power of two that is not below `count`."""
+    return 1 << max(0, count - 1).bit_length()
+
+
+def block_of(leaf: int, count: int, part: Part) -> bool:
+    """Whether a leaf is in the aligned block of a part; with more ranks than leaves some blocks are empty."""
+    total = leaf_count(count)
+    if part.size <= total:
+        return leaf // (total // part.size) == part.rank
+    return leaf * (part.size // total) == part.rank

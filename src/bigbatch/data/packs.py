@@ -11,9 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from bigbatch.data.deal import dealt
+from bigbatch.data.deal import block_of, dealt, leaves
 from bigbatch.data.ragged import flat_indexes, starts_of, targets_of
 from bigbatch.records import ALL, GlobalBatch, MicroBatch, Packing, Part, Targets, TokenTable
+
+ALIGNED = 8
+"""Aligned micro-batches come in multiples of this, so that up to so many ranks have equally many."""
 
 
 def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing, multiple_of: int = 1) -> list[np.ndarray]:
@@ -95,7 +98,7 @@ def micro_batches(
     ids_B = batch.sample_ids_B if isinstance(batch, GlobalBatch) else np.asarray(batch, np.int64)
     view = batch.view if isinstance(batch, GlobalBatch) else None
     lengths_B = table.token_offsets[ids_B + 1] - table.token_offsets[ids_B]
-    pieces = cut(lengths_B, micro_tokens, packing, part.size)
+    pieces = cut(lengths_B, micro_tokens, packing, ALIGNED if part.aligned else part.size)
 
     def piece(index: int, chosen: np.ndarray) -> MicroBatch:
         if view is None:
@@ -103,6 +106,15 @@ def micro_batches(
         seen = gather(view, chosen, index, micro_tokens, packing, unit_weights)
         return replace(seen, sample_ids_B=ids_B[chosen])
 
+    if part.aligned:
+        own = [
+            (leaf, chosen)
+            for leaf, chosen in zip(leaves(len(pieces)), pieces, strict=True)
+            if block_of(leaf, len(pieces), part)
+        ]
+        for leaf, chosen in own:
+            yield replace(piece(leaf, chosen), last=leaf == own[-1][0])
+        return
     mine = dealt(computed_tokens(lengths_B, pieces, packing), part)
     idle = -(-len(pieces) // part.size) - len(mine) if part.even else 0
     for index in mine:

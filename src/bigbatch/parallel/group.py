@@ -35,8 +35,8 @@ class GroupWorld:
             group: of torch.distributed, able to send CPU tensors.
             ours: whether closing this world may close the default group too.
         """
-        self._group = group
-        self._ours = ours
+        self.group = group
+        self.ours = ours
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         self.part = Part(rank=self.rank, size=self.size)
@@ -47,7 +47,7 @@ class GroupWorld:
         mine = torch.tensor(list(numbers), dtype=torch.float64)
         found = [torch.empty_like(mine) for _ in range(self.size)]
         with peer_errors():
-            dist.all_gather(found, mine, group=self._group)
+            dist.all_gather(found, mine, group=self.group)
         return [row.tolist() for row in found]
 
     def sum_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
@@ -72,7 +72,7 @@ class GroupWorld:
             mine[: len(rows)] = rows
         found = [torch.from_numpy(np.empty_like(mine)) for _ in range(self.size)]
         with peer_errors():
-            dist.all_gather(found, torch.from_numpy(mine), group=self._group)
+            dist.all_gather(found, torch.from_numpy(mine), group=self.group)
         return [each.numpy()[:count] for each, count in zip(found, counts, strict=True)]
 
     def share(self, value: Any = None) -> Any:
@@ -80,9 +80,9 @@ class GroupWorld:
         data = json.dumps(value).encode() if self.rank == 0 else b""
         length = torch.tensor([len(data)], dtype=torch.int64)
         with peer_errors():
-            dist.broadcast(length, group_src=0, group=self._group)
+            dist.broadcast(length, group_src=0, group=self.group)
             sent = _bytes(data) if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
-            dist.broadcast(sent, group_src=0, group=self._group)
+            dist.broadcast(sent, group_src=0, group=self.group)
         return json.loads(sent.numpy().tobytes())
 
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
@@ -111,13 +111,13 @@ class GroupWorld:
         """Leave the group; other ranks that still need this one find out."""
         if self._buckets is not None:
             self._buckets.close()
-        if self._ours and dist.is_initialized():
+        if self.ours and dist.is_initialized():
             dist.destroy_process_group()
 
     def _buckets_of(self, parameters: Sequence[Tensor]) -> Buckets:
         """Made at the first update and kept: hooks cost nothing while they are not armed."""
         if self._buckets is None:
-            self._buckets = Buckets(parameters, self._group)
+            self._buckets = Buckets(parameters, self.group)
         return self._buckets
 
 

@@ -149,8 +149,9 @@ class PlanSpec(Section):
     """Memory that may be used: bytes, or a size such as `8 GiB`; null: what is free."""
     threads: Count | None = None
     """Threads of an operation; null: one per core."""
-    reproducible: Annotated[OnOff, built("off", "run")] = "off"
-    """`run`: the same plan on the same machine gives the same bits, on GPUs too."""
+    reproducible: OnOff = "off"
+    """`run`: the same plan on the same machine gives the same bits, on GPUs too; `bitwise`: so do 1, 2, 4, 8, …
+    ranks."""
 
 
 class LaunchSpec(Section):

@@ -20,6 +20,7 @@ from bigbatch.graph.compiled import compilations
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
+from bigbatch.parallel.bitwise import aligned
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
@@ -33,6 +34,7 @@ from bigbatch.records import HardwareFacts, LengthFacts, Packing, Place, TokenTa
 from bigbatch.rules.batch_size import Effective, scaled
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.rules.schedules import Schedule, schedule_from
+from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.planning import Measured, measured_plan
@@ -40,6 +42,7 @@ from bigbatch.run.precision import audited, loss_scale_for
 from bigbatch.run.ranks import by_leader, leader_first
 from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
+from bigbatch.step.aligned import AlignedExecutor
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.update import StepParts
 
@@ -171,12 +174,15 @@ def build(
         RecipeError: the batch, its rules or the schedule make no sense for this data.
         DoesNotFit: the plan's prediction exceeds the machine's memory.
     """
+    asked, recipe = recipe, fixed(recipe)
     world = world or SingleWorld()
+    if is_bitwise(recipe):
+        world = aligned(world)
     hardware = hardware_facts(recipe.plan, place)
     threads = frozen_plan.choices.get("threads") if frozen_plan else None
     # Another number of threads sums in another order.
     torch.set_num_threads(int(threads.value) if threads else hardware.threads)
-    if recipe.plan.reproducible == "run" and hardware.device.startswith("cuda"):
+    if recipe.plan.reproducible != "off" and hardware.device.startswith("cuda"):
         reproducible_cuda()
     loaded = ready_model(recipe, task, inputs, live, hardware, say)
     tables, ready, token_notes = leader_first(
@@ -217,7 +223,7 @@ def build(
     else:
         plan, found = by_leader(
             world,
-            lambda: audited(on, measured_plan(on), asked=audit),
+            lambda: audited(on, said(measured_plan(on), asked), asked=audit),
             lambda planned: planned[0].to_json(),
             lambda words: (Plan.from_json(words), None),
         )
@@ -226,28 +232,31 @@ def build(
         say("compiling")
         warm_up(forward, ready.task, next(micro_batches(batches.at(0, 1), tables["train"], **_cut(plan))))
     loss_scale = loss_scale_for(plan)
-    executor = PlainExecutor(
-        forward=forward,
-        task=ready.task,
-        device=torch.device(hardware.device),
-        seed=recipe.seed.dropout,
-        in_place=forward.in_place,
-        loss_scale=loss_scale,
-        span=forward.span,
-        before_last=world.last_backward,
-    )
+    parameters = [parameter for parameter in ready.module.parameters() if parameter.requires_grad]
+    of_executor: dict[str, Any] = {
+        "forward": forward,
+        "task": ready.task,
+        "device": torch.device(hardware.device),
+        "seed": recipe.seed.dropout,
+        "loss_scale": loss_scale,
+        "span": forward.span,
+    }
+    if is_bitwise(recipe):
+        executor = AlignedExecutor(parameters=parameters, **of_executor)
+    else:
+        executor = PlainExecutor(in_place=forward.in_place, before_last=world.last_backward, **of_executor)
     step = StepParts(
         task=ready.task,
         executor=executor,
         optimizer=new_optimizer(ready.module),
-        parameters=[parameter for parameter in ready.module.parameters() if parameter.requires_grad],
+        parameters=parameters,
         world=world,
         clip=recipe.clip,
         loss_scale=loss_scale,
         device=hardware.device,
     )
     return Parts(
-        recipe=recipe,
+        recipe=asked,
         plan=plan,
         task=ready.task,
         tokenizer=ready.tokenizer,

@@ -35,6 +35,7 @@ from bigbatch.records import (
     TokenTable,
 )
 from bigbatch.rules.clocks import Length
+from bigbatch.run.bitwise import is_bitwise
 from bigbatch.run.compiling import try_compiled
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.precision import precision_facts
@@ -151,7 +152,10 @@ def _forward_facts(
         last_block=last_block,
         attention_seconds=tried,
         attention_failed=failed,
-        embedding_rows=sum(part.num_embeddings for part in large_embeddings(module)),
+        # A tree of sums needs each micro-batch's gradient apart.
+        embedding_rows=0
+        if is_bitwise(on.recipe)
+        else sum(part.num_embeddings for part in large_embeddings(module)),
         drops_on_cpu=drops,
         recomputable_blocks=len(recomputable(on.ready.anatomy)),
     )
@@ -188,7 +192,11 @@ def _calibrate(on: Measured, how: ForwardPlan, remembered: Remembered) -> tuple[
             partial(on.pieces, how.packing),
             on.new_optimizer,
             candidates=[asked] if asked else [remembered.micro_tokens] if remembered.known else None,
-            evaluation_candidates=[remembered.evaluation_micro_tokens] if remembered.known else None,
+            evaluation_candidates=[asked]
+            if is_bitwise(on.recipe) and asked
+            else [remembered.evaluation_micro_tokens]
+            if remembered.known
+            else None,
             memory_bytes=on.memory_bytes,
             in_place=forward.in_place,
             weight_copies_bytes=forward.weight_copies_bytes,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from bigbatch.errors import PeerFailed
 from bigbatch.protocols import World
 from bigbatch.records import LossSums
+from bigbatch.rules.tree import tree_total
 from bigbatch.step.executor import OutOfMemory
 
 Result = TypeVar("Result")
@@ -97,7 +97,7 @@ def summed(
         peak_bytes: this rank's memory.
 
     Returns:
-        Sums over ranks (fp64, rounded once); the largest rank's memory.
+        Sums over ranks (fp64); the largest rank's memory.
     """
     sums = mine or LossSums(terms={}, real_tokens=0, computed_tokens=0)
     row = [
@@ -109,10 +109,7 @@ def summed(
     rows = world.exchange([*row, *(sums.terms.get(term, 0.0) for term in terms)])
     if any(row[0] for row in rows):
         leave_together(world, trouble)
-    total = [
-        math.fsum(column) if all(map(math.isfinite, column)) else sum(column)
-        for column in zip(*rows, strict=True)
-    ]
+    total = [_sum(column) for column in zip(*rows, strict=True)]
     found = LossSums(
         terms=dict(zip(terms, total[4:], strict=True)),
         real_tokens=int(total[2]),
@@ -122,5 +119,7 @@ def summed(
 
 
 def _sum(column: Sequence[float]) -> float:
-    """Rounded once; what is not finite stays so."""
-    return math.fsum(column) if all(map(math.isfinite, column)) else sum(column)
+    """In the order in which aligned gradients are added, so that the loss has the same bits too."""
+    found = tree_total(enumerate(column), lambda one, other: one + other)
+    assert found is not None
+    return found

@@ -1,0 +1,95 @@
+"""The same bits on any number of ranks: what ranks have summed is joined in the order of a tree.
+
+Each rank gets one part of every rank's gradient, adds the parts in the tree's order and sends the sum to all. A plain
+all-reduce adds in an order of its own, which depends on the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bigbatch.errors import UsageError
+from bigbatch.parallel.group import GroupWorld, peer_errors
+from bigbatch.parallel.single import SingleWorld
+from bigbatch.protocols import World
+from bigbatch.rules.tree import tree_total
+
+
+class AlignedSingle(SingleWorld):
+    """One process whose micro-batches are those that several would have."""
+
+    part = replace(SingleWorld.part, aligned=True)
+
+
+class AlignedGroup(GroupWorld):
+    """`GroupWorld` whose sums have the bits of one process."""
+
+    def __init__(self, group: Any = None, *, ours: bool = False) -> None:
+        super().__init__(group, ours=ours)
+        if self.size & (self.size - 1):
+            raise UsageError(
+                f"plan.reproducible: bitwise needs 1, 2, 4, 8, … ranks (found {self.size}): each holds an aligned "
+                "block of micro-batches, so that all add in the same order"
+            )
+        self.part = replace(self.part, aligned=True)
+
+    def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Sum `.grad` over the ranks in the tree's order, in place; None stays where no rank has one."""
+        with peer_errors():
+            anywhere = self._present(parameters)
+            holders = [
+                bool(sum(row)) for row in self.exchange([float(p.grad is not None) for p in parameters])
+            ]
+            chosen = [parameter for parameter, there in zip(parameters, anywhere, strict=True) if there]
+            for same in _by_kind(chosen):
+                self._sum(same, [rank for rank, holds in enumerate(holders) if holds])
+
+    def last_backward(self) -> None:
+        """Nothing travels early."""
+
+    def _present(self, parameters: Sequence[Tensor]) -> list[bool]:
+        rows = self.exchange([float(parameter.grad is not None) for parameter in parameters])
+        return [any(column) for column in zip(*rows, strict=True)]
+
+    def _sum(self, parameters: Sequence[Tensor], holders: Sequence[int]) -> None:
+        sizes = [parameter.numel() for parameter in parameters]
+        part = -(-sum(sizes) // self.size)
+        flat = torch.zeros(part * self.size, dtype=parameters[0].dtype, device=parameters[0].device)
+        torch.cat([_flat(parameter) for parameter in parameters], out=flat[: sum(sizes)])
+        parts = torch.empty_like(flat)
+        dist.all_to_all_single(parts, flat, group=self.group)
+        held = parts.view(self.size, part)
+        mine = tree_total(((rank, held[rank]) for rank in holders), lambda one, other: one.add_(other))
+        assert mine is not None
+        dist.all_gather_into_tensor(flat, mine.contiguous(), group=self.group)
+        for parameter, total in zip(parameters, flat[: sum(sizes)].split(sizes), strict=True):
+            parameter.grad = total.view(parameter.shape)
+
+
+def aligned(world: World) -> World:
+    """The same ranks, with sums that have the same bits on any number of them.
+
+    Raises:
+        UsageError: their number is no power of two.
+    """
+    if isinstance(world, GroupWorld):
+        return AlignedGroup(world.group, ours=world.ours)
+    return AlignedSingle()
+
+
+def _flat(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter).flatten() if parameter.grad is None else parameter.grad.flatten()
+
+
+def _by_kind(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Parameters of one dtype and device together, in their order."""
+    found: dict[Any, list[Tensor]] = {}
+    for parameter in parameters:
+        found.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    return list(found.values())
