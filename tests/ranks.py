@@ -96,7 +96,7 @@ def _child(request: dict[str, Any], rank: int, port: int) -> None:
     code = 1
     try:
         from bigbatch.parallel.enter import enter
-        from bigbatch.records import Place
+        from bigbatch.places import Place
 
         module, _, name = request["job"].partition(":")
         work = getattr(importlib.import_module(module), name)

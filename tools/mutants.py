@@ -71,9 +71,9 @@ MUTANTS = (
         patches=(
             (
                 "step/update.py",
-                "denominators = world.sum_counts(parts.task.denominators(batch.targets))",
+                "denominators = parts.task.denominators(batch.targets)",
                 "micro_batches = list(micro_batches)\n"
-                "    denominators = world.sum_counts(parts.task.denominators(micro_batches[-1].targets))",
+                "    denominators = parts.task.denominators(micro_batches[-1].targets)",
             ),
         ),
         tests=(SPLIT,),
@@ -96,8 +96,8 @@ MUTANTS = (
         patches=(
             (
                 "run/loop.py",
-                "micro_tokens=tokens, packing=parts.packing\n            ),\n            last_update",
-                "micro_tokens=tokens, packing=parts.packing, unit_weights=parts.task.prepare\n"
+                "packing=parts.packing, part=self.world.part\n            ),\n            last_update",
+                "packing=parts.packing, part=self.world.part, unit_weights=parts.task.prepare\n"
                 "            ),\n            last_update",
             ),
         ),
@@ -464,7 +464,7 @@ MUTANTS = (
         patches=(
             (
                 "step/update.py",
-                "denominators = world.sum_counts(parts.task.denominators(batch.targets))",
+                "denominators = parts.task.denominators(batch.targets)",
                 "denominators = dict.fromkeys(parts.task.denominators(batch.targets), float(batch.tokens))",
             ),
         ),

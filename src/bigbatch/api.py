@@ -5,7 +5,6 @@ Rooms that load torch are imported inside the functions, behind everything that 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,7 @@ def train(
             run.predict(["great flight"])
     """
     asked = dict(locals())
-    place = place_of(os.environ)
+    place = place_of()
     return exhaust(lambda console: open_sorted(console=console, place=place, **asked), console_if_watched())
 
 
@@ -140,7 +139,7 @@ def start(
                     ...
     """
     asked = dict(locals())
-    return open_sorted(console=None, place=place_of(os.environ), **asked)
+    return open_sorted(console=None, place=place_of(), **asked)
 
 
 def train_command(

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
+from bigbatch.places import Place
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Event, Place
+from bigbatch.records import Event
 from bigbatch.report.html import write_report
 from bigbatch.track.console import ConsoleObserver
 from bigbatch.track.observers import load_observers

@@ -6,17 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from bigbatch.records import (
-    LossSums,
-    MicroBatch,
-    Part,
-    Predictions,
-    Record,
-    Request,
-    Sample,
-    Targets,
-    TokenTable,
-)
+from bigbatch.places import Part
+from bigbatch.records import LossSums, MicroBatch, Predictions, Record, Request, Sample, Targets, TokenTable
 
 if TYPE_CHECKING:
     from numpy import ndarray

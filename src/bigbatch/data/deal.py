@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bigbatch.records import Part
+from bigbatch.places import Part
 
 
 def dealt(costs_M: np.ndarray, part: Part) -> list[int]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from bigbatch.data.deal import block_of, dealt, leaves
 from bigbatch.data.ragged import flat_indexes, starts_of, targets_of
-from bigbatch.records import ALL, GlobalBatch, MicroBatch, Packing, Part, Targets, TokenTable
+from bigbatch.places import ALL, Part
+from bigbatch.records import GlobalBatch, MicroBatch, Packing, Targets, TokenTable
 
 ALIGNED = 8
 """Aligned micro-batches come in multiples of this, so that up to so many ranks have equally many."""

@@ -13,8 +13,9 @@ from torch import nn
 from bigbatch.data.packs import evaluation_batches
 from bigbatch.data.ragged import flat_indexes
 from bigbatch.infer.quick import QuickForward
+from bigbatch.places import ALL
 from bigbatch.protocols import Forward, World
-from bigbatch.records import ALL, MicroBatch, Packing, Targets, TokenTable
+from bigbatch.records import MicroBatch, Packing, Targets, TokenTable
 from bigbatch.step.executor import memory_errors
 from bigbatch.step.together import together
 

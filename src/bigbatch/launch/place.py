@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from bigbatch.errors import UsageError
-from bigbatch.records import Place
+from bigbatch.places import Place
 
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def place_of(environ: Mapping[str, str]) -> Place | None:
+def place_of(environ: Mapping[str, str] | None = None) -> Place | None:
     """The place that the environment names; None for a process that nobody started as one of several.
+
+    Args:
+        environ: None reads that of this process.
 
     Raises:
         UsageError: some variables are there and others are missing or no numbers.
     """
+    environ = os.environ if environ is None else environ
     if "RANK" not in environ or "WORLD_SIZE" not in environ:
         return None
     missing = [name for name in _NEEDED if name not in environ]

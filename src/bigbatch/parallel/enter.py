@@ -8,8 +8,8 @@ import torch.distributed as dist
 from bigbatch.errors import MachineError
 from bigbatch.parallel.group import GroupWorld, seconds
 from bigbatch.parallel.single import SingleWorld
+from bigbatch.places import Place
 from bigbatch.protocols import World
-from bigbatch.records import Place
 
 
 def enter(place: Place | None, *, device: str | None = None, timeout_seconds: float = 1800.0) -> World:

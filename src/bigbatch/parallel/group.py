@@ -16,7 +16,7 @@ from torch import Tensor
 from bigbatch.errors import PeerFailed
 from bigbatch.optim.lamb import local_sum_of_squares
 from bigbatch.parallel.gradients import Buckets
-from bigbatch.records import Part
+from bigbatch.places import Part
 
 _DTYPES = ("uint8", "int64", "float32", "float64")
 """Of rows that travel."""

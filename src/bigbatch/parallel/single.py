@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from bigbatch.optim.lamb import local_sum_of_squares
-from bigbatch.records import ALL
+from bigbatch.places import ALL
 
 
 class SingleWorld:

@@ -22,6 +22,7 @@ from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
 from bigbatch.parallel.bitwise import aligned
 from bigbatch.parallel.single import SingleWorld
+from bigbatch.places import Place
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.precision.audit import Audit
@@ -30,7 +31,7 @@ from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Metric, World
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, LengthFacts, Packing, Place, TokenTable
+from bigbatch.records import HardwareFacts, LengthFacts, Packing, TokenTable
 from bigbatch.rules.batch_size import Effective, scaled
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.rules.schedules import Schedule, schedule_from

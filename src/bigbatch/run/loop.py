@@ -34,6 +34,7 @@ from bigbatch.records import (
 )
 from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.build import Parts
+from bigbatch.run.events import halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.guard import Guard
 from bigbatch.run.keeper import Keeper
 from bigbatch.run.progress import Best, Progress
@@ -150,7 +151,7 @@ class Loop:
                 yield self.emit(self._shrink(error, f"update {progress.update + 1}"))
                 continue
             except GradientOverflow:
-                yield self.emit(self._halve_loss_scale(batch))
+                yield self.emit(halve_loss_scale(self.parts.step.loss_scale, batch))
                 continue
             progress.after_update(record)
             self._meet()
@@ -162,10 +163,10 @@ class Loop:
             )
             yield self.emit(record)
             if record.skipped:
-                yield self.emit(_skipped(record, batch))
+                yield self.emit(skipped(record, batch))
             self.guard.see(record)
-            if grown:
-                yield self.emit(self._loss_scale_grown())
+            if grown and scale is not None:
+                yield self.emit(loss_scale_grown(scale, progress.update))
             yield from self._due_evaluation()
             if self._checkpoint_due():
                 yield self.emit(self.save("checkpoint_every"))
@@ -223,27 +224,6 @@ class Loop:
             micro_tokens_before=before,
             micro_tokens=smaller,
         )
-
-    def _halve_loss_scale(self, batch: GlobalBatch) -> Event:
-        """The same batch is done again. Nothing needs to be durable: a resume meets the same overflow."""
-        scale = self.parts.step.loss_scale
-        assert scale is not None
-        before = scale.value
-        scale.halve()
-        return self._event(
-            "loss_scale_overflow",
-            f"the gradient of update {batch.update} was not finite at a loss scale of {before:g}",
-            f"halves the loss scale to {scale.value:g} and does update {batch.update} again",
-            loss_scale_before=before,
-            loss_scale=scale.value,
-        )
-
-    def _loss_scale_grown(self) -> Event:
-        scale = self.parts.step.loss_scale
-        assert scale is not None
-        why = f"{scale.grow_after} updates in a row did not overflow"
-        did = f"doubled the loss scale to {scale.value:g}"
-        return self._event("loss_scale_grown", why, did, loss_scale=scale.value)
 
     # ------------------------------------------------------------ evaluation
 
@@ -441,16 +421,6 @@ class _Interruptible:
     def __call__(self, micro_batch: MicroBatch) -> Tensor:
         self.flag.poll()
         return self.forward(micro_batch)
-
-
-def _skipped(record: Update, batch: GlobalBatch) -> Event:
-    return Event(
-        step=record.step,
-        event="nonfinite",
-        why=f"loss {record.loss}, gradient norm {record.grad_norm}",
-        did="skipped the update: weights and optimiser are as before, the clock went on",
-        details={"sample_ids": [int(sample) for sample in batch.sample_ids_B]},
-    )
 
 
 def better(value: float, previous: float | None, larger_is_better: bool, min_delta: float) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.parallel.single import SingleWorld
+from bigbatch.places import Place
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.probe.hardware import hardware_facts
@@ -19,7 +20,7 @@ from bigbatch.protocols import Observer, World
 from bigbatch.recipe.load import dump_recipe, placed
 from bigbatch.recipe.references import referenced_files
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Event, Place
+from bigbatch.records import Event
 from bigbatch.run.build import Parts, Say, build
 from bigbatch.run.build import Progress as TokenProgress
 from bigbatch.run.directory import RunDirectory, environment_facts, environment_versions, read_json

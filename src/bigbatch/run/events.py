@@ -1,0 +1,42 @@
+"""Events of an update, in words: what happened, why, and what was done about it."""
+
+from __future__ import annotations
+
+from bigbatch.precision.loss_scale import LossScale
+from bigbatch.records import Event, GlobalBatch, Update
+
+
+def skipped(record: Update, batch: GlobalBatch) -> Event:
+    """An update that changed nothing, with the samples to look at."""
+    return Event(
+        step=record.step,
+        event="nonfinite",
+        why=f"loss {record.loss}, gradient norm {record.grad_norm}",
+        did="skipped the update: weights and optimiser are as before, the clock went on",
+        details={"sample_ids": [int(sample) for sample in batch.sample_ids_B]},
+    )
+
+
+def halve_loss_scale(scale: LossScale | None, batch: GlobalBatch) -> Event:
+    """The same batch is done again. Nothing needs to be durable: a resume meets the same overflow."""
+    assert scale is not None
+    before = scale.value
+    scale.halve()
+    return Event(
+        step=batch.update - 1,
+        event="loss_scale_overflow",
+        why=f"the gradient of update {batch.update} was not finite at a loss scale of {before:g}",
+        did=f"halves the loss scale to {scale.value:g} and does update {batch.update} again",
+        details={"loss_scale_before": before, "loss_scale": scale.value},
+    )
+
+
+def loss_scale_grown(scale: LossScale, step: int) -> Event:
+    """After many updates without an overflow."""
+    return Event(
+        step=step,
+        event="loss_scale_grown",
+        why=f"{scale.grow_after} updates in a row did not overflow",
+        did=f"doubled the loss scale to {scale.value:g}",
+        details={"loss_scale": scale.value},
+    )
