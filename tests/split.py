@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.data.packs import micro_batches
+from bigbatch.model.names import clean_name
+from bigbatch.optim.groups import names_of
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import World
 from bigbatch.recipe.load import load_recipe
@@ -174,8 +176,13 @@ class gradients_into:
 
         def keep(parameters: Sequence[Tensor]) -> None:
             reduce_gradients(parameters)
-            named = self.parts.module.named_parameters()
-            self.found.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+            named = names_of(self.parts.step.optimizer.param_groups)
+            whole = {
+                name: world.gathered_like(p.grad, p).clone() for p, name in named.items() if p.grad is not None
+            }
+            # In the module's order, whoever holds which part.
+            order = [clean_name(name) for name, _ in self.parts.module.named_parameters()]
+            self.found.gradients.append({name: whole[name] for name in order if name in whole})
 
         world.reduce_gradients = keep
 

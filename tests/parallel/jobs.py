@@ -138,3 +138,9 @@ def hashed(
     for parameter in parts.module.parameters():
         digest.update(parameter.detach().numpy().tobytes())
     return {"hash": digest.hexdigest(), "losses": [loss.hex() for loss in found.losses]}
+
+
+def meshed_equality(world: World, *, mesh: dict[str, int], families: list[str], dtype: str, **keys: Any) -> Any:
+    """`equality` for several models, in a mesh."""
+    given = {"dtype": dtype, "micro_tokens": 256, "packing": "packed", "plan": {"mesh": mesh}, **keys}
+    return {family: equality(world, family=family, **given) for family in families}
