@@ -178,7 +178,9 @@ class gradients_into:
             reduce_gradients(parameters)
             named = names_of(self.parts.step.optimizer.param_groups)
             whole = {
-                name: world.gathered_like(p.grad, p).clone() for p, name in named.items() if p.grad is not None
+                name: world.gathered_like(p.grad, p).clone()
+                for p, name in named.items()
+                if p.grad is not None
             }
             # In the module's order, whoever holds which part.
             order = [clean_name(name) for name, _ in self.parts.module.named_parameters()]

@@ -129,6 +129,11 @@ class World(Protocol):
         """Which part of a batch's micro-batches this rank computes."""
         ...
 
+    @property
+    def counts(self) -> bool:
+        """Whether this rank's losses and tokens are added; others compute the same samples beside one that counts."""
+        ...
+
     def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
         """The numbers of every rank (fp64), in rank order; equally many on each."""
         ...

@@ -140,7 +140,9 @@ def hashed(
     return {"hash": digest.hexdigest(), "losses": [loss.hex() for loss in found.losses]}
 
 
-def meshed_equality(world: World, *, mesh: dict[str, int], families: list[str], dtype: str, **keys: Any) -> Any:
+def meshed_equality(
+    world: World, *, mesh: dict[str, int], families: list[str], dtype: str, **keys: Any
+) -> Any:
     """`equality` for several models, in a mesh."""
-    given = {"dtype": dtype, "micro_tokens": 256, "packing": "packed", "plan": {"mesh": mesh}, **keys}
+    given = {"dtype": dtype, "packing": "packed", "plan": {"mesh": mesh}, "micro_tokens": 256, **keys}
     return {family: equality(world, family=family, **given) for family in families}

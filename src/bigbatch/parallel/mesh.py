@@ -72,6 +72,7 @@ class MeshWorld(GroupWorld):
         )
         data_ranks = shape.replicate * shape.shard
         self.part = Part(rank=self.rank // shape.tensor, size=data_ranks, even=shape.shard > 1)
+        self.counts = self.rank % shape.tensor == 0
         self._held: dict[Tensor, Tensor] = {}
         """Local tensor of each trainable parameter -> the parameter."""
 

@@ -14,6 +14,7 @@ class Undivided:
     """The part of `protocols.World` that is about parts of tensors."""
 
     divides = False
+    counts = True
 
     def prepare(self, module: nn.Module, anatomy: Any) -> None:
         """Nothing: the model stays as it is."""

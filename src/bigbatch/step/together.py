@@ -99,7 +99,9 @@ def summed(
     Returns:
         Sums over ranks (fp64); the largest rank's memory.
     """
-    sums = mine or LossSums(terms={}, real_tokens=0, computed_tokens=0)
+    nothing = LossSums(terms={}, real_tokens=0, computed_tokens=0)
+    # Ranks that share products compute the same samples: one of them counts.
+    sums = mine if mine is not None and world.counts else nothing
     row = [
         float(trouble is not None),
         float(peak_bytes),
