@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,12 +65,18 @@ class Keeper:
         Raises:
             DiskError: it could not be written; older checkpoints are intact.
         """
+        parts.settle()
         tensors, aliases = all_tensors(parts)
         state = CheckpointState(
             step=progress.update,
             tensors=tensors,
             aliases=aliases,
-            state={"progress": progress.to_dict(), "guard": guard.to_state(), **_loss_scale(parts)},
+            state={
+                "progress": progress.to_dict(),
+                "guard": guard.to_state(),
+                **_loss_scale(parts),
+                **_rhythm(parts),
+            },
             run_id=self.run_id,
         )
         self.journal.sync()
@@ -97,7 +105,10 @@ class Keeper:
             return None, notes
         load_weights(parts.module, found)
         states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
-        load_optimizer_state(parts.step.optimizer, states)
+        if parts.step.apart is not None:
+            parts.step.apart.restore(states, found.state["sync"])
+        else:
+            load_optimizer_state(parts.step.optimizer, states)
         guard.restore(found.state["guard"])
         if parts.step.loss_scale is not None and "loss_scale" in found.state:
             parts.step.loss_scale.restore(found.state["loss_scale"])
@@ -133,13 +144,19 @@ def _loss_scale(parts: Parts) -> dict[str, dict[str, float]]:
     return {} if scale is None else {"loss_scale": scale.to_state()}
 
 
+def _rhythm(parts: Parts) -> dict[str, Any]:
+    apart = parts.step.apart
+    return {} if apart is None else {"sync": asdict(apart.rhythm)}
+
+
 def all_tensors(parts: Parts) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Model and optimiser tensors by checkpoint name, and the aliases of tied ones."""
+    """Model and optimiser tensors by checkpoint name, and the aliases of tied ones. Every rank must call it."""
+    apart = parts.step.apart
     tensors, aliases = named_tensors(parts.module)
     return (
         {
             **{MODEL + name: tensor for name, tensor in tensors.items()},
-            **optimizer_state(parts.step.optimizer),
+            **(optimizer_state(parts.step.optimizer) if apart is None else apart.state()),
         },
         {MODEL + name: MODEL + stored for name, stored in aliases.items()},
     )
@@ -193,4 +210,7 @@ def bytes_needed(parts: Parts, keep: int) -> int:
     trainable = sum(parameter.nbytes for parameter in parts.step.parameters)
     checkpoint = checkpoint_bytes(tensors) + int(per_parameter * trainable)
     model = sum(tensor.nbytes for tensor in tensors.values())
+    if parts.step.apart is not None:
+        # Each replica has weights and a state of its own; the outer step has both too.
+        checkpoint *= 1 + parts.step.apart.replicas
     return (keep + 2) * checkpoint + model + _RECORD_BYTES
