@@ -5,13 +5,14 @@ Rooms that load torch are imported inside the functions, behind everything that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
 from bigbatch.launch.place import place_of
+from bigbatch.launch.start import launched
 from bigbatch.opening import PathOrText, exhaust, open_sorted, open_with_observers
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
@@ -140,6 +141,23 @@ def start(
     """
     asked = dict(locals())
     return open_sorted(console=None, place=place_of(), **asked)
+
+
+def launch_command(
+    recipe: PathOrText,
+    overrides: Sequence[str],
+    words: Sequence[str],
+    *,
+    ranks: str | None,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+) -> int | None:
+    """`bigbatch train --ranks N`: check the recipe, then start as many processes.
+
+    Returns:
+        Their exit code; None when this process is all it takes.
+    """
+    return launched(load_recipe(recipe, overrides, environ=environ), words, ranks, environ, say)
 
 
 def train_command(

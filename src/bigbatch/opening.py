@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
+from bigbatch.launch.worker import Worker
 from bigbatch.places import Place
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Event
+from bigbatch.records import Event, utc_now
 from bigbatch.report.html import write_report
 from bigbatch.track.console import ConsoleObserver
 from bigbatch.track.observers import load_observers
@@ -160,15 +162,23 @@ def open_with_observers(
             place=place,
             observers=[console, *watching] if console else watching,
             side_events=side_events,
-            say=console.say if console else _silent,
+            say=console.say if console else _silent if leads else _log,
             progress=console.progress if console else None,
             planned=lambda parts: _show_plan(console, parts),
             finished=write_report,
         ),
     )
+    worker = Worker.of()
+    if worker is not None:
+        worker.log_into(run.path)
     if leads and run.status == "finished" and not (run.path / "report.html").exists():
         write_report(run.path)
     return run
+
+
+def _log(text: str) -> None:
+    """For ranks that do not lead: their standard error is a log."""
+    print(f"{utc_now()}  {text}", file=sys.stderr, flush=True)
 
 
 def _silent(_text: str) -> None:

@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from bigbatch import __version__
-from bigbatch.cli.outcome import exit_code_of_run, guarded
+from bigbatch.cli.outcome import as_worker, exit_code_of_run, guarded
 from bigbatch.cli.words import figures, say
 from bigbatch.errors import UsageError
+from bigbatch.launch.worker import Worker
 
 app = typer.Typer(
     name="bigbatch",
@@ -59,7 +60,12 @@ def main(words: list[str] | None = None) -> None:
     Args:
         words: the arguments; None takes those of the process.
     """
-    sys.exit(guarded(lambda: app(args=words, prog_name="bigbatch", standalone_mode=False)))
+
+    def command() -> object:
+        return app(args=words, prog_name="bigbatch", standalone_mode=False)
+
+    worker = Worker.of()
+    sys.exit(guarded(command) if worker is None else as_worker(command, worker))
 
 
 def _version(wanted: bool) -> None:
@@ -143,6 +149,12 @@ def train(
             "--allow", metavar="KEYS", help="With --continue: the keys that may differ: optimizer.lr,epochs"
         ),
     ] = None,
+    ranks: Annotated[
+        str | None,
+        typer.Option(
+            "--ranks", metavar="N", help="Processes on this machine; auto: one for each accelerator."
+        ),
+    ] = None,
 ) -> int:
     """Train. Ctrl-C is safe: the same command goes on where it stopped."""
     allowed = [key for keys in allow or () for key in keys.split(",") if key]
@@ -150,6 +162,13 @@ def train(
         raise UsageError("--allow needs --continue RUN")
     from bigbatch import api
 
+    words = ["train", str(recipe), *_both(changes, set_), *(["--resume"] if resume else [])]
+    words += [] if continue_from is None else ["--continue", continue_from, "--allow", ",".join(allowed)]
+    code = api.launch_command(
+        recipe, _both(changes, set_), words, ranks=ranks, environ=os.environ, say=_error
+    )
+    if code is not None:
+        return code
     run = api.train_command(
         recipe,
         _both(changes, set_),
@@ -245,6 +264,10 @@ def bench(
         environ=os.environ,
         say=say,
     )
+
+
+def _error(text: str) -> None:
+    say(text, sys.stderr)
 
 
 def _both(changes: list[str] | None, more: list[str] | None) -> list[str]:

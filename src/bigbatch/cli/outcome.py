@@ -12,7 +12,16 @@ from typing import Any
 import typer
 
 from bigbatch.cli.words import say
-from bigbatch.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, BigbatchError, UsageError
+from bigbatch.errors import (
+    EXIT_BUG,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    BigbatchError,
+    PeerFailed,
+    UsageError,
+)
+from bigbatch.launch.worker import Worker
 
 _SIGTERM = 15
 # typer brings its own copy of click from 0.25 on; its public BadParameter leads to the base class in either.
@@ -26,43 +35,67 @@ def exit_code_of_run(run: Any) -> int:
     return EXIT_TERMINATED if getattr(run, "signal", None) == _SIGTERM else EXIT_INTERRUPTED
 
 
-def guarded(command: Callable[[], Any]) -> int:
-    """Call the command line application and turn every outcome into an exit code."""
+def as_worker(command: Callable[[], Any], worker: Worker) -> int:
+    """As `guarded` for one worker of a group: whoever started it says what went wrong, once."""
+    worker.begin()
+    said: list[str] = []
+    code = guarded(command, said.append)
+    consequence = bool(said) and said[0].startswith(_CONSEQUENCE)
+    return worker.end(code, "\n".join(said).removeprefix(_CONSEQUENCE), consequence=consequence)
+
+
+_CONSEQUENCE = "\0"
+"""Marks words of a rank that only could not go on without another."""
+
+
+def _to_the_user(text: str) -> None:
+    say(text.removeprefix(_CONSEQUENCE), sys.stderr)
+
+
+def guarded(command: Callable[[], Any], tell: Callable[[str], None] = _to_the_user) -> int:
+    """Call the command line application and turn every outcome into an exit code.
+
+    Args:
+        command: the application.
+        tell: given the words for the user when it failed.
+    """
     try:
         result = command()
     except typer.Exit as error:
         return error.exit_code
     except _CommandLineError as error:
-        return _wrong_words(error)
+        return _wrong_words(error, tell)
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
         # `bigbatch predict … | head`: the reader has enough. click turns the closed pipe into SystemExit.
         if not isinstance(error.__context__ or error, BrokenPipeError):
-            return _bug()
+            return _bug(tell)
         # What is still buffered goes nowhere, so that Python does not complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_DONE
     except BigbatchError as error:
         if error.exit_code == EXIT_BUG:
-            return _bug()
-        say(str(error), sys.stderr)
+            return _bug(tell)
+        tell((_CONSEQUENCE if isinstance(error, PeerFailed) else "") + str(error))
         return error.exit_code
     except Exception:
-        return _bug()
+        return _bug(tell)
     return result if isinstance(result, int) else EXIT_DONE
 
 
-def _wrong_words(error: Any) -> int:
+def _wrong_words(error: Any, tell: Callable[[str], None]) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "bigbatch"
-    say([f"Error: {error.format_message()}", f"Try '{command} --help'."], sys.stderr)
+    tell(f"Error: {error.format_message()}\nTry '{command} --help'.")
     return UsageError.exit_code
 
 
-def _bug() -> int:
-    say(traceback.format_exc(), sys.stderr)
-    say(f"This is a bug in bigbatch. Please report the lines above, with the recipe{_where()}.", sys.stderr)
+def _bug(tell: Callable[[str], None]) -> int:
+    tell(
+        f"{traceback.format_exc()}\n"
+        f"This is a bug in bigbatch. Please report the lines above, with the recipe{_where()}."
+    )
     return EXIT_BUG
 
 

@@ -2,5 +2,8 @@
 
 ::
 
-    place.py    where this process stands among others
+    start.py      whether to start processes, and where
+    local.py      several on this machine: an agent starts them, watches them and starts them again
+    endings.py    what each rank left behind -> one exit code and one sentence
+    place.py      where this process stands among others
 """

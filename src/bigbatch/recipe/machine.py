@@ -140,7 +140,7 @@ class PlanSpec(Section):
 
     micro_tokens: Count | None = None
     """Tokens computed at once, padding included; a longer sample is alone."""
-    ranks: Annotated[Count | None, built(None, 1)] = None
+    ranks: Count | None = None
     """Processes that share each update."""
     device: Annotated[Text | None, AfterValidator(_device)] = None
     """cpu, cuda, cuda:<n> or mps."""
@@ -181,8 +181,8 @@ class LaunchSpec(Section):
     """Longest wait for a rank before it counts as lost."""
     grace: Duration = quantity("30 s")
     """After SIGTERM: time to save the last boundary before exit."""
-    max_restarts: Annotated[CountOrZero, built(0)] = 0
-    """Restarts after a lost worker."""
+    max_restarts: CountOrZero = 0
+    """How often the processes are started again, from the newest checkpoint, after one was lost."""
     min_nodes: Annotated[Count | None, built(None, 1)] = None
     """Fewest machines to go on with."""
 

@@ -1,0 +1,117 @@
+"""What each rank left behind when it ended, and which of them was the cause.
+
+Every worker leaves `ending-<restart>-<rank>.json` in the launch folder; the agent that started it adds what it saw of
+those that could not (`agent-<restart>-<host>.json`). A rank that fails because another one is gone is a consequence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bigbatch.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, MachineError
+
+INTERRUPTED = (EXIT_INTERRUPTED, EXIT_TERMINATED)
+RETRY = (1, MachineError.exit_code)
+"""Codes after which starting again may help; with any other the process tells the agent that it is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How one rank ended."""
+
+    rank: int
+    host: str
+    pid: int
+    exit_code: int
+    """As the command line would have it; negative: the signal that killed the process."""
+    message: str = ""
+    consequence: bool = False
+    """Whether it only could not go on without another rank."""
+    at: float = 0.0
+    """Seconds since the epoch."""
+
+
+def leave(folder: Path, rank: int, exit_code: int, message: str, *, consequence: bool, restart: int) -> None:
+    """Write this worker's ending; a disk that is full costs only the words."""
+    ending = Ending(
+        rank=rank,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        exit_code=exit_code,
+        message=message,
+        consequence=consequence,
+        at=time.time(),
+    )
+    with suppress(OSError):
+        _write(folder / f"ending-{restart}-{rank}.json", json.dumps(asdict(ending)))
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: the launcher may be reading."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def restarts(folder: Path) -> int:
+    """Number of the newest start that left anything."""
+    found = [int(path.name.split("-")[1]) for path in folder.glob("*-*-*.json")]
+    return max(found, default=0)
+
+
+def endings(folder: Path) -> list[Ending]:
+    """How the ranks of the newest start ended, by their own word or by the agent's."""
+    newest = restarts(folder)
+    own = {found.rank: found for found in _read(folder, f"ending-{newest}-*.json")}
+    seen = {found.rank: found for found in _read(folder, f"agent-{newest}-*.json")}
+    return sorted({**seen, **own}.values(), key=lambda ending: ending.rank)
+
+
+def _read(folder: Path, pattern: str) -> list[Ending]:
+    found = []
+    for path in sorted(folder.glob(pattern)):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found += [Ending(**each) for each in (content if isinstance(content, list) else [content])]
+    return found
+
+
+def cause(found: Sequence[Ending], *, interrupted: bool) -> Ending | None:
+    """The ending that explains the others; None when all went well.
+
+    Args:
+        found: of one start.
+        interrupted: whether the user sent a signal; else whoever was ended by one was ended by the agent, because
+            another had failed.
+    """
+    bad = [ending for ending in found if ending.exit_code != EXIT_DONE]
+    own = [ending for ending in bad if not ending.consequence]
+    if interrupted:
+        return min(own or bad, key=lambda ending: ending.at, default=None)
+    by_themselves = [ending for ending in own if not _was_ended(ending)]
+    return min(by_themselves or own or bad, key=lambda ending: ending.at, default=None)
+
+
+def _was_ended(ending: Ending) -> bool:
+    return ending.exit_code in (*INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
+
+
+def told(ending: Ending, *, interrupted: bool = False) -> tuple[int, str]:
+    """Exit code and sentence for the user."""
+    if interrupted and ending.exit_code < 0:
+        return 128 - ending.exit_code, "interrupted before the run had begun"
+    who = f"rank {ending.rank} (process {ending.pid} on {ending.host})"
+    if ending.exit_code < 0:
+        name = signal.Signals(-ending.exit_code).name
+        hint = ": often the system had no memory left" if name == "SIGKILL" else ""
+        return MachineError.exit_code, f"{who} was killed ({name}){hint}"
+    if ending.exit_code in INTERRUPTED:
+        return ending.exit_code, ending.message
+    return ending.exit_code, ending.message if ending.rank == 0 else f"{who}: {ending.message}"

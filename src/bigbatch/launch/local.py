@@ -1,0 +1,130 @@
+"""Several workers on this machine: an agent starts them, and this process waits for what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bigbatch.errors import EXIT_DONE, MachineError
+from bigbatch.launch.endings import cause, endings, restarts, told
+from bigbatch.recipe.layers import WORKER_VARIABLE
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What is to be started."""
+
+    words: Sequence[str]
+    """The command of every worker, behind `bigbatch`."""
+    ranks: int
+    max_restarts: int = 0
+    """How often the group is started again after a worker was lost."""
+    threads: int | None = None
+    """Of each worker; None: the cores, divided."""
+
+
+def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
+    """Start the workers and wait for their end.
+
+    Returns:
+        The exit code of the first rank that failed by itself, or 0.
+
+    Raises:
+        MachineError: the agent itself could not start them.
+    """
+    with tempfile.TemporaryDirectory(prefix="bigbatch-launch-") as temporary:
+        folder = Path(temporary)
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "bigbatch.parallel.agent", str(folder), *agent_words(group)],
+            env={**environ, **settings(group, environ), WORKER_VARIABLE: str(folder)},
+            stdin=subprocess.PIPE,
+            # Ctrl-C comes here; the agent passes it on once.
+            start_new_session=True,
+        )
+        with Passing(agent) as signals:
+            agent.wait()
+        return outcome(folder, agent.returncode, signals.first, say)
+
+
+def agent_words(group: Group) -> list[str]:
+    """Torchrun's words for workers on one machine that find each other on a free port."""
+    return [
+        "--standalone",
+        f"--nproc-per-node={group.ranks}",
+        f"--max-restarts={group.max_restarts}",
+        "-m",
+        "bigbatch",
+        *group.words,
+    ]
+
+
+def settings(group: Group, environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the workers: threads that do not get in each other's way."""
+    if "OMP_NUM_THREADS" in environ:
+        return {}
+    threads = group.threads or max(1, _cores() // group.ranks)
+    return {"OMP_NUM_THREADS": str(threads)}
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def outcome(folder: Path, agent_code: int, signal_sent: int | None, say: Say) -> int:
+    """Exit code of the whole, after saying why it is not 0."""
+    again = restarts(folder)
+    if again:
+        say(
+            f"the group was started again {again} {'time' if again == 1 else 'times'} after a worker was lost"
+        )
+    found = cause(endings(folder), interrupted=signal_sent is not None)
+    if found is not None:
+        code, message = told(found, interrupted=signal_sent is not None)
+        if message:
+            say(message)
+        return code
+    if agent_code == EXIT_DONE:
+        return EXIT_DONE
+    if signal_sent is not None:
+        return 128 + signal_sent
+    failed = [path.read_text(encoding="utf-8") for path in folder.glob("agent-failed-*.txt")]
+    raise MachineError(
+        "the workers could not be started: " + ("; ".join(failed) or f"the agent ended with {agent_code}")
+    )
+
+
+class Passing:
+    """Context manager: SIGINT and SIGTERM go to the agent, which passes them to the workers."""
+
+    def __init__(self, agent: subprocess.Popen[Any]) -> None:
+        self._agent = agent
+        self._before: dict[int, Any] = {}
+        self.first: int | None = None
+        """The first signal that came."""
+
+    def __enter__(self) -> Passing:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError):  # not in the main thread
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self.first = self.first or number
+        with suppress(ProcessLookupError):
+            self._agent.send_signal(number)

@@ -1,0 +1,87 @@
+"""One worker of a group that this package started: it says where it is, keeps a log, and leaves its ending."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigbatch.launch.endings import RETRY, leave
+from bigbatch.recipe.layers import WORKER_VARIABLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """Which worker this process is."""
+
+    folder: Path
+    """The launch folder."""
+    rank: int
+    restart: int
+    """How often the group had been started before."""
+
+    @staticmethod
+    def of(environ: Mapping[str, str] | None = None) -> Worker | None:
+        """None for a process that a person, or somebody else's launcher, started."""
+        environ = os.environ if environ is None else environ
+        if WORKER_VARIABLE not in environ or "RANK" not in environ:
+            return None
+        return Worker(
+            folder=Path(environ[WORKER_VARIABLE]),
+            rank=int(environ["RANK"]),
+            restart=int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)),
+        )
+
+    def begin(self) -> None:
+        """Say which process this is; all ranks but the first write to a log, not to the terminal."""
+        content = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "agent": os.getppid(),
+            "restart": self.restart,
+        }
+        with suppress(OSError):
+            (self.folder / f"worker-{self.rank}.json").write_text(json.dumps(content))
+        if self.rank:
+            _write_to(self.folder / log_name(self.rank))
+
+    def log_into(self, run_folder: Path) -> None:
+        """Keep the log in the run directory from now on, with what was said so far."""
+        if not self.rank:
+            return
+        target = run_folder / "logs" / log_name(self.rank)
+        with suppress(OSError):
+            target.parent.mkdir(exist_ok=True)
+            sys.stderr.flush()
+            with (self.folder / log_name(self.rank)).open("rb") as before, target.open("ab") as after:
+                shutil.copyfileobj(before, after)
+            _write_to(target)
+
+    def end(self, exit_code: int, message: str, *, consequence: bool) -> int:
+        """Leave the ending.
+
+        Returns:
+            The process's exit code: the agent starts the group again after a failure, so what no second try changes
+            is none to it.
+        """
+        leave(self.folder, self.rank, exit_code, message, consequence=consequence, restart=self.restart)
+        return exit_code if exit_code in RETRY else 0
+
+
+def log_name(rank: int) -> str:
+    """`rank-0003.log`."""
+    return f"rank-{rank:04d}.log"
+
+
+def _write_to(path: Path) -> None:
+    """Standard output and error go to the end of a file."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)

@@ -1,0 +1,114 @@
+"""Starts the workers of one machine, watches them, starts them again: torchrun's agent, without its noise.
+
+    python -m bigbatch.parallel.agent LAUNCH_FOLDER WORDS…      the words are torchrun's
+
+It ends when its standard input does: whoever started it holds the other end, here or over SSH, so that no worker
+outlives a launcher that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+SIGNALS_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+
+
+class Forwarding:
+    """The first signal goes to the workers, which save and leave; a second one ends everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._first: int | None = None
+
+    def install(self) -> None:
+        """For the signals that ask to end; closing standard input counts as SIGTERM."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+        threading.Thread(target=self._watch_input, name="launcher", daemon=True).start()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        again = self._first is not None
+        self._first = number
+        self._send(signal.SIGKILL if again else number)
+        if again:
+            os._exit(128 + number)
+
+    def _send(self, number: int) -> None:
+        for pid in workers(self._folder):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _watch_input(self) -> None:
+        with suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def workers(folder: Path) -> list[int]:
+    """Process ids of this agent's workers: its children where the system lists them, else those that said so."""
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(pid) for pid in path.read_text().split()]
+    for path in folder.glob("worker-*.json"):
+        with suppress(OSError, ValueError):
+            content = json.loads(path.read_text())
+            if content["agent"] == os.getpid() and content["host"] == socket.gethostname():
+                found.append(content["pid"])
+    return sorted(set(found))
+
+
+def main(words: list[str]) -> int:
+    """Run the group; 0 when all workers ended well."""
+    folder = Path(words[0])
+    # Its own handlers would end the workers again, and then kill them, while they save.
+    os.environ[SIGNALS_VARIABLE] = ""
+    Forwarding(folder).install()
+    logging.disable(logging.CRITICAL)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    try:
+        run(parse_args(words[1:]))
+    except ChildFailedError as error:
+        _write_down(folder, error)
+        return 1
+    except Exception as error:
+        (folder / f"agent-failed-{socket.gethostname()}.txt").write_text(f"{type(error).__name__}: {error}")
+        return 6
+    return 0
+
+
+def _write_down(folder: Path, error: object) -> None:
+    """What happened to workers that could not say it themselves."""
+    found = [
+        {
+            "rank": rank,
+            "host": socket.gethostname(),
+            "pid": failure.pid,
+            "exit_code": failure.exitcode,
+            "message": "ended without a word",
+            "at": float(failure.timestamp or time.time()),
+        }
+        for rank, failure in error.failures.items()  # type: ignore[attr-defined]
+    ]
+    restart = max((int(path.name.split("-")[1]) for path in folder.glob("ending-*-*.json")), default=0)
+    restart = max(
+        [restart, *(json.loads(path.read_text())["restart"] for path in folder.glob("worker-*.json"))]
+    )
+    (folder / f"agent-{restart}-{socket.gethostname()}-{os.getpid()}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
