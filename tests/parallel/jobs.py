@@ -202,7 +202,9 @@ def means(world: World, *, replicas: int, bucket_bytes: int) -> Any:
     ]
     meeting = Meeting(world, replicas, bucket_bytes=bucket_bytes)
     found = meeting.mean([everyone[number] for number in meeting.held])
-    own = {f"{number}/{place}": value for number in meeting.held for place, value in enumerate(everyone[number])}
+    own = {
+        f"{number}/{place}": value for number in meeting.held for place, value in enumerate(everyone[number])
+    }
     collected = meeting.collect(own)
     return {
         "means": [value.double().tolist() for value in found.tensors],

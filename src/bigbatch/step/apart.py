@@ -144,7 +144,10 @@ def _everyone(
     trained, squares, real, computed, *losses = (sum(column) for column in zip(*each, strict=True))
     counted = {term: sum(own[term] for own in denominators) for term in terms}
     sums = LossSums(
-        terms={term: loss / counted[term] if counted[term] else math.nan for term, loss in zip(terms, losses, strict=True)},
+        terms={
+            term: loss / counted[term] if counted[term] else math.nan
+            for term, loss in zip(terms, losses, strict=True)
+        },
         real_tokens=int(real),
         computed_tokens=int(computed),
     )
