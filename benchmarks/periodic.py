@@ -5,12 +5,14 @@ interfaces count, TCP and agreements included. A small BERT with random weights 
 `ip` and `tc`. Without a link (`--local`) one process computes the replicas in turn: the same losses, for several seeds.
 
     python benchmarks/periodic.py --save                # bytes, time and loss on a link of 100 Mbit/s
+    python benchmarks/periodic.py --folder runs/p       # what was measured stays there: the same command goes on
     python benchmarks/periodic.py --local --seeds 3     # losses alone
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -18,10 +20,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +82,11 @@ class Link:
             int(output([*self.inside(number), "cat", f"/sys/class/net/{name}/statistics/tx_bytes"]))
             for number, name in enumerate(self.names)
         )
+
+
+def slug(name: str) -> str:
+    """A name for files."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def output(words: Sequence[str]) -> str:
@@ -162,6 +170,16 @@ def figures(folder: Path, sent_bytes: int) -> Figures:
     )
 
 
+def measured(path: Path, measure: Callable[[], Figures]) -> Figures:
+    """What the file holds, else what is measured now: a benchmark that was interrupted goes on."""
+    if path.exists():
+        found = json.loads(path.read_text())
+        return Figures(**{**found, "periods": tuple(map(tuple, found["periods"]))})
+    figures = measure()
+    path.write_text(json.dumps(asdict(figures)))
+    return figures
+
+
 # ---------------------------------------------------------------- tables
 
 
@@ -190,9 +208,7 @@ def loss_table(found: Mapping[str, Sequence[Figures]]) -> list[str]:
     plain = found["synchronous"]
     lines = ["| | test loss of each seed | against synchronous, mean (each) |", "|---|---|---|"]
     for name, own in found.items():
-        above = [
-            100 * (mine.test_loss / base.test_loss - 1) for mine, base in zip(own, plain, strict=True)
-        ]
+        above = [100 * (mine.test_loss / base.test_loss - 1) for mine, base in zip(own, plain, strict=True)]
         each = ", ".join(f"{value:+.2f}" for value in above)
         losses = ", ".join(f"{mine.test_loss:.4f}" for mine in own)
         lines.append(f"| {name} | {losses} | {statistics.mean(above):+.2f} % ({each}) |")
@@ -229,6 +245,7 @@ def main() -> None:
     parser.add_argument("--rate", default="100mbit", help="of the link, as tc writes it")
     parser.add_argument("--only", choices=list(WAYS), action="append", help="beside the synchronous run")
     parser.add_argument("--folder", type=Path, help="keep the runs here")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE, for every run")
     parser.add_argument("--save", action="store_true", help="keep the table in benchmarks/results/")
     arguments = parser.parse_args()
     recipe = ready("tweets")
@@ -241,25 +258,31 @@ def main() -> None:
     }
     length = f"updates={arguments.updates}"
     if arguments.local:
-        losses: dict[str, list[Figures]] = {}
-        for number, (name, words) in enumerate(ways.items()):
-            for seed in range(arguments.seeds):
-                run = folder / f"local-{number}-{seed}"
-                losses.setdefault(name, []).append(
-                    one_process(recipe, run, [*words, length, f"seed={seed}"])
-                )
-                print(f"{name}, seed {seed}: {losses[name][-1]}", flush=True)
-        lines, title, kept = loss_table(losses), "Replicas that train apart: the loss it costs", "periodic-loss"
+        losses: dict[str, list[Figures]] = {name: [] for name in ways}
+        for (name, words), seed in itertools.product(ways.items(), range(arguments.seeds)):
+            run = folder / f"local-{slug(name)}-{seed}"
+            given = [*words, length, *arguments.set, f"seed={seed}"]
+            losses[name].append(measured(run.with_suffix(".json"), partial(one_process, recipe, run, given)))
+            print(f"{name}, seed {seed}: {losses[name][-1]}", flush=True)
+        lines, title, kept = (
+            loss_table(losses),
+            "Replicas that train apart: the loss it costs",
+            "periodic-loss",
+        )
     else:
         if os.geteuid() != 0:
             sys.exit("skipped: network namespaces and tc need root; --local compares losses without them")
         found: dict[str, Figures] = {}
         with link(arguments.rate) as joined:
-            for number, (name, words) in enumerate(ways.items()):
-                found[name] = two_machines(recipe, folder / f"link-{number}", [*words, length], joined)
+            for name, words in ways.items():
+                run = folder / f"link-{slug(name)}"
+                given = [*words, length, *arguments.set]
+                found[name] = measured(
+                    run.with_suffix(".json"), partial(two_machines, recipe, run, given, joined)
+                )
                 print(f"{name}: {found[name]}", flush=True)
-        lines, title = link_table(found), f"Two machines on a link of {arguments.rate}/s, {arguments.updates} updates"
-        kept = "periodic-link"
+        title = f"Two machines on a link of {arguments.rate}/s, {arguments.updates} updates"
+        lines, kept = link_table(found), "periodic-link"
     print("\n".join(lines))
     if arguments.save:
         print(f"kept in {save(lines, title, kept, sys.argv[1:])}")
