@@ -103,10 +103,8 @@ def link(rate: str) -> Iterator[Link]:
     try:
         for name in names:
             output(["ip", "netns", "add", name])
-        output(
-            ["ip", "link", "add", names[0], "netns", names[0], "type", "veth"]
-            + ["peer", "name", names[1], "netns", names[1]]
-        )
+        ends = [["name", name, "netns", name] for name in names]
+        output(["ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1]])
         for number, (name, address) in enumerate(zip(names, addresses, strict=True)):
             for words in (
                 ["ip", "addr", "add", f"{address}/24", "dev", name],
