@@ -6,6 +6,7 @@ is what everybody else sees: after a meeting, or once `settle` was called, the m
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -237,7 +238,9 @@ class Apart:
             self._say(update, before, decision, measured)
 
     def _say(self, update: int, before: int, decision: Decision, measured: Measured) -> None:
-        details = {"period_before": before, "period": decision.period, **vars(measured)}
+        # A checkpoint is strict JSON: what is no number is null there.
+        numbers = {name: value if math.isfinite(value) else None for name, value in vars(measured).items()}
+        details = {"period_before": before, "period": decision.period, **numbers}
         self.rhythm.decided.append({"update": update, **details})
         did = f"replicas meet every {decision.period} updates from here on; before: {before}"
         self._news.append(Event(step=update, event="sync_period", why=decision.why, did=did, details=details))
