@@ -117,7 +117,8 @@ class Meeting:
         )  # fmt: skip
         mean, spread, size = _averaged(got)
         whole = torch.empty(part * ranks, dtype=flats.dtype, device=flats.device)
-        dist.all_gather_into_tensor(_bytes_of(whole), _bytes_of(mean), group=self.world.group)
+        # Not the form with one tensor: torch 2.13 warns of its name, older ones do not know the new one.
+        dist.all_gather([*_bytes_of(whole).chunk(ranks)], _bytes_of(mean), group=self.world.group)
         self.bytes_sent += (ranks - 1) * (len(flats) + 1) * own
         return whole[:count], spread, size
 
