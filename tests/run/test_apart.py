@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import bigbatch
 from bigbatch.errors import RecipeError, UsageError
 from bigbatch.places import Place
 from bigbatch.recipe.load import load_recipe
@@ -101,18 +103,25 @@ def test_a_checkpoint_holds_the_mean_and_each_replica(straight, outer):
     assert loss < records(straight.run, "update")[0]["loss"]
 
 
-def test_the_automatic_period_says_what_it_does(tmp_path, model, parent):
-    """In one process meetings are cheap: whatever it does is written down with what was measured."""
-    job = write_job(tmp_path / "job", model, updates=12, sync={"replicas": 2, "period": "auto"})
-    code, output = parent.run(job.folder, TRAIN)
-    assert code == 0, output
-    events = [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
-    changes = [event for event in events if event.get("event") == "sync_period"]
-    newest = read_checkpoint(list_checkpoints(job.run / "checkpoints")[-1])
-    decided = newest.state["sync"]["decided"]
-    assert [change["step"] for change in changes] == [each["update"] for each in decided]
-    for change in changes:
-        assert {"drift", "meeting_seconds", "update_seconds", "period", "period_before"} <= change.keys()
+def test_the_automatic_period_says_why_and_is_saved(tmp_path, model, monkeypatch):
+    """Meetings that take a hundred seconds: as seldom as the drift allows."""
+    job = write_job(
+        tmp_path / "job", model, updates=12, sync={"period": "auto", "replicas": 2}, optimizer={"lr": 1e-3}
+    )
+    monkeypatch.chdir(job.folder)
+    clock = itertools.count(step=100.0)
+    monkeypatch.setattr("bigbatch.step.replicas.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    bigbatch.train(job.recipe)
+    events = records(job.run, "event", event="sync_period")
+    assert [(event["step"], event["period"]) for event in events][:3] == [(1, 2), (3, 4), (7, 8)]
+    for event in events:
+        assert "a meeting takes 100 s" in event["why"] and "apart" in event["why"]
+        assert event["did"].startswith(f"replicas meet every {event['period']} updates")
+        assert event["drift"] > 0 and event["meeting_seconds"] == 100.0 and event["update_seconds"] > 0
+    saved = read_checkpoint(list_checkpoints(job.run / "checkpoints")[-1]).state["sync"]["decided"]
+    assert [(each["update"], each["period"], each["drift"]) for each in saved] == [
+        (event["step"], event["period"], event["drift"]) for event in events
+    ]
 
 
 def test_what_cannot_be_is_said_before_anything_starts(tmp_path, model):
