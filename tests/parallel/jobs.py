@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from bigbatch.infer.evaluate import evaluate
+from bigbatch.parallel.periodic import Meeting
 from bigbatch.protocols import World
+from bigbatch.records import Update
+from bigbatch.run.build import Parts
 from bigbatch.step.together import Leaving, together
 from tests.models import tiny
 from tests.split import (
@@ -146,3 +149,80 @@ def meshed_equality(
     """`equality` for several models, in a mesh."""
     given = {"dtype": dtype, "packing": "packed", "plan": {"mesh": mesh}, "micro_tokens": 256, **keys}
     return {family: equality(world, family=family, **given) for family in families}
+
+
+def apart(
+    world: World, *, updates: int, replicas: int, period: int | str, dropout: float = 0.1, **keys: Any
+) -> Any:
+    """SHA-256 of the mean of all replicas after some updates, losses and norms to the bit, and bytes sent."""
+    module, rows = _module("bert", "fp32"), rows_of("single", 300, seed=5)
+    sync = {"replicas": replicas, "period": period, **keys.pop("sync", {})}
+    parts = parts_of(
+        module, rows, "single", micro_tokens=128, packing="packed", world=world,
+        regularise={"dropout": dropout}, sync=sync, plan={"threads": 1}, **keys,
+    )  # fmt: skip
+    records = run_apart(parts, updates)
+    replicas_here = parts.step.apart
+    assert replicas_here is not None
+    parts.settle()
+    digest = hashlib.sha256()
+    for parameter in parts.module.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
+    return {
+        "hash": digest.hexdigest(),
+        "losses": [record.loss.hex() for record in records],
+        "norms": [record.grad_norm.hex() for record in records],
+        "bytes": replicas_here.meeting.bytes_sent,
+        "held": list(replicas_here.meeting.held),
+        "saved": {name: list(value.shape) for name, value in replicas_here.state().items()},
+    }
+
+
+def run_apart(parts: Parts, updates: int, first: int = 1, position: int = 0) -> list[Update]:
+    """Updates of replicas, as the loop has them."""
+    records, tokens = [], 0
+    for update in range(first, first + updates):
+        batch = parts.batches.at(position, update)
+        parts.module.train()
+        record = parts.update(
+            parts.step,
+            batch,
+            parts.micro_batches(batch, parts.micro_tokens),
+            lr=parts.learning_rate(position, batch.samples),
+            tokens_before=tokens,
+        )
+        position, tokens = record.samples, record.tokens
+        records.append(record)
+    return records
+
+
+def means(world: World, *, replicas: int, bucket_bytes: int) -> Any:
+    """The mean of made-up replicas, to the bit, and how far apart they were."""
+    random = np.random.default_rng(3)
+    everyone = [
+        [
+            torch.from_numpy(random.normal(size=(5, 7))).float(),
+            torch.from_numpy(random.normal(size=3)),
+            torch.from_numpy(random.integers(0, 9, 4)),
+            torch.from_numpy(random.normal(size=2)).bfloat16(),
+        ]
+        for _ in range(replicas)
+    ]
+    meeting = Meeting(world, replicas, bucket_bytes=bucket_bytes)
+    found = meeting.mean([everyone[number] for number in meeting.held])
+    own = {
+        f"{number}/{place}": value for number in meeting.held for place, value in enumerate(everyone[number])
+    }
+    collected = meeting.collect(own)
+    return {
+        "means": [value.double().tolist() for value in found.tensors],
+        "dtypes": [str(value.dtype) for value in found.tensors],
+        "drift": found.drift,
+        "bytes": meeting.bytes_sent,
+        "collected": {name: value.double().tolist() for name, value in collected.items()},
+        "expected": {
+            f"{number}/{place}": value.double().tolist()
+            for number, own in enumerate(everyone)
+            for place, value in enumerate(own)
+        },
+    }

@@ -99,3 +99,17 @@ def test_copies_of_the_weights_count_while_a_micro_batch_runs_and_not_while_weig
         weight_copies_bytes=10**9,
     )
     assert moving.needed_bytes == moving.lasting_bytes + moving.update
+
+
+@pytest.mark.parametrize(
+    ("replicas", "outer", "bytes_each"),
+    [(0, False, 16), (1, True, 16 + 4 + 8), (2, False, 36), (3, True, 60)],
+)
+def test_each_replica_has_weights_gradient_and_state_of_its_own(
+    replicas: int, outer: bool, bytes_each: int
+) -> None:
+    """AdamW: 16 bytes a parameter each, 4 for their mean, and 8 for an outer step."""
+    found = predict_memory(
+        BERT_LARGE, micro_tokens=512, optimizer_state_multiple=2.0, replicas=replicas, outer=outer
+    )
+    assert found.lasting_bytes - found.process == bytes_each * 335_000_000

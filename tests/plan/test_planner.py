@@ -195,3 +195,18 @@ def test_a_batch_larger_than_the_data_is_the_recipes_error(
 
 def test_same_facts_same_plan(facts: dict[str, Any], recipe_with: MakeRecipe) -> None:
     assert make_plan(recipe_with(), **facts) == make_plan(recipe_with(), **facts)
+
+
+def test_replicas_are_told_and_their_memory_is_counted(
+    facts: dict[str, Any], recipe_with: MakeRecipe
+) -> None:
+    recipe = recipe_with(sync__period=32, sync__replicas=4)
+    plan, plain = make_plan(recipe, **facts), make_plan(recipe_with(), **facts)
+    assert plan.value("replicas") == 4 and "replicas" not in plain.choices
+    assert "1/4 of every batch" in plan.choices["replicas"].reason
+    assert "after every 32 updates" in plan.choices["replicas"].reason
+    more = plan.predictions()["peak_memory_bytes"] - plain.predictions()["peak_memory_bytes"]
+    assert more == (4 + 3 * 3) * 4 * 22_714_755
+    two_ranks = make_plan(recipe, **facts | {"hardware": replace(facts["hardware"], ranks=2)})
+    fewer = plan.predictions()["peak_memory_bytes"] - two_ranks.predictions()["peak_memory_bytes"]
+    assert fewer == 2 * 4 * 4 * 22_714_755

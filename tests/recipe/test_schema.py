@@ -114,6 +114,9 @@ FORMS = {
     },
     "{gate: {f1_macro: 0.75}, data: {test: t.csv}}": {"gate": {"f1_macro": 0.75}},
     "sync: {period: 1, replicas: 1, outer: average, compress: none}": {"sync": {"period": 1, "replicas": 1}},
+    "sync: {period: auto, replicas: 4, outer: diloco}": {
+        "sync": {"period": "auto", "replicas": 4, "outer": "diloco", "outer_lr": 0.7, "outer_momentum": 0.9}
+    },
     "seed: 7": {"seed": {"model": 7, "data": 7, "dropout": 7}},
     "seed: {model: 1, data: 2, dropout: 3}": {"seed": {"model": 1, "data": 2, "dropout": 3}},
     "guard: {patience: 5, on_nonfinite: stop}": {"guard": {"patience": 5, "on_nonfinite": "stop"}},
@@ -176,9 +179,6 @@ LATER = [
     "gradient=cached",
     "gradient=fgm",
     "gradient=sam",
-    "sync.period=4",
-    "sync.replicas=2",
-    "sync.outer=diloco",
     "sync.mode=async",
     "sync.compress=powersgd",
     "guard.spike=3",

@@ -3,4 +3,6 @@
 ::
 
     single.py    one process: every reduction is the identity
+    periodic.py  the mean of replicas that train apart, the same bits on any number of ranks
+    outer.py     the step that DiLoCo makes towards that mean
 """

@@ -69,6 +69,26 @@ def asked_for(recipe: Any, length: Length) -> dict[str, Choice]:
     return choices
 
 
+def replicas(recipe: Any) -> dict[str, Choice]:
+    """How many train apart, and when they meet; nothing where one model is trained."""
+    sync = recipe.sync
+    if not replicas_here(recipe, 1):
+        return {}
+    period = (
+        "at intervals that are measured" if sync.period == "auto" else f"after every {sync.period} updates"
+    )
+    share = f"each trains on 1/{sync.replicas} of every batch and clips its own gradient"
+    does = "go on from their mean" if sync.outer == "average" else "make an outer step towards their mean"
+    told = f"asked for by sync: {share}; they meet {period} and {does}"
+    return {"replicas": Choice(value=sync.replicas, reason=told, source="user")}
+
+
+def replicas_here(recipe: Any, ranks: int) -> int:
+    """Most replicas that one rank computes in turn; 0: the model itself is trained."""
+    sync = recipe.sync
+    return -(-sync.replicas // ranks) if sync.replicas > 1 or sync.outer != "average" else 0
+
+
 def packing(recipe: Any, probe: ProbeFacts | None) -> tuple[Choice, tuple[str, ...]]:
     """Unpadded where it is exact, else padded; what was measured wins over what was asked for."""
     asked = recipe.plan.packing

@@ -2,7 +2,7 @@
 
 ::
 
-    peak = process + parameters + gradients + optimiser state
+    peak = process + parameters + gradients + optimiser state + replicas
          + max(activations + weight copies, update, evaluation + weight copies)
 
 With AdamW in fp32 the middle three are 16 bytes a parameter: 5.4 GB for BERT-large's 335M.
@@ -44,13 +44,15 @@ class MemoryBreakdown:
     """Of one micro-batch of a forward pass without gradient."""
     weight_copies: int = 0
     """Of the weights in a low number format, while a micro-batch runs; autocast makes them anew for each."""
+    replicas: int = 0
+    """Weights, gradients and optimiser states of replicas that train apart, as far as they are not counted above."""
     calibration: int = 0
     """Peak that measuring before the run has already reached, everything included."""
 
     @property
     def lasting_bytes(self) -> int:
         """What stays for the whole run, whatever the micro-batch."""
-        return self.process + self.parameters + self.gradients + self.optimizer_state
+        return self.process + self.parameters + self.gradients + self.optimizer_state + self.replicas
 
     @property
     def needed_bytes(self) -> int:
@@ -84,6 +86,8 @@ def predict_memory(
     temporary_multiple: float = 0.0,
     activation_bytes: float | None = None,
     weight_copies_bytes: int = 0,
+    replicas: int = 0,
+    outer: bool = False,
 ) -> MemoryBreakdown:
     """Peak memory of training, part by part.
 
@@ -95,6 +99,8 @@ def predict_memory(
         temporary_multiple: fp32 tensors per trainable parameter that the step needs for a moment (LAMB 2).
         activation_bytes: per token, when some are computed again; None: as measured, or guessed.
         weight_copies_bytes: of the weights in a low number format, beside the fp32 ones.
+        replicas: that this rank computes in turn; 0: the model itself is trained.
+        outer: whether the replicas have an outer optimiser: weights and momentum of its own.
     """
     per_token = (
         activation_bytes_per_token(model, calibration) if activation_bytes is None else activation_bytes
@@ -107,6 +113,7 @@ def predict_memory(
         parameters=model.parameter_bytes,
         gradients=trained,
         optimizer_state=round(trained * optimizer_state_multiple),
+        replicas=round(trained * _further(replicas, optimizer_state_multiple, outer)),
         activations=activations,
         update=round(trained * temporary_multiple),
         # Without gradients a block's tensors go when the next block has read them: two blocks at a time.
@@ -114,6 +121,13 @@ def predict_memory(
         weight_copies=weight_copies_bytes,
         calibration=calibration.peak_bytes if calibration is not None else 0,
     )
+
+
+def _further(replicas: int, optimizer_state_multiple: float, outer: bool) -> float:
+    """Tensors per trained parameter that replicas need: the model's own weights are their mean."""
+    if not replicas:
+        return 0.0
+    return replicas + (replicas - 1) * (1 + optimizer_state_multiple) + (2 if outer else 0)
 
 
 def largest_micro_tokens(

@@ -85,6 +85,8 @@ def make_plan(
             temporary_multiple=_TEMPORARIES.get(recipe.optimizer.name, 0.0),
             activation_bytes=None if again is None else again.activation_bytes_per_token,
             weight_copies_bytes=weight_copies_bytes,
+            replicas=chosen.replicas_here(recipe, hardware.ranks),
+            outer=recipe.sync.outer != "average",
         )
 
     micro_tokens = chosen.micro_tokens(recipe, calibration)
@@ -106,6 +108,7 @@ def make_plan(
         choices={
             **chosen.machine(recipe, hardware, formats),
             **chosen.asked_for(recipe, length),
+            **chosen.replicas(recipe),
             "packing": packing,
             "micro_tokens": micro_tokens,
             **means(recipe, packing.value, forward),

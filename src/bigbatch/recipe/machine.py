@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, PlainValidator
 
 from bigbatch.recipe.values import (
     PLANNED,
+    Beta,
     ByteSize,
     Count,
     CountOrZero,
@@ -57,19 +58,34 @@ def _observer(value: str) -> str:
 ObserverName = Annotated[Text, AfterValidator(_observer)]
 
 
-class SyncSpec(Section):
-    """How replicas agree; anything but every update changes the result."""
+def _period(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"found {show(value)}; expected a whole number of updates from 1, or auto")
 
-    period: Annotated[Count, built(1)] = 1
-    """Updates between two synchronisations."""
-    replicas: Annotated[Count, built(1)] = 1
-    """Copies that train apart between synchronisations."""
-    outer: Annotated[Literal["average", "diloco"], built("average")] = "average"
-    """What happens at a synchronisation."""
+
+class SyncSpec(Section):
+    """Replicas that train apart and meet now and then. It changes the result, and the number of ranks does not."""
+
+    period: Annotated[int | Literal["auto"], PlainValidator(_period)] = 1
+    """Updates between two meetings; `auto` follows what a meeting costs and how far replicas drift apart."""
+    replicas: Count = 1
+    """Copies that train apart, each on its share of every batch; 1: one model, as usual."""
+    outer: Literal["average", "diloco"] = "average"
+    """What a meeting does: take the mean of all replicas, or make a step towards it (DiLoCo)."""
+    outer_lr: PositiveNumber = 0.7
+    """Learning rate of DiLoCo's step."""
+    outer_momentum: Beta = 0.9
+    """Nesterov momentum of DiLoCo's step."""
     mode: Annotated[Literal["synchronous", "async"], built("synchronous")] = "synchronous"
     """Whether replicas wait for each other."""
     compress: Annotated[Literal["none", "bf16_ef", "powersgd"], built("none")] = "none"
     """Compression of what is sent."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether replicas train apart at all."""
+        return self.replicas > 1 or self.outer != "average"
 
 
 class GuardSpec(Section):

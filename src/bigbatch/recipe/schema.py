@@ -150,6 +150,11 @@ class Recipe(Section):
         given = [key for key in LENGTH_KEYS if getattr(self, key) is not None]
         if len(given) > 1:
             yield f"found {' and '.join(given)}; expected one of them"
+        sync, batch = self.sync, self.batch.samples
+        if sync.period != 1 and not sync.apart:
+            yield f"sync.period: {sync.period} needs sync.replicas of 2 or more: one replica has nobody to meet"
+        if batch is not None and sync.replicas > batch:
+            yield f"sync.replicas: {sync.replicas} cannot share batch.samples: {batch}; each needs a sample"
         # Without training files the data comes from Python, and validation may come with it.
         if self.data.train and self.data.validation is None:
             if self.early_stopping is not None:

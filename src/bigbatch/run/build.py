@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from bigbatch.probe.hardware import choose_device, hardware_facts
 from bigbatch.protocols import Metric, World
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, LengthFacts, Packing, TokenTable
+from bigbatch.records import GlobalBatch, HardwareFacts, LengthFacts, MicroBatch, Packing, TokenTable, Update
 from bigbatch.rules.batch_size import Effective, scaled
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.rules.schedules import Schedule, schedule_from
@@ -46,8 +46,10 @@ from bigbatch.run.ranks import by_leader, leader_first
 from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.aligned import AlignedExecutor
+from bigbatch.step.apart import apply_apart
 from bigbatch.step.executor import PlainExecutor
-from bigbatch.step.update import StepParts
+from bigbatch.step.replicas import Apart
+from bigbatch.step.update import StepParts, apply_update
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -134,6 +136,23 @@ class Parts:
             return self.effective.lr * self.schedule(first, after - first)
         return self.effective.lr * self.schedule(first_position, batch_samples)
 
+    @property
+    def update(self) -> Callable[..., Update]:
+        """What moves the weights by one global batch."""
+        return apply_update if self.step.apart is None else apply_apart
+
+    def micro_batches(self, batch: GlobalBatch, micro_tokens: int) -> Iterator[MicroBatch]:
+        """This rank's micro-batches of a global batch."""
+        cut: dict[str, Any] = {"micro_tokens": micro_tokens, "packing": self.packing}
+        if self.step.apart is not None:
+            return self.step.apart.micro_batches(batch, **cut)
+        return micro_batches(batch, self.train, part=self.step.world.part, **cut)
+
+    def settle(self) -> None:
+        """The module holds the weights that the run has: the mean of replicas, where some train apart."""
+        if self.step.apart is not None:
+            self.step.apart.settle()
+
     def shrink(self, micro_tokens: int, why: str, *, evaluation: bool = False) -> None:
         """Cut the work into smaller pieces from now on; evaluations alone, while theirs are larger."""
         if not evaluation or self.micro_tokens > micro_tokens:
@@ -179,7 +198,9 @@ def build(
     """
     asked, recipe = recipe, fixed(recipe)
     world = world or SingleWorld()
-    if is_bitwise(recipe):
+    apart = recipe.sync.apart
+    # Replicas are computed whole: their bits never depend on the ranks.
+    if is_bitwise(recipe) and not apart:
         world = aligned(world)
     world = arranged_in_mesh(world, recipe)
     hardware = hardware_facts(recipe.plan, place)
@@ -250,14 +271,29 @@ def build(
         "loss_scale": loss_scale,
         "span": forward.span,
     }
-    if is_bitwise(recipe):
+    new_trained = partial(new_optimizer, trainable=trainable)
+    replicas = None
+    if apart:
+        executor = PlainExecutor(in_place=forward.in_place, **of_executor)
+        replicas = Apart(
+            ready.module,
+            parameters,
+            world,
+            recipe.sync,
+            new_trained,
+            table=tables["train"],
+            last_update=clocks.length.updates,
+            shared_gradients=forward.in_place,
+        )
+    elif is_bitwise(recipe):
         executor = AlignedExecutor(parameters=parameters, **of_executor)
     else:
         executor = PlainExecutor(in_place=forward.in_place, before_last=world.last_backward, **of_executor)
     step = StepParts(
         task=ready.task,
         executor=executor,
-        optimizer=new_optimizer(ready.module, trainable=trainable),
+        optimizer=new_trained(ready.module) if replicas is None else replicas.held[0].optimizer,
+        apart=replicas,
         parameters=parameters,
         world=world,
         clip=recipe.clip,
@@ -293,7 +329,8 @@ def arranged_in_mesh(world: World, recipe: Recipe) -> World:
     """The ranks as `plan.mesh` arranges them.
 
     Raises:
-        UsageError: it needs another number of ranks, or cannot be had with `plan.reproducible: bitwise`.
+        UsageError: it needs another number of ranks, or cannot be had with `plan.reproducible: bitwise` or with
+            replicas that train apart.
     """
     asked = recipe.plan.mesh
     if asked is None:
@@ -303,6 +340,10 @@ def arranged_in_mesh(world: World, recipe: Recipe) -> World:
         raise UsageError(
             "plan.reproducible: bitwise needs whole copies of the model: plan.mesh replicate alone"
         )
+    if recipe.sync.apart and shape.replicate != shape.size:
+        raise UsageError("sync.replicas: each rank holds whole replicas today: plan.mesh replicate alone")
+    if recipe.sync.apart:
+        return world
     return meshed(world, shape, choose_device(recipe.plan.device))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,12 +68,18 @@ class Keeper:
         Raises:
             DiskError: it could not be written; older checkpoints are intact.
         """
+        parts.settle()
         tensors, aliases = all_tensors(parts)
         state = CheckpointState(
             step=progress.update,
             tensors=tensors,
             aliases=aliases,
-            state={"progress": progress.to_dict(), "guard": guard.to_state(), **_loss_scale(parts)},
+            state={
+                "progress": progress.to_dict(),
+                "guard": guard.to_state(),
+                **_loss_scale(parts),
+                **_rhythm(parts),
+            },
             run_id=self.run_id,
         )
         self.journal.sync()
@@ -100,13 +108,16 @@ class Keeper:
             return None, notes
         world = parts.step.world
         load_weights(parts.module, found, world.fill)
-        by_name = {name: item for item, name in names_of(parts.step.optimizer.param_groups).items()}
-        states = {
-            name: _part(tensor, by_name.get(name.partition("/")[2]), world)
-            for name, tensor in found.tensors.items()
-            if not name.startswith(MODEL)
-        }
-        load_optimizer_state(parts.step.optimizer, states)
+        states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
+        if parts.step.apart is not None:
+            parts.step.apart.restore(states, found.state["sync"])
+        else:
+            by_name = {name: item for item, name in names_of(parts.step.optimizer.param_groups).items()}
+            own = {
+                name: _part(tensor, by_name.get(name.partition("/")[2]), world)
+                for name, tensor in states.items()
+            }
+            load_optimizer_state(parts.step.optimizer, own)
         guard.restore(found.state["guard"])
         if parts.step.loss_scale is not None and "loss_scale" in found.state:
             parts.step.loss_scale.restore(found.state["loss_scale"])
@@ -142,22 +153,34 @@ def _loss_scale(parts: Parts) -> dict[str, dict[str, float]]:
     return {} if scale is None else {"loss_scale": scale.to_state()}
 
 
+def _rhythm(parts: Parts) -> dict[str, Any]:
+    apart = parts.step.apart
+    return {} if apart is None else {"sync": asdict(apart.rhythm)}
+
+
 def all_tensors(parts: Parts) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Model and optimiser tensors by checkpoint name, and the aliases of tied ones."""
+    """Model and optimiser tensors by checkpoint name, and the aliases of tied ones. Every rank must call it."""
     world = parts.step.world
     tensors, aliases = named_tensors(parts.module)
-    by_name = {name: parameter for parameter, name in names_of(parts.step.optimizer.param_groups).items()}
-    states = optimizer_state(parts.step.optimizer)
     return (
         {
             **{MODEL + name: tensor for name, tensor in world.gathered(tensors).items()},
-            **{
-                name: world.gathered_like(state, by_name[name.partition("/")[2]])
-                for name, state in states.items()
-            },
+            **_states(parts),
         },
         {MODEL + name: MODEL + stored for name, stored in aliases.items()},
     )
+
+
+def _states(parts: Parts) -> dict[str, torch.Tensor]:
+    """Of the optimiser, or of every replica's."""
+    if parts.step.apart is not None:
+        return parts.step.apart.state()
+    optimizer, world = parts.step.optimizer, parts.step.world
+    by_name = {name: parameter for parameter, name in names_of(optimizer.param_groups).items()}
+    return {
+        name: world.gathered_like(state, by_name[name.partition("/")[2]])
+        for name, state in optimizer_state(optimizer).items()
+    }
 
 
 def _part(state: torch.Tensor, parameter: torch.Tensor | None, world: World) -> torch.Tensor:
@@ -219,4 +242,7 @@ def bytes_needed(parts: Parts, keep: int) -> int:
     trainable = sum(parameter.nbytes for parameter in parts.step.parameters)
     checkpoint = checkpoint_bytes(tensors) + int(per_parameter * trainable)
     model = sum(tensor.nbytes for tensor in tensors.values())
+    if parts.step.apart is not None:
+        # Each replica has weights and a state of its own; the outer step has both too.
+        checkpoint *= 1 + parts.step.apart.replicas
     return (keep + 2) * checkpoint + model + _RECORD_BYTES

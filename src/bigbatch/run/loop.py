@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from bigbatch.data.ahead import LEAD, Supply
-from bigbatch.data.packs import micro_batches
 from bigbatch.errors import DoesNotFit
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.precision.loss_scale import GradientOverflow
@@ -42,7 +41,6 @@ from bigbatch.run.signals import SignalFlag
 from bigbatch.run.watched import figure_of
 from bigbatch.step.executor import OutOfMemory, memory_errors
 from bigbatch.step.together import Leaving
-from bigbatch.step.update import apply_update
 from bigbatch.units import Quantity
 
 _REQUESTS: dict[str, type[Stop] | type[Save] | type[Evaluate]] = {
@@ -104,9 +102,7 @@ class Loop:
         self._last_checkpoint = 0.0
         self._supply = Supply(
             parts.batches,
-            lambda batch, tokens: micro_batches(
-                batch, parts.train, micro_tokens=tokens, packing=parts.packing, part=self.world.part
-            ),
+            parts.micro_batches,
             last_update=parts.length.updates,
             # On a CPU the cutting would take a core from the computing, and it is a thousandth of an update.
             lead=0 if parts.hardware.device == "cpu" else LEAD,
@@ -164,6 +160,8 @@ class Loop:
             yield self.emit(record)
             if record.skipped:
                 yield self.emit(skipped(record, batch))
+            if self.parts.step.apart is not None:
+                yield from map(self.emit, self.parts.step.apart.news())
             self.guard.see(record)
             if grown and scale is not None:
                 yield self.emit(loss_scale_grown(scale, progress.update))
@@ -195,7 +193,7 @@ class Loop:
         self.results.clear()
         # Before every update, not once: between updates the module is in the caller's hands.
         parts.module.train()
-        return apply_update(
+        return parts.update(
             parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens
         )
 
@@ -248,6 +246,7 @@ class Loop:
     def evaluate_split(self, split: str) -> Eval:
         """Evaluate one split with the weights as they are; the full result stays in `results`."""
         parts = self.parts
+        parts.settle()
         forward = _Interruptible(parts.forward, parts.module, self._flag)
         while True:
             try:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from bigbatch.protocols import Task, World
 from bigbatch.records import GlobalBatch, MicroBatch, Update
 from bigbatch.step.executor import PlainExecutor, is_memory_error
 from bigbatch.step.together import attempt, summed
+
+if TYPE_CHECKING:
+    from bigbatch.step.replicas import Apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class StepParts:
     """fp16: what the executor multiplied the gradient by."""
     device: str = "cpu"
     """Where the model is; its memory is what `peak_memory_bytes` reports."""
+    apart: Apart | None = None
+    """Replicas that train apart (`step.apart`)."""
 
 
 def apply_update(
@@ -77,13 +83,13 @@ def apply_update(
     norm = world.sum_of_squares(gradients, touched).sum().sqrt()
     grad_norm = float(norm)
     finite = math.isfinite(grad_norm) and math.isfinite(sums.loss)
-    if not finite and _is_overflow(parts.loss_scale, sums.loss):
+    if not finite and is_overflow(parts.loss_scale, sums.loss):
         raise GradientOverflow
     if finite:
         if parts.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parts.parameters, parts.clip, norm)
         set_lr(optimizer, lr)
-        _move(optimizer)
+        move(optimizer)
     optimizer.zero_grad(set_to_none=True)
     return Update(
         step=batch.update,
@@ -103,12 +109,12 @@ def apply_update(
     )
 
 
-def _is_overflow(loss_scale: LossScale | None, loss: float) -> bool:
+def is_overflow(loss_scale: LossScale | None, loss: float) -> bool:
     """Whether a smaller loss scale may help: it cannot when the loss itself, which is not scaled, is not finite."""
     return loss_scale is not None and loss_scale.can_halve and math.isfinite(loss)
 
 
-def _move(optimizer: torch.optim.Optimizer) -> None:
+def move(optimizer: torch.optim.Optimizer) -> None:
     """Step. Some parameters may have moved when it runs out of memory, so this is not replayed."""
     try:
         optimizer.step()
