@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from bigbatch.errors import CheckpointError
-from bigbatch.run.shards import assemble, dtype_name, dtype_of, header_bytes, split_shards, write_shard
+from bigbatch.run.shards import dtype_name, dtype_of, header_bytes, split_shards, write_shard
 
 
 def test_tensors_are_dealt_in_order_and_a_large_one_is_alone():
@@ -41,11 +41,3 @@ def test_dtypes_have_names(dtype):
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(CheckpointError, match="unknown dtype 'complex64'"):
         dtype_of("complex64")
-
-
-def test_slices_of_several_ranks_make_one_tensor():
-    whole = torch.arange(24.0).reshape(4, 6)
-    pieces = [((0, 0), whole[:3, :2]), ((0, 2), whole[:3, 2:]), ((3, 0), whole[3:])]
-    assert torch.equal(assemble((4, 6), pieces), whole)
-    with pytest.raises(CheckpointError, match=r"do not cover \(4, 6\)"):
-        assemble((4, 6), pieces[:2])

@@ -20,14 +20,14 @@ from bigbatch.run.checkpoints import (
     list_checkpoints,
     load_newest,
     read_checkpoint,
-    save_checkpoint,
 )
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.guard import Guard
 from bigbatch.run.inputs import Live
 from bigbatch.run.journal import Journal, NoJournal
+from bigbatch.run.pieces import dealt
 from bigbatch.run.progress import Progress
-from bigbatch.run.ranks import by_leader
+from bigbatch.run.saving import save_checkpoint
 
 MODEL = "model/"
 """Prefix of the model's own tensors in a checkpoint; optimiser states have the state's name instead."""
@@ -63,7 +63,10 @@ class Keeper:
         Raises:
             DiskError: it could not be written; older checkpoints are intact.
         """
+        world = parts.step.world
         tensors, aliases = all_tensors(parts)
+        if world.size > 1:  # every rank holds all of it
+            tensors = dealt(tensors, world.rank, world.size)
         state = CheckpointState(
             step=progress.update,
             tensors=tensors,
@@ -73,12 +76,7 @@ class Keeper:
         )
         self.journal.sync()
         best = [progress.best.step] if progress.best else []
-        path = by_leader(
-            parts.step.world,
-            lambda: save_checkpoint(self.directory.checkpoints, state, self.keep, protect=best),
-            str,
-            Path,
-        )
+        path = save_checkpoint(self.directory.checkpoints, state, self.keep, world=world, protect=best)
         self.saved_update, self.saved_clock = progress.update, clock
         self.directory.write_status("running", progress.update)
         return path
@@ -92,7 +90,7 @@ class Keeper:
         Raises:
             CheckpointError: it belongs to another run, or does not fit the model.
         """
-        found, notes = load_newest(self.directory.checkpoints, run_id=self.run_id)
+        found, notes = load_newest(self.directory.checkpoints, run_id=self.run_id, world=parts.step.world)
         if found is None:
             return None, notes
         load_weights(parts.module, found)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,23 +167,6 @@ def read_tensor(path: Path, name: str, span: Span, sha256: str) -> torch.Tensor:
     if not data:
         return torch.empty(span.shape, dtype=span.dtype)
     return torch.frombuffer(data, dtype=torch.uint8).view(span.dtype).reshape(span.shape)
-
-
-def assemble(shape: Sequence[int], pieces: Sequence[tuple[Sequence[int], torch.Tensor]]) -> torch.Tensor:
-    """A whole tensor from its slices, each with the index of its first element in every dimension.
-
-    Raises:
-        CheckpointError: the slices do not cover the tensor.
-    """
-    if sum(piece.numel() for _, piece in pieces) != math.prod(shape):
-        raise CheckpointError(f"incomplete: the slices do not cover {tuple(shape)}")
-    if len(pieces) == 1:
-        return pieces[0][1].reshape(tuple(shape))
-    whole = torch.empty(tuple(shape), dtype=pieces[0][1].dtype)
-    for offset, piece in pieces:
-        place = tuple(slice(start, start + size) for start, size in zip(offset, piece.shape, strict=True))
-        whole[place] = piece
-    return whole
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
