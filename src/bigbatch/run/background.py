@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Collection
 from dataclasses import replace
@@ -92,12 +91,6 @@ class BackgroundSaver:
             self._thread.join()
         saving, self._saving, self._thread = self._saving, None, None
         return saving.finish()
-
-    def wait(self) -> None:
-        """Wait for this rank's own writing without agreeing on anything: for a rank whose peers are gone."""
-        with contextlib.suppress(RuntimeError):
-            if self._thread is not None:
-                self._thread.join()
 
 
 def _copied(state: CheckpointState, room_bytes: int) -> CheckpointState:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,8 @@ from bigbatch.run.shards import Span, dtype_of, header_bytes, read_spans, read_t
 FORMAT = 1
 OLD = ".old-"
 """Prefix of a checkpoint that stands aside; readable."""
+Wanted = Callable[[str, tuple[int, ...]], Region | None]
+"""(name, whole shape) -> the region that is needed; None leaves the tensor out."""
 _NAME = re.compile(r"(?:\.old-)?step-(\d+)")
 
 
@@ -88,7 +90,7 @@ def load_newest(
     *,
     run_id: str | None = None,
     world: World | None = None,
-    wanted: Mapping[str, Region] | None = None,
+    wanted: Wanted | None = None,
 ) -> tuple[CheckpointState | None, list[str]]:
     """The newest checkpoint that is complete, with every checksum verified; the same one on every rank.
 
@@ -96,7 +98,7 @@ def load_newest(
         root: the run's `checkpoints` folder.
         run_id: whose checkpoints these must be; None takes anyone's.
         world: the ranks, all of which call this; rank 0 says what there is to choose from.
-        wanted: what this rank needs of which tensor; None: all of everything.
+        wanted: what this rank needs; None: all of everything.
 
     Returns:
         The state, or None when no checkpoint is complete; and notes that name each one rejected, why, and how
@@ -109,7 +111,7 @@ def load_newest(
     candidates = [root / name for name in world.share(_candidates(root) if world.rank == 0 else None)]
     notes: list[str] = []
     for path in candidates:
-        found, trouble = _read_together(path, world, wanted)
+        found, trouble = read_together(path, world, wanted)
         if found is None:
             notes.append(f"checkpoint {path.name} rejected: {trouble}")
             continue
@@ -134,10 +136,8 @@ def _candidates(root: Path) -> list[str]:
     return [path.name for path in found]
 
 
-def _read_together(
-    path: Path, world: World, wanted: Mapping[str, Region] | None
-) -> tuple[CheckpointState | None, str]:
-    """What this rank wants of a checkpoint, or the first trouble that any rank had with it."""
+def read_together(path: Path, world: World, wanted: Wanted | None) -> tuple[CheckpointState | None, str]:
+    """What this rank wants of a checkpoint, or the first trouble that any rank had with it: all have it, or none."""
     found, trouble = None, None
     try:
         found = read_checkpoint(path, wanted)
@@ -151,7 +151,7 @@ def _read_together(
     return None, said if all(each == said for each in everyone) else f"{said} (seen by rank {rank})"
 
 
-def read_checkpoint(path: Path, wanted: Mapping[str, Region] | None = None) -> CheckpointState:
+def read_checkpoint(path: Path, wanted: Wanted | None = None) -> CheckpointState:
     """Read one checkpoint and verify all that is read: every byte, unless only parts are wanted.
 
     Raises:
@@ -162,7 +162,8 @@ def read_checkpoint(path: Path, wanted: Mapping[str, Region] | None = None) -> C
     if wanted is None:
         tensors = {name: stored.tensor(name) for name in stored.shapes}
     else:
-        tensors = {name: stored.region(name, *region) for name, region in wanted.items()}
+        asked = {name: wanted(name, shape) for name, shape in stored.shapes.items()}
+        tensors = {name: stored.region(name, *region) for name, region in asked.items() if region is not None}
     state = dict(stored.state)
     return CheckpointState(
         step=state.pop("step"),
