@@ -113,8 +113,8 @@ def test_written_by_four_in_uneven_parts_and_read_by_one_two_and_three_in_others
         def load(world: ThreadWorld, wanted=wanted) -> CheckpointState:
             pieces = wanted[world.rank].pieces
 
-            def wanted_here(name, shape, pieces=pieces):
-                piece = pieces.get(name)
+            def wanted_here(key, shape):
+                piece = pieces.get(key)
                 return None if piece is None else (piece.offset, tuple(piece.local.shape))
 
             found, notes = load_newest(tmp_path, run_id="r", world=world, wanted=wanted_here)

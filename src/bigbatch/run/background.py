@@ -92,6 +92,21 @@ class BackgroundSaver:
         saving, self._saving, self._thread = self._saving, None, None
         return saving.finish()
 
+    def close(self) -> None:
+        """The run ends in an error: leave no thread behind, and agree with nobody who may be gone.
+
+        One process alone makes its checkpoint durable. Of several ranks the one before it stays; the rest of this
+        one goes with the next start.
+
+        Raises:
+            DiskError: one process alone could not write.
+        """
+        if self.world.size == 1:
+            self.flush()
+        elif self._thread is not None:
+            self._thread.join()
+            self._saving, self._thread = None, None
+
 
 def _copied(state: CheckpointState, room_bytes: int) -> CheckpointState:
     """The state with copies of its tensors in main memory; the same object when they take too much room."""

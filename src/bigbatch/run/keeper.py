@@ -102,6 +102,11 @@ class Keeper:
         if self.saver is not None:
             self.saver.flush()
 
+    def close(self) -> None:
+        """Leave no thread behind when the run ends in an error (see `BackgroundSaver.close`)."""
+        if self.saver is not None:
+            self.saver.close()
+
     def restore(self, parts: Parts, guard: Guard) -> tuple[Progress | None, list[str]]:
         """Put the newest complete checkpoint into model, optimiser and guard.
 
@@ -155,6 +160,15 @@ class Keeper:
 def _loss_scale(parts: Parts) -> dict[str, dict[str, float]]:
     scale = parts.step.loss_scale
     return {} if scale is None else {"loss_scale": scale.to_state()}
+
+
+def room_for_copy(memory_bytes: int) -> int:
+    """Bytes that a copy of what is saved may take: a quarter of the memory that this process may use.
+
+    Args:
+        memory_bytes: free main memory of this process's share of the machine.
+    """
+    return memory_bytes // 4
 
 
 def first_guess_bytes(recipe: Recipe, live: Live) -> int:
