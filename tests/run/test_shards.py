@@ -5,16 +5,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from bigbatch.errors import CheckpointError
-from bigbatch.run.shards import dtype_name, dtype_of, header_bytes, split_shards, write_shard
-
-
-def test_tensors_are_dealt_in_order_and_a_large_one_is_alone():
-    tensors = {
-        name: torch.zeros(size, dtype=torch.uint8)
-        for name, size in zip("abcde", (4, 5, 20, 6, 4), strict=True)
-    }
-    assert split_shards(tensors, 10) == [["a", "b"], ["c"], ["d", "e"]]
-    assert split_shards({}, 10) == []
+from bigbatch.run.shards import dtype_name, dtype_of, write_shard
 
 
 def test_a_shard_is_the_file_the_library_would_write_but_for_metadata(tmp_path):
@@ -24,11 +15,6 @@ def test_a_shard_is_the_file_the_library_would_write_but_for_metadata(tmp_path):
     assert facts.size_bytes == len(ours)
     assert ours[-(3 + 16 + 24) :] == library[-(3 + 16 + 24) :]
     assert load_file(tmp_path / "x.safetensors").keys() == tensors.keys()
-
-
-def test_headers_are_padded_so_that_tensors_are_aligned():
-    for length in range(1, 12):
-        assert len(header_bytes({"n" * length: torch.zeros(1)})) % 8 == 0
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,11 @@ from typing import Any
 import torch
 
 from bigbatch.errors import CheckpointError
+from bigbatch.model.streams import header_bytes
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
 from bigbatch.run.pieces import Piece, Region, check_cover, overlap, within
-from bigbatch.run.shards import Span, dtype_of, header_bytes, read_spans, read_tensor
+from bigbatch.run.shards import Span, dtype_of, read_spans, read_tensor
 
 FORMAT = 1
 OLD = ".old-"

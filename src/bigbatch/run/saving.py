@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from bigbatch.errors import CheckpointError, DiskError, PeerFailed
+from bigbatch.model.streams import split_shards
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
 from bigbatch.run.checkpoints import (
@@ -39,7 +40,7 @@ from bigbatch.run.durable import (
     write_file,
 )
 from bigbatch.run.pieces import check_cover
-from bigbatch.run.shards import SHARD_BYTES, dtype_name, split_shards, write_shard
+from bigbatch.run.shards import SHARD_BYTES, dtype_name, write_shard
 
 _RESERVED = ("step", "run_id")
 
