@@ -54,7 +54,7 @@ def test_stored_weights_make_the_same_files_as_transformers_own(
     if tiny_class(family, head) is None:
         pytest.skip(f"transformers has no {family} for {head}")
     model = tiny(family, head=head, **({"is_decoder": True} if (family, head) == ("bert", "causal") else {}))
-    tensors, _ = named_tensors(model)
+    tensors, aliases = named_tensors(model)
     like = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     asked: list[str] = []
 
@@ -62,7 +62,7 @@ def test_stored_weights_make_the_same_files_as_transformers_own(
         asked.append(name)
         return tensors[name].detach().clone()
 
-    save_model(model, None, tmp_path / "stored", "", Weights(like=like, read=read))
+    save_model(model, None, tmp_path / "stored", "", Weights(like=like, read=read, aliases=aliases))
     save_model(model, None, tmp_path / "own", "")
     assert len(asked) == len(set(asked))
     ours, own = (load_file(tmp_path / kind / "model.safetensors") for kind in ("stored", "own"))

@@ -66,8 +66,10 @@ def _save_stored(model: Any, weights: Weights, folder: Path) -> None:
     tensors it also recomputes (fused experts, say) is written from whole tensors in memory.
     """
     stand_ins = {name: torch.tensor([number]) for number, name in enumerate(weights.like)}
+    # Of the names of a tied tensor it keeps the one that it looks for when it loads.
+    tied = {name: stand_ins[stored] for name, stored in weights.aliases.items()}
     try:
-        model.save_pretrained(folder, state_dict=dict(stand_ins))
+        model.save_pretrained(folder, state_dict={**stand_ins, **tied})
         file = folder / "model.safetensors"
         written = load_file(file)
         order = list(weights.like)
@@ -78,7 +80,9 @@ def _save_stored(model: Any, weights: Weights, folder: Path) -> None:
     except (RuntimeError, ValueError, IndexError):
         simple, names = False, {}
     if not simple:
-        model.save_pretrained(folder, state_dict={name: weights.read(name) for name in weights.like})
+        whole = {name: weights.read(name) for name in weights.like}
+        tied = {name: whole[stored] for name, stored in weights.aliases.items()}
+        model.save_pretrained(folder, state_dict={**whole, **tied})
         return
     del written
     file.unlink()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Weights:
     like: Mapping[str, Tensor]
     """Shape and type by name, on the meta device."""
     read: Callable[[str], Tensor]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Further names of tied tensors -> the name in `like`."""
 
 
 def header_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -108,7 +110,9 @@ def write_weights(
         )
 
 
-def _contents(ordered: Mapping[str, Tensor], names: Mapping[str, str], weights: Weights) -> Iterator[memoryview]:
+def _contents(
+    ordered: Mapping[str, Tensor], names: Mapping[str, str], weights: Weights
+) -> Iterator[memoryview]:
     for name, like in ordered.items():
         yield _raw(weights, names[name], like)  # nothing here keeps it while the next one is read
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
+from bigbatch.model.streams import Weights
 from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.build import state_multiple
 from bigbatch.optim.state import load_optimizer_state
@@ -12,7 +15,13 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.rules.clocks import Clock
 from bigbatch.run.background import BackgroundSaver
 from bigbatch.run.build import Parts
-from bigbatch.run.checkpoints import CheckpointState, checkpoint_bytes, load_newest, read_together
+from bigbatch.run.checkpoints import (
+    CheckpointState,
+    StoredCheckpoint,
+    checkpoint_bytes,
+    load_newest,
+    read_together,
+)
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.guard import Guard
 from bigbatch.run.holdings import MODEL, load_weights, to_read, to_write
@@ -54,6 +63,8 @@ class Keeper:
         self.saved_update = -1
         """Update of the newest checkpoint of this process."""
         self.saved_clock = Clock()
+        self._weights_of: Path | None = None
+        """Checkpoint whose weights the module holds, when they are not the latest."""
 
     def save(self, parts: Parts, progress: Progress, guard: Guard, clock: Clock) -> Path:
         """Save this update boundary; the checkpoint with the best weights stays beside the newest.
@@ -150,7 +161,29 @@ class Keeper:
         if found is None:
             return f"checkpoint {path.name} with the best weights cannot be read ({trouble})"
         load_weights(parts.module, found, world)
+        self._weights_of = path
         return None
+
+    def stored_weights(self) -> Weights:
+        """The whole weights that the module's parts are of, read from their checkpoint one at a time.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        path = self._weights_of or self.directory.checkpoints / f"step-{self.saved_update:06d}"
+        stored = StoredCheckpoint(path)
+        like = {
+            name.removeprefix(MODEL): torch.empty(shape, dtype=stored.dtype(name), device="meta")
+            for name, shape in stored.shapes.items()
+            if name.startswith(MODEL)
+        }
+        return Weights(
+            like=like,
+            read=lambda name: stored.tensor(MODEL + name),
+            aliases={
+                name.removeprefix(MODEL): first.removeprefix(MODEL) for name, first in stored.aliases.items()
+            },
+        )
 
     def write_plan(self, plan: Plan) -> None:
         """Make the plan durable; it must be before any update that follows it."""
