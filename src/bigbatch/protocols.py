@@ -185,6 +185,18 @@ class World(Protocol):
         """The whole tensors of a module."""
         ...
 
+    def place_of(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """(whole shape, index of the first element here, shape here) of a module's tensor or trained parameter."""
+        ...
+
+    def owns(self, tensor: Tensor) -> bool:
+        """Whether this rank is the first of those that hold the same part."""
+        ...
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """What this rank holds of a module's tensor: its own memory, not a copy."""
+        ...
+
     def gathered_like(self, part: Tensor, parameter: Tensor) -> Tensor:
         """The whole of an optimiser's state that is laid out as a trainable parameter."""
         ...

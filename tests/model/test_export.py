@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.export import save_model
 from bigbatch.model.forwards import PackedForward
-from tests.models import FAMILIES, tiny, tiny_batch, tiny_tokenizer
+from bigbatch.model.streams import Weights
+from bigbatch.model.tensors import named_tensors
+from tests.models import FAMILIES, HEADS, tiny, tiny_batch, tiny_class, tiny_tokenizer
 
 IDS = torch.tensor([[5, 9, 11, 7, 3]])
 
@@ -41,6 +44,34 @@ def test_the_folder_opens_with_the_same_logits(family: str, tmp_path: Path) -> N
         return
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert again("great flight")["input_ids"] == tokenizer("great flight")["input_ids"]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stored_weights_make_the_same_files_as_transformers_own(
+    family: str, head: str, tmp_path: Path
+) -> None:
+    if tiny_class(family, head) is None:
+        pytest.skip(f"transformers has no {family} for {head}")
+    model = tiny(family, head=head, **({"is_decoder": True} if (family, head) == ("bert", "causal") else {}))
+    tensors, aliases = named_tensors(model)
+    like = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    asked: list[str] = []
+
+    def read(name: str) -> torch.Tensor:
+        asked.append(name)
+        return tensors[name].detach().clone()
+
+    save_model(model, None, tmp_path / "stored", "", Weights(like=like, read=read, aliases=aliases))
+    save_model(model, None, tmp_path / "own", "")
+    assert len(asked) == len(set(asked))
+    ours, own = (load_file(tmp_path / kind / "model.safetensors") for kind in ("stored", "own"))
+    assert ours.keys() == own.keys()
+    assert all(torch.equal(ours[name], own[name]) and ours[name].dtype == own[name].dtype for name in own)
+    files = [sorted(path.name for path in (tmp_path / kind).iterdir()) for kind in ("stored", "own")]
+    assert files[0] == files[1]
+    opened = tiny_class(family, head).from_pretrained(tmp_path / "stored").state_dict()
+    assert all(torch.equal(opened[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_labels_are_written(tmp_path: Path) -> None:

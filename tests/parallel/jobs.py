@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,15 @@ import torch
 from torch import nn
 
 from bigbatch.infer.evaluate import evaluate
+from bigbatch.optim.groups import names_of
+from bigbatch.optim.state import load_optimizer_state
 from bigbatch.parallel.periodic import Meeting
 from bigbatch.protocols import World
 from bigbatch.records import Update
 from bigbatch.run.build import Parts
+from bigbatch.run.checkpoints import CheckpointState, load_newest
+from bigbatch.run.holdings import MODEL, all_tensors, load_weights, to_read, to_write
+from bigbatch.run.saving import save_checkpoint
 from bigbatch.step.together import Leaving, together
 from tests.models import tiny
 from tests.split import (
@@ -226,3 +232,56 @@ def means(world: World, *, replicas: int, bucket_bytes: int) -> Any:
             for place, value in enumerate(own)
         },
     }
+
+
+def _hashes(parts: Any) -> dict[str, str]:
+    """SHA-256 of every whole tensor of model and optimiser, by its checkpoint name."""
+    world = parts.step.world
+    tensors, _ = all_tensors(parts)
+    by_name = {name: parameter for parameter, name in names_of(parts.step.optimizer.param_groups).items()}
+    model = {name: tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+    states = {
+        name: world.gathered_like(tensor, by_name[name.partition("/")[2]])
+        for name, tensor in tensors.items()
+        if name not in model
+    }
+    return {
+        name: hashlib.sha256(tensor.detach().numpy().tobytes()).hexdigest()
+        for name, tensor in {**world.gathered(model), **states}.items()
+    }
+
+
+def _meshed(world: World, mesh: dict[str, int] | None) -> Any:
+    plan = {"mesh": mesh} if mesh else {}
+    rows = rows_of("single", 60, seed=5)
+    return parts_of(
+        _module("bert", "fp32"),
+        rows,
+        "single",
+        micro_tokens=128,
+        packing="packed",
+        world=world,
+        batch=20,
+        plan=plan,
+    )
+
+
+def saved(world: World, *, root: str, mesh: dict[str, int] | None) -> dict[str, str]:
+    """Train, save what each rank holds."""
+    parts = _meshed(world, mesh)
+    train_split(parts, 2)
+    tensors, pieces, aliases = to_write(parts)
+    state = CheckpointState(step=2, tensors=tensors, pieces=pieces, aliases=aliases, run_id="r")
+    save_checkpoint(Path(root), state, 2, world=parts.step.world)
+    return _hashes(parts)
+
+
+def loaded(world: World, *, root: str, mesh: dict[str, int] | None) -> dict[str, str]:
+    """Put a checkpoint into a fresh model and optimiser, however it was cut."""
+    parts = _meshed(world, mesh)
+    found, notes = load_newest(Path(root), run_id="r", world=parts.step.world, wanted=to_read(parts))
+    assert found is not None and notes == []
+    load_weights(parts.module, found, parts.step.world)
+    states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
+    load_optimizer_state(parts.step.optimizer, states)
+    return _hashes(parts)

@@ -19,14 +19,13 @@ from bigbatch.errors import CheckpointError, DiskError
 from bigbatch.run.checkpoints import (
     CheckpointState,
     checkpoint_bytes,
-    clean_checkpoints,
     list_checkpoints,
     load_newest,
     read_checkpoint,
-    save_checkpoint,
     verify,
 )
 from bigbatch.run.durable import FileOps
+from bigbatch.run.saving import clean_checkpoints, save_checkpoint
 from tests.run.crashes import Disk, FailingOps, RecordingOps, crash_states, same
 
 
@@ -240,12 +239,12 @@ def test_a_renamed_folder_is_rejected(damaged):
 
 def rewrite_index(folder: Path, change) -> None:
     """An index that somebody wrote on purpose: its checksum is right."""
-    from bigbatch.run.checkpoints import _index_bytes
+    from bigbatch.run.checkpoints import index_bytes
 
     index = json.loads((folder / "index.json").read_text())
     del index["sha256"]
     change(index)
-    (folder / "index.json").write_bytes(_index_bytes(index))
+    (folder / "index.json").write_bytes(index_bytes(index))
 
 
 def test_an_index_that_points_outside_its_folder_is_rejected(damaged):
@@ -444,7 +443,8 @@ KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from bigbatch.run.checkpoints import CheckpointState, load_newest, save_checkpoint
+from bigbatch.run.checkpoints import CheckpointState, load_newest
+from bigbatch.run.saving import save_checkpoint
 torch.set_num_threads(1)
 root, moments = Path(sys.argv[1]), random.Random(7)
 

@@ -56,7 +56,7 @@ PHASES: dict[str, Sequence[tuple[str, str, str, int]]] = {
         (SYNC, "before", ".tmp-step-", 3),
         (RENAME, "before", ".tmp-step-", 1),
         (RENAME, "after", ".tmp-step-", 1),
-        ("bigbatch.run.checkpoints:_prune", "before", "", 1),
+        ("bigbatch.run.saving:_prune", "before", "", 1),
         (REMOVE, "after", ".tmp-remove-", 2),
         ("bigbatch.run.keeper:Keeper.save", "after", "", 1),
     ),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from bigbatch.model.names import unwrap
 from bigbatch.model.source import quiet
+from bigbatch.model.streams import Weights, write_weights
 
 
 def save_model(
@@ -20,7 +22,7 @@ def save_model(
     tokenizer: Any,
     folder: Path,
     card: str,
-    weights: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
 ) -> None:
     """Write weights, configuration, tokenizer and model card; the folder is there whole or not at all.
 
@@ -32,7 +34,7 @@ def save_model(
         tokenizer: saved next to it; None leaves it out.
         folder: replaced when it exists.
         card: text of README.md.
-        weights: whole tensors by clean name, where the module holds only parts of its own.
+        weights: whole tensors by clean name, where the module holds only parts of its own; read one at a time.
 
     Raises:
         OSError: the disk.
@@ -43,8 +45,10 @@ def save_model(
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         with quiet():
-            whole = {} if weights is None else {"state_dict": dict(weights)}
-            _plain(module).save_pretrained(fresh, **whole)
+            if weights is None:
+                _plain(module).save_pretrained(fresh)
+            else:
+                _save_stored(_plain(module), weights, fresh)
             if tokenizer is not None:
                 tokenizer.save_pretrained(fresh)
         (fresh / "README.md").write_text(card, encoding="utf-8")
@@ -53,6 +57,36 @@ def save_model(
         _replace(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _save_stored(model: Any, weights: Weights, folder: Path) -> None:
+    """Let transformers write a numbered stand-in for each tensor, then put the tensors under the names it chose.
+
+    It leaves some tensors out, renames some, and drops further names of tied ones; which, only it knows. A model whose
+    tensors it also recomputes (fused experts, say) is written from whole tensors in memory.
+    """
+    stand_ins = {name: torch.tensor([number]) for number, name in enumerate(weights.like)}
+    # Of the names of a tied tensor it keeps the one that it looks for when it loads.
+    tied = {name: stand_ins[stored] for name, stored in weights.aliases.items()}
+    try:
+        model.save_pretrained(folder, state_dict={**stand_ins, **tied})
+        file = folder / "model.safetensors"
+        written = load_file(file)
+        order = list(weights.like)
+        simple = all(tuple(each.shape) == (1,) and each.dtype == torch.int64 for each in written.values())
+        names = {name: order[int(each)] for name, each in written.items()} if simple else {}
+        # A mapping to names of transformers' own that loses a tensor would show here.
+        simple = simple and len(set(names.values())) == len(names)
+    except (RuntimeError, ValueError, IndexError):
+        simple, names = False, {}
+    if not simple:
+        whole = {name: weights.read(name) for name in weights.like}
+        tied = {name: whole[stored] for name, stored in weights.aliases.items()}
+        model.save_pretrained(folder, state_dict={**whole, **tied})
+        return
+    del written
+    file.unlink()
+    write_weights(folder, weights, names)
 
 
 def _plain(module: nn.Module) -> Any:

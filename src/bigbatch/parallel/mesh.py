@@ -142,7 +142,7 @@ class MeshWorld(GroupWorld):
         """
         owners = tensors if of is None else of
         squares = local_sum_of_squares(tensors).double()
-        counted = [float(self.owns(self._held[owner])) for owner in owners]
+        counted = [float(self.owns(owner)) for owner in owners]
         squares = squares * torch.tensor(counted, dtype=squares.dtype, device=squares.device)
         with peer_errors():
             dist.all_reduce(squares)
@@ -150,6 +150,7 @@ class MeshWorld(GroupWorld):
 
     def owns(self, tensor: Tensor) -> bool:
         """Whether this rank speaks for its part: it is the first of those that hold the same one."""
+        tensor = self._held.get(tensor, tensor)
         place = self.mesh.get_coordinate()
         assert place is not None
         coordinate = dict(zip(AXES, place, strict=True))
@@ -179,6 +180,16 @@ class MeshWorld(GroupWorld):
             tensor.shape, tensor.device_mesh, tensor.placements
         )
         return tuple(shape), tuple(offset)
+
+    def place_of(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """(whole shape, index of the first element here, shape here) of a module's tensor or trained parameter."""
+        owner = self._held.get(tensor, tensor)
+        shape, offset = self.region(owner)
+        return tuple(owner.shape), offset, shape
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """What this rank holds of a module's tensor: its own memory, not a copy."""
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
     def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The whole tensors, on every rank."""

@@ -6,7 +6,7 @@ one replica a rank that sends as many bytes as an all-reduce; with any other num
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,26 +79,6 @@ class Meeting:
         spread, size = (sum(column) for column in zip(*self.world.exchange(squares), strict=True))
         drift = (spread / self.replicas / size) ** 0.5 if size else 0.0
         return Mean(tensors=found, drift=drift)
-
-    def collect(self, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of all ranks, on rank 0; elsewhere nothing. Names of different ranks differ."""
-        world = self.world
-        if not isinstance(world, GroupWorld):
-            return dict(mine)
-        kinds = [[name, str(value.dtype), list(value.shape)] for name, value in mine.items()]
-        everyone = world.gather(kinds)
-        with peer_errors():
-            if world.rank:
-                for value in mine.values():
-                    dist.send(_bytes_of(value.cpu()), group=world.group, group_dst=0)
-                return {}
-            found = dict(mine)
-            for rank in range(1, world.size):
-                for name, dtype, shape in everyone[rank]:
-                    value = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
-                    dist.recv(_bytes_of(value), group=world.group, group_src=rank)
-                    found[name] = value
-        return found
 
     def _mean_of(self, flats: Tensor) -> tuple[Tensor, float, float]:
         """The mean (n,) of all replicas from those held here (held, n); its part's spread and size, squared."""

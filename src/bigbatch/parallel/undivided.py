@@ -35,6 +35,18 @@ class Undivided:
         """The tensors themselves."""
         return dict(tensors)
 
+    def place_of(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """(whole shape, index of the first element here, shape here): everything is here."""
+        return tuple(tensor.shape), (0,) * tensor.ndim, tuple(tensor.shape)
+
+    def owns(self, tensor: Tensor) -> bool:
+        """Every rank has its own."""
+        return True
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
     def gathered_like(self, part: Tensor, parameter: Tensor) -> Tensor:
         """The state itself."""
         return part

@@ -4,7 +4,8 @@
 
     checkpoints/
       step-000120/
-        tensors-00001.safetensors   model and optimiser state, at most about 1 GiB a file
+        tensors-00001.safetensors   model and optimiser state, at most about 1 GiB a file;
+                                    tensors-r0003-00001… is what rank 3 of several wrote
         state.json                  position, clocks, guard history, best metric, and whose run it is
         index.json                  logical name -> dtype, global shape, slices with checksums; sizes; aliases
       .tmp-…                        being written or removed; never read, gone after the next save or start
@@ -16,44 +17,30 @@ found by reading the folder, never through a pointer that could be wrong.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bigbatch.errors import CheckpointError
-from bigbatch.run.durable import (
-    FILES,
-    TEMPORARY,
-    FileOps,
-    disk_error,
-    make_folders,
-    remove_tree,
-    write_file,
-)
-from bigbatch.run.shards import (
-    SHARD_BYTES,
-    Span,
-    assemble,
-    dtype_name,
-    dtype_of,
-    header_bytes,
-    read_spans,
-    read_tensor,
-    split_shards,
-    write_shard,
-)
+from bigbatch.model.streams import header_bytes
+from bigbatch.parallel.single import SingleWorld
+from bigbatch.protocols import World
+from bigbatch.run.pieces import Piece, Region, check_cover, overlap, within
+from bigbatch.run.shards import Span, dtype_of, read_spans, read_tensor
 
 FORMAT = 1
+OLD = ".old-"
+"""Prefix of a checkpoint that stands aside; readable."""
+Wanted = Callable[[str, tuple[int, ...]], Region | None]
+"""(name, whole shape) -> the region that is needed; None leaves the tensor out."""
 _NAME = re.compile(r"(?:\.old-)?step-(\d+)")
-_OLD = ".old-"
-_RESERVED = ("step", "run_id")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +50,12 @@ class CheckpointState:
     step: int
     """Updates done."""
     tensors: Mapping[str, torch.Tensor]
-    """`model/<name>` and `<state>/<parameter name>` (`exp_avg/bert.…`); tied tensors once."""
+    """`model/<name>` and `<state>/<parameter name>` (`exp_avg/bert.…`); tied tensors once.
+
+    To be written: the whole tensors that this rank writes. Read: those that it asked for.
+    """
+    pieces: Mapping[str, Piece] = field(default_factory=dict)
+    """Tensors of which this rank writes a part; the other ranks have the rest."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names of tied tensors -> the name under which they are stored."""
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -79,151 +71,10 @@ def checkpoint_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     return contents + len(header_bytes(tensors)) + index + 2**16
 
 
-# ---------------------------------------------------------------- writing
-
-
-def save_checkpoint(
-    root: Path,
-    state: CheckpointState,
-    keep: int,
-    *,
-    protect: Collection[int] = (),
-    shard_bytes: int = SHARD_BYTES,
-    ops: FileOps = FILES,
-) -> Path:
-    """Write `root/step-<step>` so that a crash at any moment leaves the old state or the new one.
-
-    Only when the new checkpoint is durable are others removed: older ones beyond `keep`, and those of later
-    steps, which belong to a past that a resume has left.
-
-    Args:
-        root: the run's `checkpoints` folder; created when missing.
-        state: what to save.
-        keep: complete checkpoints that stay, this one included; at least 1.
-        shard_bytes: most bytes of tensors in one file.
-        ops: the file operations.
-
-    Raises:
-        DiskError: could not be written; names the bytes needed and free. Older checkpoints are intact.
-    """
-    target = root / f"step-{state.step:06d}"
-    temporary = root / (TEMPORARY + target.name)
-    make_folders(root, ops=ops)
-    try:
-        clean_checkpoints(root, ops=ops)
-        ops.mkdir(temporary)
-        _write_files(temporary, state, shard_bytes, ops)
-        ops.fsync_dir(temporary)
-        _publish(temporary, target, ops)
-        _prune(root, state.step, max(1, keep), frozenset(protect), ops)
-    except OSError as error:
-        _remove_quietly(temporary, ops)
-        raise disk_error(error, target, bytes_needed=checkpoint_bytes(state.tensors)) from error
-    except BaseException:
-        _remove_quietly(temporary, ops)
-        raise
-    return target
-
-
-def clean_checkpoints(root: Path, *, ops: FileOps = FILES) -> list[str]:
-    """Remove what a kill left behind: temporary folders, and a checkpoint that was being replaced.
-
-    Returns:
-        Names of what was removed, for the log.
-    """
-    removed: list[str] = []
-    for path in sorted(root.glob(".*")) if root.is_dir() else []:
-        original = root / path.name.removeprefix(_OLD)
-        if path.name.startswith(TEMPORARY):
-            remove_tree(path, ops=ops)
-            removed.append(path.name)
-        elif path.name.startswith(_OLD) and not original.exists():
-            ops.rename(path, original)  # the kill came before the replacement had its name
-            ops.fsync_dir(root)
-        elif path.name.startswith(_OLD):
-            _discard(path, ops)
-            removed.append(path.name)
-    return removed
-
-
-def _write_files(folder: Path, state: CheckpointState, shard_bytes: int, ops: FileOps) -> None:
-    """Tensors, then state.json, then index.json: whoever has an index has all of it."""
-    _check(state)
-    files: dict[str, dict[str, Any]] = {}
-    tensors: dict[str, dict[str, Any]] = {}
-    for number, names in enumerate(split_shards(state.tensors, shard_bytes), start=1):
-        file = f"tensors-{number:05d}.safetensors"
-        facts = write_shard(folder / file, {name: state.tensors[name] for name in names}, ops=ops)
-        files[file] = {"bytes": facts.size_bytes, "header_sha256": facts.header_sha256}
-        for name in names:
-            tensors[name] = _entry(state.tensors[name], file, facts.tensor_sha256[name])
-    position = {"step": state.step, "run_id": state.run_id, **state.state}
-    text = json.dumps(position, indent=1, allow_nan=False).encode()
-    write_file(folder / "state.json", [text], ops=ops)
-    files["state.json"] = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-    body = {
-        "format": FORMAT,
-        "step": state.step,
-        "files": files,
-        "aliases": dict(state.aliases),
-        "tensors": {name: tensors[name] for name in state.tensors},
-    }
-    write_file(folder / "index.json", [_index_bytes(body)], ops=ops)
-
-
-def _check(state: CheckpointState) -> None:
-    clash = [name for name in _RESERVED if name in state.state]
-    assert not clash, f"state.json keeps {clash} for itself"
-    held = state.tensors
-    loose = [name for name, stored in state.aliases.items() if stored not in held or name in held]
-    assert not loose, f"aliases without exactly one stored tensor: {loose}"
-
-
-def _entry(tensor: torch.Tensor, file: str, sha256: str) -> dict[str, Any]:
-    """One process holds the whole tensor: one slice, which starts at index 0 of every dimension."""
-    shape = list(tensor.shape)
-    piece = {"file": file, "offset": [0] * len(shape), "shape": shape, "sha256": sha256}
-    return {"dtype": dtype_name(tensor.dtype), "shape": shape, "slices": [piece]}
-
-
-def _index_bytes(body: Mapping[str, Any]) -> bytes:
+def index_bytes(body: Mapping[str, Any]) -> bytes:
     """The one spelling of an index, its own checksum included: a reader compares byte for byte."""
     digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
     return json.dumps({**body, "sha256": digest}, indent=1).encode()
-
-
-def _publish(temporary: Path, target: Path, ops: FileOps) -> None:
-    """Give the finished folder its name. One of the same step stands aside first, readable all the time."""
-    if target.exists():
-        ops.rename(target, target.with_name(_OLD + target.name))
-        ops.fsync_dir(target.parent)
-    ops.rename(temporary, target)
-    ops.fsync_dir(target.parent)
-
-
-def _prune(root: Path, step: int, keep: int, protect: frozenset[int], ops: FileOps) -> None:
-    """Remove what the checkpoint of `step`, now durable, makes superfluous."""
-    others = [path for path in list_checkpoints(root) if _step(path) != step]
-    later = [path for path in others if _step(path) > step]
-    earlier = [path for path in others if _step(path) < step]
-    complete = [path for path in earlier if _looks_complete(path)]
-    stay = complete[len(complete) - (keep - 1) :] + [path for path in complete if _step(path) in protect]
-    for path in [*later, *(path for path in earlier if path not in stay), *root.glob(f"{_OLD}*")]:
-        _discard(path, ops)
-
-
-def _discard(path: Path, ops: FileOps) -> None:
-    """Take the name away durably before the contents: a half-removed checkpoint is never seen."""
-    doomed = path.with_name(f"{TEMPORARY}remove-{path.name}")
-    ops.rename(path, doomed)
-    ops.fsync_dir(path.parent)
-    remove_tree(doomed, ops=ops)
-
-
-def _remove_quietly(path: Path, ops: FileOps) -> None:
-    with contextlib.suppress(OSError):
-        if path.exists():
-            remove_tree(path, ops=ops)
 
 
 # ---------------------------------------------------------------- reading
@@ -232,15 +83,23 @@ def _remove_quietly(path: Path, ops: FileOps) -> None:
 def list_checkpoints(root: Path) -> list[Path]:
     """Checkpoint folders, complete or not, the oldest first."""
     found = [path for path in root.glob("step-*") if _NAME.fullmatch(path.name)] if root.is_dir() else []
-    return sorted(found, key=_step)
+    return sorted(found, key=step_of)
 
 
-def load_newest(root: Path, *, run_id: str | None = None) -> tuple[CheckpointState | None, list[str]]:
-    """The newest checkpoint that is complete, with every checksum verified.
+def load_newest(
+    root: Path,
+    *,
+    run_id: str | None = None,
+    world: World | None = None,
+    wanted: Wanted | None = None,
+) -> tuple[CheckpointState | None, list[str]]:
+    """The newest checkpoint that is complete, with every checksum verified; the same one on every rank.
 
     Args:
         root: the run's `checkpoints` folder.
         run_id: whose checkpoints these must be; None takes anyone's.
+        world: the ranks, all of which call this; rank 0 says what there is to choose from.
+        wanted: what this rank needs; None: all of everything.
 
     Returns:
         The state, or None when no checkpoint is complete; and notes that name each one rejected, why, and how
@@ -249,42 +108,80 @@ def load_newest(root: Path, *, run_id: str | None = None) -> tuple[CheckpointSta
     Raises:
         CheckpointError: a complete checkpoint belongs to another run.
     """
-    candidates = [*list_checkpoints(root), *root.glob(f"{_OLD}step-*")]
-    # A checkpoint that stood aside comes after the one that replaces it.
-    candidates.sort(key=lambda path: (_step(path), not path.name.startswith(_OLD)), reverse=True)
+    world = world or SingleWorld()
+    candidates = [root / name for name in world.share(_candidates(root) if world.rank == 0 else None)]
     notes: list[str] = []
     for path in candidates:
-        try:
-            found = read_checkpoint(path)
-        except CheckpointError as error:
-            notes.append(f"checkpoint {path.name} rejected: {error}")
+        found, trouble = read_together(path, world, wanted)
+        if found is None:
+            notes.append(f"checkpoint {path.name} rejected: {trouble}")
             continue
         if run_id is not None and found.run_id != run_id:
             raise CheckpointError(
                 f"{path} was written by another run ({found.run_id or 'unknown'}, this one is {run_id}): "
                 "two runs were mixed in one folder; move it away, or set run.dir to a new folder"
             )
-        lost = _step(candidates[0]) - found.step
+        lost = step_of(candidates[0]) - found.step
         if lost:
             notes.append(f"falling back to checkpoint {path.name}: {_updates(lost)} lost and done again")
         return found, notes
     if notes:
-        notes.append(f"no complete checkpoint is left: {_updates(_step(candidates[0]))} lost")
+        notes.append(f"no complete checkpoint is left: {_updates(step_of(candidates[0]))} lost")
     return None, notes
 
 
-def read_checkpoint(path: Path) -> CheckpointState:
-    """Read one checkpoint and verify all of it.
+def _candidates(root: Path) -> list[str]:
+    """Names, the newest first; a checkpoint that stood aside comes after the one that replaces it."""
+    found = [*list_checkpoints(root), *root.glob(f"{OLD}step-*")]
+    found.sort(key=lambda path: (step_of(path), not path.name.startswith(OLD)), reverse=True)
+    return [path.name for path in found]
+
+
+def read_together(path: Path, world: World, wanted: Wanted | None) -> tuple[CheckpointState | None, str]:
+    """What this rank wants of a checkpoint, or the first trouble that any rank had with it: all have it, or none."""
+    found, trouble = None, None
+    try:
+        found = read_checkpoint(path, wanted)
+    except CheckpointError as error:
+        trouble = str(error)
+    everyone = world.gather(trouble)
+    first = next(((rank, said) for rank, said in enumerate(everyone) if said is not None), None)
+    if first is None:
+        return found, ""
+    rank, said = first
+    return None, said if all(each == said for each in everyone) else f"{said} (seen by rank {rank})"
+
+
+def read_checkpoint(path: Path, wanted: Wanted | None = None) -> CheckpointState:
+    """Read one checkpoint and verify all that is read: every byte, unless only parts are wanted.
 
     Raises:
         CheckpointError: incomplete or damaged; names the file.
     """
-    index = _read_index(path)
-    state = json.loads(_read_state(path, index))
-    step, run_id = state.pop("step"), state.pop("run_id")
+    stored = StoredCheckpoint(path)
+    stored.check_files()
+    if wanted is None:
+        tensors = {name: stored.tensor(name) for name in stored.shapes}
+    else:
+        asked = {name: wanted(name, shape) for name, shape in stored.shapes.items()}
+        tensors = {name: stored.region(name, *region) for name, region in asked.items() if region is not None}
+    state = dict(stored.state)
     return CheckpointState(
-        step=step, run_id=run_id, tensors=dict(_tensors(path, index)), aliases=index["aliases"], state=state
+        step=state.pop("step"),
+        run_id=state.pop("run_id"),
+        tensors=tensors,
+        aliases=stored.aliases,
+        state=state,
     )
+
+
+def read_region(path: Path, name: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
+    """One region of one tensor; only slices that overlap it are read, each verified as a whole.
+
+    Raises:
+        CheckpointError: incomplete or damaged; names the file.
+    """
+    return StoredCheckpoint(path).region(name, offset, shape)
 
 
 def verify(path: Path) -> None:
@@ -293,10 +190,98 @@ def verify(path: Path) -> None:
     Raises:
         CheckpointError: incomplete or damaged; names the file.
     """
-    index = _read_index(path)
-    _read_state(path, index)
-    for _ in _tensors(path, index):
-        pass
+    stored = StoredCheckpoint(path)
+    stored.check_files()
+    assert stored.state is not None  # read, and so checked
+    for name in stored.shapes:
+        stored.tensor(name)
+
+
+class StoredCheckpoint:
+    """One checkpoint on the disk, read a region at a time, whoever wrote it and however it was cut."""
+
+    def __init__(self, path: Path) -> None:
+        """Read its index.
+
+        Raises:
+            CheckpointError: without an index, or with a damaged one.
+        """
+        self.path = path
+        self._index = _read_index(path)
+        self._spans: dict[str, dict[str, Span]] = {}
+
+    @cached_property
+    def state(self) -> Mapping[str, Any]:
+        """What state.json holds, `step` and `run_id` included."""
+        return json.loads(_read_state(self.path, self._index))
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Further names of tied tensors -> the stored name."""
+        return self._index["aliases"]
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Logical name -> global shape."""
+        return {name: tuple(entry["shape"]) for name, entry in self._index["tensors"].items()}
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of one tensor."""
+        return dtype_of(self._index["tensors"][name]["dtype"])
+
+    def check_files(self) -> None:
+        """Look at the size and header of every file of tensors.
+
+        Raises:
+            CheckpointError: missing, of another size, or its header was changed; names the file.
+        """
+        for file in self._index["files"]:
+            if file != "state.json":
+                self._spans_of(file)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A whole tensor."""
+        shape = self.shapes[name]
+        return self.region(name, (0,) * len(shape), shape)
+
+    def region(self, name: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
+        """A part of a tensor, from the slices that overlap it; each of them is read and verified whole.
+
+        Raises:
+            CheckpointError: not in this checkpoint, incomplete or damaged; names the file.
+        """
+        entry = self._index["tensors"].get(name)
+        if entry is None:
+            raise CheckpointError(f"the checkpoint has no tensor {name}")
+        slices = entry["slices"]
+        regions: list[Region] = [(tuple(each["offset"]), tuple(each["shape"])) for each in slices]
+        check_cover(name, entry["shape"], regions)
+        want: Region = (tuple(offset), tuple(shape))
+        if regions == [want]:
+            return self._slice(name, entry, slices[0])
+        result = torch.empty(want[1], dtype=dtype_of(entry["dtype"]))
+        for each, held in zip(slices, regions, strict=True):
+            common = overlap(held, want)
+            if common is not None:
+                result[within(common, want)] = self._slice(name, entry, each)[within(common, held)]
+        return result
+
+    def _slice(self, name: str, entry: Mapping[str, Any], piece: Mapping[str, Any]) -> torch.Tensor:
+        span = self._spans_of(piece["file"]).get(name)
+        if span is None or span.dtype != dtype_of(entry["dtype"]) or list(span.shape) != piece["shape"]:
+            raise CheckpointError(f"{piece['file']} does not hold {name} as index.json describes it")
+        return read_tensor(self.path / piece["file"], name, span, piece["sha256"])
+
+    def _spans_of(self, file: str) -> Mapping[str, Span]:
+        if file not in self._spans:
+            facts = self._index["files"].get(file)
+            if facts is None or "header_sha256" not in facts:
+                raise CheckpointError(f"index.json does not list {file}")
+            found = read_spans(
+                self.path / file, size_bytes=facts["bytes"], header_sha256=facts["header_sha256"]
+            )
+            self._spans[file] = found
+        return self._spans[file]
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -310,12 +295,14 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"index.json cannot be read: {error.strerror}") from error
     except (ValueError, AttributeError):
         raise CheckpointError("index.json is damaged") from None
-    if _index_bytes(body) != data:
+    if index_bytes(body) != data:
         raise CheckpointError("index.json is damaged: its checksum does not match")
     if index["format"] != FORMAT:
         raise CheckpointError(f"index.json has format {index['format']}; this version reads {FORMAT}")
-    if index["step"] != _step(path):
-        raise CheckpointError(f"index.json is of step {index['step']}, the folder's name says {_step(path)}")
+    if index["step"] != step_of(path):
+        raise CheckpointError(
+            f"index.json is of step {index['step']}, the folder's name says {step_of(path)}"
+        )
     strange = [name for name in index["files"] if Path(name).name != name]
     if strange:
         raise CheckpointError(f"index.json points outside its folder: {strange[0]!r}")
@@ -334,27 +321,7 @@ def _read_state(path: Path, index: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _tensors(path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    spans = {
-        file: read_spans(path / file, size_bytes=facts["bytes"], header_sha256=facts["header_sha256"])
-        for file, facts in index["files"].items()
-        if file != "state.json"
-    }
-    for name, entry in index["tensors"].items():
-        yield name, assemble(entry["shape"], list(_pieces(path, name, entry, spans)))
-
-
-def _pieces(
-    path: Path, name: str, entry: Mapping[str, Any], spans: Mapping[str, Mapping[str, Span]]
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    for piece in entry["slices"]:
-        span = spans.get(piece["file"], {}).get(name)
-        if span is None or span.dtype != dtype_of(entry["dtype"]) or list(span.shape) != piece["shape"]:
-            raise CheckpointError(f"{piece['file']} does not hold {name} as index.json describes it")
-        yield piece["offset"], read_tensor(path / piece["file"], name, span, piece["sha256"])
-
-
-def _looks_complete(path: Path) -> bool:
+def looks_complete(path: Path) -> bool:
     """Whether all files are there with the right sizes: enough to count, without reading gigabytes."""
     try:
         files = _read_index(path)["files"]
@@ -363,7 +330,8 @@ def _looks_complete(path: Path) -> bool:
         return False
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """Updates done, from a checkpoint's name; -1 for other names."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else -1
 

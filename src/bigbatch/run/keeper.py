@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bigbatch.errors import CheckpointError
+from bigbatch.model.streams import Weights
 from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.build import state_multiple
-from bigbatch.optim.groups import names_of
-from bigbatch.optim.state import load_optimizer_state, optimizer_state
+from bigbatch.optim.state import load_optimizer_state
 from bigbatch.plan.frozen import Plan
-from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.rules.clocks import Clock
+from bigbatch.run.background import BackgroundSaver
 from bigbatch.run.build import Parts
 from bigbatch.run.checkpoints import (
     CheckpointState,
+    StoredCheckpoint,
     checkpoint_bytes,
-    list_checkpoints,
     load_newest,
-    read_checkpoint,
-    save_checkpoint,
+    read_together,
 )
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.guard import Guard
+from bigbatch.run.holdings import MODEL, load_weights, to_read, to_write
 from bigbatch.run.inputs import Live
 from bigbatch.run.journal import Journal, NoJournal
 from bigbatch.run.progress import Progress
-from bigbatch.run.ranks import by_leader
 
-MODEL = "model/"
-"""Prefix of the model's own tensors in a checkpoint; optimiser states have the state's name instead."""
 _RECORD_BYTES = 2**24
 """Room for metrics.jsonl, report and the small files."""
 
@@ -44,7 +39,13 @@ class Keeper:
     """Writes and reads a run's durable state."""
 
     def __init__(
-        self, directory: RunDirectory, journal: Journal | NoJournal, *, run_id: str, keep: int
+        self,
+        directory: RunDirectory,
+        journal: Journal | NoJournal,
+        *,
+        run_id: str,
+        keep: int,
+        room_bytes: int = 0,
     ) -> None:
         """Bind to one run directory.
 
@@ -53,26 +54,37 @@ class Keeper:
             journal: metrics.jsonl, open.
             run_id: of identity.json; checkpoints of another run are refused.
             keep: checkpoints that stay.
+            room_bytes: memory for a copy of what this rank saves; a larger one is written before `save` returns.
         """
         self.directory = directory
         self.journal = journal
         self.run_id = run_id
         self.keep = keep
+        self.room_bytes = room_bytes
+        self.saver: BackgroundSaver | None = None
         self.saved_update = -1
         """Update of the newest checkpoint of this process."""
         self.saved_clock = Clock()
+        self._weights_of: Path | None = None
+        """Checkpoint whose weights the module holds, when they are not the latest."""
 
     def save(self, parts: Parts, progress: Progress, guard: Guard, clock: Clock) -> Path:
-        """Write a checkpoint of this update boundary; the one with the best weights stays beside the newest.
+        """Save this update boundary; the checkpoint with the best weights stays beside the newest.
+
+        With memory for a copy, files are written while training goes on: `poll` or `flush` makes them a checkpoint.
+
+        Returns:
+            Where it is, or will be.
 
         Raises:
-            DiskError: it could not be written; older checkpoints are intact.
+            DiskError: this one or the one before could not be written; older checkpoints are intact.
         """
         parts.settle()
-        tensors, aliases = all_tensors(parts)
+        tensors, pieces, aliases = to_write(parts)
         state = CheckpointState(
             step=progress.update,
             tensors=tensors,
+            pieces=pieces,
             aliases=aliases,
             state={
                 "progress": progress.to_dict(),
@@ -84,15 +96,35 @@ class Keeper:
         )
         self.journal.sync()
         best = [progress.best.step] if progress.best else []
-        path = by_leader(
-            parts.step.world,
-            lambda: save_checkpoint(self.directory.checkpoints, state, self.keep, protect=best),
-            str,
-            Path,
-        )
+        if self.saver is None:
+            self.saver = BackgroundSaver(parts.step.world, room_bytes=self.room_bytes)
+        path = self.saver.save(self.directory.checkpoints, state, self.keep, protect=best)
         self.saved_update, self.saved_clock = progress.update, clock
         self.directory.write_status("running", progress.update)
         return path
+
+    def poll(self) -> None:
+        """At an update boundary, on every rank: publish the checkpoint on its way once all have written it.
+
+        Raises:
+            DiskError: some rank could not write.
+        """
+        if self.saver is not None:
+            self.saver.poll()
+
+    def flush(self) -> None:
+        """Wait until the checkpoint on its way is durable; on every rank, before the run ends in any way.
+
+        Raises:
+            DiskError: some rank could not write.
+        """
+        if self.saver is not None:
+            self.saver.flush()
+
+    def close(self) -> None:
+        """Leave no thread behind when the run ends in an error (see `BackgroundSaver.close`)."""
+        if self.saver is not None:
+            self.saver.close()
 
     def restore(self, parts: Parts, guard: Guard) -> tuple[Progress | None, list[str]]:
         """Put the newest complete checkpoint into model, optimiser and guard.
@@ -103,21 +135,18 @@ class Keeper:
         Raises:
             CheckpointError: it belongs to another run, or does not fit the model.
         """
-        found, notes = load_newest(self.directory.checkpoints, run_id=self.run_id)
+        world = parts.step.world
+        found, notes = load_newest(
+            self.directory.checkpoints, run_id=self.run_id, world=world, wanted=to_read(parts)
+        )
         if found is None:
             return None, notes
-        world = parts.step.world
-        load_weights(parts.module, found, world.fill)
+        load_weights(parts.module, found, world)
         states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
         if parts.step.apart is not None:
             parts.step.apart.restore(states, found.state["sync"])
         else:
-            by_name = {name: item for item, name in names_of(parts.step.optimizer.param_groups).items()}
-            own = {
-                name: _part(tensor, by_name.get(name.partition("/")[2]), world)
-                for name, tensor in states.items()
-            }
-            load_optimizer_state(parts.step.optimizer, own)
+            load_optimizer_state(parts.step.optimizer, states)
         guard.restore(found.state["guard"])
         if parts.step.loss_scale is not None and "loss_scale" in found.state:
             parts.step.loss_scale.restore(found.state["loss_scale"])
@@ -127,21 +156,45 @@ class Keeper:
         return progress, notes
 
     def load_best(self, parts: Parts, progress: Progress) -> str | None:
-        """Put the best weights into the model.
+        """Put the best weights into the model, on every rank or on none.
 
         Returns:
             None, or why the latest weights are used instead.
         """
+        self.flush()
         if progress.best is None or progress.best.step == progress.update:
             return None
-        for path in list_checkpoints(self.directory.checkpoints):
-            if path.name == f"step-{progress.best.step:06d}":
-                try:
-                    load_weights(parts.module, read_checkpoint(path), parts.step.world.fill)
-                except CheckpointError as error:
-                    return f"checkpoint {path.name} with the best weights cannot be read ({error})"
-                return None
-        return f"the checkpoint of update {progress.best.step} with the best weights is gone"
+        world = parts.step.world
+        path = self.directory.checkpoints / f"step-{progress.best.step:06d}"
+        if not world.share(path.is_dir()):
+            return f"the checkpoint of update {progress.best.step} with the best weights is gone"
+        found, trouble = read_together(path, world, to_read(parts, weights_only=True))
+        if found is None:
+            return f"checkpoint {path.name} with the best weights cannot be read ({trouble})"
+        load_weights(parts.module, found, world)
+        self._weights_of = path
+        return None
+
+    def stored_weights(self) -> Weights:
+        """The whole weights that the module's parts are of, read from their checkpoint one at a time.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        path = self._weights_of or self.directory.checkpoints / f"step-{self.saved_update:06d}"
+        stored = StoredCheckpoint(path)
+        like = {
+            name.removeprefix(MODEL): torch.empty(shape, dtype=stored.dtype(name), device="meta")
+            for name, shape in stored.shapes.items()
+            if name.startswith(MODEL)
+        }
+        return Weights(
+            like=like,
+            read=lambda name: stored.tensor(MODEL + name),
+            aliases={
+                name.removeprefix(MODEL): first.removeprefix(MODEL) for name, first in stored.aliases.items()
+            },
+        )
 
     def write_plan(self, plan: Plan) -> None:
         """Make the plan durable; it must be before any update that follows it."""
@@ -158,63 +211,13 @@ def _rhythm(parts: Parts) -> dict[str, Any]:
     return {} if apart is None else {"sync": asdict(apart.rhythm)}
 
 
-def all_tensors(parts: Parts) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Model and optimiser tensors by checkpoint name, and the aliases of tied ones. Every rank must call it."""
-    world = parts.step.world
-    tensors, aliases = named_tensors(parts.module)
-    return (
-        {
-            **{MODEL + name: tensor for name, tensor in world.gathered(tensors).items()},
-            **_states(parts),
-        },
-        {MODEL + name: MODEL + stored for name, stored in aliases.items()},
-    )
+def room_for_copy(memory_bytes: int) -> int:
+    """Bytes that a copy of what is saved may take: a quarter of the memory that this process may use.
 
-
-def _states(parts: Parts) -> dict[str, torch.Tensor]:
-    """Of the optimiser, or of every replica's."""
-    if parts.step.apart is not None:
-        return parts.step.apart.state()
-    optimizer, world = parts.step.optimizer, parts.step.world
-    by_name = {name: parameter for parameter, name in names_of(optimizer.param_groups).items()}
-    return {
-        name: world.gathered_like(state, by_name[name.partition("/")[2]])
-        for name, state in optimizer_state(optimizer).items()
-    }
-
-
-def _part(state: torch.Tensor, parameter: torch.Tensor | None, world: World) -> torch.Tensor:
-    """This rank's part of an optimiser's state; a state of another shape than its parameter (a count) is whole."""
-    if parameter is None or not world.divides or state.ndim != parameter.ndim or not state.ndim:
-        return state
-    return world.part_of(state, parameter)
-
-
-def load_weights(
-    module: torch.nn.Module,
-    found: CheckpointState,
-    fill: Callable[[torch.Tensor, torch.Tensor], object] = torch.Tensor.copy_,
-) -> None:
-    """Copy a checkpoint's model tensors into the module, in place; `fill(own, whole)` copies this rank's part.
-
-    Raises:
-        CheckpointError: names or shapes differ.
+    Args:
+        memory_bytes: free main memory of this process's share of the machine.
     """
-    tensors, _ = named_tensors(module)
-    stored = {
-        name.removeprefix(MODEL): value for name, value in found.tensors.items() if name.startswith(MODEL)
-    }
-    if stored.keys() != tensors.keys():
-        differing = sorted(stored.keys() ^ tensors.keys())
-        raise CheckpointError(f"the checkpoint is of another model: {', '.join(differing[:5])} differ")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if tensor.shape != stored[name].shape:
-                raise CheckpointError(
-                    f"the checkpoint is of another model: {name} has shape {tuple(stored[name].shape)}, "
-                    f"expected {tuple(tensor.shape)}"
-                )
-            fill(tensor, stored[name])
+    return memory_bytes // 4
 
 
 def first_guess_bytes(recipe: Recipe, live: Live) -> int:

@@ -16,8 +16,8 @@ from bigbatch.data.tokens import tokenizer_fingerprint
 from bigbatch.errors import CheckpointError
 from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.run.directory import RunDirectory, read_json
+from bigbatch.run.holdings import load_weights
 from bigbatch.run.inputs import Live
-from bigbatch.run.keeper import load_weights
 
 _DEPTH = 6
 """How far a loss is followed into what it closes over or holds."""

@@ -1,16 +1,10 @@
-"""Tensors <-> safetensors files, streamed, with a SHA-256 for each slice.
-
-The library's own writer builds the whole file in memory first, twice a model's size at the moment when memory
-is scarcest; the format is eight bytes of length, a JSON header and the raw tensors, so it is written here a
-tensor at a time. Tests read these files back with the library. Nothing is ever unpickled.
-"""
+"""Tensors <-> safetensors files of a checkpoint, streamed, with a SHA-256 for each slice. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +12,11 @@ from typing import Any
 import torch
 
 from bigbatch.errors import CheckpointError
+from bigbatch.model.streams import CODES, aligned, header_bytes, raw_bytes
 from bigbatch.run.durable import FILES, Buffer, FileOps, write_file
 
 SHARD_BYTES = 2**30
-_CODES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64", torch.int32: "I32",
-    torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-_BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _CODES}
+_BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in CODES}
 _MAX_HEADER_BYTES = 100_000_000
 """The library's own limit; a damaged length must not become an allocation."""
 
@@ -58,44 +48,16 @@ def dtype_of(name: str) -> torch.dtype:
     return _BY_NAME[name]
 
 
-def split_shards(tensors: Mapping[str, torch.Tensor], shard_bytes: int = SHARD_BYTES) -> list[list[str]]:
-    """Names dealt in order into files of at most `shard_bytes`; a larger tensor is alone in its file."""
-    shards: list[list[str]] = []
-    room = 0
-    for name, tensor in tensors.items():
-        if not shards or tensor.nbytes > room:
-            shards.append([])
-            room = shard_bytes
-        shards[-1].append(name)
-        room -= tensor.nbytes
-    return shards
-
-
-def header_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """Length and JSON header of a file that holds these tensors in this order, padded to eight bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    for name, tensor in tensors.items():
-        end = begin + tensor.nbytes
-        place = {"shape": list(tensor.shape), "data_offsets": [begin, end]}
-        header[name] = {"dtype": _CODES[tensor.dtype], **place}
-        begin = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], *, ops: FileOps = FILES) -> ShardFacts:
     """Write the tensors, widest type first so that each stays aligned, and force them to the disk."""
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    ordered = {name: tensors[name] for name in order}
+    ordered = aligned(tensors)
     header = header_bytes(ordered)
     sums: dict[str, str] = {}
 
     def chunks() -> Iterator[Buffer]:
         yield header
         for name, tensor in ordered.items():
-            data = _bytes_of(tensor)
+            data = raw_bytes(tensor)
             sums[name] = hashlib.sha256(data).hexdigest()
             yield data
 
@@ -136,7 +98,7 @@ def read_spans(path: Path, *, size_bytes: int, header_sha256: str) -> dict[str, 
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
     if hashlib.sha256(length + header).hexdigest() != header_sha256:
         raise CheckpointError(f"{path.name}: the checksum of its header does not match")
-    by_code = {code: dtype for dtype, code in _CODES.items()}
+    by_code = {code: dtype for dtype, code in CODES.items()}
     start = 8 + len(header)
     return {
         name: Span(
@@ -168,29 +130,6 @@ def read_tensor(path: Path, name: str, span: Span, sha256: str) -> torch.Tensor:
     if not data:
         return torch.empty(span.shape, dtype=span.dtype)
     return torch.frombuffer(data, dtype=torch.uint8).view(span.dtype).reshape(span.shape)
-
-
-def assemble(shape: Sequence[int], pieces: Sequence[tuple[Sequence[int], torch.Tensor]]) -> torch.Tensor:
-    """A whole tensor from its slices, each with the index of its first element in every dimension.
-
-    Raises:
-        CheckpointError: the slices do not cover the tensor.
-    """
-    if sum(piece.numel() for _, piece in pieces) != math.prod(shape):
-        raise CheckpointError(f"incomplete: the slices do not cover {tuple(shape)}")
-    if len(pieces) == 1:
-        return pieces[0][1].reshape(tuple(shape))
-    whole = torch.empty(tuple(shape), dtype=pieces[0][1].dtype)
-    for offset, piece in pieces:
-        place = tuple(slice(start, start + size) for start, size in zip(offset, piece.shape, strict=True))
-        whole[place] = piece
-    return whole
-
-
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    """The raw little-endian bytes; no copy for a contiguous tensor in main memory."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
 
 
 def _read_into(handle: Any, view: memoryview) -> None:

@@ -262,7 +262,7 @@ class Apart:
     # ------------------------------------------------------------ checkpoints
 
     def state(self) -> dict[str, Tensor]:
-        """`replica-0003/<state>/<parameter>` of all replicas and the outer step's, on rank 0. Every rank must call it.
+        """`replica-0003/<state>/<parameter>` of the replicas held here; the outer step's on rank 0.
 
         Weights of replicas (`replica-0003/model/<name>`) only where they differ from home.
         """
@@ -274,9 +274,8 @@ class Apart:
                     {MODEL + name: tensor for name, tensor in zip(self.names, replica.tensors, strict=True)}
                 )
             mine.update({_prefix(replica.number) + name: tensor for name, tensor in kept.items()})
-        found = self.meeting.collect(mine)
-        outer = {} if self.outer is None else self.outer.state()
-        return {**found, **{f"outer/{name}": tensor for name, tensor in outer.items()}}
+        outer = {} if self.outer is None or self.meeting.world.rank else self.outer.state()
+        return {**mine, **{f"outer/{name}": tensor for name, tensor in outer.items()}}
 
     def restore(self, tensors: Mapping[str, Tensor], rhythm: Mapping[str, Any]) -> None:
         """Put back what `state` and `rhythm` held; home has its weights already.

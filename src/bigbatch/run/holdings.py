@@ -1,0 +1,116 @@
+"""What of a run's tensors this rank writes into a checkpoint, and what it needs of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bigbatch.errors import CheckpointError
+from bigbatch.model.tensors import named_tensors
+from bigbatch.optim.groups import names_of
+from bigbatch.optim.state import optimizer_state
+from bigbatch.protocols import World
+from bigbatch.run.build import Parts
+from bigbatch.run.checkpoints import CheckpointState, Wanted
+from bigbatch.run.pieces import Piece, Region, dealt
+
+MODEL = "model/"
+"""Prefix of the model's own tensors in a checkpoint; optimiser states have the state's name instead."""
+
+
+def all_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Model and optimiser tensors by checkpoint name as this rank holds them, and the aliases of tied ones."""
+    tensors, aliases = named_tensors(parts.module)
+    states = {} if parts.step.apart is not None else optimizer_state(parts.step.optimizer)
+    return (
+        {**{MODEL + name: tensor for name, tensor in tensors.items()}, **states},
+        {MODEL + name: MODEL + stored for name, stored in aliases.items()},
+    )
+
+
+def to_write(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Piece], dict[str, str]]:
+    """What this rank writes: whole tensors, parts of tensors, aliases. All ranks together write everything once.
+
+    Raises:
+        CheckpointError: the optimiser keeps a state whose parts cannot be put together.
+    """
+    world = parts.step.world
+    tensors, aliases = all_tensors(parts)
+    if parts.step.apart is not None:  # replicas are where they train, home is everywhere
+        return {**dealt(tensors, world.rank, world.size), **parts.step.apart.state()}, {}, aliases
+    if not world.divides:  # every rank holds all of it
+        return dealt(tensors, world.rank, world.size), {}, aliases
+    laid_out_as = _laid_out_as(parts)
+    whole: dict[str, Tensor] = {}
+    pieces: dict[str, Piece] = {}
+    for name, tensor in tensors.items():
+        like = tensor if name.startswith(MODEL) else laid_out_as[name.partition("/")[2]]
+        shape, offset, here = world.place_of(like)
+        local = world.local(tensor)
+        if tuple(local.shape) == here and local.ndim:
+            if world.owns(like):
+                pieces[name] = Piece(shape=shape, offset=offset, local=local)
+        elif local.numel() > 1 and shape != here:
+            raise CheckpointError(
+                f"optimiser state {name} is laid out otherwise than its parameter, which is divided over ranks: "
+                "this optimiser cannot be checkpointed with plan.mesh"
+            )
+        elif world.rank == 0:  # a count, say: the same everywhere
+            whole[name] = local
+    return whole, pieces, aliases
+
+
+def to_read(parts: Parts, *, weights_only: bool = False) -> Wanted:
+    """What this rank needs: its own part of each tensor."""
+    world = parts.step.world
+    model = {MODEL + name: tensor for name, tensor in named_tensors(parts.module)[0].items()}
+    laid_out_as = _laid_out_as(parts)
+
+    def wanted(name: str, shape: tuple[int, ...]) -> Region | None:
+        if weights_only and not name.startswith(MODEL):
+            return None
+        like = model.get(name) if name.startswith(MODEL) else laid_out_as.get(name.partition("/")[2])
+        if like is not None and world.divides:
+            whole, offset, here = world.place_of(like)
+            if whole == shape and shape:
+                return offset, here
+        # Also of what this model does not have: the one who puts it back says so.
+        return (0,) * len(shape), shape
+
+    return wanted
+
+
+def _laid_out_as(parts: Parts) -> Mapping[str, Tensor]:
+    """Parameter by the name that its states end with."""
+    return {name: parameter for parameter, name in names_of(parts.step.optimizer.param_groups).items()}
+
+
+def load_weights(module: torch.nn.Module, found: CheckpointState, world: World | None = None) -> None:
+    """Copy a checkpoint's model tensors into the module, in place.
+
+    Args:
+        module: whole, or this rank's part of it.
+        found: what `to_read` asks for.
+        world: None: the module is whole.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    own, _ = named_tensors(module)
+    stored = {
+        name.removeprefix(MODEL): value for name, value in found.tensors.items() if name.startswith(MODEL)
+    }
+    if stored.keys() != own.keys():
+        differing = sorted(stored.keys() ^ own.keys())
+        raise CheckpointError(f"the checkpoint is of another model: {', '.join(differing[:5])} differ")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            target = tensor if world is None else world.local(tensor)
+            if target.shape != stored[name].shape:
+                raise CheckpointError(
+                    f"the checkpoint is of another model: {name} has shape {tuple(stored[name].shape)}, "
+                    f"expected {tuple(target.shape)}"
+                )
+            target.copy_(stored[name])
