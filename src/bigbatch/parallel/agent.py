@@ -3,7 +3,7 @@
     python -m bigbatch.parallel.agent LAUNCH_FOLDER WORDS…      the words are torchrun's
 
 It ends when its standard input does: whoever started it holds the other end, here or over SSH, so that no worker
-outlives a launcher that was killed.
+outlives a launcher that was killed. A number that comes in is a signal to pass on.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class Forwarding:
 
     def _watch_input(self) -> None:
         with suppress(OSError):
-            while os.read(0, 4096):
-                pass
+            while said := os.read(0, 4096):
+                for word in said.split():
+                    with suppress(ValueError):
+                        os.kill(os.getpid(), int(word))
         os.kill(os.getpid(), signal.SIGTERM)
 
 
