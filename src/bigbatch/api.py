@@ -149,15 +149,18 @@ def launch_command(
     words: Sequence[str],
     *,
     ranks: str | None,
+    hosts: Sequence[str] = (),
+    python: str | None = None,
     environ: Mapping[str, str],
     say: Callable[[str], None],
 ) -> int | None:
-    """`bigbatch train --ranks N`: check the recipe, then start as many processes.
+    """`bigbatch train --ranks N --hosts a,b`: check the recipe, then start as many processes.
 
     Returns:
         Their exit code; None when this process is all it takes.
     """
-    return launched(load_recipe(recipe, overrides, environ=environ), words, ranks, environ, say)
+    loaded = load_recipe(recipe, overrides, environ=environ)
+    return launched(loaded, words, ranks, environ, say, hosts=hosts, python=python, changes=overrides)
 
 
 def train_command(
