@@ -78,6 +78,17 @@ def open_sorted(
     return open_with_observers(recipe, live, observers=own, console=console, place=place)
 
 
+def launch_recipe(model_or_recipe: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> Recipe:
+    """The recipe that the arguments of `train` stand for, as far as starting processes needs it."""
+    from bigbatch.run.inputs import Live
+
+    keys = {
+        SHORT[name]: _plain(value) for name, value in arguments.items() if name in SHORT and value is not None
+    }
+    live = Live(module=model_or_recipe if _is_module(model_or_recipe) else None, train=train_dataset)
+    return _recipe(model_or_recipe, live, {**keys, **arguments.get("set", {})})
+
+
 def exhaust(opened: Callable[[ConsoleObserver | None], Run], console: ConsoleObserver | None) -> Run:
     """Run to the end, then say where the results are; a missed gate is raised once everything is written."""
     try:

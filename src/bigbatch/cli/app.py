@@ -197,6 +197,16 @@ def train(
     return exit_code_of_run(run)
 
 
+@app.command(hidden=True)
+def worker(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Written by distributed_train.")],
+) -> int:
+    """One process of distributed_train."""
+    from bigbatch import api
+
+    return exit_code_of_run(api.worker_command(folder))
+
+
 @app.command(epilog="Example: bigbatch evaluate runs/tweets test.csv")
 def evaluate(
     model: RunOrModel,

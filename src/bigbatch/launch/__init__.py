@@ -7,6 +7,7 @@
     hosts.py      several machines: who is lost, who goes on
     ssh.py        how a host is asked, and an agent started there
     facts.py      what must be equal on every host
+    sent.py       distributed_train: objects to workers, the run back
     signs.py      who writes signs of life where, and who watches them
     watch.py      which rank has fallen silent, which one the others wait for
     endings.py    what each rank left behind -> one exit code and one sentence

@@ -71,8 +71,10 @@ def code_digest() -> str:
     return _digest(sorted(root.rglob("*.py")), root)
 
 
-def of_recipe(recipe: str, changes: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+def of_recipe(recipe: str | None, changes: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     """The recipe's own digest, and that of each file it names: size and sha256."""
+    if recipe is None:
+        return {}
     loaded = load_recipe(recipe, changes, environ=environ)
     found = {"recipe": hashlib.sha256(dump_recipe(loaded).encode()).hexdigest()[:12]}
     for name, path in data_files(loaded):

@@ -32,7 +32,8 @@ END_NOW, START_AGAIN = signal.SIGUSR1, signal.SIGUSR2
 class Wanted:
     """What is to be started on the hosts."""
 
-    recipe: str
+    recipe: str | None
+    """As typed; None: what is computed lies on the shared disk."""
     changes: Sequence[str]
     words: Sequence[str]
     """The command of every worker, behind `bigbatch`."""

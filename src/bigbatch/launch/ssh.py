@@ -69,12 +69,12 @@ def _is_passed_on(name: str) -> bool:
 # ---------------------------------------------------------------- before the start
 
 
-def ask(hosts: Hosts, recipe: str, changes: Sequence[str], seen: Path) -> dict[str, dict[str, Any]]:
+def ask(hosts: Hosts, recipe: str | None, changes: Sequence[str], seen: Path) -> dict[str, dict[str, Any]]:
     """Facts of every host, asked for at the same time (see `launch.facts`).
 
     Args:
         hosts: whom.
-        recipe: as typed.
+        recipe: as typed; None: there is none to compare.
         changes: `key=value` words.
         seen: a folder that each must see: the one through which they report.
 

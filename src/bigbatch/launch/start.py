@@ -74,7 +74,7 @@ def _wanted(recipe: Any, words: Sequence[str], ranks: Ranks, changes: Sequence[s
     if ranks not in (None, "auto"):
         count(ranks, {})
     return Wanted(
-        recipe=os.fspath(recipe.source),
+        recipe=None if recipe.source is None or words[0] == "worker" else os.fspath(recipe.source),
         changes=changes,
         words=words,
         ranks=ranks,
