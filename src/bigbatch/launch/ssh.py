@@ -182,9 +182,10 @@ def agent_on(
         *("-m", "bigbatch", *words),
     ]
     variables = {WORKER_VARIABLE: str(launch_folder), HOST_VARIABLE: host}
-    if own["interface"]:
+    interface: str = own["interface"] or ""
+    if interface:
         names = [name for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name not in hosts.environ]
-        variables |= dict.fromkeys(names, own["interface"])
+        variables |= dict.fromkeys(names, interface)
     if "OMP_NUM_THREADS" not in hosts.environ:
         variables["OMP_NUM_THREADS"] = str(cores_each(own["cores"], ranks))
     return command_on(hosts, host, agent, variables)
