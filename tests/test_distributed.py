@@ -29,7 +29,7 @@ def test_one_process_is_train(tmp_path):
     run = bigbatch.distributed_train(
         tiny(), ROWS, ranks=1, batch_size=20, set=KEYS, run_dir=tmp_path / "run", nodes=["localhost"]
     )
-    assert run.status == "finished" and run.result["updates"] == 2
+    assert run.status == "finished" and (run.result or {})["updates"] == 2
 
 
 @pytest.mark.slow

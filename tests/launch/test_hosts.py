@@ -20,7 +20,7 @@ def test_two_hosts_train_one_model(tmp_path, root, python):
     programs.mkdir()
     shutil.copy(root / "tests" / "launch" / "fake_ssh", programs / "ssh")
     tiny_folder(tmp_path / "model")
-    rows = [f"{WORDS[n % 9]} {WORDS[n % 5]},{'no yes'.split()[n % 2]}" for n in range(60)]
+    rows = [f"{WORDS[n % 9]} {WORDS[n % 5]},{['no', 'yes'][n % 2]}" for n in range(60)]
     (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     (tmp_path / "recipe.yaml").write_text(
         "{model: model, task: classify, data: {train: rows.csv}, batch: 16, updates: 3, run: {dir: runs/x},"
