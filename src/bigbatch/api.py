@@ -5,7 +5,6 @@ Rooms that load torch are imported inside the functions, behind everything that 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -127,7 +126,7 @@ def distributed_train(
     asked = ranks if ranks is not None else recipe.plan.ranks
     alone = not (names or recipe.launch.hosts) and asked in (None, 1)
     if not alone and place_of() is None:
-        run = train_sent(recipe, arguments, ranks=asked, nodes=names, environ=os.environ)
+        run = train_sent(recipe, arguments, ranks=asked, nodes=names)
         if run is not None:
             return run
     return train(**arguments)

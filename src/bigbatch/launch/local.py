@@ -61,6 +61,8 @@ def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
         )
         with Passing([agent]) as signals, watcher:
             agent.wait()
+        assert agent.stdin is not None
+        agent.stdin.close()
         if watcher.verdict is not None:
             raise MachineError(watcher.verdict)
         return outcome(folder, agent.returncode, signals.first, say)

@@ -34,7 +34,6 @@ def train_sent(
     *,
     ranks: int | str | None,
     nodes: Sequence[str],
-    environ: Mapping[str, str],
 ) -> Run | None:
     """Train in other processes.
 
@@ -43,7 +42,6 @@ def train_sent(
         arguments: of `bigbatch.train`.
         ranks: over all machines.
         nodes: machines; none: this one.
-        environ: of this process.
 
     Returns:
         The run; None when this process is all it takes.
@@ -59,7 +57,7 @@ def train_sent(
     with tempfile.TemporaryDirectory(prefix="sent-", dir=shared) as temporary:
         folder = Path(temporary).resolve()
         pack(folder, arguments)
-        code = launched(recipe, ["worker", str(folder)], ranks, environ, said.append, hosts=nodes)
+        code = launched(recipe, ["worker", str(folder)], ranks, os.environ, said.append, hosts=nodes)
         if code is None:
             return None
         ended = folder / _ENDED
