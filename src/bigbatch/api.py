@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
 from bigbatch.launch.place import place_of
+from bigbatch.launch.sent import train_received, train_sent
 from bigbatch.launch.start import launched
-from bigbatch.opening import PathOrText, exhaust, open_sorted, open_with_observers
+from bigbatch.opening import PathOrText, exhaust, launch_recipe, open_sorted, open_with_observers
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
 from bigbatch.report.compare import compare_runs, write_comparison
@@ -90,27 +92,44 @@ def distributed_train(
     launcher: str = "auto",
     **as_train: Any,
 ) -> Run:
-    """As `train`, on several processes or machines: planned, so that today one process here is all it takes.
+    """As `train`, on several processes or machines; called in one of them already, it shares the work with the rest.
+
+    Model, rows and settings go into a folder beside the run directory (safetensors, Arrow, JSON), and processes that
+    start afresh open it. Code goes by its name: classes and functions are in files that they can import.
 
     Args:
-        model: a model, or a recipe.
+        model: a Hugging Face model, or a recipe.
         train_dataset: as for `train`.
         val_dataset: as for `train`.
-        nodes: machines; None or this one alone.
-        ranks: processes; None or 1.
-        launcher: who starts them; `auto` or `local`.
+        nodes: machines, as `ssh` knows them, that share this path and a disk; None: this one.
+        ranks: processes, over all machines; None: `plan.ranks`, or one for each accelerator of the nodes.
+        launcher: who starts them: `local`, `ssh`, or `auto`: by whether there are nodes.
         as_train: further arguments of `train`.
 
     Raises:
-        UsageError: more than one process; nothing is trained on fewer than were asked for.
+        UsageError: something that a fresh process cannot rebuild, or nodes that differ.
+        MachineError: a worker or a node was lost.
     """
-    here = nodes is None or list(nodes) == ["localhost"]
-    if not here or ranks not in (None, 1) or launcher not in ("auto", "local"):
+    names = [] if nodes is None or list(nodes) == ["localhost"] else list(nodes)
+    fitting = {"auto": True, "local": not names, "ssh": bool(names)}
+    if not fitting.get(launcher) or (nodes is not None and not list(nodes)):
         raise UsageError(
-            "distributed_train on several processes or machines is planned, not built yet; today: ranks=1 here. "
-            "The result would be the same: a batch does not depend on how many share it"
+            f"launcher={launcher!r} with nodes={nodes}: expected auto, local without nodes, or ssh with some"
         )
-    return train(model, train_dataset, val_dataset, **as_train)
+    arguments = {
+        "model_or_recipe": model,
+        "train_dataset": train_dataset,
+        "val_dataset": val_dataset,
+        **as_train,
+    }
+    recipe = launch_recipe(model, train_dataset, as_train)
+    asked = ranks if ranks is not None else recipe.plan.ranks
+    alone = not (names or recipe.launch.hosts) and asked in (None, 1)
+    if not alone and place_of() is None:
+        run = train_sent(recipe, arguments, ranks=asked, nodes=names)
+        if run is not None:
+            return run
+    return train(**arguments)
 
 
 def start(
@@ -149,15 +168,18 @@ def launch_command(
     words: Sequence[str],
     *,
     ranks: str | None,
+    hosts: Sequence[str] = (),
+    python: str | None = None,
     environ: Mapping[str, str],
     say: Callable[[str], None],
 ) -> int | None:
-    """`bigbatch train --ranks N`: check the recipe, then start as many processes.
+    """`bigbatch train --ranks N --hosts a,b`: check the recipe, then start as many processes.
 
     Returns:
         Their exit code; None when this process is all it takes.
     """
-    return launched(load_recipe(recipe, overrides, environ=environ), words, ranks, environ, say)
+    loaded = load_recipe(recipe, overrides, environ=environ)
+    return launched(loaded, words, ranks, environ, say, hosts=hosts, python=python, changes=overrides)
 
 
 def train_command(
@@ -190,6 +212,30 @@ def train_command(
         )
 
     return exhaust(opened, ConsoleObserver())
+
+
+def worker_command(folder: PathOrText) -> Run:
+    """`bigbatch worker`: one process of `distributed_train`."""
+    found: list[Run] = []
+
+    def opened(arguments: Mapping[str, Any], console: ConsoleObserver | None) -> Run:
+        given = {**_NOTHING, **arguments}
+        found.append(open_sorted(console=console, place=place_of(), **given))
+        return found[0]
+
+    return train_received(
+        Path(folder),
+        lambda arguments: exhaust(lambda console: opened(arguments, console), console_if_watched()),
+        found,
+    )
+
+
+_NOTHING: Mapping[str, Any] = {
+    name: parameter.default
+    for name, parameter in signature(train).parameters.items()
+    if name != "model_or_recipe"
+}
+"""What `train` takes for arguments that were not given."""
 
 
 def plan(

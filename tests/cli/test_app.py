@@ -96,6 +96,7 @@ def test_the_flags_are_frozen():
             if option.startswith("-")
         )
         for name, command in found.items()
+        if not command.hidden
     }
     assert options == FLAGS
 

@@ -152,7 +152,17 @@ def train(
     ranks: Annotated[
         str | None,
         typer.Option(
-            "--ranks", metavar="N", help="Processes on this machine; auto: one for each accelerator."
+            "--ranks", metavar="N", help="Processes, over all hosts; auto: one for each accelerator."
+        ),
+    ] = None,
+    hosts: Annotated[
+        str | None,
+        typer.Option("--hosts", metavar="A,B", help="Machines to start on, over SSH; they share a disk."),
+    ] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(
+            "--python", metavar="PATH", help="The interpreter on the hosts, if not at this one's path."
         ),
     ] = None,
 ) -> int:
@@ -165,7 +175,14 @@ def train(
     words = ["train", str(recipe), *_both(changes, set_), *(["--resume"] if resume else [])]
     words += [] if continue_from is None else ["--continue", continue_from, "--allow", ",".join(allowed)]
     code = api.launch_command(
-        recipe, _both(changes, set_), words, ranks=ranks, environ=os.environ, say=_error
+        recipe,
+        _both(changes, set_),
+        words,
+        ranks=ranks,
+        hosts=[name.strip() for name in (hosts or "").split(",") if name.strip()],
+        python=python,
+        environ=os.environ,
+        say=_error,
     )
     if code is not None:
         return code
@@ -178,6 +195,16 @@ def train(
         environ=os.environ,
     )
     return exit_code_of_run(run)
+
+
+@app.command(hidden=True)
+def worker(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Written by distributed_train.")],
+) -> int:
+    """One process of distributed_train."""
+    from bigbatch import api
+
+    return exit_code_of_run(api.worker_command(folder))
 
 
 @app.command(epilog="Example: bigbatch evaluate runs/tweets test.csv")

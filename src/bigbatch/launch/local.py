@@ -16,7 +16,9 @@ from typing import Any
 
 from bigbatch.errors import EXIT_DONE, MachineError
 from bigbatch.launch.endings import cause, endings, restarts, told
+from bigbatch.launch.watch import Watcher
 from bigbatch.recipe.layers import WORKER_VARIABLE
+from bigbatch.run.beat import read_signs
 
 Say = Callable[[str], None]
 
@@ -32,6 +34,8 @@ class Group:
     """How often the group is started again after a worker was lost."""
     threads: int | None = None
     """Of each worker; None: the cores, divided."""
+    timeout_seconds: float | None = None
+    """After this long without an answer of a rank the group is ended."""
 
 
 def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
@@ -52,8 +56,15 @@ def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
             # Ctrl-C comes here; the agent passes it on once.
             start_new_session=True,
         )
-        with Passing(agent) as signals:
+        watcher = Watcher(
+            folder, say, timeout_seconds=group.timeout_seconds, give_up=lambda: end(folder, agent)
+        )
+        with Passing([agent]) as signals, watcher:
             agent.wait()
+        assert agent.stdin is not None
+        agent.stdin.close()
+        if watcher.verdict is not None:
+            raise MachineError(watcher.verdict)
         return outcome(folder, agent.returncode, signals.first, say)
 
 
@@ -73,13 +84,30 @@ def settings(group: Group, environ: Mapping[str, str]) -> dict[str, str]:
     """Variables of the workers: threads that do not get in each other's way."""
     if "OMP_NUM_THREADS" in environ:
         return {}
-    threads = group.threads or max(1, _cores() // group.ranks)
-    return {"OMP_NUM_THREADS": str(threads)}
+    return {"OMP_NUM_THREADS": str(group.threads or cores_each(cores(), group.ranks))}
 
 
-def _cores() -> int:
+def cores_each(available: int, ranks: int) -> int:
+    """Threads of each of the ranks of a machine."""
+    return max(1, available // ranks)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def accelerators(environ: Mapping[str, str]) -> int:
+    """Accelerators that this process may use, without loading torch."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def outcome(folder: Path, agent_code: int, signal_sent: int | None, say: Say) -> int:
@@ -105,11 +133,22 @@ def outcome(folder: Path, agent_code: int, signal_sent: int | None, say: Say) ->
     )
 
 
-class Passing:
-    """Context manager: SIGINT and SIGTERM go to the agent, which passes them to the workers."""
+def end(folder: Path, agent: subprocess.Popen[Any]) -> None:
+    """At once: some of the workers do not answer."""
+    for sign in read_signs(folder):
+        with suppress(ProcessLookupError):
+            os.kill(sign.pid, signal.SIGKILL)
+    agent.kill()
 
-    def __init__(self, agent: subprocess.Popen[Any]) -> None:
-        self._agent = agent
+
+class Passing:
+    """Context manager: SIGINT and SIGTERM go to the agents, which pass them to the workers.
+
+    As words through standard input: that reaches other machines too.
+    """
+
+    def __init__(self, agents: Sequence[subprocess.Popen[Any]]) -> None:
+        self._agents = agents
         self._before: dict[int, Any] = {}
         self.first: int | None = None
         """The first signal that came."""
@@ -126,5 +165,7 @@ class Passing:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.first = self.first or number
-        with suppress(ProcessLookupError):
-            self._agent.send_signal(number)
+        for agent in self._agents:
+            with suppress(OSError, ValueError):
+                assert agent.stdin is not None
+                os.write(agent.stdin.fileno(), f"{int(number)}\n".encode())

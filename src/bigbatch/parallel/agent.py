@@ -3,7 +3,7 @@
     python -m bigbatch.parallel.agent LAUNCH_FOLDER WORDS…      the words are torchrun's
 
 It ends when its standard input does: whoever started it holds the other end, here or over SSH, so that no worker
-outlives a launcher that was killed.
+outlives a launcher that was killed. A number that comes in is a signal to pass on.
 """
 
 from __future__ import annotations
@@ -36,6 +36,18 @@ class Forwarding:
             signal.signal(number, self._handle)
         threading.Thread(target=self._watch_input, name="launcher", daemon=True).start()
 
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, self._end_now)
+            signal.signal(signal.SIGUSR2, self._start_again)
+
+    def _end_now(self, _number: int, _frame: FrameType | None) -> None:
+        self._send(signal.SIGKILL)
+        os._exit(6)
+
+    def _start_again(self, _number: int, _frame: FrameType | None) -> None:
+        """The workers wait for a machine that is gone: their end makes the group start again without it."""
+        self._send(signal.SIGKILL)
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         again = self._first is not None
         self._first = number
@@ -50,9 +62,16 @@ class Forwarding:
 
     def _watch_input(self) -> None:
         with suppress(OSError):
-            while os.read(0, 4096):
-                pass
+            while said := os.read(0, 4096):
+                for word in said.split():
+                    with suppress(ValueError):
+                        os.kill(os.getpid(), int(word))
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def host_name() -> str:
+    """How the user calls this machine."""
+    return os.environ.get("BIGBATCH_HOST") or socket.gethostname()
 
 
 def workers(folder: Path) -> list[int]:
@@ -64,7 +83,7 @@ def workers(folder: Path) -> list[int]:
     for path in folder.glob("worker-*.json"):
         with suppress(OSError, ValueError):
             content = json.loads(path.read_text())
-            if content["agent"] == os.getpid() and content["host"] == socket.gethostname():
+            if content["agent"] == os.getpid() and content["host"] == host_name():
                 found.append(content["pid"])
     return sorted(set(found))
 
@@ -85,7 +104,7 @@ def main(words: list[str]) -> int:
         _write_down(folder, error)
         return 1
     except Exception as error:
-        (folder / f"agent-failed-{socket.gethostname()}.txt").write_text(f"{type(error).__name__}: {error}")
+        (folder / f"agent-failed-{host_name()}.txt").write_text(f"{type(error).__name__}: {error}")
         return 6
     return 0
 
@@ -95,7 +114,7 @@ def _write_down(folder: Path, error: object) -> None:
     found = [
         {
             "rank": rank,
-            "host": socket.gethostname(),
+            "host": host_name(),
             "pid": failure.pid,
             "exit_code": failure.exitcode,
             "message": "ended without a word",
@@ -107,7 +126,7 @@ def _write_down(folder: Path, error: object) -> None:
     restart = max(
         [restart, *(json.loads(path.read_text())["restart"] for path in folder.glob("worker-*.json"))]
     )
-    (folder / f"agent-{restart}-{socket.gethostname()}-{os.getpid()}.json").write_text(json.dumps(found))
+    (folder / f"agent-{restart}-{host_name()}-{os.getpid()}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

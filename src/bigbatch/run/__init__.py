@@ -14,6 +14,7 @@
     watched.py       which figure `best`, `early_stopping` and `gate` mean
     inputs.py        recipe -> checked rows and labels
     live.py          what Python brings: its part of the fingerprint, a live model's weights
+    parcel.py        live objects in a folder that fresh processes open
     ready.py         model, tokenizer, task and tokens, made to fit each other
     graph.py         what one micro-batch of this run computes
     planning.py      measure a little, then plan
@@ -21,6 +22,7 @@
     start.py         who lives in the directory, the lock, the parts, the newest checkpoint
     run.py           a run as Python sees it
     loop.py          the iterator of records
+    beat.py          signs of life of this rank
     progress.py      position and clocks
     keeper.py        what the loop saves, and how it comes back
     finish.py        best weights, final evaluation, model folder, result.json

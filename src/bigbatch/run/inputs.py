@@ -125,13 +125,11 @@ def _validation(recipe: Recipe, live: Live, read: Callable[[Any], DataTable]) ->
     if source is None or isinstance(source, float):
         return {}
     assert not isinstance(source, int)
-    named = isinstance(source, Mapping) and (
-        live.validation is None or all(map(_is_dataset, source.values()))
-    )
+    named = isinstance(source, Mapping) and (live.validation is None or all(map(is_dataset, source.values())))
     return {name: read(files) for name, files in source.items()} if named else {"main": read(source)}
 
 
-def _is_dataset(found: Any) -> bool:
+def is_dataset(found: Any) -> bool:
     """Whether a value of a mapping is a set of its own; the other mappings are one set, as columns."""
     if isinstance(found, (list, tuple)):
         return bool(found) and isinstance(found[0], (Mapping, Path))
