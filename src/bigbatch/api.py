@@ -5,13 +5,14 @@ Rooms that load torch are imported inside the functions, behind everything that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
 from bigbatch.launch.place import place_of
+from bigbatch.launch.slurm import join_step, slurm_command
 from bigbatch.launch.start import launched
 from bigbatch.opening import PathOrText, exhaust, open_sorted, open_with_observers
 from bigbatch.plan.explain import explain
@@ -149,15 +150,22 @@ def launch_command(
     words: Sequence[str],
     *,
     ranks: str | None,
-    environ: Mapping[str, str],
+    environ: MutableMapping[str, str],
     say: Callable[[str], None],
+    slurm: bool = False,
+    submit: bool = False,
 ) -> int | None:
-    """`bigbatch train --ranks N`: check the recipe, then start as many processes.
+    """`bigbatch train --ranks N`: check the recipe, then start as many processes, on this machine or with Slurm.
 
     Returns:
         Their exit code; None when this process is all it takes.
     """
-    return launched(load_recipe(recipe, overrides, environ=environ), words, ranks, environ, say)
+    loaded = load_recipe(recipe, overrides, environ=environ)
+    if slurm or (loaded.launch.kind == "slurm" and place_of(environ) is None):
+        if not submit and join_step(environ):
+            return None
+        return slurm_command(loaded, words, ranks, environ, say, submit=submit)
+    return launched(loaded, words, ranks, environ, say)
 
 
 def train_command(

@@ -155,17 +155,32 @@ def train(
             "--ranks", metavar="N", help="Processes on this machine; auto: one for each accelerator."
         ),
     ] = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Inside an allocation of Slurm: on all of its nodes.")
+    ] = False,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="With --slurm: write a batch job (launch.slurm) and submit it.")
+    ] = False,
 ) -> int:
     """Train. Ctrl-C is safe: the same command goes on where it stopped."""
     allowed = [key for keys in allow or () for key in keys.split(",") if key]
     if allowed and continue_from is None:
         raise UsageError("--allow needs --continue RUN")
+    if submit and not slurm:
+        raise UsageError("--submit needs --slurm")
     from bigbatch import api
 
     words = ["train", str(recipe), *_both(changes, set_), *(["--resume"] if resume else [])]
     words += [] if continue_from is None else ["--continue", continue_from, "--allow", ",".join(allowed)]
     code = api.launch_command(
-        recipe, _both(changes, set_), words, ranks=ranks, environ=os.environ, say=_error
+        recipe,
+        _both(changes, set_),
+        words,
+        ranks=ranks,
+        environ=os.environ,
+        say=_error,
+        slurm=slurm,
+        submit=submit,
     )
     if code is not None:
         return code

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
+from bigbatch.recipe.slurm import SlurmSpec
 from bigbatch.recipe.values import (
     PLANNED,
     ByteSize,
@@ -157,7 +158,7 @@ class PlanSpec(Section):
 class LaunchSpec(Section):
     """Where processes start."""
 
-    kind: Annotated[Literal["local", "ssh", "slurm", "ray"], built("local")] = "local"
+    kind: Annotated[Literal["local", "ssh", "slurm", "ray"], built("local", "slurm")] = "local"
     """Who starts the processes."""
     hosts: Annotated[list[str], built([])] = Field(default_factory=list)
     """Machines."""
@@ -169,6 +170,10 @@ class LaunchSpec(Section):
     """How often the processes are started again, from the newest checkpoint, after one was lost."""
     min_nodes: Annotated[Count | None, built(None, 1)] = None
     """Fewest machines to go on with."""
+    max_requeues: CountOrZero = 3
+    """How often a batch job puts itself back into the queue, to go on from its newest checkpoint."""
+    slurm: SlurmSpec = Field(default_factory=SlurmSpec)
+    """What a batch job asks for."""
 
 
 class RunSpec(Section):
