@@ -15,7 +15,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,11 +42,11 @@ WORDS = {
         "intro": "bigbatch against Hugging Face's Trainer and a plain PyTorch loop: the same samples, model, batch "
         "and optimiser; {name}, {threads} threads, {date}; {rounds}. "
         "[How it is made fair](docs/benchmarks.md).",
-        "rounds": (
-            "one round",
-            "{few} rounds each, medians and ranges",
-            "{few} to {many} rounds each, medians and ranges",
-        ),
+        "rounds": {
+            "one": "one round",
+            "same": "median of {most} rounds and their range",
+            "mixed": "{fewest} to {most} rounds: their median and, where there is more than one, their range",
+        },
         "head": ("", "real tokens/s", "share of the best matrix product"),
         "against": {
             "hf-default": "of the Trainer's, defaults",
@@ -67,7 +67,11 @@ WORDS = {
         "newsgroups": "长文档，平均 {mean} 个词元",
         "intro": "bigbatch 与 Hugging Face Trainer 以及一个普通的 PyTorch 循环相比：样本、模型、批量和优化器都相同；"
         "{name}，{threads} 个线程，{date}；{rounds}。[怎样做到公平](docs/benchmarks.md)。",
-        "rounds": ("1 轮", "各 {few} 轮的中位数与范围", "各 {few} 到 {many} 轮的中位数与范围"),
+        "rounds": {
+            "one": "只测了一轮",
+            "same": "{most} 轮的中位数与范围",
+            "mixed": "{fewest} 到 {most} 轮：中位数，多于一轮时附范围",
+        },
         "head": ("", "每秒真实词元", "占最快矩阵乘法的比例"),
         "against": {
             "hf-default": "相对 Trainer 默认设置",
@@ -97,7 +101,7 @@ def section(found: Mapping[str, Results], language: str) -> str:
         name=newest.machine["name"],
         threads=newest.machine["threads"],
         date=newest.date[:10],
-        rounds=_rounds([len(results.rounds) for results in found.values()], words["rounds"]),
+        rounds=_rounds(words, [len(results.rounds) for results in found.values()]),
     )
     lines = [words["title"], "", intro, "", *_row(words["head"]), "|---" * len(words["head"]) + "|"]
     for name, results in found.items():
@@ -121,10 +125,11 @@ def section(found: Mapping[str, Results], language: str) -> str:
     return "\n".join(lines)
 
 
-def _rounds(counts: list[int], words: tuple[str, str, str]) -> str:
-    """How often was measured."""
-    few, many = min(counts), max(counts)
-    return words[0 if many == 1 else 1 if few == many else 2].format(few=few, many=many)
+def _rounds(words: Mapping, counts: Sequence[int]) -> str:
+    """How often was measured; a range exists only where that was more than once."""
+    fewest, most = min(counts), max(counts)
+    kind = "mixed" if fewest < most else "one" if most == 1 else "same"
+    return words["rounds"][kind].format(fewest=fewest, most=most)
 
 
 def _called(words: Mapping, name: str, results: Results) -> str:

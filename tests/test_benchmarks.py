@@ -6,6 +6,7 @@ import logging
 import re
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import pytest
 from benchmarks import datasets, speed
@@ -57,6 +58,25 @@ def test_speed_section_says_the_same_in_both_languages():
     assert figures[0] == figures[1]
     assert "2.00 (1.00 … 4.00)" in sections[0]
     assert all(section.count("docs/benchmarks.md") == 1 for section in sections)
+
+
+def test_speed_section_speaks_of_a_range_only_where_there_is_one():
+    from tests.study.test_results import PLANTED
+
+    once = replace(PLANTED, rounds=PLANTED.rounds[:1])
+    assert len(PLANTED.rounds) == 3
+    for found, words in (
+        ({"tweets": once, "reviews": once}, ("one round.", "只测了一轮。")),
+        (
+            {"tweets": PLANTED, "reviews": PLANTED},
+            ("median of 3 rounds and their range.", "3 轮的中位数与范围。"),
+        ),
+        ({"tweets": PLANTED, "reviews": once}, ("1 to 3 rounds: their median and,", "1 到 3 轮：中位数，")),
+    ):
+        for language, expected in zip(("en", "zh"), words, strict=True):
+            section = speed.section(found, language)
+            assert expected in section
+            assert ("…" in section) == (PLANTED in found.values())
 
 
 @pytest.mark.parametrize("page, language", speed.PAGES.items())

@@ -260,7 +260,7 @@ MUTANTS = (
         name="embedding-rows-of-the-last-update",
         fault="the buffer that takes embedding gradients is not emptied between updates",
         patches=(("step/executor.py", "parameter.grad = buffer.zero_()", "parameter.grad = buffer"),),
-        tests=("tests/graph/test_embeddings.py", SPLIT),
+        tests=("tests/step/test_executor.py",),
     ),
     Mutant(
         name="dropout-not-scaled",

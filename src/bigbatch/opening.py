@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
+from bigbatch.launch.signs import signs_of_life, watched_from_inside
 from bigbatch.launch.worker import Worker
 from bigbatch.places import Place
 from bigbatch.plan.explain import explain
@@ -146,6 +147,7 @@ def open_with_observers(
 
     world = enter(place, device=recipe.plan.device, timeout_seconds=recipe.launch.timeout.amount)
     leads = world.rank == 0
+    beat = signs_of_life(place)
     console = console if leads else None
     side_events: list[Event] = []
     specs = [*recipe.observers, *observers] if leads else []
@@ -160,6 +162,7 @@ def open_with_observers(
             job_id=job_id,
             world=world,
             place=place,
+            beat=beat,
             observers=[console, *watching] if console else watching,
             side_events=side_events,
             say=console.say if console else _silent if leads else _log,
@@ -171,6 +174,8 @@ def open_with_observers(
     worker = Worker.of()
     if worker is not None:
         worker.log_into(run.path)
+    elif run.status == "running":
+        watched_from_inside(beat, run.path, world.size)
     if leads and run.status == "finished" and not (run.path / "report.html").exists():
         write_report(run.path)
     return run

@@ -157,8 +157,39 @@ class World(Protocol):
         """The next backward pass is this rank's last of the update: its gradients may travel while it runs."""
         ...
 
-    def sum_of_squares(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Squared L2 norm of each whole tensor (len(tensors),), however it is sharded."""
+    @property
+    def divides(self) -> bool:
+        """Whether ranks hold parts of the model instead of all of it."""
+        ...
+
+    def prepare(self, module: nn.Module, anatomy: Any) -> None:
+        """Divide the model, once, before anything refers to its parameters."""
+        ...
+
+    def trainable(self, module: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        """Name and this rank's part of every trainable parameter; the optimiser moves these in place."""
+        ...
+
+    def sum_of_squares(self, tensors: Sequence[Tensor], of: Sequence[Tensor] | None = None) -> Tensor:
+        """Squared L2 norm of each whole tensor (len(tensors),), however it is divided; `of`: the trainable parameter
+        that each is laid out as.
+        """
+        ...
+
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The whole tensors of a module."""
+        ...
+
+    def gathered_like(self, part: Tensor, parameter: Tensor) -> Tensor:
+        """The whole of an optimiser's state that is laid out as a trainable parameter."""
+        ...
+
+    def part_of(self, whole: Tensor, parameter: Tensor) -> Tensor:
+        """This rank's part of a whole tensor that is laid out as a parameter."""
+        ...
+
+    def fill(self, tensor: Tensor, whole: Tensor) -> None:
+        """Put a whole tensor's values into a module's own one, in place."""
         ...
 
     def whole(self, matrix: Tensor) -> Tensor:

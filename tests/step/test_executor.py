@@ -179,3 +179,29 @@ def test_other_errors_stay_what_they_are():
     executor = PlainExecutor(forward=forward, task=TwoTerms(), device=CPU, seed=0)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         executor.accumulate(1, pieces([]), {"label": 1.0, "size": 1.0})
+
+
+@pytest.mark.parametrize("between", ["set to none", "left as it is"])
+def test_rows_added_in_place_are_those_of_this_update_only(between):
+    """The dense buffer outlives an update; what the one before added to it must not."""
+    table = Table()
+    words = nn.Embedding(10, 3, sparse=True, _weight=table.rows)
+
+    def forward(micro_batch):
+        return words(torch.from_numpy(micro_batch.ids_T[micro_batch.reads_U]))
+
+    def executor(run, in_place):
+        return PlainExecutor(forward=run, task=TwoTerms(), device=CPU, seed=0, in_place=in_place)
+
+    denominators = TwoTerms().denominators(whole())
+    rows, plain, found = executor(forward, [words.weight]), executor(table, ()), None
+    for update, ids in enumerate([(1, 2, 3, 4, 5, 6), (7, 7, 1, 9, 8, 2)], start=1):
+        table.rows.grad = None
+        plain.accumulate(update, pieces([2, 3], ids), denominators)
+        expected, table.rows.grad = table.rows.grad, None
+        if between == "left as it is" and update > 1:
+            table.rows.grad = found
+        rows.accumulate(update, pieces([2, 3], ids), denominators)
+        found = words.weight.grad
+        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+        assert expected.abs().sum() > 0

@@ -29,7 +29,11 @@ def inferring(forward: Forward) -> Iterator[None]:
     try:
         for part in parts:
             part.training = False
-        with torch.inference_mode():
+        # Parameters that are gathered for a block are used for training, too.
+        divided = isinstance(module, nn.Module) and any(
+            hasattr(item, "placements") for item in module.parameters()
+        )
+        with torch.no_grad() if divided else torch.inference_mode():
             yield
     finally:
         for part, training in zip(parts, modes, strict=True):

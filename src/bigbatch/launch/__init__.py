@@ -4,6 +4,8 @@
 
     start.py      whether to start processes, and where
     local.py      several on this machine: an agent starts them, watches them and starts them again
+    signs.py      who writes signs of life where, and who watches them
+    watch.py      which rank has fallen silent, which one the others wait for
     endings.py    what each rank left behind -> one exit code and one sentence
     place.py      where this process stands among others
 """

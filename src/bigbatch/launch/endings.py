@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from bigbatch.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, MachineError
 
@@ -39,19 +38,10 @@ class Ending:
     """Seconds since the epoch."""
 
 
-def leave(folder: Path, rank: int, exit_code: int, message: str, *, consequence: bool, restart: int) -> None:
+def leave(folder: Path, ending: Ending, restart: int) -> None:
     """Write this worker's ending; a disk that is full costs only the words."""
-    ending = Ending(
-        rank=rank,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        exit_code=exit_code,
-        message=message,
-        consequence=consequence,
-        at=time.time(),
-    )
     with suppress(OSError):
-        _write(folder / f"ending-{restart}-{rank}.json", json.dumps(asdict(ending)))
+        _write(folder / f"ending-{restart}-{ending.rank}.json", json.dumps(asdict(ending)))
 
 
 def _write(path: Path, text: str) -> None:
@@ -72,7 +62,24 @@ def endings(folder: Path) -> list[Ending]:
     newest = restarts(folder)
     own = {found.rank: found for found in _read(folder, f"ending-{newest}-*.json")}
     seen = {found.rank: found for found in _read(folder, f"agent-{newest}-*.json")}
-    return sorted({**seen, **own}.values(), key=lambda ending: ending.rank)
+    known = _workers(folder)
+    found = [ending for ending in {**seen, **own}.values() if _is_of_now(ending, known)]
+    return sorted(found, key=lambda ending: ending.rank)
+
+
+def _workers(folder: Path) -> dict[int, dict[str, Any]]:
+    """What each rank's newest process said of itself when it began."""
+    return {
+        int(path.stem.partition("-")[2]): json.loads(path.read_text(encoding="utf-8"))
+        for path in folder.glob("worker-*.json")
+    }
+
+
+def _is_of_now(ending: Ending, known: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Whether it belongs to the newest group: one that lost a machine counts its starts anew."""
+    size = known.get(0, {}).get("size")
+    own = known.get(ending.rank)
+    return (size is None or ending.rank < size) and (own is None or own["pid"] == ending.pid)
 
 
 def _read(folder: Path, pattern: str) -> list[Ending]:

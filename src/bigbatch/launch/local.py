@@ -16,7 +16,9 @@ from typing import Any
 
 from bigbatch.errors import EXIT_DONE, MachineError
 from bigbatch.launch.endings import cause, endings, restarts, told
+from bigbatch.launch.watch import Watcher
 from bigbatch.recipe.layers import WORKER_VARIABLE
+from bigbatch.run.beat import read_signs
 
 Say = Callable[[str], None]
 
@@ -32,6 +34,8 @@ class Group:
     """How often the group is started again after a worker was lost."""
     threads: int | None = None
     """Of each worker; None: the cores, divided."""
+    timeout_seconds: float | None = None
+    """After this long without an answer of a rank the group is ended."""
 
 
 def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
@@ -52,8 +56,11 @@ def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
             # Ctrl-C comes here; the agent passes it on once.
             start_new_session=True,
         )
-        with Passing(agent) as signals:
+        watcher = Watcher(folder, say, timeout_seconds=group.timeout_seconds, give_up=lambda: end(folder, agent))
+        with Passing([agent]) as signals, watcher:
             agent.wait()
+        if watcher.verdict is not None:
+            raise MachineError(watcher.verdict)
         return outcome(folder, agent.returncode, signals.first, say)
 
 
@@ -105,11 +112,22 @@ def outcome(folder: Path, agent_code: int, signal_sent: int | None, say: Say) ->
     )
 
 
-class Passing:
-    """Context manager: SIGINT and SIGTERM go to the agent, which passes them to the workers."""
+def end(folder: Path, agent: subprocess.Popen[Any]) -> None:
+    """At once: some of the workers do not answer."""
+    for sign in read_signs(folder):
+        with suppress(ProcessLookupError):
+            os.kill(sign.pid, signal.SIGKILL)
+    agent.kill()
 
-    def __init__(self, agent: subprocess.Popen[Any]) -> None:
-        self._agent = agent
+
+class Passing:
+    """Context manager: SIGINT and SIGTERM go to the agents, which pass them to the workers.
+
+    As words through standard input: that reaches other machines too.
+    """
+
+    def __init__(self, agents: Sequence[subprocess.Popen[Any]]) -> None:
+        self._agents = agents
         self._before: dict[int, Any] = {}
         self.first: int | None = None
         """The first signal that came."""
@@ -126,5 +144,7 @@ class Passing:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.first = self.first or number
-        with suppress(ProcessLookupError):
-            self._agent.send_signal(number)
+        for agent in self._agents:
+            with suppress(OSError, ValueError):
+                assert agent.stdin is not None
+                os.write(agent.stdin.fileno(), f"{int(number)}\n".encode())

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
-from bigbatch.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, MachineError, UsageError
+from bigbatch.errors import MachineError, UsageError
 from bigbatch.launch.batch_script import SPARE_SECONDS, batch_script
 from bigbatch.launch.endings import endings
 from bigbatch.launch.local import Say, outcome
@@ -136,10 +136,7 @@ def run_step(
             step.wait()
             if asking.first is not None:
                 _wait_for_endings(folder, allocation)
-        code = outcome(folder, step.returncode, asking.first, say)
-        if code == EXIT_TERMINATED and asking.first == signal.SIGINT:
-            return EXIT_INTERRUPTED
-        return code
+        return outcome(folder, step.returncode, asking.first, say)
 
 
 def srun_words(allocation: Allocation, folder: Path, words: Sequence[str]) -> list[str]:
@@ -231,8 +228,8 @@ def asked(*words: str, given: str | None = None) -> str:
 class Step:
     """Context manager: a signal, or the end of the job's time, asks the workers to save and leave.
 
-    Not by a signal to srun, which would end the step: its standard input is closed, the agents see that. Slurm and
-    the batch script may both send SIGTERM, so a second one means nothing; a second Ctrl-C does.
+    Not by a signal to srun, which would end the step: the number goes to the agents' standard input. Slurm and the
+    batch script may both send SIGTERM, so a second one means nothing; a second Ctrl-C does.
     """
 
     def __init__(self, step: subprocess.Popen[Any], end: float | None, grace_seconds: float) -> None:
@@ -261,7 +258,7 @@ class Step:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         with suppress(OSError):
-            self._close()
+            self._input.close()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.first is not None:
@@ -270,12 +267,14 @@ class Step:
 
     def _ask(self, number: int) -> None:
         self.first = self.first or number
-        with suppress(OSError):
-            self._close()
+        with suppress(OSError, ValueError):
+            self._input.write(f"{number}\n".encode())
+            self._input.flush()
 
-    def _close(self) -> None:
-        if self._step.stdin is not None:
-            self._step.stdin.close()
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._step.stdin is not None
+        return self._step.stdin
 
 
 def _wait_for_endings(folder: Path, allocation: Allocation) -> None:

@@ -39,7 +39,11 @@ def launched(
     if wanted == 1:
         return None
     group = Group(
-        words=words, ranks=wanted, max_restarts=recipe.launch.max_restarts, threads=recipe.plan.threads
+        words=words,
+        ranks=wanted,
+        max_restarts=recipe.launch.max_restarts,
+        threads=recipe.plan.threads,
+        timeout_seconds=recipe.launch.timeout.amount,
     )
     return run_group(group, environ, say)
 

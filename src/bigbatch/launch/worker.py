@@ -7,13 +7,14 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigbatch.launch.endings import RETRY, leave
-from bigbatch.recipe.layers import WORKER_VARIABLE
+from bigbatch.launch.endings import RETRY, Ending, leave
+from bigbatch.recipe.layers import HOST_VARIABLE, WORKER_VARIABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,10 @@ class Worker:
     folder: Path
     """The launch folder."""
     rank: int
+    size: int
+    """Ranks of the group."""
+    host: str
+    """How the user calls this machine."""
     restart: int
     """How often the group had been started before."""
 
@@ -35,6 +40,8 @@ class Worker:
         return Worker(
             folder=Path(environ[WORKER_VARIABLE]),
             rank=int(environ["RANK"]),
+            size=int(environ.get("WORLD_SIZE", 1)),
+            host=environ.get(HOST_VARIABLE) or socket.gethostname(),
             restart=int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)),
         )
 
@@ -42,7 +49,8 @@ class Worker:
         """Say which process this is; all ranks but the first write to a log, not to the terminal."""
         content = {
             "pid": os.getpid(),
-            "host": socket.gethostname(),
+            "host": self.host,
+            "size": self.size,
             "agent": os.getppid(),
             "restart": self.restart,
         }
@@ -70,7 +78,19 @@ class Worker:
             The process's exit code: the agent starts the group again after a failure, so what no second try changes
             is none to it.
         """
-        leave(self.folder, self.rank, exit_code, message, consequence=consequence, restart=self.restart)
+        leave(
+            self.folder,
+            Ending(
+                rank=self.rank,
+                host=self.host,
+                pid=os.getpid(),
+                exit_code=exit_code,
+                message=message,
+                consequence=consequence,
+                at=time.time(),
+            ),
+            self.restart,
+        )
         return exit_code if exit_code in RETRY else 0
 
 

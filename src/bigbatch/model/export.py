@@ -5,16 +5,23 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bigbatch.model.names import unwrap
 from bigbatch.model.source import quiet
 
 
-def save_model(module: nn.Module, tokenizer: Any, folder: Path, card: str) -> None:
+def save_model(
+    module: nn.Module,
+    tokenizer: Any,
+    folder: Path,
+    card: str,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write weights, configuration, tokenizer and model card; the folder is there whole or not at all.
 
     It opens with `from_pretrained(folder)` of transformers' class for its head. A PEFT-wrapped model is
@@ -25,6 +32,7 @@ def save_model(module: nn.Module, tokenizer: Any, folder: Path, card: str) -> No
         tokenizer: saved next to it; None leaves it out.
         folder: replaced when it exists.
         card: text of README.md.
+        weights: whole tensors by clean name, where the module holds only parts of its own.
 
     Raises:
         OSError: the disk.
@@ -35,7 +43,8 @@ def save_model(module: nn.Module, tokenizer: Any, folder: Path, card: str) -> No
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         with quiet():
-            _plain(module).save_pretrained(fresh)
+            whole = {} if weights is None else {"state_dict": dict(weights)}
+            _plain(module).save_pretrained(fresh, **whole)
             if tokenizer is not None:
                 tokenizer.save_pretrained(fresh)
         (fresh / "README.md").write_text(card, encoding="utf-8")

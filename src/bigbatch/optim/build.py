@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Protocol
 
@@ -52,6 +52,7 @@ def build_optimizer(
     custom: Callable[..., Optimizer] | None = None,
     rename: Callable[[str], str] = str,
     seed: int = 0,
+    trainable: Iterable[tuple[str, Tensor]] | None = None,
 ) -> Optimizer:
     """Build the optimiser that the recipe names.
 
@@ -64,6 +65,7 @@ def build_optimizer(
             as `custom(groups, lr=…, **settings.args)` with the groups of `decay_groups`.
         rename: parameter name -> name in checkpoints.
         seed: of stochastic rounding: `seed.dropout`.
+        trainable: name and tensor of what is trained, where that is not the module's own.
 
     Returns:
         An optimiser whose groups carry `names`, `adapt` and `lr_scale`.
@@ -72,7 +74,7 @@ def build_optimizer(
         RecipeError: no optimiser of that name, or options that it does not take.
         ModelError: nothing to train.
     """
-    groups = decay_groups(module, settings.weight_decay, rename=rename)
+    groups = decay_groups(module, settings.weight_decay, rename=rename, trainable=trainable)
     if not groups:
         raise ModelError(
             "every parameter of the model is frozen: nothing to train; expected model.trainable to match some"

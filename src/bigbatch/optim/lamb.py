@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-SumOfSquares = Callable[[Sequence[Tensor]], Tensor]
+SumOfSquares = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""(tensors, the parameter that each is laid out as) -> squared L2 norm of each whole tensor."""
 
 
-def local_sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+def local_sum_of_squares(tensors: Sequence[Tensor], of: Sequence[Tensor] | None = None) -> Tensor:
     """Squared L2 norm of each tensor (len(tensors),), for tensors that are whole on this process."""
     return torch.stack(torch._foreach_norm(list(tensors))).square()
 
@@ -142,7 +143,7 @@ class Lamb(Optimizer):
         """Multiply each direction by |w| / |u|, in place."""
         if not weights:
             return
-        squares = self._sum_of_squares([*weights, *directions])
+        squares = self._sum_of_squares([*weights, *directions], [*weights, *weights])
         weight_squares, direction_squares = squares[: len(weights)], squares[len(weights) :]
         both = (weight_squares > 0) & (direction_squares > 0)
         ratios = torch.where(

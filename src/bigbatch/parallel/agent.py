@@ -3,7 +3,7 @@
     python -m bigbatch.parallel.agent [--everybody-hears] LAUNCH_FOLDER WORDS…      the words are torchrun's
 
 It ends when its standard input does: whoever started it holds the other end, here or over SSH, so that no worker
-outlives a launcher that was killed.
+outlives a launcher that was killed. A number that comes in is a signal to pass on.
 """
 
 from __future__ import annotations
@@ -57,15 +57,22 @@ class Forwarding:
 
     def _watch_input(self) -> None:
         with suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        if self._everybody_hears:
-            # Who ends this launcher may be about to signal the workers too; a second signal would end them unsaved.
-            time.sleep(HEARD_SECONDS)
-            if self._first is None:
-                self._send(signal.SIGTERM)
+            while said := os.read(0, 4096):
+                for word in said.split():
+                    with suppress(ValueError):
+                        self._told(int(word))
+        self._told(signal.SIGTERM)
+
+    def _told(self, number: int) -> None:
+        """By the launcher, over standard input."""
+        if not self._everybody_hears:
+            os.kill(os.getpid(), number)
             return
-        os.kill(os.getpid(), signal.SIGTERM)
+        # Who signals the launcher may be about to signal the workers too; a second signal would end them unsaved.
+        time.sleep(HEARD_SECONDS)
+        if self._first is None:
+            self._first = number
+            self._send(number)
 
 
 def workers(folder: Path) -> list[int]:

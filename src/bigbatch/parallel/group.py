@@ -14,15 +14,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bigbatch.errors import PeerFailed
-from bigbatch.optim.lamb import local_sum_of_squares
 from bigbatch.parallel.gradients import Buckets
+from bigbatch.parallel.undivided import Undivided
 from bigbatch.places import Part
 
 _DTYPES = ("uint8", "int64", "float32", "float64")
 """Of rows that travel."""
 
 
-class GroupWorld:
+class GroupWorld(Undivided):
     """`protocols.World` of the processes of torch.distributed's default group, or of a part of them.
 
     Words and counts travel between CPUs (gloo), so that agreeing never waits for an accelerator.
@@ -94,14 +94,6 @@ class GroupWorld:
         """From here on a bucket of gradients travels as soon as it is complete."""
         if self._buckets is not None:
             self._buckets.arm()
-
-    def sum_of_squares(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Squared L2 norm of each tensor (len(tensors),): every rank has them whole."""
-        return local_sum_of_squares(tensors)
-
-    def whole(self, matrix: Tensor) -> Tensor:
-        """The matrix itself: every rank has it whole."""
-        return matrix
 
     def barrier(self) -> None:
         """Wait for all."""

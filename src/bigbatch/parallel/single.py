@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bigbatch.optim.lamb import local_sum_of_squares
+from bigbatch.parallel.undivided import Undivided
 from bigbatch.places import ALL
 
 
-class SingleWorld:
+class SingleWorld(Undivided):
     """`protocols.World` of one process, without torch.distributed."""
 
     rank = 0
@@ -44,14 +44,6 @@ class SingleWorld:
 
     def last_backward(self) -> None:
         """Nothing has to travel."""
-
-    def sum_of_squares(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Squared L2 norm of each tensor (len(tensors),), in its own dtype."""
-        return local_sum_of_squares(tensors)
-
-    def whole(self, matrix: Tensor) -> Tensor:
-        """The matrix itself."""
-        return matrix
 
     def barrier(self) -> None:
         """Nobody to wait for."""

@@ -19,6 +19,9 @@ ENVIRONMENT_PREFIX = "BIGBATCH_"
 SITE_VARIABLE = "BIGBATCH_SITE"
 WORKER_VARIABLE = "BIGBATCH_WORKER"
 """Names the launch folder to the workers of a group; no key of a recipe."""
+HOST_VARIABLE = "BIGBATCH_HOST"
+"""Tells a worker how the user calls its machine; no key of a recipe."""
+_NO_KEYS = (SITE_VARIABLE, WORKER_VARIABLE, HOST_VARIABLE)
 SITE_KEYS = ("plan", "launch", "observers", "run")
 _WHOLE = {("data", "validation")}
 """Mappings that a higher layer replaces as a whole: their keys are the user's own names."""
@@ -128,7 +131,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     """`BIGBATCH_OPTIMIZER__LR=5e-5` as `optimizer.lr`."""
     layer = Layer("environment")
     for name in sorted(environ):
-        if not name.startswith(ENVIRONMENT_PREFIX) or name in (SITE_VARIABLE, WORKER_VARIABLE):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in _NO_KEYS:
             continue
         path = tuple(name[len(ENVIRONMENT_PREFIX) :].lower().split("__"))
         _assign(layer, path, environ[name], name)

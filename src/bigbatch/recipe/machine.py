@@ -100,9 +100,9 @@ class MeshSpec(Section):
     """Ranks that share one copy's parameters."""
     tensor: Count = 1
     """Ranks that share each matrix product."""
-    pipeline: Count = 1
+    pipeline: Annotated[Count, built(1)] = 1
     """Ranks that hold consecutive blocks."""
-    context: Count = 1
+    context: Annotated[Count, built(1)] = 1
     """Ranks that share a sequence."""
 
 
@@ -129,8 +129,8 @@ class PlanSpec(Section):
     """Processes that share each update."""
     device: Annotated[Text | None, AfterValidator(_device)] = None
     """cpu, cuda, cuda:<n> or mps."""
-    mesh: Annotated[MeshSpec | None, built(None, MeshSpec())] = None
-    """Arrangement of the ranks."""
+    mesh: MeshSpec | None = None
+    """Arrangement of the ranks; null: each has a whole copy of the model."""
     precision: PrecisionSpec = Field(default_factory=PrecisionSpec)
     """Number format of forward and backward."""
     compile: Literal["off", "blocks", "whole", "auto"] = "auto"

@@ -21,6 +21,7 @@
     start.py         who lives in the directory, the lock, the parts, the newest checkpoint
     run.py           a run as Python sees it
     loop.py          the iterator of records
+    beat.py          signs of life of this rank
     progress.py      position and clocks
     keeper.py        what the loop saves, and how it comes back
     finish.py        best weights, final evaluation, model folder, result.json

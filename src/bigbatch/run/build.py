@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,20 @@ from bigbatch.data.batches import Batches
 from bigbatch.data.lengths import length_facts
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.tables import DataTable
+from bigbatch.errors import UsageError
 from bigbatch.graph.compiled import compilations
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
 from bigbatch.parallel.bitwise import aligned
+from bigbatch.parallel.mesh import MeshShape, meshed
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.places import Place
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.precision.audit import Audit
 from bigbatch.probe.bench import warm_up
-from bigbatch.probe.hardware import hardware_facts
+from bigbatch.probe.hardware import choose_device, hardware_facts
 from bigbatch.protocols import Metric, World
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
@@ -179,6 +181,7 @@ def build(
     world = world or SingleWorld()
     if is_bitwise(recipe):
         world = aligned(world)
+    world = arranged_in_mesh(world, recipe)
     hardware = hardware_facts(recipe.plan, place)
     threads = frozen_plan.choices.get("threads") if frozen_plan else None
     # Another number of threads sums in another order.
@@ -228,12 +231,17 @@ def build(
             lambda planned: planned[0].to_json(),
             lambda words: (Plan.from_json(words), None),
         )
-    forward = open_forward(ready, ForwardPlan.of(plan.choices))
+    how = ForwardPlan.of(plan.choices)
+    if world.divides:
+        world.prepare(ready.module, ready.anatomy)
+        how = replace(how, embedding_gradients="whole")
+    forward = open_forward(ready, how)
     if forward.compiled:
         say("compiling")
         warm_up(forward, ready.task, next(micro_batches(batches.at(0, 1), tables["train"], **_cut(plan))))
     loss_scale = loss_scale_for(plan)
-    parameters = [parameter for parameter in ready.module.parameters() if parameter.requires_grad]
+    trainable = list(world.trainable(ready.module))
+    parameters = [parameter for _, parameter in trainable]
     of_executor: dict[str, Any] = {
         "forward": forward,
         "task": ready.task,
@@ -249,7 +257,7 @@ def build(
     step = StepParts(
         task=ready.task,
         executor=executor,
-        optimizer=new_optimizer(ready.module),
+        optimizer=new_optimizer(ready.module, trainable=trainable),
         parameters=parameters,
         world=world,
         clip=recipe.clip,
@@ -279,6 +287,23 @@ def build(
         audit=found,
         notes=(*inputs.warnings, *ready.notes, *token_notes),
     )
+
+
+def arranged_in_mesh(world: World, recipe: Recipe) -> World:
+    """The ranks as `plan.mesh` arranges them.
+
+    Raises:
+        UsageError: it needs another number of ranks, or cannot be had with `plan.reproducible: bitwise`.
+    """
+    asked = recipe.plan.mesh
+    if asked is None:
+        return world
+    shape = MeshShape(replicate=asked.replicate, shard=asked.shard, tensor=asked.tensor)
+    if is_bitwise(recipe) and shape.replicate != shape.size:
+        raise UsageError(
+            "plan.reproducible: bitwise needs whole copies of the model: plan.mesh replicate alone"
+        )
+    return meshed(world, shape, choose_device(recipe.plan.device))
 
 
 def _cut(plan: Plan) -> dict[str, Any]:

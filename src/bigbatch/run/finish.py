@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from bigbatch.data.tables import DataTable
 from bigbatch.graph.compiled import compilations
 from bigbatch.infer.evaluate import EvalResult, Example
 from bigbatch.model.export import save_model
+from bigbatch.model.tensors import named_tensors
 from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
@@ -47,17 +49,22 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
         yield loop.emit(loop.evaluate_split("test"))
     yield from loop.failures_beside()
     final = {split: dict(figures) for split, figures in progress.figures.items()}
-    yield from _kept(parts, directory, loop, final) if directory.writes else ()
+    world = loop.world
+    whole = world.gathered(named_tensors(parts.module)[0]) if world.divides else None
+    yield from _kept(parts, directory, loop, final, whole) if directory.writes else ()
     # Nobody reads the result before it is there.
-    loop.world.barrier()
+    world.barrier()
 
 
-def _kept(parts: Parts, directory: RunDirectory, loop: Loop, final: Figures) -> Iterator[Record]:
+def _kept(
+    parts: Parts, directory: RunDirectory, loop: Loop, final: Figures, whole: Mapping[str, Tensor] | None
+) -> Iterator[Record]:
     """Rank 0 writes the model and the final files."""
     card = model_card(parts, final, loop.progress)
-    save_model(parts.module, parts.tokenizer, directory.model, card)
+    save_model(parts.module, parts.tokenizer, directory.model, card, whole)
     directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
-    yield from keep_analysis(parts, directory, loop)
+    if whole is None:  # the analysis runs the model, which takes every rank of a divided one
+        yield from keep_analysis(parts, directory, loop)
     # A report of an earlier moment would otherwise pass for this result's after a kill.
     directory.report.unlink(missing_ok=True)
     directory.write_json(directory.result, result_file(parts, loop, final))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,8 +10,10 @@ import torch
 from bigbatch.errors import CheckpointError
 from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.build import state_multiple
+from bigbatch.optim.groups import names_of
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
 from bigbatch.plan.frozen import Plan
+from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.rules.clocks import Clock
 from bigbatch.run.build import Parts
@@ -95,8 +98,14 @@ class Keeper:
         found, notes = load_newest(self.directory.checkpoints, run_id=self.run_id)
         if found is None:
             return None, notes
-        load_weights(parts.module, found)
-        states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
+        world = parts.step.world
+        load_weights(parts.module, found, world.fill)
+        by_name = {name: item for item, name in names_of(parts.step.optimizer.param_groups).items()}
+        states = {
+            name: _part(tensor, by_name.get(name.partition("/")[2]), world)
+            for name, tensor in found.tensors.items()
+            if not name.startswith(MODEL)
+        }
         load_optimizer_state(parts.step.optimizer, states)
         guard.restore(found.state["guard"])
         if parts.step.loss_scale is not None and "loss_scale" in found.state:
@@ -117,7 +126,7 @@ class Keeper:
         for path in list_checkpoints(self.directory.checkpoints):
             if path.name == f"step-{progress.best.step:06d}":
                 try:
-                    load_weights(parts.module, read_checkpoint(path))
+                    load_weights(parts.module, read_checkpoint(path), parts.step.world.fill)
                 except CheckpointError as error:
                     return f"checkpoint {path.name} with the best weights cannot be read ({error})"
                 return None
@@ -135,18 +144,35 @@ def _loss_scale(parts: Parts) -> dict[str, dict[str, float]]:
 
 def all_tensors(parts: Parts) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Model and optimiser tensors by checkpoint name, and the aliases of tied ones."""
+    world = parts.step.world
     tensors, aliases = named_tensors(parts.module)
+    by_name = {name: parameter for parameter, name in names_of(parts.step.optimizer.param_groups).items()}
+    states = optimizer_state(parts.step.optimizer)
     return (
         {
-            **{MODEL + name: tensor for name, tensor in tensors.items()},
-            **optimizer_state(parts.step.optimizer),
+            **{MODEL + name: tensor for name, tensor in world.gathered(tensors).items()},
+            **{
+                name: world.gathered_like(state, by_name[name.partition("/")[2]])
+                for name, state in states.items()
+            },
         },
         {MODEL + name: MODEL + stored for name, stored in aliases.items()},
     )
 
 
-def load_weights(module: torch.nn.Module, found: CheckpointState) -> None:
-    """Copy a checkpoint's model tensors into the module, in place.
+def _part(state: torch.Tensor, parameter: torch.Tensor | None, world: World) -> torch.Tensor:
+    """This rank's part of an optimiser's state; a state of another shape than its parameter (a count) is whole."""
+    if parameter is None or not world.divides or state.ndim != parameter.ndim or not state.ndim:
+        return state
+    return world.part_of(state, parameter)
+
+
+def load_weights(
+    module: torch.nn.Module,
+    found: CheckpointState,
+    fill: Callable[[torch.Tensor, torch.Tensor], object] = torch.Tensor.copy_,
+) -> None:
+    """Copy a checkpoint's model tensors into the module, in place; `fill(own, whole)` copies this rank's part.
 
     Raises:
         CheckpointError: names or shapes differ.
@@ -165,7 +191,7 @@ def load_weights(module: torch.nn.Module, found: CheckpointState) -> None:
                     f"the checkpoint is of another model: {name} has shape {tuple(stored[name].shape)}, "
                     f"expected {tuple(tensor.shape)}"
                 )
-            tensor.copy_(stored[name])
+            fill(tensor, stored[name])
 
 
 def first_guess_bytes(recipe: Recipe, live: Live) -> int:

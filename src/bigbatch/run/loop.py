@@ -33,6 +33,7 @@ from bigbatch.records import (
     Update,
 )
 from bigbatch.rules.clocks import Clock, mark_crossed
+from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.build import Parts
 from bigbatch.run.events import halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.guard import Guard
@@ -67,6 +68,7 @@ class Loop:
         first_events: Sequence[Event] = (),
         first_save: str | None = None,
         check: Callable[[], None] = lambda: None,
+        beat: Beat = NO_BEAT,
     ) -> None:
         """Take over where `progress` says.
 
@@ -80,6 +82,7 @@ class Loop:
             first_events: what starting had to say; the first records.
             first_save: why a checkpoint must hold these events before anything else happens.
             check: called at each update boundary; raises when the run directory is no longer ours.
+            beat: told what this rank is doing.
         """
         self.parts = parts
         self.keeper = keeper
@@ -100,6 +103,7 @@ class Loop:
         self._first_events = tuple(first_events)
         self._first_save = first_save
         self._check = check
+        self._beat = beat
         self._flag = SignalFlag()
         self._last_checkpoint = 0.0
         self._supply = Supply(
@@ -195,6 +199,7 @@ class Loop:
         self.results.clear()
         # Before every update, not once: between updates the module is in the caller's hands.
         parts.module.train()
+        self._beat.at(batch.update, "accumulate")
         return apply_update(
             parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens
         )
@@ -203,7 +208,9 @@ class Loop:
         """The micro-batches, unless a signal comes: then the update is dropped half-way."""
         for piece in pieces:
             self._flag.poll()
+            self._beat.tick()
             yield piece
+        self._beat.phase("reduce")
 
     def _shrink(self, error: OutOfMemory, during: str, *, evaluation: bool = False) -> Event:
         """Halve the micro-batch; the plan is durable before the work is done again."""
@@ -248,7 +255,8 @@ class Loop:
     def evaluate_split(self, split: str) -> Eval:
         """Evaluate one split with the weights as they are; the full result stays in `results`."""
         parts = self.parts
-        forward = _Interruptible(parts.forward, parts.module, self._flag)
+        forward = _Interruptible(parts.forward, parts.module, self._flag, self._beat)
+        self._beat.phase("evaluate")
         while True:
             try:
                 with memory_errors():
@@ -317,6 +325,7 @@ class Loop:
         """Every rank learns what rank 0 was asked for, and what time it is there."""
         self._now = time.monotonic()
         if self.world.size > 1:
+            self._beat.phase("waiting")
             said = {"now": self._now, "requests": [[type(each).__name__, each.why] for each in self.requests]}
             said = self.world.share(said)
             self._now = said["now"]
@@ -394,6 +403,7 @@ class Loop:
 
     def save(self, why: str) -> Event:
         """Write a checkpoint of this update boundary."""
+        self._beat.phase("save")
         path = self.keeper.save(self.parts, self.progress, self.guard, self.clock())
         self._last_checkpoint = self._now
         return self._event("checkpoint", why, f"saved {path.name}")
@@ -417,9 +427,11 @@ class _Interruptible:
     forward: Forward
     module: nn.Module
     flag: SignalFlag
+    beat: Beat
 
     def __call__(self, micro_batch: MicroBatch) -> Tensor:
         self.flag.poll()
+        self.beat.tick()
         return self.forward(micro_batch)
 
 

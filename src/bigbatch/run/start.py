@@ -21,6 +21,7 @@ from bigbatch.recipe.load import dump_recipe, placed
 from bigbatch.recipe.references import referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
+from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.build import Parts, Say, build
 from bigbatch.run.build import Progress as TokenProgress
 from bigbatch.run.directory import RunDirectory, environment_facts, environment_versions, read_json
@@ -71,6 +72,8 @@ class Wishes:
     """The ranks that train together. Rank 0 has the directory, the journal and the observers."""
     place: Place | None = None
     """This process among those of its machine."""
+    beat: Beat = NO_BEAT
+    """Signs of life for whoever watches the ranks."""
     say: Say = lambda text: None
     progress: TokenProgress | None = None
     observers: Sequence[Observer] = field(default_factory=tuple)
@@ -132,6 +135,7 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
         recipe=recipe, live=live, task=task, inputs=inputs, code=tuple(code), what=what, decision=decision
     )
     with ExitStack() as stack:
+        stack.callback(wishes.beat.close)
         return _open(start, wishes, stack)
 
 
@@ -267,6 +271,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         first_events=events,
         first_save="carried on with other settings" if carried_on else None,
         check=lock.check if lock is not None else lambda: None,
+        beat=wishes.beat,
     )
     return Run(directory, parts=parts, loop=loop, stack=stack.pop_all(), finished=wishes.finished)
 

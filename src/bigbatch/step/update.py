@@ -28,7 +28,7 @@ class StepParts:
     executor: PlainExecutor
     optimizer: torch.optim.Optimizer
     parameters: Sequence[Tensor]
-    """Trainable parameters, tied ones once."""
+    """Trainable parameters, tied ones once; this rank's parts of them."""
     world: World
     clip: float | None
     """Largest L2 norm of the whole gradient; None leaves it alone."""
@@ -70,10 +70,11 @@ def apply_update(
     mine, trouble = attempt(lambda: parts.executor.accumulate(batch.update, micro_batches, denominators))
     world.reduce_gradients(parts.parameters)
     sums, peak_bytes = summed(world, [*denominators], mine, trouble, peak_memory_bytes(parts.device))
-    gradients = [parameter.grad for parameter in parts.parameters if parameter.grad is not None]
+    touched = [parameter for parameter in parts.parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in touched if parameter.grad is not None]
     if parts.loss_scale is not None:
         parts.loss_scale.unscale(gradients)
-    norm = world.sum_of_squares(gradients).sum().sqrt()
+    norm = world.sum_of_squares(gradients, touched).sum().sqrt()
     grad_norm = float(norm)
     finite = math.isfinite(grad_norm) and math.isfinite(sums.loss)
     if not finite and _is_overflow(parts.loss_scale, sums.loss):
