@@ -5,7 +5,7 @@ Rooms that load torch are imported inside the functions, behind everything that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bigbatch.errors import UsageError
 from bigbatch.launch.place import place_of
 from bigbatch.launch.sent import train_received, train_sent
+from bigbatch.launch.slurm import join_step, slurm_command
 from bigbatch.launch.start import launched
 from bigbatch.opening import PathOrText, exhaust, launch_recipe, open_sorted, open_with_observers
 from bigbatch.plan.explain import explain
@@ -170,15 +171,21 @@ def launch_command(
     ranks: str | None,
     hosts: Sequence[str] = (),
     python: str | None = None,
-    environ: Mapping[str, str],
+    environ: MutableMapping[str, str],
     say: Callable[[str], None],
+    slurm: bool = False,
+    submit: bool = False,
 ) -> int | None:
-    """`bigbatch train --ranks N --hosts a,b`: check the recipe, then start as many processes.
+    """`bigbatch train --ranks N --hosts a,b --slurm`: check the recipe, then start as many processes.
 
     Returns:
         Their exit code; None when this process is all it takes.
     """
     loaded = load_recipe(recipe, overrides, environ=environ)
+    if slurm or (loaded.launch.kind == "slurm" and place_of(environ) is None):
+        if not submit and join_step(environ):
+            return None
+        return slurm_command(loaded, words, ranks, environ, say, submit=submit)
     return launched(loaded, words, ranks, environ, say, hosts=hosts, python=python, changes=overrides)
 
 

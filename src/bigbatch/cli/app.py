@@ -165,11 +165,19 @@ def train(
             "--python", metavar="PATH", help="The interpreter on the hosts, if not at this one's path."
         ),
     ] = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Inside an allocation of Slurm: on all of its nodes.")
+    ] = False,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="With --slurm: write a batch job (launch.slurm) and submit it.")
+    ] = False,
 ) -> int:
     """Train. Ctrl-C is safe: the same command goes on where it stopped."""
     allowed = [key for keys in allow or () for key in keys.split(",") if key]
     if allowed and continue_from is None:
         raise UsageError("--allow needs --continue RUN")
+    if submit and not slurm:
+        raise UsageError("--submit needs --slurm")
     from bigbatch import api
 
     words = ["train", str(recipe), *_both(changes, set_), *(["--resume"] if resume else [])]
@@ -183,6 +191,8 @@ def train(
         python=python,
         environ=os.environ,
         say=_error,
+        slurm=slurm,
+        submit=submit,
     )
     if code is not None:
         return code

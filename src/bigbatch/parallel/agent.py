@@ -1,6 +1,6 @@
 """Starts the workers of one machine, watches them, starts them again: torchrun's agent, without its noise.
 
-    python -m bigbatch.parallel.agent LAUNCH_FOLDER WORDS…      the words are torchrun's
+    python -m bigbatch.parallel.agent [--everybody-hears] LAUNCH_FOLDER WORDS…      the words are torchrun's
 
 It ends when its standard input does: whoever started it holds the other end, here or over SSH, so that no worker
 outlives a launcher that was killed. A number that comes in is a signal to pass on.
@@ -20,14 +20,19 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+HEARD_SECONDS = 2.0
 SIGNALS_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 
 
 class Forwarding:
-    """The first signal goes to the workers, which save and leave; a second one ends everything."""
+    """The first signal goes to the workers, which save and leave; a second one ends everything.
 
-    def __init__(self, folder: Path) -> None:
+    Where `everybody_hears`, as under Slurm, whoever signals this process signals its workers too.
+    """
+
+    def __init__(self, folder: Path, *, everybody_hears: bool = False) -> None:
         self._folder = folder
+        self._everybody_hears = everybody_hears
         self._first: int | None = None
 
     def install(self) -> None:
@@ -51,6 +56,8 @@ class Forwarding:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         again = self._first is not None
         self._first = number
+        if self._everybody_hears:
+            return
         self._send(signal.SIGKILL if again else number)
         if again:
             os._exit(128 + number)
@@ -65,8 +72,19 @@ class Forwarding:
             while said := os.read(0, 4096):
                 for word in said.split():
                     with suppress(ValueError):
-                        os.kill(os.getpid(), int(word))
-        os.kill(os.getpid(), signal.SIGTERM)
+                        self._told(int(word))
+        self._told(signal.SIGTERM)
+
+    def _told(self, number: int) -> None:
+        """By the launcher, over standard input."""
+        if not self._everybody_hears:
+            os.kill(os.getpid(), number)
+            return
+        # Who signals the launcher may be about to signal the workers too; a second signal would end them unsaved.
+        time.sleep(HEARD_SECONDS)
+        if self._first is None:
+            self._first = number
+            self._send(number)
 
 
 def host_name() -> str:
@@ -90,10 +108,12 @@ def workers(folder: Path) -> list[int]:
 
 def main(words: list[str]) -> int:
     """Run the group; 0 when all workers ended well."""
+    everybody_hears = words[0] == "--everybody-hears"
+    words = words[1:] if everybody_hears else words
     folder = Path(words[0])
     # Its own handlers would end the workers again, and then kill them, while they save.
     os.environ[SIGNALS_VARIABLE] = ""
-    Forwarding(folder).install()
+    Forwarding(folder, everybody_hears=everybody_hears).install()
     logging.disable(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
+from bigbatch.recipe.slurm import SlurmSpec
 from bigbatch.recipe.values import (
     PLANNED,
     Beta,
@@ -173,7 +174,7 @@ class PlanSpec(Section):
 class LaunchSpec(Section):
     """Where processes start."""
 
-    kind: Annotated[Literal["local", "ssh", "slurm", "ray"], built("local", "ssh")] = "local"
+    kind: Annotated[Literal["local", "ssh", "slurm", "ray"], built("local", "ssh", "slurm")] = "local"
     """Who starts the processes."""
     hosts: list[Text] = Field(default_factory=list)
     """Machines, as `ssh` knows them; the first one holds the store through which they find each other."""
@@ -185,6 +186,10 @@ class LaunchSpec(Section):
     """How often the processes are started again, from the newest checkpoint, after one was lost."""
     min_nodes: Count | None = None
     """Fewest machines to go on with after some were lost; null: all."""
+    max_requeues: CountOrZero = 3
+    """How often a batch job puts itself back into the queue, to go on from its newest checkpoint."""
+    slurm: SlurmSpec = Field(default_factory=SlurmSpec)
+    """What a batch job asks for."""
 
 
 class RunSpec(Section):

@@ -1,0 +1,294 @@
+"""Slurm: a batch job is submitted; inside an allocation srun starts one agent a node; inside a step we are a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from bigbatch.errors import MachineError, UsageError
+from bigbatch.launch.batch_script import SPARE_SECONDS, batch_script
+from bigbatch.launch.endings import endings
+from bigbatch.launch.local import Say, outcome
+from bigbatch.recipe.layers import WORKER_VARIABLE
+
+_FIRST_PORT, _PORTS = 20_000, 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """What Slurm gave this job."""
+
+    job: str
+    hosts: Sequence[str]
+    """Its nodes; the first holds the store where the ranks meet."""
+    ranks_per_node: int
+    max_restarts: int = 0
+    threads: int | None = None
+    grace_seconds: float = 30.0
+
+    @property
+    def ranks(self) -> int:
+        """Processes in all."""
+        return len(self.hosts) * self.ranks_per_node
+
+
+def slurm_command(
+    recipe: Any,
+    words: Sequence[str],
+    ranks: str | None,
+    environ: Mapping[str, str],
+    say: Say,
+    *,
+    submit: bool,
+) -> int | None:
+    """Submit a job, or start the workers in the allocation that this process is in.
+
+    Args:
+        recipe: loaded.
+        words: what every worker is called with, behind `bigbatch`.
+        ranks: of the command line: processes on each node; None: `launch.slurm.ranks_per_node`.
+        environ: of this process.
+        say: told what the user should know.
+        submit: whether to submit; else this is the inside of an allocation.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: there is no allocation.
+        MachineError: Slurm refused, or its commands are missing.
+    """
+    if submit:
+        return submitted(recipe, words, ranks, say)
+    if "SLURM_JOB_ID" not in environ:
+        raise UsageError(
+            "--slurm works inside an allocation (salloc, sbatch); `--slurm --submit` writes a job and submits it"
+        )
+    spec = recipe.launch
+    allocation = Allocation(
+        job=environ["SLURM_JOB_ID"],
+        hosts=asked("scontrol", "show", "hostnames", environ["SLURM_JOB_NODELIST"]).split(),
+        ranks_per_node=_number(ranks) or spec.slurm.ranks_per_node,
+        max_restarts=spec.max_restarts,
+        threads=recipe.plan.threads,
+        grace_seconds=spec.grace.amount,
+    )
+    above = (Path(recipe.run.root or ".") / recipe.run.dir).absolute().parent
+    return run_step(allocation, words, above, environ, say)
+
+
+def submitted(recipe: Any, words: Sequence[str], ranks: str | None, say: Say) -> int:
+    """Hand the batch script to sbatch."""
+    spec = recipe.launch
+    command = [sys.executable, "-m", "bigbatch", *words, "--slurm", *(["--ranks", ranks] if ranks else [])]
+    script = batch_script(
+        spec.slurm,
+        command,
+        name=f"bigbatch-{Path(words[1]).stem}",
+        grace_seconds=spec.grace.amount,
+        max_requeues=spec.max_requeues,
+    )
+    job = asked("sbatch", "--parsable", given=script).strip().partition(";")[0]
+    say(
+        f"submitted job {job}; its output: slurm-{job}.out\n"
+        f"save and end: scancel {job}; save and go on later: scancel --signal=TERM {job}"
+    )
+    return 0
+
+
+def run_step(
+    allocation: Allocation, words: Sequence[str], above: Path, environ: Mapping[str, str], say: Say
+) -> int:
+    """Start one agent a node with srun and wait for the end of all.
+
+    Args:
+        allocation: where.
+        words: of every worker.
+        above: folder on the disk that the nodes share, for what the ranks leave behind.
+        environ: of this process.
+        say: told how it ended.
+    """
+    above.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".launch-{allocation.job}-", dir=above) as temporary:
+        folder = Path(temporary)
+        try:
+            step = subprocess.Popen(
+                srun_words(allocation, folder, words),
+                env={**environ, WORKER_VARIABLE: temporary},
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise MachineError("srun was not found: is this a node of a Slurm cluster?") from error
+        with Step(step, ends_at(allocation.job, environ), allocation.grace_seconds) as asking:
+            step.wait()
+            if asking.first is not None:
+                _wait_for_endings(folder, allocation)
+        return outcome(folder, step.returncode, asking.first, say)
+
+
+def srun_words(allocation: Allocation, folder: Path, words: Sequence[str]) -> list[str]:
+    """The command that starts one agent on each node; `launch/slurm_node.py` is its other end."""
+    nodes = len(allocation.hosts)
+    return [
+        "srun",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        "--ntasks-per-node=1",
+        "--cpu-bind=none",
+        "--kill-on-bad-exit=0",
+        "--wait=0",
+        sys.executable,
+        "-m",
+        "bigbatch.launch.slurm_node",
+        str(folder),
+        allocation.hosts[0],
+        str(port_of(allocation.job)),
+        str(nodes),
+        str(allocation.ranks_per_node),
+        str(allocation.max_restarts),
+        str(allocation.threads or 0),
+        *words,
+    ]
+
+
+def port_of(job: str, step: str = "0") -> int:
+    """Where ranks meet: the same on all nodes without asking, and other jobs on a node get another."""
+    return _FIRST_PORT + (int(job) * 7 + int(step)) % _PORTS
+
+
+def join_step(environ: MutableMapping[str, str]) -> bool:
+    """In a task of `srun --ntasks=N bigbatch train … --slurm`: set what torchrun would have set.
+
+    Returns:
+        Whether this process is such a task.
+    """
+    tasks = int(environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if "SLURM_STEP_ID" not in environ or "RANK" in environ or tasks == 1:
+        return False
+    hosts = asked("scontrol", "show", "hostnames", environ["SLURM_STEP_NODELIST"]).split()
+    environ.update(step_variables(environ, hosts[0]))
+    return True
+
+
+def step_variables(environ: Mapping[str, str], first: str) -> dict[str, str]:
+    """Rank, size and meeting place of a task, from Slurm's variables."""
+    here = environ["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0].partition(",")[0]
+    return {
+        "RANK": environ["SLURM_PROCID"],
+        "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": here,
+        "MASTER_ADDR": first,
+        "MASTER_PORT": str(port_of(environ["SLURM_JOB_ID"], environ["SLURM_STEP_ID"])),
+    }
+
+
+def ends_at(job: str, environ: Mapping[str, str]) -> float | None:
+    """When the job's time is over, in seconds since the epoch; None: never, or nobody knows."""
+    if "SLURM_JOB_END_TIME" in environ:
+        return float(environ["SLURM_JOB_END_TIME"])
+    # Slurm before 23.02 sets no such variable.
+    with suppress(MachineError, ValueError):
+        return datetime.fromisoformat(
+            asked("squeue", "--noheader", f"--jobs={job}", "--format=%e").strip()
+        ).timestamp()
+    return None
+
+
+def asked(*words: str, given: str | None = None) -> str:
+    """What a command of Slurm's answers.
+
+    Raises:
+        MachineError: it is missing, or refuses.
+    """
+    try:
+        done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=30)
+    except FileNotFoundError as error:
+        raise MachineError(f"{words[0]} was not found: is this a machine of a Slurm cluster?") from error
+    except subprocess.TimeoutExpired as error:
+        raise MachineError(f"{words[0]} did not answer within 30 s") from error
+    if done.returncode:
+        raise MachineError(f"{words[0]} refused: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+class Step:
+    """Context manager: a signal, or the end of the job's time, asks the workers to save and leave.
+
+    Not by a signal to srun, which would end the step: the number goes to the agents' standard input. Slurm and the
+    batch script may both send SIGTERM, so a second one means nothing; a second Ctrl-C does.
+    """
+
+    def __init__(self, step: subprocess.Popen[Any], end: float | None, grace_seconds: float) -> None:
+        self._step = step
+        self._before: dict[int, Any] = {}
+        self._timer: threading.Timer | None = None
+        if end is not None:
+            left = max(0.0, end - grace_seconds - SPARE_SECONDS - time.time())
+            self._timer = threading.Timer(left, self._ask, args=[signal.SIGTERM])
+            self._timer.daemon = True
+        self.first: int | None = None
+        """The first signal that came; SIGTERM where the time was over."""
+
+    def __enter__(self) -> Step:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError):  # not in the main thread
+                self._before[number] = signal.signal(number, self._handle)
+        # Further than a timer of the system reaches: no limit.
+        if self._timer is not None and self._timer.interval < threading.TIMEOUT_MAX:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        with suppress(OSError):
+            self._input.close()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.first is not None:
+            os.killpg(self._step.pid, signal.SIGTERM)
+        self._ask(number)
+
+    def _ask(self, number: int) -> None:
+        self.first = self.first or number
+        with suppress(OSError, ValueError):
+            self._input.write(f"{number}\n".encode())
+            self._input.flush()
+
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._step.stdin is not None
+        return self._step.stdin
+
+
+def _wait_for_endings(folder: Path, allocation: Allocation) -> None:
+    """After `scancel` srun is gone at once, while the workers still save."""
+    last = time.monotonic() + allocation.grace_seconds
+    while time.monotonic() < last and len(endings(folder)) < allocation.ranks:
+        time.sleep(0.2)
+
+
+def _number(ranks: str | None) -> int | None:
+    if ranks is None:
+        return None
+    if not ranks.isdigit() or int(ranks) < 1:
+        raise UsageError(
+            f"--ranks {ranks}: with --slurm, expected the processes on each node, a number from 1 up"
+        )
+    return int(ranks)
