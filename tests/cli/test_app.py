@@ -26,7 +26,7 @@ FLAGS = {
     "": ["--help", "--version", "-h"],
     "init": ["--force", "--help", "--model", "--out", "-h"],
     "plan": ["--audit", "--graph", "--help", "--set", "-h"],
-    "train": ["--allow", "--continue", "--help", "--resume", "--set", "-h"],
+    "train": ["--allow", "--continue", "--help", "--hosts", "--python", "--ranks", "--resume", "--set", "-h"],
     "evaluate": ["--column", "--help", "-h"],
     "predict": ["--column", "--help", "--out", "-h"],
     "report": ["--help", "-h"],
@@ -60,6 +60,7 @@ def api(monkeypatch, tmp_path):
         ),
         "plan": answer("plan", [["37 updates", "micro_tokens 512"]]),
         "train_command": answer("train_command", [SimpleNamespace(status="finished", signal=None)]),
+        "launch_command": answer("launch_command", [None]),
         "evaluate": answer("evaluate", [{"loss": 0.5, "accuracy": 0.851234567}]),
         "predict_file": answer("predict_file", [None]),
         "report": answer("report", [Path("runs/x/report.html")]),
@@ -180,12 +181,20 @@ def test_train(api, run):
         run("train", "r.yaml", "--continue", "runs/x", "--allow", "optimizer.lr,epochs", "--allow", "clip")[0]
         == 0
     )
-    first, second, third = api.calls
+    first, second, third = [call for call in api.calls if call[0] == "train_command"]
     assert first[1] == (Path("r.yaml"), ["batch.samples=4096", "optimizer.name=lamb"])
     assert (first[2]["resume"], first[2]["continue_from"], first[2]["allow"]) == (None, None, [])
     assert second[2]["resume"] is True
     assert third[2]["continue_from"] == "runs/x"
     assert third[2]["allow"] == ["optimizer.lr", "epochs", "clip"]
+
+
+def test_what_was_launched_ends_with_its_exit_code(api, run):
+    api.answers["launch_command"][0] = 6
+    assert run("train", "r.yaml", "--ranks", "2", "--hosts", "a, b", "--resume", "epochs=2")[0] == 6
+    [(name, args, keywords)] = api.calls
+    assert (name, args[2]) == ("launch_command", ["train", "r.yaml", "epochs=2", "--resume"])
+    assert (keywords["ranks"], keywords["hosts"], keywords["python"]) == ("2", ["a", "b"], None)
 
 
 def test_bench(api, run):

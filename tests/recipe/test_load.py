@@ -54,7 +54,7 @@ gate: 4
 quux: 1
 """
     )
-    environ = {"BIGBATCH_OPTIMIZER__LRS": "3", "BIGBATCH_PLAN__RANKS": "2", "OTHER": "x"}
+    environ = {"BIGBATCH_OPTIMIZER__LRS": "3", "BIGBATCH_GUARD__SPIKE": "3", "OTHER": "x"}
     assert problems(path, ["batch.tokens=x", "foo"], environ=environ) == [
         "recipe.yaml:2: learning_rate: here it is optimizer.lr",
         "recipe.yaml:4: data.train: 'hf://x/y': hf:// datasets are planned, not built yet; save the dataset as Parquet "
@@ -75,8 +75,8 @@ quux: 1
         "recipe.yaml:19: quux: unknown key; a recipe has model, task, data, batch, epochs, updates, samples, tokens, "
         "optimizer, schedule, clip, loss, gradient, regularise, metrics, best, early_stopping, gate, sync, seed, "
         "guard, scale, plan, launch, observers, run",
+        "BIGBATCH_GUARD__SPIKE: guard.spike: 3.0 is planned, not built yet; leave it out",
         "BIGBATCH_OPTIMIZER__LRS: optimizer.lrs: unknown key; did you mean optimizer.lr?",
-        "BIGBATCH_PLAN__RANKS: plan.ranks: 2 is planned, not built yet; today: 1",
         "command line: found 'foo'; expected key=value, such as batch.samples=1024",
         "command line: batch.tokens: found 'x' (text); expected a number",
     ]
