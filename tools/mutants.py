@@ -95,10 +95,9 @@ MUTANTS = (
         fault="the loop multiplies class weights in that the table has already",
         patches=(
             (
-                "run/loop.py",
-                "packing=parts.packing, part=self.world.part\n            ),\n            last_update",
-                "packing=parts.packing, part=self.world.part, unit_weights=parts.task.prepare\n"
-                "            ),\n            last_update",
+                "run/build.py",
+                "micro_batches(batch, self.train, part=self.step.world.part, **cut)",
+                "micro_batches(batch, self.train, part=self.step.world.part, unit_weights=self.task.prepare, **cut)",
             ),
         ),
         tests=(EXACT,),
@@ -557,8 +556,8 @@ MUTANTS = (
         patches=(
             (
                 "run/keeper.py",
-                '"guard": guard.to_state(), **_loss_scale(parts)}',
-                '"guard": guard.to_state()}',
+                '"guard": guard.to_state(),\n                **_loss_scale(parts),',
+                '"guard": guard.to_state(),',
             ),
         ),
         tests=(f"{PRECISION}::test_a_resumed_run_gives_the_same_bits",),

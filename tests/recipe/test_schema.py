@@ -185,7 +185,6 @@ LATER = [
     "scale.every=20 updates",
     "plan.precision=fp64",
     "plan.precision={name: fp64}",
-    "launch.kind=slurm",
     "launch.kind=ray",
     "observers=tensorboard",
     "observers=[wandb]",
