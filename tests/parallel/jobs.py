@@ -216,16 +216,11 @@ def means(world: World, *, replicas: int, bucket_bytes: int) -> Any:
     ]
     meeting = Meeting(world, replicas, bucket_bytes=bucket_bytes)
     found = meeting.mean([everyone[number] for number in meeting.held])
-    own = {
-        f"{number}/{place}": value for number in meeting.held for place, value in enumerate(everyone[number])
-    }
-    collected = meeting.collect(own)
     return {
         "means": [value.double().tolist() for value in found.tensors],
         "dtypes": [str(value.dtype) for value in found.tensors],
         "drift": found.drift,
         "bytes": meeting.bytes_sent,
-        "collected": {name: value.double().tolist() for name, value in collected.items()},
         "expected": {
             f"{number}/{place}": value.double().tolist()
             for number, own in enumerate(everyone)
