@@ -150,12 +150,14 @@ def launch_command(
     words: Sequence[str],
     *,
     ranks: str | None,
+    hosts: Sequence[str] = (),
+    python: str | None = None,
     environ: MutableMapping[str, str],
     say: Callable[[str], None],
     slurm: bool = False,
     submit: bool = False,
 ) -> int | None:
-    """`bigbatch train --ranks N`: check the recipe, then start as many processes, on this machine or with Slurm.
+    """`bigbatch train` on several processes: check the recipe, then start them here, over SSH or with Slurm.
 
     Returns:
         Their exit code; None when this process is all it takes.
@@ -165,7 +167,7 @@ def launch_command(
         if not submit and join_step(environ):
             return None
         return slurm_command(loaded, words, ranks, environ, say, submit=submit)
-    return launched(loaded, words, ranks, environ, say)
+    return launched(loaded, words, ranks, environ, say, hosts=hosts, python=python, changes=overrides)
 
 
 def train_command(

@@ -152,7 +152,17 @@ def train(
     ranks: Annotated[
         str | None,
         typer.Option(
-            "--ranks", metavar="N", help="Processes on this machine; auto: one for each accelerator."
+            "--ranks", metavar="N", help="Processes, over all hosts; auto: one for each accelerator."
+        ),
+    ] = None,
+    hosts: Annotated[
+        str | None,
+        typer.Option("--hosts", metavar="A,B", help="Machines to start on, over SSH; they share a disk."),
+    ] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(
+            "--python", metavar="PATH", help="The interpreter on the hosts, if not at this one's path."
         ),
     ] = None,
     slurm: Annotated[
@@ -177,6 +187,8 @@ def train(
         _both(changes, set_),
         words,
         ranks=ranks,
+        hosts=[name.strip() for name in (hosts or "").split(",") if name.strip()],
+        python=python,
         environ=os.environ,
         say=_error,
         slurm=slurm,

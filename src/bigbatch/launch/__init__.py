@@ -4,6 +4,9 @@
 
     start.py      whether to start processes, and where
     local.py      several on this machine: an agent starts them, watches them and starts them again
+    hosts.py      several machines: who is lost, who goes on
+    ssh.py        how a host is asked, and an agent started there
+    facts.py      what must be equal on every host
     signs.py      who writes signs of life where, and who watches them
     watch.py      which rank has fallen silent, which one the others wait for
     endings.py    what each rank left behind -> one exit code and one sentence

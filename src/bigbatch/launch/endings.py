@@ -75,6 +75,11 @@ def _workers(folder: Path) -> dict[int, dict[str, Any]]:
     }
 
 
+def worker_pids(folder: Path) -> dict[int, int]:
+    """Process id of each rank's newest process."""
+    return {rank: said["pid"] for rank, said in _workers(folder).items()}
+
+
 def _is_of_now(ending: Ending, known: Mapping[int, Mapping[str, Any]]) -> bool:
     """Whether it belongs to the newest group: one that lost a machine counts its starts anew."""
     size = known.get(0, {}).get("size")

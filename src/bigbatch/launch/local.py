@@ -56,7 +56,9 @@ def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
             # Ctrl-C comes here; the agent passes it on once.
             start_new_session=True,
         )
-        watcher = Watcher(folder, say, timeout_seconds=group.timeout_seconds, give_up=lambda: end(folder, agent))
+        watcher = Watcher(
+            folder, say, timeout_seconds=group.timeout_seconds, give_up=lambda: end(folder, agent)
+        )
         with Passing([agent]) as signals, watcher:
             agent.wait()
         if watcher.verdict is not None:
@@ -80,13 +82,30 @@ def settings(group: Group, environ: Mapping[str, str]) -> dict[str, str]:
     """Variables of the workers: threads that do not get in each other's way."""
     if "OMP_NUM_THREADS" in environ:
         return {}
-    threads = group.threads or max(1, _cores() // group.ranks)
-    return {"OMP_NUM_THREADS": str(threads)}
+    return {"OMP_NUM_THREADS": str(group.threads or cores_each(cores(), group.ranks))}
 
 
-def _cores() -> int:
+def cores_each(available: int, ranks: int) -> int:
+    """Threads of each of the ranks of a machine."""
+    return max(1, available // ranks)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def accelerators(environ: Mapping[str, str]) -> int:
+    """Accelerators that this process may use, without loading torch."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def outcome(folder: Path, agent_code: int, signal_sent: int | None, say: Say) -> int:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bigbatch.errors import UsageError
-from bigbatch.launch.local import Group, Say, run_group
+from bigbatch.launch.hosts import Wanted, run_hosts
+from bigbatch.launch.local import Group, Say, accelerators, run_group
 from bigbatch.launch.place import place_of
+from bigbatch.launch.ssh import Hosts
 
 Ranks = int | str | None
 """A number, `auto`, or nothing."""
 
 
 def launched(
-    recipe: Any, words: Sequence[str], ranks: Ranks, environ: Mapping[str, str], say: Say
+    recipe: Any,
+    words: Sequence[str],
+    ranks: Ranks,
+    environ: Mapping[str, str],
+    say: Say,
+    *,
+    hosts: Sequence[str] = (),
+    python: str | None = None,
+    changes: Sequence[str] = (),
 ) -> int | None:
     """Start as many processes as were asked for.
 
@@ -25,6 +37,9 @@ def launched(
         ranks: of the command line; None: `plan.ranks` of the recipe.
         environ: of this process.
         say: told how the group ended.
+        hosts: of the command line; none: `launch.hosts` of the recipe. `localhost` alone is this machine.
+        python: the interpreter on the hosts; None: the path of this one.
+        changes: of the recipe, on the command line.
 
     Returns:
         The exit code; None when this process is all it takes, or is one of the workers.
@@ -35,6 +50,13 @@ def launched(
     """
     if place_of(environ) is not None:
         return None
+    names = list(hosts or recipe.launch.hosts)
+    if names and names != ["localhost"]:
+        return run_hosts(
+            Hosts(names=names, python=python or sys.executable, folder=Path.cwd(), environ=environ),
+            _wanted(recipe, words, ranks if ranks is not None else recipe.plan.ranks, changes),
+            say,
+        )
     wanted = count(ranks, environ) if ranks is not None else recipe.plan.ranks or 1
     if wanted == 1:
         return None
@@ -46,6 +68,22 @@ def launched(
         timeout_seconds=recipe.launch.timeout.amount,
     )
     return run_group(group, environ, say)
+
+
+def _wanted(recipe: Any, words: Sequence[str], ranks: Ranks, changes: Sequence[str]) -> Wanted:
+    if ranks not in (None, "auto"):
+        count(ranks, {})
+    return Wanted(
+        recipe=os.fspath(recipe.source),
+        changes=changes,
+        words=words,
+        ranks=ranks,
+        max_restarts=recipe.launch.max_restarts,
+        min_nodes=recipe.launch.min_nodes,
+        timeout_seconds=recipe.launch.timeout.amount,
+        grace_seconds=recipe.launch.grace.amount,
+        shared=recipe.run_folder.parent / ".cache",
+    )
 
 
 def count(ranks: Ranks, environ: Mapping[str, str]) -> int:
@@ -60,15 +98,3 @@ def count(ranks: Ranks, environ: Mapping[str, str]) -> int:
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"--ranks {text}: expected a number from 1 up, or auto")
     return int(text)
-
-
-def accelerators(environ: Mapping[str, str]) -> int:
-    """Accelerators that this process may use, without loading torch."""
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

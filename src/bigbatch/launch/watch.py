@@ -59,7 +59,9 @@ class Trouble:
         sign = self.sign
         what = "has not answered" if self.silent else "has not moved"
         where = (
-            "before the first update" if sign.phase == "starting" else f"update {sign.update}, phase {sign.phase}"
+            "before the first update"
+            if sign.phase == "starting"
+            else f"update {sign.update}, phase {sign.phase}"
         )
         seen = f"; process {sign.pid} has state {state}" if state else f"; process {sign.pid}"
         return f"rank {sign.rank} on {sign.host} {what} for {self.seconds:.0f} s: {where}{seen}"

@@ -41,6 +41,18 @@ class Forwarding:
             signal.signal(number, self._handle)
         threading.Thread(target=self._watch_input, name="launcher", daemon=True).start()
 
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, self._end_now)
+            signal.signal(signal.SIGUSR2, self._start_again)
+
+    def _end_now(self, _number: int, _frame: FrameType | None) -> None:
+        self._send(signal.SIGKILL)
+        os._exit(6)
+
+    def _start_again(self, _number: int, _frame: FrameType | None) -> None:
+        """The workers wait for a machine that is gone: their end makes the group start again without it."""
+        self._send(signal.SIGKILL)
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         again = self._first is not None
         self._first = number
@@ -75,6 +87,11 @@ class Forwarding:
             self._send(number)
 
 
+def host_name() -> str:
+    """How the user calls this machine."""
+    return os.environ.get("BIGBATCH_HOST") or socket.gethostname()
+
+
 def workers(folder: Path) -> list[int]:
     """Process ids of this agent's workers: its children where the system lists them, else those that said so."""
     found = []
@@ -84,7 +101,7 @@ def workers(folder: Path) -> list[int]:
     for path in folder.glob("worker-*.json"):
         with suppress(OSError, ValueError):
             content = json.loads(path.read_text())
-            if content["agent"] == os.getpid() and content["host"] == socket.gethostname():
+            if content["agent"] == os.getpid() and content["host"] == host_name():
                 found.append(content["pid"])
     return sorted(set(found))
 
@@ -107,7 +124,7 @@ def main(words: list[str]) -> int:
         _write_down(folder, error)
         return 1
     except Exception as error:
-        (folder / f"agent-failed-{socket.gethostname()}.txt").write_text(f"{type(error).__name__}: {error}")
+        (folder / f"agent-failed-{host_name()}.txt").write_text(f"{type(error).__name__}: {error}")
         return 6
     return 0
 
@@ -117,7 +134,7 @@ def _write_down(folder: Path, error: object) -> None:
     found = [
         {
             "rank": rank,
-            "host": socket.gethostname(),
+            "host": host_name(),
             "pid": failure.pid,
             "exit_code": failure.exitcode,
             "message": "ended without a word",
@@ -129,7 +146,7 @@ def _write_down(folder: Path, error: object) -> None:
     restart = max(
         [restart, *(json.loads(path.read_text())["restart"] for path in folder.glob("worker-*.json"))]
     )
-    (folder / f"agent-{restart}-{socket.gethostname()}-{os.getpid()}.json").write_text(json.dumps(found))
+    (folder / f"agent-{restart}-{host_name()}-{os.getpid()}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,12 @@ Source: Shoeybi et al. 2019, arXiv 1909.08053, section 3.
 from __future__ import annotations
 
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 from bigbatch.errors import UsageError
 from bigbatch.model.anatomy import Anatomy

@@ -158,18 +158,18 @@ class PlanSpec(Section):
 class LaunchSpec(Section):
     """Where processes start."""
 
-    kind: Annotated[Literal["local", "ssh", "slurm", "ray"], built("local", "slurm")] = "local"
+    kind: Annotated[Literal["local", "ssh", "slurm", "ray"], built("local", "ssh", "slurm")] = "local"
     """Who starts the processes."""
-    hosts: Annotated[list[str], built([])] = Field(default_factory=list)
-    """Machines."""
+    hosts: list[Text] = Field(default_factory=list)
+    """Machines, as `ssh` knows them; the first one holds the store through which they find each other."""
     timeout: Duration = quantity("30 min")
     """Longest wait for a rank before it counts as lost."""
     grace: Duration = quantity("30 s")
     """After SIGTERM: time to save the last boundary before exit."""
     max_restarts: CountOrZero = 0
     """How often the processes are started again, from the newest checkpoint, after one was lost."""
-    min_nodes: Annotated[Count | None, built(None, 1)] = None
-    """Fewest machines to go on with."""
+    min_nodes: Count | None = None
+    """Fewest machines to go on with after some were lost; null: all."""
     max_requeues: CountOrZero = 3
     """How often a batch job puts itself back into the queue, to go on from its newest checkpoint."""
     slurm: SlurmSpec = Field(default_factory=SlurmSpec)

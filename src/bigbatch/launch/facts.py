@@ -1,0 +1,161 @@
+"""What must be equal on every machine before processes start there, and how the others reach this one.
+
+    python -m bigbatch.launch.facts REQUEST      prints the facts as JSON; asked for over SSH
+
+REQUEST is JSON: recipe, changes, peer, seen. No torch is loaded: it answers in a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bigbatch import __version__
+from bigbatch.errors import BigbatchError
+from bigbatch.launch.local import accelerators, cores
+from bigbatch.recipe.load import dump_recipe, load_recipe
+from bigbatch.recipe.references import referenced_files
+
+_SIOCGIFADDR = 0x8915
+
+
+def facts(request: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Facts of this machine.
+
+    Args:
+        request: `recipe` and `changes` as typed; `peer`, a machine that must be reached from here; `seen`, a file
+            that must be visible.
+        environ: of this process.
+
+    Returns:
+        `same`: item -> value that must be equal everywhere; `address` and `interface` towards the peer; a free
+        `port`; `accelerators` and `cores`; `sees`: whether the file is there.
+
+    Raises:
+        BigbatchError: the recipe cannot be read here.
+    """
+    address = address_towards(request.get("peer"), environ)
+    return {
+        "same": {**versions(), **of_recipe(request["recipe"], request["changes"], environ)},
+        "address": address,
+        "interface": interface_of(address),
+        "port": free_port(),
+        "accelerators": accelerators(environ),
+        "cores": cores(),
+        "sees": Path(request["seen"]).exists(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of everything that computes."""
+    found = {"bigbatch": __version__, "code of bigbatch": code_digest(), "python": platform.python_version()}
+    for name in ("torch", "transformers", "numpy"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def code_digest() -> str:
+    """Of this package's files."""
+    root = Path(__file__).resolve().parents[1]
+    return _digest(sorted(root.rglob("*.py")), root)
+
+
+def of_recipe(recipe: str, changes: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The recipe's own digest, and that of each file it names: size and sha256."""
+    loaded = load_recipe(recipe, changes, environ=environ)
+    found = {"recipe": hashlib.sha256(dump_recipe(loaded).encode()).hexdigest()[:12]}
+    for name, path in data_files(loaded):
+        found[name] = _file(path) if path.is_file() else _folder(path) if path.is_dir() else "no such file"
+    for path in referenced_files(loaded):
+        found[path.name] = _file(path)
+    return found
+
+
+def data_files(recipe: Any) -> list[tuple[str, Path]]:
+    """(as written, where it is) of data and model."""
+    validation = recipe.data.validation
+    sources = [recipe.data.train, recipe.data.test]
+    sources += list(validation.values()) if isinstance(validation, Mapping) else [validation]
+    written = [name for source in sources for name in _names(source)]
+    found = [(name, recipe.base / Path(name).expanduser()) for name in written]
+    for name in (recipe.model.name, recipe.model.tokenizer):
+        if name and recipe.resolve_path(name).is_dir():
+            found.append((name, recipe.resolve_path(name)))
+    return list(dict(found).items())
+
+
+def _names(source: Any) -> list[str]:
+    if source is None or isinstance(source, (int, float)):
+        return []
+    entries = source if isinstance(source, (list, tuple)) else [source]
+    return [str(getattr(entry, "path", entry)) for entry in entries]
+
+
+def _file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return f"{path.stat().st_size} bytes, sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}"
+
+
+def _folder(path: Path) -> str:
+    return f"folder, sha256 {_digest(sorted(each for each in path.rglob('*') if each.is_file()), path)}"
+
+
+def _digest(paths: Sequence[Path], root: Path) -> str:
+    whole = hashlib.sha256()
+    for path in paths:
+        whole.update(f"{path.relative_to(root)}\0{_file(path)}\n".encode())
+    return whole.hexdigest()[:12]
+
+
+def address_towards(peer: str | None, environ: Mapping[str, str]) -> str:
+    """This machine's address on the way to another one; where its name is not known here, the one SSH came to."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        if peer is not None:
+            probe.connect((peer, 9))
+            return str(probe.getsockname()[0])
+    words = environ.get("SSH_CONNECTION", "").split()
+    return words[2] if len(words) == 4 else "127.0.0.1"
+
+
+def interface_of(address: str) -> str | None:
+    """Name of the network interface that has this address; None where the system does not say."""
+    with suppress(ImportError):
+        import fcntl
+
+        for _, name in socket.if_nameindex():
+            with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                packed = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if socket.inet_ntoa(packed[20:24]) == address:
+                    return name
+    return None
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def main(words: Sequence[str]) -> int:
+    """Print facts, or what stands in the way."""
+    try:
+        print(json.dumps(facts(json.loads(words[0]), os.environ)))
+    except BigbatchError as error:
+        print(json.dumps({"failed": str(error), "exit_code": error.exit_code}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
