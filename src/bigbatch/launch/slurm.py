@@ -286,7 +286,7 @@ def _wait_for_endings(folder: Path, allocation: Allocation) -> None:
 
 
 def _on_each(ranks: str | None, nodes: int) -> int | None:
-    if ranks in (None, "auto"):
+    if ranks is None or ranks == "auto":
         return None
     if not ranks.isdigit() or not int(ranks) or int(ranks) % nodes:
         raise UsageError(f"--ranks {ranks}: expected a number that {nodes} nodes share out evenly, or auto")
