@@ -176,7 +176,7 @@ def launch_command(
     slurm: bool = False,
     submit: bool = False,
 ) -> int | None:
-    """`bigbatch train --ranks N --hosts a,b --slurm`: check the recipe, then start as many processes.
+    """`bigbatch train --ranks N --hosts a,b --slurm`: check the recipe, then start the processes.
 
     Returns:
         Their exit code; None when this process is all it takes.

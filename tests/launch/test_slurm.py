@@ -155,3 +155,14 @@ def test_this_machines_own_address_and_interface():
     assert address_towards("127.0.0.1") == "127.0.0.1"
     assert interface_of("127.0.0.1") in ("lo", "lo0")
     assert interface_of("203.0.113.9") is None
+
+
+@pytest.mark.parametrize(("ranks", "each"), [(None, None), ("auto", None), ("4", 2), ("2", 1)])
+def test_ranks_are_counted_over_all_nodes(ranks, each):
+    assert slurm._on_each(ranks, 2) == each
+
+
+@pytest.mark.parametrize("ranks", ["3", "0", "-2", "two"])
+def test_ranks_that_the_nodes_cannot_share_are_refused(ranks):
+    with pytest.raises(UsageError, match="2 nodes share out evenly"):
+        slurm._on_each(ranks, 2)

@@ -267,7 +267,8 @@ def rank_process(hosts: Mapping[str, Host], rank: int) -> tuple[str, int]:
 def _environment(pid: int) -> dict[str, str]:
     with suppress(OSError):
         raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
-        return dict(entry.partition("=")[::2] for entry in raw.split("\0") if "=" in entry)
+        pairs = [entry.partition("=") for entry in raw.split("\0")]
+        return {name: value for name, equals, value in pairs if equals}
     return {}
 
 

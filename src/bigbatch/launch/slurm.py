@@ -58,7 +58,7 @@ def slurm_command(
     Args:
         recipe: loaded.
         words: what every worker is called with, behind `bigbatch`.
-        ranks: of the command line: processes on each node; None: `launch.slurm.ranks_per_node`.
+        ranks: of the command line, over all nodes; None or `auto`: `launch.slurm.ranks_per_node` on each.
         environ: of this process.
         say: told what the user should know.
         submit: whether to submit; else this is the inside of an allocation.
@@ -77,10 +77,11 @@ def slurm_command(
             "--slurm works inside an allocation (salloc, sbatch); `--slurm --submit` writes a job and submits it"
         )
     spec = recipe.launch
+    hosts = asked("scontrol", "show", "hostnames", environ["SLURM_JOB_NODELIST"]).split()
     allocation = Allocation(
         job=environ["SLURM_JOB_ID"],
-        hosts=asked("scontrol", "show", "hostnames", environ["SLURM_JOB_NODELIST"]).split(),
-        ranks_per_node=_number(ranks) or spec.slurm.ranks_per_node,
+        hosts=hosts,
+        ranks_per_node=_on_each(ranks, len(hosts)) or spec.slurm.ranks_per_node,
         max_restarts=spec.max_restarts,
         threads=recipe.plan.threads,
         grace_seconds=spec.grace.amount,
@@ -284,11 +285,9 @@ def _wait_for_endings(folder: Path, allocation: Allocation) -> None:
         time.sleep(0.2)
 
 
-def _number(ranks: str | None) -> int | None:
-    if ranks is None:
+def _on_each(ranks: str | None, nodes: int) -> int | None:
+    if ranks is None or ranks == "auto":
         return None
-    if not ranks.isdigit() or int(ranks) < 1:
-        raise UsageError(
-            f"--ranks {ranks}: with --slurm, expected the processes on each node, a number from 1 up"
-        )
-    return int(ranks)
+    if not ranks.isdigit() or not int(ranks) or int(ranks) % nodes:
+        raise UsageError(f"--ranks {ranks}: expected a number that {nodes} nodes share out evenly, or auto")
+    return int(ranks) // nodes
