@@ -135,7 +135,7 @@ def test_a_second_signal_exits_at_once(parent, job, straight, left_after, number
     """It comes in the middle of the save that the first one caused."""
     first = Kill(target=BACKWARD, nth=40, signal=number)
     saved = f"step-{left_after:06d}"
-    second = Kill(target="bigbatch.run.checkpoints:_publish", about=saved, signal=number)
+    second = Kill(target="bigbatch.run.saving:_publish", about=saved, signal=number)
     count, _ = parent.run(job.folder, TRAIN, first, second)
     assert count == code
     assert any(path.name.startswith(".tmp-step-") for path in (job.run / "checkpoints").iterdir())

@@ -21,7 +21,6 @@ from pathlib import Path
 from types import FrameType
 
 HEARD_SECONDS = 2.0
-SIGNALS_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 
 
 class Forwarding:
@@ -111,15 +110,16 @@ def main(words: list[str]) -> int:
     everybody_hears = words[0] == "--everybody-hears"
     words = words[1:] if everybody_hears else words
     folder = Path(words[0])
-    # Its own handlers would end the workers again, and then kill them, while they save.
-    os.environ[SIGNALS_VARIABLE] = ""
     Forwarding(folder, everybody_hears=everybody_hears).install()
     logging.disable(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     try:
-        run(parse_args(words[1:]))
+        given = parse_args(words[1:])
+        # Its own handlers would end the workers again, and then kill them, while they save.
+        given.signals_to_handle = ""
+        run(given)
     except ChildFailedError as error:
         _write_down(folder, error)
         return 1
