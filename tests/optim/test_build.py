@@ -74,8 +74,9 @@ def test_lamb_asks_the_world_for_norms() -> None:
     asked = []
 
     class World:
-        def sum_of_squares(self, tensors: Any) -> torch.Tensor:
+        def sum_of_squares(self, tensors: Any, of: Any = None) -> torch.Tensor:
             asked.append(len(tensors))
+            assert len(of) == len(tensors)
             return torch.stack([tensor.square().sum() for tensor in tensors])
 
     network = model()

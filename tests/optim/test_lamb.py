@@ -142,8 +142,9 @@ def test_sharded_weights_need_only_sums_of_squares() -> None:
     halves = [nn.Parameter(part.detach().clone()) for part in whole.chunk(2)]
     calls: list[int] = []
 
-    def over_both_halves(tensors: Sequence[Tensor]) -> Tensor:
+    def over_both_halves(tensors: Sequence[Tensor], of: Sequence[Tensor] | None = None) -> Tensor:
         calls.append(len(tensors))
+        assert of is not None and all(one is own for one, own in zip(of, [*halves, *halves], strict=True))
         squares = torch.stack([tensor.square().sum() for tensor in tensors])
         weight, direction = squares[0] + squares[1], squares[2] + squares[3]
         return torch.stack([weight, weight, direction, direction])
