@@ -153,6 +153,15 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
+def set_scaled(optimizer: Optimizer, betas: tuple[float, float], eps: float) -> None:
+    """Give every group that has them other betas and another eps; averages so far are kept."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = betas
+        if "eps" in group:
+            group["eps"] = eps
+
+
 def state_multiple(name: str, momentum: float = 0.9, state: str = "fp32") -> float:
     """fp32 tensors of optimiser state per trainable parameter: AdamW and LAMB 2, SGD 1 with momentum, else 0.
 

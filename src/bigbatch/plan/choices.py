@@ -13,6 +13,7 @@ from bigbatch.plan.timing import Work, predict_seconds
 from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ProbeFacts
 from bigbatch.rules.batch_size import scaled
 from bigbatch.rules.clocks import Length
+from bigbatch.rules.ramp import Ramp, scaled_in_stage
 from bigbatch.rules.schedules import SCHEDULES, schedule_from
 from bigbatch.units import show_bytes, show_seconds
 
@@ -48,12 +49,15 @@ def _ranks(count: int) -> Choice:
     return Choice(value=count, reason="as many processes were started; they share each batch", source="user")
 
 
-def asked_for(recipe: Any, length: Length) -> dict[str, Choice]:
-    """What the recipe says, in effective numbers: updates, learning rate, betas, eps, warm-up."""
+def asked_for(recipe: Any, length: Length, ramp: Ramp | None = None) -> dict[str, Choice]:
+    """What the recipe says, in effective numbers: updates, learning rate, betas, eps, the ramp."""
     optimizer, batch = recipe.optimizer, recipe.batch.samples or recipe.batch.tokens
-    effective = scaled(optimizer, batch)
+    effective = scaled(optimizer, batch) if ramp is None else scaled_in_stage(optimizer, ramp, 0)
     unit = "samples" if recipe.batch.samples else "tokens"
     told = f"{batch:,} {unit} an update; {length}"
+    if ramp is not None:
+        most = "" if ramp.marks is not None else "at most "
+        told = f"{ramp.sizes[0]:,} growing to {batch:,} samples an update; {most}{length}"
     choices = {
         "updates": Choice(value=length.updates, reason=told, source="derived"),
         "learning_rate": Choice(
@@ -66,6 +70,11 @@ def asked_for(recipe: Any, length: Length) -> dict[str, Choice]:
     for name, value in (("betas", list(effective.betas)), ("eps", effective.eps)):
         if name in notes:
             choices[name] = Choice(value=value, reason=notes[name], source="derived")
+    if ramp is not None:
+        peaks = ", ".join(
+            f"{scaled_in_stage(optimizer, ramp, stage).lr:g}" for stage in range(len(ramp.sizes))
+        )
+        choices["ramp"] = Choice(value=str(ramp), reason=f"by {ramp.by}; peak lr {peaks}", source="user")
     return choices
 
 

@@ -107,7 +107,7 @@ def make_plan(
     return Plan(
         choices={
             **chosen.machine(recipe, hardware, formats),
-            **chosen.asked_for(recipe, length),
+            **chosen.asked_for(recipe, length, None if work is None else work.ramp),
             **chosen.replicas(recipe),
             "packing": packing,
             "micro_tokens": micro_tokens,

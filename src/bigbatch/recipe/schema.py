@@ -153,6 +153,8 @@ class Recipe(Section):
         sync, batch = self.sync, self.batch.samples
         if sync.period != 1 and not sync.apart:
             yield f"sync.period: {sync.period} needs sync.replicas of 2 or more: one replica has nobody to meet"
+        if self.batch.ramp is not None and sync.apart:
+            yield "batch.ramp with sync.replicas is not built: leave one of them out"
         if batch is not None and sync.replicas > batch:
             yield f"sync.replicas: {sync.replicas} cannot share batch.samples: {batch}; each needs a sample"
         # Without training files the data comes from Python, and validation may come with it.

@@ -102,12 +102,15 @@ class Schedule:
 
     def __call__(self, first_sample: int, batch_samples: int) -> float:
         """Factor of the update that consumes `batch_samples` from position `first_sample` on."""
-        midpoint = first_sample + batch_samples / 2
+        return self.factor_at(first_sample + batch_samples / 2)
+
+    def factor_at(self, progress_samples: float) -> float:
+        """Factor after so many samples."""
         if self.custom is not None:
-            return float(self.custom(midpoint, self.total_samples, **self.args))
+            return float(self.custom(progress_samples, self.total_samples, **self.args))
         return learning_rate_factor(
             self.name,
-            progress_samples=midpoint,
+            progress_samples=progress_samples,
             total_samples=self.total_samples,
             warmup_samples=self.warmup_samples,
             decay_samples=self.decay_samples,
@@ -145,8 +148,8 @@ def schedule_from(
         "epochs": epoch_samples,
         "percent": total_samples / 100,
     }
-    warmup = _in_samples("warmup", settings.warmup, scale)
-    decay = _in_samples("decay", settings.decay, scale) if settings.name == "wsd" else 0.0
+    warmup = in_samples("schedule.warmup", settings.warmup, scale)
+    decay = in_samples("schedule.decay", settings.decay, scale) if settings.name == "wsd" else 0.0
     return Schedule(
         name=settings.name,
         total_samples=float(total_samples),
@@ -159,13 +162,18 @@ def schedule_from(
     )
 
 
-def _in_samples(key: str, quantity: Quantity, scale: Mapping[str, float]) -> float:
-    """A part of the run in samples."""
+def in_samples(
+    key: str,
+    quantity: Quantity,
+    scale: Mapping[str, float],
+    expected: str = "updates, samples, epochs, % or 0",
+) -> float:
+    """A part of the run in samples; `scale` says how many each unit is."""
     if quantity.unit == "none":
         return 0.0
     if quantity.unit not in scale:
-        what = f"found {quantity}; expected updates, samples, epochs, % or 0"
-        raise RecipeError([Problem(where="recipe", key=f"schedule.{key}", what=what)])
+        what = f"found {quantity}; expected {expected}"
+        raise RecipeError([Problem(where="recipe", key=key, what=what)])
     return quantity.amount * scale[quantity.unit]
 
 

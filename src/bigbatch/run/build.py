@@ -35,7 +35,8 @@ from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import GlobalBatch, HardwareFacts, LengthFacts, MicroBatch, Packing, TokenTable, Update
 from bigbatch.rules.batch_size import Effective, scaled
-from bigbatch.rules.clocks import Length, total_updates
+from bigbatch.rules.clocks import Length, refuse_large_batch, total_updates
+from bigbatch.rules.ramp import Ramp, ramp_from, ramp_length, ramp_samples, scaled_in_stage
 from bigbatch.rules.schedules import Schedule, schedule_from
 from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.forwards import open_forward
@@ -80,6 +81,8 @@ class Parts:
     clock: str
     """What the schedule counts: `samples`, or `tokens` for tasks whose unit is the token."""
     effective: Effective
+    ramp: Ramp | None = None
+    """How the batch grows; None: it does not."""
     hardware: HardwareFacts
     graphs_compiled: int = 0
     """Graphs that the process had compiled before update 1; what comes later are recompilations."""
@@ -128,13 +131,20 @@ class Parts:
         """Whether a figure improves upwards; a loss does not."""
         return larger_is_better(figure_of(metric, [*self.tables])[1], self.metrics)
 
-    def learning_rate(self, first_position: int, batch_samples: int) -> float:
+    def in_stage(self, stage: int) -> Effective:
+        """Learning rate, betas and eps at a size of the ramp; without one, at the batch."""
+        if self.ramp is None:
+            return self.effective
+        return scaled_in_stage(self.recipe.optimizer, self.ramp, stage)
+
+    def learning_rate(self, first_position: int, batch_samples: int, stage: int = 0) -> float:
         """Learning rate of an update: the schedule at the midpoint of its samples (of its tokens for clm)."""
+        peak = self.in_stage(stage).lr
         if self.clock == "tokens":
             first = self.batches.tokens_before(first_position)
             after = self.batches.tokens_before(first_position + batch_samples)
-            return self.effective.lr * self.schedule(first, after - first)
-        return self.effective.lr * self.schedule(first_position, batch_samples)
+            return peak * self.schedule(first, after - first)
+        return peak * self.schedule(first_position, batch_samples)
 
     @property
     def update(self) -> Callable[..., Update]:
@@ -238,6 +248,7 @@ def build(
         batches=batches,
         lengths=clocks.lengths,
         length=clocks.length,
+        ramp=clocks.ramp,
         new_optimizer=new_optimizer,
         say=say,
         cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
@@ -318,6 +329,7 @@ def build(
         schedule=clocks.schedule,
         clock=clocks.clock,
         effective=clocks.effective,
+        ramp=clocks.ramp,
         hardware=hardware,
         graphs_compiled=compilations() if forward.compiled else 0,
         audit=found,
@@ -366,35 +378,48 @@ class _Clocks:
     effective: Effective
     schedule: Schedule
     clock: str
+    ramp: Ramp | None
 
 
 def _clocks(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -> _Clocks:
     """How many updates, and the learning rate of each."""
     lengths = length_facts(train)
-    length = total_updates(
-        recipe.length,
-        recipe.batch.samples,
-        lengths.samples,
-        batch_tokens=recipe.batch.tokens,
-        tokens=lengths.tokens,
-        allow_repeats=recipe.batch.allow_repeats,
-        next_position=batches.next_position if recipe.batch.tokens else None,
-    )
     by_tokens = clock == "tokens"
-    total = batches.tokens_before(length.samples) if by_tokens else length.samples
+    sample = lengths.tokens / lengths.samples if by_tokens else 1.0
+    epoch = lengths.tokens if by_tokens else lengths.samples
+    new_schedule = partial(
+        schedule_from,
+        recipe.schedule,
+        epoch_samples=epoch,
+        sample=sample,
+        custom=custom(recipe, recipe.schedule.name),
+    )
+    ramp = None
+    if recipe.batch.ramp is None:
+        length = total_updates(
+            recipe.length,
+            recipe.batch.samples,
+            lengths.samples,
+            batch_tokens=recipe.batch.tokens,
+            tokens=lengths.tokens,
+            allow_repeats=recipe.batch.allow_repeats,
+            next_position=batches.next_position if recipe.batch.tokens else None,
+        )
+        total = batches.tokens_before(length.samples) if by_tokens else length.samples
+        schedule = new_schedule(total_samples=total, batch_samples=total / length.updates)
+        effective = scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1)
+    else:
+        asked, batch = recipe.batch.ramp, recipe.batch.samples
+        assert batch is not None
+        refuse_large_batch(batch, lengths.samples, None, None, recipe.batch.allow_repeats)
+        samples = ramp_samples(asked, batch, recipe.length, lengths.samples)
+        total = batches.tokens_before(samples) if by_tokens else samples
+        schedule = new_schedule(total_samples=total, batch_samples=asked.start * sample)
+        ramp = ramp_from(asked, batch, samples, lengths.samples, schedule, samples / total)
+        length = ramp_length(ramp, lengths.samples)
+        effective = scaled_in_stage(recipe.optimizer, ramp, 0)
     return _Clocks(
-        lengths=lengths,
-        length=length,
-        effective=scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1),
-        schedule=schedule_from(
-            recipe.schedule,
-            total,
-            total / length.updates,
-            lengths.tokens if by_tokens else lengths.samples,
-            sample=lengths.tokens / lengths.samples if by_tokens else 1.0,
-            custom=custom(recipe, recipe.schedule.name),
-        ),
-        clock=clock,
+        lengths=lengths, length=length, effective=effective, schedule=schedule, clock=clock, ramp=ramp
     )
 
 

@@ -48,6 +48,10 @@ class Progress:
     journal_records: int = 0
     """Lines of metrics.jsonl at this moment; a resume moves later ones away."""
     peak_memory_bytes: int = 0
+    batch_stage: int = 0
+    """Where a ramp has brought the batch: the index of its size."""
+    batch_votes: int = 0
+    """Measurements in a row that spoke for a larger one."""
     stopped: str | None = None
     """Why the run was asked to stop: after a kill it does not train on."""
 
