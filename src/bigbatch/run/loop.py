@@ -196,7 +196,7 @@ class Loop:
         lr = parts.learning_rate(batch.first_position, batch.samples)
         self.results.clear()
         # Before every update, not once: between updates the module is in the caller's hands.
-        parts.module.train()
+        parts.resume_training()
         self._beat.at(batch.update, "accumulate")
         return parts.update(
             parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens
