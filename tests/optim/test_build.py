@@ -24,6 +24,7 @@ def settings(name: str, **changes: Any) -> SimpleNamespace:
         "momentum": 0.9,
         "nesterov": True,
         "state": "fp32",
+        "layer_decay": 1.0,
         "args": {},
     }
     return SimpleNamespace(**(values | changes))

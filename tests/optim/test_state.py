@@ -26,6 +26,7 @@ def build(
         "momentum": 0.9,
         "nesterov": False,
         "state": "fp32",
+        "layer_decay": 1.0,
         "args": {},
     }
     effective = Effective(lr=0.01, betas=(0.9, 0.99), eps=1e-8)

@@ -16,7 +16,7 @@ from bigbatch.rules.batch_size import scaled
 def settings(**changes: Any) -> SimpleNamespace:
     values: dict[str, Any] = {
         "name": "adamw", "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "base_batch": None,
-        "lr_rule": "none", "betas_rule": "keep",
+        "lr_rule": "none", "betas_rule": "keep", "noise_scale": None,
     }  # fmt: skip
     return SimpleNamespace(**(values | changes))
 

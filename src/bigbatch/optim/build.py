@@ -188,8 +188,8 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 def state_multiple(name: str, momentum: float = 0.9, state: str = "fp32") -> float:
     """fp32 tensors of optimiser state per trainable parameter: AdamW and LAMB 2, with momentum alone 1, without 0.
 
-    `bf16_sr` halves AdamW's; `8bit` quarters it and adds one fp32 scale a block of 256. Schedule-free AdamW keeps 2, and
-    a third while the model holds the average. Muon keeps 1 or 2 a tensor; it counts as 2, like an optimiser of the
+    `bf16_sr` halves AdamW's; `8bit` quarters it and adds one fp32 scale a block of 256. Schedule-free AdamW keeps 2,
+    and a third while the model holds the average. Muon keeps 1 or 2 a tensor; it counts as 2, like an optimiser of the
     user's own: what most keep.
     """
     if state != "fp32":

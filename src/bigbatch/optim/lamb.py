@@ -124,9 +124,7 @@ class Lamb(Optimizer):
         squares = self._sum_of_squares([*weights, *moves], [*weights, *weights])
         weight_squares, direction_squares = squares[: len(weights)], squares[len(weights) :]
         both = (weight_squares > 0) & (direction_squares > 0)
-        return torch.where(
-            both, (weight_squares / direction_squares).sqrt(), torch.ones_like(weight_squares)
-        )
+        return torch.where(both, (weight_squares / direction_squares).sqrt(), torch.ones_like(weight_squares))
 
 
 def scaled_rates(rates: Sequence[float], adapted: Sequence[int], ratios: Tensor) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Where each parameter sits in the model: embeddings, which block, or head. By name, so that parts and copies know too."""
+"""Where each parameter sits: embeddings, which block, or head. By name, so that parts and copies know too."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ class Muon(Optimizer):
         buf = momentum buf + g        u = g + momentum buf (nesterov), or buf
         w = w - lr wd w - lr scale(rows, columns) U V^T          U S V^T = u, by Newton-Schulz
 
-    A group takes part when it says `orthogonal: True` (see `decay_groups`: matrices inside blocks); its tensors have two
-    dimensions. The others move by AdamW. A matrix that holds query, key and value together is turned as one.
+    A group takes part when it says `orthogonal: True` (see `decay_groups`: matrices inside blocks); its tensors have
+    two dimensions. The others move by AdamW. A matrix that holds query, key and value together is turned as one.
 
     Args:
         params: parameters, or groups.
@@ -91,7 +91,9 @@ class Muon(Optimizer):
         whole: Whole | None = None,
     ) -> None:
         if lr < 0 or eps < 0 or not all(0 <= each < 1 for each in (*betas, momentum)):
-            raise ValueError(f"muon: lr {lr}, eps {eps} must be >= 0, betas {betas}, momentum {momentum} in [0, 1)")
+            raise ValueError(
+                f"muon: lr {lr}, eps {eps} must be >= 0, betas {betas}, momentum {momentum} in [0, 1)"
+            )
         if scale not in SCALES or newton_schulz not in FORMATS or not 1 <= steps <= 20:
             raise ValueError(
                 f"muon: found scale {scale!r}, newton_schulz {newton_schulz!r}, steps {steps!r}; expected scale "

@@ -23,7 +23,9 @@ def schedulefree() -> Any:
     try:
         import schedulefree as found  # type: ignore[import-not-found]
     except ImportError as error:
-        what = f"schedule_free needs schedulefree ({error}); pip install 'bigbatch[schedulefree]', or take adamw"
+        what = (
+            f"schedule_free needs schedulefree ({error}); pip install 'bigbatch[schedulefree]', or take adamw"
+        )
         raise RecipeError([Problem(where="recipe", key="optimizer.name", what=what)]) from error
     return found
 

@@ -258,9 +258,7 @@ def doubts(recipe: Any, length: Length, lengths: LengthFacts, hardware: Hardware
     if recipe.schedule.name in SCHEDULES:
         mean_batch = length.samples / length.updates
         warmup = scaled_warmup(recipe.schedule, optimizer.base_batch, batch).length
-        laid = schedule_from(
-            recipe.schedule, length.samples, mean_batch, lengths.samples, warmup=warmup
-        )
+        laid = schedule_from(recipe.schedule, length.samples, mean_batch, lengths.samples, warmup=warmup)
         found += laid.warnings
     if lengths.truncated_samples:
         share = lengths.truncated_samples / lengths.samples

@@ -214,9 +214,7 @@ class TaskSpec(Section):
 class OptimizerSpec(Section):
     """How a gradient becomes an update. In YAML a name alone is enough."""
 
-    name: Annotated[
-        Text, named("adamw", "sgd", "lamb", "lars", "lion", "muon", "schedule_free")
-    ] = "adamw"
+    name: Annotated[Text, named("adamw", "sgd", "lamb", "lars", "lion", "muon", "schedule_free")] = "adamw"
     """`adamw`, `sgd`, `lamb`, `lars`, `lion`, `muon`, `schedule_free`, or your own as an import reference."""
     lr: PositiveNumber = DEFAULT_LR["adamw"]
     """Peak learning rate, used as typed unless `base_batch` is given. Default: adamw 5e-5, lamb 6.25e-4, sgd 1e-2,
@@ -275,7 +273,9 @@ class OptimizerSpec(Section):
                     f"{rule}: {value} needs base_batch, the batch that lr and betas were tuned for"
                 )
         if self.lr_rule == "gain" and self.noise_scale is None:
-            raise ValueError("lr_rule: gain needs noise_scale, the gradient noise scale in the batch's own unit")
+            raise ValueError(
+                "lr_rule: gain needs noise_scale, the gradient noise scale in the batch's own unit"
+            )
         return self
 
 
@@ -287,7 +287,7 @@ class ScheduleSpec(Section):
     warmup: Stretch = quantity("6 %")
     """Rise from 0 to lr: `6 %` of the run, `200 updates`, `10000 samples`, or 0."""
     warmup_rule: Literal["keep", "legw"] = "keep"
-    """legw: the warm-up was tuned for `optimizer.base_batch`; at k times that batch it takes k times as many samples."""
+    """legw: the warm-up was tuned for `optimizer.base_batch`; k times that batch takes k times as many samples."""
     decay: Stretch = quantity("20 %")
     """Length of the last part of wsd, in which the rate falls."""
     final_fraction: Fraction = 0.0

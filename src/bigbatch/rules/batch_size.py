@@ -17,7 +17,7 @@ SGD_LIKE = ("sgd", "lars")
 _WITHOUT_BETAS = ("sgd", "lars")
 BREAKS = {
     "linear": "known to hold far below the noise scale alone: ResNet-50 with SGD to 8,192",
-    "sqrt": "known to hold while noise dominates the gradient: BERT with LAMB to 32,768 in pre-training, not in fine-tuning",
+    "sqrt": "known to hold while noise dominates the gradient: BERT with LAMB to 32,768, in pre-training alone",
     "gain": "as good as the noise scale, which grows while a model learns",
     "half_life": "tried in pre-training of language models, from batch 1 up",
     "sde": "an expansion in k (1 - beta1)",
@@ -54,8 +54,8 @@ def gain(base_batch: float, batch: float, noise_scale: float) -> float:
 
         r = (1 + noise / base) / (1 + noise / batch)
 
-    It is the ratio of `sgd_rate` at both batches, and AdaScale's gain: one update does the work of r updates of the base.
-    r / k is what is left of the efficiency in samples.
+    It is the ratio of `sgd_rate` at both batches, and AdaScale's gain: one update does the work of r updates of the
+    base. r / k is what is left of the efficiency in samples.
 
     Args:
         base_batch: the tuned batch.
@@ -171,13 +171,15 @@ def _learning_rate(
 
 
 def _by_root(settings: OptimizerSettings, factor: float, why: str) -> tuple[float, float, tuple[str, ...]]:
-    """lr times, and eps divided by, the root of a factor."""
+    """Lr times, and eps divided by, the root of a factor."""
     lr = settings.lr * math.sqrt(factor)
     note = f"lr {settings.lr:g} -> {lr:g} ({why})"
     if settings.name in SGD_LIKE or settings.name == "lion":
         return lr, settings.eps, (note,)
     eps = settings.eps / math.sqrt(factor)
-    moved = f"eps {settings.eps:g} -> {eps:g} (divided by sqrt({factor:.4g}) with the {settings.lr_rule} rule)"
+    moved = (
+        f"eps {settings.eps:g} -> {eps:g} (divided by sqrt({factor:.4g}) with the {settings.lr_rule} rule)"
+    )
     return lr, eps, (note, moved)
 
 
@@ -203,9 +205,7 @@ def _betas(
     old = _pair(settings.betas)
     if settings.betas_rule == "half_life":
         new = (old[0] ** ratio, old[1] ** ratio)
-        why = (
-            f"half-life rule: the averages remember the same number of samples, beta^{ratio:g}; {BREAKS['half_life']}"
-        )
+        why = f"half-life rule: the averages remember the same number of samples, beta^{ratio:g}; {BREAKS['half_life']}"
         return new, (f"betas {_show(old)} -> {_show(new)} ({why})",), ()
     if settings.betas_rule != "sde":
         return old, (), ()

@@ -45,8 +45,8 @@ def scaled_warmup(settings: WarmupSettings, base_batch: float | None, batch: flo
         RecipeError: the rule without a base batch.
 
     Reference:
-        You et al. 2019, arXiv 1901.08433, "Large-batch training for LSTM and beyond": linear-epoch gradual warm-up, with
-        the sqrt rule for the learning rate.
+        You et al. 2019, arXiv 1901.08433, "Large-batch training for LSTM and beyond": linear-epoch gradual warm-up,
+        with the sqrt rule for the learning rate.
     """
     if settings.warmup_rule == "keep":
         return Warmup(length=settings.warmup)
