@@ -76,8 +76,8 @@ def test_keller_and_moonlight_have_one_direction_and_adamws_size(rows: int, colu
     assert 0.16 < size < 0.2
 
 
-def test_moonlights_size_on_a_model_sized_matrix() -> None:
-    size = moved(matrix(384, 1536).float().double()).square().mean().sqrt().item()
+def test_moonlights_size_on_a_wide_matrix() -> None:
+    size = moved(matrix(128, 512)).square().mean().sqrt().item()
     assert 0.17 <= size <= 0.18
 
 
