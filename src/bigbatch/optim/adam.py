@@ -65,7 +65,7 @@ def directions(
     steps = [state["step"] for state in states]
     torch._foreach_add_(steps, 1)
     # Steps are scalars on the CPU: one read for all, no synchronisation with a device.
-    counts = torch.stack(steps).tolist() if debias else [float("inf")] * len(steps)
+    counts = torch.stack(steps).tolist() if debias else [float("inf")] * len(steps)  # beta^inf is 0
     of_means = [1 - first**count for count in counts]
     of_roots = [(1 - second**count) ** 0.5 for count in counts]
     lists = (parameters, gradients, means, squares, means if into is None else into)
@@ -73,17 +73,22 @@ def directions(
         torch._foreach_lerp_(mean, slopes, 1 - first)
         torch._foreach_mul_(square, second)
         torch._foreach_addcmul_(square, slopes, slopes, 1 - second)
-        roots = torch._foreach_sqrt(square)
+        below = torch._foreach_sqrt(square)
+        # Both corrections at once, below the line: m / c1 / (sqrt(v) / c2 + eps) = m / (sqrt(v) c1 / c2 + c1 eps).
+        if debias:
+            torch._foreach_mul_(below, [of_means[owner] / of_roots[owner] for owner in owners])
         # With eps 0 a weight that never had a gradient would be 0 / 0.
-        floor = torch.finfo(roots[0].dtype).tiny if eps == 0 else eps
-        if debias:
-            torch._foreach_div_(roots, [of_roots[owner] for owner in owners])
-        torch._foreach_add_(roots, floor)
-        if debias:
-            torch._foreach_mul_(roots, [of_means[owner] for owner in owners])
-        if into is None:
-            yield owners, values, list(torch._foreach_div(mean, roots))
-        else:
-            torch._foreach_copy_(moves, mean)
-            torch._foreach_div_(moves, roots)
-            yield owners, values, moves
+        tiny = torch.finfo(below[0].dtype).tiny
+        torch._foreach_add_(below, [max(of_means[owner] * eps, tiny) for owner in owners])
+        yield owners, values, _divided(mean, below, None if into is None else moves)
+
+
+def _divided(above: list[Tensor], below: list[Tensor], into: list[Tensor] | None) -> list[Tensor]:
+    """The quotients; on a CPU without a pass for a copy."""
+    if into is None:
+        return list(torch._foreach_div(above, below))
+    if above[0].device.type == "cpu":
+        return [torch.div(one, other, out=out) for one, other, out in zip(above, below, into, strict=True)]
+    torch._foreach_copy_(into, above)
+    torch._foreach_div_(into, below)
+    return into

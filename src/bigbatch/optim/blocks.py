@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-BLOCK_VALUES = 32_768
-"""Of each list: five lists of fp32 are 640 KiB, which stays in a core's second-level cache."""
+BLOCK_VALUES = 65_536
+"""Of each list: five lists of fp32 are 1.25 MiB. On 22.7M values in one thread, LAMB took 706 ms with 4,096, 324 with
+16,384 and 210 with this: a call for fewer values costs more than the cache saves."""
 
 Block = tuple[list[int], tuple[list[Tensor], ...]]
 """(place in the lists of each piece's tensor, the pieces of each list)."""

@@ -104,8 +104,7 @@ class Lamb(Optimizer):
         by_ratio = self._ratios([weights[i] for i in adapted], [found[i] for i in adapted])
         step_lengths = scaled_rates(rates, adapted, by_ratio)
         for owners, (values, moves) in in_blocks(weights, found):
-            torch._foreach_mul_(moves, [step_lengths[owner] for owner in owners])
-            torch._foreach_add_(values, moves)
+            _add(values, moves, [step_lengths[owner] for owner in owners])
 
     def _directions(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Tensor]:
         """Advance the averages and return u, new tensors."""
@@ -125,6 +124,16 @@ class Lamb(Optimizer):
         weight_squares, direction_squares = squares[: len(weights)], squares[len(weights) :]
         both = (weight_squares > 0) & (direction_squares > 0)
         return torch.where(both, (weight_squares / direction_squares).sqrt(), torch.ones_like(weight_squares))
+
+
+def _add(values: list[Tensor], moves: list[Tensor], rates: list[Any]) -> None:
+    """values += rates moves; numbers save a pass, tensors (on an accelerator) save waiting for them."""
+    if isinstance(rates[0], float):
+        for value, move, rate in zip(values, moves, rates, strict=True):
+            value.add_(move, alpha=rate)
+        return
+    torch._foreach_mul_(moves, rates)
+    torch._foreach_add_(values, moves)
 
 
 def scaled_rates(rates: Sequence[float], adapted: Sequence[int], ratios: Tensor) -> list[Any]:
