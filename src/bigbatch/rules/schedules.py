@@ -125,6 +125,7 @@ def schedule_from(
     epoch_samples: int,
     custom: Callable[..., float] | None = None,
     sample: float = 1.0,
+    warmup: Quantity | None = None,
 ) -> Schedule:
     """Lay `recipe.schedule` over a run. On a clock of tokens, all amounts below are tokens.
 
@@ -136,6 +137,7 @@ def schedule_from(
         epoch_samples: samples of the training split: turns `1 epochs` into samples.
         custom: the function that `settings.name` refers to, when it is an import reference.
         sample: what a sample counts on the clock: its mean tokens on a clock of tokens.
+        warmup: of `warmup.scaled_warmup`; None: `settings.warmup`.
 
     Raises:
         RecipeError: no schedule of that name, or a warm-up or decay in a unit that makes no sense here.
@@ -148,17 +150,18 @@ def schedule_from(
         "epochs": epoch_samples,
         "percent": total_samples / 100,
     }
-    warmup = in_samples("schedule.warmup", settings.warmup, scale)
+    asked = warmup or settings.warmup
+    warmup_samples = in_samples("schedule.warmup", asked, scale)
     decay = in_samples("schedule.decay", settings.decay, scale) if settings.name == "wsd" else 0.0
     return Schedule(
         name=settings.name,
         total_samples=float(total_samples),
-        warmup_samples=warmup,
+        warmup_samples=warmup_samples,
         decay_samples=decay,
         final_fraction=settings.final_fraction,
         custom=custom,
         args=dict(settings.args or {}),
-        warnings=_doubts(settings, warmup, decay, total_samples) if custom is None else (),
+        warnings=_doubts(settings, asked, warmup_samples, decay, total_samples) if custom is None else (),
     )
 
 
@@ -177,16 +180,18 @@ def in_samples(
     return quantity.amount * scale[quantity.unit]
 
 
-def _doubts(settings: ScheduleSettings, warmup: float, decay: float, total: float) -> tuple[str, ...]:
+def _doubts(
+    settings: ScheduleSettings, asked: Quantity, warmup: float, decay: float, total: float
+) -> tuple[str, ...]:
     """What is legal but hardly meant."""
     if warmup >= total:
         return (
-            f"schedule.warmup: {settings.warmup} = {warmup:,.0f} samples, but the run has {total:,.0f}: "
+            f"schedule.warmup: {asked} = {warmup:,.0f} samples, but the run has {total:,.0f}: "
             "the learning rate never reaches optimizer.lr",
         )
     if warmup + decay > total * (1 + 1e-9):
         return (
-            f"schedule: warm-up ({settings.warmup}) and decay ({settings.decay}) overlap: together "
+            f"schedule: warm-up ({asked}) and decay ({settings.decay}) overlap: together "
             f"{warmup + decay:,.0f} of {total:,.0f} samples; the smaller of the two factors counts",
         )
     return ()

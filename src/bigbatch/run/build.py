@@ -21,6 +21,7 @@ from bigbatch.graph.compiled import compilations
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
+from bigbatch.optim.limbs import limbs_of
 from bigbatch.parallel.bitwise import aligned
 from bigbatch.parallel.mesh import MeshShape, meshed
 from bigbatch.parallel.single import SingleWorld
@@ -38,6 +39,7 @@ from bigbatch.rules.batch_size import Effective, scaled
 from bigbatch.rules.clocks import Length, refuse_large_batch, total_updates
 from bigbatch.rules.ramp import Ramp, ramp_from, ramp_length, ramp_samples, scaled_in_stage
 from bigbatch.rules.schedules import Schedule, schedule_from
+from bigbatch.rules.warmup import scaled_warmup
 from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
@@ -159,9 +161,19 @@ class Parts:
         return micro_batches(batch, self.train, part=self.step.world.part, **cut)
 
     def settle(self) -> None:
-        """The module holds the weights that the run has: the mean of replicas, where some train apart."""
+        """The module holds the weights that the run has: the mean of replicas, where some train apart, or the average
+        that an optimiser keeps.
+        """
         if self.step.apart is not None:
             self.step.apart.settle()
+        elif hasattr(self.step.optimizer, "eval"):
+            self.step.optimizer.eval()  # type: ignore[attr-defined]
+
+    def resume_training(self) -> None:
+        """The module holds the weights that the next gradient is taken at, in training mode."""
+        self.module.train()
+        if self.step.apart is None and hasattr(self.step.optimizer, "train"):
+            self.step.optimizer.train()  # type: ignore[attr-defined]
 
     def shrink(self, micro_tokens: int, why: str, *, evaluation: bool = False) -> None:
         """Cut the work into smaller pieces from now on; evaluations alone, while theirs are larger."""
@@ -235,10 +247,10 @@ def build(
         build_optimizer,
         settings=recipe.optimizer,
         effective=clocks.effective,
-        world=world,
         custom=custom(recipe, recipe.optimizer.name),
         rename=clean_name,
         seed=recipe.seed.dropout,
+        limbs=limbs_of(ready.module, ready.anatomy, clean_name),
     )
     on = Measured(
         recipe=recipe,
@@ -282,7 +294,8 @@ def build(
         "loss_scale": loss_scale,
         "span": forward.span,
     }
-    new_trained = partial(new_optimizer, trainable=trainable)
+    # What is measured on throw-away parameters is measured by one rank alone: only here may ranks speak.
+    new_trained = partial(new_optimizer, world=world, trainable=trainable)
     replicas = None
     if apart:
         executor = PlainExecutor(in_place=forward.in_place, **of_executor)
@@ -393,6 +406,9 @@ def _clocks(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -> 
         epoch_samples=epoch,
         sample=sample,
         custom=custom(recipe, recipe.schedule.name),
+        warmup=scaled_warmup(
+            recipe.schedule, recipe.optimizer.base_batch, recipe.batch.samples or recipe.batch.tokens or 1
+        ).length,
     )
     ramp = None
     if recipe.batch.ramp is None:

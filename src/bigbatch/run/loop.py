@@ -204,7 +204,7 @@ class Loop:
             set_scaled(parts.step.optimizer, here.betas, here.eps)
         self.results.clear()
         # Before every update, not once: between updates the module is in the caller's hands.
-        parts.module.train()
+        parts.resume_training()
         self._beat.at(batch.update, "accumulate")
         return parts.update(
             parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens
