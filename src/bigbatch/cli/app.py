@@ -53,6 +53,14 @@ Columns = Annotated[
     ),
 ]
 
+Parallel = Annotated[int, typer.Option("--parallel", metavar="N", help="Runs at a time.")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="TIME", help="Start no run after this long: '60 min'.")
+]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Of the folder in sweeps/, if not the recipe's.")
+]
+
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line; ends the process with the exit codes of `bigbatch.errors`.
@@ -301,6 +309,40 @@ def bench(
         environ=os.environ,
         say=say,
     )
+
+
+@app.command(epilog="Example: bigbatch sweep recipe.yaml --over batch.samples=16,64,256 --over seed=0,1,2")
+def sweep(
+    recipe: Recipe,
+    changes: Changes = None,
+    set_: Set = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option("--over", metavar="KEY=A,B,…", help="An axis: a key and its values; may come often."),
+    ] = None,
+    parallel: Parallel = 1,
+    budget: Budget = None,
+    name: Name = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", metavar="NAME", help="What the report shows: f1_macro, test.f1_macro, …"),
+    ] = None,
+) -> int:
+    """Train every combination of some values; the same command goes on where it stopped."""
+    from bigbatch import api
+
+    outcome = api.sweep(
+        recipe,
+        _both(changes, set_),
+        over=over or (),
+        parallel=parallel,
+        budget=budget,
+        name=name,
+        metric=metric,
+        environ=os.environ,
+        say=say,
+    )
+    return exit_code_of_run(outcome)
 
 
 def _error(text: str) -> None:
