@@ -360,6 +360,13 @@ def sweep(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> 
     return sweep_command(recipe, overrides, **options)
 
 
+def scale(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
+    """`bigbatch scale`: how large a batch is worth using; see `study.scale`."""
+    from bigbatch.study.scale import scale_command
+
+    return scale_command(recipe, overrides, **options)
+
+
 @dataclass(frozen=True)
 class InitResult:
     """What `init` wrote and what it has to say."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,17 +116,21 @@ def _travel(name: str, series: Sequence[svg.Series]) -> str:
     return shorten(f"{title_of(name)} from left to right. {'; '.join(ends)}", 400) + "."
 
 
-def render_sweep(view: SweepView) -> str:
-    """The page as one HTML text."""
+def render_sweep(
+    view: SweepView, template: str = "sweep.html.j2", findings: Mapping[str, Any] | None = None
+) -> str:
+    """The page as one HTML text; another template may show findings above the figures."""
     charts = sweep_charts(view)
     names = figure_names(view.rows)
     chosen = chosen_figure(view.rows, view.figure)
-    shown = list(dict.fromkeys([*([chosen] if chosen else []), *names]))[:_SHOWN_FIGURES]
+    first = [name for name in names if name == chosen]
+    shown = [*first, *(name for name in names if name != chosen)][:_SHOWN_FIGURES]
     groups = groups_of(view.rows, view.seeds)
     done = sum(row.done for row in view.rows)
     return render(
-        "sweep.html.j2",
+        template,
         {
+            "findings": findings,
             "name": clean(view.name),
             "lead": f"{done} of {len(view.rows)} points have a result.",
             "command": clean(view.command),

@@ -53,7 +53,7 @@ def is_seed(key: str) -> bool:
 
 
 def read_axis(word: str) -> Axis:
-    """`batch.samples=16,64,256`; commas in brackets and quotes belong to a value: `optimizer.betas=[0.9,0.99],[0.9,0.95]`.
+    """`batch.samples=16,64,256`; commas in brackets and quotes belong to a value: `k=[1,2],[3]`.
 
     Keys that move together are joined: `optimizer.name+optimizer.lr=adamw+5e-4,lamb+6e-3`.
 

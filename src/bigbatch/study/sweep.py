@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,8 @@ class Sweep:
     """No point is started after this long; None: no limit."""
     figure: str | None = None
     """`test.f1_macro` or `f1_macro`: what the report shows; None: the usual one."""
+    drop_weights: bool = False
+    """Remove checkpoints and model of a point once it has its result."""
     command: str = ""
     """What the user typed, for the record."""
     words: tuple[str, ...] = ()
@@ -188,6 +191,8 @@ class _Running:
         done = self._done(point)
         if done:
             self._pace.ended(ended.name, ended.seconds)
+            for heavy in ("checkpoints", "model") if self._sweep.drop_weights else ():
+                shutil.rmtree(self._sweep.folder / "runs" / ended.name / heavy, ignore_errors=True)
         reason = _row(self._sweep.folder, point, self._state.endings).exit_reason
         progress = self._pace.told(time.monotonic() - self._began)
         self._say(f"{ended.name}: {reason.partition(chr(10))[0]} ({progress})")

@@ -25,6 +25,7 @@ def sweep_command(
     budget: str | None = None,
     name: str | None = None,
     metric: str | None = None,
+    drop_weights: bool = False,
     environ: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
@@ -38,6 +39,7 @@ def sweep_command(
         budget: no run is started after this long, such as `60 min`.
         name: of the folder in `sweeps/`; None: the recipe's.
         metric: what the report shows: `f1_macro`, or of one split `test.f1_macro`.
+        drop_weights: remove checkpoints and model of each run once it has its result.
         environ: where `BIGBATCH_*` keys are read from.
         say: told of each start and end.
 
@@ -50,6 +52,7 @@ def sweep_command(
     for axis in over:
         words += ["--over", axis]
     words += optional_words(parallel=parallel, budget=budget, name=name, metric=metric)
+    words += ["--drop-weights"] if drop_weights else []
     sweep = Sweep(
         recipe=Path(recipe),
         changes=tuple(overrides),
@@ -58,6 +61,7 @@ def sweep_command(
         parallel=parallel,
         budget_seconds=seconds_of(budget),
         figure=metric,
+        drop_weights=drop_weights,
         command=shlex.join(words),
     )
     outcome = run_sweep(sweep, environ=environ, say=say)
