@@ -335,7 +335,7 @@ class RegulariseSpec(Section):
 
 
 class EarlyStoppingSpec(Section):
-    """Stop when validation no longer improves."""
+    """Stop when validation no longer improves, or is good enough."""
 
     metric: Text | None = None
     """Metric to watch; null: `best`, or the validation loss."""
@@ -343,6 +343,8 @@ class EarlyStoppingSpec(Section):
     """Evaluations without improvement that are tolerated."""
     min_delta: NonNegativeNumber = 0.0
     """Smallest change that counts as an improvement, in the metric's unit."""
+    target: Number | None = None
+    """Stop as soon as the metric is at least this (an error or a loss: at most); null: no such end."""
 
 
 class SeedSpec(Section):

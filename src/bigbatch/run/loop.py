@@ -321,8 +321,10 @@ class Loop:
         if stopping is None:
             return
         metric = self._stopping_metric()
-        value = self._watched(metric)
-        if better(value, progress.stop_best, self.parts.larger_is_better(metric), stopping.min_delta):
+        value, larger = self._watched(metric), self.parts.larger_is_better(metric)
+        if stopping.target is not None and (value >= stopping.target if larger else value <= stopping.target):
+            progress.target_reached = True
+        if better(value, progress.stop_best, larger, stopping.min_delta):
             progress.stop_best, progress.stale_evaluations = value, 0
         else:
             progress.stale_evaluations += 1
@@ -391,9 +393,14 @@ class Loop:
         if self.progress.stopped is not None or any(isinstance(request, Stop) for request in self._agreed):
             return True
         stopping = self.parts.recipe.early_stopping
-        if stopping is None or self.progress.stale_evaluations < max(stopping.patience.amount, 1):
+        if stopping is None:
             return False
-        why = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
+        if self.progress.target_reached:
+            why = f"target reached: {self._stopping_metric()} {stopping.target:g}"
+        elif self.progress.stale_evaluations >= max(stopping.patience.amount, 1):
+            why = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
+        else:
+            return False
         self._agreed.append(Stop(why))
         return True
 
