@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
 
 from bigbatch.errors import UsageError
@@ -68,9 +69,16 @@ def arrangement(world: World) -> str:
     return str(world.shape) if isinstance(world, MeshWorld) else f"replicate {world.size}"
 
 
-def in_parts(types: Sequence[type]) -> bool:
-    """Whether an operation is on tensors in parts, which torch takes apart into operations on each part."""
-    return any(issubclass(kind, DTensor) for kind in types)
+def stand_ins(types: Sequence[type]) -> bool:
+    """Whether tensors only stand for others: parts of a whole, or what is still on its way. Torch turns operations
+    on them into operations on those others.
+    """
+    return any(issubclass(kind, (DTensor, AsyncCollectiveTensor)) for kind in types)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def collective_of(func: Any, args: Sequence[Any]) -> Collective | None:
@@ -119,10 +127,11 @@ def _times_ranks(args: Sequence[Any]) -> int:
     return _bytes(args[0]) * args[1]
 
 
-_SILENT = ("wait_tensor", "barrier", "monitored_barrier_")
+_SILENT = ("wait_tensor", "barrier", "monitored_barrier_", "_wrap_tensor_autograd")
 _KINDS: Mapping[str, tuple[str, int, Callable[[Sequence[Any]], int]]] = {
     "allreduce_": ("all_reduce", 1, _first),
     "broadcast_": ("broadcast", 1, _first),
+    "scatter_": ("scatter", 2, _second),
     "allgather_": ("all_gather", 2, _first),
     "_allgather_base_": ("all_gather", 2, _first),
     "_reduce_scatter_base_": ("reduce_scatter", 2, _second),

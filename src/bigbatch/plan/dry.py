@@ -13,7 +13,7 @@ class Traffic:
     """Collectives of one kind, over one axis, that one rank takes part in during an update."""
 
     collective: str
-    """`all_reduce`, `all_gather`, `reduce_scatter`, `all_to_all` or `broadcast`."""
+    """`all_reduce`, `all_gather`, `reduce_scatter`, `all_to_all`, `broadcast` or `scatter`."""
     axis: str
     """Axis of the mesh; `all ranks` where it is none."""
     ranks: int

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from bigbatch.parallel.dry import Collective, collective_of, in_parts
+from bigbatch.parallel.dry import Collective, collective_of, local_part, stand_ins
 
 
 class Shapes(TorchDispatchMode):
@@ -39,7 +39,7 @@ class Shapes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         """Do the operation, and see what it made and sent."""
-        if in_parts(types):
+        if stand_ins(types):
             return NotImplemented
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         known = inputs and not any(isinstance(item, FakeTensor) for item in inputs)
@@ -54,7 +54,7 @@ class Shapes(TorchDispatchMode):
         if found is not None:
             self.sent.append(found)
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and not stand_ins((type(leaf),)):
                 self.see(leaf)
         return result
 
@@ -67,6 +67,11 @@ class Shapes(TorchDispatchMode):
             self._alive[address] = (0, gone)
             self._resized(address, storage.nbytes())
 
+    def see_module(self, module: nn.Module) -> None:
+        """Count parameters and buffers that were made before anybody watched."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            self.see(local_part(tensor))
+
     def forget_peak(self) -> None:
         """The next peak begins with what is alive now."""
         self.peak_bytes, self.peak_phase = self.bytes_now, self.phase
@@ -78,18 +83,18 @@ class Shapes(TorchDispatchMode):
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         tensors[name] = self._fake.from_tensor(tensor)
-        for tensor in (*module.parameters(), *module.buffers()):
-            self.see(tensor)
+        self.see_module(module)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """New tensors have no memory inside, whatever they are made from."""
-        with self._fake, self, self._watching_sizes():
+        """New tensors have no memory inside, unless they are made from numbers that are known."""
+        with self._fake, self.watching():
             yield
 
     @contextmanager
-    def _watching_sizes(self) -> Iterator[None]:
-        """FSDP frees gathered parameters by giving their memory another size, which is no operation."""
+    def watching(self) -> Iterator[None]:
+        """Every operation inside is seen; those on tensors with memory are done as always."""
+        # FSDP frees gathered parameters by giving their memory another size, which is no operation.
         resize = torch.UntypedStorage.resize_
 
         def watched(storage: torch.UntypedStorage, size: int) -> Any:
@@ -100,7 +105,8 @@ class Shapes(TorchDispatchMode):
 
         torch.UntypedStorage.resize_ = watched
         try:
-            yield
+            with self:
+                yield
         finally:
             torch.UntypedStorage.resize_ = resize
 

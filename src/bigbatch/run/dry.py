@@ -37,7 +37,14 @@ from bigbatch.run.start import plan_only
 from bigbatch.units import show_bytes
 
 _ENDLESS_BYTES = 2**60
-_NOT_SAID = ("peak_memory_bytes", "threads")
+_NOT_SAID = (
+    "threads",
+    "embedding_gradients",
+    "dropout_masks",
+    "compile",
+    "accumulation",
+    "peak_memory_bytes",
+)
 """Choices of a plan that speak of this machine, or of a rank that is alone."""
 
 
@@ -60,7 +67,7 @@ def dry_run(
         DoesNotFit: rank 0's tensors exceed `plan.memory`.
     """
     count = _count(recipe, ranks)
-    recipe, notes = _as_shapes(recipe)
+    recipe, notes = as_shapes(recipe)
     shapes = Shapes()
     with group_of_one(count) as world, ExitStack() as stack:
 
@@ -75,11 +82,11 @@ def dry_run(
             progress,
             world=world,
             place=Place(rank=0, size=count, local_rank=0, local_size=1),
-            planner=_planned,
+            planner=unmeasured_plan,
             planned=planned,
         )
         say("running some updates for their shapes")
-        found = replace(_found(parts, shapes), notes=notes)
+        found = replace(look_at(parts, shapes), notes=notes)
     parts.plan = _without_this_machine(parts.plan)
     limit = recipe.plan.memory
     if limit is not None and found.peak.total_bytes > limit:
@@ -96,7 +103,7 @@ def _count(recipe: Recipe, ranks: int | None) -> int:
     return count
 
 
-def _as_shapes(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+def as_shapes(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe as it can be run for its shapes on a CPU, whatever the ranks will have; what that leaves out."""
     notes = ["memory is that of tensors: add what the device's libraries, kernels and allocator take"]
     changed: dict[str, Any] = {"device": "cpu", "compile": "off", "memory": None}
@@ -106,7 +113,7 @@ def _as_shapes(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     return recipe.model_copy(update={"plan": recipe.plan.model_copy(update=changed)}), tuple(notes)
 
 
-def _planned(on: Measured) -> Plan:
+def unmeasured_plan(on: Measured) -> Plan:
     """A plan without measurements of speed or memory; whether packing is exact is looked at all the same."""
     packed, last_block = probe_forward(on)
     optimizer = on.recipe.optimizer
@@ -126,8 +133,11 @@ def _planned(on: Measured) -> Plan:
 
 def _without_this_machine(plan: Plan) -> Plan:
     kept = {name: choice for name, choice in plan.choices.items() if name not in _NOT_SAID}
+    if kept["recompute"].source != "user":
+        del kept["recompute"]  # nobody asked, and what would fit is not known
     device = Choice(value="any", reason="a dry run looks at shapes, on whatever device", source="default")
-    return replace(plan, choices={**kept, "device": device})
+    ranks = Choice(value=plan.value("ranks"), reason="imagined by the dry run", source="user")
+    return replace(plan, choices={**kept, "device": device, "ranks": ranks})
 
 
 def _shortfall(peak: Peak, limit_bytes: int) -> str:
@@ -157,7 +167,8 @@ class _Watched:
     micro_tokens: int
 
 
-def _found(parts: Parts, shapes: Shapes) -> DryRun:
+def look_at(parts: Parts, shapes: Shapes) -> DryRun:
+    """Make the updates that show all there is, under the eyes of `shapes`; numbers may be there or not."""
     world, apart = parts.step.world, parts.step.apart
     model_bytes = _model_bytes(parts)
     seen = [_watched(parts, shapes, number, batch) for number, batch in _updates(parts)]
