@@ -121,7 +121,8 @@ def plan(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="What one of many ranks would hold and send, from shapes alone: needs no cluster."
+            "--dry-run",
+            help="What one of many ranks would hold and send, from shapes alone: needs no cluster.",
         ),
     ] = False,
     ranks: Annotated[

@@ -66,7 +66,7 @@ def dry_run(
         UsageError: the number of ranks is not known, or they cannot be arranged so.
         DoesNotFit: rank 0's tensors exceed `plan.memory`.
     """
-    count = _count(recipe, ranks)
+    count, limit_bytes = _count(recipe, ranks), recipe.plan.memory
     recipe, notes = as_shapes(recipe)
     shapes = Shapes()
     with group_of_one(count) as world, ExitStack() as stack:
@@ -88,9 +88,8 @@ def dry_run(
         say("running some updates for their shapes")
         found = replace(look_at(parts, shapes), notes=notes)
     parts.plan = _without_this_machine(parts.plan)
-    limit = recipe.plan.memory
-    if limit is not None and found.peak.total_bytes > limit:
-        raise DoesNotFit(_shortfall(found.peak, limit))
+    if limit_bytes is not None and found.peak.total_bytes > limit_bytes:
+        raise DoesNotFit(_shortfall(found.peak, limit_bytes))
     return parts, found
 
 
