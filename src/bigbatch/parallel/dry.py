@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
+from torch.distributed.distributed_c10d import _resolve_process_group  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.tensor import DTensor
 
 from bigbatch.errors import UsageError
@@ -100,12 +100,13 @@ def collective_of(func: Any, args: Sequence[Any]) -> Collective | None:
         raise NotImplementedError(f"the dry run does not know the collective {func}")
     kind, place, size = _KINDS[name]
     found = args[place]
-    group = (
-        torch._C._distributed_c10d._resolve_process_group(found)
-        if isinstance(found, str)
-        else dist.ProcessGroup.unbox(found)
-    )
+    group: Any = _named(found) if isinstance(found, str) else dist.ProcessGroup.unbox(found)
     return Collective(kind=kind, group=group.group_name, ranks=group.size(), payload_bytes=size(args))
+
+
+def _named(name: Any) -> Any:
+    """The group of that name, as functional collectives say it."""
+    return _resolve_process_group(name)
 
 
 def _bytes(tensors: Any) -> int:

@@ -79,7 +79,8 @@ class Shapes(TorchDispatchMode):
     def empty(self, module: nn.Module) -> None:
         """Exchange the module's tensors for ones without memory; tied ones stay tied."""
         for part in module.modules():
-            for tensors in (part._parameters, part._buffers):
+            held: list[dict[str, Any]] = [part._parameters, part._buffers]
+            for tensors in held:
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         tensors[name] = self._fake.from_tensor(tensor)
@@ -97,13 +98,13 @@ class Shapes(TorchDispatchMode):
         # FSDP frees gathered parameters by giving their memory another size, which is no operation.
         resize = torch.UntypedStorage.resize_
 
-        def watched(storage: torch.UntypedStorage, size: int) -> Any:
-            result = resize(storage, size)
-            if storage._cdata in self._alive:
-                self._resized(storage._cdata, storage.nbytes())
+        def watched(self_: torch.UntypedStorage, size: int) -> Any:
+            result = resize(self_, size)
+            if self_._cdata in self._alive:
+                self._resized(self_._cdata, self_.nbytes())
             return result
 
-        torch.UntypedStorage.resize_ = watched
+        torch.UntypedStorage.resize_ = watched  # pyright: ignore[reportAttributeAccessIssue]
         try:
             with self:
                 yield

@@ -14,25 +14,30 @@ from typing import Any
 
 from torch import nn
 
+from bigbatch.data.batches import Batches
 from bigbatch.data.packs import ALIGNED, cut
 from bigbatch.errors import DoesNotFit, UsageError
 from bigbatch.graph.recompute import candidates as recomputable
-from bigbatch.model.anatomy import model_facts
+from bigbatch.model.anatomy import evaluating, model_facts
+from bigbatch.model.forwards import can_pack
 from bigbatch.optim.build import state_multiple
 from bigbatch.parallel.dry import EVERYBODY, Collective, arrangement, axis_names, group_of_one
 from bigbatch.places import Place
 from bigbatch.plan.dry import DryRun, Peak, Traffic
+from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.precision import PrecisionFacts
 from bigbatch.plan.timing import Work
 from bigbatch.probe.dry import Shapes
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Choice, ForwardFacts, GlobalBatch
+from bigbatch.records import Choice, ForwardFacts, GlobalBatch, ProbeFacts
 from bigbatch.run.build import Parts, Progress, Say
+from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Live
 from bigbatch.run.planning import Measured
-from bigbatch.run.probing import probe_forward
+from bigbatch.run.probing import probe_samples
+from bigbatch.run.ready import Ready
 from bigbatch.run.start import plan_only
 from bigbatch.units import show_bytes
 
@@ -113,8 +118,8 @@ def as_shapes(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
 
 
 def unmeasured_plan(on: Measured) -> Plan:
-    """A plan without measurements of speed or memory; whether packing is exact is looked at all the same."""
-    packed, last_block = probe_forward(on)
+    """A plan without measurements: what can be packed is, as if `train` had found the same numbers already."""
+    packed, last_block = _ways(on)
     optimizer = on.recipe.optimizer
     return make_plan(
         on.recipe,
@@ -128,6 +133,37 @@ def unmeasured_plan(on: Measured) -> Plan:
         ForwardFacts(last_block=last_block, recomputable_blocks=len(recomputable(on.ready.anatomy))),
         PrecisionFacts(),
     )
+
+
+def _ways(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
+    """Whether samples can be packed, and the last block be computed for read tokens only: it is tried, not compared.
+
+    Comparing takes gradients, and this machine may have no room for those of the whole model.
+    """
+    possible, reason = can_pack(on.ready.module)
+    if not possible:
+        return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
+    packed = ProbeFacts(packed_ok=True, reason=_ASSUMED, error=None, samples=0)
+    if on.recipe.plan.lazy is False:
+        return packed, None
+    trouble = _trouble(on.ready, ForwardPlan(packing="packed", last_block="read tokens"), on.batches)
+    return packed, ProbeFacts(packed_ok=not trouble, reason=trouble or _ASSUMED, error=None, samples=0)
+
+
+_ASSUMED = "it runs; train also compares it with the plain way"
+
+
+def _trouble(ready: Ready, how: ForwardPlan, batches: Batches) -> str:
+    """Why two samples cannot be run in this way; empty when they can."""
+    forward = open_forward(ready, how)
+    try:
+        with evaluating(ready.module):
+            forward(probe_samples(batches, 2)[0])
+    except Exception as error:  # whatever a model does not take; the plan does without
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    finally:
+        forward.close()
+    return ""
 
 
 def _without_this_machine(plan: Plan) -> Plan:
