@@ -131,9 +131,23 @@ def plan(
     audit: Annotated[
         bool, typer.Option("--audit", help="Show what the number format does to each block of the model.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="What one of many ranks would hold and send, from shapes alone: needs no cluster.",
+        ),
+    ] = False,
+    ranks: Annotated[
+        int | None, typer.Option("--ranks", metavar="N", min=2, help="With --dry-run: how many ranks.")
+    ] = None,
 ) -> None:
     """Say what would run, how long it would take, how much memory, and why."""
     words, page = _both(changes, set_), None
+    if ranks is not None and not dry_run:
+        raise UsageError("--ranks needs --dry-run: a plan without it is for this process alone")
+    if dry_run and (graph or audit):
+        raise UsageError("--dry-run computes nothing that --graph or --audit could show")
     if graph:
         # The file is a word among the changes: an option with an optional value would swallow one of them.
         pages = [word for word in words if word.lower().endswith(".html") and "=" not in word]
@@ -141,7 +155,17 @@ def plan(
         page = pages[-1] if pages else None
     from bigbatch import api
 
-    say(api.plan(recipe, words, environ=os.environ, graph=page or graph, audit=audit))
+    say(
+        api.plan(
+            recipe,
+            words,
+            environ=os.environ,
+            graph=page or graph,
+            audit=audit,
+            dry_run=dry_run,
+            ranks=ranks,
+        )
+    )
 
 
 @app.command(epilog="Example: bigbatch train recipe.yaml batch.samples=4096 optimizer.name=lamb")

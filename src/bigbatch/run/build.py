@@ -196,6 +196,8 @@ def build(
     audit: bool = False,
     world: World | None = None,
     place: Place | None = None,
+    planner: Callable[[Measured], Plan] = measured_plan,
+    planned: Callable[[nn.Module], None] = lambda module: None,
 ) -> Parts:
     """Build a run from its recipe and rows.
 
@@ -211,6 +213,8 @@ def build(
         audit: whether to audit the number format thoroughly, also when the plan computes in fp32.
         world: the ranks that train together; None: this process alone.
         place: this process among those of its machine.
+        planner: facts -> plan.
+        planned: told of the whole model once there is a plan, before it is divided.
 
     Raises:
         ModelError: the model or tokenizer cannot be used.
@@ -271,11 +275,12 @@ def build(
     else:
         plan, found = by_leader(
             world,
-            lambda: audited(on, said(measured_plan(on), asked), asked=audit),
+            lambda: audited(on, said(planner(on), asked), asked=audit),
             lambda planned: planned[0].to_json(),
             lambda words: (Plan.from_json(words), None),
         )
     how = ForwardPlan.of(plan.choices)
+    planned(ready.module)
     if world.divides:
         world.prepare(ready.module, ready.anatomy)
         how = replace(how, embedding_gradients="whole")

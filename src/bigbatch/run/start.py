@@ -140,9 +140,17 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
 
 
 def plan_only(
-    recipe: Recipe, live: Live, say: Say, progress: TokenProgress | None = None, *, audit: bool = False
+    recipe: Recipe,
+    live: Live,
+    say: Say,
+    progress: TokenProgress | None = None,
+    *,
+    audit: bool = False,
+    **ways: Any,
 ) -> Parts:
     """Build everything up to the first update without a run directory; `audit` looks at the number format too.
+
+    `ways` are further arguments of `build`: the ranks, and what a dry run does otherwise.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
@@ -151,7 +159,9 @@ def plan_only(
         task = live_task(recipe, live)
         inputs = _checked_inputs(recipe, task, live)
         cache = token_cache(recipe)
-        return build(recipe, task, inputs, live, cache_dir=cache, say=say, progress=progress, audit=audit)
+        return build(
+            recipe, task, inputs, live, cache_dir=cache, say=say, progress=progress, audit=audit, **ways
+        )
 
 
 def live_task(recipe: Recipe, live: Live) -> Any:
