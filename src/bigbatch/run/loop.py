@@ -198,9 +198,11 @@ class Loop:
         # Before every update, not once: between updates the module is in the caller's hands.
         parts.module.train()
         self._beat.at(batch.update, "accumulate")
-        return parts.update(
-            parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens
-        )
+        step, watched = parts.step, self._until_signal(pieces)
+        if parts.noise is not None:
+            step, watched = parts.noise.measuring(step, batch, watched)
+        record = parts.update(step, batch, watched, lr=lr, tokens_before=progress.tokens)
+        return record if parts.noise is None else parts.noise.noted(record, progress)
 
     def _until_signal(self, pieces: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
         """The micro-batches, unless a signal comes: then the update is dropped half-way."""

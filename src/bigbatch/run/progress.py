@@ -48,6 +48,8 @@ class Progress:
     journal_records: int = 0
     """Lines of metrics.jsonl at this moment; a resume moves later ones away."""
     peak_memory_bytes: int = 0
+    noise: dict[str, Any] = field(default_factory=dict)
+    """Averages of the gradient noise (`rules.noise_scale.State`)."""
     stopped: str | None = None
     """Why the run was asked to stop: after a kill it does not train on."""
 
