@@ -19,6 +19,7 @@ from bigbatch.data.tables import DataTable
 from bigbatch.errors import UsageError
 from bigbatch.graph.compiled import compilations
 from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
 from bigbatch.optim.limbs import limbs_of
@@ -43,6 +44,7 @@ from bigbatch.rules.warmup import scaled_warmup
 from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
+from bigbatch.run.noise import NoiseScale, noise_scale
 from bigbatch.run.planning import Measured, measured_plan
 from bigbatch.run.precision import audited, loss_scale_for
 from bigbatch.run.ranks import by_leader, leader_first
@@ -90,6 +92,8 @@ class Parts:
     """Graphs that the process had compiled before update 1; what comes later are recompilations."""
     notes: tuple[str, ...]
     """What the user should know of data and model before update 1; the plan has warnings of its own."""
+    noise: NoiseScale | None = None
+    """Measures the gradient noise of some updates."""
     audit: Audit | None = None
     """Of the number format: before a run in a low one, or because it was asked for."""
 
@@ -158,6 +162,8 @@ class Parts:
         cut: dict[str, Any] = {"micro_tokens": micro_tokens, "packing": self.packing}
         if self.step.apart is not None:
             return self.step.apart.micro_batches(batch, **cut)
+        if self.noise is not None and self.noise.due(batch):
+            return self.noise.micro_batches(batch, **cut)
         return micro_batches(batch, self.train, part=self.step.world.part, **cut)
 
     def settle(self) -> None:
@@ -329,8 +335,12 @@ def build(
         loss_scale=loss_scale,
         device=hardware.device,
     )
+    groups = {clean_name(name): own for name, own in parameter_groups(ready.module, ready.anatomy).items()}
     return Parts(
         recipe=asked,
+        noise=noise_scale(
+            recipe, plan, ready.task, groups, step=step, table=tables["train"], length=clocks.length
+        ),
         plan=plan,
         task=ready.task,
         tokenizer=ready.tokenizer,

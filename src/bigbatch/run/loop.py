@@ -206,9 +206,11 @@ class Loop:
         # Before every update, not once: between updates the module is in the caller's hands.
         parts.resume_training()
         self._beat.at(batch.update, "accumulate")
-        return parts.update(
-            parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens
-        )
+        step, watched = parts.step, self._until_signal(pieces)
+        if parts.noise is not None:
+            step, watched = parts.noise.measuring(step, batch, watched)
+        record = parts.update(step, batch, watched, lr=lr, tokens_before=progress.tokens)
+        return record if parts.noise is None else parts.noise.noted(record, progress)
 
     def _samples(self) -> int | None:
         """Samples of the next batch, where a ramp decides it."""

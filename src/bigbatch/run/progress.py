@@ -54,6 +54,8 @@ class Progress:
     """Where a ramp has brought the batch: the index of its size."""
     batch_votes: int = 0
     """Measurements in a row that spoke for a larger one."""
+    noise: dict[str, Any] = field(default_factory=dict)
+    """Averages of the gradient noise (`rules.noise_scale.State`)."""
     stopped: str | None = None
     """Why the run was asked to stop: after a kill it does not train on."""
 

@@ -61,7 +61,9 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
     missing, unexpected = module.load_state_dict(tensors, strict=False)
     lost = [name for name in missing if name in dict(module.named_parameters())]
     if lost or unexpected:
-        raise ModelError(f"--from {checkpoint}: its weights do not fit {home}: {', '.join([*lost, *unexpected][:5])}")
+        raise ModelError(
+            f"--from {checkpoint}: its weights do not fit {home}: {', '.join([*lost, *unexpected][:5])}"
+        )
     save_model(module, opened.tokenizer, out, f"Weights of {checkpoint.name}.\n")
     return out
 
