@@ -85,14 +85,16 @@ def part_sizes(samples: int, parts: int) -> list[int]:
 def finite_data(batch: int, data: int) -> float:
     """What is left of the noise of a mean over `batch` samples when they are drawn from `data` without replacement.
 
-        (data - batch) / (data - 1)
+    (data - batch) / (data - 1)
     """
     return max(0, data - batch) / (data - 1) if data > 1 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """Exponential averages of both numbers, apart, with their covariance; sums over w = 0.5^(samples since / half-life).
+    """Exponential averages of both numbers, apart, with their covariance.
+
+    Sums over measurements with the weight 0.5^(samples since then / half-life).
 
     Numbers, or arrays of many averages side by side.
     """
@@ -189,7 +191,9 @@ State = Mapping[str, Any]
 """`{"samples": …, "averages": {name: …}}`, part of a checkpoint; empty before the first measurement."""
 
 
-def advanced(state: State, new: Mapping[str, Estimate], samples: int, half_life_samples: float) -> dict[str, Any]:
+def advanced(
+    state: State, new: Mapping[str, Estimate], samples: int, half_life_samples: float
+) -> dict[str, Any]:
     """The state after one measurement.
 
     Args:
