@@ -181,7 +181,6 @@ LATER = [
     "sync.mode=async",
     "sync.compress=powersgd",
     "guard.spike=3",
-    "scale.every=20 updates",
     "plan.precision=fp64",
     "plan.precision={name: fp64}",
     "launch.kind=ray",

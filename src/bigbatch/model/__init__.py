@@ -4,6 +4,7 @@
 
     model/
     ├── anatomy.py     embeddings, block applications, norm, head, tied weights: found by one small trial run
+    ├── groups.py      embeddings, each block, head: groups of parameters that figures are given for
     ├── names.py       parameter names without wrapper prefixes; tied tensors once
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
     ├── attention.py   attention over packed samples, behind transformers' attention interface

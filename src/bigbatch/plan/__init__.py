@@ -8,6 +8,7 @@
     ├── choices.py   the choices one by one: value, reason, who said so
     ├── batches.py   a typical global batch, and the micro-batches it is cut into
     ├── memory.py    peak memory as a sum of named parts; what would fit
+    ├── noise.py     whether the gradient noise is measured, and its memory
     ├── timing.py    seconds of training and of evaluation
     ├── explain.py   the plan as lines for people
     ├── graph.py     what one micro-batch computes: the record of an analysis

@@ -20,6 +20,7 @@ _NAMES = {
     "recomputed_blocks": "recomputed blocks",
     "evaluation_micro_tokens": "evaluation micro-batch",
     "peak_memory_bytes": "peak memory",
+    "noise_scale": "noise scale",
     "keep_fp32": "kept in fp32",
     "precision_audit": "precision audit",
     "train_seconds": "training time",

@@ -3,7 +3,7 @@
 ::
 
     peak = process + parameters + gradients + optimiser state + replicas
-         + max(activations + weight copies, update, evaluation + weight copies)
+         + max(activations + weight copies + noise, update, evaluation + weight copies)
 
 With AdamW in fp32 the middle three are 16 bytes a parameter: 5.4 GB for BERT-large's 335M.
 """
@@ -46,6 +46,8 @@ class MemoryBreakdown:
     """Of the weights in a low number format, while a micro-batch runs; autocast makes them anew for each."""
     replicas: int = 0
     """Weights, gradients and optimiser states of replicas that train apart, as far as they are not counted above."""
+    noise_measurement: int = 0
+    """Of the gradients of random parts, on updates whose noise is measured; gone before the optimiser's step."""
     calibration: int = 0
     """Peak that measuring before the run has already reached, everything included."""
 
@@ -57,8 +59,12 @@ class MemoryBreakdown:
     @property
     def needed_bytes(self) -> int:
         """The largest sum that exists at one time."""
-        running = max(self.activations, self.evaluation) + self.weight_copies
-        return self.lasting_bytes + max(running, self.update)
+        return max(self.running_bytes + self.noise_measurement, self.lasting_bytes + self.update)
+
+    @property
+    def running_bytes(self) -> int:
+        """While a micro-batch runs, in an update that is not measured."""
+        return self.lasting_bytes + max(self.activations, self.evaluation) + self.weight_copies
 
     @property
     def peak_bytes(self) -> int:

@@ -17,6 +17,7 @@ from bigbatch.plan.memory import (
     largest_micro_tokens,
     predict_memory,
 )
+from bigbatch.plan.noise import noise_scale
 from bigbatch.plan.precision import PrecisionFacts
 from bigbatch.plan.precision import precision as precision_choices
 from bigbatch.plan.recompute import Recomputation, asked, options
@@ -49,6 +50,7 @@ def make_plan(
     forward: ForwardFacts | None = None,
     precision: PrecisionFacts | None = None,
     weight_copies_bytes: int = 0,
+    noise_obstacle: str = "",
 ) -> Plan:
     """Choose how to compute `recipe`, with a reason and a source for each choice.
 
@@ -64,6 +66,7 @@ def make_plan(
         forward: what was found out about ways to run the model; None: the plain way.
         precision: number formats as measured; None: nobody asked for another than fp32.
         weight_copies_bytes: copies of the weights in the number format, of one micro-batch.
+        noise_obstacle: why the gradient noise cannot be measured; empty when it can.
 
     Returns:
         The plan, frozen.
@@ -102,6 +105,8 @@ def make_plan(
         needed = memory_of(micro_tokens.value, allowed[-1 if micro_tokens.source == "user" else 0])
         micro_tokens = _shrunk(recipe, micro_tokens, needed, limit_bytes, fits.micro_tokens)
     again, memory = fits.again, memory_of(fits.micro_tokens, fits.again)
+    noise, measuring = noise_scale(recipe, noise_obstacle, model, length, limit_bytes - memory.running_bytes)
+    memory = replace(memory, noise_measurement=measuring)
     batch_samples = max(1, round(length.samples / length.updates))
     cut = cut_batch(lengths, batch_samples, micro_tokens.value, packing.value)
     return Plan(
@@ -116,6 +121,7 @@ def make_plan(
                 again, memory_of(fits.micro_tokens), limit_bytes, wish, known=forward is not None
             ),
             **chosen.evaluation(calibration),
+            **noise,
             **chosen.split(cut, batch_samples, lengths),
             **chosen.memory(memory, calibration),
             **chosen.times(recipe, _shared(calibration, hardware.ranks), length, cut, work, again.slowdown),

@@ -12,6 +12,7 @@
     ├── svg.py         elements and line charts: hand-written SVG
     ├── shapes.py      bars, heat-map, reliability diagram
     ├── figures.py     the report's charts, drawn from RunData
+    ├── noise.py       how large a batch is worth using: curve, band, sentence
     ├── page.py        templates filled in, files written in one step
     ├── graph.py       what a micro-batch computes: picture, page, section
     ├── html.py        one offline report.html

@@ -10,6 +10,7 @@ from typing import Any
 
 from bigbatch.report import facts, figures, shapes
 from bigbatch.report.graph import section_of
+from bigbatch.report.noise import noise_section
 from bigbatch.report.page import render, write_atomic
 from bigbatch.report.quality import SplitQuality, split_quality
 from bigbatch.report.read import RunData, auto_class, read_run
@@ -158,6 +159,7 @@ def _learning(run: RunData) -> dict[str, Any]:
         "loss": figures.responsive(figures.loss_chart(run)),
         "training": figures.training_cards(run),
         "evaluations": figures.evaluation_cards(run),
+        "noise": noise_section(run),
     }
 
 

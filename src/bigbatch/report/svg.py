@@ -21,6 +21,9 @@ LETTER_PX = 6.1
 _ROW_PX = 18
 
 
+Style = Literal["line", "faint", "dashed", "dots", "linked"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Series:
     """One curve."""
@@ -28,7 +31,7 @@ class Series:
     name: str
     points: Points
     tone: int = 1
-    style: Literal["line", "faint", "dashed", "dots", "linked"] = "line"
+    style: Style = "line"
     """`faint` is background and not in the legend; `linked` is dots joined by a line."""
 
 

@@ -92,7 +92,9 @@ def finite_data(batch: int, data: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """Exponential averages of both numbers, apart, with their covariance; sums over w = 0.5^(samples since / half-life).
+    """Exponential averages of both numbers, apart, with their covariance.
+
+    Sums over measurements with the weight 0.5^(samples since then / half-life).
 
     Numbers, or arrays of many averages side by side.
     """

@@ -24,6 +24,7 @@
     run.py           a run as Python sees it
     loop.py          the iterator of records
     beat.py          signs of life of this rank
+    noise.py         when the gradient noise is measured, and what is remembered of it
     progress.py      position and clocks
     keeper.py        what the loop saves, and how it comes back
     finish.py        best weights, final evaluation, model folder, result.json

@@ -10,6 +10,7 @@ from typing import Any
 from bigbatch.data.random_parts import part_micro_batches
 from bigbatch.optim.groups import names_of
 from bigbatch.plan.frozen import Plan
+from bigbatch.plan.noise import NOT_MEASURED
 from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import GlobalBatch, MicroBatch, Packing, TokenTable, Update
@@ -22,7 +23,6 @@ from bigbatch.step.update import StepParts
 
 HALF_LIFE_MEASUREMENTS = 20
 """A measurement counts half after so many others: about 58 count in full, and a changing scale is followed."""
-NOT_MEASURED = "not measured"
 
 
 def obstacle(recipe: Recipe, task: Any) -> str:

@@ -39,6 +39,7 @@ from bigbatch.rules.ramp import Ramp
 from bigbatch.run.bitwise import is_bitwise
 from bigbatch.run.compiling import try_compiled
 from bigbatch.run.forwards import open_forward
+from bigbatch.run.noise import obstacle
 from bigbatch.run.precision import precision_facts
 from bigbatch.run.probing import probe_forward
 from bigbatch.run.ready import Ready
@@ -135,6 +136,7 @@ def _plan(
         facts,
         formats,
         copies_bytes,
+        obstacle(on.recipe, on.ready.task),
     )
 
 

@@ -2,7 +2,7 @@
 
 Where part i has added c_i = w_i g_i to the gradient, two sums over parts and elements are enough
 (`rules.noise_scale.estimate`): |c_i|^2 / w_i, and the square of the whole gradient. Kept elementwise, the first also
-gives what Adam sees: elements are divided by what it divides by. It takes two gradients of memory, for this update only.
+gives what Adam sees: elements are divided by what it divides by. It takes two gradients of memory, for one update.
 """
 
 from __future__ import annotations

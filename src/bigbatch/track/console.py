@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -64,6 +64,7 @@ class ConsoleObserver:
         self._newest: Update | None = None
         self._recent: list[Update] = []
         self._skipped = 0
+        self._worth = ""
         self._last_eval = ""
 
     def start(
@@ -155,6 +156,7 @@ class ConsoleObserver:
         self._newest = update
         self._recent = [*self._recent, update][-_RECENT_UPDATES:]
         self._skipped += update.skipped
+        self._worth = _worth_words(update.noise) or self._worth
 
     def _progress(self, *, last: bool) -> None:
         """Redraw or print the state, if it is time to."""
@@ -207,6 +209,8 @@ class ConsoleObserver:
         if seconds > 0:
             words.append(f"{_rate(sum(one.batch_samples for one in self._recent) / seconds)} samples/s")
             words.append(f"{_rate(sum(one.batch_tokens for one in self._recent) / seconds)} tokens/s")
+        if self._worth:
+            words.append(self._worth)
         left = self._seconds_left()
         if left is not None:
             words.append(f"{show_seconds(left)} left")
@@ -247,6 +251,18 @@ def _figure(value: float | None) -> str:
 
 def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _worth_words(noise: Mapping[str, float | None]) -> str:
+    """`noise scale 230 samples (180 to 310)`: how large a batch is worth using; empty when it was not measured."""
+    if "noise_scale" not in noise:
+        return ""
+    scale = noise["noise_scale"]
+    words = "noise scale " + ("larger than measurable" if scale is None else f"{_figure(scale)} samples")
+    low, high = noise.get("noise_scale_low"), noise.get("noise_scale_high")
+    if low is None:
+        return words
+    return f"{words} ({_figure(low)} to {'?' if high is None else _figure(high)})"
 
 
 def _eval_words(record: Eval) -> str:
