@@ -19,6 +19,7 @@ from bigbatch.launch.start import launched
 from bigbatch.opening import PathOrText, exhaust, launch_recipe, open_sorted, open_with_observers
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
+from bigbatch.recipe.schema import Recipe
 from bigbatch.report.compare import compare_runs, write_comparison
 from bigbatch.report.graph import graph_told
 from bigbatch.report.html import write_report
@@ -28,6 +29,7 @@ from bigbatch.track.console import ConsoleObserver, console_if_watched
 if TYPE_CHECKING:
     from bigbatch.run.run import Run
     from bigbatch.study.results import Results
+    from bigbatch.study.sweep import Outcome
 
 
 def train(
@@ -252,17 +254,23 @@ def plan(
     environ: Mapping[str, str] | None = None,
     graph: bool | PathOrText = False,
     audit: bool = False,
+    dry_run: bool = False,
+    ranks: int | None = None,
 ) -> list[str]:
     """What would run, how long, how much memory and why, as lines to print; writes no run directory.
 
     Args:
         graph: also what one micro-batch computes and what of it nobody reads; a path draws it into that HTML file.
         audit: also what the plan's number format (bf16, when that is fp32) does to each block of the model.
+        dry_run: what one of many ranks would hold and send, from shapes alone, instead of measuring this machine.
+        ranks: of the dry run; None: `plan.ranks`, or what `plan.mesh` needs.
 
     Raises:
-        DoesNotFit: the prediction exceeds the machine's memory.
+        DoesNotFit: the prediction exceeds the machine's memory, or the dry run `plan.memory`.
     """
     loaded = load_recipe(recipe, overrides, environ=environ)
+    if dry_run:
+        return _dry(loaded, ranks)
     from bigbatch.run.inputs import Live
     from bigbatch.run.start import plan_only
 
@@ -279,6 +287,19 @@ def plan(
         from bigbatch.run.graph import analyse_parts
 
         return [*lines, "", *graph_told(analyse_parts(parts), graph, Path(recipe).stem)]
+    finally:
+        console.close()
+
+
+def _dry(recipe: Recipe, ranks: int | None) -> list[str]:
+    """The plan of a dry run, and what it found."""
+    from bigbatch.plan.dry import dry_lines
+    from bigbatch.run.dry import dry_run
+
+    console = ConsoleObserver()
+    try:
+        parts, found = dry_run(recipe, ranks, console.say, console.progress)
+        return [*explain(parts.plan, parts.notes), "", *dry_lines(found)]
     finally:
         console.close()
 
@@ -350,6 +371,20 @@ def bench(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> 
     from bigbatch.study.command import bench_command
 
     return bench_command(recipe, overrides, **options)
+
+
+def sweep(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
+    """`bigbatch sweep`: many runs of one recipe, with a table and figures; see `study.sweep_command`."""
+    from bigbatch.study.sweep_command import sweep_command
+
+    return sweep_command(recipe, overrides, **options)
+
+
+def scale(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
+    """`bigbatch scale`: how large a batch is worth using; see `study.scale`."""
+    from bigbatch.study.scale import scale_command
+
+    return scale_command(recipe, overrides, **options)
 
 
 @dataclass(frozen=True)

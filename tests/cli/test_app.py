@@ -25,7 +25,7 @@ from bigbatch.recipe.load import load_recipe
 FLAGS = {
     "": ["--help", "--version", "-h"],
     "init": ["--force", "--help", "--model", "--out", "-h"],
-    "plan": ["--audit", "--graph", "--help", "--set", "-h"],
+    "plan": ["--audit", "--dry-run", "--graph", "--help", "--ranks", "--set", "-h"],
     "train": [
         "--allow",
         "--continue",
@@ -154,7 +154,23 @@ def test_plan(api, run, monkeypatch):
     assert args == (Path("r.yaml"), ["batch=4", "clip=1"])
     assert keywords["environ"]["BIGBATCH_CLIP"] == "2" and keywords["audit"] is False
     run("plan", "r.yaml", "--audit")
-    assert api.calls[1][2]["audit"] is True
+    assert api.calls[1][2]["audit"] is True and api.calls[1][2]["dry_run"] is False
+    run("plan", "r.yaml", "--dry-run", "--ranks", "1024")
+    assert (api.calls[2][2]["dry_run"], api.calls[2][2]["ranks"]) == (True, 1024)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--ranks", "4"], "--ranks needs --dry-run"),
+        (["--dry-run", "--graph"], "--dry-run computes nothing"),
+        (["--dry-run", "--audit"], "--dry-run computes nothing"),
+        (["--dry-run", "--ranks", "1"], "--ranks"),
+    ],
+)
+def test_a_dry_run_that_makes_no_sense(api, run, words, part):
+    code, _, err = run("plan", "r.yaml", *words)
+    assert code == 2 and part in err and api.calls == []
 
 
 @pytest.mark.parametrize(

@@ -12,5 +12,6 @@
     ├── timing.py    seconds of training and of evaluation
     ├── explain.py   the plan as lines for people
     ├── graph.py     what one micro-batch computes: the record of an analysis
-    └── graph_words.py  that, as lines for people
+    ├── graph_words.py  that, as lines for people
+    └── dry.py       what one rank of many would hold and send: the record of a dry run, and its lines
 """

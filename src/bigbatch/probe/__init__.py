@@ -5,5 +5,6 @@
     probe/
     ├── exactness.py   packed against padded on real samples: logits and gradient
     ├── hardware.py    what the machine is and has
-    └── calibrate.py   seconds and bytes per token of a few real micro-batches
+    ├── calibrate.py   seconds and bytes per token of a few real micro-batches
+    └── dry.py         shapes without memory: bytes that would be alive, collectives that would be sent
 """

@@ -18,6 +18,7 @@
     ready.py         model, tokenizer, task and tokens, made to fit each other
     graph.py         what one micro-batch of this run computes
     planning.py      measure a little, then plan
+    dry.py           a few updates of one rank among many, for their shapes alone
     build.py         facts -> probe -> plan -> parts
     start.py         who lives in the directory, the lock, the parts, the newest checkpoint
     run.py           a run as Python sees it

@@ -22,6 +22,7 @@ from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
+from bigbatch.optim.limbs import limbs_of
 from bigbatch.parallel.bitwise import aligned
 from bigbatch.parallel.mesh import MeshShape, meshed
 from bigbatch.parallel.single import SingleWorld
@@ -36,8 +37,10 @@ from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import GlobalBatch, HardwareFacts, LengthFacts, MicroBatch, Packing, TokenTable, Update
 from bigbatch.rules.batch_size import Effective, scaled
-from bigbatch.rules.clocks import Length, total_updates
+from bigbatch.rules.clocks import Length, refuse_large_batch, total_updates
+from bigbatch.rules.ramp import Ramp, ramp_from, ramp_length, ramp_samples, scaled_in_stage
 from bigbatch.rules.schedules import Schedule, schedule_from
+from bigbatch.rules.warmup import scaled_warmup
 from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
@@ -82,6 +85,8 @@ class Parts:
     clock: str
     """What the schedule counts: `samples`, or `tokens` for tasks whose unit is the token."""
     effective: Effective
+    ramp: Ramp | None = None
+    """How the batch grows; None: it does not."""
     hardware: HardwareFacts
     graphs_compiled: int = 0
     """Graphs that the process had compiled before update 1; what comes later are recompilations."""
@@ -132,13 +137,20 @@ class Parts:
         """Whether a figure improves upwards; a loss does not."""
         return larger_is_better(figure_of(metric, [*self.tables])[1], self.metrics)
 
-    def learning_rate(self, first_position: int, batch_samples: int) -> float:
+    def in_stage(self, stage: int) -> Effective:
+        """Learning rate, betas and eps at a size of the ramp; without one, at the batch."""
+        if self.ramp is None:
+            return self.effective
+        return scaled_in_stage(self.recipe.optimizer, self.ramp, stage)
+
+    def learning_rate(self, first_position: int, batch_samples: int, stage: int = 0) -> float:
         """Learning rate of an update: the schedule at the midpoint of its samples (of its tokens for clm)."""
+        peak = self.in_stage(stage).lr
         if self.clock == "tokens":
             first = self.batches.tokens_before(first_position)
             after = self.batches.tokens_before(first_position + batch_samples)
-            return self.effective.lr * self.schedule(first, after - first)
-        return self.effective.lr * self.schedule(first_position, batch_samples)
+            return peak * self.schedule(first, after - first)
+        return peak * self.schedule(first_position, batch_samples)
 
     @property
     def update(self) -> Callable[..., Update]:
@@ -155,9 +167,19 @@ class Parts:
         return micro_batches(batch, self.train, part=self.step.world.part, **cut)
 
     def settle(self) -> None:
-        """The module holds the weights that the run has: the mean of replicas, where some train apart."""
+        """The module holds the weights that the run has: the mean of replicas, where some train apart, or the average
+        that an optimiser keeps.
+        """
         if self.step.apart is not None:
             self.step.apart.settle()
+        elif hasattr(self.step.optimizer, "eval"):
+            self.step.optimizer.eval()  # type: ignore[attr-defined]
+
+    def resume_training(self) -> None:
+        """The module holds the weights that the next gradient is taken at, in training mode."""
+        self.module.train()
+        if self.step.apart is None and hasattr(self.step.optimizer, "train"):
+            self.step.optimizer.train()  # type: ignore[attr-defined]
 
     def shrink(self, micro_tokens: int, why: str, *, evaluation: bool = False) -> None:
         """Cut the work into smaller pieces from now on; evaluations alone, while theirs are larger."""
@@ -180,6 +202,8 @@ def build(
     audit: bool = False,
     world: World | None = None,
     place: Place | None = None,
+    planner: Callable[[Measured], Plan] = measured_plan,
+    planned: Callable[[nn.Module], None] = lambda module: None,
 ) -> Parts:
     """Build a run from its recipe and rows.
 
@@ -195,6 +219,8 @@ def build(
         audit: whether to audit the number format thoroughly, also when the plan computes in fp32.
         world: the ranks that train together; None: this process alone.
         place: this process among those of its machine.
+        planner: facts -> plan.
+        planned: told of the whole model once there is a plan, before it is divided.
 
     Raises:
         ModelError: the model or tokenizer cannot be used.
@@ -231,10 +257,10 @@ def build(
         build_optimizer,
         settings=recipe.optimizer,
         effective=clocks.effective,
-        world=world,
         custom=custom(recipe, recipe.optimizer.name),
         rename=clean_name,
         seed=recipe.seed.dropout,
+        limbs=limbs_of(ready.module, ready.anatomy, clean_name),
     )
     on = Measured(
         recipe=recipe,
@@ -244,6 +270,7 @@ def build(
         batches=batches,
         lengths=clocks.lengths,
         length=clocks.length,
+        ramp=clocks.ramp,
         new_optimizer=new_optimizer,
         say=say,
         cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
@@ -254,11 +281,12 @@ def build(
     else:
         plan, found = by_leader(
             world,
-            lambda: audited(on, said(measured_plan(on), asked), asked=audit),
+            lambda: audited(on, said(planner(on), asked), asked=audit),
             lambda planned: planned[0].to_json(),
             lambda words: (Plan.from_json(words), None),
         )
     how = ForwardPlan.of(plan.choices)
+    planned(ready.module)
     if world.divides:
         world.prepare(ready.module, ready.anatomy)
         how = replace(how, embedding_gradients="whole")
@@ -277,7 +305,8 @@ def build(
         "loss_scale": loss_scale,
         "span": forward.span,
     }
-    new_trained = partial(new_optimizer, trainable=trainable)
+    # What is measured on throw-away parameters is measured by one rank alone: only here may ranks speak.
+    new_trained = partial(new_optimizer, world=world, trainable=trainable)
     replicas = None
     if apart:
         executor = PlainExecutor(in_place=forward.in_place, **of_executor)
@@ -328,6 +357,7 @@ def build(
         schedule=clocks.schedule,
         clock=clocks.clock,
         effective=clocks.effective,
+        ramp=clocks.ramp,
         hardware=hardware,
         graphs_compiled=compilations() if forward.compiled else 0,
         audit=found,
@@ -376,35 +406,51 @@ class _Clocks:
     effective: Effective
     schedule: Schedule
     clock: str
+    ramp: Ramp | None
 
 
 def _clocks(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -> _Clocks:
     """How many updates, and the learning rate of each."""
     lengths = length_facts(train)
-    length = total_updates(
-        recipe.length,
-        recipe.batch.samples,
-        lengths.samples,
-        batch_tokens=recipe.batch.tokens,
-        tokens=lengths.tokens,
-        allow_repeats=recipe.batch.allow_repeats,
-        next_position=batches.next_position if recipe.batch.tokens else None,
-    )
     by_tokens = clock == "tokens"
-    total = batches.tokens_before(length.samples) if by_tokens else length.samples
+    sample = lengths.tokens / lengths.samples if by_tokens else 1.0
+    epoch = lengths.tokens if by_tokens else lengths.samples
+    new_schedule = partial(
+        schedule_from,
+        recipe.schedule,
+        epoch_samples=epoch,
+        sample=sample,
+        custom=custom(recipe, recipe.schedule.name),
+        warmup=scaled_warmup(
+            recipe.schedule, recipe.optimizer.base_batch, recipe.batch.samples or recipe.batch.tokens or 1
+        ).length,
+    )
+    ramp = None
+    if recipe.batch.ramp is None:
+        length = total_updates(
+            recipe.length,
+            recipe.batch.samples,
+            lengths.samples,
+            batch_tokens=recipe.batch.tokens,
+            tokens=lengths.tokens,
+            allow_repeats=recipe.batch.allow_repeats,
+            next_position=batches.next_position if recipe.batch.tokens else None,
+        )
+        total = batches.tokens_before(length.samples) if by_tokens else length.samples
+        schedule = new_schedule(total_samples=total, batch_samples=total / length.updates)
+        effective = scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1)
+    else:
+        asked, batch = recipe.batch.ramp, recipe.batch.samples
+        assert batch is not None
+        refuse_large_batch(batch, lengths.samples, None, None, recipe.batch.allow_repeats)
+        samples = ramp_samples(asked, batch, recipe.length, lengths.samples)
+        total = batches.tokens_before(samples) if by_tokens else samples
+        schedule = new_schedule(total_samples=total, batch_samples=asked.start * sample)
+        ramp = ramp_from(asked, batch, samples, lengths.samples, schedule, samples / total)
+        length = ramp_length(ramp, lengths.samples)
+        effective = scaled_in_stage(recipe.optimizer, ramp, 0)
     return _Clocks(
-        lengths=lengths,
-        length=length,
-        effective=scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1),
-        schedule=schedule_from(
-            recipe.schedule,
-            total,
-            total / length.updates,
-            lengths.tokens if by_tokens else lengths.samples,
-            sample=lengths.tokens / lengths.samples if by_tokens else 1.0,
-            custom=custom(recipe, recipe.schedule.name),
-        ),
-        clock=clock,
+        lengths=lengths, length=length, effective=effective, schedule=schedule, clock=clock, ramp=ramp
     )
 
 

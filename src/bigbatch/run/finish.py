@@ -37,6 +37,7 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
         An event when the weights are not the latest ones, and the evaluation of the test split.
     """
     progress = loop.progress
+    parts.settle()
     trouble = loop.keeper.load_best(parts, progress)
     restored = progress.best is not None and progress.best.step != progress.update and trouble is None
     if trouble or restored:

@@ -140,9 +140,17 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
 
 
 def plan_only(
-    recipe: Recipe, live: Live, say: Say, progress: TokenProgress | None = None, *, audit: bool = False
+    recipe: Recipe,
+    live: Live,
+    say: Say,
+    progress: TokenProgress | None = None,
+    *,
+    audit: bool = False,
+    **ways: Any,
 ) -> Parts:
     """Build everything up to the first update without a run directory; `audit` looks at the number format too.
+
+    `ways` are further arguments of `build`: the ranks, and what a dry run does otherwise.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
@@ -151,7 +159,9 @@ def plan_only(
         task = live_task(recipe, live)
         inputs = _checked_inputs(recipe, task, live)
         cache = token_cache(recipe)
-        return build(recipe, task, inputs, live, cache_dir=cache, say=say, progress=progress, audit=audit)
+        return build(
+            recipe, task, inputs, live, cache_dir=cache, say=say, progress=progress, audit=audit, **ways
+        )
 
 
 def live_task(recipe: Recipe, live: Live) -> Any:
@@ -254,7 +264,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     if carried_on:
         progress.carry_on()
         parts.plan = replace(
-            parts.plan, choices={**parts.plan.choices, **asked_for(parts.recipe, parts.length)}
+            parts.plan, choices={**parts.plan.choices, **asked_for(parts.recipe, parts.length, parts.ramp)}
         )
         events.append(carried_on_event(parts, progress, decision))
         wishes.say(f"{events[-1].why}: {events[-1].did}")
@@ -356,8 +366,12 @@ def carried_on_event(parts: Parts, progress: Progress, decision: Start | NewName
     length, after = parts.length, progress.update
     did = f"the run is to have {length.updates} updates and has had {after}: it is only finished anew"
     if after < length.updates:
-        batch = parts.batches.at(progress.position, after + 1)
-        lr = parts.learning_rate(batch.first_position, batch.samples)
+        stage, samples = progress.batch_stage, None
+        if parts.ramp is not None:
+            stage = parts.ramp.stage(progress.position, stage)
+            samples = parts.ramp.samples(progress.position, stage)
+        batch = parts.batches.at(progress.position, after + 1, samples)
+        lr = parts.learning_rate(batch.first_position, batch.samples, stage)
         did = (
             f"the schedule {parts.recipe.schedule.name} is laid anew over all {length.updates} updates, not over "
             f"those that are left: update {after + 1} has lr {lr:.6g}"
