@@ -3,6 +3,9 @@
 Where part i has added c_i = w_i g_i to the gradient, two sums over parts and elements are enough
 (`rules.noise_scale.estimate`): |c_i|^2 / w_i, and the square of the whole gradient. Kept elementwise, the first also
 gives what Adam sees: elements are divided by what it divides by. It takes two gradients of memory, for one update.
+
+Embeddings are left out of what Adam sees: rows of rare tokens have had hardly any gradient, so Adam divides them by
+almost nothing, and a handful of rows would be all that is seen.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bigbatch.data.random_parts import random_part_of
+from bigbatch.model.groups import EMBEDDINGS
 from bigbatch.protocols import World
 from bigbatch.records import MicroBatch
 from bigbatch.rules.noise_scale import ADAM, WHOLE, Estimate, estimate
@@ -85,6 +89,7 @@ class NoiseMeter:
         rows = self._sums(loss_scale)
         sums = {name: [0.0, 0.0] for name in [*names, ADAM]}
         for group, (weighted, square, adam_weighted, adam_square) in zip(self._groups, rows, strict=True):
+            seen = (0.0, 0.0) if group == EMBEDDINGS else (adam_weighted, adam_square)
             for name, more in ((WHOLE, (weighted, square)), (group, (weighted, square)),
                                (ADAM, (adam_weighted, adam_square))):  # fmt: skip
                 sums[name] = [sums[name][0] + more[0], sums[name][1] + more[1]]
