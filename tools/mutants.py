@@ -141,8 +141,52 @@ MUTANTS = (
     Mutant(
         name="decay-everywhere",
         fault="biases and norms decay too",
-        patches=(("optim/groups.py", "_group(rest, 0.0,", "_group(rest, weight_decay,"),),
+        patches=(("optim/groups.py", "0.0 if vectors else weight_decay", "weight_decay"),),
         tests=(EXACT,),
+    ),
+    Mutant(
+        name="muon-turns-parts",
+        fault="Muon makes each rank's part of a matrix orthogonal",
+        patches=(("optim/muon.py", "whole = world.gathered_like(part, parameter)", "whole = part"),),
+        tests=("tests/optim/test_muon.py::test_divided_matrices_are_put_together",),
+    ),
+    Mutant(
+        name="lars-norms-of-parts",
+        fault="LARS takes the norms of what this process holds",
+        patches=(
+            (
+                "optim/lars.py",
+                "norms = self._sum_of_squares(",
+                "norms = (lambda t, of: local_sum_of_squares(t))(",
+            ),
+        ),
+        tests=("tests/optim/test_lars.py::test_norms_of_whole_tensors_are_asked_for_once_a_step",),
+    ),
+    Mutant(
+        name="layers-alike",
+        fault="the learning rate of a layer does not depend on its depth",
+        patches=(("optim/groups.py", "lr_scale=layer_decay**steps", "lr_scale=1.0"),),
+        tests=("tests/optim/test_limbs.py::test_rates_fall_from_the_head_down",),
+    ),
+    Mutant(
+        name="average-computed-back",
+        fault="after an evaluation schedule-free weights are computed from their average, which rounds",
+        patches=(
+            (
+                "optim/schedule_free.py",
+                "                            parameter.copy_(kept)",
+                "                            parameter.lerp_(self.state[parameter]['z'], 1 - group['betas'][0])",
+            ),
+        ),
+        tests=("tests/optim/test_schedule_free.py",),
+    ),
+    Mutant(
+        name="warm-up-of-the-small-batch",
+        fault="LEGW leaves the warm-up as it was typed",
+        patches=(
+            ("rules/warmup.py", "Quantity(old.amount * ratio, old.unit)", "Quantity(old.amount, old.unit)"),
+        ),
+        tests=("tests/rules/test_warmup.py",),
     ),
     # ------------------------------------------------------------ packing and padding
     Mutant(

@@ -29,6 +29,7 @@ from bigbatch.track.console import ConsoleObserver, console_if_watched
 if TYPE_CHECKING:
     from bigbatch.run.run import Run
     from bigbatch.study.results import Results
+    from bigbatch.study.sweep import Outcome
 
 
 def train(
@@ -370,6 +371,20 @@ def bench(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> 
     from bigbatch.study.command import bench_command
 
     return bench_command(recipe, overrides, **options)
+
+
+def sweep(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
+    """`bigbatch sweep`: many runs of one recipe, with a table and figures; see `study.sweep_command`."""
+    from bigbatch.study.sweep_command import sweep_command
+
+    return sweep_command(recipe, overrides, **options)
+
+
+def scale(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
+    """`bigbatch scale`: how large a batch is worth using; see `study.scale`."""
+    from bigbatch.study.scale import scale_command
+
+    return scale_command(recipe, overrides, **options)
 
 
 @dataclass(frozen=True)

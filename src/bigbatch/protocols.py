@@ -158,6 +158,10 @@ class World(Protocol):
         """Sum `.grad` over the ranks that hold the same parameter, in place; None stays where no rank has one."""
         ...
 
+    def gradients_so_far(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """What backward passes have left on this rank until now, before `reduce_gradients`; not copies."""
+        ...
+
     def last_backward(self) -> None:
         """The next backward pass is this rank's last of the update: its gradients may travel while it runs."""
         ...

@@ -260,6 +260,8 @@ class Update(Record):
     peak_memory_bytes: int = 0
     """Since process start, largest rank."""
     skipped: bool = False
+    noise: Mapping[str, float | None] = field(default_factory=dict)
+    """Of updates whose gradient noise was measured: `noise_scale` and its kin (docs/noise-scale.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,9 @@ from torch import nn
 from bigbatch.errors import ModelError, RecipeError
 from bigbatch.optim.build import build_optimizer, set_lr, state_multiple
 from bigbatch.optim.lamb import Lamb
+from bigbatch.optim.lars import Lars
+from bigbatch.optim.lion import Lion
+from bigbatch.optim.muon import Muon
 from bigbatch.rules.batch_size import Effective
 
 EFFECTIVE = Effective(lr=0.01, betas=(0.8, 0.98), eps=1e-7)
@@ -24,6 +27,7 @@ def settings(name: str, **changes: Any) -> SimpleNamespace:
         "momentum": 0.9,
         "nesterov": True,
         "state": "fp32",
+        "layer_decay": 1.0,
         "args": {},
     }
     return SimpleNamespace(**(values | changes))
@@ -35,7 +39,15 @@ def model(dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD), ("lamb", Lamb)]
+    ("name", "kind"),
+    [
+        ("adamw", torch.optim.AdamW),
+        ("sgd", torch.optim.SGD),
+        ("lamb", Lamb),
+        ("lars", Lars),
+        ("lion", Lion),
+        ("muon", Muon),
+    ],
 )
 def test_the_named_optimiser_with_the_effective_numbers(name: str, kind: type) -> None:
     optimizer = build_optimizer(model(), settings(name), EFFECTIVE)
@@ -43,9 +55,11 @@ def test_the_named_optimiser_with_the_effective_numbers(name: str, kind: type) -
     decaying, rest = optimizer.param_groups
     assert decaying["lr"] == 0.01 and decaying["weight_decay"] == 0.1 and rest["weight_decay"] == 0.0
     assert decaying["names"] == ["0.weight", "2.weight"]
-    if name == "sgd":
+    if name in ("sgd", "lars", "muon"):
         assert (decaying["momentum"], decaying["nesterov"]) == (0.9, True)
-    else:
+    if name == "lion":
+        assert decaying["betas"] == (0.8, 0.98)
+    elif name not in ("sgd", "lars"):
         assert (decaying["betas"], decaying["eps"]) == ((0.8, 0.98), 1e-7)
 
 
@@ -129,7 +143,11 @@ def test_set_lr_keeps_the_proportions() -> None:
 
 
 def test_state_multiple_counts_what_is_there() -> None:
-    for name, state in (("adamw", "fp32"), ("adamw", "bf16_sr"), ("lamb", "fp32"), ("sgd", "fp32")):
+    for name, state in (
+        ("adamw", "fp32"),
+        ("adamw", "bf16_sr"),
+        *((name, "fp32") for name in ("lamb", "sgd", "lars", "lion")),
+    ):
         network = model()
         optimizer = build_optimizer(network, settings(name, state=state), EFFECTIVE)
         network(torch.ones(2, 3)).sum().backward()
@@ -141,4 +159,17 @@ def test_state_multiple_counts_what_is_there() -> None:
             if t is not None and t.ndim
         )
         assert held / sum(p.numel() for p in network.parameters()) == state_multiple(name, state=state)
-    assert state_multiple("sgd", momentum=0.0) == 0.0
+    assert state_multiple("sgd", momentum=0.0) == state_multiple("lars", momentum=0.0) == 0.0
+
+
+def test_muons_other_half_may_have_a_rate_of_its_own() -> None:
+    optimizer = build_optimizer(
+        model(), settings("muon", args={"adamw_lr_ratio": 0.1, "scale": "keller"}), EFFECTIVE
+    )
+    set_lr(optimizer, 0.4)
+    rates = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+    assert rates["0.weight"] == 0.4 and rates["0.bias"] == pytest.approx(0.04)
+    with pytest.raises(RecipeError, match=r"optimizer\.args: muon .*adamw_lr_ratio 0; expected"):
+        build_optimizer(model(), settings("muon", args={"adamw_lr_ratio": 0}), EFFECTIVE)
+    with pytest.raises(RecipeError, match=r"optimizer\.args: muon .*newton_schulz 'fp8'"):
+        build_optimizer(model(), settings("muon", args={"newton_schulz": "fp8"}), EFFECTIVE)

@@ -26,6 +26,7 @@ def build(
         "momentum": 0.9,
         "nesterov": False,
         "state": "fp32",
+        "layer_decay": 1.0,
         "args": {},
     }
     effective = Effective(lr=0.01, betas=(0.9, 0.99), eps=1e-8)
@@ -49,7 +50,16 @@ def snapshot(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("name", "kept"), [("adamw", "fp32"), ("adamw", "bf16_sr"), ("sgd", "fp32"), ("lamb", "fp32")]
+    ("name", "kept"),
+    [
+        ("adamw", "fp32"),
+        ("adamw", "bf16_sr"),
+        ("sgd", "fp32"),
+        ("lamb", "fp32"),
+        ("lars", "fp32"),
+        ("lion", "fp32"),
+        ("muon", "fp32"),
+    ],
 )
 def test_going_on_gives_the_same_bits(name: str, kept: str, dtype: torch.dtype) -> None:
     network, optimizer = build(name, dtype, state=kept)

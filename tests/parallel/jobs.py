@@ -157,6 +157,34 @@ def meshed_equality(
     return {family: equality(world, family=family, **given) for family in families}
 
 
+def moved(
+    world: World, *, optimizer: dict[str, Any], mesh: dict[str, int] | None, dtype: str, updates: int
+) -> dict[str, float]:
+    """How far weights that an optimiser moved among ranks are from those of one process: ||a - b|| / ||b||, worst tensor
+    against the whole way, and how far it went.
+    """
+    module, rows = _module("bert", dtype), rows_of("single", 300, seed=5)
+    given: dict[str, Any] = {"micro_tokens": 256, "packing": "packed", "optimizer": optimizer}
+    plan = {"plan": {"mesh": mesh}} if mesh else {}
+    parts = parts_of(module, rows, "single", world=world, **given, **plan)
+    train_split(parts, updates)
+    whole = parts.step.world.gathered(dict(parts.module.named_parameters()))
+    if world.rank:
+        return {}
+    alone = parts_of(module, rows, "single", **given)
+    train_split(alone, updates)
+    start = dict(module.named_parameters())
+    # The gradient of a key's bias is exactly zero: what is computed is the sign of nothing, which Lion follows.
+    expected = {
+        name: value
+        for name, value in alone.module.named_parameters()
+        if optimizer["name"] != "lion" or not name.endswith("key.bias")
+    }
+    errors = {name: float((whole[name] - value).norm()) for name, value in expected.items()}
+    ways = {name: float((value - start[name]).norm()) for name, value in expected.items()}
+    return {"error": max(errors.values()) / max(ways.values()), "least": min(ways.values())}
+
+
 def apart(
     world: World, *, updates: int, replicas: int, period: int | str, dropout: float = 0.1, **keys: Any
 ) -> Any:

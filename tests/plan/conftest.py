@@ -61,10 +61,10 @@ def _recipe(**changes: Any) -> SimpleNamespace:
         "batch": {"samples": 256, "tokens": None, "allow_repeats": False},
         "optimizer": {
             "name": "adamw", "lr": 5e-4, "betas": (0.9, 0.999), "eps": 1e-8, "base_batch": None,
-            "lr_rule": "none", "betas_rule": "keep",
+            "lr_rule": "none", "betas_rule": "keep", "noise_scale": None,
         },
         "schedule": {
-            "name": "linear", "warmup": parse_quantity("6 %"), "decay": parse_quantity("20 %"),
+            "name": "linear", "warmup": parse_quantity("6 %"), "warmup_rule": "keep", "decay": parse_quantity("20 %"),
             "final_fraction": 0.0, "args": {},
         },
         "plan": {

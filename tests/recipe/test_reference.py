@@ -31,7 +31,9 @@ def test_types_defaults_and_what_is_planned_are_shown():
     assert "today `plain`; else planned, not built yet" in reference()
     assert "| quantity | `6 %` |" in row["warmup"]
     assert "(planned, not built yet)" in row["adapter"]
-    assert "`adamw` / `sgd` / `lamb` / reference" in "\n".join(lines)
+    assert "`adamw` / `sgd` / `lamb` / `lars` / `lion` / `muon` / `schedule_free` / reference" in "\n".join(
+        lines
+    )
 
 
 def test_every_line_of_a_table_has_four_cells():

@@ -175,7 +175,6 @@ LATER = [
     "data.train=hf://datasets/org/name@rev",
     "data.train=[{path: a.csv, share: 0.5}]",
     "data.shuffle=shards",
-    "batch.ramp={from: 64, by: noise}",
     "gradient=cached",
     "gradient=fgm",
     "gradient=sam",

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigbatch.errors import RecipeError
-from bigbatch.rules.batch_size import scaled
+from bigbatch.rules.batch_size import gain, half_life_beta, scaled, sgd_rate
 
 
 def settings(**changes: Any) -> SimpleNamespace:
     values: dict[str, Any] = {
         "name": "adamw", "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "base_batch": None,
-        "lr_rule": "none", "betas_rule": "keep",
+        "lr_rule": "none", "betas_rule": "keep", "noise_scale": None,
     }  # fmt: skip
     return SimpleNamespace(**(values | changes))
 
@@ -102,3 +102,76 @@ def test_rules_without_a_base_batch_are_refused_all_at_once() -> None:
 def test_betas_of_sgd_are_refused() -> None:
     with pytest.raises(RecipeError, match="sgd does not have"):
         scaled(settings(name="sgd", base_batch=1, betas_rule="sde"), 2)
+
+
+def test_adascale_gain() -> None:
+    """science.md, section 8: B0=32, noise 100, B=256 has gain 2.9663 and efficiency .3708."""
+    assert gain(32, 256, 100) == pytest.approx(2.9663, abs=5e-5)
+    assert gain(32, 256, 100) / 8 == pytest.approx(0.3708, abs=5e-5)
+    effective = scaled(settings(name="sgd", base_batch=32, lr_rule="gain", noise_scale=100), 256)
+    assert effective.lr == pytest.approx(1e-3 * gain(32, 256, 100)) and effective.warnings == ()
+    assert "one update does the work of 2.966, a sample that of 0.371" in effective.notes[0]
+
+
+@given(base=st.floats(1, 1e4), k=st.floats(1, 100), noise=st.floats(1e-3, 1e9))
+def test_the_gain_is_the_ratio_of_the_sgd_curve_and_lies_between_one_and_k(
+    base: float, k: float, noise: float
+) -> None:
+    found = gain(base, base * k, noise)
+    assert found == pytest.approx(sgd_rate(0.3, base * k, noise) / sgd_rate(0.3, base, noise), rel=1e-9)
+    assert 1 - 1e-9 <= found <= k * (1 + 1e-9)
+
+
+def test_sgd_curve() -> None:
+    """Half the largest rate at the noise scale, linear far below, flat far above."""
+    assert sgd_rate(0.5, 100, 100) == 0.25
+    assert sgd_rate(0.5, 1, 1e6) == pytest.approx(0.5e-6, rel=1e-5)
+    assert sgd_rate(0.5, 1e9, 100) == pytest.approx(0.5, rel=1e-6)
+
+
+def test_gain_is_sqrt_for_adam_below_the_noise_scale_and_none_above() -> None:
+    below = scaled(settings(base_batch=32, lr_rule="gain", noise_scale=1e9), 128)
+    root = scaled(settings(base_batch=32, lr_rule="sqrt"), 128)
+    assert (below.lr, below.eps) == pytest.approx((root.lr, root.eps), rel=1e-6)
+    above = scaled(settings(base_batch=32, lr_rule="gain", noise_scale=1e-6), 128)
+    assert (above.lr, above.eps) == pytest.approx((1e-3, 1e-8), rel=1e-6)
+
+
+def test_half_life_in_tokens() -> None:
+    """science.md, section 3: 524,288 tokens an update and a half-life of 1e7."""
+    assert half_life_beta(524_288, 1e7) == pytest.approx(0.96431, abs=5e-6)
+    # Twice the batch: beta squared, as the rule has it.
+    assert half_life_beta(2 * 524_288, 1e7) == pytest.approx(half_life_beta(524_288, 1e7) ** 2)
+
+
+def test_gain_needs_the_noise_scale() -> None:
+    with pytest.raises(RecipeError, match=r"optimizer\.lr_rule: gain needs optimizer\.noise_scale"):
+        scaled(settings(base_batch=32, lr_rule="gain"), 128)
+
+
+@pytest.mark.parametrize("rule", ["linear", "sqrt"])
+def test_a_known_noise_scale_warns_of_batches_beyond_it(rule: str) -> None:
+    name = "sgd" if rule == "linear" else "adamw"
+    far = scaled(settings(name=name, base_batch=32, lr_rule=rule, noise_scale=100), 256)
+    assert "2.56 times optimizer.noise_scale: the gain is 2.966, not 8" in far.warnings[0]
+    assert scaled(settings(name=name, base_batch=32, lr_rule=rule, noise_scale=1e5), 256).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("sgd", "sqrt"), ("lars", "sqrt"), ("lion", "sqrt"), ("muon", "gain"), ("lamb", "linear")],
+)
+def test_rules_of_other_optimisers_are_doubted(name: str, rule: str) -> None:
+    effective = scaled(settings(name=name, base_batch=32, lr_rule=rule, noise_scale=1e9), 128)
+    assert len(effective.warnings) == 1 and name in effective.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["lars", "schedule_free"])
+def test_betas_that_are_none_are_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match=name):
+        scaled(settings(name=name, base_batch=1, betas_rule="half_life"), 2)
+
+
+def test_a_rule_says_where_it_is_known_to_hold() -> None:
+    told = scaled(settings(base_batch=32, lr_rule="sqrt", betas_rule="half_life"), 128).notes
+    assert "LAMB to 32,768" in told[0] and "pre-training of language models" in told[2]

@@ -53,6 +53,19 @@ Columns = Annotated[
     ),
 ]
 
+Parallel = Annotated[int, typer.Option("--parallel", metavar="N", help="Runs at a time.")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="TIME", help="Start no run after this long: '60 min'.")
+]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Of the folder in sweeps/, if not the recipe's.")
+]
+
+DropWeights = Annotated[
+    bool,
+    typer.Option("--drop-weights", help="Remove checkpoints and model of a run that has its result."),
+]
+
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line; ends the process with the exit codes of `bigbatch.errors`.
@@ -325,6 +338,93 @@ def bench(
         environ=os.environ,
         say=say,
     )
+
+
+@app.command(epilog="Example: bigbatch sweep recipe.yaml --over batch.samples=16,64,256 --over seed=0,1,2")
+def sweep(
+    recipe: Recipe,
+    changes: Changes = None,
+    set_: Set = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option("--over", metavar="KEY=A,B,…", help="An axis: a key and its values; may come often."),
+    ] = None,
+    parallel: Parallel = 1,
+    budget: Budget = None,
+    name: Name = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", metavar="NAME", help="What the report shows: f1_macro, test.f1_macro, …"),
+    ] = None,
+    drop_weights: DropWeights = False,
+) -> int:
+    """Train every combination of some values; the same command goes on where it stopped."""
+    from bigbatch import api
+
+    outcome = api.sweep(
+        recipe,
+        _both(changes, set_),
+        over=over or (),
+        parallel=parallel,
+        budget=budget,
+        name=name,
+        metric=metric,
+        drop_weights=drop_weights,
+        environ=os.environ,
+        say=say,
+    )
+    return exit_code_of_run(outcome)
+
+
+@app.command(epilog="Example: bigbatch scale recipe.yaml --batches 16,64,256,1024 --target f1_macro=.75")
+def scale(
+    recipe: Recipe,
+    changes: Changes = None,
+    set_: Set = None,
+    batches: Annotated[
+        str, typer.Option("--batches", metavar="A,B,…", help="Batches, in the recipe's unit.")
+    ] = "",
+    target: Annotated[
+        str, typer.Option("--target", metavar="METRIC=NUMBER", help="Validation figure to train to: loss=.5")
+    ] = "",
+    seeds: Annotated[str, typer.Option("--seeds", metavar="A,B,…", help="Repetitions.")] = "0,1,2",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Start from the weights of this run, checkpoint or model."
+        ),
+    ] = None,
+    every: Annotated[
+        str, typer.Option("--every", metavar="INTERVAL", help="How often the target is looked at.")
+    ] = "0.05 epochs",
+    parallel: Parallel = 1,
+    budget: Budget = None,
+    name: Name = None,
+    drop_weights: DropWeights = False,
+) -> int:
+    """Find out how large a batch is worth using: train to a target with several, fit the trade-off."""
+    if not (batches and target):
+        raise UsageError(
+            "scale needs --batches and --target, such as --batches 16,64,256 --target f1_macro=.75"
+        )
+    from bigbatch import api
+
+    outcome = api.scale(
+        recipe,
+        _both(changes, set_),
+        batches=batches,
+        target=target,
+        seeds=seeds,
+        start=start,
+        every=every,
+        parallel=parallel,
+        budget=budget,
+        name=name,
+        drop_weights=drop_weights,
+        environ=os.environ,
+        say=say,
+    )
+    return exit_code_of_run(outcome)
 
 
 def _error(text: str) -> None:

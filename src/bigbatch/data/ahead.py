@@ -105,26 +105,29 @@ class Supply:
         self._last_update = last_update
         self._lead = lead
         self._ahead: Ahead[Any] | None = None
-        self._next: tuple[int, int, int] | None = None
+        self._next: tuple[int, int, int, int | None] | None = None
 
-    def at(self, position: int, update: int, micro_tokens: int) -> tuple[GlobalBatch, Iterator[MicroBatch]]:
+    def at(
+        self, position: int, update: int, micro_tokens: int, samples: int | None = None
+    ) -> tuple[GlobalBatch, Iterator[MicroBatch]]:
         """The batch of an update, and its micro-batches.
 
         Args:
             position: samples consumed before it.
             update: 1-based number.
             micro_tokens: upper bound of computed tokens of a micro-batch.
+            samples: of this batch, where the run decides it; None: as `batches` says.
         """
         if not self._lead:
-            batch = self._batches.at(position, update)
+            batch = self._batches.at(position, update, samples)
             return batch, iter(self._cut(batch, micro_tokens))
-        if self._ahead is None or self._next != (position, update, micro_tokens):
+        if self._ahead is None or self._next != (position, update, micro_tokens, samples):
             self.close()
-            self._ahead = Ahead(self._stream(position, update, micro_tokens), self._lead)
+            self._ahead = Ahead(self._stream(position, update, micro_tokens, samples), self._lead)
         self._next = None
         ahead = self._ahead
         batch = next(ahead)
-        return batch, self._pieces(ahead, batch, micro_tokens)
+        return batch, self._pieces(ahead, batch, micro_tokens, samples)
 
     def close(self) -> None:
         """End the background thread."""
@@ -132,19 +135,21 @@ class Supply:
             self._ahead.close()
         self._ahead = self._next = None
 
-    def _stream(self, position: int, update: int, micro_tokens: int) -> Iterator[Any]:
+    def _stream(self, position: int, update: int, micro_tokens: int, samples: int | None) -> Iterator[Any]:
         """Batch, its micro-batches, None; the next batch, …"""
         while update <= self._last_update:
-            batch = self._batches.at(position, update)
+            batch = self._batches.at(position, update, samples)
             yield batch
             yield from self._cut(batch, micro_tokens)
             yield None
             position, update = position + batch.samples, update + 1
 
-    def _pieces(self, ahead: Ahead[Any], batch: GlobalBatch, micro_tokens: int) -> Iterator[MicroBatch]:
+    def _pieces(
+        self, ahead: Ahead[Any], batch: GlobalBatch, micro_tokens: int, samples: int | None
+    ) -> Iterator[MicroBatch]:
         for piece in ahead:
             if piece is None:
                 break
             yield piece
         # Only once all were taken: a batch that was left half-way is begun anew.
-        self._next = (batch.first_position + batch.samples, batch.update + 1, micro_tokens)
+        self._next = (batch.first_position + batch.samples, batch.update + 1, micro_tokens, samples)

@@ -42,12 +42,12 @@ class Batches:
         self._token_sums: dict[int, np.ndarray] = {}
         """Latest epoch -> running sum of tokens along its order (samples,)."""
 
-    def at(self, position: int, update: int) -> GlobalBatch:
-        """The batch that starts at this stream position (samples consumed so far).
+    def at(self, position: int, update: int, samples: int | None = None) -> GlobalBatch:
+        """The batch that starts at this stream position (samples consumed so far), of another size where one is given.
 
         Its cost does not grow with `position`: at most two epoch orders are kept and none is replayed.
         """
-        ids_B = self._ids(position)
+        ids_B = self._ids(position) if samples is None else self._stream.ids(position, samples)
         # A batch that crosses the end of an epoch is seen partly as the next one sees it.
         epochs_B = (position + np.arange(len(ids_B), dtype=np.int64)) // len(self.table)
         return self._batch(ids_B, epochs_B, position, update)

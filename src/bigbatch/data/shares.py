@@ -31,7 +31,11 @@ def share_of(batch: GlobalBatch, table: TokenTable, replica: int, replicas: int)
     if replicas == 1:
         return batch
     places_B = batch.first_position + np.arange(batch.samples, dtype=np.int64)
-    chosen = np.flatnonzero(places_B % replicas == replica)
+    return chosen_of(batch, table, np.flatnonzero(places_B % replicas == replica))
+
+
+def chosen_of(batch: GlobalBatch, table: TokenTable, chosen: np.ndarray) -> GlobalBatch:
+    """Some samples of a batch, by their places in it, in this order; `first_position` stays the whole batch's."""
     ids_B = batch.sample_ids_B[chosen]
     view = None if batch.view is None else rows_of(batch.view, chosen)
     return replace(

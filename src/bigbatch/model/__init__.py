@@ -12,6 +12,7 @@
     ├── load.py        load_tokenizer, load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data
+    ├── stand_in.py    tensors under a model's names, without the model
     ├── untouched.py   running a model without leaving a trace in it
     └── export.py      save_model: a folder that opens with transformers
 """

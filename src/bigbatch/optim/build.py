@@ -15,9 +15,14 @@ from bigbatch.optim.adamw_8bit import adamw_8bit
 from bigbatch.optim.adamw_bf16 import AdamWBf16
 from bigbatch.optim.groups import decay_groups
 from bigbatch.optim.lamb import Lamb, SumOfSquares, local_sum_of_squares
+from bigbatch.optim.lars import Lars
+from bigbatch.optim.limbs import Limbs
+from bigbatch.optim.lion import Lion
+from bigbatch.optim.muon import Muon, Whole
+from bigbatch.optim.schedule_free import schedule_free_adamw
 from bigbatch.rules.batch_size import Effective
 
-OPTIMIZERS = ("adamw", "sgd", "lamb")
+OPTIMIZERS = ("adamw", "sgd", "lamb", "lars", "lion", "muon", "schedule_free")
 _FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -35,10 +40,14 @@ class OptimizerSettings(Protocol):
     @property
     def state(self) -> str: ...
     @property
+    def layer_decay(self) -> float: ...
+    @property
     def args(self) -> Mapping[str, Any]: ...
 
 
-class _HasSumOfSquares(Protocol):
+class _Divides(Whole, Protocol):
+    """What this file reads of a world."""
+
     @property
     def sum_of_squares(self) -> SumOfSquares: ...
 
@@ -47,12 +56,13 @@ def build_optimizer(
     module: nn.Module,
     settings: OptimizerSettings,
     effective: Effective,
-    world: _HasSumOfSquares | None = None,
+    world: _Divides | None = None,
     *,
     custom: Callable[..., Optimizer] | None = None,
     rename: Callable[[str], str] = str,
     seed: int = 0,
     trainable: Iterable[tuple[str, Tensor]] | None = None,
+    limbs: Limbs | None = None,
 ) -> Optimizer:
     """Build the optimiser that the recipe names.
 
@@ -60,12 +70,14 @@ def build_optimizer(
         module: the model, already on its device.
         settings: `recipe.optimizer`.
         effective: learning rate, betas and eps, from `rules.batch_size.scaled`.
-        world: gives LAMB the norms of whole tensors; None: this process holds them whole.
+        world: gives LAMB and LARS the norms of whole tensors, and Muon whole matrices; None: this process holds them
+            whole.
         custom: the class or function that `settings.name` refers to, when it is an import reference; called
             as `custom(groups, lr=…, **settings.args)` with the groups of `decay_groups`.
         rename: parameter name -> name in checkpoints.
         seed: of stochastic rounding: `seed.dropout`.
         trainable: name and tensor of what is trained, where that is not the module's own.
+        limbs: where parameters sit, for `layer_decay` and Muon; None: all count as inside one block.
 
     Returns:
         An optimiser whose groups carry `names`, `adapt` and `lr_scale`.
@@ -74,7 +86,15 @@ def build_optimizer(
         RecipeError: no optimiser of that name, or options that it does not take.
         ModelError: nothing to train.
     """
-    groups = decay_groups(module, settings.weight_decay, rename=rename, trainable=trainable)
+    groups = decay_groups(
+        module,
+        settings.weight_decay,
+        rename=rename,
+        trainable=trainable,
+        limbs=limbs,
+        layer_decay=settings.layer_decay,
+        matrices_apart=settings.name == "muon",
+    )
     if not groups:
         raise ModelError(
             "every parameter of the model is frozen: nothing to train; expected model.trainable to match some"
@@ -82,16 +102,18 @@ def build_optimizer(
     if custom is not None:
         return _build_custom(custom, groups, settings, effective)
     args: dict[str, Any] = {"lr": effective.lr, **settings.args}
+    momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
+    moments: dict[str, Any] = {"betas": effective.betas, "eps": effective.eps}
+    norms = {"sum_of_squares": world.sum_of_squares if world is not None else local_sum_of_squares}
     builders: dict[str, Callable[[], Optimizer]] = {
         "adamw": lambda: _adamw(groups, settings.state, effective, seed, args),
-        "sgd": lambda: torch.optim.SGD(
-            groups, momentum=settings.momentum, nesterov=settings.nesterov, **args
-        ),
-        "lamb": lambda: Lamb(
-            groups, betas=effective.betas, eps=effective.eps,
-            sum_of_squares=world.sum_of_squares if world is not None else local_sum_of_squares, **args,
-        ),
-    }  # fmt: skip
+        "sgd": lambda: torch.optim.SGD(groups, **momentum, **args),
+        "lamb": lambda: Lamb(groups, **moments, **norms, **args),
+        "lars": lambda: Lars(groups, **momentum, **norms, **args),
+        "lion": lambda: Lion(groups, betas=effective.betas, **args),
+        "muon": lambda: _muon(groups, world, {**momentum, **moments, **args}),
+        "schedule_free": lambda: schedule_free_adamw(groups, **moments, **args),
+    }
     if settings.name not in builders:
         near = get_close_matches(settings.name, OPTIMIZERS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -110,6 +132,16 @@ def _adamw(
     if state == "8bit":
         return adamw_8bit(groups, **moments, **args)
     return torch.optim.AdamW(groups, fused=_can_fuse(groups), **moments, **args)
+
+
+def _muon(groups: list[dict[str, Any]], world: Whole | None, args: dict[str, Any]) -> Optimizer:
+    """Muon; `adamw_lr_ratio` is the learning rate of its other half / its own."""
+    ratio = args.pop("adamw_lr_ratio", 1.0)
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or ratio <= 0:
+        raise ValueError(f"muon: found adamw_lr_ratio {ratio!r}; expected a number above 0")
+    for group in groups:
+        group["lr_scale"] *= 1.0 if group["orthogonal"] else float(ratio)
+    return Muon(groups, whole=world, **args)
 
 
 def _build_custom(
@@ -153,14 +185,24 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def state_multiple(name: str, momentum: float = 0.9, state: str = "fp32") -> float:
-    """fp32 tensors of optimiser state per trainable parameter: AdamW and LAMB 2, SGD 1 with momentum, else 0.
+def set_scaled(optimizer: Optimizer, betas: tuple[float, float], eps: float) -> None:
+    """Give every group that has them other betas and another eps; averages so far are kept."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = betas
+        if "eps" in group:
+            group["eps"] = eps
 
-    `bf16_sr` halves AdamW's; `8bit` quarters it and adds one fp32 scale a block of 256. An optimiser of the user's
-    own counts as 2: what most keep.
+
+def state_multiple(name: str, momentum: float = 0.9, state: str = "fp32") -> float:
+    """fp32 tensors of optimiser state per trainable parameter: AdamW and LAMB 2, with momentum alone 1, without 0.
+
+    `bf16_sr` halves AdamW's; `8bit` quarters it and adds one fp32 scale a block of 256. Schedule-free AdamW keeps 2,
+    and a third while the model holds the average. Muon keeps 1 or 2 a tensor; it counts as 2, like an optimiser of the
+    user's own: what most keep.
     """
     if state != "fp32":
         return {"bf16_sr": 1.0, "8bit": 0.5 + 2 / 256}[state]
-    if name == "sgd":
+    if name in ("sgd", "lars"):
         return 1.0 if momentum else 0.0
-    return 2.0
+    return {"lion": 1.0, "schedule_free": 3.0}.get(name, 2.0)

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bigbatch.optim.adam import directions, state_of
+from bigbatch.optim.blocks import in_blocks
+
 SumOfSquares = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """(tensors, the parameter that each is laid out as) -> squared L2 norm of each whole tensor."""
 
@@ -84,7 +87,7 @@ class Lamb(Optimizer):
         """One update from the gradients as they stand; `.grad` is only read."""
         assert closure is None, "the engine computes gradients before the step"
         weights: list[Tensor] = []
-        directions: list[Tensor] = []
+        found: list[Tensor] = []
         adapted: list[int] = []
         rates: list[float] = []
         for group in self.param_groups:
@@ -94,59 +97,58 @@ class Lamb(Optimizer):
             if group["adapt"]:
                 adapted.extend(range(len(weights), len(weights) + len(touched)))
             weights.extend(touched)
-            directions.extend(self._directions(group, touched))
+            found.extend(self._directions(group, touched))
             rates.extend([-float(group["lr"])] * len(touched))
         if not weights:
             return
-        self._rescale([weights[i] for i in adapted], [directions[i] for i in adapted])
-        torch._foreach_mul_(directions, rates)
-        torch._foreach_add_(weights, directions)
+        by_ratio = self._ratios([weights[i] for i in adapted], [found[i] for i in adapted])
+        step_lengths = scaled_rates(rates, adapted, by_ratio)
+        for owners, (values, moves) in in_blocks(weights, found):
+            _add(values, moves, [step_lengths[owner] for owner in owners])
 
     def _directions(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Tensor]:
         """Advance the averages and return u, new tensors."""
-        first, second = group["betas"]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        states = [self._state_of(parameter) for parameter in parameters]
-        means = [state["exp_avg"] for state in states]
-        squares = [state["exp_avg_sq"] for state in states]
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
-        torch._foreach_lerp_(means, gradients, 1 - first)
-        torch._foreach_mul_(squares, second)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
-        roots = torch._foreach_sqrt(squares)
-        if group["debias"]:
-            # Steps are scalars on the CPU: one read for all, no synchronisation with a device.
-            counts = torch.stack(steps).tolist()
-            directions = torch._foreach_div(means, [1 - first**count for count in counts])
-            torch._foreach_div_(roots, [(1 - second**count) ** 0.5 for count in counts])
-        else:
-            directions = [mean.clone() for mean in means]
-        # With eps 0 a weight that never had a gradient would be 0 / 0.
-        floor = torch.finfo(roots[0].dtype).tiny if group["eps"] == 0 else group["eps"]
-        torch._foreach_add_(roots, floor)
-        torch._foreach_div_(directions, roots)
-        if group["weight_decay"] != 0:
-            torch._foreach_add_(directions, parameters, alpha=group["weight_decay"])
-        return list(directions)
+        states = [state_of(self.state[parameter], parameter) for parameter in parameters]
+        found = [torch.empty_like(parameter) for parameter in parameters]
+        how: dict[str, Any] = {key: group[key] for key in ("betas", "eps", "debias")}
+        for _, values, moves in directions(parameters, states, into=found, **how):
+            if group["weight_decay"] != 0:
+                torch._foreach_add_(moves, values, alpha=group["weight_decay"])
+        return found
 
-    def _state_of(self, parameter: Tensor) -> dict[str, Any]:
-        """Averages of a parameter, zero at its first gradient."""
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return state
-
-    def _rescale(self, weights: list[Tensor], directions: list[Tensor]) -> None:
-        """Multiply each direction by |w| / |u|, in place."""
+    def _ratios(self, weights: list[Tensor], moves: list[Tensor]) -> Tensor:
+        """|w| / |u| of each whole tensor."""
         if not weights:
-            return
-        squares = self._sum_of_squares([*weights, *directions], [*weights, *weights])
+            return torch.ones(0)
+        squares = self._sum_of_squares([*weights, *moves], [*weights, *weights])
         weight_squares, direction_squares = squares[: len(weights)], squares[len(weights) :]
         both = (weight_squares > 0) & (direction_squares > 0)
-        ratios = torch.where(
-            both, (weight_squares / direction_squares).sqrt(), torch.ones_like(weight_squares)
-        )
-        torch._foreach_mul_(directions, list(ratios.unbind()))
+        return torch.where(both, (weight_squares / direction_squares).sqrt(), torch.ones_like(weight_squares))
+
+
+def _add(values: list[Tensor], moves: list[Tensor], rates: list[Any]) -> None:
+    """Values += rates moves; numbers save a pass, tensors (on an accelerator) save waiting for them."""
+    if isinstance(rates[0], float):
+        for value, move, rate in zip(values, moves, rates, strict=True):
+            value.add_(move, alpha=rate)
+        return
+    torch._foreach_mul_(moves, rates)
+    torch._foreach_add_(values, moves)
+
+
+def scaled_rates(rates: Sequence[float], adapted: Sequence[int], ratios: Tensor) -> list[Any]:
+    """The rates, those of the adapted places times their ratios; on an accelerator nobody waits for the ratios.
+
+    Args:
+        rates: one a tensor.
+        adapted: places of those that have a ratio.
+        ratios: (len(adapted),).
+    """
+    if ratios.device.type == "cpu":
+        found: list[Any] = list(rates)
+        for place, ratio in zip(adapted, ratios.tolist(), strict=True):
+            found[place] = rates[place] * ratio
+        return found
+    tensors = torch.tensor(list(rates), dtype=ratios.dtype).to(ratios.device, non_blocking=True)
+    places = torch.tensor(list(adapted)).to(ratios.device, non_blocking=True)
+    return list(tensors.index_copy(0, places, tensors[places] * ratios).unbind())

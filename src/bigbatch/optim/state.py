@@ -14,6 +14,8 @@ from bigbatch.optim.groups import names_of
 
 _NUMBER = "number:"
 """Prefix of a state that the optimiser keeps as a Python number; torch's own keep tensors."""
+_GROUP = "group:"
+"""Prefix of what a whole group has (an optimiser's `group_state`); stored under the name of its first parameter."""
 
 
 def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str] | None = None) -> dict[str, Tensor]:
@@ -43,7 +45,18 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str] | None = N
                     f"{type(optimizer).__name__} keeps {key} of {name} as {type(value).__name__}; "
                     "expected a tensor or a number: this optimiser cannot be checkpointed"
                 )
-    return found
+    # Before its first step a group has nothing to say.
+    return {**found, **_group_state(optimizer, names)} if found else found
+
+
+def _group_state(optimizer: Optimizer, names: Mapping[Tensor, str] | None) -> dict[str, Tensor]:
+    """What steps change in the groups themselves, fp64: it holds every number that a group has."""
+    named = _named(optimizer, names)
+    return {
+        f"{_GROUP}{key}/{named[group['params'][0]]}": torch.tensor(float(group[key]), dtype=torch.float64)
+        for group in optimizer.param_groups
+        for key in getattr(optimizer, "group_state", ())
+    }
 
 
 def load_optimizer_state(
@@ -62,6 +75,7 @@ def load_optimizer_state(
     named = _named(optimizer, names)
     by_name = {name: parameter for parameter, name in named.items()}
     states: dict[Tensor, dict[str, Any]] = {}
+    of_groups: dict[Tensor, dict[str, float]] = {}
     for entry, value in tensors.items():
         key, _, name = entry.partition("/")
         parameter = by_name.get(name)
@@ -71,7 +85,9 @@ def load_optimizer_state(
         if "." not in key and value.ndim == parameter.ndim and value.shape != parameter.shape:
             shapes = f"{tuple(value.shape)}; this model's is {tuple(parameter.shape)}"
             raise CheckpointError(f"optimiser state {entry} has shape {shapes}")
-        if key.startswith(_NUMBER):
+        if key.startswith(_GROUP):
+            of_groups.setdefault(parameter, {})[key.removeprefix(_GROUP)] = value.item()
+        elif key.startswith(_NUMBER):
             states.setdefault(parameter, {})[key.removeprefix(_NUMBER)] = value.item()
         else:
             states.setdefault(parameter, {})[key] = value.detach().clone()
@@ -79,6 +95,9 @@ def load_optimizer_state(
     if whole is not None:
         states = {parameter: whole(parameter, parts) for parameter, parts in states.items()}
     _load(optimizer, states)
+    for group in optimizer.param_groups:
+        for key, number in of_groups.get(group["params"][0], {}).items():
+            group[key] = type(group[key])(number)
 
 
 def _load(optimizer: Optimizer, states: Mapping[Tensor, dict[str, Any]]) -> None:

@@ -115,6 +115,10 @@ class MeshWorld(GroupWorld):
         with peer_errors():
             self._sum_over_copies(parameters)
 
+    def gradients_so_far(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """This rank's part of each; of parameters that FSDP shares, summed over the ranks already."""
+        return [_local(self._held.get(held, held).grad) for held in parameters]
+
     def _sum_over_copies(self, parameters: Sequence[Tensor]) -> None:
         """Without sharding, copies of the same part add up; None stays where no rank has a gradient."""
         if self.shape.replicate == 1:

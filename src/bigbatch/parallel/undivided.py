@@ -27,6 +27,10 @@ class Undivided:
         """Squared L2 norm of each tensor (len(tensors),), in its own dtype."""
         return local_sum_of_squares(tensors)
 
+    def gradients_so_far(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """`.grad` of each."""
+        return [parameter.grad for parameter in parameters]
+
     def whole(self, matrix: Tensor) -> Tensor:
         """The matrix itself."""
         return matrix

@@ -13,7 +13,9 @@ from bigbatch.plan.timing import Work, predict_seconds
 from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ProbeFacts
 from bigbatch.rules.batch_size import scaled
 from bigbatch.rules.clocks import Length
+from bigbatch.rules.ramp import Ramp, scaled_in_stage
 from bigbatch.rules.schedules import SCHEDULES, schedule_from
+from bigbatch.rules.warmup import scaled_warmup
 from bigbatch.units import show_bytes, show_seconds
 
 DEFAULT_MICRO_TOKENS = 2048
@@ -48,12 +50,15 @@ def _ranks(count: int) -> Choice:
     return Choice(value=count, reason="as many processes were started; they share each batch", source="user")
 
 
-def asked_for(recipe: Any, length: Length) -> dict[str, Choice]:
-    """What the recipe says, in effective numbers: updates, learning rate, betas, eps, warm-up."""
+def asked_for(recipe: Any, length: Length, ramp: Ramp | None = None) -> dict[str, Choice]:
+    """What the recipe says, in effective numbers: updates, learning rate, betas, eps, the ramp."""
     optimizer, batch = recipe.optimizer, recipe.batch.samples or recipe.batch.tokens
-    effective = scaled(optimizer, batch)
+    effective = scaled(optimizer, batch) if ramp is None else scaled_in_stage(optimizer, ramp, 0)
     unit = "samples" if recipe.batch.samples else "tokens"
     told = f"{batch:,} {unit} an update; {length}"
+    if ramp is not None:
+        most = "" if ramp.marks is not None else "at most "
+        told = f"{ramp.sizes[0]:,} growing to {batch:,} samples an update; {most}{length}"
     choices = {
         "updates": Choice(value=length.updates, reason=told, source="derived"),
         "learning_rate": Choice(
@@ -66,6 +71,14 @@ def asked_for(recipe: Any, length: Length) -> dict[str, Choice]:
     for name, value in (("betas", list(effective.betas)), ("eps", effective.eps)):
         if name in notes:
             choices[name] = Choice(value=value, reason=notes[name], source="derived")
+    if ramp is not None:
+        peaks = ", ".join(
+            f"{scaled_in_stage(optimizer, ramp, stage).lr:g}" for stage in range(len(ramp.sizes))
+        )
+        choices["ramp"] = Choice(value=str(ramp), reason=f"by {ramp.by}; peak lr {peaks}", source="user")
+    warmup = scaled_warmup(recipe.schedule, optimizer.base_batch, batch)
+    if warmup.note is not None:
+        choices["warmup"] = Choice(value=str(warmup.length), reason=warmup.note, source="derived")
     return choices
 
 
@@ -244,10 +257,18 @@ def evaluation(calibration: CalibrationFacts | None) -> dict[str, Choice]:
 
 def doubts(recipe: Any, length: Length, lengths: LengthFacts, hardware: HardwareFacts) -> list[str]:
     """Warnings of the rules and of the machine."""
-    found = list(scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens).warnings)
+    optimizer, batch = recipe.optimizer, recipe.batch.samples or recipe.batch.tokens
+    found = list(scaled(optimizer, batch).warnings)
+    if optimizer.name == "schedule_free" and recipe.schedule.name != "constant":
+        found.append(
+            f"schedule: {recipe.schedule.name} lowers the learning rate, which schedule_free replaces by an average; "
+            "schedule=constant (warm-up is kept) is what it was made for"
+        )
     if recipe.schedule.name in SCHEDULES:
         mean_batch = length.samples / length.updates
-        found += schedule_from(recipe.schedule, length.samples, mean_batch, lengths.samples).warnings
+        warmup = scaled_warmup(recipe.schedule, optimizer.base_batch, batch).length
+        laid = schedule_from(recipe.schedule, length.samples, mean_batch, lengths.samples, warmup=warmup)
+        found += laid.warnings
     if lengths.truncated_samples:
         share = lengths.truncated_samples / lengths.samples
         found.append(

@@ -33,7 +33,7 @@ from bigbatch.records import (
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.units import show_bytes
 
-_TEMPORARIES = {"lamb": 2.0}
+_TEMPORARIES = {"lamb": 2.0, "muon": 1.0, "schedule_free": 1.0}
 """fp32 tensors per parameter that a step of this optimiser needs for a moment."""
 
 
@@ -107,7 +107,7 @@ def make_plan(
     return Plan(
         choices={
             **chosen.machine(recipe, hardware, formats),
-            **chosen.asked_for(recipe, length),
+            **chosen.asked_for(recipe, length, None if work is None else work.ramp),
             **chosen.replicas(recipe),
             "packing": packing,
             "micro_tokens": micro_tokens,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bigbatch.records import CalibrationFacts
 from bigbatch.rules.clocks import Length
+from bigbatch.rules.ramp import Ramp
 from bigbatch.units import Quantity
 
 
@@ -15,6 +16,8 @@ class Work:
 
     length: Length | None = None
     """Of the training, from an exact walk over its batches; None: counted from the mean length."""
+    ramp: Ramp | None = None
+    """How the batch grows."""
     validation_tokens: int = 0
     """Of all validation sets, once."""
     test_tokens: int = 0

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.stand_in import stand_in
 from bigbatch.plan.precision import FORMATS, Format
 from bigbatch.precision.casting import AUTOCAST
 from bigbatch.precision.policy import Policy, Unit, units_of
@@ -182,13 +183,19 @@ def _one_update(
     unit: Unit, truth: Seen, optimizer_factory: Callable[[nn.Module], Optimizer], limits: Format
 ) -> tuple[float, float]:
     """||w' - w|| / ||w||, and the share of weights that stay where they are in the format, after one real update."""
-    own = [parameter for parameter in unit.module.parameters() if parameter in truth.gradient]
-    if not own:
+    named = {
+        f"{unit.name}.{name}": parameter
+        for name, parameter in unit.module.named_parameters()
+        if parameter in truth.gradient
+    }
+    if not named:
         return 0.0, 0.0
-    copies = nn.ParameterList([nn.Parameter(parameter.detach().clone()) for parameter in own])
+    tried = stand_in({name: parameter.detach().clone() for name, parameter in named.items()})
+    by_name = dict(tried.named_parameters())
+    own, copies = list(named.values()), [by_name[name] for name in named]
     for copy, parameter in zip(copies, own, strict=True):
         copy.grad = truth.gradient[parameter].clone()
-    optimizer = optimizer_factory(copies)
+    optimizer = optimizer_factory(tried)
     optimizer.step()
     optimizer.state.clear()
     unmoved = sum(

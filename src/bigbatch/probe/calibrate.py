@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bigbatch.model.stand_in import stand_in
 from bigbatch.model.untouched import untouched
 from bigbatch.probe.bench import TIMED, Bench, spread
 from bigbatch.probe.hardware import peak_memory_bytes, resident_bytes, synchronize
@@ -234,33 +235,35 @@ def _update_seconds(
     module: nn.Module, optimizer_factory: Callable[[nn.Module], Optimizer], device: str
 ) -> float:
     """Seconds of one clipped update of all trainable parameters, on throw-away ones of their shapes."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    trainable = list(names)
     chosen = _some(trainable, _THROW_AWAY_VALUES)
-    stand_in = nn.ParameterList([nn.Parameter(torch.zeros_like(parameter)) for parameter in chosen])
-    for parameter in stand_in:
+    # Under their own names: what an optimiser does with a tensor may depend on where it sits.
+    tried = stand_in({names[parameter]: torch.zeros_like(parameter) for parameter in chosen})
+    for parameter in tried.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
-    optimizer = optimizer_factory(stand_in)
+    optimizer = optimizer_factory(tried)
     seconds = []
     for _ in range(1 + TIMED):
         synchronize(device)
         start = time.perf_counter()
-        nn.utils.clip_grad_norm_(stand_in.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(tried.parameters(), 1.0)
         optimizer.step()
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     share = sum(parameter.numel() for parameter in chosen) / sum(parameter.numel() for parameter in trainable)
     # Optimisers sit in reference cycles: without this their tensors would stay until the next collection.
     optimizer.state.clear()
-    for parameter in stand_in:
+    for parameter in tried.parameters():
         parameter.grad = None
         parameter.data = torch.empty(0)
     # The first one allocates the state: once a run, not once an update.
     return median(seconds[1:]) / share
 
 
-def _some(parameters: Sequence[nn.Parameter], values: int) -> list[nn.Parameter]:
+def _some(parameters: Sequence[Any], values: int) -> list[Any]:
     """Parameters, in order, that together have at most so many values; the smallest if none fits."""
-    chosen: list[nn.Parameter] = []
+    chosen: list[Any] = []
     total = 0
     for parameter in parameters:
         if total + parameter.numel() <= values:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from bigbatch.recipe.values import PLANNED, Count, PositiveNumber, Section, Text, built
+from bigbatch.units import Quantity, parse_quantity
 
 DEFAULT_BATCH_SAMPLES = 256
 
@@ -82,14 +83,29 @@ class DataSpec(Section):
 
 
 class Ramp(Section):
-    """A batch that grows during the run (later)."""
+    """A batch that grows during the run, by whole factors, up to `batch.samples`."""
 
     start: Annotated[Count, Field(alias="from")]
-    """Batch of the first update, in the batch's own unit."""
+    """Samples of the first updates."""
     by: Literal["noise", "schedule", "table"] = "noise"
-    """What decides when it grows."""
-    table: list[Any] = Field(default_factory=list)
-    """Steps, for `by: table`."""
+    """What makes it grow: `noise`: the measured noise scale (its interval's lower bound, twice in a row above the next
+    size); `schedule`: k times the first batch from where the schedule has fallen to 1/k, with lr times sqrt(k);
+    `table`: as written."""
+    table: dict[str, Count] = Field(default_factory=dict)
+    """For `by: table`: when -> samples, as in {10 %: 256, 30 %: 1024}; the last is batch.samples."""
+
+    @model_validator(mode="after")
+    def _table_is_for_by_table(self) -> Ramp:
+        if (self.by == "table") != bool(self.table):
+            raise ValueError(
+                "table and by: table go together, as in {from: 64, by: table, table: {10 %: 256}}"
+            )
+        self.steps()
+        return self
+
+    def steps(self) -> list[tuple[Quantity, int]]:
+        """The table as (when, samples)."""
+        return [(parse_quantity(when), size) for when, size in self.table.items()]
 
 
 class BatchSpec(Section):
@@ -101,7 +117,7 @@ class BatchSpec(Section):
     """Real tokens per update: the longest prefix of the stream not above this, at least one sample."""
     allow_repeats: bool = False
     """Allow a batch larger than the training data, so that samples repeat inside one update."""
-    ramp: Annotated[Ramp | None, built(None)] = None
+    ramp: Ramp | None = None
     """Grow the batch during the run."""
 
     @model_validator(mode="before")
@@ -115,4 +131,6 @@ class BatchSpec(Section):
     def _one_unit(self) -> BatchSpec:
         if self.samples is not None and self.tokens is not None:
             raise ValueError("found samples and tokens; expected one of them")
+        if self.ramp is not None and self.samples is None:
+            raise ValueError("ramp: grows a batch in samples; with tokens it is not built")
         return self

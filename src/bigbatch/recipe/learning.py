@@ -37,9 +37,24 @@ from bigbatch.units import Quantity
 
 TASKS = ("classify", "tag", "mlm", "clm")
 PLANNED_TASKS = ("match", "rank", "seq2seq", "image")
-DEFAULT_LR = {"adamw": 5e-5, "sgd": 1e-2, "lamb": 6.25e-4}
-"""AdamW: the usual fine-tuning rate; LAMB: You et al. 2020, table 3, BERT at 512 samples."""
-DEFAULT_EPS = {"lamb": 1e-6}
+DEFAULT_LR = {
+    "adamw": 5e-5,
+    "sgd": 1e-2,
+    "lamb": 6.25e-4,
+    "lars": 1e-1,
+    "lion": 1e-5,
+    "muon": 5e-5,
+    "schedule_free": 1e-4,
+}
+"""AdamW: the usual fine-tuning rate; LAMB: You et al. 2020, table 3, BERT at 512 samples; LARS: with its trust and
+momentum a tensor moves by a thousandth of its norm; Lion: a fifth of AdamW's; Muon with Moonlight's scale: AdamW's;
+schedule-free: twice AdamW's."""
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "lamb": {"eps": 1e-6},
+    "lion": {"betas": (0.9, 0.99)},
+    "muon": {"momentum": 0.95, "nesterov": True},
+}
+"""What else depends on the name."""
 
 
 def _trainable(value: Any) -> Any:
@@ -199,31 +214,39 @@ class TaskSpec(Section):
 class OptimizerSpec(Section):
     """How a gradient becomes an update. In YAML a name alone is enough."""
 
-    name: Annotated[Text, named("adamw", "sgd", "lamb")] = "adamw"
-    """`adamw`, `sgd`, `lamb`, or your own as an import reference."""
+    name: Annotated[Text, named("adamw", "sgd", "lamb", "lars", "lion", "muon", "schedule_free")] = "adamw"
+    """`adamw`, `sgd`, `lamb`, `lars`, `lion`, `muon`, `schedule_free`, or your own as an import reference."""
     lr: PositiveNumber = DEFAULT_LR["adamw"]
-    """Peak learning rate, used as typed unless `base_batch` is given. Default: adamw 5e-5, lamb 6.25e-4, sgd 1e-2."""
+    """Peak learning rate, used as typed unless `base_batch` is given. Default: adamw 5e-5, lamb 6.25e-4, sgd 1e-2,
+    lars 0.1, lion 1e-5, muon 5e-5, schedule_free 1e-4."""
     betas: Annotated[tuple[Beta, Beta], BeforeValidator(_two)] = (0.9, 0.999)
-    """Decay of the first and second moment per update (adamw, lamb)."""
+    """Decay of the first and second moment per update; of lion's direction and average ([0.9, 0.99]). Of muon: of what
+    AdamW moves."""
     eps: PositiveNumber = 1e-8
-    """Added to the denominator (adamw 1e-8, lamb 1e-6)."""
+    """Added to the denominator (lamb 1e-6; sgd, lars and lion have none of it)."""
     weight_decay: NonNegativeNumber = 0.01
-    """Decoupled decay; none on biases and norms."""
+    """Decoupled decay; none on biases and norms. In lamb and lars it is part of the trust ratio."""
     momentum: Beta = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd, lars and muon (0.95)."""
     nesterov: bool = False
-    """Nesterov's momentum for sgd."""
+    """Nesterov's momentum for sgd, lars and muon (true)."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Learning rate of a layer / that of the layer above it: the head has lr, the embeddings least. 1: all alike."""
     base_batch: Count | None = None
-    """The batch, in the batch's own unit, that `lr` and `betas` were tuned for; needed by the two rules below."""
-    lr_rule: Literal["none", "linear", "sqrt"] = "none"
-    """How lr is rescaled from `base_batch` to the batch."""
+    """The batch, in the batch's own unit, that `lr` and `betas` were tuned for; needed by the rules below."""
+    lr_rule: Literal["none", "linear", "sqrt", "gain"] = "none"
+    """How lr is rescaled from `base_batch` to the batch. gain: AdaScale's, from `noise_scale`; between none and linear
+    (sgd, lars), or none and sqrt (the others)."""
+    noise_scale: PositiveNumber | None = None
+    """Gradient noise scale in the batch's own unit, as measured or guessed; the rule `gain` needs it."""
     betas_rule: Literal["keep", "half_life", "sde"] = "keep"
     """How betas are rescaled: half_life: beta -> beta^k; sde: 1 - beta -> k (1 - beta)."""
     state: Literal["fp32", "bf16_sr", "8bit"] = "fp32"
     """What adamw keeps between updates. `bf16_sr`: weights and averages are bf16, rounded stochastically; `8bit`:
     averages in blocks of 8 bits (needs torchao). Both change the result."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Options of your own optimizer."""
+    """Options of your own optimizer, or further ones of a built-in: muon's `scale` (moonlight, keller), `newton_schulz`
+    (fp32, bf16), `steps` and `adamw_lr_ratio`, the `trust` of lars, …"""
 
     @model_validator(mode="before")
     @classmethod
@@ -234,8 +257,8 @@ class OptimizerSpec(Section):
         filled = dict(value)
         if "lr" not in filled and name in DEFAULT_LR:
             filled["lr"] = DEFAULT_LR[name]
-        if "eps" not in filled and name in DEFAULT_EPS:
-            filled["eps"] = DEFAULT_EPS[name]
+        if isinstance(name, str):
+            filled = {**DEFAULTS.get(name, {}), **filled}
         return filled
 
     @model_validator(mode="after")
@@ -249,6 +272,10 @@ class OptimizerSpec(Section):
                 raise ValueError(
                     f"{rule}: {value} needs base_batch, the batch that lr and betas were tuned for"
                 )
+        if self.lr_rule == "gain" and self.noise_scale is None:
+            raise ValueError(
+                "lr_rule: gain needs noise_scale, the gradient noise scale in the batch's own unit"
+            )
         return self
 
 
@@ -259,6 +286,8 @@ class ScheduleSpec(Section):
     """`linear`, `cosine`, `constant`, `wsd` (warm up, stay, decay), or your own as an import reference."""
     warmup: Stretch = quantity("6 %")
     """Rise from 0 to lr: `6 %` of the run, `200 updates`, `10000 samples`, or 0."""
+    warmup_rule: Literal["keep", "legw"] = "keep"
+    """legw: the warm-up was tuned for `optimizer.base_batch`; k times that batch takes k times as many samples."""
     decay: Stretch = quantity("20 %")
     """Length of the last part of wsd, in which the rate falls."""
     final_fraction: Fraction = 0.0
@@ -306,7 +335,7 @@ class RegulariseSpec(Section):
 
 
 class EarlyStoppingSpec(Section):
-    """Stop when validation no longer improves."""
+    """Stop when validation no longer improves, or is good enough."""
 
     metric: Text | None = None
     """Metric to watch; null: `best`, or the validation loss."""
@@ -314,6 +343,8 @@ class EarlyStoppingSpec(Section):
     """Evaluations without improvement that are tolerated."""
     min_delta: NonNegativeNumber = 0.0
     """Smallest change that counts as an improvement, in the metric's unit."""
+    target: Number | None = None
+    """Stop as soon as the metric is at least this (an error or a loss: at most); null: no such end."""
 
 
 class SeedSpec(Section):

@@ -16,6 +16,7 @@ from bigbatch.recipe.values import (
     CountOrZero,
     Duration,
     Interval,
+    Marks,
     OnOff,
     PositiveNumber,
     Section,
@@ -25,10 +26,8 @@ from bigbatch.recipe.values import (
     quantity,
     show,
 )
-from bigbatch.units import Quantity
 
 PLANNED_OBSERVERS = ("tensorboard", "wandb")
-_NEVER = Quantity(0.0, "never")
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?|xpu(:\d+)?")
 
 
@@ -103,8 +102,10 @@ class GuardSpec(Section):
 class ScaleSpec(Section):
     """Measuring the gradient noise scale."""
 
-    every: Annotated[Interval, built(_NEVER)] = _NEVER
-    """How often it is measured."""
+    every: Marks = quantity("20 updates")
+    """How often it is measured: updates, samples, epochs, `end` or `never`."""
+    parts: Annotated[Count, Field(ge=2)] = 8
+    """Random parts of the batch whose gradients are compared; more ranks than these would wait for each other."""
 
 
 class MeshSpec(Section):

@@ -153,8 +153,21 @@ class Recipe(Section):
         sync, batch = self.sync, self.batch.samples
         if sync.period != 1 and not sync.apart:
             yield f"sync.period: {sync.period} needs sync.replicas of 2 or more: one replica has nobody to meet"
+        if self.batch.ramp is not None and sync.apart:
+            yield "batch.ramp with sync.replicas is not built: leave one of them out"
         if batch is not None and sync.replicas > batch:
             yield f"sync.replicas: {sync.replicas} cannot share batch.samples: {batch}; each needs a sample"
+        if self.optimizer.name == "schedule_free":
+            mesh = self.plan.mesh
+            if sync.apart:
+                yield "optimizer.name: schedule_free keeps an average of its own; sync.replicas has no mean of averages"
+            if mesh is not None and (mesh.shard > 1 or mesh.tensor > 1):
+                yield (
+                    "optimizer.name: schedule_free changes the weights between updates and evaluations, which parts "
+                    "that are gathered do not see: plan.mesh replicate alone"
+                )
+        if self.schedule.warmup_rule != "keep" and self.optimizer.base_batch is None:
+            yield "schedule.warmup_rule: legw needs optimizer.base_batch, the batch that the warm-up was tuned for"
         # Without training files the data comes from Python, and validation may come with it.
         if self.data.train and self.data.validation is None:
             if self.early_stopping is not None:

@@ -133,6 +133,8 @@ Interval = Annotated[
     Quantity, _quantity("updates", "samples", "tokens", "epochs", "s", "end", "never"), _AsText
 ]
 """When something happens: after the first update that crosses the mark."""
+Marks = Annotated[Quantity, _quantity("updates", "samples", "epochs", "end", "never"), _AsText]
+"""When something happens, by the run's position alone: the same in a run that was resumed."""
 Stretch = Annotated[Quantity, _quantity("percent", "updates", "samples", "epochs", "none"), _AsText]
 """A part of the run."""
 Evaluations = Annotated[Quantity, _quantity("evaluations"), _AsText]

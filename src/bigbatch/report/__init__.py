@@ -16,5 +16,8 @@
     ├── graph.py       what a micro-batch computes: picture, page, section
     ├── html.py        one offline report.html
     ├── compare.py     several runs: table and overlaid curves
+    ├── points.py      what the points of a sweep came to: groups over seeds, results.csv
+    ├── sweep.py       the page of a sweep
+    ├── standalone.py  a chart as an SVG file of its own
     └── templates/     Jinja templates, autoescaped
 """

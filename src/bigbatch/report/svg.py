@@ -54,6 +54,10 @@ class Chart:
     zero: bool = False
     """Whether the vertical axis starts at 0."""
     log: bool = False
+    x_log: bool = False
+    """Whether the horizontal axis is logarithmic; all x are positive then."""
+    x_names: Sequence[str] = ()
+    """Names of the places 0, 1, 2, … on an axis that is none of numbers."""
 
 
 def tag(name: str, *children: Any, **attributes: Any) -> Markup:
@@ -108,14 +112,14 @@ def line_chart(chart: Chart, *, width: float, height: float) -> Markup:
     vertical = Scale(vertical.low, vertical.high, bottom, top, vertical.kind)
     xs = [x for one in chart.series for x, _ in one.points] + [mark.x for mark in chart.marks]
     # Charts over samples begin at the first sample of the run, whatever was recorded first.
-    horizontal = Scale(min(0.0, *xs), max(xs), left + 4, right - 4)
+    horizontal = _across(chart, xs, left + 4, right - 4)
     return picture(
         width,
         bottom + 38,
         chart.title,
         chart.description,
         *_grid(labels, vertical, left, right),
-        *_horizontal_axis(horizontal, bottom, chart.x_label),
+        *_horizontal_axis(horizontal, bottom, chart.x_label, chart.x_names),
         tag("text", chart.y_label, x=px(left), y=13, class_="label") if chart.y_label else None,
         *legend,
         *(_mark(mark, horizontal, top, bottom) for mark in chart.marks),
@@ -137,7 +141,15 @@ def _grid(labels: list[tuple[float, str]], vertical: Scale, left: float, right: 
     return drawn
 
 
-def _horizontal_axis(scale: Scale, bottom: float, label: str) -> list[Markup]:
+def _across(chart: Chart, xs: Sequence[float], start: float, end: float) -> Scale:
+    if chart.x_names:
+        return Scale(-0.5, len(chart.x_names) - 0.5, start, end)
+    if chart.x_log:
+        return Scale(min(xs) / 1.15, max(xs) * 1.15, start, end, "log")
+    return Scale(min(0.0, *xs), max(xs), start, end)
+
+
+def _horizontal_axis(scale: Scale, bottom: float, label: str, names: Sequence[str] = ()) -> list[Markup]:
     width = scale.end_px - scale.start_px
     drawn = [
         tag(
@@ -149,7 +161,9 @@ def _horizontal_axis(scale: Scale, bottom: float, label: str) -> list[Markup]:
             class_="axis",
         )
     ]
-    for value, text in scale.labelled_ticks(max(3, int(width / 100))):
+    room = int(width / max(1, len(names)) / LETTER_PX)
+    named = [(float(place), shorten(clean(name), room)) for place, name in enumerate(names)]
+    for value, text in named or scale.labelled_ticks(max(3, int(width / 100))):
         x = scale(value)
         # The outermost labels move inwards, so that none of them leaves the picture.
         half = LETTER_PX * len(text) / 2

@@ -5,5 +5,6 @@
     rules/
     ├── schedules.py    learning-rate factor of an update, at the midpoint of its samples
     ├── clocks.py       how many updates a length is; when an interval fires
+    ├── warmup.py       how long a warm-up is when the batch is not the one it was tuned for
     └── batch_size.py   learning rate, betas and eps when the batch is not the one they were tuned for
 """

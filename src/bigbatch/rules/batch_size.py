@@ -10,6 +10,20 @@ from bigbatch.errors import Problem, RecipeError
 
 DOUBTFUL_SDE_STEP = 0.3
 """Above this k (1 - beta1) the SDE rule is a poor approximation: warn."""
+NOISE_LIMITED = 1.1
+"""Above this k / gain the linear rule promises clearly more than the noise scale allows: warn."""
+SGD_LIKE = ("sgd", "lars")
+"""Optimisers whose step grows with the gradient; the others divide by its size, or take its direction alone."""
+_WITHOUT_BETAS = ("sgd", "lars")
+BREAKS = {
+    "linear": "known to hold far below the noise scale alone: ResNet-50 with SGD to 8,192",
+    "sqrt": "known to hold while noise dominates the gradient: BERT with LAMB to 32,768, in pre-training alone",
+    "gain": "as good as the noise scale, which grows while a model learns",
+    "half_life": "tried in pre-training of language models, from batch 1 up",
+    "sde": "an expansion in k (1 - beta1)",
+    "legw": "tried with LSTMs and ResNet-50 to 32,768, not in fine-tuning",
+}
+"""Where each rule is known to hold or to break; docs/optimizers.md has the references."""
 
 
 class OptimizerSettings(Protocol):
@@ -29,6 +43,61 @@ class OptimizerSettings(Protocol):
     def lr_rule(self) -> str: ...
     @property
     def betas_rule(self) -> str: ...
+    @property
+    def noise_scale(self) -> float | None: ...
+
+
+def gain(base_batch: float, batch: float, noise_scale: float) -> float:
+    """How much larger SGD's learning rate may be at `batch` than at `base_batch`: k below the noise scale, 1 above.
+
+    ::
+
+        r = (1 + noise / base) / (1 + noise / batch)
+
+    It is the ratio of `sgd_rate` at both batches, and AdaScale's gain: one update does the work of r updates of the
+    base. r / k is what is left of the efficiency in samples.
+
+    Args:
+        base_batch: the tuned batch.
+        batch: the new one, in the same unit.
+        noise_scale: gradient noise scale (trace of the covariance / squared norm of the mean), in the same unit.
+
+    Example:
+        >>> round(gain(32, 256, 100), 4), round(gain(32, 256, 100) / 8, 4)
+        (2.9663, 0.3708)
+
+    Reference:
+        Johnson et al. 2020, arXiv 2007.05105 (AdaScale); McCandlish et al. 2018, arXiv 1812.06162, equation 2.6.
+    """
+    return (1 + noise_scale / base_batch) / (1 + noise_scale / batch)
+
+
+def sgd_rate(largest: float, batch: float, noise_scale: float) -> float:
+    """The best learning rate of SGD: largest / (1 + noise / batch), linear for small batches, flat for large ones.
+
+    Args:
+        largest: the best rate without noise.
+        batch: of an update.
+        noise_scale: gradient noise scale in the unit of the batch.
+
+    Example:
+        >>> sgd_rate(0.5, 100, 100)
+        0.25
+
+    Reference:
+        McCandlish et al. 2018, arXiv 1812.06162, equation 2.6.
+    """
+    return largest / (1 + noise_scale / batch)
+
+
+def half_life_beta(tokens_per_update: float, half_life_tokens: float) -> float:
+    """The beta whose average forgets half in so many tokens.
+
+    Example:
+        >>> round(half_life_beta(524_288, 1e7), 5)
+        0.96431
+    """
+    return 0.5 ** (tokens_per_update / half_life_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +121,26 @@ def scaled(settings: OptimizerSettings, batch: float) -> Effective:
     ::
 
         lr_rule     linear: lr k           sqrt: lr sqrt(k), eps / sqrt(k)
+                    gain: r = (1 + noise / base) / (1 + noise / batch); lr r (sgd, lars), or lr sqrt(r), eps / sqrt(r)
         betas_rule  half_life: beta^k      sde: 1 - beta -> k (1 - beta)
+
+    r is between 1 and k: the rule `gain` is linear (or sqrt) for batches far below the noise scale, and stops above it.
 
     Args:
         settings: `recipe.optimizer`.
         batch: the global batch, in the unit of `base_batch` (the batch's own unit).
 
     Raises:
-        RecipeError: a rule without `base_batch`, a beta rule for an optimiser without betas, or `sde` with
-            k (1 - beta) >= 1.
+        RecipeError: a rule without `base_batch` or `noise_scale`, a beta rule for an optimiser without betas, or `sde`
+            with k (1 - beta) >= 1.
 
     Example:
         From batch 32 to 128 with sqrt and sde: 1e-3, (.9, .999), 1e-8 become 2e-3, (.6, .996), 5e-9.
 
     Reference:
         Malladi et al. 2022, On the SDEs and Scaling Rules for Adaptive Gradient Algorithms; Goyal et al. 2017
-        for the linear rule of SGD; half-life: the memory of an average in samples stays the same.
+        for the linear rule of SGD; half-life: the memory of an average in samples stays the same. That eps follows the
+        root of the gain is our own step: the second moment of a gradient of noise and mean shrinks by just that.
     """
     _refuse_rules_without_base(settings)
     if settings.base_batch is None:
@@ -78,7 +151,7 @@ def scaled(settings: OptimizerSettings, batch: float) -> Effective:
         settings, ratio, f"batch {batch:g} is {ratio:g} times {settings.base_batch:g}"
     )
     betas, beta_notes, warnings = _betas(settings, ratio)
-    warnings += _linear_doubt(settings, ratio)
+    warnings += _doubts(settings, batch, ratio)
     return Effective(lr=lr, betas=betas, eps=eps, ratio=ratio, notes=notes + beta_notes, warnings=warnings)
 
 
@@ -88,19 +161,41 @@ def _learning_rate(
     """Learning rate and eps with their reasons."""
     if settings.lr_rule == "linear":
         lr = settings.lr * ratio
-        return lr, settings.eps, (f"lr {settings.lr:g} -> {lr:g} (linear rule: {why})",)
+        told = f"lr {settings.lr:g} -> {lr:g} (linear rule: {why}; {BREAKS['linear']})"
+        return lr, settings.eps, (told,)
     if settings.lr_rule == "sqrt":
-        lr = settings.lr * math.sqrt(ratio)
-        note = f"lr {settings.lr:g} -> {lr:g} (sqrt rule: {why})"
-        if settings.name == "sgd":
-            return lr, settings.eps, (note,)
-        eps = settings.eps / math.sqrt(ratio)
-        return (
-            lr,
-            eps,
-            (note, f"eps {settings.eps:g} -> {eps:g} (divided by sqrt({ratio:g}) with the sqrt rule)"),
-        )
+        return _by_root(settings, ratio, f"sqrt rule: {why}; {BREAKS['sqrt']}")
+    if settings.lr_rule == "gain":
+        return _by_gain(settings, ratio, why)
     return settings.lr, settings.eps, (f"lr {settings.lr:g} as typed: {why}, but lr_rule is none",)
+
+
+def _by_root(settings: OptimizerSettings, factor: float, why: str) -> tuple[float, float, tuple[str, ...]]:
+    """Lr times, and eps divided by, the root of a factor."""
+    lr = settings.lr * math.sqrt(factor)
+    note = f"lr {settings.lr:g} -> {lr:g} ({why})"
+    if settings.name in SGD_LIKE or settings.name == "lion":
+        return lr, settings.eps, (note,)
+    eps = settings.eps / math.sqrt(factor)
+    moved = (
+        f"eps {settings.eps:g} -> {eps:g} (divided by sqrt({factor:.4g}) with the {settings.lr_rule} rule)"
+    )
+    return lr, eps, (note, moved)
+
+
+def _by_gain(settings: OptimizerSettings, ratio: float, why: str) -> tuple[float, float, tuple[str, ...]]:
+    """AdaScale's gain, or its root."""
+    assert settings.base_batch is not None and settings.noise_scale is not None
+    base, noise = settings.base_batch, settings.noise_scale
+    found = gain(base, base * ratio, noise)
+    told = (
+        f"gain rule: {why}, noise scale {noise:g}: one update does the work of {found:.4g}, "
+        f"a sample that of {found / ratio:.3g}; {BREAKS['gain']}"
+    )
+    if settings.name not in SGD_LIKE:
+        return _by_root(settings, found, told)
+    lr = settings.lr * found
+    return lr, settings.eps, (f"lr {settings.lr:g} -> {lr:g} ({told})",)
 
 
 def _betas(
@@ -110,7 +205,7 @@ def _betas(
     old = _pair(settings.betas)
     if settings.betas_rule == "half_life":
         new = (old[0] ** ratio, old[1] ** ratio)
-        why = f"half-life rule: the averages remember the same number of samples, beta^{ratio:g}"
+        why = f"half-life rule: the averages remember the same number of samples, beta^{ratio:g}; {BREAKS['half_life']}"
         return new, (f"betas {_show(old)} -> {_show(new)} ({why})",), ()
     if settings.betas_rule != "sde":
         return old, (), ()
@@ -125,7 +220,8 @@ def _betas(
             f"optimizer.betas_rule: k (1 - beta1) = {ratio:g} x {1 - old[0]:g} = {steps[0]:g} is above "
             f"{DOUBTFUL_SDE_STEP:g}: the SDE rule is a rough guess here; half_life holds for every batch",
         )
-    return new, (f"betas {_show(old)} -> {_show(new)} (sde rule: 1 - beta times {ratio:g})",), doubts
+    note = f"betas {_show(old)} -> {_show(new)} (sde rule: 1 - beta times {ratio:g}; {BREAKS['sde']})"
+    return new, (note,), doubts
 
 
 def _sde_impossible(number: int, beta: float, ratio: float, step: float) -> Problem:
@@ -138,14 +234,33 @@ def _sde_impossible(number: int, beta: float, ratio: float, step: float) -> Prob
     )
 
 
-def _linear_doubt(settings: OptimizerSettings, ratio: float) -> tuple[str, ...]:
-    """The linear rule is SGD's."""
-    if settings.lr_rule != "linear" or settings.name == "sgd" or ratio <= 1:
+def _doubts(settings: OptimizerSettings, batch: float, ratio: float) -> tuple[str, ...]:
+    """Where a rule is used outside of what it was made for."""
+    found: list[str] = []
+    rule, name = settings.lr_rule, settings.name
+    if ratio <= 1:
         return ()
-    return (
-        f"optimizer.lr_rule: linear is the rule of SGD; {settings.name} follows sqrt "
-        f"(lr {settings.lr * math.sqrt(ratio):g} instead of {settings.lr * ratio:g})",
-    )
+    if rule == "linear" and name not in SGD_LIKE:
+        found.append(
+            f"optimizer.lr_rule: linear is the rule of SGD; {name} follows sqrt "
+            f"(lr {settings.lr * math.sqrt(ratio):g} instead of {settings.lr * ratio:g})"
+        )
+    if rule == "sqrt" and name in SGD_LIKE:
+        found.append(f"optimizer.lr_rule: sqrt is the rule of Adam and its kin; {name} follows linear")
+    if rule in ("sqrt", "gain") and name in ("lion", "muon"):
+        found.append(
+            f"optimizer.lr_rule: {rule} was derived for Adam; for {name}, whose step does not shrink with noise in the "
+            "same way, it is a guess"
+        )
+    if rule in ("linear", "sqrt") and settings.noise_scale is not None and settings.base_batch is not None:
+        possible = gain(settings.base_batch, batch, settings.noise_scale)
+        if ratio > NOISE_LIMITED * possible:
+            found.append(
+                f"optimizer.lr_rule: {rule} takes batches far below the noise scale, but {batch:g} is "
+                f"{batch / settings.noise_scale:.3g} times optimizer.noise_scale: the gain is {possible:.4g}, not "
+                f"{ratio:g}; lr_rule: gain follows it"
+            )
+    return tuple(found)
 
 
 def _refuse_rules_without_base(settings: OptimizerSettings) -> None:
@@ -158,8 +273,17 @@ def _refuse_rules_without_base(settings: OptimizerSettings) -> None:
         if value != idle and settings.base_batch is None:
             what = f"{value} needs optimizer.base_batch: the batch that lr and betas were tuned for"
             problems.append(Problem(where="recipe", key=f"optimizer.{key}", what=what))
-    if settings.betas_rule != "keep" and settings.name == "sgd":
-        what = f"{settings.betas_rule} changes betas, which sgd does not have; expected keep"
+    if settings.lr_rule == "gain" and settings.noise_scale is None:
+        what = "gain needs optimizer.noise_scale: the gradient noise scale in the batch's own unit"
+        problems.append(Problem(where="recipe", key="optimizer.lr_rule", what=what))
+    if settings.betas_rule != "keep" and settings.name in _WITHOUT_BETAS:
+        what = f"{settings.betas_rule} changes betas, which {settings.name} does not have; expected keep"
+        problems.append(Problem(where="recipe", key="optimizer.betas_rule", what=what))
+    if settings.betas_rule != "keep" and settings.name == "schedule_free":
+        what = (
+            f"{settings.betas_rule} changes betas that are decays; the first one of schedule_free says where gradients "
+            "are taken; expected keep"
+        )
         problems.append(Problem(where="recipe", key="optimizer.betas_rule", what=what))
     if problems:
         raise RecipeError(problems)

@@ -70,9 +70,9 @@ def total_updates(
     """
     assert samples > 0, "the data room refuses empty splits"
     mean_tokens = tokens / samples if tokens else None
-    _refuse_large_batch(batch_samples, samples, batch_tokens, tokens, allow_repeats)
+    refuse_large_batch(batch_samples, samples, batch_tokens, tokens, allow_repeats)
     mean_batch = float(batch_samples) if batch_samples else _mean_batch(batch_tokens, mean_tokens)
-    target = _target_samples(length, samples, mean_tokens)
+    target = target_samples(length, samples, mean_tokens)
     exact = True
     if batch_samples or next_position is None:
         updates = (
@@ -86,11 +86,11 @@ def total_updates(
         samples=consumed,
         epochs=consumed / samples,
         exact=exact,
-        warnings=_few_updates(updates, mean_batch),
+        warnings=few_updates(updates, mean_batch),
     )
 
 
-def _target_samples(length: Quantity, samples: int, mean_tokens: float | None) -> float | None:
+def target_samples(length: Quantity, samples: int, mean_tokens: float | None) -> float | None:
     """Samples that the run shall consume at least; None when it is given in updates."""
     if length.unit == "updates":
         return None
@@ -121,7 +121,7 @@ def _walk(next_position: Callable[[int], int], target: float | None, updates: in
     return done, position
 
 
-def _refuse_large_batch(
+def refuse_large_batch(
     batch_samples: int | None, samples: int, batch_tokens: int | None, tokens: int | None, allow_repeats: bool
 ) -> None:
     """A batch that holds the whole data more than once is hardly meant."""
@@ -140,7 +140,7 @@ def _refuse_large_batch(
     raise RecipeError([Problem(where="recipe", key=key, what=what)])
 
 
-def _few_updates(updates: int, mean_batch: float) -> tuple[str, ...]:
+def few_updates(updates: int, mean_batch: float) -> tuple[str, ...]:
     """The warning about short runs, with the batch that would avoid it."""
     if updates >= FEW_UPDATES:
         return ()

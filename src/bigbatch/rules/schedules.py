@@ -102,12 +102,15 @@ class Schedule:
 
     def __call__(self, first_sample: int, batch_samples: int) -> float:
         """Factor of the update that consumes `batch_samples` from position `first_sample` on."""
-        midpoint = first_sample + batch_samples / 2
+        return self.factor_at(first_sample + batch_samples / 2)
+
+    def factor_at(self, progress_samples: float) -> float:
+        """Factor after so many samples."""
         if self.custom is not None:
-            return float(self.custom(midpoint, self.total_samples, **self.args))
+            return float(self.custom(progress_samples, self.total_samples, **self.args))
         return learning_rate_factor(
             self.name,
-            progress_samples=midpoint,
+            progress_samples=progress_samples,
             total_samples=self.total_samples,
             warmup_samples=self.warmup_samples,
             decay_samples=self.decay_samples,
@@ -122,6 +125,7 @@ def schedule_from(
     epoch_samples: int,
     custom: Callable[..., float] | None = None,
     sample: float = 1.0,
+    warmup: Quantity | None = None,
 ) -> Schedule:
     """Lay `recipe.schedule` over a run. On a clock of tokens, all amounts below are tokens.
 
@@ -133,6 +137,7 @@ def schedule_from(
         epoch_samples: samples of the training split: turns `1 epochs` into samples.
         custom: the function that `settings.name` refers to, when it is an import reference.
         sample: what a sample counts on the clock: its mean tokens on a clock of tokens.
+        warmup: of `warmup.scaled_warmup`; None: `settings.warmup`.
 
     Raises:
         RecipeError: no schedule of that name, or a warm-up or decay in a unit that makes no sense here.
@@ -145,40 +150,48 @@ def schedule_from(
         "epochs": epoch_samples,
         "percent": total_samples / 100,
     }
-    warmup = _in_samples("warmup", settings.warmup, scale)
-    decay = _in_samples("decay", settings.decay, scale) if settings.name == "wsd" else 0.0
+    asked = warmup or settings.warmup
+    warmup_samples = in_samples("schedule.warmup", asked, scale)
+    decay = in_samples("schedule.decay", settings.decay, scale) if settings.name == "wsd" else 0.0
     return Schedule(
         name=settings.name,
         total_samples=float(total_samples),
-        warmup_samples=warmup,
+        warmup_samples=warmup_samples,
         decay_samples=decay,
         final_fraction=settings.final_fraction,
         custom=custom,
         args=dict(settings.args or {}),
-        warnings=_doubts(settings, warmup, decay, total_samples) if custom is None else (),
+        warnings=_doubts(settings, asked, warmup_samples, decay, total_samples) if custom is None else (),
     )
 
 
-def _in_samples(key: str, quantity: Quantity, scale: Mapping[str, float]) -> float:
-    """A part of the run in samples."""
+def in_samples(
+    key: str,
+    quantity: Quantity,
+    scale: Mapping[str, float],
+    expected: str = "updates, samples, epochs, % or 0",
+) -> float:
+    """A part of the run in samples; `scale` says how many each unit is."""
     if quantity.unit == "none":
         return 0.0
     if quantity.unit not in scale:
-        what = f"found {quantity}; expected updates, samples, epochs, % or 0"
-        raise RecipeError([Problem(where="recipe", key=f"schedule.{key}", what=what)])
+        what = f"found {quantity}; expected {expected}"
+        raise RecipeError([Problem(where="recipe", key=key, what=what)])
     return quantity.amount * scale[quantity.unit]
 
 
-def _doubts(settings: ScheduleSettings, warmup: float, decay: float, total: float) -> tuple[str, ...]:
+def _doubts(
+    settings: ScheduleSettings, asked: Quantity, warmup: float, decay: float, total: float
+) -> tuple[str, ...]:
     """What is legal but hardly meant."""
     if warmup >= total:
         return (
-            f"schedule.warmup: {settings.warmup} = {warmup:,.0f} samples, but the run has {total:,.0f}: "
+            f"schedule.warmup: {asked} = {warmup:,.0f} samples, but the run has {total:,.0f}: "
             "the learning rate never reaches optimizer.lr",
         )
     if warmup + decay > total * (1 + 1e-9):
         return (
-            f"schedule: warm-up ({settings.warmup}) and decay ({settings.decay}) overlap: together "
+            f"schedule: warm-up ({asked}) and decay ({settings.decay}) overlap: together "
             f"{warmup + decay:,.0f} of {total:,.0f} samples; the smaller of the two factors counts",
         )
     return ()

@@ -19,8 +19,10 @@ from bigbatch.data.tables import DataTable
 from bigbatch.errors import UsageError
 from bigbatch.graph.compiled import compilations
 from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer
+from bigbatch.optim.limbs import limbs_of
 from bigbatch.parallel.bitwise import aligned
 from bigbatch.parallel.mesh import MeshShape, meshed
 from bigbatch.parallel.single import SingleWorld
@@ -35,11 +37,14 @@ from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import GlobalBatch, HardwareFacts, LengthFacts, MicroBatch, Packing, TokenTable, Update
 from bigbatch.rules.batch_size import Effective, scaled
-from bigbatch.rules.clocks import Length, total_updates
+from bigbatch.rules.clocks import Length, refuse_large_batch, total_updates
+from bigbatch.rules.ramp import Ramp, ramp_from, ramp_length, ramp_samples, scaled_in_stage
 from bigbatch.rules.schedules import Schedule, schedule_from
+from bigbatch.rules.warmup import scaled_warmup
 from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
+from bigbatch.run.noise import NoiseScale, noise_scale
 from bigbatch.run.planning import Measured, measured_plan
 from bigbatch.run.precision import audited, loss_scale_for
 from bigbatch.run.ranks import by_leader, leader_first
@@ -80,11 +85,15 @@ class Parts:
     clock: str
     """What the schedule counts: `samples`, or `tokens` for tasks whose unit is the token."""
     effective: Effective
+    ramp: Ramp | None = None
+    """How the batch grows; None: it does not."""
     hardware: HardwareFacts
     graphs_compiled: int = 0
     """Graphs that the process had compiled before update 1; what comes later are recompilations."""
     notes: tuple[str, ...]
     """What the user should know of data and model before update 1; the plan has warnings of its own."""
+    noise: NoiseScale | None = None
+    """Measures the gradient noise of some updates."""
     audit: Audit | None = None
     """Of the number format: before a run in a low one, or because it was asked for."""
 
@@ -128,13 +137,20 @@ class Parts:
         """Whether a figure improves upwards; a loss does not."""
         return larger_is_better(figure_of(metric, [*self.tables])[1], self.metrics)
 
-    def learning_rate(self, first_position: int, batch_samples: int) -> float:
+    def in_stage(self, stage: int) -> Effective:
+        """Learning rate, betas and eps at a size of the ramp; without one, at the batch."""
+        if self.ramp is None:
+            return self.effective
+        return scaled_in_stage(self.recipe.optimizer, self.ramp, stage)
+
+    def learning_rate(self, first_position: int, batch_samples: int, stage: int = 0) -> float:
         """Learning rate of an update: the schedule at the midpoint of its samples (of its tokens for clm)."""
+        peak = self.in_stage(stage).lr
         if self.clock == "tokens":
             first = self.batches.tokens_before(first_position)
             after = self.batches.tokens_before(first_position + batch_samples)
-            return self.effective.lr * self.schedule(first, after - first)
-        return self.effective.lr * self.schedule(first_position, batch_samples)
+            return peak * self.schedule(first, after - first)
+        return peak * self.schedule(first_position, batch_samples)
 
     @property
     def update(self) -> Callable[..., Update]:
@@ -146,12 +162,24 @@ class Parts:
         cut: dict[str, Any] = {"micro_tokens": micro_tokens, "packing": self.packing}
         if self.step.apart is not None:
             return self.step.apart.micro_batches(batch, **cut)
+        if self.noise is not None and self.noise.due(batch):
+            return self.noise.micro_batches(batch, **cut)
         return micro_batches(batch, self.train, part=self.step.world.part, **cut)
 
     def settle(self) -> None:
-        """The module holds the weights that the run has: the mean of replicas, where some train apart."""
+        """The module holds the weights that the run has: the mean of replicas, where some train apart, or the average
+        that an optimiser keeps.
+        """
         if self.step.apart is not None:
             self.step.apart.settle()
+        elif hasattr(self.step.optimizer, "eval"):
+            self.step.optimizer.eval()  # type: ignore[attr-defined]
+
+    def resume_training(self) -> None:
+        """The module holds the weights that the next gradient is taken at, in training mode."""
+        self.module.train()
+        if self.step.apart is None and hasattr(self.step.optimizer, "train"):
+            self.step.optimizer.train()  # type: ignore[attr-defined]
 
     def shrink(self, micro_tokens: int, why: str, *, evaluation: bool = False) -> None:
         """Cut the work into smaller pieces from now on; evaluations alone, while theirs are larger."""
@@ -229,10 +257,10 @@ def build(
         build_optimizer,
         settings=recipe.optimizer,
         effective=clocks.effective,
-        world=world,
         custom=custom(recipe, recipe.optimizer.name),
         rename=clean_name,
         seed=recipe.seed.dropout,
+        limbs=limbs_of(ready.module, ready.anatomy, clean_name),
     )
     on = Measured(
         recipe=recipe,
@@ -242,6 +270,7 @@ def build(
         batches=batches,
         lengths=clocks.lengths,
         length=clocks.length,
+        ramp=clocks.ramp,
         new_optimizer=new_optimizer,
         say=say,
         cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
@@ -276,7 +305,8 @@ def build(
         "loss_scale": loss_scale,
         "span": forward.span,
     }
-    new_trained = partial(new_optimizer, trainable=trainable)
+    # What is measured on throw-away parameters is measured by one rank alone: only here may ranks speak.
+    new_trained = partial(new_optimizer, world=world, trainable=trainable)
     replicas = None
     if apart:
         executor = PlainExecutor(in_place=forward.in_place, **of_executor)
@@ -305,8 +335,12 @@ def build(
         loss_scale=loss_scale,
         device=hardware.device,
     )
+    groups = {clean_name(name): own for name, own in parameter_groups(ready.module, ready.anatomy).items()}
     return Parts(
         recipe=asked,
+        noise=noise_scale(
+            recipe, plan, ready.task, groups, step=step, table=tables["train"], length=clocks.length
+        ),
         plan=plan,
         task=ready.task,
         tokenizer=ready.tokenizer,
@@ -323,6 +357,7 @@ def build(
         schedule=clocks.schedule,
         clock=clocks.clock,
         effective=clocks.effective,
+        ramp=clocks.ramp,
         hardware=hardware,
         graphs_compiled=compilations() if forward.compiled else 0,
         audit=found,
@@ -371,35 +406,51 @@ class _Clocks:
     effective: Effective
     schedule: Schedule
     clock: str
+    ramp: Ramp | None
 
 
 def _clocks(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -> _Clocks:
     """How many updates, and the learning rate of each."""
     lengths = length_facts(train)
-    length = total_updates(
-        recipe.length,
-        recipe.batch.samples,
-        lengths.samples,
-        batch_tokens=recipe.batch.tokens,
-        tokens=lengths.tokens,
-        allow_repeats=recipe.batch.allow_repeats,
-        next_position=batches.next_position if recipe.batch.tokens else None,
-    )
     by_tokens = clock == "tokens"
-    total = batches.tokens_before(length.samples) if by_tokens else length.samples
+    sample = lengths.tokens / lengths.samples if by_tokens else 1.0
+    epoch = lengths.tokens if by_tokens else lengths.samples
+    new_schedule = partial(
+        schedule_from,
+        recipe.schedule,
+        epoch_samples=epoch,
+        sample=sample,
+        custom=custom(recipe, recipe.schedule.name),
+        warmup=scaled_warmup(
+            recipe.schedule, recipe.optimizer.base_batch, recipe.batch.samples or recipe.batch.tokens or 1
+        ).length,
+    )
+    ramp = None
+    if recipe.batch.ramp is None:
+        length = total_updates(
+            recipe.length,
+            recipe.batch.samples,
+            lengths.samples,
+            batch_tokens=recipe.batch.tokens,
+            tokens=lengths.tokens,
+            allow_repeats=recipe.batch.allow_repeats,
+            next_position=batches.next_position if recipe.batch.tokens else None,
+        )
+        total = batches.tokens_before(length.samples) if by_tokens else length.samples
+        schedule = new_schedule(total_samples=total, batch_samples=total / length.updates)
+        effective = scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1)
+    else:
+        asked, batch = recipe.batch.ramp, recipe.batch.samples
+        assert batch is not None
+        refuse_large_batch(batch, lengths.samples, None, None, recipe.batch.allow_repeats)
+        samples = ramp_samples(asked, batch, recipe.length, lengths.samples)
+        total = batches.tokens_before(samples) if by_tokens else samples
+        schedule = new_schedule(total_samples=total, batch_samples=asked.start * sample)
+        ramp = ramp_from(asked, batch, samples, lengths.samples, schedule, samples / total)
+        length = ramp_length(ramp, lengths.samples)
+        effective = scaled_in_stage(recipe.optimizer, ramp, 0)
     return _Clocks(
-        lengths=lengths,
-        length=length,
-        effective=scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1),
-        schedule=schedule_from(
-            recipe.schedule,
-            total,
-            total / length.updates,
-            lengths.tokens if by_tokens else lengths.samples,
-            sample=lengths.tokens / lengths.samples if by_tokens else 1.0,
-            custom=custom(recipe, recipe.schedule.name),
-        ),
-        clock=clock,
+        lengths=lengths, length=length, effective=effective, schedule=schedule, clock=clock, ramp=ramp
     )
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bigbatch.precision.loss_scale import LossScale
 from bigbatch.records import Event, GlobalBatch, Update
+from bigbatch.run.progress import Progress
+
+if TYPE_CHECKING:
+    from bigbatch.run.build import Parts
 
 
 def skipped(record: Update, batch: GlobalBatch) -> Event:
@@ -39,4 +45,28 @@ def loss_scale_grown(scale: LossScale, step: int) -> Event:
         why=f"{scale.grow_after} updates in a row did not overflow",
         did=f"doubled the loss scale to {scale.value:g}",
         details={"loss_scale": scale.value},
+    )
+
+
+def batch_grown(parts: Parts, progress: Progress, before: int, why: str) -> Event:
+    """The ramp goes to its next size; the optimiser keeps what it remembers."""
+    ramp = parts.ramp
+    assert ramp is not None
+    old, new = ramp.sizes[before], ramp.sizes[progress.batch_stage]
+    here = parts.in_stage(progress.batch_stage)
+    did = f"{old:,} -> {new:,} samples an update; peak lr {parts.in_stage(before).lr:g} -> {here.lr:g}"
+    if here.betas != parts.in_stage(before).betas:
+        did += f", betas {here.betas[0]:.6g}, {here.betas[1]:.6g}"
+    return Event(
+        step=progress.update,
+        event="batch_ramp",
+        why=why,
+        did=did,
+        details={
+            "samples_before": old,
+            "samples": new,
+            "lr": here.lr,
+            "betas": list(here.betas),
+            "eps": here.eps,
+        },
     )

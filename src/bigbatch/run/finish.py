@@ -18,6 +18,8 @@ from bigbatch.run.card import model_card
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.graph import keep_analysis
 from bigbatch.run.loop import Loop
+from bigbatch.run.noise import obstacle
+from bigbatch.run.noise import result as noise_result
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.tasks.entities import PIECE
 
@@ -35,6 +37,7 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
         An event when the weights are not the latest ones, and the evaluation of the test split.
     """
     progress = loop.progress
+    parts.settle()
     trouble = loop.keeper.load_best(parts, progress)
     restored = progress.best is not None and progress.best.step != progress.update and trouble is None
     if trouble or restored:
@@ -97,6 +100,7 @@ def result_file(parts: Parts, loop: Loop, final: Figures) -> dict[str, Any]:
         "padding_share": 1 - progress.tokens / max(progress.computed_tokens, 1),
         "peak_memory_bytes": progress.peak_memory_bytes,
         **_recompilations(parts),
+        "noise_scale": noise_result(progress.noise, obstacle(parts.recipe, parts.task)),
         "missed_gates": missed_gates(parts, final),
         "predicted": parts.plan.predictions(),
     }

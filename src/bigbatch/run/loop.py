@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bigbatch.data.ahead import LEAD, Supply
 from bigbatch.errors import DoesNotFit
 from bigbatch.infer.evaluate import EvalResult, evaluate
+from bigbatch.optim.build import set_scaled
 from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Forward, Observer
@@ -34,7 +35,7 @@ from bigbatch.records import (
 from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.build import Parts
-from bigbatch.run.events import halve_loss_scale, loss_scale_grown, skipped
+from bigbatch.run.events import batch_grown, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.guard import Guard
 from bigbatch.run.keeper import Keeper
 from bigbatch.run.progress import Best, Progress
@@ -132,7 +133,7 @@ class Loop:
             self._supply.close()
 
     def _all_records(self) -> Iterator[Record]:
-        progress, total = self.progress, self.parts.length.updates
+        progress = self.progress
         self._meet()
         self._last_checkpoint = self._now
         yield from map(self.emit, self._first_events)
@@ -140,11 +141,15 @@ class Loop:
             yield self.emit(self.save(self._first_save))
         yield from self._due_evaluation()
         yield from self._serve_requests()
-        while progress.update < total and not self._stopped():
+        while not self._done() and not self._stopped():
             self._poll()
             self._check()
             before = self.clock()
-            batch, pieces = self._supply.at(progress.position, progress.update + 1, self.parts.micro_tokens)
+            if grown := self._grown():
+                yield self.emit(grown)
+            batch, pieces = self._supply.at(
+                progress.position, progress.update + 1, self.parts.micro_tokens, self._samples()
+            )
             try:
                 record = self._update(batch, pieces)
             except OutOfMemory as error:
@@ -158,7 +163,7 @@ class Loop:
             # At once: a checkpoint of this boundary must know it, whenever the caller leaves.
             scale = self.parts.step.loss_scale
             grown = scale is not None and scale.after(record.skipped)
-            progress.evaluation_due = progress.update == total or self._crossed(
+            progress.evaluation_due = self._done() or self._crossed(
                 self.parts.recipe.run.evaluate_every, before
             )
             yield self.emit(record)
@@ -193,14 +198,41 @@ class Loop:
 
     def _update(self, batch: GlobalBatch, pieces: Iterator[MicroBatch]) -> Update:
         parts, progress = self.parts, self.progress
-        lr = parts.learning_rate(batch.first_position, batch.samples)
+        lr = parts.learning_rate(batch.first_position, batch.samples, progress.batch_stage)
+        if parts.ramp is not None:
+            here = parts.in_stage(progress.batch_stage)
+            set_scaled(parts.step.optimizer, here.betas, here.eps)
         self.results.clear()
         # Before every update, not once: between updates the module is in the caller's hands.
-        parts.module.train()
+        parts.resume_training()
         self._beat.at(batch.update, "accumulate")
-        return parts.update(
-            parts.step, batch, self._until_signal(pieces), lr=lr, tokens_before=progress.tokens
-        )
+        step, watched = parts.step, self._until_signal(pieces)
+        if parts.noise is not None:
+            step, watched = parts.noise.measuring(step, batch, watched)
+        record = parts.update(step, batch, watched, lr=lr, tokens_before=progress.tokens)
+        return record if parts.noise is None else parts.noise.noted(record, progress)
+
+    def _samples(self) -> int | None:
+        """Samples of the next batch, where a ramp decides it."""
+        ramp, progress = self.parts.ramp, self.progress
+        return None if ramp is None else ramp.samples(progress.position, progress.batch_stage)
+
+    def _grown(self) -> Event | None:
+        """Go to the ramp's size for this position; an event when it is another one."""
+        ramp, progress = self.parts.ramp, self.progress
+        if ramp is None:
+            return None
+        stage = ramp.stage(progress.position, progress.batch_stage)
+        if stage == progress.batch_stage:
+            return None
+        before, progress.batch_stage = progress.batch_stage, stage
+        return batch_grown(self.parts, progress, before, f"batch.ramp by {ramp.by}: {ramp}")
+
+    def _done(self) -> bool:
+        """Whether all samples of the run are used up."""
+        if self.parts.ramp is not None:
+            return self.progress.position >= self.parts.length.samples
+        return self.progress.update >= self.parts.length.updates
 
     def _until_signal(self, pieces: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
         """The micro-batches, unless a signal comes: then the update is dropped half-way."""
@@ -291,8 +323,10 @@ class Loop:
         if stopping is None:
             return
         metric = self._stopping_metric()
-        value = self._watched(metric)
-        if better(value, progress.stop_best, self.parts.larger_is_better(metric), stopping.min_delta):
+        value, larger = self._watched(metric), self.parts.larger_is_better(metric)
+        if stopping.target is not None and (value >= stopping.target if larger else value <= stopping.target):
+            progress.target_reached = True
+        if better(value, progress.stop_best, larger, stopping.min_delta):
             progress.stop_best, progress.stale_evaluations = value, 0
         else:
             progress.stale_evaluations += 1
@@ -361,9 +395,14 @@ class Loop:
         if self.progress.stopped is not None or any(isinstance(request, Stop) for request in self._agreed):
             return True
         stopping = self.parts.recipe.early_stopping
-        if stopping is None or self.progress.stale_evaluations < max(stopping.patience.amount, 1):
+        if stopping is None:
             return False
-        why = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
+        if self.progress.target_reached:
+            why = f"target reached: {self._stopping_metric()} {stopping.target:g}"
+        elif self.progress.stale_evaluations >= max(stopping.patience.amount, 1):
+            why = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
+        else:
+            return False
         self._agreed.append(Stop(why))
         return True
 

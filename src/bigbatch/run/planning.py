@@ -35,6 +35,7 @@ from bigbatch.records import (
     TokenTable,
 )
 from bigbatch.rules.clocks import Length
+from bigbatch.rules.ramp import Ramp
 from bigbatch.run.bitwise import is_bitwise
 from bigbatch.run.compiling import try_compiled
 from bigbatch.run.forwards import open_forward
@@ -57,6 +58,8 @@ class Measured:
     length: Length
     new_optimizer: Callable[[nn.Module], Any]
     say: Callable[[str], None]
+    ramp: Ramp | None = None
+    """How the batch grows."""
     cache_dir: Path | None = None
     """Where measurements of this model on this machine are remembered; None: nowhere."""
 
@@ -123,6 +126,7 @@ def _plan(
         state_multiple(optimizer.name, optimizer.momentum, optimizer.state),
         Work(
             length=on.length,
+            ramp=on.ramp,
             validation_tokens=sum(
                 _tokens(on.tables, name) for name in on.tables if name.startswith("validation")
             ),

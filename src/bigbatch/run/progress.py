@@ -35,6 +35,8 @@ class Progress:
     """Evaluations since the early-stopping metric last improved."""
     stop_best: float | None = None
     """Best value of the early-stopping metric."""
+    target_reached: bool = False
+    """The early-stopping metric has reached its target."""
     best: Best | None = None
     figures: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """Latest loss and metrics of each split; None where one is not finite or does not exist."""
@@ -48,6 +50,12 @@ class Progress:
     journal_records: int = 0
     """Lines of metrics.jsonl at this moment; a resume moves later ones away."""
     peak_memory_bytes: int = 0
+    batch_stage: int = 0
+    """Where a ramp has brought the batch: the index of its size."""
+    batch_votes: int = 0
+    """Measurements in a row that spoke for a larger one."""
+    noise: dict[str, Any] = field(default_factory=dict)
+    """Averages of the gradient noise (`rules.noise_scale.State`)."""
     stopped: str | None = None
     """Why the run was asked to stop: after a kill it does not train on."""
 
@@ -74,6 +82,7 @@ class Progress:
         """Forget what ended the run: its settings were changed on purpose."""
         self.stopped = self.stop_best = None
         self.stale_evaluations = 0
+        self.target_reached = False
 
     def clock(self, seconds: float) -> Clock:
         """How far the run is, at this moment of the process."""

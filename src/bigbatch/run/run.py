@@ -185,6 +185,8 @@ class Run:
             opened = self._opened
             return list(predict_rows(opened.forward, opened.task, opened.tokenizer, asked))
         parts = self._parts
+        if parts.step.world.size == 1:  # the mean of replicas on several ranks takes all of them
+            parts.settle()
         # Padded: it works whether or not the packed path still holds the module's attention.
         forward = PaddedForward(parts.module, parts.pad_id)
         return list(predict_rows(forward, parts.task, parts.tokenizer, asked))

@@ -264,7 +264,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     if carried_on:
         progress.carry_on()
         parts.plan = replace(
-            parts.plan, choices={**parts.plan.choices, **asked_for(parts.recipe, parts.length)}
+            parts.plan, choices={**parts.plan.choices, **asked_for(parts.recipe, parts.length, parts.ramp)}
         )
         events.append(carried_on_event(parts, progress, decision))
         wishes.say(f"{events[-1].why}: {events[-1].did}")
@@ -366,8 +366,12 @@ def carried_on_event(parts: Parts, progress: Progress, decision: Start | NewName
     length, after = parts.length, progress.update
     did = f"the run is to have {length.updates} updates and has had {after}: it is only finished anew"
     if after < length.updates:
-        batch = parts.batches.at(progress.position, after + 1)
-        lr = parts.learning_rate(batch.first_position, batch.samples)
+        stage, samples = progress.batch_stage, None
+        if parts.ramp is not None:
+            stage = parts.ramp.stage(progress.position, stage)
+            samples = parts.ramp.samples(progress.position, stage)
+        batch = parts.batches.at(progress.position, after + 1, samples)
+        lr = parts.learning_rate(batch.first_position, batch.samples, stage)
         did = (
             f"the schedule {parts.recipe.schedule.name} is laid anew over all {length.updates} updates, not over "
             f"those that are left: update {after + 1} has lr {lr:.6g}"

@@ -21,6 +21,7 @@ from bigbatch.step.executor import PlainExecutor, is_memory_error
 from bigbatch.step.together import attempt, summed
 
 if TYPE_CHECKING:
+    from bigbatch.step.noise import NoiseMeter
     from bigbatch.step.replicas import Apart
 
 
@@ -42,6 +43,8 @@ class StepParts:
     """Where the model is; its memory is what `peak_memory_bytes` reports."""
     apart: Apart | None = None
     """Replicas that train apart (`step.apart`)."""
+    noise: NoiseMeter | None = None
+    """Of an update whose gradient noise is measured; it has watched the micro-batches."""
 
 
 def apply_update(
@@ -86,6 +89,8 @@ def apply_update(
     if not finite and is_overflow(parts.loss_scale, sums.loss):
         raise GradientOverflow
     if finite:
+        if parts.noise is not None:
+            parts.noise.read(1.0 if parts.loss_scale is None else parts.loss_scale.value)
         if parts.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parts.parameters, parts.clip, norm)
         set_lr(optimizer, lr)

@@ -1,4 +1,4 @@
-"""Many runs: bigbatch and other trainers on the same samples, side by side.
+"""Many runs: sweeps of one recipe; bigbatch and other trainers on the same samples, side by side.
 
 ::
 
@@ -11,4 +11,10 @@
     results.py        results.json: medians, ranges, ratios of each round
     tables.py         the same for people: console and results.md
     contestants/      each is run as a process of its own
+    sweep_command.py  `bigbatch sweep`: from words to a sweep
+    points.py         axes and their product
+    sweep.py          the points' runs, what is left of them, and the results after each
+    children.py       runs as processes, several at a time; signals passed on
+    share.py          what each of them may use of the machine
+    pace.py           how long it will take
 """

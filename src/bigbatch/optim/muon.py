@@ -1,0 +1,173 @@
+"""Muon: momentum whose matrices are made orthogonal; AdamW for everything that is not a matrix inside a block."""
+
+# The foreach functions are what torch.optim itself is built on; torch exports them under private names.
+# pyright: reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bigbatch.optim.adam import directions, state_of
+from bigbatch.optim.blocks import in_blocks
+from bigbatch.optim.newton_schulz import STEPS, orthogonalised
+from bigbatch.optim.velocity import velocity_of
+
+SCALES: dict[str, Callable[[int, int], float]] = {
+    "moonlight": lambda rows, columns: 0.2 * max(rows, columns) ** 0.5,
+    "keller": lambda rows, columns: max(1.0, rows / columns) ** 0.5,
+}
+"""What an orthogonal matrix is multiplied by. `moonlight`: its values are then as large as AdamW's directions (root
+mean square 0.2), so lr and weight decay of AdamW can be kept; `keller`: needs a rate of its own, about 0.02."""
+FORMATS = {"fp32": None, "bf16": torch.bfloat16}
+_VALUES_AT_ONCE = 1 << 24
+"""Values of equally shaped matrices that are turned in one product."""
+
+
+class Whole(Protocol):
+    """Puts parts of tensors together: what this file needs of a world."""
+
+    def gathered_like(self, part: Tensor, parameter: Tensor) -> Tensor: ...
+
+    def part_of(self, whole: Tensor, parameter: Tensor) -> Tensor: ...
+
+
+class Undivided:
+    """`Whole` of a process that holds every parameter whole."""
+
+    def gathered_like(self, part: Tensor, parameter: Tensor) -> Tensor:
+        return part
+
+    def part_of(self, whole: Tensor, parameter: Tensor) -> Tensor:
+        return whole
+
+
+class Muon(Optimizer):
+    """Muon of Jordan et al. 2024, with AdamW for the rest in one object.
+
+    ::
+
+        buf = momentum buf + g        u = g + momentum buf (nesterov), or buf
+        w = w - lr wd w - lr scale(rows, columns) U V^T          U S V^T = u, by Newton-Schulz
+
+    A group takes part when it says `orthogonal: True` (see `decay_groups`: matrices inside blocks); its tensors have
+    two dimensions. The others move by AdamW. A matrix that holds query, key and value together is turned as one.
+
+    Args:
+        params: parameters, or groups.
+        lr: learning rate of both.
+        momentum: decay of the buffer.
+        betas: of AdamW.
+        eps: of AdamW.
+        weight_decay: decoupled decay.
+        nesterov: whether the direction looks ahead.
+        scale: `moonlight` or `keller`, see `SCALES`.
+        newton_schulz: `fp32` or `bf16`: what the products are computed in.
+        steps: of Newton-Schulz.
+        whole: puts divided matrices together; every rank then turns all of them. None: they are whole here.
+
+    Reference:
+        Keller Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, arXiv
+        2502.16982 (Moonlight). torch.optim.Muon always computes in bf16 and has no other half.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        nesterov: bool = True,
+        scale: str = "moonlight",
+        newton_schulz: str = "fp32",
+        steps: int = STEPS,
+        whole: Whole | None = None,
+    ) -> None:
+        if lr < 0 or eps < 0 or not all(0 <= each < 1 for each in (*betas, momentum)):
+            raise ValueError(
+                f"muon: lr {lr}, eps {eps} must be >= 0, betas {betas}, momentum {momentum} in [0, 1)"
+            )
+        if scale not in SCALES or newton_schulz not in FORMATS or not 1 <= steps <= 20:
+            raise ValueError(
+                f"muon: found scale {scale!r}, newton_schulz {newton_schulz!r}, steps {steps!r}; expected scale "
+                f"{' | '.join(SCALES)}, newton_schulz {' | '.join(FORMATS)}, steps from 1 to 20"
+            )
+        self._whole = whole or Undivided()
+        self._scale, self._format, self._steps = SCALES[scale], FORMATS[newton_schulz], steps
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "orthogonal": False,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One update from the gradients as they stand; `.grad` is only read."""
+        assert closure is None, "the engine computes gradients before the step"
+        for group in self.param_groups:
+            touched = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if touched and group["orthogonal"]:
+                self._turn(group, touched)
+            elif touched:
+                self._adapt(group, touched)
+
+    def _adapt(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """AdamW."""
+        lr = float(group["lr"])
+        states = [state_of(self.state[parameter], parameter) for parameter in parameters]
+        for _, values, moves in directions(parameters, states, betas=group["betas"], eps=group["eps"]):
+            torch._foreach_mul_(values, 1 - lr * group["weight_decay"])
+            torch._foreach_add_(values, moves, alpha=-lr)
+
+    def _turn(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Muon: the same matrices in the same order on every rank, since divided ones are put together."""
+        lr = float(group["lr"])
+        for some in _equally_shaped(parameters, self._momentum(group, parameters), self._whole):
+            turned_BMN = orthogonalised(torch.stack([whole for _, whole in some]), self._steps, self._format)
+            factor = -lr * self._scale(turned_BMN.shape[1], turned_BMN.shape[2])
+            for (parameter, _), turned in zip(some, turned_BMN.unbind(), strict=True):
+                parameter.mul_(1 - lr * group["weight_decay"])
+                parameter.add_(self._whole.part_of(turned, parameter), alpha=factor)
+
+    def _momentum(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Tensor]:
+        """Advance the buffers and return u, this rank's part."""
+        gradients: list[Any] = [parameter.grad for parameter in parameters]
+        speeds = [velocity_of(self.state[parameter], parameter) for parameter in parameters]
+        ahead = [torch.empty_like(parameter) for parameter in parameters] if group["nesterov"] else speeds
+        for _, (slopes, speed, found) in in_blocks(gradients, speeds, ahead):
+            torch._foreach_mul_(speed, group["momentum"])
+            torch._foreach_add_(speed, slopes)
+            if group["nesterov"]:
+                torch._foreach_copy_(found, slopes)
+                torch._foreach_add_(found, speed, alpha=group["momentum"])
+        return ahead
+
+
+def _equally_shaped(
+    parameters: list[Tensor], parts: list[Tensor], world: Whole
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Parameters with their whole matrices, of one shape and not too many at a time.
+
+    Parts are put together just before they are needed: no rank holds all whole matrices at once.
+    """
+    by_shape: dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]] = {}
+    for parameter, part in zip(parameters, parts, strict=True):
+        whole = world.gathered_like(part, parameter)
+        key = (whole.shape, whole.dtype, whole.device)
+        waiting = by_shape.setdefault(key, [])
+        waiting.append((parameter, whole))
+        if len(waiting) * whole.numel() >= _VALUES_AT_ONCE:
+            yield by_shape.pop(key)
+    yield from by_shape.values()

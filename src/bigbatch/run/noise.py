@@ -1,0 +1,202 @@
+"""When the gradient noise is measured, and what a run remembers and says of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bigbatch.data.random_parts import part_micro_batches
+from bigbatch.optim.groups import names_of
+from bigbatch.plan.frozen import Plan
+from bigbatch.protocols import World
+from bigbatch.recipe.schema import Recipe
+from bigbatch.records import GlobalBatch, MicroBatch, Packing, TokenTable, Update
+from bigbatch.rules.clocks import Clock, Length, mark_crossed
+from bigbatch.rules.noise_scale import ADAM, WHOLE, Interval, State, advanced, interval_of, names, part_sizes
+from bigbatch.run.bitwise import is_bitwise
+from bigbatch.run.progress import Progress
+from bigbatch.step.noise import NoiseMeter
+from bigbatch.step.update import StepParts
+
+HALF_LIFE_MEASUREMENTS = 20
+"""A measurement counts half after so many others: about 58 count in full, and a changing scale is followed."""
+NOT_MEASURED = "not measured"
+
+
+def obstacle(recipe: Recipe, task: Any) -> str:
+    """Why the noise of this run's gradient cannot be measured; empty when it can."""
+    if recipe.sync.apart:
+        return "replicas that train apart have no common gradient"
+    if is_bitwise(recipe):
+        return "plan.reproducible: bitwise fixes the micro-batches and the order of sums"
+    if getattr(task, "couples", "sample") != "sample":
+        return "the loss couples the samples of a batch: no part of it has a gradient of its own"
+    if recipe.batch.samples == 1:
+        return "a batch of one sample has no parts"
+    mesh = recipe.plan.mesh
+    if mesh is not None and mesh.tensor > 1 and mesh.replicate > 1 and mesh.shard == 1:
+        return "copies of a model whose products are shared sum their gradients only at the end of an update"
+    return ""
+
+
+def shared(world: World) -> bool:
+    """Whether ranks sum their gradients in every pass."""
+    return world.divides
+
+
+@dataclass(kw_only=True, eq=False)
+class NoiseScale:
+    """Measures some updates of a run; which ones follows from their position alone."""
+
+    recipe: Recipe
+    meter: NoiseMeter
+    world: World
+    table: TokenTable
+    length: Length
+    half_life_samples: float
+
+    def due(self, batch: GlobalBatch) -> bool:
+        """Whether this update is measured; a batch of one sample has no parts."""
+        before = Clock(updates=batch.update - 1, samples=batch.first_position)
+        after = Clock(updates=batch.update, samples=batch.first_position + batch.samples)
+        return batch.samples > 1 and mark_crossed(
+            self.recipe.scale.every,
+            before,
+            after,
+            epoch_samples=len(self.table),
+            total_samples=self.length.samples,
+        )
+
+    def sizes(self, batch: GlobalBatch) -> list[int]:
+        """Samples of each random part."""
+        return part_sizes(batch.samples, self.recipe.scale.parts)
+
+    def micro_batches(
+        self, batch: GlobalBatch, *, micro_tokens: int, packing: Packing
+    ) -> Iterator[MicroBatch]:
+        """This rank's micro-batches of an update that is measured."""
+        return part_micro_batches(
+            batch,
+            self.table,
+            self.sizes(batch),
+            self.recipe.seed.data,
+            micro_tokens=micro_tokens,
+            packing=packing,
+            part=self.world.part,
+            shared=shared(self.world),
+        )
+
+    def measuring(
+        self, step: StepParts, batch: GlobalBatch, pieces: Iterator[MicroBatch]
+    ) -> tuple[StepParts, Iterator[MicroBatch]]:
+        """The step and the micro-batches of an update, watched if it is measured."""
+        if not self.due(batch):
+            return step, pieces
+        return replace(step, noise=self.meter), self.meter.watched(pieces, self.sizes(batch))
+
+    def noted(self, record: Update, progress: Progress) -> Update:
+        """The record with what is known of the noise after this update; `progress` remembers it."""
+        found, self.meter.found = self.meter.found, {}
+        if record.skipped or WHOLE not in found:
+            return record
+        progress.noise = advanced(progress.noise, found, record.samples, self.half_life_samples)
+        latest = found[WHOLE]
+        raw = {"noise_trace": latest.trace, "gradient_square": latest.square}
+        # Reading gradients happens while the executor waits for the next micro-batch.
+        waited = max(0.0, record.wait_seconds - self.meter.seconds)
+        return replace(record, noise={**fields(progress.noise), **raw}, wait_seconds=waited)
+
+
+def noise_scale(
+    recipe: Recipe,
+    plan: Plan,
+    task: Any,
+    groups: Mapping[str, str],
+    *,
+    step: StepParts,
+    table: TokenTable,
+    length: Length,
+) -> NoiseScale | None:
+    """What measures a run, or None.
+
+    Args:
+        recipe: its section `scale` says how often.
+        plan: may have decided against it.
+        task: whose loss it is.
+        groups: name of a parameter -> its group.
+        step: of the run.
+        table: the tokenised training split.
+        length: of the run.
+    """
+    choice = plan.choices.get("noise_scale")
+    declined = choice is not None and choice.value == NOT_MEASURED and choice.source != "user"
+    if recipe.scale.every.unit in ("never", "none") or declined or obstacle(recipe, task):
+        return None
+    named = names_of(step.optimizer.param_groups)
+    meter = NoiseMeter(
+        step.parameters,
+        [groups.get(named.get(parameter, ""), "other") for parameter in step.parameters],
+        step.world,
+        step.optimizer,
+        shared=shared(step.world),
+    )
+    return NoiseScale(
+        recipe=recipe,
+        meter=meter,
+        world=step.world,
+        table=table,
+        length=length,
+        half_life_samples=HALF_LIFE_MEASUREMENTS * _spacing_samples(recipe, table, length),
+    )
+
+
+def _spacing_samples(recipe: Recipe, table: TokenTable, length: Length) -> float:
+    """Samples from one measurement to the next."""
+    every, batch = recipe.scale.every, length.samples / length.updates
+    of_unit = {"updates": batch, "samples": 1.0, "epochs": float(len(table))}
+    return max(batch, every.amount * of_unit.get(every.unit, 0.0))
+
+
+# ---------------------------------------------------------------- words and figures
+
+
+def fields(state: State) -> dict[str, float | None]:
+    """What the record of a measured update says: `noise_scale`, its bounds, and that of Adam and of each group."""
+    found: dict[str, float | None] = {}
+    for name in names(state):
+        known = interval_of(state, name)
+        assert known is not None
+        key = {WHOLE: "noise_scale", ADAM: "noise_scale_adam"}.get(name, f"noise_scale.{name}")
+        found[key] = _number(known.scale)
+        if name in (WHOLE, ADAM) and known.low is not None:
+            found |= {f"{key}_low": known.low, f"{key}_high": _number(known.high)}
+        if name == WHOLE:
+            found["noise_scale_measurements"] = known.measurements
+    return found
+
+
+def result(state: State, why_not: str) -> dict[str, Any]:
+    """What result.json says: the latest averages, or why there are none."""
+    known = interval_of(state)
+    if known is None:
+        return {"not_measured": why_not or "no update was measured"}
+    groups = {name: interval_of(state, name) for name in names(state) if name not in (WHOLE, ADAM)}
+    adam = interval_of(state, ADAM)
+    return {
+        **_figures(known),
+        "measurements": known.measurements,
+        "adam": None if adam is None else _figures(adam),
+        "groups": {name: _number(own.scale) for name, own in groups.items() if own is not None},
+    }
+
+
+def _figures(known: Interval) -> dict[str, Any]:
+    bounded = {} if known.low is None else {"low": known.low, "high": _number(known.high)}
+    return {"samples": _number(known.scale), **bounded}
+
+
+def _number(value: float | None) -> float | None:
+    """JSON knows no infinity: null is larger than measurable."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,56 @@
+"""Optimisers that need more than a part of a tensor: on shared parameters and on copies as on one process."""
+
+from __future__ import annotations
+
+import pytest
+
+OPTIMIZERS = {
+    "lamb": {"name": "lamb", "lr": 1e-2},
+    "lars": {"name": "lars", "lr": 1.0},
+    "muon": {"name": "muon", "lr": 1e-2},
+    "keller": {"name": "muon", "lr": 1e-2, "args": {"scale": "keller"}},
+    "lion": {"name": "lion", "lr": 1e-3},
+    "layers": {"name": "lamb", "lr": 1e-2, "layer_decay": 0.5},
+}
+MESHES = [None, {"shard": 2}, {"tensor": 2}]
+
+
+@pytest.mark.world_size(2)
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_two_ranks_move_as_one(ranks, tmp_path, name, mesh):
+    found = ranks.run(
+        "tests.parallel.jobs:moved",
+        2,
+        tmp_path,
+        optimizer=OPTIMIZERS[name],
+        mesh=mesh,
+        dtype="fp64",
+        updates=4,
+    )
+    assert found[0]["error"] <= 1e-9
+    assert found[0]["least"] > 0
+
+
+@pytest.mark.world_size(2)
+@pytest.mark.parametrize("name", ["lamb", "lars", "muon"])
+def test_two_ranks_move_as_one_in_fp32(ranks, tmp_path, name):
+    found = ranks.run(
+        "tests.parallel.jobs:moved",
+        2,
+        tmp_path,
+        optimizer=OPTIMIZERS[name],
+        mesh={"shard": 2},
+        dtype="fp32",
+        updates=4,
+    )
+    assert found[0]["error"] <= 1e-4
+
+
+@pytest.mark.world_size(4)
+def test_copies_of_shared_parameters(ranks, tmp_path):
+    found = ranks.run(
+        "tests.parallel.jobs:moved", 4, tmp_path,
+        optimizer=OPTIMIZERS["muon"], mesh={"replicate": 2, "shard": 2}, dtype="fp64", updates=3,
+    )  # fmt: skip
+    assert found[0]["error"] <= 1e-9
