@@ -91,7 +91,7 @@ class NoiseMeter:
         for group, (weighted, square, adam_weighted, adam_square) in zip(self._groups, rows, strict=True):
             seen = (0.0, 0.0) if group == EMBEDDINGS else (adam_weighted, adam_square)
             for name, more in ((WHOLE, (weighted, square)), (group, (weighted, square)),
-                               (ADAM, (adam_weighted, adam_square))):  # fmt: skip
+                               (ADAM, seen)):  # fmt: skip
                 sums[name] = [sums[name][0] + more[0], sums[name][1] + more[1]]
         everyone = self._world.exchange([number for pair in sums.values() for number in pair])
         for index, name in enumerate(sums):
