@@ -127,7 +127,7 @@ class Lamb(Optimizer):
 
 
 def _add(values: list[Tensor], moves: list[Tensor], rates: list[Any]) -> None:
-    """values += rates moves; numbers save a pass, tensors (on an accelerator) save waiting for them."""
+    """Values += rates moves; numbers save a pass, tensors (on an accelerator) save waiting for them."""
     if isinstance(rates[0], float):
         for value, move, rate in zip(values, moves, rates, strict=True):
             value.add_(move, alpha=rate)
