@@ -455,7 +455,7 @@ MUTANTS = (
     Mutant(
         name="dropout-forgotten",
         fault="the model trains in eval mode",
-        patches=(("run/loop.py", "parts.module.train()", "parts.module.eval()"),),
+        patches=(("run/build.py", "self.module.train()", "self.module.eval()"),),
         tests=("tests/run/test_loop.py::test_dropout_is_on_in_training_and_off_afterwards",),
     ),
     Mutant(
