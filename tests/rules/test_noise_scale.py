@@ -82,9 +82,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(square, samples, deca
 def test_what_cannot_be_measured_has_no_upper_end():
     """Without any gradient the scale is infinite: only the lower end can be wrong, which it is in 1 of 40 trials."""
     random, sizes = np.random.default_rng(6), [4] * 8
-    share, unbounded = coverage(
-        lambda: part_means(random, sizes, TRIALS, np.zeros(50)), sizes, math.inf
-    )
+    share, unbounded = coverage(lambda: part_means(random, sizes, TRIALS, np.zeros(50)), sizes, math.inf)
     assert 0.96 <= share <= 0.99
     assert share == unbounded
 
@@ -119,7 +117,8 @@ def test_parts_cut_by_length_are_wrong_where_gradients_depend_on_length():
     truth = 55 + 3.8106 * (math.exp(0.36) - 1)
     by_length = np.take_along_axis(single, lengths.argsort(1)[..., None], 1)
     at_random, cut = (
-        estimate_of(each.reshape(4000, 8, 8, 50).mean(2), [8] * 8).trace.mean() for each in (single, by_length)
+        estimate_of(each.reshape(4000, 8, 8, 50).mean(2), [8] * 8).trace.mean()
+        for each in (single, by_length)
     )
     assert at_random == pytest.approx(truth, rel=0.01)
     assert cut > 1.1 * truth

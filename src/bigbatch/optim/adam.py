@@ -80,7 +80,7 @@ def directions(
         # With eps 0 a weight that never had a gradient would be 0 / 0.
         tiny = torch.finfo(below[0].dtype).tiny
         torch._foreach_add_(below, [max(of_means[owner] * eps, tiny) for owner in owners])
-        yield owners, values, _divided(mean, below, None if into is None else moves)
+        yield owners, values, _divided(mean, list(below), None if into is None else moves)
 
 
 def _divided(above: list[Tensor], below: list[Tensor], into: list[Tensor] | None) -> list[Tensor]:
