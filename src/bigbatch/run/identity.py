@@ -89,6 +89,12 @@ class NewName:
 Decision = Start | Resume | Finished | NewName
 
 
+def _measured_ramp(resolved: Mapping[str, Any]) -> bool:
+    batch = resolved.get("batch")
+    ramp = batch.get("ramp") if isinstance(batch, Mapping) else None
+    return isinstance(ramp, Mapping) and ramp.get("by", "noise") == "noise"
+
+
 def fingerprint(
     recipe: Any,
     data_fingerprint: str | Mapping[str, str] | None = None,
@@ -110,6 +116,8 @@ def fingerprint(
         resolved = {key: value for key, value in resolved.items() if key not in _LENGTHS}
         resolved[length.unit] = _number(length.amount)
     kept = {key: value for key, value in resolved.items() if key not in _HOW | _ABOUT}
+    if _measured_ramp(resolved):  # what is measured decides what is computed
+        kept["scale"] = resolved.get("scale")
     if data_fingerprint is not None and isinstance(kept.get("data"), Mapping):
         kept["data"] = _without_paths(kept["data"])
     what = dict(_flat(kept))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from bigbatch.data.ahead import LEAD, Supply
 from bigbatch.errors import DoesNotFit
 from bigbatch.infer.evaluate import EvalResult, evaluate
-from bigbatch.optim.build import set_scaled
 from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Forward, Observer
@@ -35,12 +34,13 @@ from bigbatch.records import (
 from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.build import Parts
-from bigbatch.run.events import batch_grown, halve_loss_scale, loss_scale_grown, skipped
+from bigbatch.run.events import halve_loss_scale, loss_scale_grown, skipped
+from bigbatch.run.growth import Growth
 from bigbatch.run.guard import Guard
 from bigbatch.run.keeper import Keeper
 from bigbatch.run.progress import Best, Progress
 from bigbatch.run.signals import SignalFlag
-from bigbatch.run.watched import figure_of
+from bigbatch.run.watched import better, figure_of
 from bigbatch.step.executor import OutOfMemory, memory_errors
 from bigbatch.step.together import Leaving
 from bigbatch.units import Quantity
@@ -105,6 +105,7 @@ class Loop:
         self._beat = beat
         self._flag = SignalFlag()
         self._last_checkpoint = 0.0
+        self._growth = Growth(parts, progress)
         self._supply = Supply(
             parts.batches,
             parts.micro_batches,
@@ -141,14 +142,13 @@ class Loop:
             yield self.emit(self.save(self._first_save))
         yield from self._due_evaluation()
         yield from self._serve_requests()
-        while not self._done() and not self._stopped():
+        while not self._growth.over() and not self._stopped():
             self._poll()
             self._check()
             before = self.clock()
-            if grown := self._grown():
-                yield self.emit(grown)
+            yield from map(self.emit, self._growth.by_position())
             batch, pieces = self._supply.at(
-                progress.position, progress.update + 1, self.parts.micro_tokens, self._samples()
+                progress.position, progress.update + 1, self.parts.micro_tokens, self._growth.samples()
             )
             try:
                 record = self._update(batch, pieces)
@@ -163,10 +163,12 @@ class Loop:
             # At once: a checkpoint of this boundary must know it, whenever the caller leaves.
             scale = self.parts.step.loss_scale
             grown = scale is not None and scale.after(record.skipped)
-            progress.evaluation_due = self._done() or self._crossed(
+            larger = self._growth.by_noise(record)
+            progress.evaluation_due = self._growth.over() or self._crossed(
                 self.parts.recipe.run.evaluate_every, before
             )
             yield self.emit(record)
+            yield from map(self.emit, larger)
             if record.skipped:
                 yield self.emit(skipped(record, batch))
             if self.parts.step.apart is not None:
@@ -199,9 +201,7 @@ class Loop:
     def _update(self, batch: GlobalBatch, pieces: Iterator[MicroBatch]) -> Update:
         parts, progress = self.parts, self.progress
         lr = parts.learning_rate(batch.first_position, batch.samples, progress.batch_stage)
-        if parts.ramp is not None:
-            here = parts.in_stage(progress.batch_stage)
-            set_scaled(parts.step.optimizer, here.betas, here.eps)
+        self._growth.prepare()
         self.results.clear()
         # Before every update, not once: between updates the module is in the caller's hands.
         parts.resume_training()
@@ -211,28 +211,6 @@ class Loop:
             step, watched = parts.noise.measuring(step, batch, watched)
         record = parts.update(step, batch, watched, lr=lr, tokens_before=progress.tokens)
         return record if parts.noise is None else parts.noise.noted(record, progress)
-
-    def _samples(self) -> int | None:
-        """Samples of the next batch, where a ramp decides it."""
-        ramp, progress = self.parts.ramp, self.progress
-        return None if ramp is None else ramp.samples(progress.position, progress.batch_stage)
-
-    def _grown(self) -> Event | None:
-        """Go to the ramp's size for this position; an event when it is another one."""
-        ramp, progress = self.parts.ramp, self.progress
-        if ramp is None:
-            return None
-        stage = ramp.stage(progress.position, progress.batch_stage)
-        if stage == progress.batch_stage:
-            return None
-        before, progress.batch_stage = progress.batch_stage, stage
-        return batch_grown(self.parts, progress, before, f"batch.ramp by {ramp.by}: {ramp}")
-
-    def _done(self) -> bool:
-        """Whether all samples of the run are used up."""
-        if self.parts.ramp is not None:
-            return self.progress.position >= self.parts.length.samples
-        return self.progress.update >= self.parts.length.updates
 
     def _until_signal(self, pieces: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
         """The micro-batches, unless a signal comes: then the update is dropped half-way."""
@@ -273,8 +251,7 @@ class Loop:
         if not (progress.evaluation_due and self.parts.validation):
             progress.evaluation_due = False
             return
-        found = [self.evaluate_split(split) for split in self.parts.validation]
-        yield from map(self.emit, found)
+        yield from map(self.emit, [self.evaluate_split(split) for split in self.parts.validation])
         progress.evaluation_due = False
         if not requested:
             progress.evaluations += 1
@@ -471,12 +448,3 @@ class _Interruptible:
         self.flag.poll()
         self.beat.tick()
         return self.forward(micro_batch)
-
-
-def better(value: float, previous: float | None, larger_is_better: bool, min_delta: float) -> bool:
-    """Whether `value` beats `previous` by more than `min_delta`; NaN never does."""
-    if math.isnan(value):
-        return False
-    if previous is None:
-        return True
-    return value > previous + min_delta if larger_is_better else value < previous - min_delta

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bigbatch.data.random_parts import part_micro_batches
+from bigbatch.errors import Problem, RecipeError
 from bigbatch.optim.groups import names_of
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.noise import NOT_MEASURED
@@ -16,6 +17,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.records import GlobalBatch, MicroBatch, Packing, TokenTable, Update
 from bigbatch.rules.clocks import Clock, Length, mark_crossed
 from bigbatch.rules.noise_scale import ADAM, WHOLE, Interval, State, advanced, interval_of, names, part_sizes
+from bigbatch.rules.ramp import Ramp
 from bigbatch.run.bitwise import is_bitwise
 from bigbatch.run.progress import Progress
 from bigbatch.step.noise import NoiseMeter
@@ -150,6 +152,20 @@ def noise_scale(
         length=length,
         half_life_samples=HALF_LIFE_MEASUREMENTS * _spacing_samples(recipe, table, length),
     )
+
+
+def refuse_unmeasured(ramp: Ramp | None, noise: NoiseScale | None, plan: Plan) -> None:
+    """A ramp by the noise scale needs it.
+
+    Raises:
+        RecipeError: it is not measured in this run, with the reason.
+    """
+    if ramp is None or ramp.marks is not None or noise is not None:
+        return
+    choice = plan.choices.get("noise_scale")
+    why = "it is not measured" if choice is None else choice.reason
+    what = f"a ramp by noise needs the noise scale: {why}; by: schedule or by: table do without"
+    raise RecipeError([Problem(where="recipe", key="batch.ramp.by", what=what)])
 
 
 def _spacing_samples(recipe: Recipe, table: TokenTable, length: Length) -> float:

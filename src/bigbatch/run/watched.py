@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
@@ -105,3 +106,12 @@ def _reported(metrics: Sequence[Metric], labels: Sequence[str]) -> Iterator[str]
             yield from (f"{metric.name.removesuffix(_PER_CLASS)}{label}" for label in labels)
         else:
             yield metric.name
+
+
+def better(value: float, previous: float | None, larger_is_better: bool, min_delta: float) -> bool:
+    """Whether `value` beats `previous` by more than `min_delta`; NaN never does."""
+    if math.isnan(value):
+        return False
+    if previous is None:
+        return True
+    return value > previous + min_delta if larger_is_better else value < previous - min_delta

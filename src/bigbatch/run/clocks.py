@@ -1,0 +1,80 @@
+"""How many updates a run has, the schedule laid over them, and how its batch grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from bigbatch.data.batches import Batches
+from bigbatch.data.lengths import length_facts
+from bigbatch.recipe.references import is_reference, resolve_reference
+from bigbatch.recipe.schema import Recipe
+from bigbatch.records import LengthFacts, TokenTable
+from bigbatch.rules.batch_size import Effective, scaled
+from bigbatch.rules.clocks import Length, refuse_large_batch, total_updates
+from bigbatch.rules.ramp import Ramp, ramp_from, ramp_length, ramp_samples, scaled_in_stage
+from bigbatch.rules.schedules import Schedule, schedule_from
+from bigbatch.rules.warmup import scaled_warmup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clocks:
+    """What a run counts by."""
+
+    lengths: LengthFacts
+    length: Length
+    effective: Effective
+    schedule: Schedule
+    clock: str
+    ramp: Ramp | None
+
+
+def clocks_of(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -> Clocks:
+    """How many updates, and the learning rate of each."""
+    lengths = length_facts(train)
+    by_tokens = clock == "tokens"
+    sample = lengths.tokens / lengths.samples if by_tokens else 1.0
+    epoch = lengths.tokens if by_tokens else lengths.samples
+    new_schedule = partial(
+        schedule_from,
+        recipe.schedule,
+        epoch_samples=epoch,
+        sample=sample,
+        custom=custom(recipe, recipe.schedule.name),
+        warmup=scaled_warmup(
+            recipe.schedule, recipe.optimizer.base_batch, recipe.batch.samples or recipe.batch.tokens or 1
+        ).length,
+    )
+    ramp = None
+    if recipe.batch.ramp is None:
+        length = total_updates(
+            recipe.length,
+            recipe.batch.samples,
+            lengths.samples,
+            batch_tokens=recipe.batch.tokens,
+            tokens=lengths.tokens,
+            allow_repeats=recipe.batch.allow_repeats,
+            next_position=batches.next_position if recipe.batch.tokens else None,
+        )
+        total = batches.tokens_before(length.samples) if by_tokens else length.samples
+        schedule = new_schedule(total_samples=total, batch_samples=total / length.updates)
+        effective = scaled(recipe.optimizer, recipe.batch.samples or recipe.batch.tokens or 1)
+    else:
+        asked, batch = recipe.batch.ramp, recipe.batch.samples
+        assert batch is not None
+        refuse_large_batch(batch, lengths.samples, None, None, recipe.batch.allow_repeats)
+        samples = ramp_samples(asked, batch, recipe.length, lengths.samples)
+        total = batches.tokens_before(samples) if by_tokens else samples
+        schedule = new_schedule(total_samples=total, batch_samples=asked.start * sample)
+        ramp = ramp_from(asked, batch, samples, lengths.samples, schedule, samples / total)
+        length = ramp_length(ramp, lengths.samples)
+        effective = scaled_in_stage(recipe.optimizer, ramp, 0)
+    return Clocks(
+        lengths=lengths, length=length, effective=effective, schedule=schedule, clock=clock, ramp=ramp
+    )
+
+
+def custom(recipe: Recipe, name: str) -> Any:
+    """The user's own object behind an import reference; None for a built-in name."""
+    return resolve_reference(name, recipe.base) if is_reference(name) else None
