@@ -1,8 +1,7 @@
 """Plain data that travels between rooms. Frozen; numpy only; nothing here knows torch.
 
-Shape letters: B samples of a batch, T packed tokens, U units (what the loss counts: one per sample for
-classification, one per word for tagging, one per predicted token for language models), C outputs per unit.
-"""
+Shape letters: B samples of a batch, T packed tokens, C outputs per unit, U units (what the loss counts: one per sample
+for classification, one per word for tagging, one per predicted token for language models)."""
 
 from __future__ import annotations
 
