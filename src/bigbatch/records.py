@@ -1,7 +1,8 @@
 """Plain data that travels between rooms. Frozen; numpy only; nothing here knows torch.
 
-Shape letters: B samples of a batch, T packed tokens, C outputs per unit, U units (what the loss counts: one per sample
-for classification, one per word for tagging, one per predicted token for language models)."""
+Shape letters: B samples of a batch, T packed tokens, C outputs per unit, U units (what the loss counts: samples, words,
+or predicted tokens).
+"""
 
 from __future__ import annotations
 
