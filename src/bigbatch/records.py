@@ -1,7 +1,6 @@
 """Plain data that travels between rooms. Frozen; numpy only; nothing here knows torch.
 
-Shape letters: B samples of a batch, T packed tokens, C outputs per unit, U units (what the loss counts: samples, words,
-or predicted tokens).
+Shape letters: B samples of a batch, T packed tokens, U units (what the loss counts), C outputs per unit.
 """
 
 from __future__ import annotations
