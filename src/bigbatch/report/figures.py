@@ -27,7 +27,9 @@ def samples_at(run: RunData) -> dict[int, float]:
 
 
 def update_points(run: RunData, name: str) -> Points:
-    """(samples, value) of every update that recorded a finite number."""
+    """(samples, value) of every update that recorded a finite number; none when no update did."""
+    if name not in run.updates.column_names:
+        return []
     pairs = zip(facts.column(run, "samples"), facts.column(run, name), strict=True)
     return [(float(x), value) for x, y in pairs if x is not None and (value := facts.number(y)) is not None]
 
