@@ -6,9 +6,9 @@ import torch
 
 from bigbatch.errors import DataError, RecipeError
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run import build as build_module
 from bigbatch.run.build import build
 from bigbatch.run.inputs import Live, read_inputs
+from bigbatch.run.planning import measured_plan
 from bigbatch.run.start import live_task
 from tests.models import tiny
 from tests.split import plan_of, rows_of
@@ -16,7 +16,7 @@ from tests.split import plan_of, rows_of
 ROWS = rows_of("single", 80, longest=20)
 
 
-def parts_of(rows=ROWS, module=None, frozen=True, base=None, **keys):
+def parts_of(rows=ROWS, module=None, frozen=True, base=None, planner=measured_plan, **keys):
     """Parts of a job on tokenised rows."""
     asked = {"model": {"name": None}, "data": {"train": []}, "batch": 16, "updates": 10, **keys}
     recipe = load_recipe(asked, environ={})
@@ -26,18 +26,17 @@ def parts_of(rows=ROWS, module=None, frozen=True, base=None, **keys):
     task = live_task(recipe, live)
     inputs = read_inputs(recipe, task, live)
     plan = plan_of(64, "padded") if frozen else None
-    return build(recipe, task, inputs, live, cache_dir=None, frozen_plan=plan)
+    return build(recipe, task, inputs, live, cache_dir=None, frozen_plan=plan, planner=planner)
 
 
-def test_a_frozen_plan_is_used_as_it_is_and_nothing_is_measured(monkeypatch):
+def test_a_frozen_plan_is_used_as_it_is_and_nothing_is_measured():
     def measured(_):
         raise AssertionError("a resume must not measure again")
 
-    monkeypatch.setattr(build_module, "measured_plan", measured)
-    parts = parts_of()
+    parts = parts_of(planner=measured)
     assert (parts.micro_tokens, parts.packing) == (64, "padded")
     with pytest.raises(AssertionError, match="measure again"):
-        parts_of(frozen=False)
+        parts_of(frozen=False, planner=measured)
 
 
 def test_building_changes_no_weight_and_leaves_no_gradient():

@@ -271,8 +271,8 @@ def trained_until(job: Job, last: int | None, ledger: dict[int, list[int]], *, c
             assert run._parts is not None
             batches, original = run._parts.batches, run._parts.batches.at
 
-            def at(position: int, update: int) -> Any:
-                batch = original(position, update)
+            def at(position: int, update: int, samples: int | None = None) -> Any:
+                batch = original(position, update, samples)
                 ledger[update] = batch.sample_ids_B.tolist()
                 first.append(update)
                 return batch
