@@ -24,6 +24,8 @@ class Role:
     """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number; `words`: a sentence
     as a list of strings; `tags`: a class for each of its words."""
     required: bool = True
+    absent_when_predicting: bool = False
+    """Whether rows to predict may come without it, though rows to learn from may not."""
 
 
 @runtime_checkable

@@ -35,7 +35,7 @@ class Sample:
     reads: np.ndarray
     """Token positions that the head reads, one a unit (U,) int32, relative to the sample's start."""
     values: np.ndarray
-    """Targets (U,) int64 class ids, (U,) float32 numbers, or (U, C) float32 multi-label rows."""
+    """Targets (U,) int64 class ids, (U,) float32 numbers, (U, C) float32 multi-label rows; of your own tasks others."""
     weights: np.ndarray
     """Weight of each unit (U,) float32; 0 takes a unit out of loss and denominator."""
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -179,10 +179,10 @@ class LossSums:
 class Predictions:
     """Decoded model outputs of units, as numpy arrays; what metrics and `predict` read."""
 
-    kind: Literal["single", "multi", "regression", "language"]
+    kind: Literal["single", "multi", "regression", "language", "embedding"]
     scores: np.ndarray
-    """(U, C) float64: logits for classification, values for regression; of language models (U, 2): the true token's
-    negative log-likelihood in nats, and 1 where it was the likeliest token."""
+    """(U, C) float64: logits for classification, values for regression, embeddings; of language models (U, 2): the true
+    token's negative log-likelihood in nats, and 1 where it was the likeliest token."""
     probabilities: np.ndarray | None
     """(U, C) float64 softmax or sigmoid; None for regression and language models."""
     values: np.ndarray

@@ -98,14 +98,18 @@ def micro_batches(
     """
     ids_B = batch.sample_ids_B if isinstance(batch, GlobalBatch) else np.asarray(batch, np.int64)
     view = batch.view if isinstance(batch, GlobalBatch) else None
-    lengths_B = table.token_offsets[ids_B + 1] - table.token_offsets[ids_B]
+    # A view may hold several texts of a row: they are cut on their own.
+    texts = None if view is None or len(view) == len(ids_B) else view
+    lengths_B = (
+        texts.lengths_B if texts is not None else table.token_offsets[ids_B + 1] - table.token_offsets[ids_B]
+    )
     pieces = cut(lengths_B, micro_tokens, packing, ALIGNED if part.aligned else part.size)
 
     def piece(index: int, chosen: np.ndarray) -> MicroBatch:
         if view is None:
             return gather(table, ids_B[chosen], index, micro_tokens, packing, unit_weights)
         seen = gather(view, chosen, index, micro_tokens, packing, unit_weights)
-        return replace(seen, sample_ids_B=ids_B[chosen])
+        return seen if texts is not None else replace(seen, sample_ids_B=ids_B[chosen])
 
     if part.aligned:
         own = [

@@ -134,8 +134,10 @@ def _losses(task: Task, outputs_UC: np.ndarray, table: TokenTable) -> dict[str, 
     sums: dict[str, Parts] = {}
     denominators: dict[str, Parts] = {}
     prepare = getattr(task, "prepare", None)
-    for first in range(0, len(outputs_UC), CHUNK_UNITS):
-        part = slice(first, min(first + CHUNK_UNITS, len(outputs_UC)))
+    # A loss that couples units sees them all at once.
+    step = CHUNK_UNITS if getattr(task, "couples", "sample") == "sample" else max(1, len(outputs_UC))
+    for first in range(0, len(outputs_UC), step):
+        part = slice(first, min(first + step, len(outputs_UC)))
         targets = _targets(table, part)
         targets = prepare(targets) if prepare else targets
         for name, losses_U in _unit_losses(task, outputs_UC[part], targets).items():

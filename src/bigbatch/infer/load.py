@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import ModelError, UsageError
@@ -17,6 +17,7 @@ from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind
+from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.tag import Tag
 from bigbatch.tasks.vocabulary import vocabulary_of
@@ -76,7 +77,8 @@ def open_model(place: Path | str, *, device: str = "cpu") -> Loaded:
         raise UsageError(
             f"{folder}: found neither recipe.yaml (a run) nor config.json (a Hugging Face model)"
         )
-    return _open(folder, task_of(folder), None, device)
+    task = task_of(folder)
+    return _open(folder, task, getattr(task, "max_length", None), device)
 
 
 def _open_run(run: Path, device: str) -> Loaded:
@@ -123,6 +125,7 @@ def _open(
     from bigbatch.model.forwards import ModuleForward, PaddedForward
     from bigbatch.model.load import check_model, load_tokenizer, pad_id
     from bigbatch.model.logits import DeferredForward, why_not_deferred
+    from bigbatch.model.pooling import pooled, usual_pooling
     from bigbatch.recipe.learning import ModelSpec
 
     spec = ModelSpec(name=str(folder.resolve()))
@@ -143,6 +146,7 @@ def _open(
         max_length=longest,
         block_length=longest,
         vocabulary=vocabulary_of(tokenizer, module),
+        pooling=getattr(task, "pooling", None) or usual_pooling(module, str(folder)),
     )
     module = module.to(device).eval()
     plain: ModuleForward = PaddedForward(module, pad_id(module, tokenizer) or 0)
@@ -152,6 +156,7 @@ def _open(
         and not why_not_deferred(parts)
     ):
         plain = DeferredForward(plain, parts.output_layer)
+    plain = pooled(plain, getattr(task, "pooling", None))
     return Loaded(
         module=module,
         tokenizer=tokenizer,
@@ -168,6 +173,8 @@ def task_of(folder: Path) -> Task:
     Raises:
         ModelError: config.json cannot be read, or names a class without a head that a task here has.
     """
+    if (folder / "modules.json").is_file():
+        return Match(max_length=_kept_tokens(folder), similarity=_similarity(folder))
     names = [str(name) for name in _config_of(folder).get("architectures") or []]
     for suffix, task in _TASKS.items():
         if any(name.endswith(suffix) for name in names):
@@ -175,6 +182,20 @@ def task_of(folder: Path) -> Task:
     if names:
         raise ModelError(f"{folder}: {', '.join(names)} has no head that a task here has; train it first")
     return _classify(folder)
+
+
+def _similarity(folder: Path) -> Literal["cosine", "dot"]:
+    """Of a folder of sentence-transformers: by whether it brings embeddings to length 1."""
+    return "cosine" if "Normalize" in (folder / "modules.json").read_text(encoding="utf-8") else "dot"
+
+
+def _kept_tokens(folder: Path) -> int | None:
+    """Tokens that sentence-transformers keeps of a text."""
+    try:
+        found = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
+        return int(found["max_seq_length"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _classify(folder: Path) -> Task:

@@ -127,7 +127,8 @@ def _check_texts(window: Sequence[PlacedRow], task: Task) -> None:
             continue
         for name in texts:
             role = task.roles[name]
-            what = (_words_problem if role.kind == "words" else _text_problem)(row.get(name), role.required)
+            required = role.required and not role.absent_when_predicting
+            what = (_words_problem if role.kind == "words" else _text_problem)(row.get(name), required)
             if what:
                 problems.append(Problem(where=place, key=name, what=what))
     if problems:

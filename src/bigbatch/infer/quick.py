@@ -18,6 +18,7 @@ from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.forwards import ModuleForward, PackedForward, can_pack
 from bigbatch.model.logits import DeferredForward, comparable
+from bigbatch.model.pooling import PooledForward, pooled
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.protocols import Forward
@@ -90,7 +91,7 @@ class QuickForward(ModuleForward):
             read_tokens_only(forward)
         if isinstance(self.plain, DeferredForward):
             return DeferredForward(forward, self.plain.output_layer)
-        return forward
+        return pooled(forward, self.plain.pooling if isinstance(self.plain, PooledForward) else None)
 
 
 def _some(table: TokenTable) -> list[MicroBatch]:

@@ -63,14 +63,18 @@ class RowReader:
     def _pick(self, available: list[str]) -> dict[str, str]:
         """Role -> column of this source; targets are not read, and numbers are if they are there."""
         roles = {
-            name: Role(meaning=role.meaning, kind=role.kind, required=role.required and role.kind in _READ)
+            name: Role(
+                meaning=role.meaning,
+                kind=role.kind,
+                required=role.required and role.kind in _READ and not role.absent_when_predicting,
+            )
             for name, role in self.roles.items()
             if role.kind not in ("label", "labels", "tags") and name != "label"
         }
         wanted = {
             role: column
             for role, column in self.columns.items()
-            if role == "id" or (role in roles and (roles[role].kind in _READ or column in available))
+            if role == "id" or (role in roles and (roles[role].required or column in available))
         }
         return pick_columns(available, wanted, roles, self.name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from bigbatch.model.encoder import bare
 from bigbatch.model.names import unwrap
 from bigbatch.model.source import quiet
 from bigbatch.model.streams import Weights, write_weights
@@ -23,6 +25,8 @@ def save_model(
     folder: Path,
     card: str,
     weights: Weights | None = None,
+    *,
+    files: Mapping[str, str] = {},
 ) -> None:
     """Write weights, configuration, tokenizer and model card; the folder is there whole or not at all.
 
@@ -34,6 +38,7 @@ def save_model(
         tokenizer: saved next to it; None leaves it out.
         folder: replaced when it exists.
         card: text of README.md.
+        files: further ones: path in the folder -> content.
         weights: whole tensors by clean name, where the module holds only parts of its own; read one at a time.
 
     Raises:
@@ -51,7 +56,9 @@ def save_model(
                 _save_stored(_plain(module), weights, fresh)
             if tokenizer is not None:
                 tokenizer.save_pretrained(fresh)
-        (fresh / "README.md").write_text(card, encoding="utf-8")
+        for name, content in {**files, "README.md": card}.items():
+            (fresh / name).parent.mkdir(exist_ok=True)
+            (fresh / name).write_text(content, encoding="utf-8")
         for path in (*sorted(fresh.rglob("*")), fresh):
             _sync(path)
         _replace(fresh, folder)
@@ -91,7 +98,7 @@ def _save_stored(model: Any, weights: Weights, folder: Path) -> None:
 
 def _plain(module: nn.Module) -> Any:
     """The transformers model without wrappers, adapters merged."""
-    model: Any = unwrap(module)
+    model: Any = bare(unwrap(module))
     return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 

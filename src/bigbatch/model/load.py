@@ -11,23 +11,27 @@ import copy
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    PreTrainedModel,
 )
 
 from bigbatch.errors import ModelError
 from bigbatch.model.adjust import override_config, set_dropout, set_dropout_fields, set_trainable
 from bigbatch.model.anatomy import anatomy, evaluating, headed_model, trial_ids
 from bigbatch.model.checks import check_model, pad_id
+from bigbatch.model.encoder import Encoder
 from bigbatch.model.names import clean_name
 from bigbatch.model.source import check_folder, explained, is_folder, load_config, quiet
 
@@ -35,8 +39,9 @@ __all__ = ["LoadedModel", "check_model", "known_labels", "load_model", "load_tok
 
 _NO_NAME = "model.name: none given; expected a folder or a hub name like org/name"
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-HeadKind = Literal["sequence", "tokens", "masked", "causal"]
-"""What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token."""
+HeadKind = Literal["sequence", "tokens", "masked", "causal", "states"]
+"""What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token; `states`:
+there is no head, and the outputs are the tokens' states."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ _HEADS: Mapping[str, _HeadClass] = {
     "tokens": _HeadClass(AutoModelForTokenClassification, "ForTokenClassification"),
     "masked": _HeadClass(AutoModelForMaskedLM, "ForMaskedLM"),
     "causal": _HeadClass(AutoModelForCausalLM, "ForCausalLM"),
+    "states": _HeadClass(AutoModel, ""),
 }
 
 
@@ -134,7 +140,7 @@ def load_model(
     Args:
         spec: `recipe.model`: name, revision, init, config, trainable.
         kind: what the head gives: `sequence` and `tokens` (outputs with labels), `masked` and `causal` (language
-            models, whose outputs are the vocabulary; tied weights stay tied).
+            models, whose outputs are the vocabulary; tied weights stay tied), `states` (no head).
         outputs: columns of the logits; of language models not asked.
         id2label: names of the classes in the order of the logits; None for regression and language models.
         problem_type: of a `sequence` head, written into the configuration as transformers names it.
@@ -149,6 +155,7 @@ def load_model(
     if module is None:
         module, notes = _from_source(spec, wanted, dropout)
     else:
+        module = _live_encoder(module) if kind == "states" else module
         notes = _adopt(module, spec, wanted, dropout)
     _check_head(module, wanted)
     set_trainable(module, spec.trainable)
@@ -172,7 +179,7 @@ def _from_source(spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.
     auto = _HEADS[wanted.kind].auto
     with explained(spec.name), quiet(), _seeded(wanted.seed):
         if not pretrained:
-            module = auto.from_config(config, trust_remote_code=False)
+            module = _headed(auto.from_config(config, trust_remote_code=False), wanted)
             return module.float().eval(), [*notes, f"random weights, seed {wanted.seed}"]
         module, info = auto.from_pretrained(
             spec.name,
@@ -184,9 +191,21 @@ def _from_source(spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    module = _headed(module, wanted)
     new = {str(key) for key in info["missing_keys"]} | {str(key[0]) for key in info["mismatched_keys"]}
+    if wanted.kind == "states":  # a pooler that was not there is not missed
+        new &= {clean_name(name) for name, _ in module.named_parameters()}
     notes += _explain_new(module, new, info, change, wanted)
     return module.eval(), notes
+
+
+def _headed(module: nn.Module, wanted: _Wanted) -> nn.Module:
+    """As it is, or a base model as an encoder without the pooler that nobody reads."""
+    if wanted.kind != "states" or isinstance(module, Encoder):
+        return module
+    if "add_pooling_layer" in signature(type(module).__init__).parameters:
+        module.pooler = None  # type: ignore[assignment]
+    return Encoder(module)  # type: ignore[arg-type]
 
 
 def _explain_new(module: nn.Module, new: set[str], info: Any, change: str, wanted: _Wanted) -> list[str]:
@@ -214,6 +233,21 @@ def _explain_new(module: nn.Module, new: set[str], info: Any, change: str, wante
 
 
 # ---------------------------------------------------------------- a live model
+
+
+def _live_encoder(module: nn.Module) -> nn.Module:
+    """A base model as an encoder.
+
+    Raises:
+        ModelError: a model with a head, or a wrapped one.
+    """
+    if isinstance(module, Encoder):
+        return module
+    if isinstance(module, PreTrainedModel) and module.base_model is module:
+        return Encoder(module)
+    raise ModelError(
+        f"found a {type(module).__name__}; the task needs a transformers model without a head, such as AutoModel gives"
+    )
 
 
 def _adopt(module: nn.Module, spec: Any, wanted: _Wanted, dropout: float | None) -> list[str]:
@@ -308,6 +342,8 @@ def _check_head(module: nn.Module, wanted: _Wanted) -> None:
     if (parts.pools == "tokens") != (wanted.kind != "sequence"):
         gives = "one output per token" if parts.pools == "tokens" else "one output per sample"
         raise ModelError(f"found a {name}, whose head gives {gives}; the task needs an AutoModel{suffix}")
+    if wanted.kind == "states":
+        return
     if not wanted.labelled and parts.output_layer is None:
         raise ModelError(
             f"found a {name}, whose outputs are no token ids; the task needs an AutoModel{suffix}"

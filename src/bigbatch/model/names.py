@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-_LEADING = ("module.",)
+_LEADING = ("module.", "states_of.")
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
 def clean_name(name: str) -> str:
-    """The name without the prefixes that data parallel, compile, sharding and recomputation wrappers add.
+    """The name without the prefixes that data parallel, compile, sharding, recomputation and encoder wrappers add.
 
     >>> clean_name("module._orig_mod.bert.encoder.layer.0._checkpoint_wrapped_module.output.dense.bias")
     'bert.encoder.layer.0.output.dense.bias'

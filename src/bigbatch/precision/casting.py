@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from bigbatch.model.anatomy import device_of
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.logits import DeferredForward
+from bigbatch.model.pooling import PooledForward
 from bigbatch.precision.float8 import Float8Layers
 from bigbatch.precision.policy import Policy, changes, is_norm, low_parameters
 from bigbatch.protocols import Forward
@@ -80,7 +81,7 @@ class Casting:
 
     def forward(self, inner: AnyForward) -> AnyForward:
         """Run `inner` under this policy until it is closed; its outputs are fp32, so that the loss is too."""
-        runs = inner.forward if isinstance(inner, DeferredForward) else inner
+        runs = inner.forward if isinstance(inner, (DeferredForward, PooledForward)) else inner
         runs.around, runs.outputs, inner.span = self.forward_pass, _wide, self.span
         inner.weight_copies_bytes = self.weight_copies_bytes
         inner.when_closed(self.close)

@@ -35,8 +35,8 @@ from bigbatch.recipe.values import (
 )
 from bigbatch.units import Quantity
 
-TASKS = ("classify", "tag", "mlm", "clm")
-PLANNED_TASKS = ("match", "rank", "seq2seq", "image")
+TASKS = ("classify", "tag", "mlm", "clm", "match")
+PLANNED_TASKS = ("rank", "seq2seq", "image")
 DEFAULT_LR = {
     "adamw": 5e-5,
     "sgd": 1e-2,
@@ -169,11 +169,32 @@ class ClmOptions(Section):
     blocks of data.max_length."""
 
 
+class MatchOptions(Section):
+    """The options of `task: match`."""
+
+    temperature: PositiveNumber = 0.05
+    """`match`: scores are divided by it."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """`match`: cosine: embeddings of length 1; dot: as they are."""
+    symmetric: bool = False
+    """`match`: whether documents look for their queries too; the loss is the mean of both."""
+    pooling: Literal["mean", "first", "last"] | None = None
+    """`match`: which tokens' states make the embedding; null: as the model's folder says, else the last of causal
+    models and the mean of others."""
+    query_prefix: str = ""
+    """`match`: put in front of every query, such as `query: `."""
+    document_prefix: str = ""
+    """`match`: put in front of every document and negative."""
+    towers: Annotated[Literal[1, 2], built(1)] = 1
+    """`match`: 1: queries and documents share the model."""
+
+
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions,
     "tag": TagOptions,
     "mlm": MlmOptions,
     "clm": ClmOptions,
+    "match": MatchOptions,
 }
 """Task -> the section of its options, which stand beside `name`."""
 
@@ -182,7 +203,8 @@ class TaskSpec(Section):
     """What is learnt from the data. In YAML a name alone is enough; options stand next to `name`."""
 
     name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
-    """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), or your own as an import reference."""
+    """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (embeddings of pairs), or your
+    own as an import reference."""
     args: dict[str, Any] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 
@@ -321,8 +343,11 @@ class LossSpec(Section):
 class GradientSpec(Section):
     """How one global batch becomes a gradient. In YAML a name alone is enough."""
 
-    name: Annotated[Literal["plain", "cached", "fgm", "freelb", "rdrop", "sam"], built("plain")] = "plain"
-    """`plain` sums over micro-batches."""
+    name: Annotated[Literal["plain", "cached", "fgm", "freelb", "rdrop", "sam"], built("plain", "cached")] = (
+        "plain"
+    )
+    """`plain` sums over micro-batches. Of task match, whose loss needs all embeddings of a batch: `cached` (its
+    default) computes them twice and keeps no activations; `plain` once and keeps all of the batch."""
     args: Annotated[dict[str, Any], built({})] = Field(default_factory=dict)
     """Options of a gradient rule."""
 

@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from bigbatch.recipe import training_arguments
 from bigbatch.recipe.inputs import BatchSpec, DataFile, DataSpec
 from bigbatch.recipe.learning import (
+    TASKS,
     ClassifyOptions,
     EarlyStoppingSpec,
     GradientSpec,
@@ -137,6 +138,8 @@ class Recipe(Section):
         values, _ = desugar(dict(value))
         if all(values.get(key) is None for key in LENGTH_KEYS):
             values["epochs"] = DEFAULT_EPOCHS
+        if values.get("gradient") is None and _is_match(values.get("task")):
+            values["gradient"] = {"name": "cached"}
         return values
 
     @model_validator(mode="after")
@@ -151,6 +154,8 @@ class Recipe(Section):
         if len(given) > 1:
             yield f"found {' and '.join(given)}; expected one of them"
         sync, batch = self.sync, self.batch.samples
+        if self.gradient.name == "cached" and self.task.name in set(TASKS) - {"match"}:
+            yield f"gradient: cached is for losses that need the whole batch (task match); {self.task.name} has none"
         if sync.period != 1 and not sync.apart:
             yield f"sync.period: {sync.period} needs sync.replicas of 2 or more: one replica has nobody to meet"
         if self.batch.ramp is not None and sync.apart:
@@ -234,3 +239,9 @@ class Recipe(Section):
         """
         values, notes = training_arguments.translate(args)
         return cls.model_validate(values), notes
+
+
+def _is_match(task: Any) -> bool:
+    """Whether a task section, in any of its forms, is `match`."""
+    name = task.get("name") if isinstance(task, Mapping) else getattr(task, "name", None)
+    return name == "match"

@@ -40,6 +40,7 @@ from bigbatch.rules.ramp import Ramp, scaled_in_stage
 from bigbatch.rules.schedules import Schedule
 from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.clocks import clocks_of, custom
+from bigbatch.run.coupling import check_coupling, is_coupled
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.noise import NoiseScale, noise_scale, refuse_unmeasured
@@ -50,9 +51,11 @@ from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.aligned import AlignedExecutor
 from bigbatch.step.apart import apply_apart
+from bigbatch.step.coupled import CoupledExecutor
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.replicas import Apart
 from bigbatch.step.update import StepParts, apply_update
+from bigbatch.tasks.heads import measured_as
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -233,6 +236,7 @@ def build(
     if is_bitwise(recipe) and not apart:
         world = aligned(world)
     world = arranged_in_mesh(world, recipe)
+    check_coupling(recipe, task, world)
     hardware = hardware_facts(recipe.plan, place)
     threads = frozen_plan.choices.get("threads") if frozen_plan else None
     # Another number of threads sums in another order.
@@ -291,7 +295,11 @@ def build(
     forward = open_forward(ready, how)
     if forward.compiled:
         say("compiling")
-        warm_up(forward, ready.task, next(micro_batches(batches.at(0, 1), tables["train"], **_cut(plan))))
+        warm_up(
+            forward,
+            measured_as(ready.task),
+            next(micro_batches(batches.at(0, 1), tables["train"], **_cut(plan))),
+        )
     loss_scale = loss_scale_for(plan)
     trainable = list(world.trainable(ready.module))
     parameters = [parameter for _, parameter in trainable]
@@ -317,6 +325,14 @@ def build(
             table=tables["train"],
             last_update=clocks.length.updates,
             shared_gradients=forward.in_place,
+        )
+    elif is_coupled(ready.task):
+        executor = CoupledExecutor(
+            world=world,
+            cached=recipe.gradient.name == "cached",
+            in_place=forward.in_place,
+            before_last=world.last_backward,
+            **of_executor,
         )
     elif is_bitwise(recipe):
         executor = AlignedExecutor(parameters=parameters, **of_executor)

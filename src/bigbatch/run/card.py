@@ -15,6 +15,7 @@ _HEADS = {
     "sequence": ("text-classification", "AutoModelForSequenceClassification", "# Text classifier"),
     "tokens": ("token-classification", "AutoModelForTokenClassification", "# Token classifier"),
     "masked": ("fill-mask", "AutoModelForMaskedLM", "# Masked language model"),
+    "states": ("sentence-similarity", "AutoModel", "# Text embeddings"),
     "causal": ("text-generation", "AutoModelForCausalLM", "# Language model"),
 }
 """Kind of head -> Hugging Face's pipeline and class for it, and the card's title."""

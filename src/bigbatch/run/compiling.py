@@ -11,6 +11,7 @@ from bigbatch.probe.calibrate import compare
 from bigbatch.records import CalibrationFacts, CompileFacts, ProbeFacts
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.probing import compared, probe_samples
+from bigbatch.tasks.heads import measured_as
 from bigbatch.units import show_seconds
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ def _measured(on: Measured, how: ForwardPlan, way: ForwardPlan) -> CompileFacts:
     pieces = on.pieces(how.packing, on.recipe.plan.micro_tokens or 1024)
     middle = [pieces[len(pieces) // 2]]
     _, failed = compare(
-        {"compiled": lambda: open_forward(on.ready, way)}, on.ready.task, on.ready.module, middle
+        {"compiled": lambda: open_forward(on.ready, way)}, measured_as(on.ready.task), on.ready.module, middle
     )
     if failed:
         return CompileFacts(ok=False, reason=failed["compiled"])
     seconds = time.perf_counter() - started
     both = {"eager": lambda: open_forward(on.ready, how), "compiled": lambda: open_forward(on.ready, way)}
-    tried, _ = compare(both, on.ready.task, on.ready.module, middle)
+    tried, _ = compare(both, measured_as(on.ready.task), on.ready.module, middle)
     return CompileFacts(
         ok=True,
         reason="",

@@ -61,7 +61,8 @@ def _kept(parts: Parts, directory: RunDirectory, loop: Loop, final: Figures) -> 
     card = model_card(parts, final, loop.progress)
     # No rank holds all of a divided model; its checkpoint does.
     stored = loop.keeper.stored_weights() if loop.world.divides else None
-    save_model(parts.module, parts.tokenizer, directory.model, card, stored)
+    files = parts.task.folder_files(parts.module) if hasattr(parts.task, "folder_files") else {}
+    save_model(parts.module, parts.tokenizer, directory.model, card, stored, files=files)
     directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
     if stored is None:  # the analysis runs the model, which takes every rank of a divided one
         yield from keep_analysis(parts, directory, loop)

@@ -9,6 +9,7 @@ from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.graph.recompute import recompute
 from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
 from bigbatch.model.logits import DeferredForward
+from bigbatch.model.pooling import pooled
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import is_low
 from bigbatch.precision.casting import Casting
@@ -30,7 +31,9 @@ def open_forward(ready: Ready, how: ForwardPlan) -> ModuleForward:
         forward = PaddedForward(ready.module, ready.pad_id)
     _change(forward, ready, how)
     layer = ready.anatomy.output_layer
-    return DeferredForward(forward, layer) if ready.deferred and layer is not None else forward
+    if ready.deferred and layer is not None:
+        return DeferredForward(forward, layer)
+    return pooled(forward, getattr(ready.task, "pooling", None))
 
 
 def _change(forward: ModuleForward, ready: Ready, how: ForwardPlan) -> None:

@@ -20,6 +20,7 @@ from bigbatch.run.directory import RunDirectory
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.loop import Loop
 from bigbatch.run.ready import Ready
+from bigbatch.tasks.heads import measured_as
 
 LONG_ENOUGH_SECONDS = 60.0
 """Training that took less is not analysed on its own: tracing takes about a second."""
@@ -86,4 +87,4 @@ def keep_analysis(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator
 
 
 def _traced(forward: Forward, ready: Ready, piece: MicroBatch) -> GraphAnalysis:
-    return analyse(forward, ready.task, ready.module, ready.anatomy, piece)
+    return analyse(forward, measured_as(ready.task), ready.module, ready.anatomy, piece)

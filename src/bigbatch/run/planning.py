@@ -38,12 +38,14 @@ from bigbatch.rules.clocks import Length
 from bigbatch.rules.ramp import Ramp
 from bigbatch.run.bitwise import is_bitwise
 from bigbatch.run.compiling import try_compiled
+from bigbatch.run.coupling import with_cost
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.noise import obstacle
 from bigbatch.run.precision import precision_facts
 from bigbatch.run.probing import probe_forward
 from bigbatch.run.ready import Ready
 from bigbatch.run.remembered import Remembered
+from bigbatch.tasks.heads import measured_as
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +107,8 @@ def measured_plan(on: Measured) -> Plan:
         if compiled.ok:
             calibration = replace(calibration, seconds_per_token=compiled.seconds_per_token)
     remembered.keep(facts, calibration)
+    tokens = int(on.lengths.tokens / max(1, on.lengths.samples) * on.length.samples / on.length.updates)
+    calibration = with_cost(on.recipe, on.ready.task, calibration, tokens)
     return _plan(on, packed, calibration, facts, formats, copies_bytes)
 
 
@@ -153,7 +157,7 @@ def _forward_facts(
         typical = on.pieces(packing, on.recipe.plan.micro_tokens or _COMPARED_TOKENS)
         middle = [typical[len(typical) // 2]]
         ways = {name: partial(open_forward, on.ready, replace(base, attention=name)) for name in kernels}
-        tried, failed = compare(ways, on.ready.task, module, middle)
+        tried, failed = compare(ways, measured_as(on.ready.task), module, middle)
     return ForwardFacts(
         last_block=last_block,
         attention_seconds=tried,
@@ -193,7 +197,7 @@ def _calibrate(on: Measured, how: ForwardPlan, remembered: Remembered) -> tuple[
     try:
         found = calibrate(
             forward,
-            on.ready.task,
+            measured_as(on.ready.task),
             on.ready.module,
             partial(on.pieces, how.packing),
             on.new_optimizer,

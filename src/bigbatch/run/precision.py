@@ -21,6 +21,7 @@ from bigbatch.records import Choice, MicroBatch
 from bigbatch.run.forwards import open_forward, policy_for
 from bigbatch.run.probing import errors_of, probe_samples
 from bigbatch.run.ready import Ready
+from bigbatch.tasks.heads import measured_as
 
 if TYPE_CHECKING:
     from bigbatch.run.planning import Measured
@@ -114,7 +115,7 @@ def _audit(on: Measured, way: ForwardPlan, samples: int) -> Audit:
             way.precision,
             policy_for(ready, way),
             ready.anatomy,
-            ready.task,
+            measured_as(ready.task),
             pieces,
             on.new_optimizer,
         )

@@ -17,6 +17,7 @@ from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model
 from bigbatch.model.load import load_tokenizer, pad_id
 from bigbatch.model.logits import why_not_deferred
+from bigbatch.model.pooling import usual_pooling
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import HardwareFacts, Targets, TokenTable
 from bigbatch.run.inputs import Inputs, Live, local_model
@@ -78,6 +79,7 @@ def ready_model(
         block_length=min(max_length, recipe.data.max_length or max_length),
         vocabulary=vocabulary_of(tokenizer, module),
         data_seed=recipe.seed.data,
+        pooling=getattr(task, "pooling", None) or usual_pooling(module, spec.name),
     )
     deferred = False
     if getattr(task, "defers_logits", False):

@@ -10,10 +10,11 @@ from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
 from bigbatch.tasks.entities import EntityMetric, WordMetric
+from bigbatch.tasks.matching import RankMetric
 from bigbatch.tasks.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric
 
 _PER_CLASS = "per_class"
-_OURS = (CalibrationMetric, CountMetric, MeanMetric, WholeMetric, EntityMetric, WordMetric)
+_OURS = (CalibrationMetric, CountMetric, MeanMetric, WholeMetric, EntityMetric, WordMetric, RankMetric)
 """Metrics whose names are known; one of the user's own may report several, under names of its own."""
 
 

@@ -47,13 +47,14 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
             "tokenizer from; finish the run, or name a model folder"
         )
     from bigbatch.infer.load import open_model
+    from bigbatch.model.encoder import bare
     from bigbatch.model.export import save_model
     from bigbatch.run.checkpoints import read_checkpoint
     from bigbatch.run.holdings import MODEL
 
     opened = open_model(home)
     held = read_checkpoint(checkpoint, lambda name, shape: _whole(shape) if name.startswith(MODEL) else None)
-    module = opened.module
+    module = bare(opened.module)
     tensors = {name.removeprefix(MODEL): tensor for name, tensor in held.tensors.items()}
     for name, stored in held.aliases.items():
         if name.startswith(MODEL):

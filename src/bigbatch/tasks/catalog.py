@@ -16,11 +16,18 @@ from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind, default_loss, resolve_loss
+from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.states import WholeMetric
 from bigbatch.tasks.tag import Tag
 
-TASKS: Mapping[str, type] = {"classify": Classify, "tag": Tag, "mlm": MaskedLM, "clm": CausalLM}
+TASKS: Mapping[str, type] = {
+    "classify": Classify,
+    "tag": Tag,
+    "mlm": MaskedLM,
+    "clm": CausalLM,
+    "match": Match,
+}
 
 
 def task_from_recipe(recipe: Any) -> Task:

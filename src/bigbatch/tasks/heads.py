@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from bigbatch.records import TokenTable
 
@@ -17,7 +19,7 @@ def build_model(spec: Any, head: Mapping[str, Any], facts: Mapping[str, Any]) ->
 
     Args:
         spec: `recipe.model`.
-        head: the task's `head`: `kind` (sequence, tokens, masked, causal), and for those with labels `outputs`,
+        head: the task's `head`: `kind` (sequence, tokens, masked, causal, states), and for those with labels `outputs`,
             `id2label` and `problem_type`, as `model.load.load_model` has them.
         facts: `seed`, `dropout`, `module` (a live one, or None) and `note`, told what the user should know.
 
@@ -35,8 +37,31 @@ def build_model(spec: Any, head: Mapping[str, Any], facts: Mapping[str, Any]) ->
 
 
 def head_kind(task: Any) -> str:
-    """`sequence`, `tokens`, `masked` or `causal`; a task of the user's own that does not say is the first."""
+    """`sequence`, `tokens`, `masked`, `causal` or `states`; a task of the user's own that does not say is the first."""
     return getattr(task, "head", {}).get("kind", "sequence")
+
+
+def measured_as(task: Any) -> Any:
+    """The task that is run to measure speed, memory and number formats: itself, unless its loss needs a whole batch."""
+    return task if getattr(task, "couples", "sample") == "sample" else SumOfOutputs()
+
+
+class SumOfOutputs:
+    """A stand-in with a gradient for every output: any micro-batch can be run with it alone."""
+
+    metrics: tuple[Any, ...] = ()
+
+    def loss(self, outputs: Tensor, targets: Any) -> dict[str, Tensor]:
+        """Outputs along one fixed direction, one value a unit (U,)."""
+        del targets
+        wide_UC = outputs.double() if outputs.dtype.itemsize == 8 else outputs.float()
+        return {
+            "sum": wide_UC @ torch.arange(outputs.shape[-1], device=outputs.device).to(wide_UC.dtype).sin()
+        }
+
+    def denominators(self, targets: Any) -> dict[str, float]:
+        """Number of units (numpy)."""
+        return {"sum": float(len(targets.weights))}
 
 
 def told(task: Any, **fields: Any) -> Any:

@@ -1,0 +1,92 @@
+"""From the states of a text's tokens to one vector.
+
+Shapes: B texts of a micro-batch, T tokens, D hidden width.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.layout import cumulative_lengths, to_device
+from bigbatch.model.unseen import is_causal
+from bigbatch.records import MicroBatch
+
+Pooling = Literal["mean", "first", "last"]
+_MODES: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
+"""As the pooling file of sentence-transformers calls them."""
+
+
+class PooledForward(ModuleForward):
+    """Another forward that gives states of tokens, pooled to one vector a text."""
+
+    def __init__(self, forward: ModuleForward, pooling: Pooling) -> None:
+        """Wrap a forward, which is closed with this one."""
+        super().__init__(forward.module)
+        self.forward = forward
+        self.pooling: Pooling = pooling
+        self.in_place = forward.in_place
+        self.compiled = forward.compiled
+        self.span = forward.span
+        self.weight_copies_bytes = forward.weight_copies_bytes
+        self.when_closed(forward.close)
+
+    def __call__(self, micro_batch: MicroBatch) -> Tensor:
+        """(B, D) in the order of the micro-batch's texts, at least fp32."""
+        states_UD = self.forward(reading(micro_batch, self.pooling))
+        wide_UD = states_UD if states_UD.dtype == torch.float64 else states_UD.float()
+        if self.pooling != "mean":
+            return wide_UD
+        texts = len(micro_batch.lengths_B)
+        text_T = to_device(np.repeat(np.arange(texts), micro_batch.lengths_B), wide_UD.device)
+        lengths_B = to_device(micro_batch.lengths_B, wide_UD.device).to(wide_UD.dtype)
+        sums_BD = wide_UD.new_zeros(texts, wide_UD.shape[1]).index_add(0, text_T, wide_UD)
+        return sums_BD / lengths_B[:, None]
+
+
+def reading(micro_batch: MicroBatch, pooling: Pooling) -> MicroBatch:
+    """The micro-batch with the tokens that the pooling reads as its units, text after text."""
+    lengths_B = micro_batch.lengths_B
+    ends_B = cumulative_lengths(lengths_B)
+    texts = np.arange(len(lengths_B), dtype=np.int64)
+    if pooling == "mean":
+        return replace(
+            micro_batch, reads_U=np.arange(micro_batch.tokens), unit_sample_U=np.repeat(texts, lengths_B)
+        )
+    reads_U = ends_B[:-1] if pooling == "first" else ends_B[1:] - 1
+    return replace(micro_batch, reads_U=reads_U.astype(np.int64), unit_sample_U=texts)
+
+
+def usual_pooling(module: nn.Module, folder: str | None) -> Pooling:
+    """What a model was trained with, where its folder says so; else last for causal models, mean for others.
+
+    Args:
+        module: the model.
+        folder: a local one with the files of sentence-transformers, perhaps; None: it has none.
+    """
+    file = Path(folder or "") / "1_Pooling" / "config.json"
+    if folder and file.is_file():
+        try:
+            found: Any = json.loads(file.read_text(encoding="utf-8"))
+            modes: list[Pooling] = [mode for key, mode in _MODES.items() if found.get(key) is True]
+        except (ValueError, AttributeError):
+            modes = list[Pooling]()
+        if len(modes) == 1:
+            return modes[0]
+    return "last" if is_causal(module) else "mean"
+
+
+def pooled(forward: ModuleForward, pooling: Pooling | None) -> ModuleForward:
+    """The forward itself without a pooling."""
+    return forward if pooling is None else PooledForward(forward, pooling)

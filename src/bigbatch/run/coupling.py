@@ -1,0 +1,81 @@
+"""What a loss that couples the batch can be combined with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from bigbatch.errors import Problem, RecipeError
+from bigbatch.protocols import World
+from bigbatch.recipe.schema import Recipe
+from bigbatch.records import CalibrationFacts
+from bigbatch.run.bitwise import is_bitwise
+
+
+def is_coupled(task: Any) -> bool:
+    """Whether the loss needs all outputs of a batch."""
+    return getattr(task, "couples", "sample") == "batch"
+
+
+def check_coupling(recipe: Recipe, task: Any, world: World) -> None:
+    """Refuse what is not built for such a loss.
+
+    Raises:
+        RecipeError: all of it, each with its key.
+    """
+    if not is_coupled(task):
+        if recipe.gradient.name == "cached":
+            _refuse(
+                [
+                    (
+                        "gradient",
+                        "cached is for a loss that needs the whole batch; this task's is a sum over samples",
+                    )
+                ]
+            )
+        return
+    mesh, problems = recipe.plan.mesh, []
+    if recipe.sync.apart:
+        what = (
+            "replicas that train apart see their own share of a batch; planned for losses of the whole batch"
+        )
+        problems.append(("sync.replicas", what))
+    if is_bitwise(recipe):
+        what = "bitwise is planned, not built yet, for losses of the whole batch; off gives equal results to rounding"
+        problems.append(("plan.reproducible", what))
+    if mesh is not None and mesh.tensor > 1:
+        problems.append(
+            ("plan.mesh.tensor", "tensor parallel is planned for losses of the whole batch; use shard")
+        )
+    if world.divides and recipe.gradient.name == "plain":
+        what = "plain keeps the graph of many passes, which a divided model cannot; use gradient: cached"
+        problems.append(("gradient", what))
+    if recipe.plan.recompute not in (None, "none") and recipe.gradient.name == "cached":
+        problems.append(
+            ("plan.recompute", "gradient: cached keeps no activations between passes; leave it out")
+        )
+    if problems:
+        _refuse(problems)
+
+
+def with_cost(recipe: Recipe, task: Any, found: CalibrationFacts, update_tokens: int) -> CalibrationFacts:
+    """What was measured of single micro-batches, with what such a loss adds to it.
+
+    Args:
+        recipe: its `gradient` says how the batch is computed.
+        task: whose loss it is.
+        found: of micro-batches that are forgotten one by one.
+        update_tokens: computed tokens of an update.
+    """
+    if not is_coupled(task):
+        return found
+    if recipe.gradient.name == "cached":
+        return replace(found, seconds_per_token=found.seconds_per_token + found.seconds_per_token_forward)
+    # The activations of all other micro-batches stay until the loss is known.
+    others = max(0, update_tokens - found.micro_tokens)
+    kept = round(found.activation_bytes_per_token * others)
+    return replace(found, resting_bytes=found.resting_bytes + kept)
+
+
+def _refuse(problems: list[tuple[str, str]]) -> None:
+    raise RecipeError([Problem(where="recipe", key=key, what=what) for key, what in problems])

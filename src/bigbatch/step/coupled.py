@@ -1,0 +1,119 @@
+"""Losses that need all outputs of a batch: exact however the batch is cut, in the memory of one micro-batch.
+
+::
+
+    1. outputs of every micro-batch, without a graph               e = f(w)
+    2. loss and its gradient, on the outputs of the whole batch    g = dL/de
+    3. every micro-batch again, with the same dropout masks        dL/dw = sum of  g_i de_i/dw
+
+Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup". With `cached=False` the
+first pass keeps its graph and there is no third: a third less work, and the activations of the whole batch.
+
+Shapes: U units of the batch, C outputs per unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigbatch.protocols import World
+from bigbatch.records import LossSums, MicroBatch, Targets
+from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
+from bigbatch.step.executor import PlainExecutor, memory_errors
+
+
+class CoupledExecutor(PlainExecutor):
+    """`PlainExecutor` for a loss that couples the samples of a batch (`Task.couples`)."""
+
+    def __init__(self, *, world: World, cached: bool, **plain: Any) -> None:
+        """As `PlainExecutor`.
+
+        Args:
+            world: ranks show each other their outputs, once an update.
+            cached: two passes instead of one that keeps the activations of the batch.
+            plain: further arguments of `PlainExecutor`.
+        """
+        super().__init__(**plain)
+        self._world = world
+        self._cached = cached
+
+    def accumulate(
+        self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]
+    ) -> LossSums:
+        """As `PlainExecutor.accumulate`. The last column of a unit's target values is its place in the batch; units are
+        compared in that order, so that the loss does not depend on the cut.
+        """
+        self.wait_seconds = 0.0
+        for parameter, buffer in self._in_place:
+            parameter.grad = buffer.zero_()
+        with private_generator(self._device), memory_errors(), self._span():
+            pieces = list(self._timed(micro_batches))
+            outputs = [self._outputs(update, piece, graph=not self._cached) for piece in pieces]
+            gradients, terms = self._gradients(pieces, outputs, denominators)
+            for number, (piece, gradient_UC) in enumerate(zip(pieces, gradients, strict=True)):
+                if piece.last:
+                    self._before_last()
+                again = self._outputs(update, piece, graph=True) if self._cached else outputs[number]
+                torch.autograd.backward(again, gradient_UC.to(again.dtype))
+                outputs[number] = again.detach()  # its graph goes
+        return LossSums(
+            terms=terms,
+            real_tokens=sum(piece.tokens for piece in pieces),
+            computed_tokens=sum(piece.computed_tokens for piece in pieces),
+        )
+
+    def _outputs(self, update: int, piece: MicroBatch, *, graph: bool) -> Tensor:
+        seed_generator(self._device, mask_seed(self._seed, update, piece.index))
+        with torch.set_grad_enabled(graph):
+            return self._forward(piece)
+
+    def _gradients(
+        self, pieces: Sequence[MicroBatch], outputs: Sequence[Tensor], denominators: Mapping[str, float]
+    ) -> tuple[list[Tensor], dict[str, float]]:
+        """Of the loss by each piece's outputs, and the loss of the whole batch: on the first rank, 0 on the others."""
+        real = [piece.sample_ids_B[piece.unit_sample_U] >= 0 for piece in pieces]
+        mine_UC = _joined(
+            [each.detach()[torch.from_numpy(kept)] for each, kept in zip(outputs, real, strict=True)]
+        )
+        values = np.concatenate(
+            [np.asarray(piece.targets.values)[kept] for piece, kept in zip(pieces, real, strict=True)]
+        )
+        everyone_UC, all_values = self._everyone(mine_UC, values)
+        order = np.argsort(all_values[:, -1], kind="stable")
+        leaf_UC = everyone_UC[torch.from_numpy(order).to(everyone_UC.device)].requires_grad_()
+        targets = Targets(values=all_values[order], weights=np.ones(len(order), np.float32)).map(
+            self._to_device
+        )
+        with torch.enable_grad():
+            losses = self._task.loss(leaf_UC, targets)
+            shares = {term: value.sum() / denominators[term] for term, value in losses.items()}
+            total = torch.stack(list(shares.values())).sum()
+            (total if self._loss_scale is None else total * self._loss_scale.value).backward()
+        assert leaf_UC.grad is not None
+        found = []
+        for piece, each, kept in zip(pieces, outputs, real, strict=True):
+            gradient_UC = torch.zeros_like(each, dtype=leaf_UC.dtype)
+            places = torch.from_numpy(np.asarray(piece.targets.values)[kept][:, -1]).to(self._device)
+            gradient_UC[torch.from_numpy(kept).to(self._device)] = leaf_UC.grad[places]
+            found.append(gradient_UC)
+        counts = self._world.rank == 0
+        return found, {term: float(share.detach()) if counts else 0.0 for term, share in shares.items()}
+
+    def _everyone(self, mine_UC: Tensor, values: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Outputs and target values of the units of all ranks."""
+        if self._world.size == 1:
+            return mine_UC, values
+        rows = self._world.gather_rows(mine_UC.cpu().numpy())
+        outputs_UC = torch.from_numpy(np.concatenate(rows)).to(self._device)
+        return outputs_UC, np.concatenate(self._world.gather_rows(values))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """In at least fp32."""
+    found_UC = torch.cat(list(parts))
+    return found_UC if found_UC.dtype == torch.float64 else found_UC.float()

@@ -1,0 +1,132 @@
+"""The figures of matching by name: recall@k, mrr@k, ndcg@k of queries against all documents of a split.
+
+The corpus is every distinct document and hard negative of the split; relevant is every document that the split names
+for the same query. Means over queries; ranks as in `tasks.retrieval`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bigbatch.errors import Problem, RecipeError
+from bigbatch.protocols import Metric
+from bigbatch.records import Predictions, Targets
+from bigbatch.tasks.contrast import DOCUMENT, QUERY
+from bigbatch.tasks.figures import Undefined
+from bigbatch.tasks.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal_rank
+from bigbatch.tasks.states import joined
+from bigbatch.tasks.sums import exact_parts, total
+from bigbatch.tasks.texts import HASH, OWNER, ROLE
+
+USUAL = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
+_FIGURES: dict[str, Callable[[Ranks, int], np.ndarray]] = {
+    "recall": recall,
+    "mrr": reciprocal_rank,
+    "ndcg": ndcg,
+}
+_NAME = re.compile(r"(recall|mrr|ndcg)@([1-9]\d{0,4})")
+Chunks = tuple[tuple[Predictions, Targets], ...]
+
+
+class Ranking:
+    """Ranks of a split's queries; the metrics of one evaluation share the latest."""
+
+    def __init__(self) -> None:
+        self._of: Chunks = ()
+        self._found: Ranks | None = None
+
+    def __call__(self, chunks: Chunks) -> Ranks:
+        """The ranks, computed once for the same chunks."""
+        seen = [each for pair in self._of for each in pair]
+        asked = [each for pair in chunks for each in pair]
+        if (
+            self._found is None
+            or len(seen) != len(asked)
+            or any(a is not b for a, b in zip(seen, asked, strict=True))
+        ):
+            self._found, self._of = _ranks(*joined(chunks)), chunks
+        return self._found
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankMetric:
+    """A figure of ranks; the state is the embeddings so far, in order."""
+
+    name: str
+    ranking: Ranking
+    larger_is_better: bool = True
+
+    def add(self, predictions: Predictions, targets: Targets) -> Chunks:
+        """These texts."""
+        return ((predictions, targets),)
+
+    def merge(self, left: Chunks, right: Chunks) -> Chunks:
+        """Both, in this order."""
+        return left + right
+
+    def value(self, state: Chunks) -> float:
+        """Mean over queries."""
+        ranks = self.ranking(state)
+        if not ranks.queries:
+            return Undefined("no queries")
+        what, depth = self.name.split("@")
+        return total(exact_parts(_FIGURES[what](ranks, int(depth)))) / ranks.queries
+
+
+def rank_metrics(names: Sequence[str | Metric], *, where: str = "recipe") -> tuple[Metric, ...]:
+    """Metrics by name, those of the user's own as they are; they compute ranks together.
+
+    Raises:
+        RecipeError: a name that is none.
+    """
+    ranking = Ranking()
+    found: list[Metric] = []
+    for name in names:
+        if isinstance(name, str):
+            check_rank_metric(name, where=where)
+            found.append(RankMetric(name=name, ranking=ranking))
+        else:
+            found.append(name)
+    return tuple(found)
+
+
+def check_rank_metric(name: str, *, where: str = "recipe") -> None:
+    """Refuse a name that is no figure of ranks.
+
+    Raises:
+        RecipeError: with the names there are.
+    """
+    if not _NAME.fullmatch(name):
+        what = f"unknown metric {name!r} for matching (known: recall@k, mrr@k and ndcg@k, such as {USUAL[1]})"
+        raise RecipeError([Problem(where=where, key="metrics", what=what)])
+
+
+def _ranks(predictions: Predictions, targets: Targets) -> Ranks:
+    values_K4, embeddings_KD = np.asarray(targets.values), predictions.scores
+    role_K, hash_K, owner_K = values_K4[:, ROLE], values_K4[:, HASH], values_K4[:, OWNER]
+    asking_K, holding_K = np.flatnonzero(role_K == QUERY), np.flatnonzero(role_K != QUERY)
+    query_first, query_number = _distinct(hash_K[asking_K])
+    document_first, document_number = _distinct(hash_K[holding_K])
+    number_of_row = np.full(int(owner_K.max(initial=-1)) + 1, -1)
+    number_of_row[owner_K[asking_K]] = query_number
+    right = role_K[holding_K] == DOCUMENT
+    relevant_R2: Any = np.column_stack([number_of_row[owner_K[holding_K[right]]], document_number[right]])
+    return ranks_of(
+        embeddings_KD[asking_K[query_first]],
+        embeddings_KD[holding_K[document_first]],
+        np.unique(relevant_R2[relevant_R2[:, 0] >= 0], axis=0),
+    )
+
+
+def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each distinct text occurs first, in order of occurrence, and the number of each text among these."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order))
+    return first[order], number[inverse]

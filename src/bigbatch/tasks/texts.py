@@ -1,0 +1,80 @@
+"""Rows of several texts as one sample each, and such samples text by text.
+
+The token cache keeps a row's texts one behind the other. What runs through the model is a table of texts: each is a
+sample of its own, so that texts of similar length run together whatever rows they belong to.
+
+Shapes: B rows, K texts of these rows, U units (one a text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+from bigbatch.data.ragged import flat_indexes, starts_of
+from bigbatch.records import Sample, TokenTable
+from bigbatch.tasks.inputs import Inputs
+
+ROLE, HASH = 0, 1
+"""Columns of a cached unit's values: what the text is (index of its role), and 63 bits that tell texts apart."""
+OWNER, PLACE = 2, 3
+"""Columns that a table of texts adds: number of the row, and of the text, in that table."""
+
+
+def joined(texts: Sequence[tuple[int, Inputs]]) -> Sample:
+    """The texts of a row as one sample, in this order: (index of the role, tokens)."""
+    lengths_K = np.array([len(inputs.ids) for _, inputs in texts])
+    segments = [inputs.segments for _, inputs in texts if inputs.segments is not None]
+    return Sample(
+        ids=np.concatenate([inputs.ids for _, inputs in texts]),
+        segments=np.concatenate(segments) if segments else None,
+        # Where a text ends is where its last token lies.
+        reads=(lengths_K.cumsum() - 1).astype(np.int32),
+        values=np.array([[role, hash_of(inputs.ids)] for role, inputs in texts], np.int64),
+        weights=np.ones(len(texts), np.float32),
+        truncated=any(inputs.truncated for _, inputs in texts),
+    )
+
+
+def hash_of(ids: np.ndarray) -> int:
+    """63 bits that are the same on every machine; texts of equal tokens are the same text."""
+    return (
+        int.from_bytes(blake2b(np.ascontiguousarray(ids, "<i4").tobytes(), digest_size=8).digest(), "little")
+        >> 1
+    )
+
+
+def text_table(table: TokenTable, rows_B: np.ndarray) -> TokenTable:
+    """The texts of some rows, each as a sample with one unit, row after row.
+
+    Returns:
+        A table of K samples; `values` (K, 4) int64 are role, hash, number of the row in `rows_B`, and number of the
+        text. A unit reads its text's last token; what is pooled otherwise reads others (`model.pooling`).
+    """
+    tokens_T, _ = flat_indexes(table.token_offsets, rows_B)
+    units_U, counts_B = flat_indexes(table.unit_offsets, rows_B)
+    owners_U = np.repeat(np.arange(len(rows_B), dtype=np.int64), counts_B)
+    ends_U = np.asarray(table.reads)[units_U].astype(np.int64) + 1
+    first_U = np.zeros(len(ends_U), bool)
+    first_U[starts_of(counts_B)[counts_B > 0]] = True
+    before_U = np.where(first_U, 0, np.concatenate([[0], ends_U[:-1]]))
+    lengths_U = ends_U - before_U
+    places_U = np.arange(len(units_U), dtype=np.int64)
+    return TokenTable(
+        ids=np.asarray(table.ids)[tokens_T],
+        token_offsets=np.concatenate([np.zeros(1, np.int64), lengths_U.cumsum()]),
+        segments=None if table.segments is None else np.asarray(table.segments)[tokens_T],
+        reads=(lengths_U - 1).astype(np.int32),
+        unit_offsets=np.arange(len(units_U) + 1, dtype=np.int64),
+        values=np.column_stack([np.asarray(table.values)[units_U], owners_U, places_U]),
+        weights=np.asarray(table.weights)[units_U],
+        truncated_samples=table.truncated_samples,
+    )
+
+
+def present(row: Mapping[str, object], name: str) -> bool:
+    """Whether a row has a text of this role."""
+    text = row.get(name)
+    return isinstance(text, str) and bool(text.strip())
