@@ -1,0 +1,173 @@
+"""Matching jobs for the exactness tests: texts of pairs, and the oracle's loss of a whole batch of them.
+
+The oracle imports nothing from bigbatch beyond the order of the rows: one padded forward of all texts, and the loss of
+each query written out pair by pair.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bigbatch.protocols import World
+from bigbatch.recipe.load import load_recipe
+from bigbatch.run.build import Parts, build
+from bigbatch.run.inputs import Live, read_inputs
+from bigbatch.run.start import live_task
+from tests.models import WORDS, tiny, tiny_tokenizer
+from tests.reference import decay_groups, padded
+from tests.split import CLIP, Trajectory, plan_of
+
+Rows = list[dict[str, str]]
+SMALL = {"initializer_range": 0.05}
+
+
+def pairs(count: int, *, seed: int = 0, negatives: bool = True) -> Rows:
+    """Queries of 1 to 6 words, documents of 2 to 30; some documents answer two queries, some queries have two."""
+    random = np.random.default_rng(seed)
+
+    def text(shortest: int, longest: int) -> str:
+        return " ".join(random.choice(WORDS, random.integers(shortest, longest + 1)))
+
+    rows = [{"query": text(3, 6), "document": text(6, 30), "negative": text(6, 20)} for _ in range(count)]
+    for first in range(0, count - 2, 9):
+        rows[first + 1]["document"] = rows[first]["document"]
+        rows[first + 2]["query"] = rows[first]["query"]
+    for row in rows[::4]:
+        del row["negative"]
+    return rows if negatives else [{key: row[key] for key in ("query", "document")} for row in rows]
+
+
+def base_of(family: str = "bert", **config: Any) -> Any:
+    """A tiny model without head and pooler."""
+    base = tiny(family, **{**SMALL, **config}).base_model
+    if getattr(base, "pooler", None) is not None:
+        base.pooler = None
+    return base
+
+
+def match_parts(
+    module: nn.Module,
+    rows: Rows,
+    folder: Path,
+    *,
+    micro_tokens: int,
+    packing: str,
+    world: World | None = None,
+    task: dict[str, Any] | None = None,
+    **keys: Any,
+) -> Parts:
+    """A copy of the module with the rows, ready to be trained."""
+    recipe = load_recipe(
+        {
+            "model": {"name": None},
+            "data": {"train": []},
+            "task": {"name": "match", **(task or {})},
+            "batch": 40,
+            "updates": 4,
+            "optimizer": {"lr": 1e-3, "weight_decay": 0.01},
+            "clip": CLIP,
+            **keys,
+        },
+        environ={},
+    )
+    live = Live(module=copy.deepcopy(module), train=rows, tokenizer=tiny_tokenizer(folder))
+    own = live_task(recipe, live)
+    return build(
+        recipe,
+        own,
+        read_inputs(recipe, own, live),
+        live,
+        cache_dir=None,
+        frozen_plan=plan_of(micro_tokens, packing),
+        world=world,
+    )
+
+
+def oracle_embeddings(model: Any, tokenizer: Any, texts: list[str], pooling: str) -> Tensor:
+    """(K, D): one padded forward, pooled."""
+    rows = [{"ids": tokenizer(text)["input_ids"]} for text in texts]
+    inputs = padded(rows, 0)
+    states_BLD = model(**inputs).last_hidden_state
+    lengths = [len(row["ids"]) for row in rows]
+    if pooling == "mean":
+        return torch.stack([states_BLD[row, :length].mean(0) for row, length in enumerate(lengths)])
+    return torch.stack(
+        [states_BLD[row, 0 if pooling == "first" else length - 1] for row, length in enumerate(lengths)]
+    )
+
+
+def oracle_loss(
+    model: Any,
+    tokenizer: Any,
+    batch: Rows,
+    *,
+    pooling: str = "mean",
+    temperature: float = 0.05,
+    similarity: str = "cosine",
+    symmetric: bool = False,
+) -> Tensor:
+    """Mean over queries; what is known to be right as well is no negative."""
+    texts = [row[role] for row in batch for role in ("query", "document", "negative") if role in row]
+    vectors = oracle_embeddings(model, tokenizer, texts, pooling)
+    vectors = F.normalize(vectors, dim=-1) if similarity == "cosine" else vectors
+    place, queries, documents, negatives = 0, [], [], []
+    for row in batch:
+        queries.append(vectors[place])
+        documents.append(vectors[place + 1])
+        if "negative" in row:
+            negatives.append((row["negative"], vectors[place + 2]))
+        place += len([role for role in ("query", "document", "negative") if role in row])
+    losses = []
+    for mine, row in enumerate(batch):
+        right = queries[mine] @ documents[mine] / temperature
+        others = [
+            queries[mine] @ documents[other] / temperature
+            for other, its in enumerate(batch)
+            if other != mine and its["document"] != row["document"] and its["query"] != row["query"]
+        ]
+        others += [
+            queries[mine] @ vector / temperature for text, vector in negatives if text != row["document"]
+        ]
+        asked = torch.stack([right, *others]).logsumexp(0) - right
+        if symmetric:
+            back = [
+                documents[mine] @ queries[other] / temperature
+                for other, its in enumerate(batch)
+                if other != mine and its["document"] != row["document"] and its["query"] != row["query"]
+            ]
+            asked = (asked + torch.stack([right, *back]).logsumexp(0) - right) / 2
+        losses.append(asked)
+    return torch.stack(losses).mean()
+
+
+def train_match_reference(
+    module: nn.Module, parts: Parts, rows: Rows, updates: int, **loss: Any
+) -> Trajectory:
+    """The same updates by the oracle."""
+    found, position = Trajectory(), 0
+    model: Any = copy.deepcopy(module).train()
+    optimizer = torch.optim.AdamW(decay_groups(model, 0.01), lr=1.0, betas=(0.9, 0.999), eps=1e-8)
+    for update in range(1, updates + 1):
+        batch = parts.batches.at(position, update)
+        optimizer.zero_grad()
+        value = oracle_loss(model, parts.tokenizer, [rows[int(row)] for row in batch.sample_ids_B], **loss)
+        value.backward()
+        gradient = {
+            name: item.grad.clone() for name, item in model.named_parameters() if item.grad is not None
+        }
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        for group in optimizer.param_groups:
+            group["lr"] = parts.learning_rate(position, batch.samples)
+        optimizer.step()
+        found.gradients.append(gradient)
+        found.losses.append(float(value.detach()))
+        found.norms.append(float(norm))
+        position += batch.samples
+    return found

@@ -1,0 +1,175 @@
+"""A loss of the whole batch is exact however the batch is cut: against a forward of all texts at once."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from bigbatch.data.packs import micro_batches
+from bigbatch.errors import RecipeError
+from bigbatch.records import LossSums
+from bigbatch.step.executor import PlainExecutor
+from tests.matching import base_of, match_parts, pairs, train_match_reference
+from tests.split import TOLERANCE, assert_equal, gradient_error, train_split
+from tests.step.test_split import both_precisions
+
+ROWS = pairs(90)
+UPDATES = 4
+CANCELS = "encoder.layer.1.output.LayerNorm.bias"
+LOSSES: dict[str, dict[str, Any]] = {
+    "cosine": {},
+    "symmetric": {"symmetric": True, "temperature": 0.1},
+    "dot": {"similarity": "dot", "temperature": 20.0},
+}
+
+
+@pytest.mark.parametrize("gradient", ["cached", "plain"])
+@pytest.mark.parametrize(("micro_tokens", "packing"), [(64, "packed"), (64, "padded"), (100_000, "packed")])
+@pytest.mark.parametrize("loss", LOSSES)
+@both_precisions
+def test_every_split_equals_the_whole_batch(tmp_path, loss, micro_tokens, packing, gradient, dtype):
+    """Batches cross the ends of epochs; negatives, and texts that are known to be right as well, are among them.
+
+    fp32 is held against the oracle in fp64, one update. The last norm's bias gets the sum of all embeddings' gradients,
+    which nearly cancels: the oracle's own fp32 is beyond its bound there, so it counts with the whole gradient alone.
+    """
+    module = base_of().to(dtype)
+    updates = UPDATES if dtype == torch.float64 else 1
+    parts = match_parts(
+        module,
+        ROWS,
+        tmp_path,
+        micro_tokens=micro_tokens,
+        packing=packing,
+        task=LOSSES[loss],
+        gradient=gradient,
+    )
+    found = train_split(parts, updates)
+    exact = base_of().double()
+    expected = train_match_reference(exact, parts, ROWS, updates, **LOSSES[loss])
+    assert gradient_error(found.gradients[0], expected.gradients[0]) <= TOLERANCE[dtype]
+    if dtype == torch.float32:
+        del found.gradients[0][CANCELS], expected.gradients[0][CANCELS]
+    assert_equal(found, expected, dtype)
+    assert (max(map(len, found.pieces)) == 1) == (micro_tokens > 64)
+
+
+# The first token of a causal model sees nothing else: all its embeddings are equal.
+@pytest.mark.parametrize(
+    ("family", "pooling"),
+    [
+        *(
+            (family, pooling)
+            for family in ("bert", "roberta", "modernbert")
+            for pooling in ("mean", "first", "last")
+        ),
+        ("gpt2", "mean"),
+        ("gpt2", "last"),
+    ],
+)
+def test_families_and_poolings(tmp_path, family, pooling):
+    module, dtype = base_of(family).double(), torch.float64
+    parts = match_parts(module, ROWS, tmp_path, micro_tokens=80, packing="packed", task={"pooling": pooling})
+    expected = train_match_reference(module, parts, ROWS, 2, pooling=pooling)
+    assert_equal(train_split(parts, 2), expected, dtype)
+
+
+class Alone(PlainExecutor):
+    """What accumulation does in other trainers: each micro-batch is a batch of its own."""
+
+    def __init__(self, parts: Any) -> None:
+        super().__init__(
+            forward=parts.forward, task=parts.task, device=torch.device("cpu"), seed=parts.recipe.seed.dropout
+        )
+
+
+def test_micro_batches_that_see_only_themselves_fail(tmp_path):
+    module, dtype = base_of().double(), torch.float64
+    parts = match_parts(module, ROWS, tmp_path, micro_tokens=400, packing="packed")
+    parts.step = replace(parts.step, executor=Alone(parts))
+    expected = train_match_reference(module, parts, ROWS, 1)
+    with pytest.raises(AssertionError, match="update 1: gradient error"):
+        assert_equal(train_split(parts, 1), expected, dtype)
+
+
+def test_both_passes_draw_the_same_dropout_masks(tmp_path):
+    """Two passes give the gradient of one, which drew its masks once."""
+
+    def gradients(name: str):
+        parts = match_parts(
+            base_of(dropout=0.3).double(), ROWS, tmp_path, micro_tokens=80, packing="packed", gradient=name
+        )
+        return train_split(parts, 2)
+
+    once, twice = gradients("plain"), gradients("cached")
+    assert max(map(len, once.pieces)) > 1
+    assert twice.losses == pytest.approx(once.losses, rel=1e-12)
+    for mine, theirs in zip(twice.gradients, once.gradients, strict=True):
+        for name, gradient in theirs.items():
+            assert torch.allclose(mine[name], gradient, rtol=1e-10, atol=1e-14), name
+
+
+def test_a_batch_of_4096_pairs_where_64_fit(tmp_path):
+    """One update in micro-batches of at most 64 pairs equals the same in one piece, and keeps no graph between."""
+    rows, dtype = pairs(4096, negatives=False), torch.float32
+    module = base_of(hidden_size=16, num_attention_heads=2, intermediate_size=16, num_hidden_layers=1).to(
+        dtype
+    )
+    longest = 64 * 40
+
+    def trained(micro_tokens: int, gradient: str, dtype: torch.dtype):
+        parts = match_parts(
+            copy.deepcopy(module).to(dtype),
+            rows,
+            tmp_path,
+            micro_tokens=micro_tokens,
+            packing="packed",
+            batch=4096,
+            gradient=gradient,
+        )
+        found = train_split(parts, 1)
+        return found, max(samples for samples, _ in found.pieces[0])
+
+    whole, texts = trained(10**6, "plain", torch.float64)
+    cut, few = trained(longest // 4, "cached", torch.float32)
+    assert texts == 8192
+    assert few <= 2 * 64
+    assert_equal(cut, whole, torch.float32)
+
+
+def test_loss_scale_and_accounts(tmp_path):
+    """The sums count every text once, and the loss is not scaled."""
+    parts = match_parts(base_of(), ROWS, tmp_path, micro_tokens=80, packing="packed")
+    batch = parts.batches.at(0, 1)
+    pieces = list(micro_batches(batch, parts.train, micro_tokens=80, packing="packed"))
+    sums = parts.step.executor.accumulate(1, pieces, parts.task.denominators(batch.targets))
+    assert isinstance(sums, LossSums)
+    assert sums.real_tokens == batch.tokens
+    assert parts.task.denominators(batch.targets) == {"contrastive": 40.0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"sync": {"replicas": 2, "period": 4}}, "sync.replicas"),
+        ({"plan": {"reproducible": "bitwise", "micro_tokens": 64}}, "plan.reproducible"),
+        ({"task": {"towers": 2}}, "planned"),
+        ({"loss": {"label_smoothing": 0.1}}, "loss"),
+        ({"metrics": ["accuracy"]}, "recall@k"),
+    ],
+)
+def test_what_is_not_built_is_refused(tmp_path, keys, words):
+    with pytest.raises(RecipeError, match=words):
+        match_parts(base_of(), ROWS, tmp_path, micro_tokens=64, packing="packed", **keys)
+
+
+def test_cached_is_for_losses_of_a_whole_batch():
+    from bigbatch.recipe.load import load_recipe
+
+    with pytest.raises(RecipeError, match="task match"):
+        load_recipe({"gradient": "cached", "data": {"train": "a.csv"}}, environ={})
+    assert load_recipe({"task": "match", "data": {"train": "a.csv"}}, environ={}).gradient.name == "cached"
