@@ -1,0 +1,39 @@
+"""What ranks do in tests of matching: `(world, **JSON) -> JSON`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bigbatch.infer.evaluate import evaluate
+from bigbatch.protocols import World
+from tests.matching import base_of, match_parts, pairs, train_match_reference
+from tests.split import TOLERANCE, assert_equal, gradient_error, train_split
+
+ROWS = pairs(90)
+
+
+def equality(world: World, *, place: str, updates: int = 3, **keys: Any) -> dict[str, Any]:
+    """Train among ranks; rank 0 holds it against the oracle."""
+    module = base_of().double()
+    where = Path(place) / str(world.rank)
+    parts = match_parts(module, ROWS, where, micro_tokens=64, packing="packed", world=world, **keys)
+    found = train_split(parts, updates)
+    if world.rank:
+        return {}
+    expected = train_match_reference(module, parts, ROWS, updates)
+    if not world.divides:
+        assert_equal(found, expected, torch.float64)
+    gradients = zip(found.gradients, expected.gradients, strict=True)
+    return {"error": max(gradient_error(*pair) for pair in gradients), "bound": TOLERANCE[torch.float64]}
+
+
+def evaluated(world: World, *, place: str) -> dict[str, Any]:
+    """Figures of an evaluation that the ranks share, as text that shows every bit."""
+    where = Path(place) / str(world.rank)
+    parts = match_parts(base_of(), ROWS, where, micro_tokens=64, packing="packed", world=world)
+    table = parts.task.fixed(parts.train)
+    found = evaluate(parts.forward, parts.task, table, micro_tokens=64, packing="packed", world=world)
+    return {"loss": found.loss.hex(), **{name: repr(value) for name, value in found.metrics.items()}}
