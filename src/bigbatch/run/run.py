@@ -13,6 +13,7 @@ from bigbatch.errors import BigbatchError, GateMissed, RunLocked, UsageError
 from bigbatch.infer.load import Loaded, open_model
 from bigbatch.infer.predict import predict_rows
 from bigbatch.model.forwards import PaddedForward
+from bigbatch.model.pooling import pooled
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Evaluate, Record, Request, Save, Stop
 from bigbatch.run.build import Parts
@@ -188,7 +189,7 @@ class Run:
         if parts.step.world.size == 1:  # the mean of replicas on several ranks takes all of them
             parts.settle()
         # Padded: it works whether or not the packed path still holds the module's attention.
-        forward = PaddedForward(parts.module, parts.pad_id)
+        forward = pooled(PaddedForward(parts.module, parts.pad_id), getattr(parts.task, "pooling", None))
         return list(predict_rows(forward, parts.task, parts.tokenizer, asked))
 
     @cached_property

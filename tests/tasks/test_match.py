@@ -1,0 +1,212 @@
+"""Matching: texts of rows, candidates that are known to be right, exact ranks, figures equal to ranx's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from bigbatch.data.tokens import as_table
+from bigbatch.errors import RecipeError
+from bigbatch.protocols import Metric
+from bigbatch.records import Predictions, Targets
+from bigbatch.tasks.contrast import _CHUNK_ROWS, contrastive_losses, pairs_of
+from bigbatch.tasks.inputs import Inputs
+from bigbatch.tasks.match import Match
+from bigbatch.tasks.matching import rank_metrics
+from bigbatch.tasks.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal_rank
+from bigbatch.tasks.texts import hash_of, joined, text_table
+
+GOLDEN = json.loads(Path(__file__).with_name("ranx_golden.json").read_text(encoding="utf-8"))
+"""Written by make_ranx_golden.py with ranx 0.3.21."""
+FIGURES = {"recall": recall, "mrr": reciprocal_rank, "ndcg": ndcg}
+
+
+def inputs(*ids: int) -> Inputs:
+    return Inputs(ids=np.array(ids, np.int32), segments=np.zeros(len(ids), np.int8))
+
+
+ROWS = [
+    joined([(0, inputs(5, 6)), (1, inputs(7, 8, 9)), (2, inputs(4))]),
+    joined([(0, inputs(3)), (1, inputs(7, 8, 9))]),
+    joined([(0, inputs(5, 6)), (1, inputs(2, 2))]),
+]
+
+
+# ---------------------------------------------------------------- rows and texts
+
+
+def test_a_table_of_texts_has_each_text_of_its_rows():
+    texts = text_table(as_table(ROWS), np.array([2, 0, 2]))
+    cut = np.split(texts.ids, texts.token_offsets[1:-1])
+    assert [part.tolist() for part in cut] == [[5, 6], [2, 2], [5, 6], [7, 8, 9], [4], [5, 6], [2, 2]]
+    assert texts.values[:, 0].tolist() == [0, 1, 0, 1, 2, 0, 1]
+    assert texts.values[:, 2].tolist() == [0, 0, 1, 1, 1, 2, 2]
+    assert texts.values[:, 3].tolist() == list(range(7))
+    assert texts.reads.tolist() == [1, 1, 1, 2, 0, 1, 1]
+
+
+def test_equal_texts_have_equal_hashes_on_every_machine():
+    assert hash_of(np.array([7, 8, 9], np.int32)) == hash_of(np.array([7, 8, 9], np.int64))
+    assert hash_of(np.array([7, 8, 9], np.int32)) == 6779170472795749825
+    assert hash_of(np.array([7, 8], np.int32)) != hash_of(np.array([7, 8, 9], np.int32))
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def values_of(rows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(text_table(as_table(ROWS), rows).values))
+
+
+def test_what_is_known_to_be_right_is_no_negative():
+    """Rows 0 and 1 share a document, rows 0 and 2 a query: query 0 has its own document and the negative left."""
+    vectors = torch.nn.functional.normalize(
+        torch.randn(7, 4, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
+    losses = contrastive_losses(
+        vectors, values_of(np.array([0, 1, 2])), temperature=0.5, cosine=True, symmetric=False
+    )
+    query, document, negative = vectors[0], vectors[1], vectors[2]
+    scores = torch.stack([query @ document, query @ negative]) / 0.5
+    assert losses[0] == pytest.approx(float(scores.logsumexp(0) - scores[0]), rel=1e-6)
+    own = vectors[3]
+    others = torch.stack([own @ vectors[4], own @ vectors[2], own @ vectors[6]]) / 0.5
+    assert losses[1] == pytest.approx(float(others.logsumexp(0) - others[0]), rel=1e-6)
+
+
+def test_a_query_without_its_document_is_left_out():
+    values = values_of(np.array([0, 1]))
+    kept = pairs_of(values[[0, 2, 3, 4]])
+    assert kept.queries_Q.tolist() == [2]
+    assert kept.candidates_C.tolist() == [1, 3]
+
+
+def test_many_queries_are_compared_in_chunks():
+    rows = _CHUNK_ROWS + 100
+    places = torch.arange(2 * rows)
+    values = torch.stack([places % 2, places, places // 2, places], 1)
+    vectors = torch.randn(2 * rows, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vectors.requires_grad_()
+    options = {"temperature": 0.3, "cosine": False, "symmetric": True}
+    losses = contrastive_losses(vectors, values, **options)
+    losses.sum().backward()
+    scores = vectors[::2] @ vectors[1::2].T / 0.3
+    expected = (scores.logsumexp(1) + scores.logsumexp(0)) / 2 - scores.diagonal()
+    assert torch.allclose(losses, expected, rtol=1e-12)
+    (gradient,) = torch.autograd.grad(expected.sum(), vectors)
+    assert torch.allclose(vectors.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+# ---------------------------------------------------------------- ranks and figures
+
+
+@pytest.mark.parametrize("number", range(len(GOLDEN)))
+def test_every_figure_equals_ranx(number):
+    case = GOLDEN[number]
+    scores = np.array(case["scores"])
+    relevant = np.array(
+        [(query, document) for query, found in enumerate(case["relevant"]) for document in found]
+    )
+    # Embeddings whose products are these very scores.
+    ranks = ranks_of(scores, np.eye(scores.shape[1]), relevant)
+    for name, expected in case["expected"].items():
+        what, depth = name.split("@")
+        assert FIGURES[what](ranks, int(depth)).mean() == pytest.approx(expected, rel=1e-12), name
+
+
+def test_ranks_do_not_depend_on_the_blocks(monkeypatch):
+    random = np.random.default_rng(0)
+    queries, documents = random.integers(-2, 3, (23, 4)) * 1.0, random.integers(-2, 3, (40, 4)) * 1.0
+    relevant = np.unique(random.integers(0, (23, 40), (60, 2)), axis=0)
+    whole = ranks_of(queries, documents, relevant)
+    monkeypatch.setattr("bigbatch.tasks.retrieval.BLOCK_SCORES", 130)
+    assert np.array_equal(ranks_of(queries, documents, relevant).rank_R, whole.rank_R)
+    for query, document, rank in zip(whole.query_R, relevant[:, 1], whole.rank_R, strict=True):
+        scores = documents @ queries[query]
+        assert np.argsort(-scores, kind="stable").tolist().index(document) + 1 == rank
+
+
+def test_figures_of_a_split_merge_and_share_their_ranks(monkeypatch):
+    texts = text_table(as_table(ROWS), np.arange(3))
+    vectors = np.random.default_rng(0).normal(size=(len(texts), 5))
+    calls = []
+    monkeypatch.setattr(
+        "bigbatch.tasks.matching.ranks_of", lambda *given: calls.append(given) or ranks_of(*given)
+    )
+
+    def figures(cuts: list[int]) -> dict[str, float]:
+        metrics: tuple[Metric, ...] = rank_metrics(("recall@1", "mrr@10", "ndcg@10"))
+        chunks = [
+            (
+                Predictions(
+                    kind="embedding", scores=part, probabilities=None, values=np.zeros(len(part), bool)
+                ),
+                Targets(values=values, weights=np.ones(len(part))),
+            )
+            for part, values in zip(np.split(vectors, cuts), np.split(texts.values, cuts), strict=True)
+        ]
+        found = {}
+        for metric in metrics:
+            states = [metric.add(*chunk) for chunk in chunks]
+            state = states[0]
+            for other in states[1:]:
+                state = metric.merge(state, other)
+            found[metric.name] = metric.value(state)
+        return found
+
+    assert figures([]) == figures([2, 5])
+    assert len(calls) == 2, "three metrics compute ranks once"
+    # Two distinct queries, three distinct documents; the first query has two relevant ones.
+    assert calls[0][0].shape == (2, 5)
+    assert calls[0][1].shape == (3, 5)
+    assert calls[0][2].tolist() == [[0, 0], [0, 2], [1, 0]]
+
+
+def test_ranks_by_hand():
+    ranks = Ranks(query_R=np.array([0, 0, 1]), rank_R=np.array([2, 11, 12]), queries=2)
+    assert recall(ranks, 10).tolist() == [0.5, 0.0]
+    assert reciprocal_rank(ranks, 10).tolist() == [0.5, 0.0]
+    assert ndcg(ranks, 10)[0] == pytest.approx((1 / np.log2(3)) / (1 + 1 / np.log2(3)))
+
+
+# ---------------------------------------------------------------- the task
+
+
+def test_evaluations_compare_so_many_pairs_whatever_the_batch(monkeypatch):
+    monkeypatch.setattr("bigbatch.tasks.match.EVALUATED_PAIRS", 2)
+    task = Match(temperature=0.5)
+    texts = text_table(as_table(ROWS), np.arange(3))
+    vectors = np.random.default_rng(0).normal(size=(len(texts), 5)).astype(np.float32)
+    found = task.reduced_loss(vectors, Targets(values=texts.values, weights=texts.weights))["contrastive"]
+    first = contrastive_losses(
+        torch.from_numpy(vectors[:5]).double(),
+        torch.from_numpy(texts.values[:5]),
+        temperature=0.5,
+        cosine=True,
+        symmetric=False,
+    )
+    assert found[:2] == pytest.approx(first.numpy())
+    assert found[2] == 0.0, "alone with its document"
+
+
+def test_what_the_folder_tells_sentence_transformers():
+    task = Match(pooling="last", similarity="dot", query_prefix="query: ", max_length=64)
+    module = SimpleNamespace(config=SimpleNamespace(hidden_size=8))
+    files = {name: json.loads(content) for name, content in task.folder_files(module).items()}
+    assert [each["type"].rpartition(".")[2] for each in files["modules.json"]] == ["Transformer", "Pooling"]
+    assert files["1_Pooling/config.json"]["pooling_mode_lasttoken"] is True
+    assert files["1_Pooling/config.json"]["word_embedding_dimension"] == 8
+    assert files["config_sentence_transformers.json"]["prompts"] == {"query": "query: "}
+    assert files["sentence_bert_config.json"]["max_seq_length"] == 64
+    normalised = Match(pooling="mean").folder_files(module)
+    assert "2_Normalize/config.json" in normalised
+
+
+def test_a_temperature_of_nothing_is_refused():
+    with pytest.raises(RecipeError, match=r"task\.temperature"):
+        Match(temperature=0.0)

@@ -1,0 +1,164 @@
+"""`task: match` from files to embeddings, with a tiny random model that has to learn which texts belong together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+import bigbatch
+from bigbatch.cli.app import main
+from bigbatch.errors import DataError
+from bigbatch.infer.load import open_model
+from bigbatch.tasks.match import Match
+from tests.models import WORDS, tiny_folder
+
+TOPICS = WORDS[8:38]
+FILLERS = WORDS[:8]
+
+
+def rows(count: int, seed: int) -> list[dict[str, str]]:
+    """A query of two words; its document has both, among others that say nothing."""
+    chance = random.Random(seed)
+    found = []
+    for _ in range(count):
+        topic = chance.sample(TOPICS, 2)
+        document = [*topic, *chance.choices(FILLERS, k=chance.randint(1, 12))]
+        chance.shuffle(document)
+        found.append({"question": " ".join(topic), "answer": " ".join(document)})
+    return found
+
+
+def written(path: Path, found: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(found[0]))
+        table.writeheader()
+        table.writerows(found)
+    return path
+
+
+def typed(*words: Any) -> None:
+    """`bigbatch WORDS`, which must succeed."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(map(str, words)))
+    assert ended.value.code == 0
+
+
+RECIPE = """
+model: {{name: model, init: random}}
+task: {{name: match, temperature: 0.1}}
+data: {{train: train.csv, validation: dev.csv, test: test.csv}}
+batch: 128
+epochs: 12
+optimizer: {{name: adamw, lr: 1e-2}}
+best: mrr@10
+metrics: [recall@1, mrr@10]
+plan: {{compile: off}}
+run: {{dir: "{place}/runs/match", evaluate_every: 4 epochs}}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("matching")
+    tiny_folder(place / "model", "bert", num_hidden_layers=1, initializer_range=0.1)
+    for seed, (name, count) in enumerate((("train", 640), ("dev", 60), ("test", 60))):
+        written(place / f"{name}.csv", rows(count, seed))
+    (place / "recipe.yaml").write_text(RECIPE.format(place=place))
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Any:
+    return bigbatch.train(str(place / "recipe.yaml"))
+
+
+def test_what_belongs_together_is_learnt(run: Any) -> None:
+    assert run.metrics["test.recall@1"] > 0.6
+    assert set(run.metrics) >= {"test.recall@1", "test.mrr@10", "test.loss"}
+    assert run.plan.value("packing") == "packed"
+    assert "couples" in run.plan.choices["noise_scale"].reason
+
+
+def test_the_loss_starts_at_what_guessing_costs(run: Any, place: Path) -> None:
+    first = bigbatch.read(str(place / "runs/match")).updates["loss"][0].as_py()
+    assert first < 2 * np.log(128)
+
+
+def test_the_folder_is_a_model_without_head(run: Any, place: Path) -> None:
+    """transformers' own pooling and normalisation give what `predict` gives."""
+    folder = place / "runs/match/model"
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    texts = ["crew late", "the service was very kind"]
+    encoded = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**encoded).last_hidden_state
+    mask = encoded["attention_mask"][..., None]
+    expected = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+    found = [row["embedding"] for row in run.predict(texts)]
+    assert np.abs(np.array(found) - expected.numpy()).max() < 1e-6
+    modules = json.loads((folder / "modules.json").read_text())
+    assert [each["type"].rpartition(".")[2] for each in modules] == ["Transformer", "Pooling", "Normalize"]
+
+
+def test_the_folder_opens_as_it_was_trained(run: Any, place: Path) -> None:
+    opened = open_model(place / "runs/match/model")
+    assert isinstance(opened.task, Match)
+    assert (opened.task.pooling, opened.task.similarity) == ("mean", "cosine")
+
+
+def test_evaluate_gives_the_run_s_figures(run: Any, place: Path) -> None:
+    found = bigbatch.evaluate(str(place / "runs/match"), str(place / "test.csv"))
+    assert found["recall@1"] == run.metrics["test.recall@1"]
+    assert found["loss"] == pytest.approx(run.metrics["test.loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("column", ["question", "answer"])
+def test_predict_embeds_whichever_text_there_is(run: Any, place: Path, tmp_path: Path, column: str) -> None:
+    source = written(tmp_path / "new.csv", [{column: row[column]} for row in rows(70, 9)])
+    typed("predict", place / "runs/match", source, "--out", tmp_path / "found.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert len(found) == 70
+    assert np.linalg.norm(found[0]["embedding"]) == pytest.approx(1.0)
+
+
+def test_predict_scores_pairs(run: Any, place: Path, tmp_path: Path) -> None:
+    source = written(tmp_path / "new.csv", rows(5, 9))
+    typed("predict", place / "runs/match", source, "--out", tmp_path / "found.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert found[0]["score"] == pytest.approx(np.dot(found[0]["query"], found[0]["document"]))
+
+
+def test_a_row_without_document_is_no_pair(place: Path, tmp_path: Path) -> None:
+    source = written(tmp_path / "bad.csv", [{"question": "late", "answer": ""}, *rows(9, 9)])
+    with pytest.raises(DataError, match=r"bad\.csv:2: document: empty text"):
+        bigbatch.train(str(place / "recipe.yaml"), str(source), None, run_dir=str(tmp_path / "run"))
+
+
+def test_an_interrupted_run_goes_on_with_the_same_bits(place: Path, tmp_path: Path) -> None:
+    def losses(folder: Path) -> list[float]:
+        return bigbatch.read(str(folder)).updates["loss"].to_pylist()
+
+    settings = {"updates": 4, "data.validation": None, "best": None, "metrics": []}
+
+    def begun(folder: Path) -> Any:
+        return bigbatch.start(str(place / "recipe.yaml"), set=settings, run_dir=str(folder))
+
+    with begun(tmp_path / "whole") as whole:
+        list(whole)
+    with begun(tmp_path / "broken") as broken:
+        for record in broken:
+            if record.kind == "update" and record.step == 2:
+                broken.save()
+            if record.kind == "update" and record.step == 3:
+                break
+    with begun(tmp_path / "broken") as again:
+        list(again)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
