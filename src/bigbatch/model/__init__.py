@@ -9,6 +9,8 @@
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
     ├── attention.py   attention over packed samples, behind transformers' attention interface
     ├── forwards.py    PaddedForward, PackedForward, can_pack
+    ├── encoder.py     a model without head: the states of tokens
+    ├── pooling.py     states of tokens -> one vector a text
     ├── source.py      folders and hub names: which files may be opened, what is refused
     ├── load.py        load_tokenizer, load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides

@@ -21,6 +21,7 @@
     dry.py           a few updates of one rank among many, for their shapes alone
     clocks.py        how many updates, the schedule over them, how the batch grows
     build.py         facts -> probe -> plan -> parts
+    coupling.py      what a loss that couples the batch can be combined with, and what it costs
     start.py         who lives in the directory, the lock, the parts, the newest checkpoint
     run.py           a run as Python sees it
     loop.py          the iterator of records

@@ -5,6 +5,12 @@
     classify.py   single label, multi-label, regression; one text or a pair
     heads.py      the head that a task needs, and the model that has it
     tag.py        a tag for each word of a sentence
+    match.py      embeddings of texts that belong together
+    texts.py      rows of several texts, and tables of texts
+    contrast.py   the loss of a batch of pairs
+    matching.py   the figures of matching by name
+    retrieval.py  exact ranks in a corpus
+    sentence_transformers.py  the files of its model folders
     classes.py    what tasks share whose units are classes: weights, losses, probabilities
     inputs.py     text or words -> token ids, one tokenizer call for many rows
     losses.py     one value per unit, class weights, losses of your own
