@@ -28,7 +28,7 @@ def test_types_defaults_and_what_is_planned_are_shown():
     assert "| number | `5e-05` |" in row["lr"]
     assert "| list of 2 numbers | `[0.9, 0.999]` |" in row["betas"]
     assert "today `cross_entropy`" not in row["state"] and "`bf16_sr`" in row["state"]
-    assert "today `plain`; else planned, not built yet" in reference()
+    assert "today `plain` or `cached`; else planned, not built yet" in reference()
     assert "| quantity | `6 %` |" in row["warmup"]
     assert "(planned, not built yet)" in row["adapter"]
     assert "`adamw` / `sgd` / `lamb` / `lars` / `lion` / `muon` / `schedule_free` / reference" in "\n".join(
@@ -47,5 +47,6 @@ def test_siblings_of_a_section():
     options = {
         *("kind", "labels", "scheme", "pieces"),
         *("probability", "whole_word", "mask_share", "random_share", "mask_id", "blocks"),
+        *("temperature", "similarity", "symmetric", "pooling", "query_prefix", "document_prefix", "towers"),
     }
     assert set(siblings("task")) == {"name", "args", *options}

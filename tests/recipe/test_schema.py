@@ -168,14 +168,13 @@ def test_every_form_of_the_contract(text, long_form, tmp_path):
 
 LATER = [
     "model.adapter={name: lora}",
-    "task=match",
+    "task={name: match, towers: 2}",
     "task=rank",
     "task=seq2seq",
     "task=image",
     "data.train=hf://datasets/org/name@rev",
     "data.train=[{path: a.csv, share: 0.5}]",
     "data.shuffle=shards",
-    "gradient=cached",
     "gradient=fgm",
     "gradient=sam",
     "sync.mode=async",
