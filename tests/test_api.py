@@ -521,3 +521,15 @@ def test_a_start_that_was_refused_late_does_not_block_the_next(tmp_path, folder)
         bigbatch.train(folder, TEXTS, batch_size=1000, run_dir="r")
     run = bigbatch.train(folder, TEXTS, batch_size=16, set=KEYS, run_dir="r")
     assert run.path.name == "r" and run.status == "finished"
+
+
+def test_rooms_that_are_named_like_functions_are_called_like_them(tmp_path):
+    """Importing `bigbatch.plan.frozen` puts the room where the function was."""
+    import bigbatch.plan.frozen
+    import bigbatch.report.read
+
+    assert bigbatch.plan.frozen.Plan is not None
+    with pytest.raises(UsageError):
+        bigbatch.report(tmp_path / "nothing")  # type: ignore[operator]
+    with pytest.raises(UsageError):
+        bigbatch.plan(str(tmp_path / "nothing.yaml"))

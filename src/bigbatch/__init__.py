@@ -10,7 +10,9 @@ The names below are loaded when they are first used: importing bigbatch is fast 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bigbatch import errors as errors
@@ -41,5 +43,24 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module("bigbatch.recipe.schema" if name == "Recipe" else "bigbatch.api"), name)
 
 
+class _Room(ModuleType):
+    """A room that is called like a function of ours: `bigbatch.plan(…)` works once `bigbatch.plan.frozen` is imported."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return getattr(import_module("bigbatch.api"), self.__name__.rpartition(".")[2])(*arguments, **options)
+
+
+class _Package(ModuleType):
+    """This package: importing a room puts it here, over the function of its name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in __all__ and isinstance(value, ModuleType):
+            value.__class__ = _Room
+        super().__setattr__(name, value)
+
+
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+sys.modules[__name__].__class__ = _Package
