@@ -162,3 +162,17 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(place: Path, tmp_path: Pa
     with begun(tmp_path / "broken") as again:
         list(again)
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+def test_prepared_tokens_are_what_training_uses(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer is not called again."""
+    settings = {"data.max_length": 24, "updates": 1, "run.dir": str(tmp_path / "run")}
+    words = [f"{key}={value}" for key, value in settings.items()]
+    lines = bigbatch.prepare(str(place / "recipe.yaml"), words)
+    assert any(line.startswith("train: 640 samples, ") for line in lines)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(Match, "encode_batch", lambda *_: pytest.fail("tokenised again"))
+    run = bigbatch.train(str(place / "recipe.yaml"), set={**settings, "batch": 32})
+    assert run.status == "finished"

@@ -20,7 +20,18 @@ from bigbatch import errors as errors
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bigbatch.api import compare, distributed_train, evaluate, plan, predict, read, report, start, train
+    from bigbatch.api import (
+        compare,
+        distributed_train,
+        evaluate,
+        plan,
+        predict,
+        prepare,
+        read,
+        report,
+        start,
+        train,
+    )
     from bigbatch.recipe.schema import Recipe
 
 __all__ = [
@@ -30,6 +41,7 @@ __all__ = [
     "evaluate",
     "plan",
     "predict",
+    "prepare",
     "read",
     "report",
     "start",
@@ -44,7 +56,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Room(ModuleType):
-    """A room that is called like a function of ours: `bigbatch.plan(…)` works once `bigbatch.plan.frozen` is imported."""
+    """A room that is called like a function of ours: `bigbatch.plan(…)` works whatever of it is imported."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return getattr(import_module("bigbatch.api"), self.__name__.rpartition(".")[2])(*arguments, **options)

@@ -291,6 +291,29 @@ def plan(
         console.close()
 
 
+def prepare(
+    recipe: PathOrText, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
+) -> list[str]:
+    """Fetch the model, read and check the data, tokenise it into the cache; what is there now, as lines to print.
+
+    For a machine with internet, or one that is cheaper than the cluster: `train` with the same recipe then starts from
+    what is kept in Hugging Face's cache and beside the run directories.
+
+    Raises:
+        BigbatchError: whatever would stop `train` before its first update for model or data.
+    """
+    from bigbatch.run.inputs import Live
+    from bigbatch.run.start import prepare_only
+
+    console = ConsoleObserver()
+    try:
+        return prepare_only(
+            load_recipe(recipe, overrides, environ=environ), Live(), console.say, console.progress
+        )
+    finally:
+        console.close()
+
+
 def _dry(recipe: Recipe, ranks: int | None) -> list[str]:
     """The plan of a dry run, and what it found."""
     from bigbatch.plan.dry import dry_lines

@@ -25,6 +25,7 @@ from bigbatch.recipe.load import load_recipe
 FLAGS = {
     "": ["--help", "--version", "-h"],
     "init": ["--force", "--help", "--model", "--out", "-h"],
+    "prepare": ["--help", "--set", "-h"],
     "plan": ["--audit", "--dry-run", "--graph", "--help", "--ranks", "--set", "-h"],
     "train": [
         "--allow",
@@ -96,6 +97,7 @@ def api(monkeypatch, tmp_path):
             "init", [SimpleNamespace(path="recipe.yaml", lines=["13,456 rows", "next: bigbatch train"])]
         ),
         "plan": answer("plan", [["37 updates", "micro_tokens 512"]]),
+        "prepare": answer("prepare", [["train: 12 samples, 90 tokens"]]),
         "train_command": answer("train_command", [SimpleNamespace(status="finished", signal=None)]),
         "launch_command": answer("launch_command", [None]),
         "evaluate": answer("evaluate", [{"loss": 0.5, "accuracy": 0.851234567}]),
@@ -182,6 +184,12 @@ def test_plan(api, run, monkeypatch):
     assert api.calls[1][2]["audit"] is True and api.calls[1][2]["dry_run"] is False
     run("plan", "r.yaml", "--dry-run", "--ranks", "1024")
     assert (api.calls[2][2]["dry_run"], api.calls[2][2]["ranks"]) == (True, 1024)
+
+
+def test_prepare(api, run):
+    assert run("prepare", "r.yaml", "data.max_length=9")[:2] == (0, "train: 12 samples, 90 tokens\n")
+    [(name, args, _)] = api.calls
+    assert (name, args) == ("prepare", (Path("r.yaml"), ["data.max_length=9"]))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import typer
 
 from bigbatch import __version__
 from bigbatch.cli.outcome import as_worker, exit_code_of_run, guarded
-from bigbatch.cli.words import figures, say
+from bigbatch.cli.words import columns_of, figures, say
 from bigbatch.errors import UsageError
 from bigbatch.launch.worker import Worker
 
@@ -168,6 +168,14 @@ def plan(
     )
 
 
+@app.command(epilog="Example: bigbatch prepare recipe.yaml")
+def prepare(recipe: Recipe, changes: Changes = None, set_: Set = None) -> None:
+    """Fetch the model and tokenise the data, so that training finds both where there is no internet."""
+    from bigbatch import api
+
+    say(api.prepare(recipe, _both(changes, set_), environ=os.environ))
+
+
 @app.command(epilog="Example: bigbatch train recipe.yaml batch.samples=4096 optimizer.name=lamb")
 def train(
     recipe: Recipe,
@@ -261,7 +269,7 @@ def evaluate(
     column: Columns = None,
 ) -> None:
     """Measure a trained model on labelled data."""
-    columns = _columns(column)
+    columns = columns_of(column)
     from bigbatch import api
 
     say(figures(api.evaluate(model, files, columns=columns)))
@@ -277,7 +285,7 @@ def predict(
     column: Columns = None,
 ) -> None:
     """Label new data, row by row, in order."""
-    columns = _columns(column)
+    columns = columns_of(column)
     from bigbatch import api
 
     api.predict_file(model, source, out, columns=columns)
@@ -433,11 +441,3 @@ def _error(text: str) -> None:
 
 def _both(changes: list[str] | None, more: list[str] | None) -> list[str]:
     return [*(changes or ()), *(more or ())]
-
-
-def _columns(words: list[str] | None) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words or ()]
-    for role, equals, name in pairs:
-        if not (role and equals and name):
-            raise UsageError(f"--column {role}: expected ROLE=NAME, such as text=review")
-    return {role: name for role, _, name in pairs}

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
+from bigbatch.errors import UsageError
+
 
 def visible(text: str) -> str:
     r"""The text with control and direction-changing characters as escapes (`\x1b`, `\u202e`); newline and tab stay."""
@@ -48,3 +50,16 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
             yield f"{prefix}{name}", f"{value:.6g}"
         elif value is not None:
             yield f"{prefix}{name}", str(value)
+
+
+def columns_of(words: list[str] | None) -> dict[str, str]:
+    """`--column ROLE=NAME`, given any number of times.
+
+    Raises:
+        UsageError: a word of another form.
+    """
+    pairs = [word.partition("=") for word in words or ()]
+    for role, equals, name in pairs:
+        if not (role and equals and name):
+            raise UsageError(f"--column {role}: expected ROLE=NAME, such as text=review")
+    return {role: name for role, _, name in pairs}

@@ -48,7 +48,7 @@ from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.progress import Progress
 from bigbatch.run.ranks import by_leader, check_same, decided, leader_only, shapes_of
-from bigbatch.run.ready import ready_model
+from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.run import Run
 from bigbatch.run.watched import check_watched
 from bigbatch.tasks.catalog import as_metric, task_from_recipe, with_settings
@@ -162,6 +162,27 @@ def plan_only(
         return build(
             recipe, task, inputs, live, cache_dir=cache, say=say, progress=progress, audit=audit, **ways
         )
+
+
+def prepare_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | None = None) -> list[str]:
+    """Everything before the first update that another machine can do: model, rows, tokens in the cache; in words.
+
+    Raises:
+        ModelError: the model or tokenizer cannot be used.
+        DataError: every problem of the rows.
+    """
+    with placed(recipe):
+        task = live_task(recipe, live)
+        inputs = _checked_inputs(recipe, task, live)
+        ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan), say)
+        cache = token_cache(recipe)
+        tables, _, notes = ready_tables(recipe, inputs, ready, cache, say, progress)
+    found = [f"{name}: {len(table):,} samples, {len(table.ids):,} tokens" for name, table in tables.items()]
+    return [
+        *(f"note: {note}" for note in (*inputs.warnings, *ready.notes, *notes)),
+        *found,
+        f"tokens: {cache}",
+    ]
 
 
 def live_task(recipe: Recipe, live: Live) -> Any:
