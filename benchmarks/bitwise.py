@@ -1,6 +1,7 @@
 """What the same bits on any number of ranks cost: gradients summed in a tree's order against a plain all-reduce.
 
-Processes of one machine joined by gloo; both sums in turn (A B A B …), so that other work hits both. What is timed is the sum alone, of 22.7M fp32 values in the shapes of MiniLM; the rest of an update does not change.
+Processes of one machine joined by gloo; both sums in turn (A B A B …), so that other work hits both. What is timed is
+the sum alone, of 22.7M fp32 values in the shapes of MiniLM; the rest of an update does not change.
 
     python benchmarks/bitwise.py --ranks 2 4 --rounds 7 --save
 """
