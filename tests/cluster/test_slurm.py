@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
@@ -82,13 +83,15 @@ def test_a_job_that_is_told_to_end_goes_back_into_the_queue_and_resumes(slurm, j
     seconds = wait_for(lambda: slurm.state(number) == "PENDING", "the requeue", seconds=60)
     assert saved(job.run)[-1:] == steps(job.run)[-1:], told(job, number)
     assert len(steps(job.run)) < 400
-    # Slurm lets a requeued job wait for two minutes.
+    # Slurm lets a requeued job wait for two minutes. A node that has just ended a job refuses its number for a moment.
+    time.sleep(20)
     slurm.call(["scontrol", "update", f"JobId={number}", "StartTime=now"])
     wait_for(lambda: slurm.state(number) in ("COMPLETED", "FAILED"), "the job's end", seconds=240)
-    assert slurm.state(number) == "COMPLETED", told(job, number)
+    why = slurm.call(["scontrol", "show", "job", number]).stdout
+    assert slurm.state(number) == "COMPLETED", told(job, number) + why
     assert status(job.run)["state"] == "finished" and steps(job.run) == list(range(1, 401))
     assert "back into the queue" in told(job, number)
-    resumed = [record for record in records(job.run) if record.get("event") == "resume"]
+    resumed = [record for record in records(job.run) if record.get("event") == "resumed"]
     assert len(resumed) == 1, [record for record in records(job.run) if record["kind"] == "event"]
     measured("Slurm: TERM, as before the time limit", f"saved and requeued after {seconds:.1f} s", "nothing")
 
