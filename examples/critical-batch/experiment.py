@@ -137,11 +137,11 @@ STAGES: dict[str, list[Study]] = {
     ],
     "ramp": [
         ramp("fixed-64", "batch.samples=64", over="optimizer.lr=1e-3,2e-3"),
-        ramp("fixed-256", "batch.samples=256", over="optimizer.lr=1e-3,2e-3"),
-        ramp("table", grown("table", p12=256, p35=1024)),
-        ramp("schedule", grown("schedule")),
-        ramp("noise", grown("noise"), "scale.every=2 updates"),
-        ramp("fixed-1024", "batch.samples=1024", over="optimizer.lr=1e-3,2e-3"),
+        ramp("noise", "optimizer.lr=1e-3", grown("noise"), "scale.every=2 updates"),
+        ramp("table", "optimizer.lr=1e-3", grown("table", p12=256, p35=1024)),
+        ramp("schedule", "optimizer.lr=1e-3", grown("schedule")),
+        ramp("fixed-256", "optimizer.lr=1e-3", "batch.samples=256"),
+        ramp("fixed-1024", "optimizer.lr=1e-3", "batch.samples=1024"),
     ],
     "rescue": [
         rescue("known", "optimizer.lr=1.5e-3"),
