@@ -97,7 +97,7 @@ def carried(name: str, rule: str) -> Study:
 
 def ramp(name: str, *words: str, over: str = "optimizer.weight_decay=0.01") -> Study:
     """Six epochs of news under a linear schedule."""
-    return Study(name=f"ramp-{name}", recipe="r8", words=[*SIX_EPOCHS, *words], over=[over])
+    return Study(name=f"ramp-{name}", recipe="r8", words=[*SIX_EPOCHS, *words], over=[over], seeds="0,1")
 
 
 def rescue(name: str, *words: str) -> Study:
