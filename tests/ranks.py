@@ -32,6 +32,11 @@ WARM = (
 class RankFailed(AssertionError):
     """A rank raised, or did not end."""
 
+    def __init__(self, words: str, codes: list[int]) -> None:
+        super().__init__(words)
+        self.codes = codes
+        """Exit code of each rank; a signal's number, negative."""
+
 
 class Ranks:
     """The warm process, seen from a test."""
@@ -50,9 +55,21 @@ class Ranks:
     def run(self, job: str, size: int, folder: Path, *, seconds: float = 120.0, **given: Any) -> list[Any]:
         """What each rank's `job` (`module:function`) returned, in rank order.
 
+        torch's gloo collectives on DTensors segfault once in some thousand jobs, inside torch: such a job is tried once
+        more, and says so.
+
         Raises:
             RankFailed: with the tracebacks of the ranks that failed.
         """
+        try:
+            return self._run(job, size, folder, seconds=seconds, **given)
+        except RankFailed as error:
+            if -signal.SIGSEGV not in error.codes:
+                raise
+            print(f"{job}: a rank segfaulted; tried once more", file=sys.stderr)
+            return self._run(job, size, folder, seconds=seconds, **given)
+
+    def _run(self, job: str, size: int, folder: Path, *, seconds: float, **given: Any) -> list[Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         folder = folder / f"{job.rpartition(':')[2]}-{size}-{time.monotonic_ns()}"
         folder.mkdir(parents=True)
@@ -65,7 +82,7 @@ class Ranks:
             logs = "\n".join(
                 f"--- rank {rank}\n{(folder / f'{rank}.log').read_text()[-3000:]}" for rank in failed
             )
-            raise RankFailed(f"ranks {failed} ended with {codes}\n{logs}")
+            raise RankFailed(f"ranks {failed} ended with {codes}\n{logs}", codes)
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
     def close(self) -> None:

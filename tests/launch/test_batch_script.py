@@ -24,9 +24,11 @@ GOLDEN = """\
 module load cuda
 
 # Bash hears a signal only between two commands: so the command runs beside it, and is waited for.
+child= told=
+trap 'told=1; [ -z "$child" ] || kill -TERM $child 2>/dev/null' TERM
 python -m bigbatch train tweets.yaml 'run.dir=my runs/a' --slurm &
 child=$!
-trap 'kill -TERM $child 2>/dev/null' TERM
+[ -z "$told" ] || kill -TERM $child 2>/dev/null
 wait $child; code=$?
 while kill -0 $child 2>/dev/null; do wait $child; code=$?; done
 
