@@ -168,3 +168,19 @@ def test_json_rows_need_not_have_the_same_keys(loaded, tmp_path: Path):
     found = read_jsonl(tmp_path / "out.jsonl")
     assert [row.get("id") for row in found] == [None, "r1", None]
     assert found[1]["probabilities"] != found[2]["probabilities"]
+
+
+def test_a_column_that_the_recipe_names_has_to_be_there(tmp_path):
+    """Also that of a role which a task may do without; a role that is absent when predicting may be."""
+    from bigbatch.infer.readers import open_source
+    from bigbatch.tasks.match import Match
+
+    (tmp_path / "new.csv").write_text("a\nhello\n")
+
+    def rows(task, columns):
+        with open_source(tmp_path / "new.csv", roles=task.roles, columns=columns, encoding="utf-8") as found:
+            return [row for _, row in found]
+
+    with pytest.raises(DataError, match="no column 'b'"):
+        rows(Classify(), {"text": "a", "pair": "b"})
+    assert rows(Match(), {"query": "a", "document": "b"}) == [{"query": "hello"}]

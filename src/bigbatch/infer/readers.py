@@ -62,11 +62,17 @@ class RowReader:
 
     def _pick(self, available: list[str]) -> dict[str, str]:
         """Role -> column of this source; targets are not read, and numbers are if they are there."""
+        # A column of text that the recipe names has to be there, also that of a role which training may do without.
+        read = {
+            name
+            for name, role in self.roles.items()
+            if role.kind in _READ and not role.absent_when_predicting
+        }
         roles = {
             name: Role(
                 meaning=role.meaning,
                 kind=role.kind,
-                required=role.required and role.kind in _READ and not role.absent_when_predicting,
+                required=role.required and name in read,
             )
             for name, role in self.roles.items()
             if role.kind not in ("label", "labels", "tags") and name != "label"
@@ -74,7 +80,7 @@ class RowReader:
         wanted = {
             role: column
             for role, column in self.columns.items()
-            if role == "id" or (role in roles and (roles[role].required or column in available))
+            if role == "id" or (role in roles and (role in read or column in available))
         }
         return pick_columns(available, wanted, roles, self.name)
 
