@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bigbatch.protocols import World
-from bigbatch.recipe.load import load_recipe
-from bigbatch.run.build import Parts, build
-from bigbatch.run.inputs import Live, read_inputs
-from bigbatch.run.start import live_task
+from bigbatch.run.build import Parts
 from tests.models import WORDS, tiny, tiny_tokenizer
 from tests.reference import decay_groups, padded
-from tests.split import CLIP, Trajectory, plan_of
+from tests.split import CLIP, Trajectory, parts_of
 
 Rows = list[dict[str, str]]
 SMALL = {"initializer_range": 0.05}
@@ -64,29 +61,16 @@ def match_parts(
     **keys: Any,
 ) -> Parts:
     """A copy of the module with the rows, ready to be trained."""
-    recipe = load_recipe(
-        {
-            "model": {"name": None},
-            "data": {"train": []},
-            "task": {"name": "match", **(task or {})},
-            "batch": 40,
-            "updates": 4,
-            "optimizer": {"lr": 1e-3, "weight_decay": 0.01},
-            "clip": CLIP,
-            **keys,
-        },
-        environ={},
-    )
-    live = Live(module=copy.deepcopy(module), train=rows, tokenizer=tiny_tokenizer(folder))
-    own = live_task(recipe, live)
-    return build(
-        recipe,
-        own,
-        read_inputs(recipe, own, live),
-        live,
-        cache_dir=None,
-        frozen_plan=plan_of(micro_tokens, packing),
+    own = {"task": {"name": "match", **(task or {})}, "batch": 40, "updates": 4, **keys}
+    return parts_of(
+        module,
+        rows,
+        "match",
+        micro_tokens=micro_tokens,
+        packing=packing,
         world=world,
+        tokenizer=tiny_tokenizer(folder),
+        **own,
     )
 
 

@@ -55,7 +55,7 @@ class Ranks:
     def run(self, job: str, size: int, folder: Path, *, seconds: float = 120.0, **given: Any) -> list[Any]:
         """What each rank's `job` (`module:function`) returned, in rank order.
 
-        torch's gloo collectives on DTensors segfault once in some thousand jobs, inside torch: such a job is tried once
+        torch's gloo collectives on DTensors segfault now and then, inside torch: such a job is tried once
         more, and says so.
 
         Raises:

@@ -104,6 +104,7 @@ def parts_of(
     micro_tokens: int,
     packing: str,
     world: World | None = None,
+    tokenizer: Any = None,
     **keys: Any,
 ) -> Parts:
     """A copy of the module with the rows, ready to be trained in this split."""
@@ -121,7 +122,7 @@ def parts_of(
         },
         environ={},
     )  # fmt: skip
-    live = Live(module=copy.deepcopy(module), train=rows)
+    live = Live(module=copy.deepcopy(module), train=rows, tokenizer=tokenizer)
     task = live_task(recipe, live)
     return build(
         recipe,

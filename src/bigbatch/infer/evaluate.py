@@ -17,6 +17,7 @@ from bigbatch.infer.forwards import run_forward
 from bigbatch.protocols import Forward, Metric, Task, World
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
 from bigbatch.tasks.figures import Undefined
+from bigbatch.tasks.heads import is_coupled
 from bigbatch.tasks.states import CalibrationMetric, confusion, counted
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
@@ -135,7 +136,7 @@ def _losses(task: Task, outputs_UC: np.ndarray, table: TokenTable) -> dict[str, 
     denominators: dict[str, Parts] = {}
     prepare = getattr(task, "prepare", None)
     # A loss that couples units sees them all at once.
-    step = CHUNK_UNITS if getattr(task, "couples", "sample") == "sample" else max(1, len(outputs_UC))
+    step = max(1, len(outputs_UC)) if is_coupled(task) else CHUNK_UNITS
     for first in range(0, len(outputs_UC), step):
         part = slice(first, min(first + step, len(outputs_UC)))
         targets = _targets(table, part)

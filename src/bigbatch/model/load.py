@@ -201,7 +201,7 @@ def _from_source(spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.
 
 def _headed(module: nn.Module, wanted: _Wanted) -> nn.Module:
     """As it is, or a base model as an encoder without the pooler that nobody reads."""
-    if wanted.kind != "states" or isinstance(module, Encoder):
+    if wanted.kind != "states":
         return module
     if "add_pooling_layer" in signature(type(module).__init__).parameters:
         module.pooler = None  # type: ignore[assignment]

@@ -20,7 +20,7 @@ from bigbatch.model.unseen import is_causal
 from bigbatch.records import MicroBatch
 
 Pooling = Literal["mean", "first", "last"]
-_MODES: dict[str, Pooling] = {
+MODES: dict[str, Pooling] = {
     "pooling_mode_cls_token": "first",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
@@ -79,7 +79,7 @@ def usual_pooling(module: nn.Module, folder: str | None) -> Pooling:
     if folder and file.is_file():
         try:
             found: Any = json.loads(file.read_text(encoding="utf-8"))
-            modes: list[Pooling] = [mode for key, mode in _MODES.items() if found.get(key) is True]
+            modes: list[Pooling] = [mode for key, mode in MODES.items() if found.get(key) is True]
         except (ValueError, AttributeError):
             modes = list[Pooling]()
         if len(modes) == 1:

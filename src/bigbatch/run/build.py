@@ -40,7 +40,7 @@ from bigbatch.rules.ramp import Ramp, scaled_in_stage
 from bigbatch.rules.schedules import Schedule
 from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.clocks import clocks_of, custom
-from bigbatch.run.coupling import check_coupling, is_coupled
+from bigbatch.run.coupling import check_coupling
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.noise import NoiseScale, noise_scale, refuse_unmeasured
@@ -55,7 +55,7 @@ from bigbatch.step.coupled import CoupledExecutor
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.replicas import Apart
 from bigbatch.step.update import StepParts, apply_update
-from bigbatch.tasks.heads import measured_as
+from bigbatch.tasks.heads import is_coupled, measured_as
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]

@@ -10,11 +10,7 @@ from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import CalibrationFacts
 from bigbatch.run.bitwise import is_bitwise
-
-
-def is_coupled(task: Any) -> bool:
-    """Whether the loss needs all outputs of a batch."""
-    return getattr(task, "couples", "sample") == "batch"
+from bigbatch.tasks.heads import is_coupled
 
 
 def check_coupling(recipe: Recipe, task: Any, world: World) -> None:

@@ -22,6 +22,7 @@ from bigbatch.run.noise import obstacle
 from bigbatch.run.noise import result as noise_result
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.tasks.entities import PIECE
+from bigbatch.tasks.heads import extra_files
 
 SHOWN_EXAMPLES = 20
 SHOWN_WORDS = 12
@@ -61,7 +62,7 @@ def _kept(parts: Parts, directory: RunDirectory, loop: Loop, final: Figures) -> 
     card = model_card(parts, final, loop.progress)
     # No rank holds all of a divided model; its checkpoint does.
     stored = loop.keeper.stored_weights() if loop.world.divides else None
-    files = parts.task.folder_files(parts.module) if hasattr(parts.task, "folder_files") else {}
+    files = extra_files(parts.task, parts.module)
     save_model(parts.module, parts.tokenizer, directory.model, card, stored, files=files)
     directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
     if stored is None:  # the analysis runs the model, which takes every rank of a divided one

@@ -22,6 +22,7 @@ from bigbatch.run.bitwise import is_bitwise
 from bigbatch.run.progress import Progress
 from bigbatch.step.noise import NoiseMeter
 from bigbatch.step.update import StepParts
+from bigbatch.tasks.heads import is_coupled
 
 HALF_LIFE_MEASUREMENTS = 20
 """A measurement counts half after so many others: about 58 count in full, and a changing scale is followed."""
@@ -33,7 +34,7 @@ def obstacle(recipe: Recipe, task: Any) -> str:
         return "replicas that train apart have no common gradient"
     if is_bitwise(recipe):
         return "plan.reproducible: bitwise fixes the micro-batches and the order of sums"
-    if getattr(task, "couples", "sample") != "sample":
+    if is_coupled(task):
         return "the loss couples the samples of a batch: no part of it has a gradient of its own"
     if recipe.batch.samples == 1:
         return "a batch of one sample has no parts"

@@ -51,6 +51,7 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
     from bigbatch.model.export import save_model
     from bigbatch.run.checkpoints import read_checkpoint
     from bigbatch.run.holdings import MODEL
+    from bigbatch.tasks.heads import extra_files
 
     opened = open_model(home)
     held = read_checkpoint(checkpoint, lambda name, shape: _whole(shape) if name.startswith(MODEL) else None)
@@ -65,7 +66,8 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
         raise ModelError(
             f"--from {checkpoint}: its weights do not fit {home}: {', '.join([*lost, *unexpected][:5])}"
         )
-    save_model(module, opened.tokenizer, out, f"Weights of {checkpoint.name}.\n")
+    files = extra_files(opened.task, module)
+    save_model(module, opened.tokenizer, out, f"Weights of {checkpoint.name}.\n", files=files)
     return out
 
 

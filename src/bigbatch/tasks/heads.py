@@ -36,14 +36,24 @@ def build_model(spec: Any, head: Mapping[str, Any], facts: Mapping[str, Any]) ->
     return loaded.module
 
 
+def extra_files(task: Any, module: nn.Module) -> dict[str, str]:
+    """Files of the model folder beside transformers' own: path -> content."""
+    return task.folder_files(module) if hasattr(task, "folder_files") else {}
+
+
 def head_kind(task: Any) -> str:
     """`sequence`, `tokens`, `masked`, `causal` or `states`; a task of the user's own that does not say is the first."""
     return getattr(task, "head", {}).get("kind", "sequence")
 
 
+def is_coupled(task: Any) -> bool:
+    """Whether the loss needs all outputs of a batch."""
+    return getattr(task, "couples", "sample") == "batch"
+
+
 def measured_as(task: Any) -> Any:
     """The task that is run to measure speed, memory and number formats: itself, unless its loss needs a whole batch."""
-    return task if getattr(task, "couples", "sample") == "sample" else SumOfOutputs()
+    return SumOfOutputs() if is_coupled(task) else task
 
 
 class SumOfOutputs:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-_MODES = {
-    "first": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
-    "last": "pooling_mode_lasttoken",
-}
+from bigbatch.model.pooling import MODES
 
 
 def folder_files(
@@ -34,7 +30,7 @@ def folder_files(
         }
         for place, kind in enumerate(kinds)
     ]
-    modes = {"word_embedding_dimension": width, **{name: mode == pooling for mode, name in _MODES.items()}}
+    modes = {"word_embedding_dimension": width, **{name: mode == pooling for name, mode in MODES.items()}}
     contents: dict[str, object] = {
         "modules.json": modules,
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
