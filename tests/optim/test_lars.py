@@ -27,12 +27,23 @@ def test_two_published_steps() -> None:
     assert first == pytest.approx(0.0033333, abs=5e-8)
 
 
-@pytest.mark.parametrize("weight, gradient", [((0.0, 0.0), (0.6, 0.8)), ((3.0, 4.0), (0.0, 0.0))])
-def test_local_rate_is_one_when_a_norm_is_zero(weight: Any, gradient: Any) -> None:
-    parameter = pair(weight)
-    parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+def test_local_rate_is_one_while_the_matrix_is_zero() -> None:
+    parameter = pair((0.0, 0.0))
+    parameter.grad = torch.tensor((0.6, 0.8), dtype=torch.float64)
     Lars([parameter], lr=0.5, weight_decay=0.0).step()
-    assert parameter.tolist() == [w - 0.5 * g for w, g in zip(weight, gradient, strict=True)]
+    assert parameter.tolist() == [-0.3, -0.4]
+
+
+def test_a_gradient_of_zero_does_not_make_the_decay_stronger() -> None:
+    """As for a gradient as long as the matrix: trust wd |w|, not wd |w|."""
+    moved = []
+    for gradient in ((0.0, 0.0), (-4.0, 3.0)):
+        parameter = pair()
+        parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        Lars([parameter], lr=1.0, momentum=0.0, weight_decay=0.01).step()
+        moved.append(1 - float((parameter.detach() * torch.tensor([3.0, 4.0]).double()).sum()) / 25)
+    assert moved[0] == pytest.approx(1e-3 * 0.01)
+    assert moved[0] == pytest.approx(moved[1], rel=0.02)
 
 
 def test_what_is_not_adapted_takes_plain_steps() -> None:

@@ -158,12 +158,20 @@ def meshed_equality(
 
 
 def moved(
-    world: World, *, optimizer: dict[str, Any], mesh: dict[str, int] | None, dtype: str, updates: int
+    world: World,
+    *,
+    optimizer: dict[str, Any],
+    mesh: dict[str, int] | None,
+    dtype: str,
+    updates: int,
+    zeroed: str | None = None,
 ) -> dict[str, float]:
     """How far weights that an optimiser moved among ranks are from those of one process: ||a - b|| / ||b||, worst tensor
-    against the whole way, and how far it went.
+    against the whole way, and how far it went; `zeroed` names a matrix that begins at zero.
     """
     module, rows = _module("bert", dtype), rows_of("single", 300, seed=5)
+    if zeroed is not None:
+        module.get_parameter(zeroed).data.zero_()
     given: dict[str, Any] = {"micro_tokens": 256, "packing": "packed", "optimizer": optimizer}
     plan = {"plan": {"mesh": mesh}} if mesh else {}
     parts = parts_of(module, rows, "single", world=world, **given, **plan)

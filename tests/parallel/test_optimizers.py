@@ -47,6 +47,22 @@ def test_two_ranks_move_as_one_in_fp32(ranks, tmp_path, name):
     assert found[0]["error"] <= 1e-4
 
 
+@pytest.mark.world_size(2)
+@pytest.mark.parametrize("name", ["lamb", "lars"])
+def test_a_matrix_that_begins_at_zero_knows_its_whole_size(ranks, tmp_path, name):
+    found = ranks.run(
+        "tests.parallel.jobs:moved",
+        2,
+        tmp_path,
+        optimizer={**OPTIMIZERS[name], "lr": 4e-3},
+        mesh={"shard": 2},
+        dtype="fp64",
+        updates=4,
+        zeroed="bert.pooler.dense.weight",
+    )
+    assert found[0]["error"] <= 1e-9
+
+
 @pytest.mark.world_size(4)
 def test_copies_of_shared_parameters(ranks, tmp_path):
     found = ranks.run(

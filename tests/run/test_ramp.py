@@ -89,3 +89,10 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     keys = {**TABLE, "batch": {"samples": 128, "ramp": {"from": 8, "by": "schedule"}}, "schedule": "linear"}
     with pytest.raises(RecipeError, match="one update takes 128 samples"):
         start(tmp_path / "r", set=keys)
+
+
+def test_averages_stay_debiased_when_betas_change(grown):
+    """The step of an optimiser is then the one that the new betas would have needed."""
+    (state, *_) = grown._parts.step.optimizer.state.values()
+    expected = ((5 / 2 + 3) / 2) + 4  # 5 updates of 8, 3 of 16, 4 of 32 and what is left
+    assert float(state["step"]) == pytest.approx(expected)

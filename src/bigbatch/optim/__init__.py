@@ -6,8 +6,10 @@
     ├── limbs.py    where a parameter sits: embeddings, which block, head
     ├── groups.py   parameters with and without weight decay, rates by layer, names kept
     ├── blocks.py   elementwise work in pieces that fit a CPU's caches
+    ├── debias.py   averages that go on under other betas
     ├── adam.py     Adam's averages and direction;  velocity.py  momentum
     ├── lamb.py, lars.py    steps as long as the matrix says; they know nothing about sharding
+    ├── from_zero.py    matrices that cannot say it yet
     ├── muon.py     orthogonal steps (newton_schulz.py) inside blocks, AdamW elsewhere
     ├── lion.py     steps of one length
     ├── schedule_free.py    AdamW with an average of the weights instead of a schedule (package schedulefree)

@@ -21,7 +21,7 @@ def state_of(state: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
         state: `optimizer.state[parameter]`, which is filled.
         parameter: whose averages they are.
     """
-    if not state:
+    if "step" not in state:
         state["step"] = torch.zeros((), dtype=torch.float32)
         state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)

@@ -68,7 +68,8 @@ class AdamWBf16(Optimizer):
     def _move(self, group: dict[str, Any], parameter: Tensor, name: str) -> None:
         state = self._state_of(parameter)
         state["step"] += 1
-        count = int(state["step"])
+        state["applied"] += 1
+        count = float(state["step"])  # other than `applied` once betas have changed
         first, second = group["betas"]
         gradient = parameter.grad.float()  # type: ignore[union-attr]
         mean = state["exp_avg"].float().lerp_(gradient, 1 - first)
@@ -76,7 +77,7 @@ class AdamWBf16(Optimizer):
         root = (square / (1 - second**count)).sqrt_().add_(group["eps"])
         weight = parameter.float() * (1 - group["lr"] * group["weight_decay"])
         weight.addcdiv_(mean, root, value=-group["lr"] / (1 - first**count))
-        bits = random_bits(parameter, rounding_seed(self._seed, count, name))
+        bits = random_bits(parameter, rounding_seed(self._seed, state["applied"], name))
         parameter.copy_(stochastic_bf16(weight, bits))
         state["exp_avg"].copy_(stochastic_bf16(mean, bits >> 16))
         state["exp_avg_sq"].copy_(stochastic_bf16(square, bits >> 32))
@@ -86,6 +87,7 @@ class AdamWBf16(Optimizer):
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
+            state["applied"] = 0
             for name in _AVERAGES:
                 state[name] = torch.zeros_like(parameter, dtype=torch.bfloat16)
         return state
@@ -94,5 +96,6 @@ class AdamWBf16(Optimizer):
         """As torch's, which gives every state the parameter's dtype: the averages become bf16 again, bit for bit."""
         super().load_state_dict(state_dict)
         for state in self.state.values():
+            state.setdefault("applied", int(state["step"]))  # checkpoints from before it was kept
             for name in _AVERAGES:
                 state[name] = state[name].bfloat16()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from math import prod
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +14,9 @@ from torch.optim import Optimizer
 from bigbatch.errors import ModelError, Problem, RecipeError
 from bigbatch.optim.adamw_8bit import adamw_8bit
 from bigbatch.optim.adamw_bf16 import AdamWBf16
+from bigbatch.optim.debias import set_betas
 from bigbatch.optim.groups import decay_groups
-from bigbatch.optim.lamb import Lamb, SumOfSquares, local_sum_of_squares
+from bigbatch.optim.lamb import Lamb, SumOfSquares
 from bigbatch.optim.lars import Lars
 from bigbatch.optim.limbs import Limbs
 from bigbatch.optim.lion import Lion
@@ -50,6 +52,7 @@ class _Divides(Whole, Protocol):
 
     @property
     def sum_of_squares(self) -> SumOfSquares: ...
+    def place_of(self, tensor: Tensor) -> tuple[tuple[int, ...], Any, Any]: ...
 
 
 def build_optimizer(
@@ -104,7 +107,12 @@ def build_optimizer(
     args: dict[str, Any] = {"lr": effective.lr, **settings.args}
     momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
     moments: dict[str, Any] = {"betas": effective.betas, "eps": effective.eps}
-    norms = {"sum_of_squares": world.sum_of_squares if world is not None else local_sum_of_squares}
+    norms: dict[str, Any] = {}
+    if world is not None:
+        norms = {
+            "sum_of_squares": world.sum_of_squares,
+            "values_of": lambda parameter: prod(world.place_of(parameter)[0]),
+        }
     builders: dict[str, Callable[[], Optimizer]] = {
         "adamw": lambda: _adamw(groups, settings.state, effective, seed, args),
         "sgd": lambda: torch.optim.SGD(groups, **momentum, **args),
@@ -186,10 +194,9 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 
 def set_scaled(optimizer: Optimizer, betas: tuple[float, float], eps: float) -> None:
-    """Give every group that has them other betas and another eps; averages so far are kept."""
+    """Give every group that has them other betas and another eps; averages so far are kept, and stay debiased."""
     for group in optimizer.param_groups:
-        if "betas" in group:
-            group["betas"] = betas
+        set_betas(group, optimizer.state, betas)
         if "eps" in group:
             group["eps"] = eps
 

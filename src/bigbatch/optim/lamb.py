@@ -14,7 +14,10 @@ from torch.optim import Optimizer
 
 from bigbatch.optim.adam import directions, state_of
 from bigbatch.optim.blocks import in_blocks
+from bigbatch.optim.from_zero import FromZero
 
+_ROUNDING = 1e-4
+"""What two sums of the same squares differ by at most, relative."""
 SumOfSquares = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """(tensors, the parameter that each is laid out as) -> squared L2 norm of each whole tensor."""
 
@@ -43,6 +46,12 @@ class Lamb(Optimizer):
         debias: whether the averages are divided by 1 - beta^step.
         sum_of_squares: squared L2 norm of each whole tensor, however it is sharded; one call a step, with all
             adapted weights and directions. The default is for one process.
+        values_of: how many values the whole of a parameter has.
+
+    Two more cases have ratio 1, which the paper leaves to bounds of phi. A matrix that began at zero (every B of LoRA)
+    is not adapted before its values are about as large as random ones (`from_zero.SHORT`): its length after one step is
+    lr, and it would go on at lr of the rate. And where gradients have been exactly 0, u is the decay alone, and
+    |w| / |u| = 1 / wd would make it a hundred times as strong.
 
     Reference:
         arXiv 1904.00962, algorithm 2 with phi(z) = z. There is no clipping in here: the engine clips the
@@ -68,10 +77,12 @@ class Lamb(Optimizer):
         *,
         debias: bool = True,
         sum_of_squares: SumOfSquares = local_sum_of_squares,
+        values_of: Callable[[Tensor], int] = Tensor.numel,
     ) -> None:
         if lr < 0 or eps < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"lamb: lr {lr} and eps {eps} must be >= 0, betas {betas} in [0, 1)")
         self._sum_of_squares = sum_of_squares
+        self._from_zero = FromZero(values_of)
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -90,18 +101,20 @@ class Lamb(Optimizer):
         found: list[Tensor] = []
         adapted: list[int] = []
         rates: list[float] = []
+        decays: list[float] = []
         for group in self.param_groups:
             touched = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not touched:
                 continue
             if group["adapt"]:
                 adapted.extend(range(len(weights), len(weights) + len(touched)))
+                decays.extend([float(group["weight_decay"])] * len(touched))
             weights.extend(touched)
             found.extend(self._directions(group, touched))
             rates.extend([-float(group["lr"])] * len(touched))
         if not weights:
             return
-        by_ratio = self._ratios([weights[i] for i in adapted], [found[i] for i in adapted])
+        by_ratio = self._ratios([weights[i] for i in adapted], [found[i] for i in adapted], decays)
         step_lengths = scaled_rates(rates, adapted, by_ratio)
         for owners, (values, moves) in in_blocks(weights, found):
             _add(values, moves, [step_lengths[owner] for owner in owners])
@@ -116,14 +129,21 @@ class Lamb(Optimizer):
                 torch._foreach_add_(moves, values, alpha=group["weight_decay"])
         return found
 
-    def _ratios(self, weights: list[Tensor], moves: list[Tensor]) -> Tensor:
-        """|w| / |u| of each whole tensor."""
+    def _ratios(self, weights: list[Tensor], moves: list[Tensor], decays: list[float]) -> Tensor:
+        """|w| / |u| of each whole tensor, or 1."""
         if not weights:
             return torch.ones(0)
         squares = self._sum_of_squares([*weights, *moves], [*weights, *weights])
         weight_squares, direction_squares = squares[: len(weights)], squares[len(weights) :]
-        both = (weight_squares > 0) & (direction_squares > 0)
-        return torch.where(both, (weight_squares / direction_squares).sqrt(), torch.ones_like(weight_squares))
+        told = (weight_squares > 0) & (direction_squares > 0)
+        waiting = self._from_zero.waiting(weights, self.state, weight_squares)
+        if waiting is not None:
+            told &= ~waiting
+        decay = torch.tensor(decays, dtype=weight_squares.dtype).to(weight_squares.device, non_blocking=True)
+        decay_squares = decay.square() * weight_squares
+        # Adam's own direction is as long as sqrt(values), so u is never as long as wd w by chance.
+        told &= (direction_squares - decay_squares).abs() > _ROUNDING * decay_squares
+        return torch.where(told, (weight_squares / direction_squares).sqrt(), torch.ones_like(weight_squares))
 
 
 def _add(values: list[Tensor], moves: list[Tensor], rates: list[Any]) -> None:

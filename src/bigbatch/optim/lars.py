@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bigbatch.optim.blocks import in_blocks
+from bigbatch.optim.from_zero import FromZero
 from bigbatch.optim.lamb import SumOfSquares, local_sum_of_squares, scaled_rates
 from bigbatch.optim.velocity import velocity_of
 
@@ -22,9 +23,13 @@ class Lars(Optimizer):
 
     ::
 
-        local = trust |w| / (|g| + wd |w| + eps)      1 when |w| or |g| is 0, or when the group says `adapt: False`
+        local = trust |w| / (|g| + wd |w| + eps)      1 when |w| is 0, or when the group says `adapt: False`
         buf = momentum buf + local (g + wd w)
         w = w - lr buf                                nesterov: w - lr (local (g + wd w) + momentum buf)
+
+    A matrix that began at zero (every B of LoRA) is not adapted (local 1) before its values are about as large as
+    random ones (`from_zero.SHORT`). Where the gradient is exactly 0, local is `trust`, as for a gradient as long as the
+    matrix: what is left is the decay, which must not become a thousand times as strong.
 
     The learning rate is outside the momentum: a change of lr acts on what the buffer already holds. (In the paper it
     is inside; with a constant lr both are the same.)
@@ -39,6 +44,7 @@ class Lars(Optimizer):
         eps: added to the denominator.
         sum_of_squares: squared L2 norm of each whole tensor, however it is sharded; one call a step, with all
             adapted weights and gradients. The default is for one process.
+        values_of: how many values the whole of a parameter has.
 
     Reference:
         arXiv 1708.03888, algorithm 1. Nothing is clipped in here: the engine clips the global gradient once.
@@ -63,12 +69,14 @@ class Lars(Optimizer):
         trust: float = 1e-3,
         eps: float = 1e-8,
         sum_of_squares: SumOfSquares = local_sum_of_squares,
+        values_of: Callable[[Tensor], int] = Tensor.numel,
     ) -> None:
         if lr < 0 or eps < 0 or trust <= 0 or not 0 <= momentum < 1:
             raise ValueError(
                 f"lars: lr {lr} and eps {eps} must be >= 0, trust {trust} > 0, momentum {momentum} in [0, 1)"
             )
         self._sum_of_squares = sum_of_squares
+        self._from_zero = FromZero(values_of)
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -104,15 +112,20 @@ class Lars(Optimizer):
             return []
         weights = [parameter for parameter, _ in adapted]
         gradients: list[Any] = [parameter.grad for parameter in weights]
-        norms = self._sum_of_squares([*weights, *gradients], [*weights, *weights]).sqrt()
+        squares = self._sum_of_squares([*weights, *gradients], [*weights, *weights])
+        norms = squares.sqrt()
         of_weights, of_gradients = norms[: len(weights)], norms[len(weights) :]
 
         def column(key: str) -> Tensor:
             return torch.tensor([group[key] for _, group in adapted], dtype=norms.dtype).to(norms.device)
 
         below = of_gradients + column("weight_decay") * of_weights + column("eps")
-        both = (of_weights > 0) & (of_gradients > 0)
-        ratios = torch.where(both, column("trust") * of_weights / below, torch.ones_like(below))
+        told = of_weights > 0
+        waiting = self._from_zero.waiting(weights, self.state, squares[: len(weights)])
+        if waiting is not None:
+            told &= ~waiting
+        known = torch.where(of_gradients > 0, column("trust") * of_weights / below, column("trust"))
+        ratios = torch.where(told, known, torch.ones_like(below))
         return scaled_rates([1.0] * len(weights), range(len(weights)), ratios)
 
     def _move(self, group: dict[str, Any], parameters: list[Tensor], local: list[Any]) -> None:

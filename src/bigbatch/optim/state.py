@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bigbatch.errors import CheckpointError
+from bigbatch.optim.debias import set_betas
 from bigbatch.optim.groups import names_of
 
 _NUMBER = "number:"
 """Prefix of a state that the optimiser keeps as a Python number; torch's own keep tensors."""
+_BETAS = ("beta1", "beta2")
 _GROUP = "group:"
 """Prefix of what a whole group has (an optimiser's `group_state`); stored under the name of its first parameter."""
 
@@ -50,13 +52,17 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str] | None = N
 
 
 def _group_state(optimizer: Optimizer, names: Mapping[Tensor, str] | None) -> dict[str, Tensor]:
-    """What steps change in the groups themselves, fp64: it holds every number that a group has."""
+    """What steps change in the groups themselves, and the betas that averages were made with; fp64 holds them all."""
     named = _named(optimizer, names)
-    return {
-        f"{_GROUP}{key}/{named[group['params'][0]]}": torch.tensor(float(group[key]), dtype=torch.float64)
-        for group in optimizer.param_groups
-        for key in getattr(optimizer, "group_state", ())
-    }
+    found: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        numbers = {key: group[key] for key in getattr(optimizer, "group_state", ())}
+        if len(group.get("betas", ())) == len(_BETAS):
+            numbers.update(zip(_BETAS, group["betas"], strict=True))
+        for key, number in numbers.items():
+            name = f"{_GROUP}{key}/{named[group['params'][0]]}"
+            found[name] = torch.tensor(float(number), dtype=torch.float64)
+    return found
 
 
 def load_optimizer_state(
@@ -65,7 +71,7 @@ def load_optimizer_state(
     """Put back what `optimizer_state` returned, bit for bit; learning rates and other group settings stay.
 
     Args:
-        optimizer: freshly built over the same parameters.
+        optimizer: freshly built over the same parameters; averages made with other betas than its own are carried over.
         tensors: `<state>/<parameter name>` -> tensor; copied. Parameters that are not named lose their state.
         names: parameter -> name, as in `optimizer_state`.
 
@@ -96,8 +102,13 @@ def load_optimizer_state(
         states = {parameter: whole(parameter, parts) for parameter, parts in states.items()}
     _load(optimizer, states)
     for group in optimizer.param_groups:
-        for key, number in of_groups.get(group["params"][0], {}).items():
+        numbers = of_groups.get(group["params"][0], {})
+        betas = tuple(numbers.pop(key) for key in _BETAS if key in numbers)
+        for key, number in numbers.items():
             group[key] = type(group[key])(number)
+        if len(betas) == len(_BETAS) and "betas" in group:
+            wanted, group["betas"] = group["betas"], betas
+            set_betas(group, optimizer.state, wanted)
 
 
 def _load(optimizer: Optimizer, states: Mapping[Tensor, dict[str, Any]]) -> None:

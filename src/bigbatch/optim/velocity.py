@@ -15,6 +15,6 @@ def velocity_of(state: dict[str, Any], parameter: Tensor) -> Tensor:
         state: `optimizer.state[parameter]`, which is filled.
         parameter: whose it is.
     """
-    if not state:
+    if "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     return state["momentum_buffer"]

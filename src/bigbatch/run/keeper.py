@@ -10,7 +10,7 @@ import torch
 
 from bigbatch.model.streams import Weights
 from bigbatch.model.tensors import named_tensors
-from bigbatch.optim.build import state_multiple
+from bigbatch.optim.build import set_scaled, state_multiple
 from bigbatch.optim.state import load_optimizer_state
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.schema import Recipe
@@ -143,6 +143,10 @@ class Keeper:
             return None, notes
         load_weights(parts.module, found, world)
         states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
+        progress = Progress.from_dict(found.state["progress"])
+        if parts.ramp is not None:  # before: averages are loaded as they are where betas are the same
+            here = parts.in_stage(progress.batch_stage)
+            set_scaled(parts.step.optimizer, here.betas, here.eps)
         if parts.step.apart is not None:
             parts.step.apart.restore(states, found.state["sync"])
         else:
@@ -150,7 +154,6 @@ class Keeper:
         guard.restore(found.state["guard"])
         if parts.step.loss_scale is not None and "loss_scale" in found.state:
             parts.step.loss_scale.restore(found.state["loss_scale"])
-        progress = Progress.from_dict(found.state["progress"])
         self.saved_update = progress.update
         self.saved_clock = progress.clock(0.0)
         return progress, notes
