@@ -351,6 +351,10 @@ class ModelFacts:
     """Block applications in a forward pass."""
     vocabulary: int
     max_positions: int | None
+    blocks_bytes: int = 0
+    """Part of `parameter_bytes` that lies in the blocks, those that are applied many times once."""
+    largest_block_bytes: int = 0
+    """Of one block's parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)

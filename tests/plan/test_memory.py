@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bigbatch.plan.memory import (
+    Division,
     MemoryBreakdown,
     activation_bytes_per_token,
     largest_micro_tokens,
@@ -113,3 +117,30 @@ def test_each_replica_has_weights_gradient_and_state_of_its_own(
         BERT_LARGE, micro_tokens=512, optimizer_state_multiple=2.0, replicas=replicas, outer=outer
     )
     assert found.lasting_bytes - found.process == bytes_each * 335_000_000
+
+
+# ---------------------------------------------------------------- divided models
+
+
+def test_ranks_that_share_a_model_keep_parts_and_gather_what_is_at_work() -> None:
+    model = replace(BERT_LARGE, blocks_bytes=24 * 50_000_000, largest_block_bytes=50_000_000)
+    outside = model.parameter_bytes - model.blocks_bytes
+    keys: dict[str, Any] = {"micro_tokens": 512, "optimizer_state_multiple": 2.0}
+    whole, four = (
+        predict_memory(model, **keys, division=division) for division in (Division(), Division(shard=4))
+    )
+    for name in ("parameters", "gradients", "optimizer_state"):
+        assert getattr(four, name) == pytest.approx(getattr(whole, name) / 4, rel=1e-6)
+    assert (four.gathered, four.returned) == (outside + 4 * 50_000_000, outside)
+    assert (whole.gathered, whole.returned, whole.loading, four.loading) == (0, 0, 0, 0)
+    assert four.needed_bytes < whole.needed_bytes
+    on_cpu = predict_memory(model, **keys, division=Division(shard=64, on_cpu=True))
+    # So many parts are smaller than the model that each rank reads before it is divided.
+    assert on_cpu.needed_bytes == on_cpu.process + model.parameter_bytes
+
+
+def test_products_in_parts_leave_what_is_outside_the_blocks_whole() -> None:
+    model = replace(BERT_LARGE, blocks_bytes=1_200_000_000, largest_block_bytes=50_000_000)
+    two = predict_memory(model, micro_tokens=512, optimizer_state_multiple=2.0, division=Division(tensor=2))
+    assert two.parameters == pytest.approx(model.parameter_bytes - 600_000_000)
+    assert (two.gathered, two.returned) == (0, 0)

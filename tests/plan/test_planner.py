@@ -12,6 +12,7 @@ import pytest
 from bigbatch.errors import DoesNotFit, RecipeError
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.timing import Work
+from bigbatch.recipe.machine import MeshSpec
 from bigbatch.records import CalibrationFacts, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
 from bigbatch.rules.clocks import Length
 
@@ -135,6 +136,30 @@ def test_when_nothing_fits_the_shortfall_is_named(facts: dict[str, Any], recipe_
         DoesNotFit, match=r"[\d.]+ MiB too little, and no smaller micro-batch.*optimizer\.name=sgd"
     ):
         make_plan(recipe_with(plan__memory=GIB), **facts)
+
+
+def test_a_model_that_fits_only_in_parts_is_planned(facts: dict[str, Any], recipe_with: MakeRecipe) -> None:
+    large = replace(
+        facts["model"],
+        parameters=2 * 10**9,
+        trainable_parameters=2 * 10**9,
+        parameter_bytes=8 * 10**9,
+        blocks_bytes=7 * 10**9,
+        largest_block_bytes=2 * 10**8,
+    )
+    known = facts | {
+        "model": large,
+        "hardware": replace(facts["hardware"], device="cuda:0", memory_bytes=24 * GIB, ranks=4),
+        "calibration": replace(facts["calibration"], resting_bytes=9 * 10**9),
+    }
+    with pytest.raises(DoesNotFit, match=r"plan\.mesh\.shard"):
+        make_plan(recipe_with(), **known)
+    plan = make_plan(recipe_with(plan__mesh=MeshSpec(shard=4)), **known)
+    sizes = plan.choices["peak_memory_bytes"].value
+    assert sizes["parameters"] == 2 * 10**9 and sizes["optimizer_state"] == 4 * 10**9
+    assert sizes["gathered"] == 10**9 + 4 * 2 * 10**8
+    assert "gathered" in plan.choices["peak_memory_bytes"].reason
+    assert plan.predictions()["peak_memory_bytes"] < 24 * GIB
 
 
 def test_a_longer_sample_is_alone_however_small_the_micro_batch(

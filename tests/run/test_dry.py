@@ -11,9 +11,14 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from bigbatch.errors import DoesNotFit, UsageError
+from bigbatch.model.anatomy import model_facts
 from bigbatch.plan.dry import DryRun, dry_lines
+from bigbatch.plan.memory import Division, predict_memory
 from bigbatch.recipe.load import load_recipe
 from bigbatch.run.dry import dry_run
+from bigbatch.run.inputs import Live, read_inputs
+from bigbatch.run.ready import ready_model
+from bigbatch.run.start import live_task
 from tests.run.dry_jobs import write_job
 
 JOB = "tests.run.dry_jobs:looked_at"
@@ -136,3 +141,37 @@ def test_the_plan_beside_it_speaks_of_no_machine(recipe):
     assert parts.plan.value("device") == "any"
     assert not {"threads", "peak_memory_bytes", "accumulation", "recompute"} & parts.plan.choices.keys()
     assert dry_lines(found)[0].startswith("dry run: rank 0 of 8 (replicate 8)")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "mesh"),
+    [(2, {"shard": 2}), (8, {"shard": 8}), (4, {"replicate": 2, "shard": 2}), (2, {"tensor": 2})],
+    ids=str,
+)
+def test_the_memory_that_is_predicted_for_parts_is_what_they_take(recipe, ranks, mesh):
+    """Weights outweigh activations, so what is compared is the division."""
+    changes = [
+        "model.init=random",
+        "model.config.hidden_size=256",
+        "model.config.intermediate_size=1024",
+        "model.config.num_hidden_layers=6",
+        "plan.micro_tokens=64",
+        *(f"plan.mesh.{axis}={size}" for axis, size in mesh.items()),
+    ]
+    parts, found = dry_run(load_recipe(recipe, changes, environ={}), ranks, lambda text: None)
+    predicted = predict_memory(
+        model_facts_of(parts),
+        micro_tokens=found.micro_tokens,
+        optimizer_state_multiple=2.0,
+        division=Division(shard=mesh.get("shard", 1), tensor=mesh.get("tensor", 1)),
+    )
+    tensors = predicted.needed_bytes - predicted.process
+    assert 0.9 * found.peak.total_bytes < tensors < 1.5 * found.peak.total_bytes
+
+
+def model_facts_of(parts: Any) -> Any:
+    """Of the whole model, whose tensors have other shapes by now."""
+    recipe = parts.recipe
+    task = live_task(recipe, Live())
+    ready = ready_model(recipe, task, read_inputs(recipe, task, Live()), Live(), "cpu", lambda text: None)
+    return model_facts(ready.module)

@@ -166,16 +166,24 @@ def model_facts(module: nn.Module) -> ModelFacts:
     parts = anatomy(module)
     parameters = list(module.parameters())
     config: Any = parts.outer.config
+    blocks = dict.fromkeys(application.module for application in parts.blocks)
+    each = [sum(map(_bytes, block.parameters())) for block in blocks]
     return ModelFacts(
         family=str(config.model_type),
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable_parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        parameter_bytes=sum(map(_bytes, parameters)),
         hidden=int(config.hidden_size),
         blocks=len(parts.blocks),
         vocabulary=parts.outer.get_input_embeddings().num_embeddings,  # pyright: ignore
         max_positions=parts.max_positions,
+        blocks_bytes=sum(each),
+        largest_block_bytes=max(each),
     )
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def trial_ids(outer: nn.Module) -> Tensor:

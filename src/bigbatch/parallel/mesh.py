@@ -89,6 +89,7 @@ class MeshWorld(GroupWorld):
         if self.shape.shard > 1:
             axes = ("replicate", "shard") if self.shape.replicate > 1 else ("shard",)
             share_parameters(module, anatomy, self.mesh[axes])
+        _bring(module, self.mesh.device_type)
 
     def trainable(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Name and local part of every trainable parameter, tied ones once; the optimiser moves these in place."""
@@ -224,6 +225,14 @@ class MeshWorld(GroupWorld):
         owner = self._held.get(parameter, parameter)
         shape, offset = self.region(owner)
         return whole[tuple(slice(first, first + size) for first, size in zip(offset, shape, strict=True))]
+
+
+def _bring(module: nn.Module, device_type: str) -> None:
+    """Move what no rank shares (buffers, and all outside the divided products) to where the parts are."""
+    device = torch.device(device_type, torch.cuda.current_device()) if device_type == "cuda" else device_type
+    for tensor in (*module.parameters(), *module.buffers()):
+        if not isinstance(tensor, DTensor) and tensor.device.type != device_type:
+            tensor.data = tensor.data.to(device)
 
 
 def _local(gradient: Tensor | None) -> Tensor | None:

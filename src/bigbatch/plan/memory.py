@@ -6,6 +6,14 @@
          + max(activations + weight copies + noise, update, evaluation + weight copies)
 
 With AdamW in fp32 the middle three are 16 bytes a parameter: 5.4 GB for BERT-large's 335M.
+
+Where ranks hold parts (`plan.mesh`), these three are divided, and what is at work is gathered for as long as it works::
+
+    gathered = all outside the blocks + 4 x the largest block
+
+that is the parameters outside the blocks, which stay gathered from the first forward to the end of the backward pass,
+two blocks' parameters (torch's FSDP2 fetches the next one while a block computes), a block's gradient and its copy on
+the way to the other ranks.
 """
 
 from __future__ import annotations
@@ -48,6 +56,12 @@ class MemoryBreakdown:
     """Weights, gradients and optimiser states of replicas that train apart, as far as they are not counted above."""
     noise_measurement: int = 0
     """Of the gradients of random parts, on updates whose noise is measured; gone before the optimiser's step."""
+    gathered: int = 0
+    """Of whole parameters and gradients at work, where ranks hold parts of them."""
+    returned: int = 0
+    """Of gradients outside the blocks on their way to the ranks that hold them; activations are gone by then."""
+    loading: int = 0
+    """Of the whole model on the CPU before it is divided, where the CPU is the device too."""
     calibration: int = 0
     """Peak that measuring before the run has already reached, everything included."""
 
@@ -59,12 +73,17 @@ class MemoryBreakdown:
     @property
     def needed_bytes(self) -> int:
         """The largest sum that exists at one time."""
-        return max(self.running_bytes + self.noise_measurement, self.lasting_bytes + self.update)
+        return max(
+            self.running_bytes + self.noise_measurement,
+            self.lasting_bytes + self.update,
+            self.process + self.loading,
+        )
 
     @property
     def running_bytes(self) -> int:
         """While a micro-batch runs, in an update that is not measured."""
-        return self.lasting_bytes + max(self.activations, self.evaluation) + self.weight_copies
+        passing = max(self.activations, self.evaluation, self.returned)
+        return self.lasting_bytes + self.gathered + passing + self.weight_copies
 
     @property
     def peak_bytes(self) -> int:
@@ -74,6 +93,23 @@ class MemoryBreakdown:
     def parts(self) -> dict[str, int]:
         """The parts that are not zero, by name, in bytes."""
         return {name: size for name, size in asdict(self).items() if size}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How ranks share one copy of the model (`plan.mesh`)."""
+
+    shard: int = 1
+    """Ranks that each keep a part of every parameter."""
+    tensor: int = 1
+    """Ranks that each compute a part of every product of a block."""
+    on_cpu: bool = False
+    """Whether the ranks compute on the CPU, where the whole model is loaded."""
+
+    def share(self, model: ModelFacts) -> float:
+        """Part of the parameters' bytes that one rank keeps."""
+        blocks = model.blocks_bytes / max(1, model.parameter_bytes)
+        return (blocks / self.tensor + 1 - blocks) / self.shard
 
 
 def activation_bytes_per_token(model: ModelFacts, calibration: CalibrationFacts | None) -> float:
@@ -94,6 +130,7 @@ def predict_memory(
     weight_copies_bytes: int = 0,
     replicas: int = 0,
     outer: bool = False,
+    division: Division = Division(),
 ) -> MemoryBreakdown:
     """Peak memory of training, part by part.
 
@@ -107,17 +144,21 @@ def predict_memory(
         weight_copies_bytes: of the weights in a low number format, beside the fp32 ones.
         replicas: that this rank computes in turn; 0: the model itself is trained.
         outer: whether the replicas have an outer optimiser: weights and momentum of its own.
+        division: how ranks share the model.
     """
     per_token = (
         activation_bytes_per_token(model, calibration) if activation_bytes is None else activation_bytes
     )
     resting = calibration.resting_bytes if calibration is not None else PROCESS_BYTES + model.parameter_bytes
-    trained = model.trainable_parameters * BYTES_PER_VALUE
+    share = division.share(model)
+    trained = model.trainable_parameters * BYTES_PER_VALUE * share
+    sharded = division.shard > 1
+    outside = model.parameter_bytes - model.blocks_bytes
     activations = round(per_token * micro_tokens)
     return MemoryBreakdown(
         process=max(0, resting - model.parameter_bytes),
-        parameters=model.parameter_bytes,
-        gradients=trained,
+        parameters=round(model.parameter_bytes * share),
+        gradients=round(trained),
         optimizer_state=round(trained * optimizer_state_multiple),
         replicas=round(trained * _further(replicas, optimizer_state_multiple, outer)),
         activations=activations,
@@ -125,6 +166,9 @@ def predict_memory(
         # Without gradients a block's tensors go when the next block has read them: two blocks at a time.
         evaluation=round(activations * min(1.0, 2 / max(1, model.blocks))),
         weight_copies=weight_copies_bytes,
+        gathered=outside + round(4 * model.largest_block_bytes / division.tensor) if sharded else 0,
+        returned=outside if sharded else 0,
+        loading=model.parameter_bytes if division.on_cpu and share < 1 else 0,
         calibration=calibration.peak_bytes if calibration is not None else 0,
     )
 
@@ -151,7 +195,8 @@ def largest_micro_tokens(
     size = 1 << (below - 1).bit_length()
     while size > SMALLEST_MICRO_TOKENS:
         size //= 2
-        running = breakdown.weight_copies + activation_bytes * max(size, longest)
+        activations = max(activation_bytes * max(size, longest), breakdown.returned)
+        running = breakdown.weight_copies + breakdown.gathered + activations
         needed = breakdown.lasting_bytes + max(breakdown.update, running)
         if size < below and needed <= limit_bytes:
             return size

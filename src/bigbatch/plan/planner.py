@@ -12,6 +12,7 @@ from bigbatch.plan.batches import cut_batch
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.means import means
 from bigbatch.plan.memory import (
+    Division,
     MemoryBreakdown,
     activation_bytes_per_token,
     largest_micro_tokens,
@@ -79,6 +80,9 @@ def make_plan(
     packing, packing_warnings = chosen.packing(recipe, probe)
     formats, format_warnings = precision_choices(recipe, precision)
 
+    division = _division(recipe, hardware)
+    kept = division.share(model)
+
     def memory_of(micro_tokens: int, again: Recomputation | None = None) -> MemoryBreakdown:
         return predict_memory(
             model,
@@ -90,6 +94,7 @@ def make_plan(
             weight_copies_bytes=weight_copies_bytes,
             replicas=chosen.replicas_here(recipe, hardware.ranks),
             outer=recipe.sync.outer != "average",
+            division=division,
         )
 
     micro_tokens = chosen.micro_tokens(recipe, calibration)
@@ -124,7 +129,9 @@ def make_plan(
             **noise,
             **chosen.split(cut, batch_samples, lengths),
             **chosen.memory(memory, calibration),
-            **chosen.times(recipe, _shared(calibration, hardware.ranks), length, cut, work, again.slowdown),
+            **chosen.times(
+                recipe, _shared(calibration, hardware.ranks, kept), length, cut, work, again.slowdown
+            ),
         },
         warnings=(
             *length.warnings,
@@ -135,14 +142,28 @@ def make_plan(
     )
 
 
-def _shared(calibration: CalibrationFacts | None, ranks: int) -> CalibrationFacts | None:
-    """Seconds as if all ranks were one that is so many times as fast; what travels between them is not counted."""
+def _division(recipe: Any, hardware: HardwareFacts) -> Division:
+    mesh = recipe.plan.mesh
+    if mesh is None:
+        return Division()
+    return Division(shard=mesh.shard, tensor=mesh.tensor, on_cpu=hardware.device == "cpu")
+
+
+def _shared(calibration: CalibrationFacts | None, ranks: int, kept: float) -> CalibrationFacts | None:
+    """Seconds as if all ranks were one that is so many times as fast; what travels between them is not counted.
+
+    Args:
+        calibration: of one rank with the whole model.
+        ranks: how many there are.
+        kept: part of the parameters that a rank keeps, and moves.
+    """
     if calibration is None or ranks == 1:
         return calibration
     return replace(
         calibration,
         seconds_per_token=calibration.seconds_per_token / ranks,
         seconds_per_token_forward=calibration.seconds_per_token_forward / ranks,
+        seconds_per_update=calibration.seconds_per_update * kept,
     )
 
 
@@ -220,6 +241,6 @@ def _shortfall(recipe: Any, needed: MemoryBreakdown, limit_bytes: int, smaller: 
     missing = show_bytes(needed.needed_bytes - limit_bytes)
     return (
         f"{message}; {missing} too little, and no smaller micro-batch is enough: free memory, take a smaller "
-        "model, train fewer parameters (model.trainable) or take an optimiser with less state "
-        "(optimizer.name=sgd)"
+        "model, train fewer parameters (model.trainable), take an optimiser with less state "
+        "(optimizer.name=sgd) or divide the model over more ranks (plan.mesh.shard)"
     )

@@ -25,8 +25,9 @@ from bigbatch.records import CalibrationFacts, MicroBatch
 CPU_CANDIDATES = (512, 1024, 2048, 4096)
 ACCELERATOR_CANDIDATES = (2048, 4096, 8192, 16_384, 32_768, 65_536)
 _EVALUATION_MULTIPLES = (1, 4)
-_TRIAL_TOKENS = 2048
-"""About so many tokens are timed of each size: measuring must not take longer than what it is to save."""
+_CPU_TRIAL_TOKENS = 2048
+"""About so many tokens are timed of each size on a CPU: measuring must not take longer than what it is to save. An
+accelerator computes them in a few milliseconds, so it is given `TIMED` micro-batches of every size."""
 _COMPARED = 2
 """Timed passes of each way in `compare`, after one that warms up."""
 _ABOUT_AS_FAST = 1.03
@@ -85,7 +86,9 @@ def calibrate(
         timed: dict[int, list[float]] = {}
 
         def train_seconds(size: int) -> float:
-            timed[size] = bench.train_seconds_per_token(spread(make_micro_batches(size), _count(size)))
+            timed[size] = bench.train_seconds_per_token(
+                spread(make_micro_batches(size), _count(size, device))
+            )
             return min(timed[size])
 
         tried = try_sizes(
@@ -107,7 +110,9 @@ def calibrate(
         longer = evaluation_candidates or [size * best for size in multiples]
         update_tokens = sum(each.tokens for each in batches)
         forward_tried = try_sizes(
-            lambda size: min(bench.forward_seconds_per_token(spread(make_micro_batches(size), _count(size)))),
+            lambda size: min(
+                bench.forward_seconds_per_token(spread(make_micro_batches(size), _count(size, device)))
+            ),
             [size for size in longer if size <= max(best, update_tokens)],
             budget_seconds=budget_seconds / 4,
             allowed=lambda size: memory_bytes is None or resting + activation_bytes * size <= memory_bytes,
@@ -139,9 +144,18 @@ def calibrate(
     )
 
 
-def _count(size: int) -> int:
+def _count(size: int, device: torch.device) -> int:
     """Micro-batches of this size that are timed."""
-    return max(1, min(TIMED, _TRIAL_TOKENS // size))
+    return max(1, min(TIMED, _CPU_TRIAL_TOKENS // size)) if device.type == "cpu" else TIMED
+
+
+def compared_tokens(device: str) -> int:
+    """Of the micro-batch that ways to compute are compared on: enough to fill the device, and no more.
+
+    Kernels of an accelerator differ by what they do with long rows of work, not by how fast they start; a CPU is busy
+    with a few hundred tokens.
+    """
+    return 512 if device == "cpu" else 16_384
 
 
 def compare(

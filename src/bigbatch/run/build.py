@@ -17,6 +17,8 @@ from bigbatch.data.packs import micro_batches
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import UsageError
 from bigbatch.graph.compiled import compilations
+from bigbatch.graph.recompute import candidates as recomputable
+from bigbatch.model.anatomy import model_facts
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
@@ -41,6 +43,7 @@ from bigbatch.rules.schedules import Schedule
 from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.clocks import clocks_of, custom
 from bigbatch.run.coupling import check_coupling
+from bigbatch.run.excerpt import at_work
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.noise import NoiseScale, noise_scale, refuse_unmeasured
@@ -243,7 +246,9 @@ def build(
     torch.set_num_threads(int(threads.value) if threads else hardware.threads)
     if recipe.plan.reproducible != "off" and hardware.device.startswith("cuda"):
         reproducible_cuda()
-    loaded = ready_model(recipe, task, inputs, live, hardware, say)
+    # What ranks will divide waits on the CPU: it may not fit whole where its parts do.
+    home = "cpu" if world.divides else hardware.device
+    loaded = ready_model(recipe, task, inputs, live, home, say)
     tables, ready, token_notes = leader_first(
         world, lambda: ready_tables(recipe, inputs, loaded, cache_dir, say, progress)
     )
@@ -275,15 +280,23 @@ def build(
         ramp=clocks.ramp,
         new_optimizer=new_optimizer,
         say=say,
+        model=model_facts(ready.module),
+        recomputable_blocks=len(recomputable(ready.anatomy)),
+        divided=world.divides,
         cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
     )
     found: Audit | None = None
     if frozen_plan is not None:
         plan = frozen_plan
     else:
+
+        def measure() -> tuple[Plan, Audit | None]:
+            with at_work(on) as here:
+                return audited(here, said(planner(here), asked), asked=audit)
+
         plan, found = by_leader(
             world,
-            lambda: audited(on, said(planner(on), asked), asked=audit),
+            measure,
             lambda planned: planned[0].to_json(),
             lambda words: (Plan.from_json(words), None),
         )

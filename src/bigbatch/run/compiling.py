@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bigbatch.plan.forward import ForwardPlan
-from bigbatch.probe.calibrate import compare
+from bigbatch.probe.calibrate import compare, compared_tokens
 from bigbatch.records import CalibrationFacts, CompileFacts, ProbeFacts
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.probing import compared, probe_samples
@@ -66,7 +66,7 @@ def _measured(on: Measured, how: ForwardPlan, way: ForwardPlan) -> CompileFacts:
         return CompileFacts(ok=False, reason=_first_line(error))
     if not probe.packed_ok and way.packing == "packed":
         return CompileFacts(ok=False, reason=f"compiled: {probe.reason}")
-    pieces = on.pieces(how.packing, on.recipe.plan.micro_tokens or 1024)
+    pieces = on.pieces(how.packing, on.recipe.plan.micro_tokens or compared_tokens(on.hardware.device))
     middle = [pieces[len(pieces) // 2]]
     _, failed = compare(
         {"compiled": lambda: open_forward(on.ready, way)}, measured_as(on.ready.task), on.ready.module, middle

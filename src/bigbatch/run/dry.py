@@ -17,8 +17,7 @@ from torch import nn
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import ALIGNED, cut
 from bigbatch.errors import DoesNotFit, UsageError
-from bigbatch.graph.recompute import candidates as recomputable
-from bigbatch.model.anatomy import evaluating, model_facts
+from bigbatch.model.anatomy import evaluating
 from bigbatch.model.forwards import can_pack
 from bigbatch.optim.build import state_multiple
 from bigbatch.parallel.dry import EVERYBODY, Collective, arrangement, axis_names, group_of_one
@@ -124,13 +123,13 @@ def unmeasured_plan(on: Measured) -> Plan:
     return make_plan(
         on.recipe,
         replace(on.hardware, memory_bytes=_ENDLESS_BYTES),
-        model_facts(on.ready.module),
+        on.model,
         on.lengths,
         packed,
         None,
         state_multiple(optimizer.name, optimizer.momentum, optimizer.state),
         Work(length=on.length),
-        ForwardFacts(last_block=last_block, recomputable_blocks=len(recomputable(on.ready.anatomy))),
+        ForwardFacts(last_block=last_block, recomputable_blocks=on.recomputable_blocks),
         PrecisionFacts(),
     )
 

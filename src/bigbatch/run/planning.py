@@ -13,8 +13,7 @@ from torch import nn
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
 from bigbatch.graph.embeddings import large_embeddings
-from bigbatch.graph.recompute import candidates as recomputable
-from bigbatch.model.anatomy import model_facts
+from bigbatch.model.first_blocks import first_blocks
 from bigbatch.optim.build import state_multiple
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
@@ -22,7 +21,7 @@ from bigbatch.plan.means import means
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.precision import PrecisionFacts, precision
 from bigbatch.plan.timing import Work
-from bigbatch.probe.calibrate import calibrate, compare
+from bigbatch.probe.calibrate import calibrate, compare, compared_tokens
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import (
     CalibrationFacts,
@@ -30,6 +29,7 @@ from bigbatch.records import (
     HardwareFacts,
     LengthFacts,
     MicroBatch,
+    ModelFacts,
     Packing,
     ProbeFacts,
     TokenTable,
@@ -39,6 +39,7 @@ from bigbatch.rules.ramp import Ramp
 from bigbatch.run.bitwise import is_bitwise
 from bigbatch.run.compiling import try_compiled
 from bigbatch.run.coupling import with_cost
+from bigbatch.run.excerpt import extrapolated, line
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.noise import obstacle
 from bigbatch.run.precision import precision_facts
@@ -61,6 +62,14 @@ class Measured:
     length: Length
     new_optimizer: Callable[[nn.Module], Any]
     say: Callable[[str], None]
+    model: ModelFacts
+    """Sizes of the whole model."""
+    recomputable_blocks: int
+    """Blocks of the whole model whose activations can be computed again."""
+    divided: bool = False
+    """Whether ranks will hold parts of the model (`plan.mesh`); until then it waits on the CPU."""
+    excerpt: bool = False
+    """Whether `ready` is the model's first blocks alone (`run.excerpt`)."""
     ramp: Ramp | None = None
     """How the batch grows."""
     cache_dir: Path | None = None
@@ -104,7 +113,10 @@ def measured_plan(on: Measured) -> Plan:
     compiled = try_compiled(on, how, calibration, last_block)
     if compiled is not None:
         facts = replace(facts, compiled=compiled)
-        if compiled.ok:
+        if compiled.ok and on.excerpt:
+            faster = compiled.seconds_per_token / compiled.eager_seconds_per_token
+            calibration = replace(calibration, seconds_per_token=calibration.seconds_per_token * faster)
+        elif compiled.ok:
             calibration = replace(calibration, seconds_per_token=compiled.seconds_per_token)
     remembered.keep(facts, calibration)
     tokens = int(on.lengths.tokens / max(1, on.lengths.samples) * on.length.samples / on.length.updates)
@@ -124,7 +136,7 @@ def _plan(
     return make_plan(
         on.recipe,
         on.hardware,
-        model_facts(on.ready.module),
+        on.model,
         on.lengths,
         packed,
         calibration,
@@ -154,7 +166,7 @@ def _forward_facts(
     tried, failed = remembered.attention, dict[str, str]()
     kernels = attention_kernels(on, packing)
     if len(kernels) > 1 and not set(kernels) <= set(tried):
-        typical = on.pieces(packing, on.recipe.plan.micro_tokens or _COMPARED_TOKENS)
+        typical = on.pieces(packing, on.recipe.plan.micro_tokens or compared_tokens(on.hardware.device))
         middle = [typical[len(typical) // 2]]
         ways = {name: partial(open_forward, on.ready, replace(base, attention=name)) for name in kernels}
         tried, failed = compare(ways, measured_as(on.ready.task), module, middle)
@@ -167,7 +179,7 @@ def _forward_facts(
         if is_bitwise(on.recipe)
         else sum(part.num_embeddings for part in large_embeddings(module)),
         drops_on_cpu=drops,
-        recomputable_blocks=len(recomputable(on.ready.anatomy)),
+        recomputable_blocks=on.recomputable_blocks,
     )
 
 
@@ -185,14 +197,43 @@ def attention_kernels(on: Measured, packing: Packing) -> tuple[Any, ...]:
     return ("sdpa", "flash", "flex")
 
 
-_COMPARED_TOKENS = 256
-"""Of the micro-batch that attention kernels are compared on."""
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout")
 
 
 def _calibrate(on: Measured, how: ForwardPlan, remembered: Remembered) -> tuple[CalibrationFacts, int]:
-    """Speed and memory, and the bytes of weights that each pass copies."""
+    """Speed and memory, and the bytes of weights that each pass copies; of the whole model, also from an excerpt."""
     asked = on.recipe.plan.micro_tokens
+    found, copies_bytes = _timed(
+        on,
+        how,
+        candidates=[asked] if asked else [remembered.micro_tokens] if remembered.known else None,
+        evaluation_candidates=[asked]
+        if is_bitwise(on.recipe) and asked
+        else [remembered.evaluation_micro_tokens]
+        if remembered.known
+        else None,
+    )
+    if on.excerpt:
+        with first_blocks(on.ready.module, on.ready.anatomy, 1) as kept:
+            one, one_copies = _timed(
+                replace(on, ready=replace(on.ready, anatomy=kept)),
+                how,
+                candidates=[found.micro_tokens],
+                evaluation_candidates=[found.evaluation_micro_tokens],
+            )
+        found = extrapolated(one, found, on)
+        copies_bytes = round(line(one_copies, copies_bytes, on.model.blocks))
+    tried = found.tried if asked else {**remembered.tried, **found.tried}
+    return replace(found, tried=tried), copies_bytes
+
+
+def _timed(
+    on: Measured,
+    how: ForwardPlan,
+    *,
+    candidates: list[int] | None,
+    evaluation_candidates: list[int] | None,
+) -> tuple[CalibrationFacts, int]:
     forward = open_forward(on.ready, how)
     try:
         found = calibrate(
@@ -201,21 +242,15 @@ def _calibrate(on: Measured, how: ForwardPlan, remembered: Remembered) -> tuple[
             on.ready.module,
             partial(on.pieces, how.packing),
             on.new_optimizer,
-            candidates=[asked] if asked else [remembered.micro_tokens] if remembered.known else None,
-            evaluation_candidates=[asked]
-            if is_bitwise(on.recipe) and asked
-            else [remembered.evaluation_micro_tokens]
-            if remembered.known
-            else None,
+            candidates=candidates,
+            evaluation_candidates=evaluation_candidates,
             memory_bytes=on.memory_bytes,
             in_place=forward.in_place,
             weight_copies_bytes=forward.weight_copies_bytes,
         )
-        copies_bytes = forward.weight_copies_bytes
+        return found, forward.weight_copies_bytes
     finally:
         forward.close()
-    tried = found.tried if asked else {**remembered.tried, **found.tried}
-    return replace(found, tried=tried), copies_bytes
 
 
 def _tokens(tables: Mapping[str, TokenTable], name: str) -> int:

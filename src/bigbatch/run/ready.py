@@ -19,7 +19,7 @@ from bigbatch.model.load import load_tokenizer, pad_id
 from bigbatch.model.logits import why_not_deferred
 from bigbatch.model.pooling import usual_pooling
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, Targets, TokenTable
+from bigbatch.records import Targets, TokenTable
 from bigbatch.run.inputs import Inputs, Live, local_model
 from bigbatch.tasks.entities import SEEN
 from bigbatch.tasks.heads import arranged, told
@@ -42,9 +42,17 @@ class Ready:
 
 
 def ready_model(
-    recipe: Recipe, task: Any, inputs: Inputs, live: Live, hardware: HardwareFacts, say: Callable[[str], None]
+    recipe: Recipe, task: Any, inputs: Inputs, live: Live, device: str, say: Callable[[str], None]
 ) -> Ready:
     """Load model and tokenizer, give the model the task's head, and check that they fit.
+
+    Args:
+        recipe: what to compute.
+        task: from `tasks.catalog`.
+        inputs: checked rows.
+        live: the caller's model and tokenizer, if any.
+        device: where the model is put.
+        say: told what is loaded.
 
     Raises:
         ModelError: with what to change.
@@ -66,7 +74,7 @@ def ready_model(
         "module": live.module,
         "note": notes.append,
     }
-    module = task.build(spec, facts).to(hardware.device)
+    module = task.build(spec, facts).to(device)
     parts = anatomy(module)
     max_length = parts.max_positions or 2**31
     if tokenizer is not None:

@@ -128,7 +128,7 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
             with suppress(MachineError), RunLock(directory.path):
                 directory.clean()
         if live.module is not None:
-            ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan), wishes.say)
+            ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan).device, wishes.say)
             give_back(directory.path, ready.module, wishes.say)
         return Run(directory)
     start = _Start(
@@ -174,7 +174,7 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress |
     with placed(recipe):
         task = live_task(recipe, live)
         inputs = _checked_inputs(recipe, task, live)
-        ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan), say)
+        ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan).device, say)
         cache = token_cache(recipe)
         tables, _, notes = ready_tables(recipe, inputs, ready, cache, say, progress)
     found = [f"{name}: {len(table):,} samples, {len(table.ids):,} tokens" for name, table in tables.items()]

@@ -58,7 +58,7 @@ def prepare(
         task = live_task(recipe, Live())
         inputs = read_inputs(recipe, task, Live())
         hardware = hardware_facts(recipe.plan)
-        ready = ready_model(recipe, task, inputs, Live(), replace(hardware, device="cpu"), lambda text: None)
+        ready = ready_model(recipe, task, inputs, Live(), "cpu", lambda text: None)
     folder.mkdir(parents=True, exist_ok=True)
     columns = write_data(folder / "data.csv", inputs)
     with quiet():
