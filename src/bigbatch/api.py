@@ -327,10 +327,9 @@ def _dry(recipe: Recipe, ranks: int | None) -> list[str]:
         console.close()
 
 
-def evaluate(
-    model: PathOrText, files: Any, *, columns: Mapping[str, str] | None = None
-) -> dict[str, float | None]:
-    """Loss and metrics of a run, or of a Hugging Face folder, on labelled data.
+def evaluate(model: PathOrText, files: Any, *, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Loss and metrics of a run, or of a Hugging Face folder, on labelled data. A figure that does not exist on these
+    data is None, and `undefined` says why.
 
     Args:
         model: a run directory or a model folder.
@@ -342,7 +341,8 @@ def evaluate(
 
     opened = open_model(Path(model))
     result = evaluate_rows(opened, files, Path.cwd(), {**opened.columns, **(columns or {})})
-    return {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
+    found = {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
+    return {**found, "undefined": result.undefined} if result.undefined else found
 
 
 def predict(model: PathOrText, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -243,11 +243,12 @@ class Update(Record):
     """Real tokens consumed so far."""
     batch_samples: int
     batch_tokens: int
-    loss: float
-    """Weighted sum over the global batch divided by its denominator, nats."""
-    terms: Mapping[str, float] = field(default_factory=dict)
-    grad_norm: float
-    """L2 norm of the whole gradient before clipping."""
+    loss: float | None
+    """Weighted sum over the global batch divided by its denominator, nats; None when `empty`."""
+    terms: Mapping[str, float | None] = field(default_factory=dict)
+    """Of each term; None for one of which nothing counts in this batch."""
+    grad_norm: float | None
+    """L2 norm of the whole gradient before clipping; None when `empty`."""
     lr: float
     """Learning rate of the first parameter group, as used."""
     seconds: float
@@ -259,6 +260,8 @@ class Update(Record):
     peak_memory_bytes: int = 0
     """Since process start, largest rank."""
     skipped: bool = False
+    empty: bool = False
+    """Nothing in the batch counts (all weights 0, nothing to predict): weights and optimiser are as before."""
     noise: Mapping[str, float | None] = field(default_factory=dict)
     """Of updates whose gradient noise was measured: `noise_scale` and its kin (docs/noise-scale.md)."""
 
@@ -270,7 +273,8 @@ class Eval(Record):
     kind = "eval"
     split: str
     """`validation`, `validation.<name>` for named sets, `test`."""
-    loss: float
+    loss: float | None
+    """None where nothing in the split counts."""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     """By name; None where the figure does not exist on this split."""
     seconds: float

@@ -154,22 +154,35 @@ def gather(
     packing: Packing,
     unit_weights: Callable[[Targets], Targets] | None = None,
 ) -> MicroBatch:
-    """One micro-batch of exactly these rows, in this order."""
+    """One micro-batch of exactly these rows, in this order.
+
+    Where none of them has a unit, one of weight 0 that reads the first token stands in: heads, losses and the
+    collectives of divided models always have something to work on, and nothing changes.
+    """
     tokens_T, lengths_B = flat_indexes(table.token_offsets, ids_B)
     units_U, units_per_sample_B = flat_indexes(table.unit_offsets, ids_B)
     targets = targets_of(table, ids_B)
+    reads_U = table.reads[units_U].astype(np.int64) + np.repeat(starts_of(lengths_B), units_per_sample_B)
+    unit_sample_U = np.repeat(np.arange(len(ids_B), dtype=np.int64), units_per_sample_B)
+    if not len(units_U):
+        targets, reads_U, unit_sample_U = _stand_in(targets), np.zeros(1, np.int64), np.zeros(1, np.int64)
     return MicroBatch(
         index=index,
         sample_ids_B=ids_B,
         ids_T=table.ids[tokens_T].astype(np.int64),
         lengths_B=lengths_B,
         segments_T=None if table.segments is None else table.segments[tokens_T].astype(np.int64),
-        reads_U=table.reads[units_U].astype(np.int64) + np.repeat(starts_of(lengths_B), units_per_sample_B),
-        unit_sample_U=np.repeat(np.arange(len(ids_B), dtype=np.int64), units_per_sample_B),
+        reads_U=reads_U,
+        unit_sample_U=unit_sample_U,
         targets=targets if unit_weights is None else unit_weights(targets),
         packing=packing,
         capacity_tokens=micro_tokens,
     )
+
+
+def _stand_in(targets: Targets) -> Targets:
+    """One unit of value 0 and weight 0, shaped as the (no) units that are there."""
+    return targets.map(lambda values_U: np.zeros((1, *values_U.shape[1:]), values_U.dtype))
 
 
 def evaluation_batches(

@@ -37,6 +37,17 @@ def targets_of(table: TokenTable, rows_B: np.ndarray) -> Targets:
     )
 
 
+def counted_units(table: TokenTable) -> np.ndarray:
+    """(samples,) int64: units of each sample whose weight is not 0."""
+    units_B = np.diff(table.unit_offsets)
+    found_B = np.zeros(len(table), np.int64)
+    filled_B = units_B > 0
+    if filled_B.any():
+        counts_U = np.asarray(table.weights) > 0
+        found_B[filled_B] = np.add.reduceat(counts_U, table.unit_offsets[:-1][filled_B], dtype=np.int64)
+    return found_B
+
+
 def all_targets(table: TokenTable) -> Targets:
     """Targets of all units of a table, in order; nothing is copied."""
     return Targets(values=table.values, weights=table.weights, extras=table.extras)

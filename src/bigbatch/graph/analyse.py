@@ -22,6 +22,7 @@ from bigbatch.model.untouched import untouched
 from bigbatch.plan.graph import Cost, GraphAnalysis, ModuleCost, PartCost, total
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import MicroBatch
+from bigbatch.tasks.losses import shares_of
 
 
 def analyse(
@@ -91,9 +92,8 @@ def _run(
             outputs = forward(micro_batch)
         with trace.stage("loss", "loss"):
             targets = micro_batch.targets.map(lambda values: _tensor(values, device))
-            terms = task.loss(outputs, targets)
-            shares = [value.sum() / denominators[term] for term, value in terms.items()]
-            loss = torch.stack(shares).sum()
+            shares = shares_of(task.loss(outputs, targets), denominators)
+            loss = torch.stack([*shares.values()]).sum()
         roots = trace.flow.reads([loss])
         trace.phase = "backward"
         if loss.requires_grad:

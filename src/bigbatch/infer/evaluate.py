@@ -18,12 +18,13 @@ from bigbatch.protocols import Forward, Metric, Task, World
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
 from bigbatch.tasks.figures import Undefined
 from bigbatch.tasks.heads import is_coupled
-from bigbatch.tasks.states import CalibrationMetric, confusion, counted
+from bigbatch.tasks.states import CalibrationMetric, confusion, counted, reported_names
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
 CHUNK_UNITS = 65_536
 """Units that are decoded at a time; bounds memory, changes no bit."""
 EXAMPLES = 20
+NOTHING_COUNTS = "nothing in this split counts: no token to predict, no label, or all weights 0"
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ class Example:
 class EvalResult:
     """What one evaluation of one split found."""
 
-    loss: float
-    """Weighted sum over units / sum of weights, over all terms, fp64."""
-    terms: Mapping[str, float]
-    """The loss of each term."""
+    loss: float | None
+    """Weighted sum over units / sum of weights, over all terms, fp64; None where nothing in the split counts."""
+    terms: Mapping[str, float | None]
+    """The loss of each term; None for one of which nothing in the split counts."""
     metrics: dict[str, float | None]
     """By name; None where the figure does not exist on this split."""
     undefined: dict[str, str]
@@ -107,9 +108,12 @@ def evaluate(
         part = slice(first, min(first + CHUNK_UNITS, units))
         gathered.add(task.decode(outputs_UC[part]), _targets(table, part), first)
     values, undefined = gathered.figures()
+    known = [loss for loss in terms.values() if loss is not None]
+    if not known:
+        undefined = {"loss": NOTHING_COUNTS, **undefined}
     labels = tuple(getattr(task, "label_names", ()))
     return EvalResult(
-        loss=sum(terms.values()),
+        loss=sum(known) if known else None,
         terms=terms,
         metrics=values,
         undefined=undefined,
@@ -130,8 +134,8 @@ def _targets(table: TokenTable, part: slice) -> Targets:
     )
 
 
-def _losses(task: Task, outputs_UC: np.ndarray, table: TokenTable) -> dict[str, float]:
-    """Per term: exact sum of weighted unit losses / denominator; NaN when all weights are 0."""
+def _losses(task: Task, outputs_UC: np.ndarray, table: TokenTable) -> dict[str, float | None]:
+    """Per term: exact sum of weighted unit losses / denominator; None of what does not occur in the split."""
     sums: dict[str, Parts] = {}
     denominators: dict[str, Parts] = {}
     prepare = getattr(task, "prepare", None)
@@ -145,10 +149,10 @@ def _losses(task: Task, outputs_UC: np.ndarray, table: TokenTable) -> dict[str, 
             sums[name] = add_parts(sums.get(name, ()), exact_parts(losses_U))
         for name, count in task.denominators(targets).items():
             denominators[name] = add_parts(denominators.get(name, ()), (count,) if count else ())
-    found = {}
+    found: dict[str, float | None] = {}
     for name, parts in sums.items():
         denominator = total(denominators[name])
-        found[name] = total(parts) / denominator if denominator else float("nan")
+        found[name] = total(parts) / denominator if denominator else None
     return found
 
 
@@ -171,9 +175,11 @@ class _Gathered:
         self.confusion: np.ndarray | None = None
         self._calibration: Any = None
         self._worst: list[_Wrong] = []
+        self._counted = 0
 
     def add(self, predictions: Predictions, targets: Targets, first_unit: int) -> None:
         """Take in the next units of the table."""
+        self._counted += int(np.count_nonzero(np.asarray(targets.weights) > 0))
         for index, metric in enumerate(self.metrics):
             state, before = metric.add(predictions, targets), self.states[index]
             self.states[index] = state if first_unit == 0 else metric.merge(before, state)
@@ -190,8 +196,11 @@ class _Gathered:
         """Values by name, and the reason of each that does not exist."""
         values: dict[str, float | None] = {}
         undefined: dict[str, str] = {}
+        if not self._counted:
+            names = [name for metric in self.metrics for name in reported_names(metric)]
+            return dict.fromkeys(names), dict.fromkeys(names, NOTHING_COUNTS)
         for metric, state in zip(self.metrics, self.states, strict=True):
-            value = Undefined("no samples") if state is None else metric.value(state)
+            value = metric.value(state)
             for name, item in value.items() if isinstance(value, Mapping) else [(metric.name, value)]:
                 if isinstance(item, Undefined):
                     undefined[name] = item.reason

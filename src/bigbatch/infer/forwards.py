@@ -103,7 +103,9 @@ def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 
 def _in_order(found: Sequence[tuple[np.ndarray, np.ndarray]], table: TokenTable) -> np.ndarray:
     """Outputs in table order (all units, C)."""
-    first = next((outputs for _, outputs in found if len(outputs)), np.empty((0, 1), np.float32))
+    # Without any unit there is at least the shape, where some micro-batch was run.
+    shapes = [outputs for _, outputs in found] or [np.empty((0, 1), np.float32)]
+    first = next((outputs for outputs in shapes if len(outputs)), shapes[0])
     whole_UC = np.empty((int(table.unit_offsets[-1]), first.shape[1]), first.dtype)
     for units_U, outputs_UC in found:
         whole_UC[units_U.reshape(-1)] = outputs_UC

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bigbatch.precision.policy import Unit
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import MicroBatch
+from bigbatch.tasks.losses import shares_of
 
 _LOWEST, _HIGHEST = -149, 128
 """Powers of two that bound an fp32 magnitude: 2^k > |x| >= 2^(k - 1)."""
@@ -170,5 +171,4 @@ def _denominators(task: Task, micro_batches: Sequence[MicroBatch]) -> Mapping[st
 def _loss(task: Task, output_UC: Tensor, batch: MicroBatch, denominators: Mapping[str, float]) -> Tensor:
     # A copy: arrays of the token cache are memory-mapped and read-only, which torch does not take.
     targets = batch.targets.map(lambda values: torch.from_numpy(np.array(values)).to(output_UC.device))
-    terms = task.loss(output_UC, targets)
-    return torch.stack([values.sum() / denominators[term] for term, values in terms.items()]).sum()
+    return torch.stack([*shares_of(task.loss(output_UC, targets), denominators).values()]).sum()

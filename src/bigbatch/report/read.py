@@ -29,6 +29,7 @@ _UPDATE_COLUMNS: dict[str, pa.DataType] = {
     "padding_share": pa.float64(),
     "peak_memory_bytes": pa.int64(),
     "skipped": pa.bool_(),
+    "empty": pa.bool_(),
 }
 
 

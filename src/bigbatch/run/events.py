@@ -23,6 +23,17 @@ def skipped(record: Update, batch: GlobalBatch) -> Event:
     )
 
 
+def empty(record: Update, batch: GlobalBatch) -> Event:
+    """An update that had nothing to learn from."""
+    return Event(
+        step=record.step,
+        event="nothing_to_learn",
+        why=f"nothing in its {batch.samples:,} samples counts: no token to predict, no label, or all weights 0",
+        did="counted the update: weights and optimiser are as before, the clock went on",
+        details={"sample_ids": [int(sample) for sample in batch.sample_ids_B]},
+    )
+
+
 def halve_loss_scale(scale: LossScale | None, batch: GlobalBatch) -> Event:
     """The same batch is done again. Nothing needs to be durable: a resume meets the same overflow."""
     assert scale is not None

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
+
 from bigbatch.data.lengths import padding_by_way
 from bigbatch.data.packs import micro_batches
 from bigbatch.graph.analyse import analyse, middle
@@ -34,7 +36,7 @@ def analyse_parts(parts: Parts) -> GraphAnalysis:
     """
     batch = parts.batches.at(0, 1)
     pieces = list(micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing))
-    piece = middle(pieces)
+    piece = middle([piece for piece in pieces if np.any(piece.targets.weights)] or pieces)
     ready = Ready(
         module=parts.module,
         anatomy=anatomy(parts.module),

@@ -28,15 +28,17 @@ class Guard:
     """Steps of the current row."""
     skipped_updates: int = 0
     """Since the start of the run."""
-    last_finite: dict[str, float] | None = None
+    last_finite: dict[str, float | None] | None = None
     """`step`, `loss`, `grad_norm` of the last update that was applied."""
 
     def see(self, update: Update) -> None:
-        """Take note of one update.
+        """Take note of one update; one in which nothing counts says nothing of the run's health.
 
         Raises:
             Diverged: this one completes a row of `patience`, or `on_nonfinite` is `stop`.
         """
+        if update.empty:
+            return
         if not update.skipped:
             self.skipped_in_a_row = []
             self.last_finite = {"step": update.step, "loss": update.loss, "grad_norm": update.grad_norm}

@@ -34,7 +34,7 @@ from bigbatch.records import (
 from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.build import Parts
-from bigbatch.run.events import halve_loss_scale, loss_scale_grown, skipped
+from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.growth import Growth
 from bigbatch.run.guard import Guard
 from bigbatch.run.keeper import Keeper
@@ -162,7 +162,7 @@ class Loop:
             self._meet()
             # At once: a checkpoint of this boundary must know it, whenever the caller leaves.
             scale = self.parts.step.loss_scale
-            grown = scale is not None and scale.after(record.skipped)
+            grown = scale is not None and not record.empty and scale.after(record.skipped)
             larger = self._growth.by_noise(record)
             progress.evaluation_due = self._growth.over() or self._crossed(
                 self.parts.recipe.run.evaluate_every, before
@@ -171,6 +171,8 @@ class Loop:
             yield from map(self.emit, larger)
             if record.skipped:
                 yield self.emit(skipped(record, batch))
+            if record.empty:
+                yield self.emit(empty(record, batch))
             if self.parts.step.apart is not None:
                 yield from map(self.emit, self.parts.step.apart.news())
             self.guard.see(record)

@@ -9,6 +9,7 @@ import numpy as np
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
+from bigbatch.data.ragged import counted_units
 from bigbatch.model.forwards import can_pack
 from bigbatch.model.logits import comparable
 from bigbatch.plan.forward import ForwardPlan
@@ -82,9 +83,12 @@ def _within_format(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]
 
 
 def probe_samples(batches: Batches, count: int = PROBE_SAMPLES) -> list[MicroBatch]:
-    """The longest, the shortest and other real samples, packed."""
+    """The longest, the shortest and other real samples that something can be learnt from, packed."""
     table = batches.table
-    by_length = np.argsort(table.lengths_B, kind="stable")
+    counted = np.flatnonzero(counted_units(table))
+    if not len(counted):  # a task of the user's own may count something else than weights
+        counted = np.arange(len(table))
+    by_length = counted[np.argsort(table.lengths_B[counted], kind="stable")]
     spread = np.linspace(0, len(by_length) - 1, min(count, len(by_length))).astype(np.int64)
     some = batches.some(np.sort(by_length[spread]))
     longest = int(table.lengths_B.max())

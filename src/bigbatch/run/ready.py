@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from bigbatch.data.ragged import all_targets, counted_units
 from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, ModelError, Problem
 from bigbatch.model.anatomy import Anatomy, anatomy
@@ -153,6 +154,7 @@ def ready_tables(
         _check_given_tokens(tables, ready)
     task = ready.task.weighted(tables["train"]) if hasattr(ready.task, "weighted") else ready.task
     tables["train"] = _with_class_weights(tables["train"], task)
+    notes += [note for name, table in tables.items() for note in _what_counts(name, table, task)]
     return tables, replace(ready, task=task), tuple(notes)
 
 
@@ -169,6 +171,25 @@ def _check_given_tokens(tables: Mapping[str, TokenTable], ready: Ready) -> None:
         if longest > ready.max_length:
             what = f"the longest row has {longest} tokens, but the model has positions for {ready.max_length}"
             raise DataError([Problem(where=name, key="input_ids", what=f"{what}; cut the rows")])
+
+
+def _what_counts(name: str, table: TokenTable, task: Any) -> list[str]:
+    """Notes on samples of a split from which nothing can be learnt.
+
+    Raises:
+        DataError: all of the training data are such.
+    """
+    kinds = "no token to predict, no label, or all weights 0"
+    if not any(task.denominators(all_targets(table)).values()):
+        if name == "train":
+            what = f"none of its {len(table):,} samples has anything to learn from: {kinds}"
+            raise DataError([Problem(where=name, what=what)])
+        return [f"{name}: nothing in it counts ({kinds}): its figures do not exist"]
+    idle = int((counted_units(table) == 0).sum())
+    if not idle:
+        return []
+    did = "learnt from" if name == "train" else "scored"
+    return [f"{name}: {idle:,} of {len(table):,} samples have nothing to be {did} ({kinds})"]
 
 
 def _key_parts(ready: Ready) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.records import GlobalBatch, LossSums, MicroBatch, Update
 from bigbatch.step.replicas import Apart, Replica
 from bigbatch.step.together import attempt, leave_together
-from bigbatch.step.update import StepParts, is_overflow, move
+from bigbatch.step.update import StepParts, is_overflow, move, nothing_learnt, told_terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,11 @@ def apply_apart(
     apart = parts.apart
     assert apart is not None
     denominators = [parts.task.denominators(targets) for targets in apart.targets(batch)]
+    counted = {term: sum(own[term] for own in denominators) for term in denominators[0]}
+    if not any(counted.values()):
+        record = nothing_learnt(parts, batch, counted, lr=lr, tokens_before=tokens_before)
+        apart.after_update(batch.update, record.seconds)
+        return record
     mine, trouble = attempt(lambda: _passed(parts, apart, batch.update, micro_batches, denominators))
     sums, grad_norm, peak_bytes = _everyone(parts, apart, mine or {}, trouble, denominators)
     finite = math.isfinite(grad_norm) and math.isfinite(sums.loss)
@@ -82,7 +87,7 @@ def apply_apart(
         batch_samples=batch.samples,
         batch_tokens=batch.tokens,
         loss=sums.loss,
-        terms=sums.terms,
+        terms=told_terms(sums.terms, counted),
         grad_norm=grad_norm,
         lr=lr,
         seconds=time.perf_counter() - started,
@@ -106,7 +111,7 @@ def _passed(
     for replica in apart.held:
         replica.gradients = None
     for number, pieces in groupby(micro_batches, replica_of):
-        if not all(value > 0 for value in denominators[number].values()):
+        if not any(denominators[number].values()):
             continue  # nothing in its share counts: it stands still
         replica = replicas[number]
         apart.drop_gradients()
@@ -145,7 +150,7 @@ def _everyone(
     counted = {term: sum(own[term] for own in denominators) for term in terms}
     sums = LossSums(
         terms={
-            term: loss / counted[term] if counted[term] else math.nan
+            term: loss / counted[term] if counted[term] else 0.0
             for term, loss in zip(terms, losses, strict=True)
         },
         real_tokens=int(real),

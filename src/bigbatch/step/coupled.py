@@ -25,6 +25,7 @@ from bigbatch.protocols import World
 from bigbatch.records import LossSums, MicroBatch, Targets
 from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
 from bigbatch.step.executor import PlainExecutor, memory_errors
+from bigbatch.tasks.losses import shares_of
 
 
 class CoupledExecutor(PlainExecutor):
@@ -90,8 +91,7 @@ class CoupledExecutor(PlainExecutor):
             self._to_device
         )
         with torch.enable_grad():
-            losses = self._task.loss(leaf_UC, targets)
-            shares = {term: value.sum() / denominators[term] for term, value in losses.items()}
+            shares = shares_of(self._task.loss(leaf_UC, targets), denominators)
             total = torch.stack(list(shares.values())).sum()
             (total if self._loss_scale is None else total * self._loss_scale.value).backward()
         assert leaf_UC.grad is not None

@@ -20,6 +20,7 @@ from bigbatch.precision.loss_scale import LossScale
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import LossSums, MicroBatch
 from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
+from bigbatch.tasks.losses import shares_of
 
 
 class OutOfMemory(Exception):
@@ -97,8 +98,7 @@ class PlainExecutor:
 
     def _backward(self, micro_batch: MicroBatch, denominators: Mapping[str, float]) -> dict[str, Tensor]:
         targets = micro_batch.targets.map(self._to_device)
-        values = self._task.loss(self._forward(micro_batch), targets)
-        shares = {term: value.sum() / denominators[term] for term, value in values.items()}
+        shares = shares_of(self._task.loss(self._forward(micro_batch), targets), denominators)
         total = torch.stack(list(shares.values())).sum()
         (total if self._loss_scale is None else total * self._loss_scale.value).backward()
         return {term: share.detach().double() for term, share in shares.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from bigbatch.optim.build import set_lr
 from bigbatch.precision.loss_scale import GradientOverflow, LossScale
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Task, World
-from bigbatch.records import GlobalBatch, MicroBatch, Update
+from bigbatch.records import GlobalBatch, LossSums, MicroBatch, Update
 from bigbatch.step.executor import PlainExecutor, is_memory_error
 from bigbatch.step.together import attempt, summed
 
@@ -65,7 +65,8 @@ def apply_update(
         tokens_before: real tokens consumed by earlier updates.
 
     Returns:
-        The record; `skipped` when nothing was changed because something was not finite.
+        The record; `skipped` when nothing was changed because something was not finite, `empty` when nothing in the
+        batch counts.
 
     Raises:
         OutOfMemory: a micro-batch did not fit; weights and optimiser are untouched.
@@ -76,6 +77,8 @@ def apply_update(
     world, optimizer = parts.world, parts.optimizer
     optimizer.zero_grad(set_to_none=True)
     denominators = parts.task.denominators(batch.targets)
+    if not any(denominators.values()):
+        return nothing_learnt(parts, batch, denominators, lr=lr, tokens_before=tokens_before)
     mine, trouble = attempt(lambda: parts.executor.accumulate(batch.update, micro_batches, denominators))
     world.reduce_gradients(parts.parameters)
     sums, peak_bytes = summed(world, [*denominators], mine, trouble, peak_memory_bytes(parts.device))
@@ -103,7 +106,7 @@ def apply_update(
         batch_samples=batch.samples,
         batch_tokens=batch.tokens,
         loss=sums.loss,
-        terms=sums.terms,
+        terms=told_terms(sums.terms, denominators),
         grad_norm=grad_norm,
         lr=lr,
         seconds=time.perf_counter() - started,
@@ -112,6 +115,36 @@ def apply_update(
         peak_memory_bytes=peak_bytes,
         skipped=not finite,
     )
+
+
+def nothing_learnt(
+    parts: StepParts, batch: GlobalBatch, terms: Iterable[str], *, lr: float, tokens_before: int
+) -> Update:
+    """The record of a batch in which nothing counts. Every rank knows the whole batch, so all find it empty alike:
+    none runs the model, and weights and optimiser stay as they are.
+    """
+    started = time.perf_counter()
+    nothing = LossSums(terms={}, real_tokens=0, computed_tokens=0)
+    _, peak_bytes = summed(parts.world, [], nothing, None, peak_memory_bytes(parts.device))
+    return Update(
+        step=batch.update,
+        samples=batch.first_position + batch.samples,
+        tokens=tokens_before + batch.tokens,
+        batch_samples=batch.samples,
+        batch_tokens=batch.tokens,
+        loss=None,
+        terms=dict.fromkeys(terms),
+        grad_norm=None,
+        lr=lr,
+        seconds=time.perf_counter() - started,
+        peak_memory_bytes=peak_bytes,
+        empty=True,
+    )
+
+
+def told_terms(terms: Mapping[str, float], denominators: Mapping[str, float]) -> dict[str, float | None]:
+    """Loss of each term as a record tells it; None for one of which nothing counts in the batch."""
+    return {term: terms[term] if count else None for term, count in denominators.items()}
 
 
 def is_overflow(loss_scale: LossScale | None, loss: float) -> bool:

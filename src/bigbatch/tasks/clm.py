@@ -76,15 +76,16 @@ class CausalLM(LanguageModelling):
         return [_sample(document, end) for document in encode_documents(rows, tokenizer, None)]
 
     def arrange(self, table: TokenTable) -> TokenTable:
-        """Documents cut into pieces or blocks, in which each token predicts the next.
-
-        Raises:
-            DataError: nothing is left to predict.
+        """Documents cut into pieces or blocks, in which each token predicts the next. Where no document has two tokens
+        they stay as they are, without a unit.
         """
         most = self._most_tokens
         if self.blocks == "fixed":
-            return next_token_table(table, *block_bounds(table, most))
-        firsts_S, ends_S, _ = piece_bounds(table, most)
+            firsts_S, ends_S = block_bounds(table, most)
+        else:
+            firsts_S, ends_S, _ = piece_bounds(table, most)
+        if not len(firsts_S):
+            firsts_S, ends_S = table.token_offsets[:-1], table.token_offsets[1:]
         return next_token_table(table, firsts_S, ends_S)
 
     def weighted(self, train: TokenTable) -> CausalLM:

@@ -107,6 +107,17 @@ class UnitLoss:
         raise RecipeError([Problem(where=f"loss {self.name}", key="loss.name", what=what)])
 
 
+def shares_of(losses: Mapping[str, Tensor], denominators: Mapping[str, float]) -> dict[str, Tensor]:
+    """Per term, these units' share of the batch's loss (): their sum / the batch's denominator.
+
+    A term of which nothing counts in the whole batch has no share, instead of 0/0.
+    """
+    return {
+        term: values.sum() / denominators[term] if denominators[term] else torch.zeros_like(values.sum())
+        for term, values in losses.items()
+    }
+
+
 def default_loss(kind: Kind) -> UnitLoss:
     """The loss of a kind of task."""
     name, function = DEFAULTS[kind]

@@ -52,8 +52,9 @@ def masked_rows(table: TokenTable, rows_B: np.ndarray, states_B: np.ndarray, rat
     """Rows of a table with tokens masked; the masked ones are the units of what comes back.
 
     Every sample that has a token to mask has at least one masked: where none was chosen, the one with the lowest draw
-    is (with its whole word), as BERT's own data has it. No sample is read for nothing, and no batch has nothing to
-    predict.
+    is (with its whole word), as BERT's own data has it: no sample that can teach something is read for nothing. One of
+    special tokens alone has no unit, and a batch of such samples is an update in which nothing counts
+    (`Update.empty`).
 
     Args:
         table: the split; its units are the tokens that may be masked.

@@ -86,7 +86,11 @@ def known_metrics(kind: str, labels: Sequence[str]) -> dict[str, Metric]:
     }
     for name in _PER_CLASS:
         each = f"{name}_per_class"
-        found[each] = CountMetric(name=each, figure=partial(_per_class, name, tuple(labels)))
+        found[each] = CountMetric(
+            name=each,
+            figure=partial(_per_class, name, tuple(labels)),
+            reported=tuple(f"{name}_{label}" for label in labels),
+        )
     return found | (_single_metrics(labels) if kind == "single" else _multi_metrics())
 
 

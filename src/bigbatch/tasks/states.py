@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.protocols import MetricFunction
+from bigbatch.protocols import Metric, MetricFunction
 from bigbatch.records import Predictions, Targets
 from bigbatch.tasks.figures import Undefined
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
@@ -62,6 +62,11 @@ def shares_of(predictions: Predictions) -> np.ndarray:
     return predictions.probabilities
 
 
+def reported_names(metric: Metric) -> tuple[str, ...]:
+    """Names of the figures that a metric reports: its own, unless it gives several."""
+    return tuple(getattr(metric, "reported", ())) or (metric.name,)
+
+
 # ---------------------------------------------------------------- kinds of state
 
 
@@ -72,6 +77,8 @@ class CountMetric:
     name: str
     figure: Callable[[np.ndarray], float | Mapping[str, float]]
     larger_is_better: bool = True
+    reported: tuple[str, ...] = ()
+    """Names of the figures, where it gives several."""
 
     def add(self, predictions: Predictions, targets: Targets) -> np.ndarray:
         """Counts of these units."""

@@ -21,7 +21,7 @@ _PLAIN_SHARE = 0.05
 _LIVE_SECONDS = 0.1
 _RECENT_UPDATES = 20
 _SHOWN_METRICS = 4
-_QUIET_EVENTS = ("checkpoint", "note")
+_QUIET_EVENTS = ("checkpoint", "note", "nothing_to_learn")
 """Routine: shown in the report, but one line every few minutes would bury what matters here."""
 _PREFERRED = ("accuracy", "f1_macro", "balanced_accuracy", "matthews_corrcoef", "r2", "mae", "f1_micro")
 # Controls and the characters that reorder text: a label must not be able to move the cursor or forge a line.
@@ -63,7 +63,7 @@ class ConsoleObserver:
         self._first: Update | None = None
         self._newest: Update | None = None
         self._recent: list[Update] = []
-        self._skipped = 0
+        self._skipped = self._empty = 0
         self._worth = ""
         self._last_eval = ""
 
@@ -156,6 +156,7 @@ class ConsoleObserver:
         self._newest = update
         self._recent = [*self._recent, update][-_RECENT_UPDATES:]
         self._skipped += update.skipped
+        self._empty += update.empty
         self._worth = _worth_words(update.noise) or self._worth
 
     def _progress(self, *, last: bool) -> None:
@@ -216,6 +217,8 @@ class ConsoleObserver:
             words.append(f"{show_seconds(left)} left")
         if self._skipped:
             words.append(f"{self._skipped} skipped")
+        if self._empty:
+            words.append(f"{self._empty} with nothing to learn from")
         return "  ".join(words)
 
     def _seconds_left(self) -> float | None:
