@@ -79,6 +79,10 @@ def check_holds(table: TokenTable, micro: MicroBatch) -> None:
             segments = table.segments[table.token_offsets[s] : table.token_offsets[s + 1]]
             assert micro.segments_T[token : token + length].tolist() == segments.tolist()
         token, unit = token + int(length), unit + units
+    if not unit:  # one of weight 0 stands in
+        assert micro.reads_U.tolist() == micro.targets.weights.tolist() == [0]
+        assert micro.targets.values.dtype == table.values.dtype
+        unit = 1
     assert (token, unit) == (micro.tokens, len(micro.reads_U))
     for array in (micro.ids_T, micro.reads_U, micro.unit_sample_U, micro.lengths_B, micro.sample_ids_B):
         assert array.dtype == np.int64

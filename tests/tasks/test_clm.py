@@ -50,8 +50,8 @@ documents = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=30), min_
 def test_pieces_predict_every_token_of_a_document_but_its_first_once(rows, most):
     task = CausalLM(block_length=most)
     if all(len(row) < 2 for row in rows):
-        with pytest.raises(DataError, match="no document has two tokens"):
-            task.arrange(table_of(rows))
+        alone = task.arrange(table_of(rows))
+        assert len(alone) == len(rows) and not len(alone.reads)
         return
     table = task.arrange(table_of(rows))
     expected = [row[first : first + most] for row in rows for first in range(0, len(row) - 1, most - 1)]
