@@ -13,7 +13,7 @@ from bigbatch.data.guess import profile
 from bigbatch.data.labels import find_labels
 from bigbatch.data.sources import read_table
 from bigbatch.data.tables import DataTable
-from bigbatch.data.tags import has_scheme
+from bigbatch.data.tags import has_scheme, unmarked_warning
 from bigbatch.errors import DataError
 from bigbatch.protocols import Role
 
@@ -163,3 +163,42 @@ def test_init_knows_tagged_sentences(tmp_path: Path) -> None:
         '{"text": "some words", "labels": ["a", "b"]}\n{"text": "x y", "labels": ["b"]}\n'
     )
     assert profile("b.jsonl", base=tmp_path).kind == "multi"
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u3000", "\u2009", "\u202f", "\x1f", "\x85", "\u2028"])
+def test_only_spaces_and_tabs_separate(blank: str, tmp_path: Path) -> None:
+    """Other blanks stand inside words, such as between the digits of a number."""
+    number = f"10{blank}000"
+    (tmp_path / "a.conll").write_text(f"{number} O\nEuro B-X\n", encoding="utf-8", newline="")
+    (tmp_path / "b.conll").write_text(f"{number}\tO\r\nEuro\tB-X\r\n", encoding="utf-8", newline="")
+    (tmp_path / "c.csv").write_text(f"words,tags\n{number} Euro,O B-X\n", encoding="utf-8", newline="")
+    wanted = [{"words": [number, "Euro"], "tags": ["O", "B-X"]}]
+    for name in ("a.conll", "b.conll", "c.csv"):
+        assert read(name, base=tmp_path).rows.to_pylist() == wanted, name
+    assert read([{"words": f"{number} Euro", "tags": "O B-X"}]).rows.to_pylist() == wanted
+
+
+def test_lists_that_a_table_has_as_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "words,tags\n\"['EU', 'rejects']\",\"['B-ORG', 'O']\"\n[ Applause ],O X O\n"
+    )
+    assert read("a.csv", base=tmp_path).rows.to_pylist() == [
+        ROWS[0],
+        {"words": ["[", "Applause", "]"], "tags": ["O", "X", "O"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tags", "marked"),
+    [
+        (["O", "B-X", "I-X"], True), (["O", "I-X"], True), (["B-X", "I-X", "E-X", "S-X", "O"], True),
+        (["B-X", "I-X", "L-X", "U-X", "O"], True), (["B-X", "M-X", "E-X", "S-X", "O"], True),
+        (["O", "PER", "LOC"], False), (["O", "B-PER", "LOC"], False), (["O", "B_PER", "I_PER"], False),
+        (["NOUN", "VERB"], False), (["O"], False),
+    ],
+)  # fmt: skip
+def test_tags_are_recognised_or_it_is_said(tags: list[str], marked: bool) -> None:
+    assert has_scheme(tags) is marked
+    said = unmarked_warning(tags)
+    assert (said is not None) is (not marked and tags not in (["NOUN", "VERB"], ["O"]))
+    assert said is None or "task.scheme: io" in said

@@ -4,15 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bigbatch.data.values import convert, label_of, labels_of, number_of, text_of
+from bigbatch.data.class_names import label_of, labels_of
+from bigbatch.data.plain import text_of
+from bigbatch.data.values import convert, number_of
 
 
 @pytest.mark.parametrize(
     ("value", "name"),
     [
         (3, "3"), (3.0, "3"), ("3", "3"), ("3.0", "3"), (" 3.00 ", "3"), (-1.0, "-1"), ("-0012.0", "-12"),
-        (True, "true"), (False, "false"), ("True", "True"), (" neg ", "neg"), ("007", "007"), ("1.5", "1.5"),
-        (None, None), ("", None), ("  ", None), (float("nan"), None), ("NaN", None), ("None", "None"),
+        (True, "true"), (False, "false"), ("True", "true"), (" neg ", "neg"), ("007", "007"), ("1.5", "1.5"),
+        (None, None), ("", None), ("  ", None), (float("nan"), None), ("NaN", "NaN"), ("None", "None"),
         (10**30, str(10**30)), (1e300, str(int(1e300))),
     ],
 )  # fmt: skip
@@ -20,9 +22,9 @@ def test_one_class_has_one_name(value: object, name: str | None):
     assert label_of(value) == name
 
 
-@pytest.mark.parametrize("value", [0.5, float("inf"), [1], {"a": 1}, b"x"])
+@pytest.mark.parametrize("value", [0.5, float("inf"), [1], {"a": 1}, b"\xff"])
 def test_what_is_no_label(value: object):
-    with pytest.raises(ValueError, match=r"is not a class|expected a label"):
+    with pytest.raises(ValueError, match=r"is not a class|expected a label|not UTF-8"):
         label_of(value)
 
 

@@ -29,7 +29,10 @@ def test_options_stand_beside_the_name() -> None:
     [
         ({"name": "tag", "kind": "multi"}, "task.kind: not an option of this task; classify has it"),
         ({"name": "classify", "pieces": "all"}, "task.pieces: not an option of this task; tag has it"),
-        ({"name": "tag", "scheme": "bio"}, r"task.scheme: found 'bio'; expected auto \| iob2 \| none"),
+        (
+            {"name": "tag", "scheme": "bio"},
+            r"task.scheme: found 'bio'; expected auto \| iob1 \| iob2 \| bioes \| bilou \| io \| none",
+        ),
         ({"name": "tag", "piecs": "all"}, "task.piecs: unknown key; did you mean task.pieces"),
         ({"name": "tag", "labels": ["O", "O"]}, "task.labels: found .*; expected distinct names"),
     ],

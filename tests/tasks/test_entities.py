@@ -162,3 +162,24 @@ def test_names() -> None:
         tag_metric("f1_PRE", marked, True)
     nothing = value(tag_metric("f1", marked, True), *units([["O"]], [["O"]], marked))
     assert isinstance(nothing, Undefined) and "no entities" in nothing.reason
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ("B-X L-X O U-X U-X B-X I-X L-X", [(0, 2), (3, 4), (4, 5), (5, 8)]),
+        ("B-X E-X O S-X S-X B-X I-X E-X", [(0, 2), (3, 4), (4, 5), (5, 8)]),
+        ("B-X E-X O S-X S-X B-X M-X E-X", [(0, 2), (3, 4), (4, 5), (5, 8)]),
+        ("B-X I-X O B-X B-X B-X I-X I-X", [(0, 2), (3, 4), (4, 5), (5, 8)]),
+        ("I-X I-X O I-X B-X B-X I-X I-X", [(0, 2), (3, 4), (4, 5), (5, 8)]),
+        ("I-X I-X O I-X O I-X I-X I-X", [(0, 2), (3, 4), (5, 8)]),
+        ("X X O X O X X X", [(0, 2), (3, 4), (5, 8)]),
+        ("X X Y X", [(0, 2), (2, 3), (3, 4)]),
+    ],
+)
+def test_the_same_entities_in_every_scheme(tags: str, found: list[tuple[int, int]]) -> None:
+    """BILOU, BIOES, BMES, IOB2, IOB1, IO with and without prefix."""
+    names = sorted(set(tags.split()))
+    ids = np.array([names.index(tag) for tag in tags.split()])
+    spans = entities(ids, np.arange(len(ids)) == 0, scheme_of(names))
+    assert [tuple(span) for span in spans[:, 1:].tolist()] == found

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from bigbatch.data.labels import LabelSet
+from bigbatch.data.sources import read_table
+from bigbatch.data.tokens import as_table, token_table
 from bigbatch.errors import DataError
-from bigbatch.tasks.inputs import encode_texts, tokenised_inputs
+from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.inputs import encode_texts, inputs_of_rows, tokenised_inputs
 
 
 def test_ids_segments_and_truncation(tokenizer):
@@ -52,3 +58,41 @@ def test_rows_of_token_ids_lose_only_their_padding():
         tokenised_inputs({"input_ids": [1, 2], "attention_mask": [1]})
     with pytest.raises(DataError, match="gives no tokens"):
         tokenised_inputs({"input_ids": [1, 2], "attention_mask": [0, 0]})
+
+
+ROWS = [
+    {"text": "a b"},
+    {"text": "c", "pair": "d"},
+    {"text": "e", "pair": ""},
+    {"text": "f", "pair": " \u00a0"},
+    {"text": "g", "pair": None},
+    {"input_ids": [2, 9, 3], "token_type_ids": [0, 1, 1]},
+    {"input_ids": [2, 9, 3]},
+]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0], [1, 6, 0, 5, 3]])
+def test_a_row_is_read_as_if_it_were_alone(tokenizer, order):
+    together = inputs_of_rows([ROWS[number] for number in order], tokenizer, 8)
+    for number, found in zip(order, together, strict=True):
+        (alone,) = inputs_of_rows([ROWS[number]], tokenizer, 8)
+        assert found.ids.tolist() == alone.ids.tolist()
+        assert str(found.segments) == str(alone.segments)
+    assert inputs_of_rows(ROWS[2:3], tokenizer, 8)[0].ids.tolist() == [2, 8, 3], "no second [SEP]"
+
+
+@pytest.mark.parametrize("first", range(2))
+def test_rows_with_and_without_token_types_fit_together(first):
+    rows = [
+        {"input_ids": [2, 9, 3], "token_type_ids": [0, 1, 1], "labels": 0},
+        {"input_ids": [2, 9, 3], "labels": 1},
+    ]
+    rows = rows[first:] + rows[:first]
+    task = Classify(label_set=LabelSet(("a", "b")))
+    table = read_table(rows, base=Path(), columns={}, roles=task.roles)
+    tokens, _ = token_table(table, task=task, tokenizer=None, cache_dir=None, key_parts={})
+    wanted = [[0, 1, 1], [0, 0, 0]]
+    assert tokens.segments is not None
+    assert tokens.segments.reshape(2, 3).tolist() == wanted[first:] + wanted[:first]
+    predicted = as_table(task.encode_unlabelled(rows, None))
+    assert predicted.segments is not None and predicted.segments.tolist() == tokens.segments.tolist()

@@ -187,7 +187,9 @@ def test_options_and_head() -> None:
     assert tag().head == {"kind": "tokens", "outputs": 4, "id2label": dict(enumerate(TAGS.names))}
     assert tag().marked and not tag(scheme="none").marked
     assert not Tag(label_set=LabelSet(("NOUN", "VERB"))).marked
-    with pytest.raises(RecipeError, match="task.scheme: found 'bio'; expected auto, iob2 or none"):
+    with pytest.raises(
+        RecipeError, match="task.scheme: found 'bio'; expected auto, iob1, iob2, bioes, bilou, io or none"
+    ):
         Tag(scheme="bio")  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="task.pieces: found 'last'"):
         Tag(pieces="last")  # type: ignore[arg-type]
@@ -203,3 +205,41 @@ def test_metrics_by_name() -> None:
         Tag().check_metric("acuracy")
     with pytest.raises(RecipeError, match="did you mean f1_PER"):
         tag().check_metric("f1_PERS")
+
+
+def test_a_word_of_minus_100_is_no_unit_in_any_form(tokenizer: Any) -> None:
+    words = tag().encode(row("the great gate", "-100 B-PER -100"), tokenizer)
+    ids = {"input_ids": words.ids.tolist(), "labels": [-100, -100, B_PER, -100, -100]}
+    given = tag().encode(ids, None)
+    for sample in (words, given):
+        assert sample.reads.tolist() == [2] and sample.values.tolist() == [B_PER]
+        assert sample.weights.tolist() == [1] and sample.extras[STARTS].tolist() == [1]
+    nothing = tag().encode(row("the gate", "-100 -100"), tokenizer)
+    assert nothing.reads.tolist() == [] and len(nothing.ids) == 4
+    every = tag(pieces="all").encode(row("greatly the greatly", "-100 O B-PER"), tokenizer)
+    assert every.values.tolist() == [OUT, B_PER, I_PER]
+    mixed = tag().encode_batch([row("the gate", "O O"), ids], tokenizer)
+    assert [sample.reads.tolist() for sample in mixed] == [[1, 2], [2]]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "names"),
+    [
+        ("auto", ("B-PER", "I-PER", "L-PER", "U-PER", "O")),
+        ("bilou", ("B-PER", "I-PER", "L-PER", "U-PER", "O")),
+        ("auto", ("B-PER", "I-PER", "E-PER", "S-PER", "O")),
+        ("auto", ("I-PER", "O")),
+        ("io", ("PER", "O")),
+    ],
+)
+def test_schemes_that_mark_entities(scheme: Any, names: tuple[str, ...]) -> None:
+    task = Tag(scheme=scheme, label_set=LabelSet(names))
+    assert task.marked and task.metrics[0].name == "f1" and not task.data_warnings
+
+
+def test_tags_without_prefix_are_said() -> None:
+    task = Tag(label_set=LabelSet(("LOC", "O", "PER")))
+    assert not task.marked and "task.scheme: io" in task.data_warnings[0]
+    assert not Tag(scheme="none", label_set=LabelSet(("O", "PER"))).data_warnings
+    with pytest.raises(RecipeError, match="bilou, but the tags are PER"):
+        Tag(scheme="bilou", label_set=LabelSet(("O", "PER")))

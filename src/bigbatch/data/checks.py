@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bigbatch.data.class_names import LOOKS_MISSING, NOT_COUNTED
 from bigbatch.data.columns import ID
 from bigbatch.data.labels import Kind, LabelSet, distinct_labels, flat, is_integer_name
 from bigbatch.data.problems import data_error, listed
@@ -21,7 +22,6 @@ from bigbatch.protocols import Role
 _KINDS: dict[Kind, Any] = {"single": "label", "multi": "labels", "regression": "number", "tags": "tags"}
 _READ = ("text", "words")
 """Kinds of roles that the model reads; the others are what it learns."""
-_IGNORED = -100
 
 
 def check_splits(
@@ -172,7 +172,7 @@ def _class_counts(table: DataTable, kind: Kind, role: str) -> dict[str, int]:
         sums = np.array(values.to_pylist(), np.float64).clip(0).sum(axis=0)
         return {str(index): int(sums[index]) for index in range(width)}
     counted = Counter(
-        str(value) for value in flat(values).to_pylist() if value is not None and value != _IGNORED
+        str(value) for value in flat(values).to_pylist() if value is not None and str(value) != NOT_COUNTED
     )
     return dict(counted.most_common())
 
@@ -200,6 +200,11 @@ def _label_warnings(train: DataTable, labels: LabelSet, roles: Mapping[str, Role
         words = sorted(set(seen) - set(numbers))
         warnings.append(
             f"labels mix numbers ({listed(sorted(numbers), 3)}) and words ({listed(words, 3)}); is that meant?"
+        )
+    unsaid = sorted(name for name in seen if name.lower() in LOOKS_MISSING)
+    if unsaid:
+        warnings.append(
+            f"{listed(unsaid)}: as text these are classes like any other; an empty cell is a missing label"
         )
     odd = sorted(name for name in seen if "," in name)
     if roles[role].kind == "labels" and odd and not _several(train, role):

@@ -21,11 +21,16 @@ Line = tuple[int, list[str]]
 
 
 def sentences(lines: Iterable[str]) -> Iterator[list[Line]]:
-    """Sentences as their lines: columns apart by tabs, or by white space where there is no tab."""
+    """Sentences as their lines: columns apart by tabs, or by spaces where there is no tab. Other blanks (no-break,
+    ideographic, …) are characters of words.
+    """
     found: list[Line] = []
     for number, line in enumerate(lines, start=1):
         text = line.strip("\r\n")
-        columns = [part.strip() for part in text.split("\t")] if "\t" in text.strip() else text.split()
+        apart = text.split("\t") if "\t" in text.strip(" \t") else text.split(" ")
+        columns = [part.strip(" \t") for part in apart]
+        if "\t" not in text.strip(" \t"):
+            columns = [part for part in columns if part]
         if not any(columns) or columns[0] == _DOCUMENT:
             if found:
                 yield found

@@ -12,7 +12,7 @@ from bigbatch.data.conll import read_conll
 from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
 from bigbatch.data.jsonlines import read_json_lines
 from bigbatch.data.problems import data_error, nearest, one_error
-from bigbatch.data.raw import Raw, from_table
+from bigbatch.data.raw import Raw, from_table, order_of, written_class_names
 from bigbatch.errors import DataError, Problem
 
 DELIMITED = {".csv": False, ".tsv": True, ".tab": True}
@@ -98,7 +98,8 @@ def _name(path: Path, base: Path) -> str:
 
 def _parquet(name: str, path: Path) -> Raw:
     with parquet.ParquetFile(path) as file:
-        columns, rows = tuple(file.schema_arrow.names), file.metadata.num_rows
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+    columns = tuple(schema.names)
 
     def load(names):
         try:
@@ -107,7 +108,17 @@ def _parquet(name: str, path: Path) -> Raw:
             raise one_error(name, "", f"cannot be read: {error}") from error
         return {column: table.column(column) for column in names}
 
-    return Raw(name=name, columns=columns, rows=rows, load=load)
+    ordered = [field.name for field in schema if pa.types.is_dictionary(field.type) and field.type.ordered]
+    found = {column: order_of(values) for column, values in load(ordered).items()}
+    orders = {column: order for column, order in found.items() if order is not None}
+    return Raw(
+        name=name,
+        columns=columns,
+        rows=rows,
+        load=load,
+        class_names=written_class_names(schema),
+        class_orders=orders,
+    )
 
 
 def _arrow(path: Path) -> pa.Table:

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bigbatch.data.class_names import NOT_COUNTED, SEPARATOR, label_lists, label_of, written_list
 from bigbatch.data.columns import ID, guess_column
 from bigbatch.data.files import CONLL, DELIMITED, ENCODINGS, JSON, TEXT, find_files, read_file
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
 from bigbatch.data.order import epoch_order
+from bigbatch.data.plain import plain
 from bigbatch.data.problems import listed, one_error
 from bigbatch.data.raw import Raw
-from bigbatch.data.values import SEPARATOR, label_of, labels_of, plain
+from bigbatch.errors import Problem
 
 _SAMPLE_ROWS = 2000
 """Rows whose texts are measured; labels are counted in all."""
@@ -181,7 +183,7 @@ def _distinct(values: Sequence[Any], most: int) -> int:
 def _kind(values: Sequence[Any]) -> Kind:
     """Several labels a row, a number, or a class."""
     present = [value for value in values if value is not None and value != ""]
-    if any(isinstance(value, list) for value in present):
+    if any(_is_list(value) for value in present):
         return "multi"
     if any(isinstance(value, str) and SEPARATOR in value for value in present):
         parts = {part for value in present for part in str(value).split(SEPARATOR)}
@@ -235,8 +237,8 @@ def _describe_tagged(
     sentences = [row or [] for row in table.some(words)]
     texts = [" ".join(row) for row in sentences]
     tokens = [estimate_tokens(text) for text in texts]
-    counts = Counter(label_of(tag) for row in table.all(tags[0]) for tag in row or ())
-    known = {name: count for name, count in counts.items() if name is not None}
+    counts = Counter(_label(tag) for row in table.all(tags[0]) for tag in row or ())
+    known = {name: count for name, count in counts.items() if name not in (None, NOT_COUNTED)}
     return DataProfile(
         files=files,
         rows=table.rows,
@@ -320,18 +322,27 @@ def _count(labels: Sequence[Any], kind: Kind) -> tuple[dict[str, int], int]:
     """Rows of each class, and rows without a label; values that are no labels count as missing."""
     if kind == "regression":
         return {}, sum(_is_empty(value) for value in labels)
-    counts: Counter[str] = Counter()
-    missing = 0
-    for value in labels:
-        try:
-            names = labels_of(value) if kind == "multi" else [label_of(value)]
-        except ValueError:
-            names = [None]
-        if names is None or None in names:
-            missing += 1
-        else:
-            counts.update(name for name in names if name is not None)
-    return {name: counts[name] for name in sorted_labels(list(counts))}, missing
+    if kind == "multi":
+        rows: list[list[str] | None] = label_lists(labels, lambda row, what: Problem(where="", what=what))[0]
+    else:
+        rows = [None if name is None else [name] for name in map(_label, labels)]
+    counts = Counter(name for row in rows for name in row or ())
+    return {name: counts[name] for name in sorted_labels(list(counts))}, sum(row is None for row in rows)
+
+
+def _label(value: Any) -> str | None:
+    try:
+        return label_of(value)
+    except ValueError:
+        return None
+
+
+def _is_list(value: Any) -> bool:
+    """Whether a label is a list, also one that a table has as text."""
+    try:
+        return isinstance(value, list) or (isinstance(value, str) and written_list(value) is not None)
+    except ValueError:
+        return True
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:

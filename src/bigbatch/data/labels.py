@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from bigbatch.data.class_names import NOT_COUNTED, label_of
 from bigbatch.data.problems import listed, nearest, one_error
 from bigbatch.data.tables import DataTable
-from bigbatch.data.values import label_of, plain
 
 Kind = Literal["single", "multi", "regression", "tags"]
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")
@@ -44,14 +44,16 @@ class LabelSet:
         return len(self.names)
 
     def id_of(self, label: Any) -> int:
-        """Class id of a label in any form that a source may have: "3", 3, 3.0, True.
+        """Class id of a label in any form that a source may have: "3", 3, 3.0, True; -100 for what is not counted.
 
         Raises:
             KeyError: there is no such class; the message names the nearest.
         """
-        name = label_of(plain(label))
+        name = label_of(label)
         if name in self._ids:
             return self._ids[name]
+        if name == NOT_COUNTED:
+            return int(NOT_COUNTED)
         raise KeyError(
             f"no class {name!r}{nearest(str(name), self.names) or '.'} There are: {listed(self.names)}"
         )
@@ -63,13 +65,15 @@ class LabelSet:
 
     @cached_property
     def _ids(self) -> dict[str | None, int]:
-        return {name: index for index, name in enumerate(self.names)}
+        # A model's own names may be written otherwise than a class's: `True`.
+        return {class_name(name): index for index, name in enumerate(self.names)}
 
 
 def find_labels(
     table: DataTable, role: str = "label", kind: Kind = "single", keep: Sequence[str] | None = None
 ) -> LabelSet:
-    """The classes of a split: integers in numerical order, anything else in the order of its characters.
+    """The classes of a split: in the order that the source declares, else integers in numerical order and anything
+    else in the order of its characters.
 
     Args:
         table: the training split; rows of token ids have class ids in `labels`, whatever `role` says.
@@ -82,25 +86,114 @@ def find_labels(
     """
     if kind == "regression":
         return LabelSet(())
-    names = _class_ids(table, kind) if table.tokenised else sorted_labels(distinct_labels(table, role))
+    names = _class_ids(table, kind) if table.tokenised else _named_classes(table, role)
     if keep is None:
         return LabelSet(tuple(names))
-    kept = LabelSet(tuple(str(label_of(plain(name))) for name in keep))
+    kept = LabelSet(tuple(map(class_name, keep)))
     if table.tokenised:
-        if len(names) > len(kept):
-            raise one_error("labels", "", f"class id {len(names) - 1}, but there are {len(kept)} classes")
+        used = _class_ids(table, kind, declared=False)
+        if len(used) > len(kept):
+            raise one_error("labels", "", f"class id {len(used) - 1}, but there are {len(kept)} classes")
         return kept
-    missing = [name for name in names if name not in kept.names]
+    missing = [name for name in sorted_labels(distinct_labels(table, role)) if name not in kept.names]
     if missing:
         what = f"the data has {listed(missing)}, which is not among the labels given: {listed(kept.names)}"
         raise one_error(first_with(table, role, missing[0]), role, what)
     return kept
 
 
+def class_name(name: Any) -> str:
+    """The class that a name of a label list or of a model's head stands for.
+
+    Raises:
+        DataError: it stands for none.
+    """
+    try:
+        found = label_of(name)
+    except ValueError:
+        found = str(name)  # a model may call its outputs as it likes
+    if found is None:
+        raise one_error("labels", "", f"{name!r} is the name of no class")
+    return found
+
+
+def matched(
+    table: DataTable, role: str | None, kind: Kind, labels: LabelSet, train: DataTable | None = None
+) -> DataTable:
+    """The table with its labels called as the classes that they are to be held against.
+
+    Lists of zeros and ones are called by their places until somebody knows the names; and true and false may be
+    written 1 and 0 elsewhere.
+
+    Args:
+        table: of any split, or to evaluate.
+        role: the column.
+        kind: of the task.
+        labels: the classes.
+        train: the rows that they come from, if those are there.
+
+    Raises:
+        DataError: lists of zeros and ones of another length, or where training has names.
+    """
+    if role is None or table.tokenised or kind == "regression" or role not in table.rows.column_names:
+        return table
+    known = [class_name(name) for name in labels.names]
+    if table.multi_hot:
+        found = table.classes or ()
+        if train is not None and not train.multi_hot:
+            if not {"0", "1"} <= set(known):
+                what = "lists of zeros and ones, but the training rows have names; use one of the two"
+                raise one_error(table.where(0), role, what)
+            return _as_class_ids(table, role)
+        if len(found) != len(known):
+            what = f"lists of {len(found)} zeros and ones, but there are {len(known)} labels: {listed(known)}"
+            raise one_error(table.where(0) if len(table) else "data", role, what)
+        return _renamed(table, role, dict(zip(found, known, strict=True)))
+    strange = set(distinct_labels(table, role)) - set(known)
+    for written in ({"1": "true", "0": "false"}, {"true": "1", "false": "0"}):
+        if strange and strange <= set(written) and set(known) == set(written.values()):
+            return _renamed(table, role, written)
+    return table
+
+
+def _as_class_ids(table: DataTable, role: str) -> DataTable:
+    """Lists that look multi-hot, beside training rows whose lists hold class ids: the ids 0 and 1."""
+    column = table.rows.column(role)
+    places = len(table.classes or ())
+    ids = [
+        None if ones is None else ["0"] * (len(ones) < places) + ["1"] * bool(ones)
+        for ones in column.to_pylist()
+    ]
+    place = table.rows.column_names.index(role)
+    rows = table.rows.set_column(place, role, pa.chunked_array([pa.array(ids, column.type)]))
+    return replace(table, rows=rows, classes=None, multi_hot=False)
+
+
+def _renamed(table: DataTable, role: str, names: Mapping[str, str]) -> DataTable:
+    column = table.rows.column(role)
+    if all(name == other for name, other in names.items()):
+        return table
+    renamed = [
+        [names.get(name, name) for name in value] if isinstance(value, list) else names.get(value, value)
+        for value in column.to_pylist()
+    ]
+    place = table.rows.column_names.index(role)
+    rows = table.rows.set_column(place, role, pa.chunked_array([pa.array(renamed, column.type)]))
+    classes = None if table.classes is None else tuple(names.get(name, name) for name in table.classes)
+    return replace(table, rows=rows, classes=classes)
+
+
+def _named_classes(table: DataTable, role: str) -> list[str]:
+    """The order that the source declares, where it has all classes; else sorted."""
+    found = distinct_labels(table, role)
+    declared = list(table.classes or ())
+    return declared if declared and set(found) <= set(declared) else sorted_labels(found)
+
+
 def distinct_labels(table: DataTable, role: str) -> list[str]:
-    """Class names that occur, in no particular order; missing ones left out."""
-    names = {label_of(plain(value)) for value in flat(table.rows.column(role)).unique().to_pylist()}
-    return [name for name in names if name is not None]
+    """Class names that occur, in no particular order; those that are missing or not counted left out."""
+    names = {label_of(value) for value in flat(table.rows.column(role)).unique().to_pylist()}
+    return [name for name in names if name is not None and name != NOT_COUNTED]
 
 
 def flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -123,24 +216,28 @@ def is_integer_name(name: str) -> bool:
 def first_with(table: DataTable, role: str, name: str) -> str:
     """`file:row` of the first row that has this label."""
     for row, value in enumerate(table.rows.column(role).to_pylist()):
-        if name in (
-            [label_of(plain(part)) for part in value] if isinstance(value, list) else [label_of(value)]
-        ):
+        if name in map(label_of, value if isinstance(value, list) else [value]):
             return table.where(row)
     raise AssertionError(f"label {name!r} was found in the table before")
 
 
-def _class_ids(table: DataTable, kind: Kind) -> list[str]:
-    """Names "0", "1", … for class ids of rows of token ids."""
+def _class_ids(table: DataTable, kind: Kind, *, declared: bool = True) -> list[str]:
+    """Names of the class ids of rows of token ids: those that the source declares, else "0", "1", …"""
     if "labels" not in table.rows.column_names:
         raise one_error(
             table.where(0) if len(table) else "data", "labels", "rows of token ids need a column labels"
         )
     column = table.rows.column("labels")
     if kind == "multi":
-        return [str(number) for number in range(len(column[0]) if len(column) else 0)]
-    ids = np.array(flat(column).drop_null().to_pylist())
-    wrong = ids[(ids < 0) & (ids != -100)] if ids.size else ids
-    if wrong.size:
-        raise one_error("data", "labels", f"class id {wrong[0]}; expected 0, 1, 2, … or -100 for none")
-    return [str(number) for number in range(int(ids.max(initial=-1)) + 1)]
+        found = len(column[0]) if len(column) else 0
+    else:
+        ids = np.array(flat(column).drop_null().to_pylist())
+        wrong = ids[(ids < 0) & (ids != int(NOT_COUNTED))] if ids.size else ids
+        if wrong.size:
+            raise one_error("data", "labels", f"class id {wrong[0]}; expected 0, 1, 2, … or -100 for none")
+        found = int(ids.max(initial=-1)) + 1
+    names = table.classes if declared else None
+    if names and found > len(names):
+        what = f"class id {found - 1}, but the column has {len(names)} names: {listed(names)}"
+        raise one_error("data", "labels", what)
+    return list(names) if names else [str(number) for number in range(found)]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from bigbatch.data.plain import plain
 from bigbatch.data.problems import one_error
-from bigbatch.data.raw import Column, Raw, from_dicts, from_table
-from bigbatch.data.values import plain
+from bigbatch.data.raw import Column, Raw, from_dicts, from_table, named_order
 
 _EXPECTED = "expected files, a list of dicts, pandas, datasets.Dataset or a map-style torch dataset"
 
@@ -59,6 +59,12 @@ def _pandas(frame: Any) -> Raw:
         columns=tuple(by_name),
         rows=len(frame),
         load=lambda names: {name: frame[by_name[name]].tolist() for name in names},
+        class_orders={
+            name: order
+            for name, own in by_name.items()
+            if getattr(frame.dtypes[own], "ordered", False)
+            and (order := named_order(frame.dtypes[own].categories.tolist())) is not None
+        },
     )
 
 

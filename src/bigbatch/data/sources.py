@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +22,14 @@ from bigbatch.data.columns import ID, pick_columns
 from bigbatch.data.files import find_files, read_file
 from bigbatch.data.objects import read_object
 from bigbatch.data.problems import data_error, nearest, one_error
-from bigbatch.data.raw import Column, Raw
+from bigbatch.data.raw import Column, Raw, named_order
 from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable
-from bigbatch.data.values import convert
+from bigbatch.data.values import convert, convert_labels
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
+
+CLASSES = ("label", "labels", "tags")
+"""Kinds of roles that hold classes."""
 
 
 def read_table(
@@ -94,18 +98,34 @@ def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) ->
     loaded = raw.load(list(dict.fromkeys(picked.values())))
     converted: dict[str, Any] = {}
     problems: list[Problem] = []
+    classes: tuple[str, ...] | None = None
+    places = 0
     for role, column in picked.items():
-        values = _with_names(loaded[column], raw.class_names.get(column))
+        names = raw.class_names.get(column)
         kind = "text" if role == ID else roles[role].kind
-        converted[role], found = convert(values, kind, column, raw.where)
+        values = with_names(loaded[column], names) if kind in CLASSES else loaded[column]
+        if kind == "labels":
+            converted[role], found, places = convert_labels(values, column, raw.where)
+        else:
+            converted[role], found = convert(values, kind, column, raw.where)
         problems += found
+        if kind in CLASSES:
+            classes = _declared(names, raw.class_orders.get(column), places)
     if problems:
         raise data_error(problems)
-    return _table(raw, pa.table(converted), tokenised=False)
+    return replace(_table(raw, pa.table(converted), tokenised=False), classes=classes, multi_hot=places > 0)
 
 
-def _with_names(column: Column, names: tuple[str, ...] | None) -> Column:
-    """Class ids by their names, -1 (no label) as missing."""
+def _declared(
+    names: tuple[str, ...] | None, order: tuple[str, ...] | None, places: int
+) -> tuple[str, ...] | None:
+    if places:
+        return tuple(map(str, range(places)))
+    return named_order(names) if names is not None else order
+
+
+def with_names(column: Column, names: tuple[str, ...] | None) -> Column:
+    """Class ids by their names, -1 (no label) as missing. Other values stay, and are refused where they are none."""
     if names is None:
         return column
     values = column if isinstance(column, list) else column.to_pylist()
@@ -133,11 +153,34 @@ def _tokenised(raw: Raw, wanted: Mapping[str, str]) -> DataTable:
     if ID in raw.columns:
         names[ID] = ID
     loaded = raw.load(list(dict.fromkeys(names.values())))
-    return _table(
+    table = _table(
         raw,
         pa.table({role: _arrow(loaded[column], raw, column) for role, column in names.items()}),
         tokenised=True,
     )
+    return replace(table, classes=_names_of_ids(raw, names.get("labels"), table))
+
+
+def _names_of_ids(raw: Raw, column: str | None, table: DataTable) -> tuple[str, ...] | None:
+    """What the class ids of rows of token ids are called: as their column says, or the one that they were made from.
+
+    Tags that a tokenizing function has laid on tokens are in a column without names. Where exactly one other column
+    has names, and all ids of every row are among that column's of the same row, they are its classes.
+    """
+    if column is None or column in raw.class_names:
+        return raw.class_names.get(column or "")
+    targets = table.rows.column("labels").to_pylist()
+    fitting = []
+    for name in raw.class_names:
+        values = raw.load([name])[name]
+        rows = values if isinstance(values, list) else values.to_pylist()
+        if all(_ids_in(ids) - {-100} <= _ids_in(own) for ids, own in zip(targets, rows, strict=True)):
+            fitting.append(name)
+    return raw.class_names[fitting[0]] if len(fitting) == 1 else None
+
+
+def _ids_in(value: Any) -> set[Any]:
+    return set(value) if isinstance(value, list) else {value}
 
 
 def _arrow(column: Column, raw: Raw, name: str) -> Any:
@@ -154,6 +197,7 @@ def _table(raw: Raw, rows: pa.Table, *, tokenised: bool) -> DataTable:
         rows=rows,
         origin=((raw.name, 0),) if raw.name else (),
         numbers=raw.row_numbers.astype(np.int64),
+        warnings=raw.warnings,
         tokenised=tokenised,
     )
 
@@ -171,7 +215,30 @@ def _join(parts: Sequence[DataTable]) -> DataTable:
         numbers=np.concatenate([part.row_numbers for part in parts]),
         warnings=tuple(warning for part in parts for warning in part.warnings),
         tokenised=parts[0].tokenised,
+        classes=_common_classes(parts),
+        multi_hot=_all_multi_hot(parts),
     )
+
+
+def _common_classes(parts: Sequence[DataTable]) -> tuple[str, ...] | None:
+    """The order that the files declare, where they do not contradict each other."""
+    declared = {part.classes for part in parts}
+    return parts[0].classes if len(declared) == 1 else None
+
+
+def _all_multi_hot(parts: Sequence[DataTable]) -> bool:
+    """Whether labels are lists of zeros and ones, in all files or in none, and equally long."""
+    kinds = {part.classes if part.multi_hot else None for part in parts}
+    if len(kinds) > 1:
+        names = ", ".join(
+            f"{part.where(0)} {len(part.classes or ())} places"
+            if part.multi_hot
+            else f"{part.where(0)} names"
+            for part in parts
+            if len(part)
+        )
+        raise one_error("data", "label", f"labels are lists of zeros and ones of different kinds: {names}")
+    return parts[0].multi_hot
 
 
 def is_empty_text(column: pa.ChunkedArray) -> np.ndarray:

@@ -31,6 +31,11 @@ class DataTable:
     warnings: tuple[str, ...] = ()
     tokenised: bool = False
     """Whether the rows are token ids already."""
+    classes: tuple[str, ...] | None = None
+    """All class names in the order that the source declares (`ClassLabel`, an ordered Categorical, places of multi-hot
+    lists); None where it declares none."""
+    multi_hot: bool = False
+    """Whether labels came as lists of zeros and ones: `classes` are their places, "0", "1", …"""
 
     def __len__(self) -> int:
         return self.rows.num_rows

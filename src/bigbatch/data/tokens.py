@@ -233,8 +233,12 @@ def _columns(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
         "values": np.concatenate([sample.values for sample in samples]),
         "weights": np.concatenate([sample.weights for sample in samples]).astype(np.float32),
     }
-    segments = [sample.segments for sample in samples if sample.segments is not None]
-    if segments:
+    if any(sample.segments is not None for sample in samples):
+        # A model takes rows without token types for rows of zeros.
+        segments = [
+            np.zeros(len(sample.ids), np.int8) if sample.segments is None else sample.segments
+            for sample in samples
+        ]
         columns["segments"] = np.concatenate(segments).astype(np.int8)
     for name in samples[0].extras:
         columns[f"extra.{name}"] = np.concatenate([sample.extras[name] for sample in samples]).astype(

@@ -1,31 +1,26 @@
 """Values of a column, brought to the form of its role: text, class name, class names, number, words or tags.
 
-Class names are text everywhere, so that `3`, `3.0` and "3" are one class in every format; `labels` orders them.
+Which class a value stands for is decided in `class_names`; `labels` orders them.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 
+from bigbatch.data.class_names import NOT_COUNTED, label_lists, label_of, tags_of, written_list
+from bigbatch.data.plain import BLANKS, is_missing, plain, text_of
 from bigbatch.data.raw import Column
 from bigbatch.errors import Problem
 
 Where = Callable[[int], str]
 """Row (from 0) -> place for messages."""
 
-SEPARATOR = "|"
-"""Between class names when a multi-label column holds text: `politics|sport`."""
-
-_INTEGER = re.compile(r"[+-]?\d+\.0+")
 _TEXT = pa.large_string()
-_PANDAS_MISSING = ("NAType", "NaTType")
-"""pandas.NA and NaT, told by name, since pandas is never imported here."""
+_NUMBER_WORDS: dict[str, Any] = {"true": 1.0, "false": 0.0}
 
 
 def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.ChunkedArray, list[Problem]]:
@@ -42,6 +37,9 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
         if kind == "text":
             return column.cast(_TEXT), []
         return _by_distinct_value(column, key, where)
+    if kind == "labels":
+        lists, problems, _ = convert_labels(column, key, where)
+        return lists, problems
     one, arrow = _FORMS[kind]
     values = column if isinstance(column, list) else column.to_pylist()
     converted: list[Any] = []
@@ -57,79 +55,13 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
     return pa.chunked_array([pa.array(converted, arrow)]), problems
 
 
-def plain(value: Any) -> Any:
-    """Numpy scalars, tensors and arrays as Python values; NaN stays a float."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def text_of(value: Any) -> str | None:
-    """Text; numbers and booleans as they print.
-
-    Raises:
-        ValueError: a list or an object, or text that cannot be stored.
-    """
-    if value is None or _is_nan(value):
-        return None
-    if isinstance(value, (bool, int, float)):
-        return str(value)
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, found {type(value).__name__}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"half a surrogate pair at character {error.start}: this is not text") from None
-    return value
-
-
-def label_of(value: Any) -> str | None:
-    """The class's name: `3`, `3.0` and "3" are "3", True is "true", text without outer blanks; None when missing.
-
-    Raises:
-        ValueError: a number that is no integer, a list or an object.
-    """
-    if value is None or _is_nan(value):
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        if not value.is_integer():
-            raise ValueError(
-                f"{value!r} is not a class; for numbers set task: {{name: classify, kind: regression}}"
-            )
-        return str(int(value))
-    if isinstance(value, int):
-        return str(value)
-    if not isinstance(value, str):
-        hint = (
-            "; for several labels a row set task: {name: classify, kind: multi}"
-            if isinstance(value, list)
-            else ""
-        )
-        raise ValueError(f"expected a label, found {type(value).__name__}{hint}")
-    name = text_of(value.strip())
-    if not name or name.lower() == "nan":
-        return None
-    return str(int(float(name))) if _INTEGER.fullmatch(name) else name
-
-
-def labels_of(value: Any) -> list[str] | None:
-    """Several class names: a list, or text with `|` between them; empty text is no label, None is missing.
-
-    Raises:
-        ValueError: an entry that is missing or is no label.
-    """
-    if value is None or _is_nan(value):
-        return None
-    if isinstance(value, str):
-        value = [part for part in value.split(SEPARATOR) if part.strip()]
-    elif not isinstance(value, (list, tuple)):
-        value = [value]
-    names = [label_of(plain(part)) for part in value]
-    if None in names:
-        raise ValueError("one of the labels is missing")
-    return [name for name in dict.fromkeys(names) if name is not None]
+def convert_labels(column: Column, key: str, where: Where) -> tuple[pa.ChunkedArray, list[Problem], int]:
+    """As `convert` for several labels a row; also the places of multi-hot lists (0: names)."""
+    values = column if isinstance(column, list) else column.to_pylist()
+    names, problems, places = label_lists(
+        values, lambda row, what: Problem(where=where(row), key=key, what=what)
+    )
+    return pa.chunked_array([pa.array(names, pa.list_(_TEXT))]), problems, places
 
 
 def number_of(value: Any) -> float | None:
@@ -139,26 +71,31 @@ def number_of(value: Any) -> float | None:
         ValueError: it is no number.
     """
     if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if value is None or value == "" or type(value).__name__ in _PANDAS_MISSING:
+        value = plain(value[0])
+    if isinstance(value, str):
+        value = _NUMBER_WORDS.get(value.strip().lower(), value.strip())
+    if value in (None, "") or (is_missing(value) and not isinstance(value, float)):
         return None
     try:
+        if isinstance(value, str) and "_" in value:
+            raise ValueError
         return float(cast("float | str", value))
     except (TypeError, ValueError):
         raise ValueError(f"expected a number, found {str(value)[:40]!r}") from None
 
 
 def words_of(value: Any) -> list[str] | None:
-    """The words of a sentence: a list, or text that is split at white space; None when missing.
+    """The words of a sentence: a list, a list written as text, or text that is split at blanks; None when missing.
 
     Raises:
         ValueError: an entry that is missing or no text.
     """
-    if value is None or _is_nan(value):
+    value = plain(value)
+    if is_missing(value):
         return None
-    if isinstance(value, str):
-        text = text_of(value)
-        return text.split() if text else []
+    if isinstance(value, (str, bytes)):
+        text = text_of(value) or ""
+        value = _written_words(text) or [word for word in re.split(f"[{BLANKS}]", text) if word]
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"expected a list of words, found {type(value).__name__}")
     words = [text_of(word) for word in value]
@@ -167,31 +104,18 @@ def words_of(value: Any) -> list[str] | None:
     return [word for word in words if word is not None]
 
 
-def tags_of(value: Any) -> list[str] | None:
-    """The tags of a sentence, one a word: a list, or text that is split at white space; None when missing.
-
-    Raises:
-        ValueError: an entry that is missing or no tag.
-    """
-    if value is None or _is_nan(value):
+def _written_words(text: str) -> list[str] | None:
+    """Of `['Bob', 'sleeps']`, as a table of pandas has it; a sentence may well stand in brackets otherwise."""
+    try:
+        found = written_list(text)
+    except ValueError:
         return None
-    if isinstance(value, str):
-        value = value.split()
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"expected a list of tags, one a word, found {type(value).__name__}")
-    names = [label_of(plain(tag)) for tag in value]
-    if None in names:
-        raise ValueError(f"tag {names.index(None) + 1} is missing")
-    return [name for name in names if name is not None]
+    return found if found and all(isinstance(word, str) for word in found) else None
 
 
 def _is_text(kind: pa.DataType) -> bool:
     value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(value_type) or pa.types.is_large_string(value_type)
-
-
-def _is_nan(value: Any) -> bool:
-    return (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _PANDAS_MISSING
 
 
 def _by_distinct_value(
@@ -200,8 +124,21 @@ def _by_distinct_value(
     """Labels as text: converting each distinct one once is enough."""
     coded = column.cast(_TEXT).combine_chunks()
     coded = (coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded).dictionary_encode()
-    names = pa.array([label_of(value) for value in coded.dictionary.to_pylist()], _TEXT)
-    return pa.chunked_array([names.take(coded.indices)]), []
+    names: list[str | None] = []
+    faults: dict[int, str] = {}
+    for code, value in enumerate(coded.dictionary.to_pylist()):
+        try:
+            names.append(label_of(value))
+        except ValueError as error:
+            names.append(None)
+            faults[code] = str(error)
+    codes = coded.indices.to_pylist() if faults else []
+    problems = [
+        Problem(where=where(row), key=key, what=faults[code])
+        for row, code in enumerate(codes)
+        if code in faults
+    ]
+    return pa.chunked_array([pa.array(names, _TEXT).take(coded.indices)]), problems
 
 
 def _mixed(values: Sequence[Any], key: str, where: Where) -> list[Problem]:
@@ -211,7 +148,7 @@ def _mixed(values: Sequence[Any], key: str, where: Where) -> list[Problem]:
         value = plain(value)
         if isinstance(value, bool):
             rows.setdefault("true/false", []).append(row)
-        elif isinstance(value, (int, float)) and not _is_nan(value):
+        elif isinstance(value, (int, float)) and not is_missing(value) and value != int(NOT_COUNTED):
             rows.setdefault("a number", []).append(row)
         elif isinstance(value, str):
             rows.setdefault("text", []).append(row)
@@ -226,7 +163,6 @@ def _mixed(values: Sequence[Any], key: str, where: Where) -> list[Problem]:
 _FORMS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
     "text": (text_of, _TEXT),
     "label": (label_of, _TEXT),
-    "labels": (labels_of, pa.list_(_TEXT)),
     "number": (number_of, pa.float64()),
     "words": (words_of, pa.list_(_TEXT)),
     "tags": (tags_of, pa.list_(_TEXT)),

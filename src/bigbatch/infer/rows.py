@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.data.labels import find_labels, kind_of, label_role
+from bigbatch.data.labels import LabelSet, find_labels, kind_of, label_role, matched
 from bigbatch.data.problems import data_error
 from bigbatch.data.sources import is_empty_text, read_table
 from bigbatch.data.tables import DataTable
@@ -52,6 +52,7 @@ def evaluate_rows(
         encoding=encoding or opened.encoding,
         empty_text=recipe.data.empty_text if recipe else "error",
     )
+    table = matched(table, label_role(task), kind_of(task), LabelSet(tuple(getattr(task, "label_names", ()))))
     check_rows(table, task)
     if opened.tokenizer is None and not table.tokenised:
         raise DataError("this model has no tokenizer: it can only evaluate rows of token ids (input_ids)")

@@ -133,8 +133,9 @@ class TagOptions(Section):
 
     labels: Labels = None
     """As those of classify."""
-    scheme: Literal["auto", "iob2", "none"] = "auto"
-    """`tag`: whether tags mark entities (iob2: B-PER, I-PER, O), which are then what is scored; auto: as they look."""
+    scheme: Literal["auto", "iob1", "iob2", "bioes", "bilou", "io", "none"] = "auto"
+    """`tag`: how tags mark entities (iob2: B-PER, I-PER, O; io: PER, O), which are then what is scored; none: they do
+    not; auto: as they look."""
     pieces: Literal["first", "all"] = "first"
     """`tag`: which pieces of a word carry its tag in training; a word is scored by its first piece either way."""
 

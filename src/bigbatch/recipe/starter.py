@@ -308,7 +308,9 @@ def _loss(found: Findings) -> list[str]:
 
 def _best(found: Findings) -> list[str]:
     if found.kind == "tags":
-        marked = all(name == "O" or name[1:2] == "-" for name in found.class_counts)
+        marked = all(
+            name == "O" or (name[0] in "BIESLUM" and name[1:2] == "-") for name in found.class_counts
+        )
         metric, why = ("f1", "of entities, as seqeval counts them") if marked else ("accuracy", "of words")
         return ["", f"best: {metric}   # chooses the weights that are kept: {why}"]
     if found.label is None:

@@ -10,13 +10,14 @@ from typing import Any
 
 from bigbatch.data.checks import check_splits
 from bigbatch.data.fingerprint import fingerprint
-from bigbatch.data.labels import Kind, LabelSet, find_labels, kind_of, label_role
+from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_of, label_role, matched
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import stratified_share
 from bigbatch.data.tables import DataTable
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import ModelSpec, Recipe
+from bigbatch.tasks.heads import told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,11 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
         train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
     labels = _labels(recipe, task, live, train, kind)
+    named = {name: matched(table, role, kind, labels, train) for name, table in named.items()}
+    test = None if test is None else matched(test, role, kind, labels, train)
+    train = matched(train, role, kind, labels)
     warnings = check_splits(train, named, test, kind=kind, labels=labels, roles=task.roles)
+    warnings += getattr(told(task, label_set=labels), "data_warnings", ())
     inputs = Inputs(
         train=train,
         validation={_split_name(name): table for name, table in named.items()},
@@ -98,13 +103,18 @@ def _labels(recipe: Recipe, task: Any, live: Live, train: DataTable, kind: Kind)
     role = label_role(task)
     if role is None:
         return LabelSet(())
+    if train.multi_hot and given:
+        train = matched(train, role, kind, LabelSet(tuple(map(class_name, given))))
     labels = find_labels(train, role, kind, given)
     known = None if given or kind == "regression" else known_labels(local_model(recipe), live.module)
-    if known is not None and (
-        set(known) == set(labels.names) or (train.tokenised and len(known) == len(labels))
-    ):
-        return LabelSet(known)
-    return labels
+    if known is None:
+        return labels
+    if train.tokenised and train.classes is not None:  # what the ids mean is said
+        return labels
+    # Class ids, and places in lists of zeros and ones, may be those of the model's head.
+    by_place = (train.tokenised or train.multi_hot) and len(known) == len(labels)
+    same = {class_name(name) for name in known} == set(labels.names)
+    return LabelSet(known) if same or by_place else labels
 
 
 def local_model(recipe: Recipe) -> ModelSpec:

@@ -15,7 +15,7 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from pyarrow import ipc
 
 from bigbatch.data.objects import read_object
+from bigbatch.data.raw import to_table
 from bigbatch.errors import UsageError
 from bigbatch.model.tensors import named_tensors
 from bigbatch.recipe.load import load_recipe, recipe_values
@@ -189,32 +190,14 @@ def _rows(folder: Path, name: str, found: Any) -> Any:
     if entries and all(isinstance(entry, (str, Path)) for entry in entries):
         return {"files": [str(Path(entry).expanduser().absolute()) for entry in entries]}
     raw = read_object(found, _POSITIONS)
-    columns = {}
-    for column, values in raw.load(raw.columns).items():
-        plain = values if isinstance(values, list) else values.to_pylist()
-        columns[column] = _with_names(plain, raw.class_names.get(column))
     try:
-        table = pa.table(columns)
+        table = to_table(raw)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UsageError(f"distributed_train: {name}: rows of different types: {error}") from error
     file = f"{name}.arrow"
     with ipc.new_file(folder / file, table.schema) as writer:
         writer.write_table(table)
     return {"arrow": file}
-
-
-def _with_names(values: Sequence[Any], names: Sequence[str] | None) -> list[Any]:
-    """Class ids by their names."""
-    if names is None:
-        return list(values)
-    return [
-        _with_names(value, names)
-        if isinstance(value, list)
-        else names[value]
-        if isinstance(value, int) and 0 <= value < len(names)
-        else None
-        for value in values
-    ]
 
 
 def _opened_rows(folder: Path, said: Any) -> Any:

@@ -26,7 +26,7 @@ from bigbatch.tasks.classes import (
     with_class_weights,
 )
 from bigbatch.tasks.heads import build_model
-from bigbatch.tasks.inputs import Inputs, encode_texts, is_tokenised, tokenised_inputs
+from bigbatch.tasks.inputs import Inputs, inputs_of_rows, is_tokenised
 from bigbatch.tasks.losses import IGNORED, Kind, UnitLoss, default_loss
 from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, default_metrics, metric_for
 
@@ -169,11 +169,7 @@ class Classify:
         return sample
 
     def _inputs(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Inputs]:
-        if rows and is_tokenised(rows[0]):
-            return [tokenised_inputs(row) for row in rows]
-        paired = any(row.get("pair") is not None for row in rows)
-        pairs = [row.get("pair") or "" for row in rows] if paired else None
-        return encode_texts([row["text"] for row in rows], pairs, tokenizer, self.max_length)
+        return inputs_of_rows(rows, tokenizer, self.max_length)
 
     def _sample(self, row: Mapping[str, Any], inputs: Inputs) -> Sample:
         values, known = self._target(row.get("labels") if is_tokenised(row) else row.get("label"), row)
@@ -212,7 +208,8 @@ class Classify:
             return np.array([IGNORED], np.int64), False
         if not as_id:
             assert self.label_set is not None
-            return np.array([self.label_set.id_of(label)], np.int64), True
+            value = self.label_set.id_of(label)
+            return np.array([value], np.int64), value != IGNORED
         classes = len(self.label_names)
         if not 0 <= int(label) < classes:
             raise DataError(

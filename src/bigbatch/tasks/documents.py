@@ -42,11 +42,16 @@ def encode_documents(
     Raises:
         DataError: a text without a token.
     """
-    if not rows:
-        return []
-    if is_tokenised(rows[0]):
-        return [Document(ids=found.ids, segments=found.segments) for found in map(tokenised_inputs, rows)]
-    texts = [row["text"] for row in rows]
+    given = [tokenised_inputs(row) if is_tokenised(row) else None for row in rows]
+    texts = [row["text"] for row, ids in zip(rows, given, strict=True) if ids is None]
+    encoded = iter(_encoded_texts(texts, tokenizer, max_length) if texts else [])
+    return [
+        next(encoded) if found is None else Document(ids=found.ids, segments=found.segments)
+        for found in given
+    ]
+
+
+def _encoded_texts(texts: Sequence[str], tokenizer: Any, max_length: int | None) -> list[Document]:
     if not getattr(tokenizer, "is_fast", False):
         inputs = encode_texts(texts, None, tokenizer, max_length)
         return [

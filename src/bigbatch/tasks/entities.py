@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.data.tags import OUTSIDE, parts_of
 from bigbatch.records import Predictions, Targets
 from bigbatch.tasks.figures import Undefined
 
@@ -23,7 +24,6 @@ SEEN = "seen"
 """Extra of a unit: 0 for a word that the model does not see, since it was cut off or has no tokens."""
 PIECE = "piece"
 """Extra of a unit, with `pieces: all` only: 1 for a further piece of the word before."""
-OUTSIDE = "O"
 _PREFIXES = "OBIES"
 _O, _B, _I, _E, _S = range(5)
 
@@ -41,8 +41,8 @@ class Scheme:
 
 
 def scheme_of(names: Sequence[str]) -> Scheme:
-    """The scheme of tags such as `O`, `B-PER`, `I-PER`."""
-    parts = [("O", "") if name == OUTSIDE else (name[0], name[2:]) for name in (*names, OUTSIDE)]
+    """The scheme of tags such as `O`, `B-PER`, `I-PER`, of any scheme that `data.tags` knows."""
+    parts = [parts_of(name) for name in (*names, OUTSIDE)]
     types = tuple(sorted({kind for prefix, kind in parts if prefix != "O"}))
     return Scheme(
         types=types,

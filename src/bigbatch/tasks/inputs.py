@@ -31,11 +31,32 @@ def tokenised_inputs(row: Mapping[str, Any]) -> Inputs:
     """Ids and segments of an already tokenised row, as they are; masked positions (padding) are left out."""
     ids = np.asarray(row["input_ids"], np.int32)
     mask, segments = row.get("attention_mask"), row.get("token_type_ids")
+    if segments is None and "token_type_ids" in row:
+        segments = np.zeros(len(ids), np.int8)  # other rows have some; a model takes none for zeros
     kept = np.ones(len(ids), bool) if mask is None else np.asarray(mask, bool)
     if len(kept) != len(ids) or (segments is not None and len(segments) != len(ids)):
         raise DataError("attention_mask and token_type_ids must be as long as input_ids")
     _check_some(ids[kept], "input_ids with attention_mask 1")
     return Inputs(ids=ids[kept], segments=None if segments is None else np.asarray(segments, np.int8)[kept])
+
+
+def inputs_of_rows(rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int | None) -> list[Inputs]:
+    """What the model reads of each row: its token ids as they are, its text, or its text and `pair`.
+
+    Each row is read as if it were alone. One without a second text, or with an empty one, is a single text.
+    """
+    found: dict[int, Inputs] = {
+        number: tokenised_inputs(row) for number, row in enumerate(rows) if is_tokenised(row)
+    }
+    texts = [number for number in range(len(rows)) if number not in found]
+    paired = [number for number in texts if (rows[number].get("pair") or "").strip()]
+    single = [number for number in texts if not (rows[number].get("pair") or "").strip()]
+    for numbers, second in ((single, False), (paired, True)):
+        chosen = [rows[number] for number in numbers]
+        pairs = [row["pair"] for row in chosen] if second else None
+        encoded = encode_texts([row["text"] for row in chosen], pairs, tokenizer, max_length)
+        found.update(zip(numbers, encoded, strict=True))
+    return [found[number] for number in range(len(rows))]
 
 
 def encode_texts(

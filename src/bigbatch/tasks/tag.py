@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bigbatch.data.tags import OUTSIDE, has_scheme
+from bigbatch.data.tags import OUTSIDE, SCHEMES, has_scheme, unmarked_warning
 from bigbatch.data.values import words_of
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.protocols import Metric, Role
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from bigbatch.data.labels import LabelSet
 
-_SCHEMES = ("auto", "iob2", "none")
+_SCHEMES = ("auto", *SCHEMES, "none")
 _PIECES = ("first", "all")
 
 
@@ -50,9 +50,10 @@ class Tag:
 
     labels: Sequence[str] | None = None
     """Tag names in class order; None: those of the training data, sorted."""
-    scheme: Literal["auto", "iob2", "none"] = "auto"
-    """`iob2`: tags mark entities (`B-PER`, `I-PER`, `O`) and entities are what is scored; `none`: tags stand for
-    themselves, such as parts of speech; `auto`: as the names of the tags look."""
+    scheme: Literal["auto", "iob1", "iob2", "bioes", "bilou", "io", "none"] = "auto"
+    """`iob2` (`B-PER`, `I-PER`, `O`), `iob1`, `bioes`, `bilou`: tags mark entities and entities are what is scored;
+    `io`: so do tags without prefix, each run of words of one type; `none`: tags stand for themselves, such as parts of
+    speech; `auto`: as the names of the tags look."""
     pieces: Literal["first", "all"] = "first"
     """Which pieces of a word carry its tag in training: the first, or all (the further ones `I-` where it is `B-`).
     Words are scored by their first piece either way."""
@@ -75,9 +76,11 @@ class Tag:
             if value not in known:
                 what = f"found {value!r}; expected {', '.join(known[:-1])} or {known[-1]}"
                 raise RecipeError([Problem(where="recipe", key=f"task.{key}", what=what)])
-        if self.scheme == "iob2" and self.label_names and not has_scheme(self.label_names):
+        prefixed = self.scheme not in ("auto", "io", "none")
+        if prefixed and self.label_names and not has_scheme(self.label_names):
             odd = [name for name in self.label_names if name != OUTSIDE and not has_scheme([name])]
-            what = f"iob2, but the tags are {', '.join(odd[:5]) or OUTSIDE}; expected O, B-… and I-…, or scheme: none"
+            found = f"{self.scheme}, but the tags are {', '.join(odd[:5]) or OUTSIDE}"
+            what = f"{found}; expected O, B-… and I-…, or scheme: io or none"
             raise RecipeError([Problem(where="recipe", key="task.scheme", what=what)])
 
     # ------------------------------------------------------------ columns and outputs
@@ -98,7 +101,13 @@ class Tag:
     @property
     def marked(self) -> bool:
         """Whether the tags mark entities."""
-        return self.scheme == "iob2" or (self.scheme == "auto" and has_scheme(self.label_names))
+        return self.scheme in SCHEMES or (self.scheme == "auto" and has_scheme(self.label_names))
+
+    @property
+    def data_warnings(self) -> tuple[str, ...]:
+        """What the tags' names make questionable."""
+        found = unmarked_warning(self.label_names) if self.scheme == "auto" else None
+        return () if found is None else (found,)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -169,24 +178,29 @@ class Tag:
         return sample
 
     def _samples(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
-        if rows and is_tokenised(rows[0]):
-            return [self._given(row) for row in rows]
-        sentences = [words_of(row["words"]) or [] for row in rows]
-        encoded = encode_words(sentences, tokenizer, self.max_length)
-        return [self._sample(row.get("tags"), found) for row, found in zip(rows, encoded, strict=True)]
+        sentences = [words_of(row["words"]) or [] for row in rows if not is_tokenised(row)]
+        encoded = iter(encode_words(sentences, tokenizer, self.max_length))
+        return [
+            self._given(row) if is_tokenised(row) else self._sample(row.get("tags"), next(encoded))
+            for row in rows
+        ]
 
     def _sample(self, tags: Sequence[str] | None, found: WordInputs) -> Sample:
-        """A unit a word at its first piece, and with `pieces: all` a unit for each further piece."""
+        """A unit a word at its first piece, and with `pieces: all` a unit for each further piece; none for a word
+        whose tag is -100, as in rows of token ids.
+        """
         ids = [IGNORED] * len(found.pieces) if tags is None else [self._id_of(tag) for tag in tags]
         if not ids or len(ids) != len(found.pieces):
             raise DataError(f"found {len(found.pieces)} words, but {len(ids)} tags")
         units = [
-            (place, value if further == 0 else self._continued(value), bool(pieces), further > 0, word == 0)
-            for word, (pieces, value) in enumerate(zip(found.pieces, ids, strict=True))
+            (place, value if further == 0 else self._continued(value), bool(pieces), further > 0)
+            for pieces, value in zip(found.pieces, ids, strict=True)
+            if tags is None or value != IGNORED
             for further, place in enumerate((pieces or (0,))[: None if self.pieces == "all" else 1])
         ]
-        reads, values, seen, further, first = (np.array(column) for column in zip(*units, strict=True))
-        return self._units(found.inputs, reads, values, seen, further, first & ~further)
+        reads_U, values_U, seen_U, further_U = np.array(units, np.int64).reshape(-1, 4).T
+        starts_U = np.arange(len(units)) == 0
+        return self._units(found.inputs, reads_U, values_U, seen_U > 0, further_U > 0, starts_U)
 
     def _given(self, row: Mapping[str, Any]) -> Sample:
         """An already tokenised row: a unit for each token whose label is not -100; all tokens without labels."""
