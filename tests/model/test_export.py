@@ -116,3 +116,18 @@ def test_adapters_are_merged_on_a_copy(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(opened(input_ids=IDS).logits, expected, rtol=1e-5, atol=1e-6)
     assert [name for name, _ in wrapped.named_parameters()] == names
+
+
+def test_nothing_of_a_live_models_code_is_written(tmp_path: Path) -> None:
+    """Its configuration and tokenizer may name code; whoever opens the folder and trusts it would run that."""
+    model = tiny("bert")
+    model.config.auto_map = {"AutoModelForSequenceClassification": "someone/repo--evil.Model"}
+    model.config.custom_pipelines = {"x": {"impl": "evil.Pipe"}}
+    tokenizer = tiny_tokenizer(tmp_path / "words")
+    tokenizer.init_kwargs["auto_map"] = {"AutoTokenizer": ["evil.T", None]}
+    save_model(model, tokenizer, tmp_path / "out", "card")
+    written = {path.name: path.read_text() for path in (tmp_path / "out").glob("*.json")}
+    assert not [name for name, text in written.items() if "evil" in text or "auto_map" in text]
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert opened.dtype == torch.float32
+    assert model.config.auto_map, "the live model keeps what it had"

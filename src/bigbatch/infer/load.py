@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import ModelError, UsageError
+from bigbatch.model.folder import CONFIG, read_in, read_list_in
+from bigbatch.model.size import check_numbers
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Forward, Task
@@ -175,7 +177,8 @@ def task_of(folder: Path) -> Task:
     """
     if (folder / "modules.json").is_file():
         return Match(max_length=_kept_tokens(folder), similarity=_similarity(folder))
-    names = [str(name) for name in _config_of(folder).get("architectures") or []]
+    found = read_in(folder).get("architectures")
+    names = [str(name) for name in found] if isinstance(found, list) else []
     for suffix, task in _TASKS.items():
         if any(name.endswith(suffix) for name in names):
             return task(folder)
@@ -185,16 +188,28 @@ def task_of(folder: Path) -> Task:
 
 
 def _similarity(folder: Path) -> Literal["cosine", "dot"]:
-    """Of a folder of sentence-transformers: by whether it brings embeddings to length 1."""
-    return "cosine" if "Normalize" in (folder / "modules.json").read_text(encoding="utf-8") else "dot"
+    """Of a folder of sentence-transformers: by whether it brings embeddings to length 1.
+
+    Raises:
+        ModelError: it has parts that are not read here; without them the embeddings would be others.
+    """
+    found = read_list_in(folder, "modules.json")
+    types = [str(part.get("type")) if isinstance(part, dict) else "" for part in found if part]
+    kinds = [kind.rpartition(".")[2] for kind in types]
+    known = [kind.startswith("sentence_transformers.") for kind in types]
+    if not all(known) or kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ModelError(
+            f"{folder / 'modules.json'}: found {', '.join(types) or 'no parts'}; expected a Transformer and a "
+            "Pooling of sentence_transformers, and perhaps a Normalize: no other part is read, and none is imported"
+        )
+    return "cosine" if "Normalize" in kinds else "dot"
 
 
 def _kept_tokens(folder: Path) -> int | None:
     """Tokens that sentence-transformers keeps of a text."""
     try:
-        found = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
-        return int(found["max_seq_length"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(read_in(folder, "sentence_bert_config.json")["max_seq_length"])
+    except (ModelError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -220,27 +235,16 @@ def head_of(folder: Path) -> tuple[tuple[str, ...], Kind]:
     Raises:
         ModelError: config.json cannot be read, or its labels are not numbered from 0.
     """
-    config = _config_of(folder)
+    config, where = read_in(folder), folder / CONFIG
+    check_numbers(config, str(where))
     found = config.get("id2label") or {
-        str(label): f"LABEL_{label}" for label in range(config.get("num_labels", 2))
+        str(label): f"LABEL_{label}" for label in range(config.get("num_labels") or 2)
     }
-    numbered = {int(label): str(name) for label, name in found.items()}
-    if sorted(numbered) != list(range(len(numbered))):
-        raise ModelError(f"{folder / 'config.json'}: id2label is not numbered from 0 without gaps")
+    numbered = {int(label): str(name) for label, name in found.items() if str(label).isdecimal()}
+    if len(numbered) < len(found) or sorted(numbered) != list(range(len(numbered))):
+        raise ModelError(f"{where}: id2label is not numbered from 0 without gaps")
     problem = config.get("problem_type")
-    if problem is not None and problem not in _KINDS:
-        raise ModelError(
-            f"{folder / 'config.json'}: unknown problem_type {problem!r}; expected {', '.join(_KINDS)}"
-        )
+    if problem is not None and (not isinstance(problem, str) or problem not in _KINDS):
+        raise ModelError(f"{where}: unknown problem_type {problem!r}; expected {', '.join(_KINDS)}")
     kind = _KINDS[problem] if problem else "regression" if len(numbered) == 1 else "single"
     return tuple(numbered[label] for label in range(len(numbered))), kind
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{folder / 'config.json'} cannot be read: expected a JSON object")
-    return found

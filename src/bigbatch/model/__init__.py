@@ -11,7 +11,10 @@
     ├── forwards.py    PaddedForward, PackedForward, can_pack
     ├── encoder.py     a model without head: the states of tokens
     ├── pooling.py     states of tokens -> one vector a text
-    ├── source.py      folders and hub names: which files may be opened, what is refused
+    ├── source.py      folders and hub names; errors of transformers in our words
+    ├── folder.py      which files of a model folder may be opened, and a view of it that has no others
+    ├── clean.py       configurations without the keys that name code, other files, or ways to compute
+    ├── size.py        parameters counted before they are allocated
     ├── load.py        load_tokenizer, load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data

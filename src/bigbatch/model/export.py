@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from bigbatch.model.clean import cleaned, read_object
 from bigbatch.model.encoder import bare
+from bigbatch.model.folder import CLEANED, CONFIG, PICKLES
 from bigbatch.model.names import unwrap
 from bigbatch.model.source import quiet
 from bigbatch.model.streams import Weights, write_weights
@@ -56,6 +59,7 @@ def save_model(
                 _save_stored(_plain(module), weights, fresh)
             if tokenizer is not None:
                 tokenizer.save_pretrained(fresh)
+        _clean(fresh)
         for name, content in {**files, "README.md": card}.items():
             (fresh / name).parent.mkdir(exist_ok=True)
             (fresh / name).write_text(content, encoding="utf-8")
@@ -94,6 +98,21 @@ def _save_stored(model: Any, weights: Weights, folder: Path) -> None:
     del written
     file.unlink()
     write_weights(folder, weights, names)
+
+
+def _clean(folder: Path) -> None:
+    """Take out what would run, or fetch code, where somebody opens the folder and trusts it.
+
+    A live model may have come with code (`trust_remote_code=True`), which transformers copies and names in the files.
+    """
+    for path in [path for path in folder.rglob("*") if path.suffix in (".py", *PICKLES)]:
+        path.unlink()
+    for name in (*CLEANED, "processor_config.json", "preprocessor_config.json"):
+        if (folder / name).exists():
+            # Two spaces and sorted keys, as transformers writes them. The number format is the weights' own.
+            found = cleaned(read_object(folder / name), keep=frozenset({"dtype"}))
+            text = json.dumps(found, indent=2, sort_keys=True, ensure_ascii=name == CONFIG)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def _plain(module: nn.Module) -> Any:

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -32,8 +31,10 @@ from bigbatch.model.adjust import override_config, set_dropout, set_dropout_fiel
 from bigbatch.model.anatomy import anatomy, evaluating, headed_model, trial_ids
 from bigbatch.model.checks import check_model, pad_id
 from bigbatch.model.encoder import Encoder
+from bigbatch.model.folder import CONFIG, View
 from bigbatch.model.names import clean_name
-from bigbatch.model.source import check_folder, explained, is_folder, load_config, quiet
+from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
+from bigbatch.model.source import explained, load_config, opened, quiet
 
 __all__ = ["LoadedModel", "check_model", "known_labels", "load_model", "load_tokenizer", "pad_id"]
 
@@ -95,18 +96,26 @@ def load_tokenizer(spec: Any) -> Any:
     name = spec.tokenizer or spec.name
     if name is None:
         raise ModelError("model.name: none given, and no tokenizer; pass `tokenizer=` with a live model")
-    is_folder(name)
     try:
-        with explained(name), quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                name, revision=spec.revision or "main", trust_remote_code=False
-            )
+        with opened(name, spec.revision, weights=False, config=False) as view:
+            with explained(name), quiet():
+                tokenizer = AutoTokenizer.from_pretrained(view.path, trust_remote_code=False)
+            _at_home(tokenizer, view)
     except ModelError as error:
         raise ModelError(f"tokenizer: {error}; model.tokenizer can name another one") from error
     # Where there are no tokenizer files transformers makes one up, to which every word is unknown.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ModelError(f"{name} has no tokenizer (its vocabulary is empty); name one with model.tokenizer")
     return tokenizer
+
+
+def _at_home(tokenizer: Any, view: View) -> None:
+    """Let a tokenizer name the folder that it came from instead of the view, which goes."""
+    gone, home = str(view.path), str(view.source)
+    for held in (vars(tokenizer), getattr(tokenizer, "init_kwargs", {})):
+        for key, value in held.items():
+            if isinstance(value, str) and value.startswith(gone):
+                held[key] = home + value.removeprefix(gone)
 
 
 def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] | None:
@@ -119,9 +128,8 @@ def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] 
         return _meaningful(headed_model(module).config)
     if spec.name is None:
         raise ModelError(_NO_NAME)
-    if is_folder(spec.name):
-        check_folder(Path(spec.name), weights=False)
-    return _meaningful(load_config(spec.name, spec.revision))
+    with opened(spec.name, spec.revision, weights=False) as view:
+        return _meaningful(load_config(view))
 
 
 def load_model(
@@ -168,29 +176,43 @@ def load_model(
 def _from_source(spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.Module, list[str]]:
     if spec.name is None:
         raise ModelError(_NO_NAME)
-    pretrained = spec.init == "pretrained"
-    notes = check_folder(Path(spec.name), weights=pretrained) if is_folder(spec.name) else []
-    config = load_config(spec.name, spec.revision)
+    with opened(spec.name, spec.revision, weights=spec.init == "pretrained") as view:
+        return _from_view(view, spec, wanted, dropout)
+
+
+def _from_view(view: View, spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.Module, list[str]]:
+    notes, where = list(view.notes), str(view.source / CONFIG)
+    config = load_config(view)
     override_config(config, spec.config)
+    check_numbers(spec.config, "model.config")
     if dropout is not None and not set_dropout_fields(config, dropout):
         notes.append(f"{config.model_type} has no dropout to set")
     change = _head_change(config, wanted)
     _describe_head(config, wanted)
     auto = _HEADS[wanted.kind].auto
     with explained(spec.name), quiet(), _seeded(wanted.seed):
-        if not pretrained:
-            module = _headed(auto.from_config(config, trust_remote_code=False), wanted)
+        if not view.weights:
+
+            def build() -> nn.Module:
+                return auto.from_config(config, trust_remote_code=False)
+
+            with torch.random.fork_rng(devices=[]):
+                check_fits(build, where)
+            module = _headed(build(), wanted)
             return module.float().eval(), [*notes, f"random weights, seed {wanted.seed}"]
-        module, info = auto.from_pretrained(
-            spec.name,
-            revision=spec.revision or "main",
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        stored = stored_in(view.weights)
+        fits_memory(stored.numbers, str(view.source))
+        with bounded(where, stored):
+            module, info = auto.from_pretrained(
+                view.path,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    module.config._name_or_path = module.name_or_path = str(view.source)
     module = _headed(module, wanted)
     new = {str(key) for key in info["missing_keys"]} | {str(key[0]) for key in info["mismatched_keys"]}
     if wanted.kind == "states":  # a pooler that was not there is not missed

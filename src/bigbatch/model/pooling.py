@@ -5,15 +5,16 @@ Shapes: B texts of a micro-batch, T tokens, D hidden width.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bigbatch.errors import ModelError
+from bigbatch.model.folder import read_in
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.layout import cumulative_lengths, to_device
 from bigbatch.model.unseen import is_causal
@@ -78,9 +79,9 @@ def usual_pooling(module: nn.Module, folder: str | None) -> Pooling:
     file = Path(folder or "") / "1_Pooling" / "config.json"
     if folder and file.is_file():
         try:
-            found: Any = json.loads(file.read_text(encoding="utf-8"))
+            found = read_in(Path(folder), "1_Pooling/config.json")
             modes: list[Pooling] = [mode for key, mode in MODES.items() if found.get(key) is True]
-        except (ValueError, AttributeError):
+        except ModelError:
             modes = list[Pooling]()
         if len(modes) == 1:
             return modes[0]

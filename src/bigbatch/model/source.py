@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+import torch
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from bigbatch.errors import ModelError
-
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+from bigbatch.errors import BigbatchError, ModelError
+from bigbatch.model.folder import CONFIG, View, viewed
+from bigbatch.model.size import check_numbers
 
 
 def is_folder(name: str) -> bool:
@@ -36,74 +31,32 @@ def is_folder(name: str) -> bool:
     return False
 
 
-def check_folder(folder: Path, *, weights: bool) -> list[str]:
-    """Look at a model folder before transformers opens it; returns notes.
-
-    Args:
-        folder: with config.json and *.safetensors.
-        weights: whether weights are needed (`init: pretrained`).
+def load_config(view: View) -> PreTrainedConfig:
+    """The configuration of a model folder that was looked at.
 
     Raises:
-        ModelError: no config.json, code of its own for an unknown type, pickled or no weights.
+        ModelError: it cannot be had.
     """
-    if not (folder / "config.json").is_file():
-        adapter = (folder / "adapter_config.json").is_file()
-        why = "it holds a PEFT adapter only; merge it into its base model and save that" if adapter else ""
-        raise ModelError(
-            f"{folder}: found no config.json; expected a Hugging Face model folder{why and '; ' + why}"
-        )
-    notes = _check_type(folder, _read_config(folder))
-    if weights and not any(folder.glob("*.safetensors")):
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        if pickles:
-            raise ModelError(
-                f"{folder}: found only pickled weights ({', '.join(pickles[:3])}), which can run code "
-                "when opened; expected *.safetensors. Remedy: where you trust that file, open the folder "
-                "with transformers' from_pretrained(…, use_safetensors=False) and save_pretrained() it again"
-            )
-        raise ModelError(f"{folder}: found no weights; expected *.safetensors (or model.init: random)")
-    return notes
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{folder / 'config.json'}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{folder / 'config.json'}: found {type(found).__name__}; expected a JSON object")
+    where = str(view.source / CONFIG)
+    check_numbers(view.config, where)
+    with explained(str(view.source)), quiet():
+        found = AutoConfig.from_pretrained(view.path, trust_remote_code=False)
+    found._name_or_path = str(view.source)
     return found
 
 
-def _check_type(folder: Path, config: dict[str, Any]) -> list[str]:
-    kind = config.get("model_type")
-    if kind in CONFIG_MAPPING:
-        if "auto_map" not in config:
-            return []
-        return [
-            f"{folder.name} brings code of its own (auto_map); it is ignored, "
-            f"transformers' own {kind} is used"
-        ]
-    if "auto_map" in config:
-        raise ModelError(
-            f"{folder}: model type {kind!r} needs code from the folder (auto_map), which is never run; "
-            "expected a type that transformers knows"
-        )
-    near = difflib.get_close_matches(str(kind), list(CONFIG_MAPPING), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ModelError(
-        f"{folder / 'config.json'}: model_type: found {kind!r}, which transformers does not know{hint}"
-    )
-
-
-def load_config(name: str, revision: str | None) -> PreTrainedConfig:
-    """Configuration of a folder or hub name.
+@contextmanager
+def opened(name: str, revision: str | None, *, weights: bool, config: bool = True) -> Iterator[View]:
+    """`folder.viewed` for a folder or a hub name.
 
     Raises:
-        ModelError: it cannot be had; says how to get it.
+        ModelError: what is wrong, with the file and the remedy.
     """
-    with explained(name), quiet():
-        return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    is_folder(name)
+    with ExitStack() as stack:
+        with explained(name), quiet():
+            view = stack.enter_context(viewed(name, revision, weights=weights, config=config))
+        yield view
 
 
 @contextmanager
@@ -111,7 +64,10 @@ def explained(name: str) -> Iterator[None]:
     """Turn what transformers raises while opening `name` into a ModelError with a remedy."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError, SafetensorError) as error:
+    except (BigbatchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    # Whatever a folder says reaches deep into transformers; which error its values cause there, nobody knows.
+    except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if Path(name).is_dir():
             raise ModelError(f"{name}: cannot be opened: {first}") from error

@@ -169,7 +169,8 @@ def _model_files(folder: Path) -> list[Path]:
     """Weights, configuration and tokenizer files of a local folder."""
     if not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".txt", ".model")]
+    endings = (".safetensors", ".json", ".txt", ".model")
+    return [path for path in folder.iterdir() if path.suffix in endings and path.is_file()]
 
 
 def file_digest(path: Path) -> str:

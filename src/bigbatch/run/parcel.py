@@ -26,9 +26,11 @@ from pyarrow import ipc
 from bigbatch.data.objects import read_object
 from bigbatch.data.raw import to_table
 from bigbatch.errors import UsageError
+from bigbatch.model.load import load_tokenizer
+from bigbatch.model.source import opened
 from bigbatch.model.tensors import named_tensors
 from bigbatch.recipe.load import load_recipe, recipe_values
-from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.schema import ModelSpec, Recipe
 from bigbatch.run.inputs import is_dataset
 
 NAME = "parcel.json"
@@ -137,7 +139,10 @@ def _opened_model(folder: Path, said: Mapping[str, Any]) -> Any:
         return load_recipe(said["recipe"]).from_source(Path(said["source"]) if said["source"] else None)
     kind = _imported(said["class"])
     chosen = {} if said["attention"] is None else {"attn_implementation": said["attention"]}
-    module = kind.from_pretrained(folder / "model", dtype=getattr(torch, said["dtype"]), **chosen)
+    with opened(str(folder / "model"), None, weights=True, config=False) as view:
+        module = kind.from_pretrained(
+            view.path, dtype=getattr(torch, said["dtype"]), use_safetensors=True, **chosen
+        )
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in said["frozen"])
     for name, probability in said["dropout"].items():
@@ -168,9 +173,7 @@ def _tokenizer(folder: Path, tokenizer: Any) -> bool:
 def _opened_tokenizer(folder: Path, packed: bool) -> Any:
     if not packed:
         return None
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
+    return load_tokenizer(ModelSpec(name=str(folder / "tokenizer")))
 
 
 # ---------------------------------------------------------------- rows
