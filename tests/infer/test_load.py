@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +176,28 @@ def test_what_cannot_be_opened(tmp_path: Path, tokenizer):
         with pytest.raises(ModelError, match=what):
             open_model(base)
     (base / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="is not valid JSON"):
         open_model(base)
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        ["sentence_transformers.models.Transformer", "evil.Pooling"],
+        ["evil.Transformer", "sentence_transformers.models.Pooling"],
+        ["sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling",
+         "sentence_transformers.models.Dense"],
+        [],
+    ],
+)  # fmt: skip
+def test_parts_of_sentence_transformers_that_are_not_read(tmp_path: Path, folder: Path, types: list[str]):
+    (tmp_path / "m").mkdir()
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path / "m")
+    parts = [{"idx": number, "path": "", "type": kind} for number, kind in enumerate(types)]
+    (tmp_path / "m" / "modules.json").write_text(json.dumps(parts))
+    with pytest.raises(ModelError, match=r"modules\.json: found .*none is imported"):
+        open_model(tmp_path / "m")
 
 
 def test_labelled_files_and_rows(folder, run, tokenizer, tmp_path: Path):

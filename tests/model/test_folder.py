@@ -131,7 +131,7 @@ def test_configurations_and_vocabularies_are_no_links_to_elsewhere(
 def test_a_pipe_is_no_file(folder: Path) -> None:
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
-    with pytest.raises(ModelError, match=r"config\.json: found no regular file"):
+    with pytest.raises(ModelError, match=r"config\.json: (found no regular file|is a named pipe)"):
         known_labels(ModelSpec(name=str(folder)))
 
 
@@ -261,14 +261,14 @@ def test_sizes_are_looked_at_before_anything_is_allocated(
 def test_files_without_an_end_or_a_bottom(folder: Path) -> None:
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.rstrip()[:-1] + ', "x": ' + "[" * 100_000 + "]" * 100_000 + "}")
-    with pytest.raises(ModelError, match=r"config\.json: nested too deeply"):
+    with pytest.raises(ModelError, match=r"config\.json: is nested deeper than 64 levels"):
         load(folder)
     (folder / "config.json").write_text(text.rstrip()[:-1] + ', "x": ' + "[" * 100 + "]" * 100 + "}")
-    with pytest.raises(ModelError, match=r"config\.json: nested too deeply"):
+    with pytest.raises(ModelError, match=r"config\.json: is nested deeper than 64 levels"):
         load(folder)
     with (folder / "config.json").open("w") as file:
         file.truncate(3 * 2**30)
-    with pytest.raises(ModelError, match=r"config\.json: found 3,221,225,472 bytes"):
+    with pytest.raises(ModelError, match=r"config\.json: has 3.* are read"):
         load(folder)
 
 

@@ -205,7 +205,7 @@ def test_broken_files_are_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"broken/model\.safetensors: cannot be opened"):
         _load(_spec(copied))
     (copied / "config.json").write_text('{"model_type": "bert"')
-    with pytest.raises(ModelError, match="cannot be read as JSON"):
+    with pytest.raises(ModelError, match="is not valid JSON"):
         _load(_spec(copied))
     (copied / "config.json").write_text('{"model_type": "bertt"}')
     with pytest.raises(ModelError, match=r"found 'bertt'.*did you mean 'bert'\?"):

@@ -7,17 +7,15 @@ cleaned with the same lists: what we open, and what we write for others to open.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bigbatch import stored
 from bigbatch.errors import ModelError
+from bigbatch.stored import Damaged
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
-MOST_BYTES = 64 * 2**20
-"""Of a JSON file that is read here. Configurations have kilobytes, the index of the largest models megabytes."""
-MOST_LEVELS = 64
 _TOLD: dict[type, str] = {dict: "object", list: "list"}
 
 _CODE = frozenset({"auto_map", "custom_pipelines", "custom_generate", "trust_remote_code"})
@@ -66,6 +64,8 @@ _HOW = frozenset(
     }
 )
 """Say how to compute, which is the plan's."""
+_MARKS = ("__type", "__float__")
+"""How transformers writes a token, and a number that JSON lacks."""
 _NAMES = frozenset(
     {"id2label", "label2id", "extra_special_tokens", "model_specific_special_tokens", "added_tokens_decoder"}
 )
@@ -74,7 +74,7 @@ _NAMES = frozenset(
 
 def is_dropped(key: str) -> bool:
     """Whether a key of a model's or tokenizer's configuration is left out; private ones are transformers' own notes."""
-    private = key.startswith("_") and key != "__type"  # which marks a token among the settings of a tokenizer
+    private = key.startswith("_") and key not in _MARKS
     return private or key in _CODE or key in _ELSEWHERE or key in _HOW
 
 
@@ -124,29 +124,12 @@ def read_json(file: Path, kind: type[Kind]) -> Kind:
     """The JSON object or list in a file of a model folder.
 
     Raises:
-        ModelError: no such regular file, larger or deeper than any real one, no JSON, or something else in it.
+        ModelError: the file, and why it cannot be used.
     """
     try:
-        # A pipe or a device has no end.
-        if not file.is_file():
-            raise ModelError(f"{file}: found no regular file; expected one with a JSON object")
-        size = file.stat().st_size
-        if size > MOST_BYTES:
-            raise ModelError(f"{file}: found {size:,} bytes; expected at most {MOST_BYTES:,}")
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ModelError(f"{file}: nested too deeply; expected at most {MOST_LEVELS} levels") from error
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{file}: cannot be read as JSON: {error}") from error
+        found = stored.read_json(file)
+    except (Damaged, OSError) as error:
+        raise ModelError(f"{file}: {error}") from error
     if not isinstance(found, kind):
         raise ModelError(f"{file}: found {type(found).__name__}; expected a JSON {_TOLD[kind]}")
-    if _deeper(found, MOST_LEVELS):
-        raise ModelError(f"{file}: nested too deeply; expected at most {MOST_LEVELS} levels")
     return found
-
-
-def _deeper(found: Any, levels: int) -> bool:
-    if levels == 0:
-        return True
-    values = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
-    return any(_deeper(value, levels - 1) for value in values if isinstance(value, (dict, list)))
