@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
+from bigbatch.launch.passed import stowed
 from bigbatch.launch.place import place_of
 from bigbatch.launch.sent import train_received, train_sent
 from bigbatch.launch.slurm import join_step, slurm_command
@@ -184,11 +185,14 @@ def launch_command(
         Their exit code; None when this process is all it takes.
     """
     loaded = load_recipe(recipe, overrides, environ=environ)
+    words, carried = stowed(words, overrides)
     if slurm or (loaded.launch.kind == "slurm" and place_of(environ) is None):
         if not submit and join_step(environ):
             return None
-        return slurm_command(loaded, words, ranks, environ, say, submit=submit)
-    return launched(loaded, words, ranks, environ, say, hosts=hosts, python=python, changes=overrides)
+        return slurm_command(loaded, words, ranks, {**environ, **carried}, say, submit=submit)
+    return launched(
+        loaded, words, ranks, {**environ, **carried}, say, hosts=hosts, python=python, changes=overrides
+    )
 
 
 def train_command(

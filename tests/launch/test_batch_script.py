@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from pydantic import ValidationError
 
+from bigbatch.errors import UsageError
 from bigbatch.launch.batch_script import batch_script
 from bigbatch.recipe.slurm import SlurmSpec
 
@@ -60,6 +62,43 @@ def test_the_text():
 def test_what_is_null_is_left_to_the_cluster():
     text = batch_script(SlurmSpec(), ["true"], name="x", grace_seconds=30.0, max_requeues=3)
     assert not any(word in text for word in ("--partition", "--account", "--time"))
+
+
+UNSEEN = ["\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\u2029", "\0", "\x1b"]
+
+
+@pytest.mark.parametrize("unseen", UNSEEN, ids=ascii)
+def test_no_line_break_reaches_the_script(unseen):
+    """Whoever reads lines in whatever way reads those that were meant."""
+    evil = f"x{unseen}touch owned"
+    for key, value in {"partition": evil, "account": evil, "time": f"1{unseen}touch owned"}.items():
+        with pytest.raises(ValidationError):
+            SlurmSpec(**{key: value})
+    for key in ("options", "setup"):
+        with pytest.raises(ValidationError, match=r"one line|one option"):
+            SlurmSpec(**{key: [f"--{evil}"]})
+    with pytest.raises(UsageError, match="one line"):
+        batch_script(SlurmSpec(), ["true", evil], name="x", grace_seconds=30.0, max_requeues=3)
+    text = batch_script(SlurmSpec(), ["true"], name=evil, grace_seconds=30.0, max_requeues=3)
+    assert "#SBATCH --job-name=x-touch-owned\n" in text and text.splitlines() == text.split("\n")[:-1]
+
+
+@pytest.mark.parametrize("value", ["gpu --wrap=x", "gpu;x", "-gpu", "$(x)", "gpu\tx", "gpu'", "#", ""])
+def test_a_partition_is_a_name(value):
+    for key in ("partition", "account", "time"):
+        with pytest.raises(ValidationError):
+            SlurmSpec(**{key: value})
+
+
+def test_a_job_without_the_variables_of_its_submission_ends_with_2(tmp_path):
+    text = batch_script(
+        SlurmSpec(), ["touch", "ran"], name="x", grace_seconds=1.0, max_requeues=0, needed=["BIGBATCH_TOKENS"]
+    )
+    for environ, code in (({}, 2), ({"BIGBATCH_TOKENS": "20000"}, 0)):
+        environ["PATH"] = "/usr/bin:/bin"
+        done = subprocess.run(["bash", "-c", text], cwd=tmp_path, env=environ, capture_output=True, text=True)
+        assert done.returncode == code and (tmp_path / "ran").exists() == (code == 0)
+        assert ("BIGBATCH_TOKENS was set when" in done.stderr) == (code != 0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -80,27 +81,34 @@ def test_outside_an_allocation_is_a_users_mistake():
 
 
 def test_submit_hands_over_the_script_and_says_the_job(commands, tmp_path):
-    commands("sbatch", f"cat > {tmp_path}/given; echo '77;here'")
+    commands(
+        "sbatch",
+        f"cat > {tmp_path}/given; env > {tmp_path}/env; echo \"$@\" >> {tmp_path}/env; echo '77;here'",
+    )
     said: list[str] = []
     wishes = recipe(**{"launch.slurm.partition": "gpu", "launch.slurm.nodes": 3})
-    words = ["train", "job.yaml", "batch.samples=16"]
-    assert slurm.slurm_command(wishes, words, "2", {}, said.append, submit=True) == 0
+    words = ["train", "job.yaml", "@changes"]
+    environ = {"PATH": os.environ["PATH"], "BIGBATCH_TOKENS": "secret-1", "BIGBATCH_CHANGES": "secret-2"}
+    assert slurm.slurm_command(wishes, words, "2", environ, said.append, submit=True) == 0
     assert said[0].startswith("submitted job 77;") and "scancel 77" in said[0]
     text = (tmp_path / "given").read_text()
     assert "#SBATCH --partition=gpu" in text and "#SBATCH --nodes=3" in text
-    assert f"{sys.executable} -m bigbatch train job.yaml batch.samples=16 --slurm --ranks 2 &" in text
+    assert f"{sys.executable} -m bigbatch train job.yaml @changes --slurm --ranks 2 &" in text
+    # The values are the job's environment, which Slurm keeps; the script only says what it cannot do without.
+    assert "secret" not in text and "BIGBATCH_TOKENS was set" in text and "BIGBATCH_CHANGES was set" in text
+    assert "BIGBATCH_TOKENS=secret-1" in (tmp_path / "env").read_text().splitlines()
 
 
 def test_what_slurm_refuses_is_told_in_its_words(commands):
     commands("sbatch", "echo 'invalid partition specified: gold' >&2; exit 1")
     with pytest.raises(MachineError, match="sbatch refused: invalid partition"):
-        slurm.slurm_command(recipe(), ["train", "r.yaml"], None, {}, print, submit=True)
+        slurm.slurm_command(recipe(), ["train", "r.yaml"], None, os.environ, print, submit=True)
 
 
 def test_without_slurm_it_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MachineError, match="sbatch was not found"):
-        slurm.slurm_command(recipe(), ["train", "r.yaml"], None, {}, print, submit=True)
+        slurm.slurm_command(recipe(), ["train", "r.yaml"], None, os.environ, print, submit=True)
 
 
 def test_the_end_comes_from_the_environment_else_from_squeue(commands):
@@ -140,6 +148,7 @@ def test_a_step_that_ends_by_itself_was_not_asked():
 def test_srun_and_its_other_end_agree_on_the_words():
     allocation = slurm.Allocation(job="12", hosts=("n3", "n4"), ranks_per_node=2, max_restarts=1)
     words = slurm.srun_words(allocation, Path("/shared/launch"), ["train", "r.yaml"])
+    assert "--export=ALL" in words
     assert allocation.ranks == 4
     given = words[words.index("bigbatch.launch.slurm_node") + 1 :]
     for node, leads in (("0", "1"), ("1", "0")):

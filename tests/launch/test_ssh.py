@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
+import json
 import shutil
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bigbatch.errors import MachineError, UsageError
-from bigbatch.launch.ssh import Hosts, agent_on, ask, command_on, ranks_on, refuse_differences
+from bigbatch.launch.passed import resolved_keys
+from bigbatch.launch.ssh import Hosts, agent_on, ask, call_on, look_there, ranks_on, refuse_differences
+from bigbatch.launch.start import launched
+from bigbatch.recipe.load import load_recipe
+from bigbatch.run.beat import Sign
 
 RECIPE = "model: bert-base-uncased\ndata: {train: rows.csv}\n"
 
@@ -28,11 +34,102 @@ def hosts(tmp_path, monkeypatch, root) -> Hosts:
     return Hosts(names=["a", "b"], python=sys.executable, folder=tmp_path, environ=environ)
 
 
-def test_settings_are_passed_on_and_secrets_are_not(hosts):
-    words = command_on(hosts, "a", ["bigbatch"], {"GLOO_SOCKET_IFNAME": "eth0"})
-    assert words[0] == "ssh" and words[-2] == "a" and "BatchMode=yes" in words
-    assert "BIGBATCH_EPOCHS=2" in words[-1] and "GLOO_SOCKET_IFNAME=eth0" in words[-1]
-    assert "secret" not in words[-1] and "LANG" not in words[-1]
+def test_settings_are_passed_on_and_credentials_are_not(hosts):
+    more = {
+        "BIGBATCH_TOKENS": "20000",
+        "BIGBATCH_LOSS__ARGS__KEY": "a",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_ENDPOINT": "https://me:pw@hub",
+    }
+    environ = {**hosts.environ, **more}
+    call = call_on(replace(hosts, environ=environ), "a", ["bigbatch"], {"GLOO_SOCKET_IFNAME": "eth0"})
+    assert json.loads(call.line)["variables"] == {
+        **{"PYTHONPATH": environ["PYTHONPATH"], "BIGBATCH_EPOCHS": "2", "GLOO_SOCKET_IFNAME": "eth0"},
+        **more,
+    }
+
+
+def test_the_command_line_says_nothing(hosts):
+    """Whatever is passed on, `ps` shows the same words."""
+    one = call_on(hosts, "a", ["bigbatch", "train", "recipe.yaml"], {})
+    bare = replace(hosts, environ={}, folder=Path("/"))
+    assert one.words == call_on(bare, "a", ["other"], {"HF_ENDPOINT": "https://me:pw@hub"}).words
+    assert one.words[0] == "ssh" and one.words[-2] == "a"
+    assert {"BatchMode=yes", "-a", "-x", "ClearAllForwardings=yes"} <= set(one.words)
+
+
+def test_what_comes_behind_the_first_line_is_left_to_the_program(hosts):
+    (hosts.folder / "there.py").write_text(
+        "import os; print(os.getcwd(), os.environ['BIGBATCH_EPOCHS'], input())"
+    )
+    environ = {**hosts.environ, "PYTHONPATH": str(hosts.folder)}
+    call = call_on(replace(hosts, environ=environ), "a", ["there"], {})
+    done = subprocess.run(call.words, input=f"{call.line}15\n", capture_output=True, text=True)
+    assert done.stdout == f"{hosts.folder} 2 15\n", done.stderr
+
+
+def test_a_host_that_resolves_another_recipe_is_named_with_the_keys(hosts, monkeypatch):
+    """Its own site file, or a variable of its own: whatever is read there and not here."""
+    here = load_recipe(hosts.folder / "recipe.yaml", ["batch.samples=8"], environ=hosts.environ)
+    ask(hosts, "recipe.yaml", ["batch.samples=8"], hosts.folder, resolved_keys(here))
+    monkeypatch.setenv("BIGBATCH_TOKENS", "20000")
+    monkeypatch.setenv("BIGBATCH_OPTIMIZER__LR", "1")
+    with pytest.raises(
+        UsageError, match=r"host a reads another recipe.*: batch.samples, epochs, optimizer.lr, tokens differ"
+    ):
+        bare = replace(hosts, environ={"PYTHONPATH": hosts.environ["PYTHONPATH"]})
+        ask(bare, "recipe.yaml", [], hosts.folder, resolved_keys(here))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "-oProxyCommand=x",
+        "a;touch x",
+        "a b",
+        "a\nb",
+        "$(x)",
+        "me;x@a",
+        "-l@a",
+        "@a",
+        "a@",
+        "ssh://a",
+        "a\u2028",
+        "",
+    ],
+)
+def test_what_is_no_host_is_refused_before_anything_is_asked(hosts, name, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UsageError, match="among the hosts"):
+        recipe = load_recipe(hosts.folder / "recipe.yaml")
+        launched(recipe, ["train", "recipe.yaml"], None, {}, print, hosts=["good", name])
+    with pytest.raises(UsageError, match=r"launch\.hosts"):
+        load_recipe(hosts.folder / "recipe.yaml", {"launch.hosts": ["good", name]})
+
+
+@pytest.mark.parametrize("name", ["node1", "me@node-2.lab", "10.0.0.1", "fe80::1%eth0", "gpu_3"])
+def test_what_is_one_is_taken(hosts, name):
+    assert load_recipe(hosts.folder / "recipe.yaml", {"launch.hosts": [name]}).launch.hosts == [name]
+
+
+def test_only_our_hosts_are_asked_about_a_process(hosts, tmp_path):
+    sign = Sign(
+        rank=0,
+        size=1,
+        host="elsewhere",
+        pid=1,
+        restart=0,
+        update=0,
+        phase="starting",
+        beats=1,
+        ticks=1,
+        at=0.0,
+    )
+    assert look_there(hosts, sign) is None
+    assert look_there(hosts, replace(sign, host="a")) is not None
+    with pytest.raises(ValueError):
+        look_there(hosts, replace(sign, host="a", pid=f"1; touch {tmp_path}/x;"))  # type: ignore[arg-type]
+    assert not (tmp_path / "x").exists()
 
 
 def test_equal_hosts_answer(hosts):
@@ -40,7 +137,7 @@ def test_equal_hosts_answer(hosts):
     assert list(facts) == ["a", "b"] and facts["a"]["same"] == facts["b"]["same"]
     assert facts["a"]["same"]["rows.csv"].startswith("19 bytes, sha256")
     assert facts["a"]["address"] == "127.0.0.1" and facts["a"]["interface"] == "lo"
-    words = agent_on(
+    call = agent_on(
         hosts,
         "b",
         facts,
@@ -50,9 +147,10 @@ def test_equal_hosts_answer(hosts):
         max_restarts=3,
         words=["train", "x"],
     )
-    there = shlex.split(words[-1])
-    assert "--nnodes=1:2" in there and "--nproc-per-node=2" in there
-    assert any(word.startswith("--rdzv-conf=is_host=0") for word in there) and "BIGBATCH_HOST=b" in there
+    there = json.loads(call.line)
+    assert {"--nnodes=1:2", "--nproc-per-node=2"} <= set(there["words"])
+    assert any(word.startswith("--rdzv-conf=is_host=0") for word in there["words"])
+    assert there["variables"]["BIGBATCH_HOST"] == "b"
 
 
 def test_an_unknown_host_is_named_at_once(hosts):
@@ -69,8 +167,6 @@ def test_a_program_a_recipe_and_a_disk_that_are_missing_are_refused(hosts):
         ask(hosts, "other.yaml", [], hosts.folder)
     with pytest.raises(UsageError, match="a disk that all hosts share"):
         ask(hosts, "recipe.yaml", [], hosts.folder / "not-there")
-    with pytest.raises(UsageError, match="'-oProxyCommand=x'"):
-        ask(Hosts(**{**vars(hosts), "names": ["-oProxyCommand=x"]}), "recipe.yaml", [], hosts.folder)
 
 
 def test_differences_are_refused_with_both_values():

@@ -16,6 +16,7 @@ from bigbatch import __version__
 from bigbatch.cli.outcome import as_worker, exit_code_of_run, guarded
 from bigbatch.cli.words import columns_of, figures, say
 from bigbatch.errors import UsageError
+from bigbatch.launch.passed import unstowed
 from bigbatch.launch.worker import Worker
 
 app = typer.Typer(
@@ -225,11 +226,12 @@ def train(
         raise UsageError("--submit needs --slurm")
     from bigbatch import api
 
-    words = ["train", str(recipe), *_both(changes, set_), *(["--resume"] if resume else [])]
+    given = unstowed(_both(changes, set_), os.environ)
+    words = ["train", str(recipe), *(["--resume"] if resume else [])]
     words += [] if continue_from is None else ["--continue", continue_from, "--allow", ",".join(allowed)]
     code = api.launch_command(
         recipe,
-        _both(changes, set_),
+        given,
         words,
         ranks=ranks,
         hosts=[name.strip() for name in (hosts or "").split(",") if name.strip()],
@@ -243,7 +245,7 @@ def train(
         return code
     run = api.train_command(
         recipe,
-        _both(changes, set_),
+        given,
         resume=True if resume else None,
         continue_from=continue_from,
         allow=allowed,

@@ -6,6 +6,7 @@
     local.py      several on this machine: an agent starts them, watches them and starts them again
     hosts.py      several machines: who is lost, who goes on
     ssh.py        how a host is asked, and an agent started there
+    passed.py     what travels to the processes that are started, and the check that all of it came
     facts.py      what must be equal on every host
     sent.py       distributed_train: objects to workers, the run back
     signs.py      who writes signs of life where, and who watches them

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from bigbatch.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, MachineError
+from bigbatch.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, MachineError, UsageError
+from bigbatch.recipe.names import job_name, one_line
 from bigbatch.recipe.slurm import SlurmSpec
 
 SPARE_SECONDS = 30
@@ -15,7 +16,13 @@ RETRIED = (MachineError.exit_code, EXIT_INTERRUPTED, EXIT_TERMINATED)
 
 
 def batch_script(
-    spec: SlurmSpec, command: Sequence[str], *, name: str, grace_seconds: float, max_requeues: int
+    spec: SlurmSpec,
+    command: Sequence[str],
+    *,
+    name: str,
+    grace_seconds: float,
+    max_requeues: int,
+    needed: Sequence[str] = (),
 ) -> str:
     """A job that runs `command` on one node of its allocation, saves before its time is over, and goes on later.
 
@@ -25,9 +32,13 @@ def batch_script(
         name: of the job.
         grace_seconds: `launch.grace`; SIGTERM comes so long, and 30 s, before the limit.
         max_requeues: how often it may put itself back into the queue.
+        needed: names of variables without which the command would do something else.
+
+    Raises:
+        UsageError: a word of the command, or a variable's name, that would be more than one line.
     """
     options = [
-        f"--job-name={name}",
+        f"--job-name={job_name(name)}",
         *([f"--partition={spec.partition}"] if spec.partition else []),
         *([f"--account={spec.account}"] if spec.account else []),
         *([f"--time={spec.time}"] if spec.time else []),
@@ -43,16 +54,38 @@ def batch_script(
     return _TEXT.format(
         header=header,
         setup=setup,
-        command=shlex.join(command),
+        needed="".join(_NEEDED.format(name=_checked_variable(each)) for each in needed),
+        command=shlex.join(map(_checked, command)),
         retried="|".join(map(str, RETRIED)),
         max_requeues=max_requeues,
     )
 
 
+_NEEDED = (
+    '[ -n "${{{name}+set}}" ] || {{ echo "{name} was set when this job was submitted and is not set here: '
+    'sbatch must export the environment (--export=ALL)" >&2; exit 2; }}\n'
+)
+"""Without it the command would quietly do something else."""
+
+
+def _checked(word: str) -> str:
+    """A word of the command: quoted it would be safe, but nobody who reads the script would see what it does."""
+    try:
+        return one_line(word)
+    except ValueError as error:
+        raise UsageError(f"a batch script's command: {error}") from error
+
+
+def _checked_variable(name: str) -> str:
+    if not name.isidentifier() or not name.isascii():
+        raise UsageError(f"found the environment variable {name!r}; expected BIGBATCH_ and a recipe's key")
+    return name
+
+
 _TEXT = """\
 #!/bin/bash
 {header}
-{setup}
+{setup}{needed}
 # Bash hears a signal only between two commands: so the command runs beside it, and is waited for.
 child= told=
 trap 'told=1; [ -z "$child" ] || kill -TERM $child 2>/dev/null' TERM

@@ -1,8 +1,8 @@
 """What must be equal on every machine before processes start there, and how the others reach this one.
 
-    python -m bigbatch.launch.facts REQUEST      prints the facts as JSON; asked for over SSH
+    python -m bigbatch.launch.facts      reads a request, prints the facts as JSON; asked for over SSH
 
-REQUEST is JSON: recipe, changes, peer, seen. No torch is loaded: it answers in a second.
+The request is a line of JSON: recipe, changes, peer, seen. No torch is loaded: it answers in a second.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 from bigbatch import __version__
 from bigbatch.errors import BigbatchError
 from bigbatch.launch.local import accelerators, cores
+from bigbatch.launch.passed import resolved_keys
 from bigbatch.recipe.load import dump_recipe, load_recipe
 from bigbatch.recipe.references import referenced_files
 
@@ -38,15 +39,18 @@ def facts(request: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, A
         environ: of this process.
 
     Returns:
-        `same`: item -> value that must be equal everywhere; `address` and `interface` towards the peer; a free
-        `port`; `accelerators` and `cores`; `sees`: whether the file is there.
+        `same`: item -> value that must be equal everywhere; `keys` of the recipe as it is resolved here; `address` and
+        `interface` towards the peer; a free `port`; `accelerators` and `cores`; `sees`: whether the file is there.
 
     Raises:
         BigbatchError: the recipe cannot be read here.
     """
     address = address_towards(request.get("peer"), environ)
+    recipe = request["recipe"]
+    loaded = None if recipe is None else load_recipe(recipe, request["changes"], environ=environ)
     return {
-        "same": {**versions(), **of_recipe(request["recipe"], request["changes"], environ)},
+        "same": {**versions(), **({} if loaded is None else of_recipe(loaded))},
+        "keys": {} if loaded is None else resolved_keys(loaded),
         "address": address,
         "interface": interface_of(address),
         "port": free_port(),
@@ -71,11 +75,8 @@ def code_digest() -> str:
     return _digest(sorted(root.rglob("*.py")), root)
 
 
-def of_recipe(recipe: str | None, changes: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+def of_recipe(loaded: Any) -> dict[str, str]:
     """The recipe's own digest, and that of each file it names: size and sha256."""
-    if recipe is None:
-        return {}
-    loaded = load_recipe(recipe, changes, environ=environ)
     found = {"recipe": hashlib.sha256(dump_recipe(loaded).encode()).hexdigest()[:12]}
     for name, path in data_files(loaded):
         found[name] = _file(path) if path.is_file() else _folder(path) if path.is_dir() else "no such file"
@@ -150,14 +151,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def main(words: Sequence[str]) -> int:
+def main() -> int:
     """Print facts, or what stands in the way."""
     try:
-        print(json.dumps(facts(json.loads(words[0]), os.environ)))
+        print(json.dumps(facts(json.loads(sys.stdin.readline()), os.environ)))
     except BigbatchError as error:
         print(json.dumps({"failed": str(error), "exit_code": error.exit_code}))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -18,7 +18,8 @@ from typing import Any, TextIO
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.launch.endings import worker_pids
 from bigbatch.launch.local import Passing, Say, outcome
-from bigbatch.launch.ssh import SSH_FAILED, Hosts, agent_on, ask, look_there, ranks_on
+from bigbatch.launch.passed import resolved_keys, write_resolved
+from bigbatch.launch.ssh import SSH_FAILED, Call, Hosts, agent_on, ask, look_there, ranks_on
 from bigbatch.launch.watch import Watcher
 
 _POLL_SECONDS = 0.2
@@ -34,6 +35,8 @@ class Wanted:
 
     recipe: str | None
     """As typed; None: what is computed lies on the shared disk."""
+    loaded: Any
+    """The recipe as it was resolved here; None as above."""
     changes: Sequence[str]
     words: Sequence[str]
     """The command of every worker, behind `bigbatch`."""
@@ -46,6 +49,11 @@ class Wanted:
     grace_seconds: float
     shared: Path
     """A folder on the disk that all hosts share."""
+
+    @property
+    def keys(self) -> dict[str, str] | None:
+        """Digests of the recipe's keys."""
+        return None if self.loaded is None else resolved_keys(self.loaded)
 
 
 @dataclass(eq=False)
@@ -111,32 +119,38 @@ def run_hosts(hosts: Hosts, wanted: Wanted, say: Say) -> int:
     wanted.shared.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="launch-", dir=wanted.shared) as temporary:
         folder = Path(temporary).resolve()
-        facts = ask(hosts, wanted.recipe, wanted.changes, folder)
+        facts = ask(hosts, wanted.recipe, wanted.changes, folder, wanted.keys)
+        if wanted.loaded is not None:
+            write_resolved(folder, wanted.loaded)
         ranks = ranks_on(facts, wanted.ranks)
         say("starts " + ", ".join(f"{count} on {host}" for host, count in ranks.items()))
         restarts = max(wanted.max_restarts, len(hosts.names) - least)
         remotes = []
         try:
             for host in hosts.names:
-                command = agent_on(
+                call = agent_on(
                     hosts, host, facts, launch_folder=folder, ranks=ranks[host], min_nodes=least,
                     max_restarts=restarts, words=wanted.words,
                 )  # fmt: skip
-                remotes.append(_started(host, command))
+                remotes.append(_started(host, call))
             return _Waiting(hosts, wanted, folder, remotes, least, say).result()
         finally:
             for remote in remotes:
                 remote.close()
 
 
-def _started(host: str, command: Sequence[str]) -> Remote:
+def _started(host: str, call: Call) -> Remote:
     pipe = subprocess.PIPE
     # Ctrl-C comes here; the agents pass it on once.
     process = subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, start_new_session=True
+        call.words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, start_new_session=True
     )
     remote = Remote(host, process)
     remote.relay()
+    with suppress(OSError):  # it is gone, and its exit code says so
+        assert process.stdin is not None
+        process.stdin.write(call.line)
+        process.stdin.flush()
     return remote
 
 

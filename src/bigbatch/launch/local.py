@@ -16,6 +16,7 @@ from typing import Any
 
 from bigbatch.errors import EXIT_DONE, MachineError
 from bigbatch.launch.endings import cause, endings, restarts, told
+from bigbatch.launch.passed import write_resolved
 from bigbatch.launch.watch import Watcher
 from bigbatch.recipe.layers import WORKER_VARIABLE
 from bigbatch.run.beat import read_signs
@@ -30,6 +31,8 @@ class Group:
     words: Sequence[str]
     """The command of every worker, behind `bigbatch`."""
     ranks: int
+    recipe: Any = None
+    """As it was resolved here; None: workers have nothing to compare with it."""
     max_restarts: int = 0
     """How often the group is started again after a worker was lost."""
     threads: int | None = None
@@ -49,6 +52,8 @@ def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="bigbatch-launch-") as temporary:
         folder = Path(temporary)
+        if group.recipe is not None:
+            write_resolved(folder, group.recipe)
         agent = subprocess.Popen(
             [sys.executable, "-m", "bigbatch.parallel.agent", str(folder), *agent_words(group)],
             env={**environ, **settings(group, environ), WORKER_VARIABLE: str(folder)},

@@ -21,7 +21,8 @@ from bigbatch.errors import MachineError, UsageError
 from bigbatch.launch.batch_script import SPARE_SECONDS, batch_script
 from bigbatch.launch.endings import endings
 from bigbatch.launch.local import Say, outcome
-from bigbatch.recipe.layers import WORKER_VARIABLE
+from bigbatch.launch.passed import write_resolved
+from bigbatch.recipe.layers import ENVIRONMENT_PREFIX, WORKER_VARIABLE
 
 _FIRST_PORT, _PORTS = 20_000, 20_000
 
@@ -71,7 +72,7 @@ def slurm_command(
         MachineError: Slurm refused, or its commands are missing.
     """
     if submit:
-        return submitted(recipe, words, ranks, say)
+        return submitted(recipe, words, ranks, environ, say)
     if "SLURM_JOB_ID" not in environ:
         raise UsageError(
             "--slurm works inside an allocation (salloc, sbatch); `--slurm --submit` writes a job and submits it"
@@ -87,11 +88,13 @@ def slurm_command(
         grace_seconds=spec.grace.amount,
     )
     above = (Path(recipe.run.root or ".") / recipe.run.dir).absolute().parent
-    return run_step(allocation, words, above, environ, say)
+    return run_step(allocation, words, above, environ, say, recipe=recipe)
 
 
-def submitted(recipe: Any, words: Sequence[str], ranks: str | None, say: Say) -> int:
-    """Hand the batch script to sbatch."""
+def submitted(
+    recipe: Any, words: Sequence[str], ranks: str | None, environ: Mapping[str, str], say: Say
+) -> int:
+    """Hand the batch script to sbatch, which keeps this environment for the job and its requeues."""
     spec = recipe.launch
     command = [sys.executable, "-m", "bigbatch", *words, "--slurm", *(["--ranks", ranks] if ranks else [])]
     script = batch_script(
@@ -100,8 +103,9 @@ def submitted(recipe: Any, words: Sequence[str], ranks: str | None, say: Say) ->
         name=f"bigbatch-{Path(words[1]).stem}",
         grace_seconds=spec.grace.amount,
         max_requeues=spec.max_requeues,
+        needed=sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX)),
     )
-    job = asked("sbatch", "--parsable", given=script).strip().partition(";")[0]
+    job = asked("sbatch", "--parsable", given=script, environ=environ).strip().partition(";")[0]
     say(
         f"submitted job {job}; its output: slurm-{job}.out\n"
         f"save and end: scancel {job}; save and go on later: scancel --signal=TERM {job}"
@@ -110,7 +114,13 @@ def submitted(recipe: Any, words: Sequence[str], ranks: str | None, say: Say) ->
 
 
 def run_step(
-    allocation: Allocation, words: Sequence[str], above: Path, environ: Mapping[str, str], say: Say
+    allocation: Allocation,
+    words: Sequence[str],
+    above: Path,
+    environ: Mapping[str, str],
+    say: Say,
+    *,
+    recipe: Any = None,
 ) -> int:
     """Start one agent a node with srun and wait for the end of all.
 
@@ -120,10 +130,13 @@ def run_step(
         above: folder on the disk that the nodes share, for what the ranks leave behind.
         environ: of this process.
         say: told how it ended.
+        recipe: as it was resolved here; workers compare it with theirs.
     """
     above.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".launch-{allocation.job}-", dir=above) as temporary:
         folder = Path(temporary)
+        if recipe is not None:
+            write_resolved(folder, recipe)
         try:
             step = subprocess.Popen(
                 srun_words(allocation, folder, words),
@@ -145,6 +158,8 @@ def srun_words(allocation: Allocation, folder: Path, words: Sequence[str]) -> li
     nodes = len(allocation.hosts)
     return [
         "srun",
+        # A job that sbatch gave another environment than its own (--export) still has one for its steps.
+        "--export=ALL",
         f"--nodes={nodes}",
         f"--ntasks={nodes}",
         "--ntasks-per-node=1",
@@ -209,14 +224,19 @@ def ends_at(job: str, environ: Mapping[str, str]) -> float | None:
     return None
 
 
-def asked(*words: str, given: str | None = None) -> str:
+def asked(*words: str, given: str | None = None, environ: Mapping[str, str] | None = None) -> str:
     """What a command of Slurm's answers.
+
+    Args:
+        words: the command.
+        given: its standard input.
+        environ: its environment; None: this process's.
 
     Raises:
         MachineError: it is missing, or refuses.
     """
     try:
-        done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=30, env=environ)
     except FileNotFoundError as error:
         raise MachineError(f"{words[0]} was not found: is this a machine of a Slurm cluster?") from error
     except subprocess.TimeoutExpired as error:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from bigbatch.launch.local import Group, settings
+from bigbatch.recipe.layers import WORKER_VARIABLE
 
 
 def node_words(given: Sequence[str], address: str, environ: Mapping[str, str]) -> list[str]:
@@ -75,7 +76,7 @@ def main(given: Sequence[str]) -> None:
     os.execve(
         sys.executable,
         [sys.executable, "-m", "bigbatch.parallel.agent", *words],
-        {**more, **os.environ},
+        {**more, **os.environ, WORKER_VARIABLE: given[0]},
     )
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.launch.local import cores_each
+from bigbatch.launch.passed import refuse_other_keys, settings_of
 from bigbatch.launch.watch import process_state
-from bigbatch.recipe.layers import ENVIRONMENT_PREFIX, HOST_VARIABLE, WORKER_VARIABLE
+from bigbatch.recipe.layers import HOST_VARIABLE, WORKER_VARIABLE
 from bigbatch.run.beat import Sign
 
 SSH = (
@@ -27,15 +28,23 @@ SSH = (
     *("-o", "BatchMode=yes"),
     *("-o", "ConnectTimeout=10"),
     *("-o", "ConnectionAttempts=1"),
+    # Whoever owns the other machine gets nothing of this one: no agent, no display, no tunnel.
+    *("-a", "-x", "-o", "ClearAllForwardings=yes"),
     # A connection that was cut is noticed after 15 s.
     *("-o", "ServerAliveInterval=5"),
     *("-o", "ServerAliveCountMax=3"),
 )
 SSH_FAILED = 255
 """What ssh ends with when it is the connection that failed, not the command."""
-_FORWARDED = ("PYTHONPATH", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "XDG_CACHE_HOME")
-_FORWARDED_PREFIXES = (ENVIRONMENT_PREFIX, "GLOO_", "NCCL_", "TORCH_", "HF_", "TRANSFORMERS_")
-_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+_ENTER = (
+    "import json,os,sys;"
+    'said=json.loads(open(0,"rb",0,closefd=False).readline());'
+    'os.chdir(said["folder"]);'
+    'os.environ.update(said["variables"]);'
+    'os.execv(sys.executable,[sys.executable,*said["words"]])'
+)
+"""What the command line over there holds, and nothing else: it reads one line, not a byte more, and becomes the
+program that is named there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,24 +61,38 @@ class Hosts:
     """Of this process; settings of the run are passed on, secrets are not."""
 
 
-def command_on(hosts: Hosts, host: str, module: Sequence[str], variables: Mapping[str, str]) -> list[str]:
-    """Words that run `python -m MODULE…` on a host."""
-    passed = {name: value for name, value in hosts.environ.items() if _is_passed_on(name)}
-    settings = [f"{name}={value}" for name, value in sorted({**passed, **variables}.items())]
-    there = f"cd {shlex.quote(str(hosts.folder))} && exec "
-    return [*SSH, "--", host, there + shlex.join(["env", *settings, hosts.python, "-m", *module])]
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A program on a host."""
+
+    words: Sequence[str]
+    """Of the command here. Every user of either machine can read them."""
+    line: str
+    """First line of its standard input: settings, the program and its words."""
 
 
-def _is_passed_on(name: str) -> bool:
-    if name in (WORKER_VARIABLE, HOST_VARIABLE) or any(word in name for word in _SECRET):
-        return False
-    return name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES)
+def call_on(hosts: Hosts, host: str, module: Sequence[str], variables: Mapping[str, str]) -> Call:
+    """Run `python -m MODULE…` on a host."""
+    said = {
+        "folder": str(hosts.folder),
+        "variables": {**settings_of(hosts.environ), **variables},
+        "words": ["-P", "-m", *module],
+    }
+    # No folder of the user's, and none of Python's variables, decides what this first program imports.
+    there = "exec " + shlex.join([hosts.python, "-I", "-c", _ENTER])
+    return Call(words=[*SSH, "--", host, there], line=json.dumps(said) + "\n")
 
 
 # ---------------------------------------------------------------- before the start
 
 
-def ask(hosts: Hosts, recipe: str | None, changes: Sequence[str], seen: Path) -> dict[str, dict[str, Any]]:
+def ask(
+    hosts: Hosts,
+    recipe: str | None,
+    changes: Sequence[str],
+    seen: Path,
+    keys: Mapping[str, str] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Facts of every host, asked for at the same time (see `launch.facts`).
 
     Args:
@@ -77,6 +100,7 @@ def ask(hosts: Hosts, recipe: str | None, changes: Sequence[str], seen: Path) ->
         recipe: as typed; None: there is none to compare.
         changes: `key=value` words.
         seen: a folder that each must see: the one through which they report.
+        keys: of the recipe as it was resolved here (`passed.resolved_keys`); None: there is none to compare.
 
     Raises:
         MachineError: a host that is unknown or does not answer.
@@ -87,9 +111,7 @@ def ask(hosts: Hosts, recipe: str | None, changes: Sequence[str], seen: Path) ->
     def one(host: str) -> dict[str, Any]:
         peer = (rest or [None])[0] if host == first else first
         request = {"recipe": recipe, "changes": list(changes), "peer": peer, "seen": str(seen)}
-        return _answer(
-            hosts, host, command_on(hosts, host, ["bigbatch.launch.facts", json.dumps(request)], {})
-        )
+        return _answer(hosts, host, call_on(hosts, host, ["bigbatch.launch.facts"], {}), request)
 
     with ThreadPoolExecutor(len(hosts.names)) as pool:
         found = dict(zip(hosts.names, pool.map(one, hosts.names), strict=True))
@@ -100,14 +122,16 @@ def ask(hosts: Hosts, recipe: str | None, changes: Sequence[str], seen: Path) ->
                 "(run.root or run.dir)"
             )
     refuse_differences({host: facts["same"] for host, facts in found.items()})
+    if keys is not None:
+        for host, facts in found.items():
+            refuse_other_keys(keys, facts["keys"], f"host {host}")
     return found
 
 
-def _answer(hosts: Hosts, host: str, words: Sequence[str]) -> dict[str, Any]:
-    if not host or host.startswith("-"):
-        raise UsageError(f"found {host!r} among the hosts; expected names, such as --hosts node1,node2")
+def _answer(hosts: Hosts, host: str, call: Call, request: Mapping[str, Any]) -> dict[str, Any]:
+    given = call.line + json.dumps(request) + "\n"
     try:
-        done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(call.words, capture_output=True, text=True, input=given)
     except FileNotFoundError as error:
         raise MachineError("there is no `ssh` on this machine: install an OpenSSH client") from error
     last = (done.stderr.strip().splitlines() or ["no answer"])[-1].strip()
@@ -153,8 +177,8 @@ def agent_on(
     min_nodes: int,
     max_restarts: int,
     words: Sequence[str],
-) -> list[str]:
-    """Words that start the agent of one host.
+) -> Call:
+    """Start the agent of one host.
 
     Args:
         hosts: all of them.
@@ -188,7 +212,7 @@ def agent_on(
         variables |= dict.fromkeys(names, interface)
     if "OMP_NUM_THREADS" not in hosts.environ:
         variables["OMP_NUM_THREADS"] = str(cores_each(own["cores"], ranks))
-    return command_on(hosts, host, agent, variables)
+    return call_on(hosts, host, agent, variables)
 
 
 def ranks_on(facts: Mapping[str, Mapping[str, Any]], ranks: int | str | None) -> dict[str, int]:
@@ -206,8 +230,10 @@ def ranks_on(facts: Mapping[str, Mapping[str, Any]], ranks: int | str | None) ->
 
 
 def look_there(hosts: Hosts, sign: Sign) -> str | None:
-    """State of a rank's process on its host."""
-    words = [*SSH, "--", sign.host, f"cat /proc/{sign.pid}/status || test ! -d /proc/self"]
+    """State of a rank's process on its host; the sign is a file's, so only a host of ours is asked, for a number."""
+    if sign.host not in hosts.names:
+        return None
+    words = [*SSH, "--", sign.host, f"cat /proc/{int(sign.pid)}/status || test ! -d /proc/self"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=15, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):

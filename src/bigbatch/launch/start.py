@@ -11,8 +11,11 @@ from typing import Any
 from bigbatch.errors import UsageError
 from bigbatch.launch.hosts import Wanted, run_hosts
 from bigbatch.launch.local import Group, Say, accelerators, run_group
+from bigbatch.launch.passed import refuse_other_recipe
 from bigbatch.launch.place import place_of
 from bigbatch.launch.ssh import Hosts
+from bigbatch.launch.worker import Worker
+from bigbatch.recipe.names import checked_host
 
 Ranks = int | str | None
 """A number, `auto`, or nothing."""
@@ -49,8 +52,11 @@ def launched(
         MachineError: they could not be started.
     """
     if place_of(environ) is not None:
+        worker = Worker.of(environ)
+        if worker is not None:
+            refuse_other_recipe(worker.folder, recipe)
         return None
-    names = list(hosts or recipe.launch.hosts)
+    names = _checked(hosts) or list(recipe.launch.hosts)
     if names and names != ["localhost"]:
         return run_hosts(
             Hosts(names=names, python=python or sys.executable, folder=Path.cwd(), environ=environ),
@@ -61,6 +67,7 @@ def launched(
     if wanted == 1:
         return None
     group = Group(
+        recipe=None if words[0] == "worker" else recipe,
         words=words,
         ranks=wanted,
         max_restarts=recipe.launch.max_restarts,
@@ -73,8 +80,10 @@ def launched(
 def _wanted(recipe: Any, words: Sequence[str], ranks: Ranks, changes: Sequence[str]) -> Wanted:
     if ranks not in (None, "auto"):
         count(ranks, {})
+    source = None if words[0] == "worker" else recipe.source
     return Wanted(
-        recipe=None if recipe.source is None or words[0] == "worker" else os.fspath(recipe.source),
+        recipe=None if source is None else os.fspath(source),
+        loaded=None if source is None else recipe,
         changes=changes,
         words=words,
         ranks=ranks,
@@ -84,6 +93,13 @@ def _wanted(recipe: Any, words: Sequence[str], ranks: Ranks, changes: Sequence[s
         grace_seconds=recipe.launch.grace.amount,
         shared=recipe.run_folder.parent / ".cache",
     )
+
+
+def _checked(hosts: Sequence[str]) -> list[str]:
+    try:
+        return [checked_host(name) for name in hosts]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def count(ranks: Ranks, environ: Mapping[str, str]) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.errors import Problem
+from bigbatch.recipe.slurm import SlurmSpec
 from bigbatch.recipe.sugar import ALTERNATIVES, desugar
 from bigbatch.recipe.values import is_reference, kind_of, nearest
 from bigbatch.recipe.yaml12 import Document, read_value, read_yaml
@@ -21,7 +22,9 @@ WORKER_VARIABLE = "BIGBATCH_WORKER"
 """Names the launch folder to the workers of a group; no key of a recipe."""
 HOST_VARIABLE = "BIGBATCH_HOST"
 """Tells a worker how the user calls its machine; no key of a recipe."""
-_NO_KEYS = (SITE_VARIABLE, WORKER_VARIABLE, HOST_VARIABLE)
+CHANGES_VARIABLE = "BIGBATCH_CHANGES"
+"""Brings the `key=value` words of a launcher to its workers; no key of a recipe."""
+_NO_KEYS = (SITE_VARIABLE, WORKER_VARIABLE, HOST_VARIABLE, CHANGES_VARIABLE)
 SITE_KEYS = ("plan", "launch", "observers", "run")
 _WHOLE = {("data", "validation")}
 """Mappings that a higher layer replaces as a whole: their keys are the user's own names."""
@@ -116,6 +119,22 @@ def site_layer(environ: Mapping[str, str], site: Path | None) -> Layer | None:
                 layer.problems.append(Problem(where=where, key=f"run.{other}", what=wanted))
             layer.values[key] = {name: value for name, value in inner.items() if name == "root"}
     return layer
+
+
+def refuse_shell_lines(layer: Layer) -> None:
+    """A recipe may come from anywhere: what becomes lines of a batch script is said by whoever submits it."""
+    section = _at(layer.values, ("launch",)) or {}
+    default = SlurmSpec().model_dump()
+    said = section.get("slurm")
+    if said is None or (isinstance(said, dict) and all(default.get(key) == said[key] for key in said)):
+        return
+    where = layer.place(("launch", "slurm"))
+    what = (
+        "becomes lines of a batch script, so a recipe cannot set it; put it into the site file "
+        "(~/.config/bigbatch/site.yaml), or type launch.slurm.partition=gpu"
+    )
+    layer.problems.append(Problem(where=where, key="launch.slurm", what=what))
+    del section["slurm"]
 
 
 def mapping_layer(values: Mapping[str, Any]) -> Layer:

@@ -20,6 +20,7 @@ from bigbatch.recipe.layers import (
     mapping_layer,
     merge,
     override_layer,
+    refuse_shell_lines,
     site_layer,
 )
 from bigbatch.recipe.messages import problems_of
@@ -56,6 +57,8 @@ def load_recipe(
     from_file = not isinstance(path_or_mapping, Mapping)
     source = Path(path_or_mapping) if from_file else None
     files = file_layers(source) if source is not None else [mapping_layer(path_or_mapping)]  # type: ignore[arg-type]
+    for layer in files if from_file else ():
+        refuse_shell_lines(layer)
     site_file = site_layer(environ, site)
     ordered = [
         *([site_file] if site_file else []),
@@ -70,8 +73,13 @@ def load_recipe(
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML with every default spelled out; `load_recipe` reads it back to an equal recipe."""
-    return dump_yaml(recipe_values(recipe))
+    """The recipe as YAML with every default spelled out; `load_recipe` reads it back to an equal recipe.
+
+    Without `launch.slurm`, which is the site's and which no recipe may set.
+    """
+    values = recipe_values(recipe)
+    del values["launch"]["slurm"]
+    return dump_yaml(values)
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
+from bigbatch.recipe.names import HostName
 from bigbatch.recipe.slurm import SlurmSpec
 from bigbatch.recipe.values import (
     PLANNED,
@@ -177,7 +178,7 @@ class LaunchSpec(Section):
 
     kind: Annotated[Literal["local", "ssh", "slurm", "ray"], built("local", "ssh", "slurm")] = "local"
     """Who starts the processes."""
-    hosts: list[Text] = Field(default_factory=list)
+    hosts: list[HostName] = Field(default_factory=list)
     """Machines, as `ssh` knows them; the first one holds the store through which they find each other."""
     timeout: Duration = quantity("30 min")
     """Longest wait for a rank before it counts as lost."""
