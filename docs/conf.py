@@ -39,6 +39,19 @@ def code_in_double_backticks(_app, _what, _name, _object, _options, lines):
     lines[:] = [re.sub(r"(?<![`:])`([^`]+)`(?!`)", r"``\1``", line) for line in lines]
 
 
+def files_of_the_repository(_app, name, source):
+    """Markdown outside this folder is handed out as a file: Sphinx knows no such page."""
+    page = HERE / f"{name}.md"
+
+    def link(found):
+        target = (page.parent / found[1]).resolve()
+        outside = target.is_file() and not target.is_relative_to(HERE)
+        return f"](path:{found[1]})" if outside else found[0]
+
+    source[0] = re.sub(r"\]\((\.\./[^)#\s]+\.md)\)", link, source[0])
+
+
 def setup(app):
+    app.connect("source-read", files_of_the_repository)
     # Before napoleon (500), which would take the colon inside `cuda:0` for the end of a type.
     app.connect("autodoc-process-docstring", code_in_double_backticks, priority=400)
