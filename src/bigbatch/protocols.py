@@ -164,6 +164,18 @@ class World(Protocol):
         """What backward passes have left on this rank until now, before `reduce_gradients`; not copies."""
         ...
 
+    def leave(self) -> None:
+        """This rank cannot finish the pass it is in: others that are inside its collectives come out, and fail."""
+        ...
+
+    def was_let_out(self, trouble: BaseException) -> bool:
+        """Whether a collective failed because another rank has left the pass."""
+        ...
+
+    def renew(self) -> None:
+        """All ranks have left a pass, or their part of it: what it began is dropped, the next one may begin."""
+        ...
+
     def last_backward(self) -> None:
         """The next backward pass is this rank's last of the update: its gradients may travel while it runs."""
         ...

@@ -103,7 +103,7 @@ def words(world: World) -> dict[str, Any]:
 
 def trouble(world: World, *, kind: str, rank: int) -> dict[str, Any]:
     """All ranks leave some work when one cannot do it."""
-    from bigbatch.step.executor import OutOfMemory
+    from bigbatch.step.memory import OutOfMemory
 
     def work() -> int:
         if world.rank == rank:

@@ -17,7 +17,8 @@ from bigbatch.parallel.single import SingleWorld
 from bigbatch.recipe.machine import SyncSpec
 from bigbatch.records import GlobalBatch, Sample
 from bigbatch.step.apart import apply_apart
-from bigbatch.step.executor import OutOfMemory, PlainExecutor
+from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.memory import OutOfMemory
 from bigbatch.step.replicas import Apart
 from bigbatch.step.update import StepParts
 from tests.models import tiny

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from bigbatch.records import MicroBatch, Targets
-from bigbatch.step.executor import OutOfMemory, PlainExecutor
+from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.memory import OutOfMemory
 
 CPU = torch.device("cpu")
 

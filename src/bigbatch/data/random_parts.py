@@ -67,8 +67,8 @@ def part_micro_batches(
         share = chosen_of(batch, table, places[number])
         own = part if shared else ALL
         for piece in micro_batches(share, table, micro_tokens=micro_tokens, packing=packing, part=own):
-            last = piece.last and number == mine[-1]
-            yield replace(piece, index=number * STRIDE + piece.index, last=last)
+            # None is the last: gradients are read behind each part, before they may travel.
+            yield replace(piece, index=number * STRIDE + piece.index, last=False)
 
 
 def random_part_of(micro_batch: MicroBatch) -> int:

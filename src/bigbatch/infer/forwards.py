@@ -16,7 +16,7 @@ from bigbatch.infer.quick import QuickForward
 from bigbatch.places import ALL
 from bigbatch.protocols import Forward, World
 from bigbatch.records import MicroBatch, Packing, Targets, TokenTable
-from bigbatch.step.executor import memory_errors
+from bigbatch.step.memory import memory_errors
 from bigbatch.step.together import together
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bigbatch.errors import UsageError
+from bigbatch.parallel.gradients import divided
 from bigbatch.parallel.group import GroupWorld, peer_errors
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
@@ -47,8 +48,8 @@ class AlignedGroup(GroupWorld):
                 bool(sum(row)) for row in self.exchange([float(p.grad is not None) for p in parameters])
             ]
             chosen = [parameter for parameter, there in zip(parameters, anywhere, strict=True) if there]
-            for same in _by_kind(chosen):
-                self._sum(same, [rank for rank, holds in enumerate(holders) if holds])
+            for bucket in divided(chosen):
+                self._sum(bucket, [rank for rank, holds in enumerate(holders) if holds])
 
     def last_backward(self) -> None:
         """Nothing travels early."""
@@ -85,11 +86,3 @@ def aligned(world: World) -> World:
 
 def _flat(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter).flatten() if parameter.grad is None else parameter.grad.flatten()
-
-
-def _by_kind(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Parameters of one dtype and device together, in their order."""
-    found: dict[Any, list[Tensor]] = {}
-    for parameter in parameters:
-        found.setdefault((parameter.dtype, parameter.device), []).append(parameter)
-    return list(found.values())

@@ -2,12 +2,13 @@
 
 A bucket holds the gradients of some parameters, the last ones first: backward finishes them first. It leaves when all
 of its gradients are there, or, at the end of the pass, with zeros for those that are not. Every rank sends the same
-buckets in the same order, whatever it computed.
+buckets in the same order, whatever it computed. Few are on their way at a time, so that the copies of gradients that
+they are stay small; a bucket of one large gradient is no copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,11 +17,17 @@ from torch import Tensor
 
 BUCKET_BYTES = 25 * 2**20
 """As torch's DistributedDataParallel has it."""
+ON_THEIR_WAY = 3
+"""Most buckets that have been sent and not come back."""
 _LOW = (torch.bfloat16, torch.float16)
+Sent = tuple[Any, list[Tensor]]
+"""The work of a bucket, and the pieces of its sum."""
 
 
 class Buckets:
-    """Sums the gradients of some parameters over a group."""
+    """Sums the gradients of some parameters over a group, which nobody else uses: buckets may be on their way while
+    ranks agree about something else.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], group: Any, *, bucket_bytes: int = BUCKET_BYTES) -> None:
         """Watch the parameters.
@@ -28,17 +35,20 @@ class Buckets:
         Args:
             parameters: trainable, each once, in the same order on every rank.
             group: of torch.distributed.
-            bucket_bytes: most bytes of a bucket.
+            bucket_bytes: most bytes of a bucket, unless one gradient has more.
         """
         self._parameters = list(parameters)
         self._group = group
-        self._buckets = _divided(self._parameters, bucket_bytes)
+        self._buckets = divided(self._parameters, bucket_bytes)
         self._bucket_of = {
             parameter: number for number, bucket in enumerate(self._buckets) for parameter in bucket
         }
         self._armed = False
         self._missing = [0] * len(self._buckets)
-        self._sent: list[tuple[Any, list[Tensor]]] = []
+        self._under_way: list[Sent] = []
+        """The latest ones, oldest first."""
+        self.sent = 0
+        """Buckets of this pass that were given to the group."""
         self.bytes_sent = 0
         """Of gradients that were given to the group, since the beginning."""
         self._hooks = [
@@ -56,15 +66,30 @@ class Buckets:
         present = torch.tensor(
             [parameter.grad is not None for parameter in self._parameters], dtype=torch.uint8
         )
-        while len(self._sent) < len(self._buckets):
+        while self.sent < len(self._buckets):
+            self._receive(ON_THEIR_WAY - 1)
             self._send()
         dist.all_reduce(present, op=dist.ReduceOp.MAX, group=self._group)
-        anywhere = dict(zip(self._parameters, present.tolist(), strict=True))
-        for bucket, (work, pieces) in zip(self._buckets, self._sent, strict=True):
-            work.wait()
-            for parameter, piece in zip(bucket, pieces, strict=True):
-                _put(parameter, piece, bool(anywhere[parameter]))
-        self._sent = []
+        self._receive(0)
+        for parameter, anywhere in zip(self._parameters, present.tolist(), strict=True):
+            if not anywhere:
+                parameter.grad = None
+        self.sent = 0
+
+    def drop(self, most_sent: int) -> None:
+        """Forget the pass. Ranks whose last backward had begun have sent buckets already: the others answer them.
+
+        Args:
+            most_sent: the largest `sent` of all ranks.
+        """
+        self._armed = False
+        for parameter in self._parameters:
+            parameter.grad = None
+        while self.sent < most_sent:
+            self._forget(ON_THEIR_WAY - 1)
+            self._send()
+        self._forget(0)
+        self.sent = 0
 
     def close(self) -> None:
         """Stop watching."""
@@ -76,39 +101,59 @@ class Buckets:
             return
         self._missing[self._bucket_of[parameter]] -= 1
         # In order: a bucket that is complete early waits for those before it.
-        while len(self._sent) < len(self._buckets) and self._missing[len(self._sent)] == 0:
+        while self.sent < len(self._buckets) and self._missing[self.sent] == 0:
+            self._receive(ON_THEIR_WAY - 1)
             self._send()
 
     def _send(self) -> None:
         """Start the next bucket on its way."""
-        bucket = self._buckets[len(self._sent)]
-        flat = torch.cat([_gradient(parameter).flatten() for parameter in bucket])
-        pieces = [
-            piece.view(parameter.shape)
-            for piece, parameter in zip(flat.split([item.numel() for item in bucket]), bucket, strict=True)
-        ]
+        bucket = self._buckets[self.sent]
+        flat, pieces = _flattened(bucket)
+        self.sent += 1
         self.bytes_sent += flat.nbytes
-        self._sent.append((dist.all_reduce(flat, group=self._group, async_op=True), pieces))
+        self._under_way.append((dist.all_reduce(flat, group=self._group, async_op=True), pieces))
+
+    def _receive(self, at_most: int) -> None:
+        """Wait until so many are on their way, and put the sums of the others into `.grad`."""
+        for bucket, pieces in self._come_back(at_most):
+            for parameter, piece in zip(bucket, pieces, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = piece.to(parameter.dtype)
+                elif parameter.grad is not piece:
+                    parameter.grad.copy_(piece)
+
+    def _forget(self, at_most: int) -> None:
+        for _ in self._come_back(at_most):
+            pass
+
+    def _come_back(self, at_most: int) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """The oldest buckets and their sums, until so many are on their way."""
+        while len(self._under_way) > at_most:
+            bucket = self._buckets[self.sent - len(self._under_way)]
+            work, pieces = self._under_way.pop(0)
+            work.wait()
+            yield bucket, pieces
+
+
+def _flattened(bucket: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """What this rank has, one behind the other, in fp32 or better, and the part of each parameter."""
+    gradients = [_gradient(parameter) for parameter in bucket]
+    if len(gradients) == 1 and gradients[0].is_contiguous():
+        return gradients[0], gradients
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    pieces = flat.split([parameter.numel() for parameter in bucket])
+    return flat, [piece.view(parameter.shape) for piece, parameter in zip(pieces, bucket, strict=True)]
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    """What this rank has, in fp32 or better; zeros when it has nothing."""
+    """What this rank has; zeros when it has nothing."""
     dtype = torch.float32 if parameter.dtype in _LOW else parameter.dtype
     if parameter.grad is None:
         return torch.zeros(parameter.shape, dtype=dtype, device=parameter.device)
     return parameter.grad.to(dtype)
 
 
-def _put(parameter: Tensor, total: Tensor, anywhere: bool) -> None:
-    if not anywhere:
-        parameter.grad = None
-    elif parameter.grad is None:
-        parameter.grad = total.to(parameter.dtype)
-    else:
-        parameter.grad.copy_(total)
-
-
-def _divided(parameters: Sequence[Tensor], bucket_bytes: int) -> list[list[Tensor]]:
+def divided(parameters: Sequence[Tensor], bucket_bytes: int = BUCKET_BYTES) -> list[list[Tensor]]:
     """The parameters, the last one first, in buckets of one dtype and device."""
     buckets: list[list[Tensor]] = []
     room, kind = 0, None

@@ -20,6 +20,12 @@ from bigbatch.places import Part
 
 _DTYPES = ("uint8", "int64", "float32", "float64")
 """Of rows that travel."""
+MUCH_BYTES = 2**20
+"""From here on a rank may lack the memory for what others send it."""
+
+
+class LetOut(Exception):
+    """A collective was not begun, because another rank could not take part in it; that one says why."""
 
 
 class GroupWorld(Undivided):
@@ -41,6 +47,7 @@ class GroupWorld(Undivided):
         self.size = dist.get_world_size(group)
         self.part = Part(rank=self.rank, size=self.size)
         self._buckets: Buckets | None = None
+        self._for_gradients: Any = None
 
     def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
         """The numbers of every rank (fp64), in rank order; equally many on each."""
@@ -67,13 +74,32 @@ class GroupWorld(Undivided):
         # A rank without rows knows neither their width nor their type.
         _, width, dtype = max(shapes)
         # All of one length, as torch wants them.
-        mine = np.zeros((max(counts), int(width)), _DTYPES[int(dtype)])
+        shape, kind = (max(counts), int(width)), _DTYPES[int(dtype)]
+        mine, *places = self._room(shape, kind)
         if len(rows):
             mine[: len(rows)] = rows
-        found = [torch.from_numpy(np.empty_like(mine)) for _ in range(self.size)]
+        found = [torch.from_numpy(place) for place in places]
         with peer_errors():
             dist.all_gather(found, torch.from_numpy(mine), group=self.group)
         return [each.numpy()[:count] for each, count in zip(found, counts, strict=True)]
+
+    def _room(self, shape: tuple[int, int], kind: str) -> list[np.ndarray]:
+        """Zeros to send and to receive. Where that is much, no rank goes on before all have them.
+
+        Raises:
+            MemoryError: there is none here.
+            LetOut: there is none on another rank.
+        """
+        if (self.size + 1) * np.dtype(kind).itemsize * shape[0] * shape[1] < MUCH_BYTES:
+            return [np.zeros(shape, kind) for _ in range(self.size + 1)]
+        try:
+            room = [np.zeros(shape, kind) for _ in range(self.size + 1)]
+        except MemoryError:
+            self.exchange([1.0])
+            raise
+        if any(row[0] for row in self.exchange([0.0])):
+            raise LetOut("another rank has no memory for what it was to be sent")
+        return room
 
     def share(self, value: Any = None) -> Any:
         """Rank 0's JSON value; what other ranks pass is ignored."""
@@ -90,6 +116,19 @@ class GroupWorld(Undivided):
         with peer_errors():
             self._buckets_of(parameters).finish()
 
+    def leave(self) -> None:
+        """Whole copies of a model are inside no collective before all have agreed to go on."""
+
+    def was_let_out(self, trouble: BaseException) -> bool:
+        """Only where rows were to travel."""
+        return isinstance(trouble, LetOut)
+
+    def renew(self) -> None:
+        """Answer the buckets of gradients that some rank has sent already, and drop them."""
+        if self._buckets is not None:
+            with peer_errors():
+                self._buckets.drop(int(max(row[0] for row in self.exchange([float(self._buckets.sent)]))))
+
     def last_backward(self) -> None:
         """From here on a bucket of gradients travels as soon as it is complete."""
         if self._buckets is not None:
@@ -103,13 +142,19 @@ class GroupWorld(Undivided):
         """Leave the group; other ranks that still need this one find out."""
         if self._buckets is not None:
             self._buckets.close()
-        if self.ours and dist.is_initialized():
+        if not dist.is_initialized():
+            return
+        if self.ours:
             dist.destroy_process_group()
+        elif self._for_gradients is not None:
+            dist.destroy_process_group(self._for_gradients)
 
     def _buckets_of(self, parameters: Sequence[Tensor]) -> Buckets:
         """Made at the first update and kept: hooks cost nothing while they are not armed."""
         if self._buckets is None:
-            self._buckets = Buckets(parameters, self.group)
+            # Of their own: buckets are on their way while words are exchanged.
+            self._for_gradients = dist.new_group(dist.get_process_group_ranks(self.group))
+            self._buckets = Buckets(parameters, self._for_gradients)
         return self._buckets
 
 

@@ -14,15 +14,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from bigbatch.errors import UsageError
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.optim.lamb import local_sum_of_squares
+from bigbatch.parallel.axes import AxisGroups, is_group_error
 from bigbatch.parallel.group import GroupWorld, peer_errors
-from bigbatch.parallel.shard import share_parameters
+from bigbatch.parallel.shard import forget_groups, forget_pass, share_parameters
 from bigbatch.parallel.tensor import share_products
 from bigbatch.places import Part
 from bigbatch.protocols import World
@@ -67,9 +68,9 @@ class MeshWorld(GroupWorld):
         if shape.size != self.size:
             raise UsageError(f"plan.mesh: {shape} needs {shape.size} ranks, found {self.size}")
         self.shape = shape
-        self.mesh: DeviceMesh = init_device_mesh(
-            device.partition(":")[0], (shape.replicate, shape.shard, shape.tensor), mesh_dim_names=AXES
-        )
+        self._axes = AxisGroups(AXES, (shape.replicate, shape.shard, shape.tensor), device)
+        self.mesh: DeviceMesh = self._axes.mesh
+        self._module: nn.Module | None = None
         data_ranks = shape.replicate * shape.shard
         self.part = Part(rank=self.rank // shape.tensor, size=data_ranks, even=shape.shard > 1)
         self.counts = self.rank % shape.tensor == 0
@@ -90,6 +91,7 @@ class MeshWorld(GroupWorld):
             axes = ("replicate", "shard") if self.shape.replicate > 1 else ("shard",)
             share_parameters(module, anatomy, self.mesh[axes])
         _bring(module, self.mesh.device_type)
+        self._module = module
 
     def trainable(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Name and local part of every trainable parameter, tied ones once; the optimiser moves these in place."""
@@ -130,6 +132,23 @@ class MeshWorld(GroupWorld):
             if any(present):
                 held.grad = torch.zeros_like(held) if held.grad is None else held.grad
                 dist.all_reduce(held.grad, group=group)
+
+    def leave(self) -> None:
+        """Close the groups of all axes: whoever is, or comes, inside a collective of this pass fails there."""
+        if self._module is not None:
+            forget_groups(self._module)
+        self._axes.close()
+
+    def was_let_out(self, trouble: BaseException) -> bool:
+        """Whether it is what a closed group says."""
+        return super().was_let_out(trouble) or is_group_error(trouble)
+
+    def renew(self) -> None:
+        """Open the groups again, and forget what the pass has left in the model."""
+        self.leave()
+        self._axes.open()
+        if self._module is not None:
+            forget_pass(self._module)
 
     def last_backward(self) -> None:
         """FSDP sends what each backward pass gives."""

@@ -42,6 +42,16 @@ class SingleWorld(Undivided):
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Nothing: the gradients are already those of the whole batch."""
 
+    def leave(self) -> None:
+        """Nobody waits."""
+
+    def was_let_out(self, trouble: BaseException) -> bool:
+        """By nobody."""
+        return False
+
+    def renew(self) -> None:
+        """Nothing was begun with others."""
+
     def last_backward(self) -> None:
         """Nothing has to travel."""
 

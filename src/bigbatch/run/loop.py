@@ -6,7 +6,6 @@ cut -> update -> record -> evaluate? -> checkpoint? -> requests?      until the 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +25,13 @@ from bigbatch.records import (
     GlobalBatch,
     MicroBatch,
     Record,
-    Request,
     Save,
     Stop,
     Update,
 )
 from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.beat import NO_BEAT, Beat
+from bigbatch.run.boundary import Boundary
 from bigbatch.run.build import Parts
 from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.growth import Growth
@@ -41,13 +40,10 @@ from bigbatch.run.keeper import Keeper
 from bigbatch.run.progress import Best, Progress
 from bigbatch.run.signals import SignalFlag
 from bigbatch.run.watched import better, figure_of
-from bigbatch.step.executor import OutOfMemory, memory_errors
-from bigbatch.step.together import Leaving
+from bigbatch.step.memory import OutOfMemory, memory_errors
+from bigbatch.step.together import Leaving, alone, together
 from bigbatch.units import Quantity
 
-_REQUESTS: dict[str, type[Stop] | type[Save] | type[Evaluate]] = {
-    kind.__name__: kind for kind in (Stop, Save, Evaluate)
-}
 SMALLEST_MICRO_TOKENS = 16
 """Halving stops here: below it, memory is not the micro-batch's doing."""
 
@@ -88,12 +84,7 @@ class Loop:
         self.progress = progress
         self.guard = guard
         self.world = parts.step.world
-        self.requests: list[Request] = []
-        """Asked for in this process and not yet agreed on."""
-        self._agreed: list[Request] = []
-        """Asked of rank 0, and known to every rank."""
-        self._now = 0.0
-        """Rank 0's clock when the ranks last met."""
+        self.boundary = Boundary(self.world, beat)
         self.results: dict[str, EvalResult] = {}
         """Latest full evaluation of each split, with the weights that the module holds."""
         self.exit_reason = progress.stopped or "completed"
@@ -103,7 +94,6 @@ class Loop:
         self._first_save = first_save
         self._check = check
         self._beat = beat
-        self._flag = SignalFlag()
         self._last_checkpoint = 0.0
         self._growth = Growth(parts, progress)
         self._supply = Supply(
@@ -116,7 +106,7 @@ class Loop:
 
     def watch(self, flag: SignalFlag) -> None:
         """Leave at the next micro-batch once this flag is raised."""
-        self._flag = flag
+        self.boundary.flag = flag
 
     # ------------------------------------------------------------ the iterator
 
@@ -135,21 +125,19 @@ class Loop:
 
     def _all_records(self) -> Iterator[Record]:
         progress = self.progress
-        self._meet()
-        self._last_checkpoint = self._now
+        self.boundary.meet()
+        self._last_checkpoint = self.boundary.now
         yield from map(self.emit, self._first_events)
         if self._first_save:
             yield self.emit(self.save(self._first_save))
         yield from self._due_evaluation()
         yield from self._serve_requests()
         while not self._growth.over() and not self._stopped():
-            self._poll()
-            self._check()
+            self.boundary.poll()
+            alone(self.world, self._check)
             before = self.clock()
             yield from map(self.emit, self._growth.by_position())
-            batch, pieces = self._supply.at(
-                progress.position, progress.update + 1, self.parts.micro_tokens, self._growth.samples()
-            )
+            batch, pieces = alone(self.world, self._next_batch)
             try:
                 record = self._update(batch, pieces)
             except OutOfMemory as error:
@@ -159,7 +147,7 @@ class Loop:
                 yield self.emit(halve_loss_scale(self.parts.step.loss_scale, batch))
                 continue
             progress.after_update(record)
-            self._meet()
+            self.boundary.meet()
             # At once: a checkpoint of this boundary must know it, whenever the caller leaves.
             scale = self.parts.step.loss_scale
             grown = scale is not None and not record.empty and scale.after(record.skipped)
@@ -195,29 +183,38 @@ class Loop:
         for observer in self._observers:
             request = observer(record)
             if request is not None:
-                self.requests.append(request)
+                self.boundary.requests.append(request)
         return record
 
     # ------------------------------------------------------------ one update
 
+    def _next_batch(self) -> tuple[GlobalBatch, Iterator[MicroBatch]]:
+        progress = self.progress
+        return self._supply.at(
+            progress.position, progress.update + 1, self.parts.micro_tokens, self._growth.samples()
+        )
+
     def _update(self, batch: GlobalBatch, pieces: Iterator[MicroBatch]) -> Update:
         parts, progress = self.parts, self.progress
-        lr = parts.learning_rate(batch.first_position, batch.samples, progress.batch_stage)
+        lr = alone(
+            self.world,
+            lambda: parts.learning_rate(batch.first_position, batch.samples, progress.batch_stage),
+        )
         self._growth.prepare()
         self.results.clear()
         # Before every update, not once: between updates the module is in the caller's hands.
         parts.resume_training()
         self._beat.at(batch.update, "accumulate")
-        step, watched = parts.step, self._until_signal(pieces)
+        step, watched = parts.step, self._watched_pieces(pieces)
         if parts.noise is not None:
             step, watched = parts.noise.measuring(step, batch, watched)
         record = parts.update(step, batch, watched, lr=lr, tokens_before=progress.tokens)
         return record if parts.noise is None else parts.noise.noted(record, progress)
 
-    def _until_signal(self, pieces: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
-        """The micro-batches, unless a signal comes: then the update is dropped half-way."""
+    def _watched_pieces(self, pieces: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
+        """The micro-batches, unless a signal drops the update half-way."""
         for piece in pieces:
-            self._flag.poll()
+            self.boundary.poll_within()
             self._beat.tick()
             yield piece
         self._beat.phase("reduce")
@@ -253,6 +250,7 @@ class Loop:
         if not (progress.evaluation_due and self.parts.validation):
             progress.evaluation_due = False
             return
+        self.boundary.poll()
         yield from map(self.emit, [self.evaluate_split(split) for split in self.parts.validation])
         progress.evaluation_due = False
         if not requested:
@@ -265,20 +263,11 @@ class Loop:
         """Evaluate one split with the weights as they are; the full result stays in `results`."""
         parts = self.parts
         parts.settle()
-        forward = _Interruptible(parts.forward, parts.module, self._flag, self._beat)
+        forward = _Interruptible(parts.forward, parts.module, self.boundary.poll_within, self._beat)
         self._beat.phase("evaluate")
         while True:
             try:
-                with memory_errors():
-                    result = evaluate(
-                        forward,
-                        parts.task,
-                        parts.tables[split],
-                        parts.metrics,
-                        micro_tokens=parts.evaluation_micro_tokens,
-                        packing=parts.packing,
-                        world=self.world,
-                    )
+                result = together(self.world, lambda: self._evaluated(forward, split))
                 break
             except OutOfMemory as error:
                 self._side_events.append(self._shrink(error, f"the evaluation of {split}", evaluation=True))
@@ -296,6 +285,19 @@ class Loop:
             self.progress.peak_memory_bytes, peak_memory_bytes(parts.step.device)
         )
         return record
+
+    def _evaluated(self, forward: Forward, split: str) -> EvalResult:
+        parts = self.parts
+        with memory_errors():
+            return evaluate(
+                forward,
+                parts.task,
+                parts.tables[split],
+                parts.metrics,
+                micro_tokens=parts.evaluation_micro_tokens,
+                packing=parts.packing,
+                world=self.world,
+            )
 
     def _note_for_stopping(self) -> None:
         progress, stopping = self.progress, self.parts.recipe.early_stopping
@@ -331,30 +333,11 @@ class Loop:
         value = self.progress.figures[split].get(metric)
         return math.nan if value is None else float(value)
 
-    # ------------------------------------------------------------ what all ranks do alike
-
-    def _meet(self) -> None:
-        """Every rank learns what rank 0 was asked for, and what time it is there."""
-        self._now = time.monotonic()
-        if self.world.size > 1:
-            self._beat.phase("waiting")
-            said = {"now": self._now, "requests": [[type(each).__name__, each.why] for each in self.requests]}
-            said = self.world.share(said)
-            self._now = said["now"]
-            self.requests = [_REQUESTS[name](why) for name, why in said["requests"]]
-        self._agreed += self.requests
-        self.requests = []
-
-    def _poll(self) -> None:
-        """Leave after a signal; among several ranks only where all of them leave: within an update or evaluation."""
-        if self.world.size == 1:
-            self._flag.poll()
-
     # ------------------------------------------------------------ what is due
 
     def clock(self) -> Clock:
         """How far the run is."""
-        return self.progress.clock(self._now)
+        return self.progress.clock(self.boundary.now)
 
     def _crossed(self, every: Quantity, before: Clock) -> bool:
         parts = self.parts
@@ -367,11 +350,13 @@ class Loop:
         if self.keeper.saved_update == self.progress.update:
             return False
         if every.unit == "s":
-            return self._now - self._last_checkpoint >= every.amount
+            return self.boundary.now - self._last_checkpoint >= every.amount
         return self._crossed(every, self.keeper.saved_clock)
 
     def _stopped(self) -> bool:
-        if self.progress.stopped is not None or any(isinstance(request, Stop) for request in self._agreed):
+        if self.progress.stopped is not None or any(
+            isinstance(request, Stop) for request in self.boundary.agreed
+        ):
             return True
         stopping = self.parts.recipe.early_stopping
         if stopping is None:
@@ -382,15 +367,15 @@ class Loop:
             why = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
         else:
             return False
-        self._agreed.append(Stop(why))
+        self.boundary.agreed.append(Stop(why))
         return True
 
     def _serve_requests(self) -> Iterator[Record]:
         """Saves and evaluations that were asked for; a stop stays, for the loop to see."""
         yield from self.failures_beside()
-        self._meet()
-        waiting = self._agreed
-        self._agreed = [request for request in waiting if isinstance(request, Stop)]
+        self.boundary.meet()
+        waiting = self.boundary.agreed
+        self.boundary.agreed = [request for request in waiting if isinstance(request, Stop)]
         for request in waiting:
             if isinstance(request, Save):
                 yield self.emit(self.save(request.why))
@@ -399,11 +384,11 @@ class Loop:
                 self.progress.evaluation_due = True
                 yield from self._due_evaluation(requested=True)
         if waiting:
-            self._meet()  # what watched these may have asked for a stop
+            self.boundary.meet()  # what watched these may have asked for a stop
 
     def _say_stop(self) -> Iterator[Record]:
         """Why the run ends here, when somebody asked it to: whenever that was, the first one counts."""
-        request = next((request for request in self._agreed if isinstance(request, Stop)), None)
+        request = next((request for request in self.boundary.agreed if isinstance(request, Stop)), None)
         if request is None or self.progress.stopped is not None:
             return
         self.progress.stopped = self.exit_reason = request.why
@@ -422,7 +407,7 @@ class Loop:
         """Write a checkpoint of this update boundary."""
         self._beat.phase("save")
         path = self.keeper.save(self.parts, self.progress, self.guard, self.clock())
-        self._last_checkpoint = self._now
+        self._last_checkpoint = self.boundary.now
         return self._event("checkpoint", why, f"saved {path.name}")
 
     def save_interrupted(self, interruption: Leaving) -> Record:
@@ -443,10 +428,10 @@ class _Interruptible:
 
     forward: Forward
     module: nn.Module
-    flag: SignalFlag
+    poll: Callable[[], None]
     beat: Beat
 
     def __call__(self, micro_batch: MicroBatch) -> Tensor:
-        self.flag.poll()
+        self.poll()
         self.beat.tick()
         return self.forward(micro_batch)

@@ -148,7 +148,7 @@ class Run:
     def _request(self, request: Request) -> None:
         if self._loop is None:
             raise UsageError(f"{self.path} has finished: there is no update boundary left to {request.why}")
-        self._loop.requests.append(request)
+        self._loop.boundary.requests.append(request)
 
     # ------------------------------------------------------------ results
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -16,10 +17,10 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM)
 class Interrupted(Leaving):
     """Raised inside the loop where it is safe to leave: nothing of the update in progress has been applied."""
 
-    def __init__(self, signal: signal.Signals | None) -> None:
+    def __init__(self, signal: signal.Signals | None, why: str | None = None) -> None:
         super().__init__(
             None if signal is None else int(signal),
-            "the run was left early" if signal is None else f"{signal.name} was received",
+            why or ("the run was left early" if signal is None else f"{signal.name} was received"),
         )
 
 
@@ -43,6 +44,7 @@ class SignalFlag:
         self.requested: signal.Signals | None = None
         """The first signal that came; None while there was none."""
         self._before: dict[signal.Signals, Any] = {}
+        self._requested_at = 0.0
 
     @property
     def exit_code(self) -> int | None:
@@ -57,6 +59,23 @@ class SignalFlag:
         """
         if self.requested is not None:
             raise Interrupted(self.requested)
+
+    def poll_late(self) -> None:
+        """Leave, if the signal came so long ago that the work in progress may not end within the grace period.
+
+        Raises:
+            Interrupted: half of it is over; the other half is for saving.
+        """
+        if self.requested is None or self._grace_seconds is None:
+            return
+        waited = time.monotonic() - self._requested_at
+        if waited > self._grace_seconds / 2:
+            name = self.requested.name
+            raise Interrupted(
+                self.requested,
+                f"{name} was received {waited:.0f} s ago and the work in progress had not ended: launch.grace "
+                f"is {self._grace_seconds:g} s, so it was dropped half-way",
+            )
 
     def __enter__(self) -> SignalFlag:
         """Install the handlers."""
@@ -79,6 +98,7 @@ class SignalFlag:
         if self.requested is not None:
             os._exit(128 + number)
         self.requested = signal.Signals(number)
+        self._requested_at = time.monotonic()
         if number == signal.SIGTERM and self._grace_seconds is not None:
             # The scheduler will kill soon: better to leave with the code that says "resumable".
             self._deadline = threading.Timer(self._grace_seconds, os._exit, args=[128 + number])

@@ -21,7 +21,7 @@ from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.records import GlobalBatch, LossSums, MicroBatch, Update
 from bigbatch.step.replicas import Apart, Replica
-from bigbatch.step.together import attempt, leave_together
+from bigbatch.step.together import alone, together
 from bigbatch.step.update import StepParts, is_overflow, move, nothing_learnt, told_terms
 
 
@@ -65,14 +65,16 @@ def apply_apart(
     started = time.perf_counter()
     apart = parts.apart
     assert apart is not None
-    denominators = [parts.task.denominators(targets) for targets in apart.targets(batch)]
+    denominators = alone(
+        parts.world, lambda: [parts.task.denominators(targets) for targets in apart.targets(batch)]
+    )
     counted = {term: sum(own[term] for own in denominators) for term in denominators[0]}
     if not any(counted.values()):
         record = nothing_learnt(parts, batch, counted, lr=lr, tokens_before=tokens_before)
         apart.after_update(batch.update, record.seconds)
         return record
-    mine, trouble = attempt(lambda: _passed(parts, apart, batch.update, micro_batches, denominators))
-    sums, grad_norm, peak_bytes = _everyone(parts, apart, mine or {}, trouble, denominators)
+    mine = together(parts.world, lambda: _passed(parts, apart, batch.update, micro_batches, denominators))
+    sums, grad_norm, peak_bytes = _everyone(parts, apart, mine, denominators)
     finite = math.isfinite(grad_norm) and math.isfinite(sums.loss)
     if not finite and is_overflow(parts.loss_scale, sums.loss):
         raise GradientOverflow
@@ -91,7 +93,7 @@ def apply_apart(
         grad_norm=grad_norm,
         lr=lr,
         seconds=time.perf_counter() - started,
-        wait_seconds=sum(passed.wait_seconds for passed in (mine or {}).values()),
+        wait_seconds=sum(passed.wait_seconds for passed in mine.values()),
         padding_share=1 - sums.real_tokens / max(sums.computed_tokens, 1),
         peak_memory_bytes=peak_bytes,
         skipped=not finite,
@@ -130,7 +132,6 @@ def _everyone(
     parts: StepParts,
     apart: Apart,
     mine: Mapping[int, Passed],
-    trouble: BaseException | None,
     denominators: Sequence[Mapping[str, float]],
 ) -> tuple[LossSums, float, int]:
     """Loss of the whole batch, root mean square of the gradients' norms, memory of the largest rank: one exchange.
@@ -140,11 +141,9 @@ def _everyone(
     terms = [*denominators[0]]
     columns = [_numbers(mine.get(number), terms, denominators[number]) for number in range(apart.replicas)]
     flat = [number for column in columns for number in column]
-    rows = parts.world.exchange([float(trouble is not None), float(peak_memory_bytes(parts.device)), *flat])
-    if any(row[0] for row in rows):
-        leave_together(parts.world, trouble)
+    rows = parts.world.exchange([float(peak_memory_bytes(parts.device)), *flat])
     width = 4 + len(terms)
-    summed = [sum(column) for column in zip(*(row[2:] for row in rows), strict=True)]
+    summed = [sum(column) for column in zip(*(row[1:] for row in rows), strict=True)]
     each = [summed[start : start + width] for start in range(0, len(summed), width)]
     trained, squares, real, computed, *losses = (sum(column) for column in zip(*each, strict=True))
     counted = {term: sum(own[term] for own in denominators) for term in terms}
@@ -156,7 +155,7 @@ def _everyone(
         real_tokens=int(real),
         computed_tokens=int(computed),
     )
-    return sums, math.sqrt(squares / max(trained, 1)), int(max(row[1] for row in rows))
+    return sums, math.sqrt(squares / max(trained, 1)), int(max(row[0] for row in rows))
 
 
 def _numbers(passed: Passed | None, terms: Sequence[str], denominators: Mapping[str, float]) -> list[float]:

@@ -15,6 +15,7 @@ Shapes: U units of the batch, C outputs per unit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,25 @@ from torch import Tensor
 from bigbatch.protocols import World
 from bigbatch.records import LossSums, MicroBatch, Targets
 from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
-from bigbatch.step.executor import PlainExecutor, memory_errors
+from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.memory import memory_errors
+from bigbatch.step.together import together
 from bigbatch.tasks.losses import shares_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FirstPass:
+    """What a rank has before it sees the outputs of the others."""
+
+    pieces: list[MicroBatch]
+    outputs: list[Tensor]
+    """Of each piece, fillers included."""
+    real: list[np.ndarray]
+    """For each piece, which of its units are no fillers."""
+    mine_UC: Tensor
+    """Outputs of all real units."""
+    values: np.ndarray
+    """Their target values."""
 
 
 class CoupledExecutor(PlainExecutor):
@@ -53,9 +71,10 @@ class CoupledExecutor(PlainExecutor):
         for parameter, buffer in self._in_place:
             parameter.grad = buffer.zero_()
         with private_generator(self._device), memory_errors(), self._span():
-            pieces = list(self._timed(micro_batches))
-            outputs = [self._outputs(update, piece, graph=not self._cached) for piece in pieces]
-            gradients, terms = self._gradients(pieces, outputs, denominators)
+            # Before they show each other anything: a rank that cannot would keep the others waiting.
+            first = together(self._world, lambda: self._first_pass(update, micro_batches))
+            gradients, terms = self._gradients(first, denominators)
+            pieces, outputs = first.pieces, first.outputs
             for number, (piece, gradient_UC) in enumerate(zip(pieces, gradients, strict=True)):
                 if piece.last:
                     self._before_last()
@@ -68,23 +87,32 @@ class CoupledExecutor(PlainExecutor):
             computed_tokens=sum(piece.computed_tokens for piece in pieces),
         )
 
+    def _first_pass(self, update: int, micro_batches: Iterable[MicroBatch]) -> _FirstPass:
+        pieces = list(self._timed(micro_batches))
+        outputs = [self._outputs(update, piece, graph=not self._cached) for piece in pieces]
+        real = [piece.sample_ids_B[piece.unit_sample_U] >= 0 for piece in pieces]
+        return _FirstPass(
+            pieces=pieces,
+            outputs=outputs,
+            real=real,
+            mine_UC=_joined(
+                [each.detach()[torch.from_numpy(kept)] for each, kept in zip(outputs, real, strict=True)]
+            ),
+            values=np.concatenate(
+                [np.asarray(piece.targets.values)[kept] for piece, kept in zip(pieces, real, strict=True)]
+            ),
+        )
+
     def _outputs(self, update: int, piece: MicroBatch, *, graph: bool) -> Tensor:
         seed_generator(self._device, mask_seed(self._seed, update, piece.index))
         with torch.set_grad_enabled(graph):
             return self._forward(piece)
 
     def _gradients(
-        self, pieces: Sequence[MicroBatch], outputs: Sequence[Tensor], denominators: Mapping[str, float]
+        self, first: _FirstPass, denominators: Mapping[str, float]
     ) -> tuple[list[Tensor], dict[str, float]]:
         """Of the loss by each piece's outputs, and the loss of the whole batch: on the first rank, 0 on the others."""
-        real = [piece.sample_ids_B[piece.unit_sample_U] >= 0 for piece in pieces]
-        mine_UC = _joined(
-            [each.detach()[torch.from_numpy(kept)] for each, kept in zip(outputs, real, strict=True)]
-        )
-        values = np.concatenate(
-            [np.asarray(piece.targets.values)[kept] for piece, kept in zip(pieces, real, strict=True)]
-        )
-        everyone_UC, all_values = self._everyone(mine_UC, values)
+        everyone_UC, all_values = self._everyone(first.mine_UC, first.values)
         order = np.argsort(all_values[:, -1], kind="stable")
         leaf_UC = everyone_UC[torch.from_numpy(order).to(everyone_UC.device)].requires_grad_()
         targets = Targets(values=all_values[order], weights=np.ones(len(order), np.float32)).map(
@@ -96,7 +124,7 @@ class CoupledExecutor(PlainExecutor):
             (total if self._loss_scale is None else total * self._loss_scale.value).backward()
         assert leaf_UC.grad is not None
         found = []
-        for piece, each, kept in zip(pieces, outputs, real, strict=True):
+        for piece, each, kept in zip(first.pieces, first.outputs, first.real, strict=True):
             gradient_UC = torch.zeros_like(each, dtype=leaf_UC.dtype)
             places = torch.from_numpy(np.asarray(piece.targets.values)[kept][:, -1]).to(self._device)
             gradient_UC[torch.from_numpy(kept).to(self._device)] = leaf_UC.grad[places]

@@ -20,11 +20,8 @@ from bigbatch.precision.loss_scale import LossScale
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import LossSums, MicroBatch
 from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
+from bigbatch.step.memory import memory_errors
 from bigbatch.tasks.losses import shares_of
-
-
-class OutOfMemory(Exception):
-    """A micro-batch did not fit; the weights are untouched, so the loop can replay the update in smaller pieces."""
 
 
 class PlainExecutor:
@@ -115,25 +112,3 @@ class PlainExecutor:
             if micro_batch is None:
                 return
             yield micro_batch
-
-
-_CPU_ALLOCATOR = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
-"""How torch's CPU allocator says it, on Windows and on Linux: as a plain RuntimeError."""
-
-
-def is_memory_error(error: BaseException | None) -> bool:
-    """Whether torch, or Python, ran out of memory."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATOR)
-
-
-class memory_errors:
-    """Turn every way in which torch says "out of memory" into OutOfMemory."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if is_memory_error(error):
-            raise OutOfMemory(str(error)) from error

@@ -17,8 +17,9 @@ from bigbatch.precision.loss_scale import GradientOverflow, LossScale
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Task, World
 from bigbatch.records import GlobalBatch, LossSums, MicroBatch, Update
-from bigbatch.step.executor import PlainExecutor, is_memory_error
-from bigbatch.step.together import attempt, summed
+from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.memory import is_memory_error
+from bigbatch.step.together import alone, summed, together
 
 if TYPE_CHECKING:
     from bigbatch.step.noise import NoiseMeter
@@ -76,12 +77,12 @@ def apply_update(
     started = time.perf_counter()
     world, optimizer = parts.world, parts.optimizer
     optimizer.zero_grad(set_to_none=True)
-    denominators = parts.task.denominators(batch.targets)
+    denominators = alone(world, lambda: parts.task.denominators(batch.targets))
     if not any(denominators.values()):
         return nothing_learnt(parts, batch, denominators, lr=lr, tokens_before=tokens_before)
-    mine, trouble = attempt(lambda: parts.executor.accumulate(batch.update, micro_batches, denominators))
+    mine = together(world, lambda: parts.executor.accumulate(batch.update, micro_batches, denominators))
     world.reduce_gradients(parts.parameters)
-    sums, peak_bytes = summed(world, [*denominators], mine, trouble, peak_memory_bytes(parts.device))
+    sums, peak_bytes = summed(world, [*denominators], mine, peak_memory_bytes(parts.device))
     touched = [parameter for parameter in parts.parameters if parameter.grad is not None]
     gradients = [parameter.grad for parameter in touched if parameter.grad is not None]
     if parts.loss_scale is not None:
@@ -125,7 +126,8 @@ def nothing_learnt(
     """
     started = time.perf_counter()
     nothing = LossSums(terms={}, real_tokens=0, computed_tokens=0)
-    _, peak_bytes = summed(parts.world, [], nothing, None, peak_memory_bytes(parts.device))
+    together(parts.world, lambda: None)  # a rank that found something else has met trouble
+    _, peak_bytes = summed(parts.world, [], nothing, peak_memory_bytes(parts.device))
     return Update(
         step=batch.update,
         samples=batch.first_position + batch.samples,
