@@ -138,7 +138,8 @@ def _open(
     notes: list[str] = []
     module = task.build(spec, {"seed": 0, "dropout": None, "module": None, "note": notes.append})
     parts = anatomy(module)
-    tokenizer, longest = None, max_length or parts.max_positions or 2**31
+    tokenizer = None
+    longest = min(max_length or 2**31, parts.max_positions or 2**31)
     if any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
         tokenizer = load_tokenizer(spec)
         longest = check_model(module, tokenizer, max_length, True)

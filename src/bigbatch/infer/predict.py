@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from bigbatch.data.tokens import as_table
 from bigbatch.data.values import words_of
@@ -17,6 +18,7 @@ from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.readers import PlacedRow, read_role
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import Packing, Predictions, Sample
+from bigbatch.tasks.given import GivenTokens, given_tokens
 
 WINDOW_ROWS = 2048
 MICRO_TOKENS = 4096
@@ -73,7 +75,7 @@ def predict_placed(
     """As `predict_rows`, for rows that come with their places."""
     stream = iter(rows)
     while window := list(itertools.islice(stream, window_rows)):
-        samples = _encoded(window, task, tokenizer)
+        samples = _encoded(window, task, tokenizer, forward)
         run = partial(run_forward, forward, micro_tokens=micro_tokens, packing=packing)
         own = getattr(task, "predict", None)
         if own is not None:
@@ -97,25 +99,43 @@ def _described(
         yield task.describe(row, sample, task.decode(outputs_UC[end - len(sample.reads) : end]))
 
 
-def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any) -> list[Sample]:
+def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any, forward: Forward) -> list[Sample]:
     targets = [
         name
         for name, role in task.roles.items()
         if name == "label" or role.kind in ("label", "labels", "tags")
     ]
-    rows = [{**row, **dict.fromkeys(targets)} for _, row in window]
+    rows: list[Mapping[str, Any]] = [{**row, **dict.fromkeys(targets)} for _, row in window]
     _check_texts(window, task)
     if tokenizer is None:
         _check_tokenised(window)
+    given = _given_tokens(rows, task, tokenizer, forward)
+    if given is not None:
+        rows = [given.row(row) for row in rows]
     try:
         batch = getattr(task, "encode_unlabelled", None)
-        return batch(rows, tokenizer) if batch else [task.encode(row, tokenizer) for row in rows]
+        samples = batch(rows, tokenizer) if batch else [task.encode(row, tokenizer) for row in rows]
     except KeyError as error:
         column = error.args[0] if error.args else "?"
         if column not in task.roles:
             raise
         what = f"the task reads {column!r}; add that column, or let its encode use row.get({column!r})"
         raise DataError([Problem(where=window[0][0], key=str(column), what=what)]) from error
+    if given is not None:
+        for (place, row), sample in zip(window, samples, strict=True):
+            if row.get("input_ids") is not None:
+                given.check(sample.ids, len(sample.ids), place)
+    return samples
+
+
+def _given_tokens(
+    rows: Sequence[Mapping[str, Any]], task: Any, tokenizer: Any, forward: Forward
+) -> GivenTokens | None:
+    """What the model takes, where some rows are token ids already."""
+    module = getattr(forward, "module", None)
+    if not isinstance(module, nn.Module) or all(row.get("input_ids") is None for row in rows):
+        return None
+    return given_tokens(module, tokenizer, getattr(task, "max_length", None))
 
 
 def _check_texts(window: Sequence[PlacedRow], task: Task) -> None:

@@ -18,6 +18,7 @@ from bigbatch.errors import DataError, Problem
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.predict import MICRO_TOKENS
+from bigbatch.tasks.given import given_tokens
 from bigbatch.tasks.heads import arranged
 
 
@@ -56,8 +57,13 @@ def evaluate_rows(
     check_rows(table, task)
     if opened.tokenizer is None and not table.tokenised:
         raise DataError("this model has no tokenizer: it can only evaluate rows of token ids (input_ids)")
+    given = given_tokens(opened.module, opened.tokenizer, opened.max_length)
+    table, _ = given.table(table)
     tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
     tokens = arranged(task, tokens, evaluation=True)
+    if table.tokenised:
+        where = table.origin[0][0] if table.origin else "data"
+        given.check(tokens.ids, int(tokens.lengths_B.max()), where)
     return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens)
 
 

@@ -187,9 +187,13 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def trial_ids(outer: nn.Module) -> Tensor:
-    """(1, 3) equal token ids, none of them padding."""
-    pad = getattr(outer.config, "pad_token_id", None)
-    return torch.full((1, _TRIAL_TOKENS), 1 if pad == 0 else 0, device=device_of(outer))
+    """(1, 3) equal token ids, none of them padding: neither the configuration's nor what the embedding was built with,
+    which some families count positions by whatever the configuration says.
+    """
+    embedding: Any = outer.get_input_embeddings()  # pyright: ignore
+    padding = {getattr(outer.config, "pad_token_id", None), getattr(embedding, "padding_idx", None)}
+    chosen = next(token for token in range(3) if token not in padding)
+    return torch.full((1, _TRIAL_TOKENS), chosen, device=device_of(outer))
 
 
 class _Trial:

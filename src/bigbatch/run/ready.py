@@ -23,6 +23,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Targets, TokenTable
 from bigbatch.run.inputs import Inputs, Live, local_model
 from bigbatch.tasks.entities import SEEN
+from bigbatch.tasks.given import given_tokens
 from bigbatch.tasks.heads import arranged, told
 from bigbatch.tasks.vocabulary import vocabulary_of
 
@@ -123,7 +124,14 @@ def ready_tables(
     """
     tables: dict[str, TokenTable] = {}
     notes: list[str] = []
+    given = given_tokens(ready.module, ready.tokenizer, ready.max_length)
     for name, rows in inputs.splits.items():
+        rows, padded = given.table(rows)
+        if padded:
+            notes.append(
+                f"{name}: {padded:,} of {len(rows):,} rows of token ids have padding (id {given.pad_id}) and no "
+                "attention_mask; the padding is left out"
+            )
         tables[name], reused = token_table(
             rows,
             task=ready.task,
@@ -150,27 +158,12 @@ def ready_tables(
             notes.append(
                 f"{name}: the model does not see {unseen:,} words (cut off, or without tokens); they count as O"
             )
-    if inputs.train.tokenised:
-        _check_given_tokens(tables, ready)
+        if inputs.train.tokenised:
+            given.check(tables[name].ids, int(tables[name].lengths_B.max()), name)
     task = ready.task.weighted(tables["train"]) if hasattr(ready.task, "weighted") else ready.task
     tables["train"] = _with_class_weights(tables["train"], task)
     notes += [note for name, table in tables.items() for note in _what_counts(name, table, task)]
     return tables, replace(ready, task=task), tuple(notes)
-
-
-def _check_given_tokens(tables: Mapping[str, TokenTable], ready: Ready) -> None:
-    """Rows that were tokenised elsewhere must fit the model too."""
-    rows = ready.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    for name, table in tables.items():
-        largest, longest = int(table.ids.max(initial=0)), int(table.lengths_B.max(initial=0))
-        if largest >= rows:
-            what = f"found token id {largest}, but the model's embedding has {rows} rows"
-            raise DataError(
-                [Problem(where=name, key="input_ids", what=f"{what}; use the model's own tokenizer")]
-            )
-        if longest > ready.max_length:
-            what = f"the longest row has {longest} tokens, but the model has positions for {ready.max_length}"
-            raise DataError([Problem(where=name, key="input_ids", what=f"{what}; cut the rows")])
 
 
 def _what_counts(name: str, table: TokenTable, task: Any) -> list[str]:
