@@ -122,7 +122,7 @@ def link(rate: str) -> Iterator[Link]:
 def command(recipe: Path, folder: Path, words: Sequence[str]) -> list[str]:
     """The run, as every rank has it."""
     return [
-        sys.executable, "-m", "bigbatch", "train", str(recipe), *FIXED, *words, f"run.dir={folder}",
+        sys.executable, "-P", "-m", "bigbatch", "train", str(recipe), *FIXED, *words, f"run.dir={folder}",
     ]  # fmt: skip
 
 

@@ -35,7 +35,9 @@ def _nobodys_home(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
         patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
         patch.setenv("HF_HOME", str(home / ".cache" / "huggingface"))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        )
         yield
 
 

@@ -75,7 +75,7 @@ def main() -> int:
     step("The baseline: TF-IDF and logistic regression", sys.executable, str(HERE / "baseline.py"))
     recipe = HERE / "recipe.yaml"
     print(f"\n== The large batch: bigbatch train {shown(recipe)}", flush=True)
-    bigbatch = (sys.executable, "-c", "from bigbatch.cli import main; main()")
+    bigbatch = (sys.executable, "-P", "-m", "bigbatch")
     code = subprocess.run([*bigbatch, "train", str(recipe), f"run.dir={RUN}", *settings]).returncode
     if code:
         return code

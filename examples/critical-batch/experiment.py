@@ -49,6 +49,7 @@ class Study:
         """The words that a person would type."""
         words = [
             sys.executable,
+            "-P",
             "-m",
             "bigbatch",
             "scale" if self.batches else "sweep",

@@ -42,7 +42,7 @@ def main(changes: list[str]) -> int:
         words = ["bigbatch", "train", "recipe.yaml", "--slurm", "--submit", *SHORT, *changes]
         tell(f"$ {' '.join(words)}")
         given = {**environ(), "BIGBATCH_SITE": str(site)}
-        done = slurm.call([sys.executable, "-m", *words], cwd=AIRLINE, env=given)
+        done = slurm.call([sys.executable, "-P", "-m", *words], cwd=AIRLINE, env=given)
         tell(done.stderr + done.stdout)
         if done.returncode:
             return done.returncode

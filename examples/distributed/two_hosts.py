@@ -37,7 +37,7 @@ def main(changes: list[str]) -> int:
         for host in network.hosts.values():
             print(f"host {host.name:6}{host.address}")
         print(f"{LOGIN}$ {' '.join(words)}", flush=True)
-        return network[LOGIN].start([sys.executable, "-m", *words], cwd=AIRLINE, env=environ()).wait()
+        return network[LOGIN].start([sys.executable, "-P", "-m", *words], cwd=AIRLINE, env=environ()).wait()
 
 
 def environ() -> dict[str, str]:

@@ -24,7 +24,7 @@ AS_IT_IS, PRETRAINED = "as it is", "pretrained on the tweets"
 def train(recipe: str, folder: Path, *settings: str) -> dict:
     """Train a recipe into a folder, or find it done; returns its result.json."""
     print(f"\n== bigbatch train {recipe} {' '.join(settings)}", flush=True)
-    bigbatch = (sys.executable, "-c", "from bigbatch.cli import main; main()")
+    bigbatch = (sys.executable, "-P", "-m", "bigbatch")
     code = subprocess.run([*bigbatch, "train", str(HERE / recipe), f"run.dir={folder}", *settings]).returncode
     if code:
         sys.exit(code)

@@ -8,9 +8,13 @@
 The names below are loaded when they are first used: importing bigbatch is fast and does not load torch.
 """
 
-from __future__ import annotations
-
 import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    # `python -m bigbatch`: Python looks for modules in the folder that the user happens to be in first, where a file
+    # json.py would be run instead of the real one. Nothing may be imported before this.
+    del sys.path[0]
+
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any

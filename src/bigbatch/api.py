@@ -15,7 +15,8 @@ from bigbatch.errors import UsageError
 from bigbatch.launch.passed import stowed
 from bigbatch.launch.place import place_of
 from bigbatch.launch.sent import train_received, train_sent
-from bigbatch.launch.slurm import join_step, slurm_command
+from bigbatch.launch.slurm import shared_folder, slurm_command
+from bigbatch.launch.slurm_step import join_step
 from bigbatch.launch.start import launched
 from bigbatch.opening import PathOrText, exhaust, launch_recipe, open_sorted, open_with_observers
 from bigbatch.plan.explain import explain
@@ -187,7 +188,7 @@ def launch_command(
     loaded = load_recipe(recipe, overrides, environ=environ)
     words, carried = stowed(words, overrides)
     if slurm or (loaded.launch.kind == "slurm" and place_of(environ) is None):
-        if not submit and join_step(environ):
+        if not submit and join_step(environ, shared_folder(loaded)):
             return None
         return slurm_command(loaded, words, ranks, {**environ, **carried}, say, submit=submit)
     return launched(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
+from bigbatch.launch.place import note_of_torchrun
 from bigbatch.launch.signs import signs_of_life, watched_from_inside
 from bigbatch.launch.worker import Worker
 from bigbatch.places import Place
@@ -158,6 +159,9 @@ def open_with_observers(
 
     world = enter(place, device=recipe.plan.device, timeout_seconds=recipe.launch.timeout.amount)
     leads = world.rank == 0
+    note = note_of_torchrun() if leads else None
+    if note is not None:
+        print(f"bigbatch: note: {note}", file=sys.stderr, flush=True)
     beat = signs_of_life(place)
     console = console if leads else None
     side_events: list[Event] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,8 @@ class Place:
     """From 0, on this machine."""
     local_size: int
     """Processes on this machine."""
+    meeting: Path | None = None
+    """Where the ranks find each other, in a folder of their user alone; None: at the address that torchrun left."""
 
 
 @dataclass(frozen=True, kw_only=True)

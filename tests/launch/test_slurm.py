@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from bigbatch.errors import MachineError, UsageError
-from bigbatch.launch import slurm
+from bigbatch.launch import slurm, slurm_step
+from bigbatch.launch.address import address_towards, interface_of, kept_to
 from bigbatch.launch.place import place_of
-from bigbatch.launch.slurm_node import address_towards, interface_of, node_words
+from bigbatch.launch.slurm_node import node_words, own_address
+from bigbatch.parallel.meeting import joined
 from bigbatch.recipe.load import load_recipe
 
 TASK = {
@@ -48,31 +51,46 @@ def recipe(**keys):
     )
 
 
-def test_a_task_of_a_step_becomes_a_worker(commands):
-    commands("scontrol", "printf 'n3\\nn4\\n'")
+def test_a_task_of_a_step_becomes_a_worker(commands, tmp_path):
+    commands("scontrol", "printf '127.0.0.1\\n127.0.0.1\\n'")
     environ = dict(TASK)
-    assert slurm.join_step(environ)
+    assert slurm_step.join_step(environ, tmp_path)
     place = place_of(environ)
     assert place is not None
     assert (place.rank, place.size, place.local_rank, place.local_size) == (3, 4, 1, 2)
-    assert environ["MASTER_ADDR"] == "n3"
-    assert environ["MASTER_PORT"] == str(slurm.port_of("12", "1"))
+    assert place.meeting == tmp_path / ".step-12-0-1" / "ranks"
+    assert environ["GLOO_SOCKET_IFNAME"] == interface_of("127.0.0.1")
+
+
+def test_the_first_task_makes_the_folder_where_the_others_find_it(commands, tmp_path):
+    commands("scontrol", "printf '127.0.0.1\\n127.0.0.1\\n'")
+    assert slurm_step.join_step({**TASK, "SLURM_PROCID": "0"}, tmp_path)
+    folder = tmp_path / ".step-12-0-1"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "store.json").stat().st_mode & 0o777 == 0o600
+    store = joined(folder, timedelta(seconds=5))
+    assert store.num_keys() == 0
+    store.close()
+    with pytest.raises(MachineError, match="cannot meet there"):  # somebody else has made it
+        slurm_step.join_step({**TASK, "SLURM_PROCID": "0"}, tmp_path)
+
+
+def test_on_one_node_the_tasks_meet_in_a_file(commands, tmp_path):
+    commands("scontrol", "echo n3")
+    environ = {**TASK, "SLURM_PROCID": "0", "SLURM_RESTART_COUNT": "2"}
+    assert slurm_step.join_step(environ, tmp_path)
+    assert environ["BIGBATCH_MEETING"] == str(tmp_path / ".step-12-2-1" / "ranks.file")
+    assert not list((tmp_path / ".step-12-2-1").iterdir())
 
 
 @pytest.mark.parametrize(
     "changes", [{"SLURM_STEP_NUM_TASKS": "1"}, {"RANK": "0"}, {"SLURM_STEP_ID": None}], ids=str
 )
-def test_other_processes_are_left_as_they_are(changes):
+def test_other_processes_are_left_as_they_are(changes, tmp_path):
     environ = {name: value for name, value in {**TASK, **changes}.items() if value is not None}
     before = dict(environ)
-    assert not slurm.join_step(environ)
+    assert not slurm_step.join_step(environ, tmp_path)
     assert environ == before
-
-
-def test_ports_are_allowed_ones_and_differ_between_neighbours():
-    ports = [slurm.port_of(str(job), str(step)) for job in range(1, 100) for step in range(3)]
-    assert len(set(ports)) == len(ports)
-    assert all(20_000 <= port < 40_000 for port in ports)
 
 
 def test_outside_an_allocation_is_a_users_mistake():
@@ -93,7 +111,7 @@ def test_submit_hands_over_the_script_and_says_the_job(commands, tmp_path):
     assert said[0].startswith("submitted job 77;") and "scancel 77" in said[0]
     text = (tmp_path / "given").read_text()
     assert "#SBATCH --partition=gpu" in text and "#SBATCH --nodes=3" in text
-    assert f"{sys.executable} -m bigbatch train job.yaml @changes --slurm --ranks 2 &" in text
+    assert f"{sys.executable} -P -m bigbatch train job.yaml @changes --slurm --ranks 2 &" in text
     # The values are the job's environment, which Slurm keeps; the script only says what it cannot do without.
     assert "secret" not in text and "BIGBATCH_TOKENS was set" in text and "BIGBATCH_CHANGES was set" in text
     assert "BIGBATCH_TOKENS=secret-1" in (tmp_path / "env").read_text().splitlines()
@@ -150,20 +168,30 @@ def test_srun_and_its_other_end_agree_on_the_words():
     words = slurm.srun_words(allocation, Path("/shared/launch"), ["train", "r.yaml"])
     assert "--export=ALL" in words
     assert allocation.ranks == 4
+    assert words[words.index(sys.executable) + 1] == "-P"
     given = words[words.index("bigbatch.launch.slurm_node") + 1 :]
-    for node, leads in (("0", "1"), ("1", "0")):
+    for node, way in (("0", "lead"), ("1", "join")):
         found = node_words(given, "10.0.0.4", {"SLURM_NODEID": node, "SLURM_JOB_ID": "12"})
-        assert found[:2] == ["--everybody-hears", "/shared/launch"]
-        assert f"--rdzv-endpoint=n3:{slurm.port_of('12')}" in found
-        assert f"--rdzv-conf=is_host={leads}" in found
-        assert {"--nnodes=2", "--nproc-per-node=2", "--max-restarts=1", "--local-addr=10.0.0.4"} <= set(found)
+        assert found[:4] == ["--everybody-hears", "/shared/launch", way, "10.0.0.4"]
+        assert {"--nnodes=2", "--nproc-per-node=2", "--max-restarts=1"} <= set(found)
         assert found[-4:] == ["-m", "bigbatch", "train", "r.yaml"]
 
 
+def test_a_job_on_one_node_stays_on_it():
+    allocation = slurm.Allocation(job="12", hosts=("n3",), ranks_per_node=2)
+    words = slurm.srun_words(allocation, Path("/shared/launch"), ["train", "r.yaml"])
+    given = words[words.index("bigbatch.launch.slurm_node") + 1 :]
+    environ = {"SLURM_NODEID": "0", "SLURM_JOB_ID": "12"}
+    assert own_address(given, environ) == "127.0.0.1"
+    assert node_words(given, "127.0.0.1", environ)[2] == "alone"
+
+
 def test_this_machines_own_address_and_interface():
-    assert address_towards("127.0.0.1") == "127.0.0.1"
+    assert address_towards("127.0.0.1", {}) == "127.0.0.1"
+    assert address_towards("no.such.name.invalid", {"SSH_CONNECTION": "1.1.1.1 9 2.2.2.2 22"}) == "2.2.2.2"
     assert interface_of("127.0.0.1") in ("lo", "lo0")
-    assert interface_of("203.0.113.9") is None
+    assert interface_of("203.0.113.9") is None and kept_to("203.0.113.9") == {}
+    assert set(kept_to("127.0.0.1")) == {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"}
 
 
 @pytest.mark.parametrize(("ranks", "each"), [(None, None), ("auto", None), ("4", 2), ("2", 1)])

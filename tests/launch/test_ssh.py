@@ -149,7 +149,8 @@ def test_equal_hosts_answer(hosts):
     )
     there = json.loads(call.line)
     assert {"--nnodes=1:2", "--nproc-per-node=2"} <= set(there["words"])
-    assert any(word.startswith("--rdzv-conf=is_host=0") for word in there["words"])
+    assert there["words"][:3] == ["-P", "-m", "bigbatch.parallel.agent"]
+    assert there["words"][3:6] == [str(hosts.folder), "join", "127.0.0.1"]
     assert there["variables"]["BIGBATCH_HOST"] == "b"
 
 

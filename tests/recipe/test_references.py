@@ -51,7 +51,10 @@ def test_an_installed_module():
         ("exits.py:x", "exits.py:1: SystemExit: 3"),
         ("syntax.py:x", "syntax.py:1: SyntaxError"),
         ("needs.py:x", "needs.py:1: ModuleNotFoundError: No module named 'not_installed_anywhere'"),
-        ("not_installed_anywhere.sub:x", "no module not_installed_anywhere is installed"),
+        (
+            "not_installed_anywhere.sub:x",
+            "no module not_installed_anywhere.sub is installed or on PYTHONPATH",
+        ),
         ("collections:Nothing", "collections has no Nothing"),
         ("plain", "expected package.module:name or file.py:name"),
     ],

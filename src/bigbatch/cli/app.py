@@ -17,6 +17,7 @@ from bigbatch.cli.outcome import as_worker, exit_code_of_run, guarded
 from bigbatch.cli.words import columns_of, figures, say
 from bigbatch.errors import UsageError
 from bigbatch.launch.passed import unstowed
+from bigbatch.launch.python import look_only_where_installed
 from bigbatch.launch.worker import Worker
 
 app = typer.Typer(
@@ -74,6 +75,7 @@ def main(words: list[str] | None = None) -> None:
     Args:
         words: the arguments; None takes those of the process.
     """
+    look_only_where_installed(os.environ)
 
     def command() -> object:
         return app(args=words, prog_name="bigbatch", standalone_mode=False)

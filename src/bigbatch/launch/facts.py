@@ -11,8 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import socket
-import struct
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,12 +20,11 @@ from typing import Any
 
 from bigbatch import __version__
 from bigbatch.errors import BigbatchError
+from bigbatch.launch.address import LOOPBACK, address_towards, interface_of
 from bigbatch.launch.local import accelerators, cores
 from bigbatch.launch.passed import resolved_keys
 from bigbatch.recipe.load import dump_recipe, load_recipe
 from bigbatch.recipe.references import referenced_files
-
-_SIOCGIFADDR = 0x8915
 
 
 def facts(request: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -40,20 +37,19 @@ def facts(request: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, A
 
     Returns:
         `same`: item -> value that must be equal everywhere; `keys` of the recipe as it is resolved here; `address` and
-        `interface` towards the peer; a free `port`; `accelerators` and `cores`; `sees`: whether the file is there.
+        `interface` towards the peer; `accelerators` and `cores`; `sees`: whether the file is there.
 
     Raises:
         BigbatchError: the recipe cannot be read here.
     """
-    address = address_towards(request.get("peer"), environ)
-    recipe = request["recipe"]
+    peer, recipe = request.get("peer"), request["recipe"]
+    address = address_towards(peer, environ) if peer else LOOPBACK
     loaded = None if recipe is None else load_recipe(recipe, request["changes"], environ=environ)
     return {
         "same": {**versions(), **({} if loaded is None else of_recipe(loaded))},
         "keys": {} if loaded is None else resolved_keys(loaded),
         "address": address,
         "interface": interface_of(address),
-        "port": free_port(),
         "accelerators": accelerators(environ),
         "cores": cores(),
         "sees": Path(request["seen"]).exists(),
@@ -119,36 +115,6 @@ def _digest(paths: Sequence[Path], root: Path) -> str:
     for path in paths:
         whole.update(f"{path.relative_to(root)}\0{_file(path)}\n".encode())
     return whole.hexdigest()[:12]
-
-
-def address_towards(peer: str | None, environ: Mapping[str, str]) -> str:
-    """This machine's address on the way to another one; where its name is not known here, the one SSH came to."""
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        if peer is not None:
-            probe.connect((peer, 9))
-            return str(probe.getsockname()[0])
-    words = environ.get("SSH_CONNECTION", "").split()
-    return words[2] if len(words) == 4 else "127.0.0.1"
-
-
-def interface_of(address: str) -> str | None:
-    """Name of the network interface that has this address; None where the system does not say."""
-    with suppress(ImportError):
-        import fcntl
-
-        for _, name in socket.if_nameindex():
-            with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                packed = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                if socket.inet_ntoa(packed[20:24]) == address:
-                    return name
-    return None
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,8 +14,10 @@ from types import FrameType
 from typing import Any
 
 from bigbatch.errors import EXIT_DONE, MachineError
+from bigbatch.launch.address import LOOPBACK, kept_to
 from bigbatch.launch.endings import cause, endings, restarts, told
 from bigbatch.launch.passed import write_resolved
+from bigbatch.launch.python import python_words
 from bigbatch.launch.watch import Watcher
 from bigbatch.recipe.layers import WORKER_VARIABLE
 from bigbatch.run.beat import read_signs
@@ -55,8 +56,8 @@ def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
         if group.recipe is not None:
             write_resolved(folder, group.recipe)
         agent = subprocess.Popen(
-            [sys.executable, "-m", "bigbatch.parallel.agent", str(folder), *agent_words(group)],
-            env={**environ, **settings(group, environ), WORKER_VARIABLE: str(folder)},
+            python_words("bigbatch.parallel.agent", str(folder), way(0, 1), LOOPBACK, *agent_words(group)),
+            env={**environ, **settings(group, environ), **kept_to(LOOPBACK), WORKER_VARIABLE: str(folder)},
             stdin=subprocess.PIPE,
             # Ctrl-C comes here; the agent passes it on once.
             start_new_session=True,
@@ -73,10 +74,15 @@ def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
         return outcome(folder, agent.returncode, signals.first, say)
 
 
+def way(number: int, machines: int) -> str:
+    """How the agent of one of the machines meets the others, as `parallel/meeting.py` calls it."""
+    return "alone" if machines == 1 else "join" if number else "lead"
+
+
 def agent_words(group: Group) -> list[str]:
-    """Torchrun's words for workers on one machine that find each other on a free port."""
+    """Torchrun's words for workers on one machine."""
     return [
-        "--standalone",
+        "--nnodes=1",
         f"--nproc-per-node={group.ranks}",
         f"--max-restarts={group.max_restarts}",
         "-m",

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.errors import UsageError
-from bigbatch.recipe.layers import CHANGES_VARIABLE, ENVIRONMENT_PREFIX, HOST_VARIABLE, WORKER_VARIABLE
+from bigbatch.recipe.layers import (
+    CHANGES_VARIABLE,
+    ENVIRONMENT_PREFIX,
+    HOST_VARIABLE,
+    MEETING_VARIABLE,
+    WORKER_VARIABLE,
+)
 from bigbatch.recipe.load import recipe_values
 
 CHANGES_WORD = "@changes"
@@ -65,7 +71,7 @@ def settings_of(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _is_passed_on(name: str) -> bool:
     if name.startswith(ENVIRONMENT_PREFIX):
-        return name not in (WORKER_VARIABLE, HOST_VARIABLE)
+        return name not in (WORKER_VARIABLE, HOST_VARIABLE, MEETING_VARIABLE)
     library = name.startswith(_PREFIXES) and not _CREDENTIALS & set(name.split("_"))
     return name in _SETTINGS or library
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from bigbatch.errors import UsageError
 from bigbatch.places import Place
+from bigbatch.recipe.layers import MEETING_VARIABLE
 
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -32,4 +34,20 @@ def place_of(environ: Mapping[str, str] | None = None) -> Place | None:
         local_size = int(environ.get("LOCAL_WORLD_SIZE", size))
     except ValueError as error:
         raise UsageError(f"RANK, WORLD_SIZE and LOCAL_RANK are numbers: {error}") from error
-    return Place(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
+    meeting = Path(environ[MEETING_VARIABLE]) if MEETING_VARIABLE in environ else None
+    return Place(rank=rank, size=size, local_rank=local_rank, local_size=local_size, meeting=meeting)
+
+
+def note_of_torchrun(environ: Mapping[str, str] | None = None) -> str | None:
+    """What to say when somebody else's agent started this process; None: nobody did, or it was one of ours.
+
+    Args:
+        environ: None reads that of this process.
+    """
+    environ = os.environ if environ is None else environ
+    if "TORCHELASTIC_RUN_ID" not in environ or MEETING_VARIABLE in environ:
+        return None
+    return (
+        "torchrun's agent unpickles what it finds in a store without a password: whoever reaches its port "
+        "can run code as you. --ranks, --hosts and --slurm do without it (docs: security)"
+    )

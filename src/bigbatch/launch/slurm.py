@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,9 +21,8 @@ from bigbatch.launch.batch_script import SPARE_SECONDS, batch_script
 from bigbatch.launch.endings import endings
 from bigbatch.launch.local import Say, outcome
 from bigbatch.launch.passed import write_resolved
+from bigbatch.launch.python import python_words
 from bigbatch.recipe.layers import ENVIRONMENT_PREFIX, WORKER_VARIABLE
-
-_FIRST_PORT, _PORTS = 20_000, 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,7 @@ class Allocation:
 
     job: str
     hosts: Sequence[str]
-    """Its nodes; the first holds the store where the ranks meet."""
+    """Its nodes; the first serves the words through which the others find it."""
     ranks_per_node: int
     max_restarts: int = 0
     threads: int | None = None
@@ -87,8 +85,12 @@ def slurm_command(
         threads=recipe.plan.threads,
         grace_seconds=spec.grace.amount,
     )
-    above = (Path(recipe.run.root or ".") / recipe.run.dir).absolute().parent
-    return run_step(allocation, words, above, environ, say, recipe=recipe)
+    return run_step(allocation, words, shared_folder(recipe), environ, say, recipe=recipe)
+
+
+def shared_folder(recipe: Any) -> Path:
+    """Above the run directory, on the disk that the nodes share."""
+    return (Path(recipe.run.root or ".") / recipe.run.dir).absolute().parent
 
 
 def submitted(
@@ -96,7 +98,7 @@ def submitted(
 ) -> int:
     """Hand the batch script to sbatch, which keeps this environment for the job and its requeues."""
     spec = recipe.launch
-    command = [sys.executable, "-m", "bigbatch", *words, "--slurm", *(["--ranks", ranks] if ranks else [])]
+    command = python_words("bigbatch", *words, "--slurm", *(["--ranks", ranks] if ranks else []))
     script = batch_script(
         spec.slurm,
         command,
@@ -166,50 +168,17 @@ def srun_words(allocation: Allocation, folder: Path, words: Sequence[str]) -> li
         "--cpu-bind=none",
         "--kill-on-bad-exit=0",
         "--wait=0",
-        sys.executable,
-        "-m",
-        "bigbatch.launch.slurm_node",
-        str(folder),
-        allocation.hosts[0],
-        str(port_of(allocation.job)),
-        str(nodes),
-        str(allocation.ranks_per_node),
-        str(allocation.max_restarts),
-        str(allocation.threads or 0),
-        *words,
+        *python_words(
+            "bigbatch.launch.slurm_node",
+            str(folder),
+            *(allocation.hosts[0], allocation.hosts[min(1, nodes - 1)]),
+            str(nodes),
+            str(allocation.ranks_per_node),
+            str(allocation.max_restarts),
+            str(allocation.threads or 0),
+            *words,
+        ),
     ]
-
-
-def port_of(job: str, step: str = "0") -> int:
-    """Where ranks meet: the same on all nodes without asking, and other jobs on a node get another."""
-    return _FIRST_PORT + (int(job) * 7 + int(step)) % _PORTS
-
-
-def join_step(environ: MutableMapping[str, str]) -> bool:
-    """In a task of `srun --ntasks=N bigbatch train … --slurm`: set what torchrun would have set.
-
-    Returns:
-        Whether this process is such a task.
-    """
-    tasks = int(environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if "SLURM_STEP_ID" not in environ or "RANK" in environ or tasks == 1:
-        return False
-    hosts = asked("scontrol", "show", "hostnames", environ["SLURM_STEP_NODELIST"]).split()
-    environ.update(step_variables(environ, hosts[0]))
-    return True
-
-
-def step_variables(environ: Mapping[str, str], first: str) -> dict[str, str]:
-    """Rank, size and meeting place of a task, from Slurm's variables."""
-    here = environ["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0].partition(",")[0]
-    return {
-        "RANK": environ["SLURM_PROCID"],
-        "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": environ["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": here,
-        "MASTER_ADDR": first,
-        "MASTER_PORT": str(port_of(environ["SLURM_JOB_ID"], environ["SLURM_STEP_ID"])),
-    }
 
 
 def ends_at(job: str, environ: Mapping[str, str]) -> float | None:

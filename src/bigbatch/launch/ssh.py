@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.errors import MachineError, UsageError
-from bigbatch.launch.local import cores_each
+from bigbatch.launch.local import cores_each, way
 from bigbatch.launch.passed import refuse_other_keys, settings_of
 from bigbatch.launch.watch import process_state
 from bigbatch.recipe.layers import HOST_VARIABLE, WORKER_VARIABLE
@@ -52,7 +52,7 @@ class Hosts:
     """Where to start, and how."""
 
     names: Sequence[str]
-    """As `ssh` knows them; the first one holds the store through which they find each other."""
+    """As `ssh` knows them; the first one serves the words through which they find each other."""
     python: str
     """The interpreter on each of them."""
     folder: Path
@@ -190,19 +190,17 @@ def agent_on(
         max_restarts: how often the group is started again.
         words: the command of every worker, behind `bigbatch`.
     """
-    first, own = facts[hosts.names[0]], facts[host]
+    own = facts[host]
     agent = [
         "bigbatch.parallel.agent",
         str(launch_folder),
+        way(hosts.names.index(host), len(hosts.names)),
+        own["address"],
         f"--nnodes={min_nodes}:{len(hosts.names)}",
         f"--nproc-per-node={ranks}",
         f"--max-restarts={max_restarts}",
-        "--rdzv-backend=c10d",
         f"--rdzv-id={launch_folder.name}",
-        f"--rdzv-endpoint={first['address']}:{first['port']}",
-        # Told, not guessed: hosts may call themselves alike.
-        f"--rdzv-conf=is_host={int(host == hosts.names[0])},join_timeout=60,last_call_timeout=10",
-        f"--local-addr={own['address']}",
+        "--rdzv-conf=join_timeout=60,last_call_timeout=10",
         *("-m", "bigbatch", *words),
     ]
     variables = {WORKER_VARIABLE: str(launch_folder), HOST_VARIABLE: host}

@@ -1,6 +1,6 @@
 """Starts the workers of one machine, watches them, starts them again: torchrun's agent, without its noise.
 
-    python -m bigbatch.parallel.agent [--everybody-hears] LAUNCH_FOLDER WORDS…      the words are torchrun's
+    python -m bigbatch.parallel.agent [--everybody-hears] LAUNCH_FOLDER WAY ADDRESS WORDS…      the words are torchrun's
 
 It ends when its standard input does: whoever started it holds the other end, here or over SSH, so that no worker
 outlives a launcher that was killed. A number that comes in is a signal to pass on.
@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -109,14 +110,21 @@ def main(words: list[str]) -> int:
     """Run the group; 0 when all workers ended well."""
     everybody_hears = words[0] == "--everybody-hears"
     words = words[1:] if everybody_hears else words
-    folder = Path(words[0])
+    folder, way, address, *words = Path(words[0]), *words[1:]
     Forwarding(folder, everybody_hears=everybody_hears).install()
     logging.disable(logging.CRITICAL)
+    _allow_many_files()
+    # Workers look for modules where they are installed and not where the user happens to be.
+    os.environ["PYTHONSAFEPATH"] = "1"
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
     from torch.distributed.run import parse_args, run
 
+    from bigbatch.parallel.meeting import BACKEND, Rendezvous
+
+    rendezvous_handler_registry.register(BACKEND, partial(Rendezvous, folder, way, address, os.environ))
     try:
-        given = parse_args(words[1:])
+        given = parse_args([f"--rdzv-backend={BACKEND}", *words])
         # Its own handlers would end the workers again, and then kill them, while they save.
         given.signals_to_handle = ""
         run(given)
@@ -127,6 +135,15 @@ def main(words: list[str]) -> int:
         (folder / f"agent-failed-{host_name()}.txt").write_text(f"{type(error).__name__}: {error}")
         return 6
     return 0
+
+
+def _allow_many_files() -> None:
+    """A stranger who opens a thousand connections to gloo would else end the worker that cannot open one more."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _write_down(folder: Path, error: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 
@@ -13,7 +15,7 @@ from bigbatch.protocols import World
 
 
 def enter(place: Place | None, *, device: str | None = None, timeout_seconds: float = 1800.0) -> World:
-    """Join the other processes; the address of the first one is in the environment, as torchrun leaves it.
+    """Join the other processes: where `place` says, else at the address that torchrun leaves in the environment.
 
     A group that the caller's program has opened already is used and stays open.
 
@@ -34,9 +36,19 @@ def enter(place: Place | None, *, device: str | None = None, timeout_seconds: fl
             torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl" if accelerated else "gloo"
         try:
-            dist.init_process_group(backend, timeout=seconds(timeout_seconds))
+            _open(place, backend, seconds(timeout_seconds))
         except (dist.DistError, RuntimeError, ValueError) as error:
             raise MachineError(
                 f"rank {place.rank} of {place.size} could not join the group: {str(error).partition(chr(10))[0]}"
             ) from error
     return GroupWorld(ours=ours)
+
+
+def _open(place: Place, backend: str, timeout: timedelta) -> None:
+    if place.meeting is None:
+        dist.init_process_group(backend, timeout=timeout)
+        return
+    from bigbatch.parallel.meeting import store_of
+
+    store = store_of(place, timeout, native="nccl" in backend)
+    dist.init_process_group(backend, timeout=timeout, store=store, rank=place.rank, world_size=place.size)

@@ -24,7 +24,9 @@ HOST_VARIABLE = "BIGBATCH_HOST"
 """Tells a worker how the user calls its machine; no key of a recipe."""
 CHANGES_VARIABLE = "BIGBATCH_CHANGES"
 """Brings the `key=value` words of a launcher to its workers; no key of a recipe."""
-_NO_KEYS = (SITE_VARIABLE, WORKER_VARIABLE, HOST_VARIABLE, CHANGES_VARIABLE)
+MEETING_VARIABLE = "BIGBATCH_MEETING"
+"""Tells a worker where in the launch folder the ranks of its start find each other; no key of a recipe."""
+_NO_KEYS = (SITE_VARIABLE, WORKER_VARIABLE, HOST_VARIABLE, CHANGES_VARIABLE, MEETING_VARIABLE)
 SITE_KEYS = ("plan", "launch", "observers", "run")
 _WHOLE = {("data", "validation")}
 """Mappings that a higher layer replaces as a whole: their keys are the user's own names."""

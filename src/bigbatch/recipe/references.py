@@ -50,7 +50,7 @@ def referenced_files(recipe: Recipe) -> list[Path]:
         module, _, _ = reference.rpartition(":")
         path = recipe.resolve_path(module) if module.endswith(".py") else _module_file(module)
         if path is None or not path.is_file():
-            what = f"{reference}: {_no_file(path) if path else f'no module {module} is installed'}"
+            what = f"{reference}: {_no_file(path) if path else _no_module(module, recipe.base)}"
             problems.append(Problem(where=where, key=key, what=what))
         else:
             found[path.resolve()] = None
@@ -75,7 +75,7 @@ def resolve_reference(text: str, base: Path) -> Any:
     module = (
         _load_file(base / Path(place).expanduser(), text)
         if place.endswith(".py")
-        else _load_module(place, text)
+        else _load_module(place, text, base)
     )
     if not hasattr(module, name):
         near = get_close_matches(name, [other for other in vars(module) if not other.startswith("_")], n=1)
@@ -100,16 +100,16 @@ def _load_file(path: Path, text: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a script may end with sys.exit()
         del sys.modules[name]
-        raise _refused(text, _failure(error, path)) from error
+        raise _refused(text, _failure(error, path) + _beside(error, path)) from error
     return module
 
 
-def _load_module(name: str, text: str) -> ModuleType:
+def _load_module(name: str, text: str, base: Path) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise _refused(text, f"no module {error.name} is installed") from error
+            raise _refused(text, _no_module(name, base)) from error
         raise _refused(text, _failure(error, None)) from error
     except (Exception, SystemExit) as error:
         raise _refused(text, _failure(error, None)) from error
@@ -135,6 +135,21 @@ def _failure(error: BaseException, path: Path | None) -> str:
     file = path.name if path is not None else (Path(own[-1].filename).name if own else "")
     place = f"{file}:{line}: " if line else f"{file}: " if file else ""
     return f"{place}{type(error).__name__}: {error}"
+
+
+def _beside(error: BaseException, path: Path) -> str:
+    """What to do about an import of a neighbour."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not name or not (path.parent / f"{name}.py").is_file():
+        return ""
+    return f"; {name}.py beside it is not looked for: put its folder on PYTHONPATH, or both into one file"
+
+
+def _no_module(name: str, base: Path) -> str:
+    """The folder that the user is in and that of the recipe are no places for modules: there a file is named."""
+    file = f"{name.replace('.', '/')}.py"
+    near = "it is" if (base / file).is_file() else "if it is"
+    return f"no module {name} is installed or on PYTHONPATH; {near} a file beside the recipe: {file}:NAME"
 
 
 def _no_file(path: Path) -> str:

@@ -121,7 +121,7 @@ def _start(work: Work) -> _Running:
     with work.log.open("ab") as log:
         before = log.tell()
         process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, str(os.getpid()), *work.words],
+            [sys.executable, "-P", "-c", _CHILD, str(os.getpid()), *work.words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

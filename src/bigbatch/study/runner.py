@@ -70,7 +70,7 @@ class Runner:
         place, out = folder / "job.json", folder / "outcome.json"
         write_json(place, own)
         started = time.time()
-        command = [sys.executable, *contestant.command, name, str(place), str(out)]
+        command = [sys.executable, "-P", *contestant.command, name, str(place), str(out)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=self._timeout_seconds

@@ -38,7 +38,7 @@ def share_words(
 
 def usable_bytes(device: str | None) -> int:
     """Free memory of the device, asked in another process: this one would keep a part of it for itself."""
-    command = [sys.executable, "-c", _ASK, device or ""]
+    command = [sys.executable, "-P", "-c", _ASK, device or ""]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         return int(done.stdout.strip().splitlines()[-1])
