@@ -5,7 +5,7 @@ Rooms that load torch are imported inside the functions, behind everything that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -332,7 +332,9 @@ def _dry(recipe: Recipe, ranks: int | None) -> list[str]:
         console.close()
 
 
-def evaluate(model: PathOrText, files: Any, *, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
+def evaluate(
+    model: PathOrText, files: Any, *, columns: Mapping[str, str] | None = None, quoting: str | None = None
+) -> dict[str, Any]:
     """Loss and metrics of a run, or of a Hugging Face folder, on labelled data. A figure that does not exist on these
     data is None, and `undefined` says why.
 
@@ -340,29 +342,47 @@ def evaluate(model: PathOrText, files: Any, *, columns: Mapping[str, str] | None
         model: a run directory or a model folder.
         files: one or several files, or any dataset that `train` takes.
         columns: role -> column, where they differ from training's.
+        quoting: of CSV and TSV, `minimal` or `none`; None: as in training.
     """
     from bigbatch.infer.load import open_model
     from bigbatch.infer.rows import evaluate_rows
 
     opened = open_model(Path(model))
-    result = evaluate_rows(opened, files, Path.cwd(), {**opened.columns, **(columns or {})})
+    wanted = {**opened.columns, **(columns or {})}
+    result = evaluate_rows(opened, files, Path.cwd(), wanted, quoting=quoting)
     found = {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
     return {**found, "undefined": result.undefined} if result.undefined else found
 
 
-def predict(model: PathOrText, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Labels and probabilities of texts, or of rows with the task's columns, by a run or a model folder."""
+def predict(
+    model: PathOrText, rows: Any, *, columns: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Labels and probabilities by a run or a model folder, one for each row.
+
+    Args:
+        model: a run directory or a model folder.
+        rows: a text, several, rows with the task's columns, or a table: pandas, `datasets`, Arrow, a dictionary of
+            columns.
+        columns: role -> column, where they differ from training's.
+    """
     from bigbatch.infer.load import open_model
     from bigbatch.infer.predict import predict_rows
 
     opened = open_model(Path(model))
-    return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows))
+    wanted = {**opened.columns, **(columns or {})}
+    return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows, columns=wanted))
 
 
 def predict_file(
-    model: PathOrText, source: str, out: str = "-", *, columns: Mapping[str, str] | None = None
+    model: PathOrText,
+    source: str,
+    out: str = "-",
+    *,
+    columns: Mapping[str, str] | None = None,
+    quoting: str | None = None,
 ) -> int:
-    """Label a CSV, TSV or JSONL file (`-`: stdin) into a CSV or JSONL file (`-`: stdout), row by row, in order.
+    """Label a file of any kind that training reads (`-`: stdin) into a CSV or JSONL file (`-`: stdout), row by row, in
+    order.
 
     Returns:
         The number of rows.
@@ -371,7 +391,9 @@ def predict_file(
     from bigbatch.infer.load import open_model
 
     places = [None if place == "-" else Path(place) for place in (source, out)]
-    return files.predict_file(open_model(Path(model)), places[0], places[1], columns=dict(columns or {}))
+    return files.predict_file(
+        open_model(Path(model)), places[0], places[1], columns=dict(columns or {}), quoting=quoting
+    )
 
 
 def read(run: PathOrText) -> RunData:

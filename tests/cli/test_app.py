@@ -40,8 +40,8 @@ FLAGS = {
         "--submit",
         "-h",
     ],
-    "evaluate": ["--column", "--help", "-h"],
-    "predict": ["--column", "--help", "--out", "-h"],
+    "evaluate": ["--column", "--help", "--quoting", "-h"],
+    "predict": ["--column", "--help", "--out", "--quoting", "-h"],
     "report": ["--help", "-h"],
     "compare": ["--help", "-h"],
     "sweep": [
@@ -157,7 +157,7 @@ def test_init(run, monkeypatch, tmp_path):
     guess = ModuleType("bigbatch.data.guess")
     guess.profile = lambda files: looked_at.append(files) or SimpleNamespace(
         files=("a.csv",), rows=400, columns={"text": "t", "label": "l"}, all_columns=("t", "l"), kind="single",
-        encoding="utf-8", language="en", class_counts={"x": 200, "y": 200}, words={}, empty_texts=0,
+        encoding="utf-8", quoting="minimal", language="en", class_counts={"x": 200, "y": 200}, words={}, empty_texts=0,
         missing_labels=0, warnings=(),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "bigbatch.data.guess", guess)
@@ -284,8 +284,8 @@ def test_evaluate_predict_report_compare(api, run):
     assert run("report", "runs/x")[1] == "runs/x/report.html\n"
     assert run("compare", "runs/x", "runs/y")[1] == "a table\ncompare.html\n"
     assert [(name, args, keywords) for name, args, keywords in api.calls] == [
-        ("evaluate", ("runs/x", ["t.csv"]), {"columns": {"text": "review"}}),
-        ("predict_file", ("runs/x", "-", "p.jsonl"), {"columns": {}}),
+        ("evaluate", ("runs/x", ["t.csv"]), {"columns": {"text": "review"}, "quoting": None}),
+        ("predict_file", ("runs/x", "-", "p.jsonl"), {"columns": {}, "quoting": None}),
         ("report", ("runs/x",), {}),
         ("compare", (["runs/x", "runs/y"],), {}),
     ]

@@ -122,8 +122,10 @@ def test_a_folder_of_text_files_is_a_document_a_file(tmp_path: Path):
 def test_folders_without_texts_and_unknown_encodings(tmp_path: Path):
     with pytest.raises(DataError, match="expected .txt files in it, or one folder of them a class"):
         read_file("d", tmp_path, "utf-8")
-    with pytest.raises(DataError, match=r"data.encoding: found 'utf8'; .*did you mean utf-8\?"):
-        read_file("a.csv", write(tmp_path, "a.csv"), "utf8")
+    with pytest.raises(DataError, match=r"data.encoding: found 'utf-80'; .*did you mean utf-8\?"):
+        read_file("a.csv", write(tmp_path, "a.csv"), "utf-80")
+    with pytest.raises(DataError, match="found 'cp1252'; expected one of utf-8"):
+        read_file("a.csv", write(tmp_path, "a.csv"), "cp1252")
 
 
 def test_paths_are_relative_patterns_are_sorted_and_missing_files_name_the_nearest(tmp_path: Path):

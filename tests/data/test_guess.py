@@ -119,3 +119,20 @@ print(sorted({{"torch", "transformers", "pandas", "datasets", "tokenizers"}} & s
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_bare_quotes_are_said_and_read_as_characters(tmp_path: Path):
+    rows = "".join(f'"so good\tpos\nc" bad {number}\tneg\n' for number in range(20))
+    (tmp_path / "a.tsv").write_text(f"text\tlabel\n{rows}")
+    found = profile("a.tsv", base=tmp_path)
+    assert found.quoting == "none" and found.rows == 40 and found.class_counts == {"neg": 20, "pos": 20}
+    assert any("data.quoting: none" in warning for warning in found.warnings)
+
+
+def test_lists_as_text_and_zeros_and_ones_are_several_labels(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "good film,\"['a', 'b']\"\nbad film,['b']\n" * 10)
+    found = profile("a.csv", base=tmp_path)
+    assert found.kind == "multi" and found.class_counts == {"a": 10, "b": 20}
+    (tmp_path / "a.jsonl").write_text('{"text": "good film", "labels": [1.0, 0.0, 1.0]}\n' * 10)
+    found = profile("a.jsonl", base=tmp_path)
+    assert found.kind == "multi" and found.class_counts == {"0": 10, "2": 10}

@@ -58,3 +58,28 @@ def test_an_array_of_objects_is_taken_too():
     assert raw.load(["text", "label"]) == {"text": ["a", "b"], "label": [None, 1]}
     assert problems(b"[1, {}]") == ["a.jsonl:1: expected an object {…}"]
     assert problems(b"[{},") == ["a.jsonl: not JSON: Expecting value: line 1 column 5 (char 4)"]
+
+
+def test_objects_over_several_lines_are_rows():
+    rows = [{"text": "a", "label": 1}, {"text": "b {", "label": None}]
+    content = "\n".join(json.dumps(row, indent=2) for row in rows).encode()
+    raw = read_json_lines("a.json", content, "utf-8")
+    assert raw.load(["text", "label"]) == {"text": ["a", "b {"], "label": [1, None]}
+    assert [raw.where(row) for row in range(2)] == ["a.json:1", "a.json:5"]
+    assert read_json_lines("a.json", content[: content.index(b"}") + 1], "utf-8").rows == 1
+
+
+def test_what_is_wrong_with_them_is_one_error():
+    content = json.dumps({"text": "a", "label": 1}, indent=2).encode()
+    (found,) = problems(content[:-3])
+    assert found.startswith("a.jsonl: not JSON: ") and "line 3" in found and "an array [{…}, {…}]" in found
+    inside = json.dumps({"data": [{"text": "a"}, {"text": "b"}]}, indent=2).encode()
+    assert problems(inside) == [
+        "a.jsonl: one object, with rows under 'data'; expected these rows alone, as an array [{…}, {…}]"
+    ]
+    assert len(problems(b'{"a": 1}{"b": 2}\n{"a": 1}{"b": 2}\n')) == 2, "two objects a line: each is named"
+
+
+def test_numbers_without_end_are_bad_lines():
+    (found,) = problems(b'{"a": ' + b"1" * 5000 + b"}\n")
+    assert found.startswith("a.jsonl:1: not JSON that can be read: Exceeds the limit")

@@ -57,10 +57,8 @@ def test_what_is_not_finite_is_none(forward, tokenizer):
 @pytest.mark.parametrize(
     "row, what",
     [
-        ({"text": None}, "row 2: text: there is no text"),
-        ({"id": 3}, "row 2: text: there is no text"),
-        ({"text": " \t"}, "row 2: text: the text is empty"),
-        ({"text": 5}, "row 2: text: expected text, found int"),
+        ({"id": 3}, "row 2: data.columns.text: no column for the text"),
+        (5, "row 2: found int; expected a text, a dictionary, or a tuple"),
         ({"text": "a\ud800"}, "row 2: text: half a surrogate pair at character 1"),
         ({"text": "a", "pair": ["b"]}, "row 2: pair: expected text, found list"),
     ],
@@ -72,7 +70,7 @@ def test_a_row_without_text_is_named(forward, tokenizer, row, what):
 
 def test_many_bad_rows_are_counted(forward, tokenizer):
     with pytest.raises(DataError, match="and 10 more") as caught:
-        list(predict_rows(forward, Classify(label_set=AB), tokenizer, [{"text": ""}] * 30))
+        list(predict_rows(forward, Classify(label_set=AB), tokenizer, {"text": [["a"]] * 30}))
     assert len(caught.value.problems) == 21
 
 

@@ -55,6 +55,11 @@ Columns = Annotated[
     ),
 ]
 
+Quoting = Annotated[
+    str | None,
+    typer.Option("--quoting", metavar="minimal|none", help="Quotes of CSV and TSV, if not as in training."),
+]
+
 Parallel = Annotated[int, typer.Option("--parallel", metavar="N", help="Runs at a time.")]
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Start no run after this long: '60 min'.")
@@ -271,12 +276,13 @@ def evaluate(
     model: RunOrModel,
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Labelled data.", show_default=False)],
     column: Columns = None,
+    quoting: Quoting = None,
 ) -> None:
     """Measure a trained model on labelled data."""
     columns = columns_of(column)
     from bigbatch import api
 
-    say(figures(api.evaluate(model, files, columns=columns)))
+    say(figures(api.evaluate(model, files, columns=columns, quoting=quoting)))
 
 
 @app.command(epilog="Example: bigbatch predict runs/tweets new.csv --out predictions.jsonl")
@@ -287,12 +293,13 @@ def predict(
     ],
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="CSV or JSONL; - writes stdout.")] = "-",
     column: Columns = None,
+    quoting: Quoting = None,
 ) -> None:
     """Label new data, row by row, in order."""
     columns = columns_of(column)
     from bigbatch import api
 
-    api.predict_file(model, source, out, columns=columns)
+    api.predict_file(model, source, out, columns=columns, quoting=quoting)
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")

@@ -78,6 +78,10 @@ def _pick(
     if role in wanted:
         if wanted[role] in available:
             return wanted[role]
+        # A header's names are read without the blanks around them, others as they are.
+        bare = [column for column in available if column.strip() == wanted[role].strip()]
+        if len(bare) == 1:
+            return bare[0]
         what = f"no column {wanted[role]!r}{nearest(wanted[role], available) or '.'} There are: {listed(available)}"
         raise one_error(where, f"data.columns.{role}", what)
     required = role in roles and roles[role].required

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from bigbatch.data.delimited import check_mark, not_utf8
+from bigbatch.data.plain import lines_of
 from bigbatch.data.problems import data_error, one_error
 from bigbatch.data.raw import Raw, from_dicts
 from bigbatch.errors import Problem
@@ -41,8 +42,9 @@ def sentences(lines: Iterable[str]) -> Iterator[list[Line]]:
         yield found
 
 
-def read_conll(name: str, content: bytes, encoding: str) -> Raw:
-    """Columns `words` (the first one) and `tags` (the last one). A row's number is that of its first line.
+def read_conll(name: str, content: bytes, encoding: str, learnt: bool = True) -> Raw:
+    """Columns `words` (the first one) and, of rows to learn from, `tags` (the last one). A row's number is that of its
+    first line.
 
     Raises:
         DataError: text in another encoding; every line without a tag.
@@ -53,14 +55,14 @@ def read_conll(name: str, content: bytes, encoding: str) -> Raw:
     except UnicodeDecodeError as error:
         place = f"{name}:{content[: error.start].count(10) + 1}"
         raise one_error(place, "", not_utf8(content[error.start])) from None
-    rows = list(sentences(text.split("\n")))
+    rows = list(sentences(lines_of(text)))
     problems = [
         Problem(
             where=f"{name}:{number}", what="found one column; expected a word and, in the last one, its tag"
         )
         for sentence in rows
         for number, columns in sentence
-        if len(columns) < 2
+        if learnt and len(columns) < 2
     ]
     if problems:
         raise data_error(problems)
@@ -69,9 +71,10 @@ def read_conll(name: str, content: bytes, encoding: str) -> Raw:
         [
             {
                 "words": [columns[0] for _, columns in sentence],
-                "tags": [columns[-1] for _, columns in sentence],
+                **({"tags": [columns[-1] for _, columns in sentence]} if learnt else {}),
             }
             for sentence in rows
         ],
         numbers=np.array([sentence[0][0] for sentence in rows], np.int64),
+        nameless=True,
     )

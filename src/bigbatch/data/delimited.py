@@ -28,19 +28,22 @@ class _Grammar:
     """Compiled expressions for one delimiter."""
 
     delimiter: bytes
+    quotes: bool
+    """Whether a field may stand in quotes; else they are characters."""
     whole: re.Pattern[bytes]
     """Matches as far as the quoting is right; the file must end with a line end."""
     quoted: re.Pattern[bytes]
     plain: re.Pattern[bytes]
 
 
-def _grammar(delimiter: bytes) -> _Grammar:
+def _grammar(delimiter: bytes, quotes: bool) -> _Grammar:
     d = re.escape(delimiter)
     # Possessive quantifiers: no backtracking, so time is linear in the file.
     quoted, plain = rb'"(?:[^"]++|"")*+"', rb"[^" + d + rb"\r\n]*+"
-    field = rb"(?:" + quoted + rb"|(?!\")" + plain + rb")"
+    field = rb"(?:" + quoted + rb"|(?!\")" + plain + rb")" if quotes else plain
     return _Grammar(
         delimiter=delimiter,
+        quotes=quotes,
         whole=re.compile(rb"(?:" + field + rb"(?:" + d + rb"|\r\n|\n|\r))*+"),
         quoted=re.compile(quoted),
         plain=re.compile(plain),
@@ -58,7 +61,7 @@ class _Record:
     """(byte offset, what) of broken quoting."""
 
 
-def read_delimited(name: str, content: bytes, encoding: str, tab: bool) -> Raw:
+def read_delimited(name: str, content: bytes, encoding: str, tab: bool, quoting: str = "minimal") -> Raw:
     """The rows of a CSV or TSV file.
 
     Args:
@@ -66,6 +69,7 @@ def read_delimited(name: str, content: bytes, encoding: str, tab: bool) -> Raw:
         content: the whole file.
         encoding: `utf-8` (a byte order mark is stripped), `utf-8-sig` or `latin-1`.
         tab: fields are separated by tabs; otherwise by commas, or by semicolons when the header has only those.
+        quoting: `minimal`: fields may stand in quotes; `none`: quotes are characters like any other.
 
     Raises:
         DataError: every malformed row, with its number and byte offset.
@@ -74,9 +78,8 @@ def read_delimited(name: str, content: bytes, encoding: str, tab: bool) -> Raw:
     data = content[skipped:]
     if not data.strip():
         raise one_error(name, "", "the file is empty; expected a header line and rows")
-    if not data.endswith((b"\n", b"\r")):
-        data += b"\n"
-    grammar = _grammar(delimiter_of(data.lstrip(b"\r\n").splitlines()[0], tab))
+    data = data.rstrip(b"\r\n") + b"\n"
+    grammar = _grammar(delimiter_of(data.lstrip(b"\r\n").splitlines()[0], tab), quoting != "none")
     header, body_start = _header(name, data, grammar, encoding)
     body = data[body_start:]
     if _suspicious(data, encoding, grammar):
@@ -147,6 +150,7 @@ def _parse(data: bytes, grammar: _Grammar, columns: int, encoding: str) -> tuple
             read_options=csv.ReadOptions(column_names=names, block_size=min(len(data) + 1, _MOST_BYTES)),
             parse_options=csv.ParseOptions(
                 delimiter=grammar.delimiter.decode(),
+                quote_char='"' if grammar.quotes else False,
                 newlines_in_values=True,
                 invalid_row_handler=skip,
                 ignore_empty_lines=columns > 1,
@@ -164,8 +168,9 @@ def _header(name: str, data: bytes, grammar: _Grammar, encoding: str) -> tuple[l
     """Column names, and where the rows begin."""
     record = next(_scan(data, grammar))
     if record.fault:
-        raise one_error(f"{name}:1", "", f"{record.fault[1]} (byte offset {record.fault[0]:,})")
-    header = [_text(data[start:end], encoding).strip() for start, end in record.fields]
+        what = f"{record.fault[1]} (byte offset {record.fault[0]:,}){_hint(grammar)}"
+        raise one_error(f"{name}:1", "", what)
+    header = [_text(data[start:end], encoding, grammar).strip() for start, end in record.fields]
     named = [column for column in header if column]
     doubles = sorted({column for column in named if named.count(column) > 1})
     if doubles:
@@ -175,8 +180,8 @@ def _header(name: str, data: bytes, grammar: _Grammar, encoding: str) -> tuple[l
     return header, record.end
 
 
-def _text(field: bytes, encoding: str) -> str:
-    if field.startswith(b'"'):
+def _text(field: bytes, encoding: str, grammar: _Grammar) -> str:
+    if grammar.quotes and field.startswith(b'"'):
         field = field[1:-1].replace(b'""', b'"')
     return field.decode("latin-1" if encoding == "latin-1" else "utf-8", "replace")
 
@@ -197,7 +202,7 @@ def _record(data: bytes, start: int, grammar: _Grammar) -> _Record:
     fields: list[tuple[int, int]] = []
     position = start
     while True:
-        if data[position : position + 1] == b'"':
+        if grammar.quotes and data[position : position + 1] == b'"':
             match = grammar.quoted.match(data, position)
             after = data[match.end() : match.end() + 1] if match else b""
             if match is None or after not in (grammar.delimiter, b"\n", b"\r"):
@@ -241,9 +246,17 @@ def _diagnose(
         elif fault is None:
             column, fault = _bad_field(data, record, header, encoding)
         if fault is not None:
-            place = f"{fault[1]} (byte offset {fault[0] + skipped:,})"
-            problems.append(Problem(where=f"{name}:{number}", key=column, what=place))
+            hint = _hint(grammar) if record.fault and not problems else ""
+            what = f"{fault[1]} (byte offset {fault[0] + skipped:,}){hint}"
+            problems.append(Problem(where=f"{name}:{number}", key=column, what=what))
     return problems
+
+
+def _hint(grammar: _Grammar) -> str:
+    """How a file is read whose quotes are bare, which is usual where tabs separate."""
+    if grammar.delimiter != b"\t":
+        return ""
+    return "; where quotes are characters like any other, set data.quoting: none (predict, evaluate: --quoting none)"
 
 
 def _bad_field(

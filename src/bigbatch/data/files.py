@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from pyarrow import parquet
 from bigbatch.data.conll import read_conll
 from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
 from bigbatch.data.jsonlines import read_json_lines
+from bigbatch.data.plain import lines_of
 from bigbatch.data.problems import data_error, nearest, one_error
 from bigbatch.data.raw import Raw, from_table, order_of, written_class_names
 from bigbatch.errors import DataError, Problem
@@ -24,7 +26,9 @@ CONLL = (".conll", ".conllu", ".iob", ".bio")
 TEXT = (".txt",)
 """Plain text: one document a line."""
 SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW, *CONLL, *TEXT)
+QUOTINGS = ("minimal", "none")
 ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
+_CODECS = {codecs.lookup(name).name: name for name in ENCODINGS}
 _COMPRESSED = (".gz", ".bz2", ".zst")
 
 
@@ -55,17 +59,21 @@ def find_files(path: str, base: Path) -> list[tuple[str, Path]]:
     raise one_error(path, "", missing + nearest(full.name, there))
 
 
-def read_file(name: str, path: Path, encoding: str) -> Raw:
+def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *, learnt: bool = True) -> Raw:
     """The rows of one file, or of a folder of text files: one folder of them per class, or the files alone.
+
+    Args:
+        name: for messages.
+        path: the file or folder.
+        encoding: of text.
+        quoting: of CSV and TSV, `minimal` or `none`.
+        learnt: rows to learn from; those to predict need no tags, and an empty line of text is one.
 
     Raises:
         DataError: unknown kind, unreadable, or malformed rows.
     """
-    if encoding.lower() not in ENCODINGS:
-        expected = f"expected one of {', '.join(ENCODINGS)}"
-        raise one_error("", "data.encoding", f"found {encoding!r}; {expected}{nearest(encoding, ENCODINGS)}")
     if path.is_dir():
-        return _text_folder(name, path, encoding.lower())
+        return _text_folder(name, path, _known(encoding))
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in _COMPRESSED:
         suffixes.pop()
@@ -82,13 +90,35 @@ def read_file(name: str, path: Path, encoding: str) -> Raw:
             content = stream.read()
     except (OSError, pa.ArrowException) as error:
         raise one_error(name, "", f"cannot be read: {error}") from error
+    return read_content(name, content, suffix, encoding, quoting, learnt=learnt)
+
+
+def read_content(
+    name: str, content: bytes, suffix: str, encoding: str, quoting: str = "minimal", *, learnt: bool = True
+) -> Raw:
+    """The rows of a text file's content; arguments as `read_file` has them, and what the file's name ends in."""
+    encoding = _known(encoding)
+    if quoting not in QUOTINGS:
+        raise one_error("", "data.quoting", f"found {quoting!r}; expected minimal or none")
     if suffix in JSON:
-        return read_json_lines(name, content, encoding.lower())
+        return read_json_lines(name, content, encoding)
     if suffix in CONLL:
-        return read_conll(name, content, encoding.lower())
+        return read_conll(name, content, encoding, learnt)
     if suffix in TEXT:
-        return _text_lines(name, content, encoding.lower())
-    return read_delimited(name, content, encoding.lower(), DELIMITED[suffix])
+        return _text_lines(name, content, encoding, learnt)
+    return read_delimited(name, content, encoding, DELIMITED[suffix], quoting)
+
+
+def _known(encoding: str) -> str:
+    """The encoding by the name that the readers know it by."""
+    try:
+        found = _CODECS.get(codecs.lookup(encoding).name)
+    except LookupError:
+        found = None
+    if found is None:
+        expected = f"expected one of {', '.join(ENCODINGS)}"
+        raise one_error("", "data.encoding", f"found {encoding!r}; {expected}{nearest(encoding, ENCODINGS)}")
+    return found
 
 
 def _name(path: Path, base: Path) -> str:
@@ -131,13 +161,14 @@ def _arrow(path: Path) -> pa.Table:
             return pa.ipc.open_stream(source).read_all()
 
 
-def _text_lines(name: str, content: bytes, encoding: str) -> Raw:
-    """One document a line; lines without text are left out, and lines keep their numbers."""
-    # Not `splitlines`, which also divides at characters that stand inside a line of text.
-    lines = _decoded(name, content, encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    kept = [number for number, line in enumerate(lines) if line.strip()]
+def _text_lines(name: str, content: bytes, encoding: str, learnt: bool) -> Raw:
+    """One document a line; lines without text are left out of what is learnt, and lines keep their numbers."""
+    lines = lines_of(_decoded(name, content, encoding))
+    if not lines[-1]:  # behind the last line's end
+        lines.pop()
+    kept = [number for number, line in enumerate(lines) if line.strip() or not learnt]
     table = pa.table({"text": pa.array([lines[number] for number in kept], pa.large_string())})
-    return from_table(name, table, numbers=np.array(kept, np.int64) + 1)
+    return from_table(name, table, numbers=np.array(kept, np.int64) + 1, nameless=True)
 
 
 def _decoded(place: str, content: bytes, encoding: str) -> str:
@@ -184,4 +215,4 @@ def _text_folder(name: str, folder: Path, encoding: str) -> Raw:
     if labelled:
         columns["label"] = pa.array([kind for kind, _ in files], pa.large_string())
     columns["id"] = pa.array([file.relative_to(folder).as_posix() for _, file in files], pa.large_string())
-    return from_table(name, pa.table(columns))
+    return from_table(name, pa.table(columns), nameless=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from bigbatch.data.order import epoch_order
 from bigbatch.data.plain import plain
 from bigbatch.data.problems import listed, one_error
 from bigbatch.data.raw import Raw
-from bigbatch.errors import Problem
+from bigbatch.errors import DataError, Problem
 
 _SAMPLE_ROWS = 2000
 """Rows whose texts are measured; labels are counted in all."""
@@ -58,6 +58,8 @@ class DataProfile:
     empty_texts: int
     missing_labels: int
     warnings: tuple[str, ...]
+    quoting: str = "minimal"
+    """`none` when quotes of a CSV or TSV file are characters like any other."""
 
 
 def profile(
@@ -76,7 +78,7 @@ def profile(
     entries = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found = [pair for entry in entries for pair in find_files(str(entry), base or Path())]
     encoding, warnings = _encoding([path for _, path in found], encoding)
-    raws = [read_file(name, path, encoding) for name, path in found]
+    raws, quoting = _read(found, encoding, warnings)
     names = [name for name in raws[0].columns if all(name in raw.columns for raw in raws)]
     rows = sum(raw.rows for raw in raws)
     if not rows or not names:
@@ -87,10 +89,10 @@ def profile(
     tagged = _tagged(names, table)
     if tagged is not None:
         files = tuple(name for name, _ in found)
-        return _describe_tagged(files, names, table, encoding, warnings, tagged)
+        return replace(_describe_tagged(files, names, table, encoding, warnings, tagged), quoting=quoting)
     text, texts_found = _texts(names, table)
     label, labels_found = _labels(names, table, text)
-    return _describe(
+    found_profile = _describe(
         tuple(name for name, _ in found),
         names,
         table,
@@ -99,6 +101,23 @@ def profile(
         (text, label),
         (texts_found, labels_found),
     )
+    return replace(found_profile, quoting=quoting)
+
+
+def _read(found: Sequence[tuple[str, Path]], encoding: str, warnings: list[str]) -> tuple[list[Raw], str]:
+    """All files, and how quotes are meant in them: as characters where that alone makes sense of them."""
+    try:
+        return [read_file(name, path, encoding) for name, path in found], "minimal"
+    except DataError as error:
+        if not any("quot" in problem.what for problem in error.problems):
+            raise
+        try:
+            raws = [read_file(name, path, encoding, "none") for name, path in found]
+        except DataError:
+            raise error from None
+        first = error.problems[0]
+        warnings.append(f"quotes are read as characters (data.quoting: none): {first.where}: {first.what}")
+        return raws, "none"
 
 
 class _Sampled:

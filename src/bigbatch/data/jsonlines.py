@@ -1,8 +1,10 @@
-"""JSON Lines (and a JSON array of objects): one problem per bad line."""
+"""JSON Lines, an array of objects, or objects over several lines each: one problem per bad line, or one in all."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from bigbatch.data.delimited import check_mark, not_utf8
 from bigbatch.data.problems import data_error, one_error
 from bigbatch.data.raw import Raw, from_dicts
 from bigbatch.errors import Problem
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_NEXT = re.compile(r"[ \t\r\n]*")
 
 
 def read_json_lines(name: str, content: bytes, encoding: str) -> Raw:
@@ -28,19 +33,66 @@ def read_json_lines(name: str, content: bytes, encoding: str) -> Raw:
     problems: list[Problem] = []
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
-    for number, line in enumerate(content[offset:].split(b"\n"), start=1):
-        if line.strip():
-            row, fault = _parse(line, encoding)
-            if fault is None:
-                rows.append(row)
-                numbers.append(number)
-            else:
-                what = f"{fault[1]} (byte offset {offset + fault[0]:,})"
-                problems.append(Problem(where=f"{name}:{number}", what=what))
-        offset += len(line) + 1
+    for number, (start, line) in enumerate(_lines(content, offset), start=1):
+        if not line.strip():
+            continue
+        row, fault = _parse(line, encoding)
+        if fault is None:
+            rows.append(row)
+            numbers.append(number)
+        else:
+            what = f"{fault[1]} (byte offset {start + fault[0]:,})"
+            problems.append(Problem(where=f"{name}:{number}", what=what))
+    if problems and content[offset:].lstrip()[:1] == b"{":
+        found = _spread(name, content[offset:], encoding, nothing_else=not rows)
+        if found is not None:
+            return found
     if problems:
         raise data_error(problems)
     return from_dicts(name, rows, numbers=np.array(numbers, np.int64))
+
+
+def _lines(content: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+    """(byte offset, line), ended as in every other file."""
+    for end in _LINE_END.finditer(content, start):
+        yield start, content[start : end.start()]
+        start = end.end()
+    yield start, content[start:]
+
+
+def _spread(name: str, content: bytes, encoding: str, *, nothing_else: bool) -> Raw | None:
+    """Objects that are written over several lines each; None where the file is no such.
+
+    Raises:
+        DataError: the file starts as one, no line is an object of its own, and something is wrong.
+    """
+    try:
+        text = content.decode("latin-1" if encoding == "latin-1" else "utf-8")
+    except UnicodeDecodeError:
+        return None
+    decoder, rows, numbers, place = json.JSONDecoder(), [], [], 0
+    try:
+        while (place := _NEXT.match(text, place).end()) < len(text):  # type: ignore[union-attr]
+            row, end = decoder.raw_decode(text, place)
+            if not isinstance(row, dict) or (not rows and "\n" not in text[place:end]):
+                return None
+            rows.append(row)
+            numbers.append(text.count("\n", 0, place) + 1)
+            place = end
+    except (ValueError, RecursionError) as error:
+        if not nothing_else or "\n" not in text.strip():
+            return None
+        what = f"not JSON: {error}; expected an object {{…}} on every line, or an array [{{…}}, {{…}}]"
+        raise one_error(name, "", what) from None
+    inside = [key for key, value in rows[0].items() if isinstance(value, list) and _all_objects(value)]
+    if len(rows) == 1 and inside:
+        what = f"one object, with rows under {inside[0]!r}; expected these rows alone, as an array [{{…}}, {{…}}]"
+        raise one_error(name, "", what)
+    return from_dicts(name, rows, numbers=np.array(numbers, np.int64))
+
+
+def _all_objects(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, dict) for value in values)
 
 
 def _parse(line: bytes, encoding: str) -> tuple[dict[str, Any], tuple[int, str] | None]:
@@ -53,6 +105,8 @@ def _parse(line: bytes, encoding: str) -> tuple[dict[str, Any], tuple[int, str] 
     except json.JSONDecodeError as error:
         before = error.doc[: error.pos].encode("latin-1" if encoding == "latin-1" else "utf-8")
         return {}, (len(before), f"not JSON: {error.msg}")
+    except ValueError as error:  # a number of thousands of digits
+        return {}, (0, f"not JSON that can be read: {error}")
     except RecursionError:
         return {}, (0, "not JSON that can be read: nested too deeply")
     if not isinstance(row, dict):

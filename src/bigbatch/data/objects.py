@@ -29,6 +29,8 @@ def read_object(data: Any, positions: Sequence[str]) -> Raw:
     """
     library = type(data).__module__.partition(".")[0]
     kind = type(data).__name__
+    if isinstance(data, pa.RecordBatch):
+        data = pa.Table.from_batches([data])
     if isinstance(data, pa.Table):
         return from_table("", data)
     if library == "pandas" and hasattr(data, "columns"):
@@ -44,9 +46,19 @@ def read_object(data: Any, positions: Sequence[str]) -> Raw:
             return _hugging_face(data)
     if isinstance(data, Mapping):
         return _columns(data)
+    if hasattr(data, "__arrow_c_stream__"):  # polars and others
+        return from_table("", pa.table(data))
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise one_error("", "", f"found {kind}, which has no length and no rows by number; {_EXPECTED}")
     return from_dicts("", [_row(data[number], number, positions) for number in range(len(data))])
+
+
+def is_table(data: Any) -> bool:
+    """Whether an object has columns with names, and rows by number."""
+    library = type(data).__module__.partition(".")[0]
+    if library == "datasets":
+        return hasattr(data, "__len__")
+    return hasattr(data, "__arrow_c_stream__") or (library == "pandas" and hasattr(data, "columns"))
 
 
 def _pandas(frame: Any) -> Raw:

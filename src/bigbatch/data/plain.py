@@ -15,6 +15,11 @@ _PANDAS_MISSING = ("NAType", "NaTType")
 """pandas.NA and NaT, told by name, since pandas is never imported here."""
 
 
+def lines_of(text: str) -> list[str]:
+    """Lines that end as files end them: `splitlines` also divides at characters that stand inside a line of text."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def plain(value: Any) -> Any:
     """Numpy scalars, tensors and arrays as Python values, dates as `datetime` has them; NaN stays a float."""
     if isinstance(value, (np.datetime64, np.timedelta64)):

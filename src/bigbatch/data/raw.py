@@ -38,6 +38,11 @@ class Raw:
     class_orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For columns that hold classes by name, in an order of their own (an ordered Categorical)."""
     warnings: tuple[str, ...] = ()
+    nameless: bool = False
+    """Whether the columns have the names that every such file gives them (text files, CoNLL), and no names of the
+    user's."""
+    lacks: Callable[[str], Sequence[int]] = lambda column: ()
+    """Rows that have no such column at all, where rows need not have the same ones."""
 
     @property
     def row_numbers(self) -> np.ndarray:
@@ -139,5 +144,6 @@ def from_dicts(name: str, rows: Sequence[Mapping[str, Any]], **about: Any) -> Ra
         columns=columns,
         rows=len(rows),
         load=lambda names: {column: [row.get(column) for row in rows] for column in names},
+        lacks=lambda column: [number for number, row in enumerate(rows) if column not in row],
         **about,
     )

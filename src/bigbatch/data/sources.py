@@ -39,6 +39,7 @@ def read_table(
     columns: Mapping[str, str],
     roles: Mapping[str, Role],
     encoding: str = "utf-8",
+    quoting: str = "minimal",
     empty_text: Literal["error", "drop"] = "error",
 ) -> DataTable:
     """Read a split.
@@ -50,6 +51,7 @@ def read_table(
         columns: role -> column; roles that are not named are found by the usual names. A DataFile's own win.
         roles: what the task reads; further columns of the source are ignored, except `id`.
         encoding: `utf-8`, `utf-8-sig` or `latin-1`, of CSV, TSV, JSON Lines and text files.
+        quoting: of CSV and TSV: `minimal`, or `none` where quotes are characters like any other.
         empty_text: `drop` leaves out rows whose required text is empty, counted in `warnings`; `error` keeps
             them for `checks.check_splits` to refuse.
 
@@ -63,14 +65,14 @@ def read_table(
     if isinstance(files, DataTable):
         return files
     parts = []
-    for raw, own in _sources(files, base, roles, encoding):
+    for raw, own in _sources(files, base, roles, encoding, quoting):
         parts.append(_to_roles(raw, {**columns, **own}, roles))
     table = _join(parts)
     return _drop_empty(table, roles) if empty_text == "drop" and not table.tokenised else table
 
 
 def _sources(
-    files: Any, base: Path, roles: Mapping[str, Role], encoding: str
+    files: Any, base: Path, roles: Mapping[str, Role], encoding: str, quoting: str
 ) -> list[tuple[Raw, Mapping[str, str]]]:
     """(source, its own column mapping) of each file, or of the one object."""
     entries = files if isinstance(files, (list, tuple)) else [files]
@@ -84,7 +86,7 @@ def _sources(
             )
         path = str(getattr(entry, "path", entry))
         own = getattr(entry, "columns", None) or {}
-        found += [(read_file(name, full, encoding), own) for name, full in find_files(path, base)]
+        found += [(read_file(name, full, encoding, quoting), own) for name, full in find_files(path, base)]
     return found
 
 

@@ -1,14 +1,15 @@
-"""Predict a file: CSV, TSV, JSON Lines or plain text in, CSV or JSON Lines out, in bounded memory."""
+"""Predict a file: whatever training reads in, CSV or JSON Lines out."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from bigbatch.data.unlabelled import as_bytes, rows_of_file, rows_of_stream
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.predict import MICRO_TOKENS, WINDOW_ROWS, predict_placed
-from bigbatch.infer.readers import open_source
 from bigbatch.infer.writers import open_output
 
 
@@ -19,6 +20,7 @@ def predict_file(
     *,
     columns: Mapping[str, str] | None = None,
     encoding: str | None = None,
+    quoting: str | None = None,
     window_rows: int = WINDOW_ROWS,
     micro_tokens: int = MICRO_TOKENS,
     progress: Callable[[int], None] | None = None,
@@ -27,11 +29,12 @@ def predict_file(
 
     Args:
         loaded: what `open_model` gave.
-        source: a file, or a text stream (None or `-`: standard input).
+        source: a file of any kind that training reads, or a text stream (None or `-`: standard input).
         out: a `.jsonl` or `.csv` file that does not exist, or a text stream (None or `-`: standard output).
         columns: role -> column; added to the model's own.
-        encoding: of the source file; None takes the run's.
-        window_rows: rows in memory at a time.
+        encoding: of the source; None takes the run's.
+        quoting: of CSV and TSV, `minimal` or `none`; None takes the run's.
+        window_rows: rows that are computed at a time.
         micro_tokens: upper bound of computed tokens of a micro-batch.
         progress: called with the number of rows done so far.
 
@@ -39,18 +42,26 @@ def predict_file(
         The number of rows.
 
     Raises:
-        UsageError: a file that cannot be read, or one that would be overwritten.
-        DataError: a malformed row or one without text; nothing is left under the name of `out`.
+        UsageError: a file that would be overwritten.
+        DataError: no such file, a malformed row or one without text; nothing is left under the name of `out`.
     """
     wanted = {**loaded.columns, **(columns or {})}
     source, out = _place(source), _place(out)
     own = source if isinstance(source, Path) else None
-    encoding = encoding or loaded.encoding
+    how: dict[str, Any] = {
+        "roles": loaded.task.roles,
+        "columns": wanted,
+        "encoding": encoding or loaded.encoding,
+        "quoting": quoting or loaded.quoting,
+    }
     rows = 0
-    with (
-        open_source(source, roles=loaded.task.roles, columns=wanted, encoding=encoding) as placed,
-        open_output(out, own) as write,
-    ):
+    with open_output(out, own) as write:
+        if own is not None:
+            placed = rows_of_file(own, **how)
+        else:
+            stream = sys.stdin if source is None else source
+            name = "stdin" if source is None else str(getattr(stream, "name", "stream"))
+            placed = rows_of_stream(name, as_bytes(stream, how["encoding"]), **how)
         for prediction in predict_placed(
             loaded.forward,
             loaded.task,

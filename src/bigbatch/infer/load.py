@@ -58,6 +58,11 @@ class Loaded:
         """Of text files: `data.encoding` of the run."""
         return self.recipe.data.encoding if self.recipe else "utf-8"
 
+    @property
+    def quoting(self) -> str:
+        """Of CSV and TSV: `data.quoting` of the run."""
+        return self.recipe.data.quoting if self.recipe else "minimal"
+
 
 def open_model(place: Path | str, *, device: str = "cpu") -> Loaded:
     """The model of a run directory (`recipe.yaml` and `model/`), or of a Hugging Face folder.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,36 +12,42 @@ import numpy as np
 from torch import nn
 
 from bigbatch.data.tokens import as_table
-from bigbatch.data.values import words_of
+from bigbatch.data.unlabelled import PlacedRow, rows_of_object
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
-from bigbatch.infer.readers import PlacedRow, read_role
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import Packing, Predictions, Sample
 from bigbatch.tasks.given import GivenTokens, given_tokens
+from bigbatch.tasks.inputs import NoTokens
 
 WINDOW_ROWS = 2048
 MICRO_TOKENS = 4096
 """On a CPU 2,048 to 4,096 are a quarter faster than 8,192: caches. Changes rounding only."""
+
+Run = Callable[..., np.ndarray]
+"""A table through the model, each unit's outputs reduced: `run(table, reduce=…)`."""
 
 
 def predict_rows(
     forward: Forward,
     task: Task,
     tokenizer: Any,
-    rows: Iterable[Mapping[str, Any] | str],
+    rows: Any,
     *,
+    columns: Mapping[str, str] | None = None,
     window_rows: int = WINDOW_ROWS,
     micro_tokens: int = MICRO_TOKENS,
     packing: Packing | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Predictions of rows (role -> value, or a text), in their order.
+    """A prediction for each row, in their order.
 
     Args:
         forward: gives (U, C) outputs of a micro-batch.
         task: encodes rows and decodes outputs.
         tokenizer: a Hugging Face tokenizer.
-        rows: as many as there are; read a window ahead.
+        rows: a text or a row (role -> value); or many, as many as there are, read a window ahead; or a table (pandas,
+            `datasets`, Arrow, a dictionary of columns).
+        columns: role -> column, where the rows have other names than the roles and their usual ones.
         window_rows: rows in memory at a time.
         micro_tokens: upper bound of computed tokens of a micro-batch.
         packing: `packed` or `padded`, as the forward expects it; None: the quickest way that the forward knows.
@@ -49,16 +55,15 @@ def predict_rows(
     Yields:
         `{"id"?, "label", "probability", "probabilities": {name: p}}`; multi-label `{"id"?, "labels", "probabilities"}`;
         regression `{"id"?, "value"}`; tags as `tasks.tag.Tag.describe` has them; language models as their `predict`
-        says. What is not finite is None.
+        says. What is not finite is None, and so is everything of a row that the tokenizer makes no token of.
 
     Raises:
+        UsageError: nothing that rows can be read from.
         DataError: a row without text, named by its number from 1.
     """
-    placed = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-    text = read_role(task.roles)
-    as_rows = ((place, {text: row} if isinstance(row, str) else row) for place, row in placed)
+    placed = rows_of_object(rows, roles=task.roles, columns=columns or {})
     yield from predict_placed(
-        forward, task, tokenizer, as_rows, window_rows=window_rows, micro_tokens=micro_tokens, packing=packing
+        forward, task, tokenizer, placed, window_rows=window_rows, micro_tokens=micro_tokens, packing=packing
     )
 
 
@@ -76,15 +81,45 @@ def predict_placed(
     stream = iter(rows)
     while window := list(itertools.islice(stream, window_rows)):
         samples = _encoded(window, task, tokenizer, forward)
+        read = [number for number, sample in enumerate(samples) if sample is not None]
         run = partial(run_forward, forward, micro_tokens=micro_tokens, packing=packing)
-        own = getattr(task, "predict", None)
-        if own is not None:
-            described = own(samples, lambda table, reduce, run=run: run(table, reduce=reduce), tokenizer)
-        else:
-            described = _described(window, samples, task, run(as_table(samples)))
-        for (_, row), prediction in zip(window, described, strict=True):
+        described = _predictions(
+            [window[number] for number in read],
+            [sample for sample in samples if sample is not None],
+            task,
+            tokenizer,
+            run,
+        )
+        for (_, row), sample in zip(window, samples, strict=True):
+            prediction = next(described) if sample is not None else _nothing(task)
             name = row.get("id")
             yield prediction if name is None else {"id": name, **prediction}
+
+
+def _predictions(
+    window: Sequence[PlacedRow], samples: Sequence[Sample], task: Any, tokenizer: Any, run: Run
+) -> Iterator[dict[str, Any]]:
+    """A prediction for each row that the model can read."""
+    if not samples:
+        return iter(())
+    own = getattr(task, "predict", None)
+    if own is not None:
+        return iter(own(samples, lambda table, reduce: run(table, reduce=reduce), tokenizer))
+    return iter(_described(window, samples, task, run(as_table(samples))))
+
+
+def _nothing(task: Any) -> dict[str, Any]:
+    """The prediction of a row that has no tokens."""
+    if hasattr(task, "nothing"):
+        return task.nothing()
+    names = tuple(getattr(task, "label_names", ()))
+    unknown = dict.fromkeys(names)
+    kind = getattr(task, "kind", "single")
+    if kind == "regression":
+        return {"value": unknown if len(names) > 1 else None}
+    if kind == "multi":
+        return {"labels": [], "probabilities": unknown}
+    return {"label": None, "probability": None, "probabilities": unknown}
 
 
 def _described(
@@ -99,22 +134,29 @@ def _described(
         yield task.describe(row, sample, task.decode(outputs_UC[end - len(sample.reads) : end]))
 
 
-def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any, forward: Forward) -> list[Sample]:
+def _encoded(
+    window: Sequence[PlacedRow], task: Task, tokenizer: Any, forward: Forward
+) -> Sequence[Sample | None]:
+    """A sample for each row; None for one that has no tokens."""
     targets = [
         name
         for name, role in task.roles.items()
         if name == "label" or role.kind in ("label", "labels", "tags")
     ]
     rows: list[Mapping[str, Any]] = [{**row, **dict.fromkeys(targets)} for _, row in window]
-    _check_texts(window, task)
     if tokenizer is None:
         _check_tokenised(window)
     given = _given_tokens(rows, task, tokenizer, forward)
     if given is not None:
         rows = [given.row(row) for row in rows]
+    batch = getattr(task, "encode_unlabelled", None) or (
+        lambda rows, tokenizer: [task.encode(row, tokenizer) for row in rows]
+    )
+    samples: Sequence[Sample | None]
     try:
-        batch = getattr(task, "encode_unlabelled", None)
-        samples = batch(rows, tokenizer) if batch else [task.encode(row, tokenizer) for row in rows]
+        samples = batch(rows, tokenizer)
+    except NoTokens:
+        samples = [_alone(row, batch, tokenizer) for row in rows]
     except KeyError as error:
         column = error.args[0] if error.args else "?"
         if column not in task.roles:
@@ -123,7 +165,7 @@ def _encoded(window: Sequence[PlacedRow], task: Task, tokenizer: Any, forward: F
         raise DataError([Problem(where=window[0][0], key=str(column), what=what)]) from error
     if given is not None:
         for (place, row), sample in zip(window, samples, strict=True):
-            if row.get("input_ids") is not None:
+            if sample is not None and row.get("input_ids") is not None:
                 given.check(sample.ids, len(sample.ids), place)
     return samples
 
@@ -138,22 +180,11 @@ def _given_tokens(
     return given_tokens(module, tokenizer, getattr(task, "max_length", None))
 
 
-def _check_texts(window: Sequence[PlacedRow], task: Task) -> None:
-    """Every required text is there, and is text."""
-    texts = [name for name, role in task.roles.items() if role.kind in ("text", "words")]
-    problems = []
-    for place, row in window:
-        if row.get("input_ids") is not None:
-            continue
-        for name in texts:
-            role = task.roles[name]
-            required = role.required and not role.absent_when_predicting
-            what = (_words_problem if role.kind == "words" else _text_problem)(row.get(name), required)
-            if what:
-                problems.append(Problem(where=place, key=name, what=what))
-    if problems:
-        more = [Problem(where="", what=f"and {len(problems) - 20} more")] if len(problems) > 20 else []
-        raise DataError([*problems[:20], *more])
+def _alone(row: Mapping[str, Any], batch: Callable[..., Sequence[Sample]], tokenizer: Any) -> Sample | None:
+    try:
+        return batch([row], tokenizer)[0]
+    except NoTokens:
+        return None
 
 
 def _check_tokenised(window: Sequence[PlacedRow]) -> None:
@@ -162,31 +193,6 @@ def _check_tokenised(window: Sequence[PlacedRow]) -> None:
         if row.get("input_ids") is None:
             what = "this model has no tokenizer: it was trained on rows of token ids, and predicts such rows only"
             raise DataError([Problem(where=place, key="input_ids", what=what)])
-
-
-def _words_problem(words: Any, required: bool) -> str | None:
-    """A sentence as text is split at white space."""
-    if words is None or isinstance(words, str):
-        return _text_problem(words, required)
-    try:
-        found = words_of(words)
-    except ValueError as error:
-        return str(error)
-    return "the sentence is empty" if required and not found else None
-
-
-def _text_problem(text: Any, required: bool) -> str | None:
-    if text is None:
-        return "there is no text" if required else None
-    if not isinstance(text, str):
-        return f"expected text, found {type(text).__name__}"
-    if required and not text.strip():
-        return "the text is empty"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return f"half a surrogate pair at character {error.start}: this is not text"
-    return None
 
 
 def describe(predictions: Predictions, names: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -29,6 +29,7 @@ def evaluate_rows(
     columns: Mapping[str, str],
     *,
     encoding: str | None = None,
+    quoting: str | None = None,
     micro_tokens: int = MICRO_TOKENS,
 ) -> EvalResult:
     """Loss and metrics of an opened model on labelled data.
@@ -39,6 +40,7 @@ def evaluate_rows(
         base: the folder that relative paths start from.
         columns: role -> column.
         encoding: of text files; None takes the run's.
+        quoting: of CSV and TSV; None takes the run's.
         micro_tokens: upper bound of computed tokens of a micro-batch.
 
     Raises:
@@ -51,6 +53,7 @@ def evaluate_rows(
         columns=columns,
         roles=task.roles,
         encoding=encoding or opened.encoding,
+        quoting=quoting or opened.quoting,
         empty_text=recipe.data.empty_text if recipe else "error",
     )
     table = matched(table, label_role(task), kind_of(task), LabelSet(tuple(getattr(task, "label_names", ()))))

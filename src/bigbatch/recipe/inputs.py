@@ -78,6 +78,8 @@ class DataSpec(Section):
     """How an epoch is ordered: `full` permutes all samples."""
     encoding: Annotated[Text, AfterValidator(_encoding)] = "utf-8"
     """Text encoding of CSV, TSV, JSONL and text files."""
+    quoting: Literal["minimal", "none"] = "minimal"
+    """Quotes in CSV and TSV: `minimal`: a field may stand in them; `none`: they are characters like any other."""
     empty_text: Literal["error", "drop"] = "error"
     """What happens to rows whose text is empty: an error before update 1, or dropped and counted."""
 

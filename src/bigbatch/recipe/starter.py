@@ -56,6 +56,7 @@ class Findings:
     model: str | None = None
     """The model asked for."""
     encoding: str = "utf-8"
+    quoting: str = "minimal"
     empty_texts: int = 0
     """Rows without text."""
 
@@ -75,6 +76,8 @@ class Profile(Protocol):
     def kind(self) -> Literal["single", "multi", "regression", "tags"]: ...
     @property
     def encoding(self) -> str: ...
+    @property
+    def quoting(self) -> str: ...
     @property
     def language(self) -> str: ...
     @property
@@ -124,6 +127,7 @@ def write_starter(
         language=None if profile.language == "unknown" else profile.language,
         model=model,
         encoding=profile.encoding,
+        quoting=profile.quoting,
         empty_texts=profile.empty_texts,
     )
     _need_columns(found, profile)
@@ -246,6 +250,8 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
         lines.append(f"  columns: {inline_yaml(named)}   # role: column")
     if found.encoding.lower().replace("_", "-") != "utf-8":
         lines.append(f"  encoding: {inline_yaml(found.encoding)}")
+    if found.quoting != "minimal":
+        lines.append(f"  quoting: {found.quoting}   # quotes are characters like any other")
     if found.empty_texts:
         lines.append(f"  empty_text: drop   # {found.empty_texts:,} rows have no text")
     lines += [f"  # {_plain(line)}" for line in _facts(found)]

@@ -69,6 +69,7 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
             columns=recipe.data.columns,
             roles=task.roles,
             encoding=recipe.data.encoding,
+            quoting=recipe.data.quoting,
             empty_text=recipe.data.empty_text,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -179,18 +179,21 @@ class Run:
             f"{split}.{name}": value for split, figures in found.items() for name, value in figures.items()
         }
 
-    def predict(self, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Predictions of texts, or of rows with the task's columns, as `infer.predict.predict_rows` gives them."""
-        asked = list(rows)
+    def predict(self, rows: Any) -> list[dict[str, Any]]:
+        """Predictions of a text, of texts, of rows with the task's columns or of a table, as
+        `infer.predict.predict_rows` takes and gives them.
+        """
         if self._parts is None:
             opened = self._opened
-            return list(predict_rows(opened.forward, opened.task, opened.tokenizer, asked))
+            found = predict_rows(opened.forward, opened.task, opened.tokenizer, rows, columns=opened.columns)
+            return list(found)
         parts = self._parts
         if parts.step.world.size == 1:  # the mean of replicas on several ranks takes all of them
             parts.settle()
         # Padded: it works whether or not the packed path still holds the module's attention.
         forward = pooled(PaddedForward(parts.module, parts.pad_id), getattr(parts.task, "pooling", None))
-        return list(predict_rows(forward, parts.task, parts.tokenizer, asked))
+        columns = parts.recipe.data.columns
+        return list(predict_rows(forward, parts.task, parts.tokenizer, rows, columns=columns))
 
     @cached_property
     def _opened(self) -> Loaded:

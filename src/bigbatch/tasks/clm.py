@@ -71,9 +71,13 @@ class CausalLM(LanguageModelling):
 
     def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
         """Many rows with one call of the tokenizer. Texts end with the tokenizer's end mark, if it has one."""
+        end = getattr(tokenizer, "eos_token_id", None)
+        documents = encode_documents(rows, tokenizer, None)
         # Rows of token ids are taken as they are.
-        end = None if rows and is_tokenised(rows[0]) else getattr(tokenizer, "eos_token_id", None)
-        return [_sample(document, end) for document in encode_documents(rows, tokenizer, None)]
+        return [
+            _sample(document, None if is_tokenised(row) else end)
+            for row, document in zip(rows, documents, strict=True)
+        ]
 
     def arrange(self, table: TokenTable) -> TokenTable:
         """Documents cut into pieces or blocks, in which each token predicts the next. Where no document has two tokens
@@ -102,6 +106,10 @@ class CausalLM(LanguageModelling):
         return self.block_length
 
     # ------------------------------------------------------------ prediction
+
+    def nothing(self) -> dict[str, Any]:
+        """The prediction of a text without tokens."""
+        return {"nll": None, "tokens": 0, "perplexity": None}
 
     def predict(self, samples: Sequence[Sample], run: Run, tokenizer: Any) -> Iterator[dict[str, Any]]:
         """How surprising each row is. Generating text is planned, not built yet.

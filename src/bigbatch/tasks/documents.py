@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.errors import DataError
-from bigbatch.tasks.inputs import encode_texts, is_tokenised, tokenised_inputs
+from bigbatch.tasks.inputs import NoTokens, encode_texts, is_tokenised, tokenised_inputs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +65,7 @@ def _document(encoded: Any, row: int, text: str) -> Document:
     ids = np.asarray(encoded["input_ids"][row], np.int32)
     if not len(ids):
         what = f"text {text[:40]!r} gives no tokens"
-        raise DataError(f"{what}; remove the row or use a tokenizer that knows its characters")
+        raise NoTokens(f"{what}; remove the row or use a tokenizer that knows its characters")
     segments = encoded.get("token_type_ids")
     words = encoded.word_ids(row)
     return Document(

@@ -11,6 +11,10 @@ import numpy as np
 from bigbatch.errors import DataError
 
 
+class NoTokens(DataError):
+    """A row that the tokenizer makes nothing of: no row to learn from, and one to predict nothing for."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inputs:
     """What the model reads of one row."""
@@ -100,9 +104,7 @@ def _truncated(
 
 def _check_some(ids: Any, what: str) -> None:
     if len(ids) == 0:
-        raise DataError(
-            f"{what} gives no tokens; remove the row or use a tokenizer that knows its characters"
-        )
+        raise NoTokens(f"{what} gives no tokens; remove the row or use a tokenizer that knows its characters")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

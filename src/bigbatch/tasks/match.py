@@ -23,7 +23,7 @@ from bigbatch.records import Predictions, Sample, Targets, TokenTable
 from bigbatch.tasks.classes import SET_BY_THE_RUN
 from bigbatch.tasks.contrast import QUERY, contrastive_losses
 from bigbatch.tasks.heads import build_model
-from bigbatch.tasks.inputs import encode_texts
+from bigbatch.tasks.inputs import NoTokens, encode_texts
 from bigbatch.tasks.matching import USUAL, check_rank_metric, rank_metrics
 from bigbatch.tasks.sentence_transformers import folder_files
 from bigbatch.tasks.texts import OWNER, ROLE, joined, present, text_table
@@ -142,7 +142,7 @@ class Match:
             [(role, str(row[name])) for role, name in enumerate(ROLES) if present(row, name)] for row in rows
         ]
         if not all(found):
-            raise DataError(f"a row has neither of {', '.join(ROLES[:2])}")
+            raise NoTokens(f"a row has neither of {', '.join(ROLES[:2])}")
         prefixes = (self.query_prefix, self.document_prefix, self.document_prefix)
         texts = [prefixes[role] + text for row in found for role, text in row]
         inputs = iter(encode_texts(texts, None, tokenizer, self.max_length))
@@ -210,6 +210,10 @@ class Match:
         return Predictions(
             kind="embedding", scores=found_KD, probabilities=None, values=np.zeros(len(found_KD), bool)
         )
+
+    def nothing(self) -> dict[str, Any]:
+        """The prediction of a row without text."""
+        return {"embedding": None}
 
     def predict(self, samples: Sequence[Sample], run: Run, tokenizer: Any) -> Iterator[dict[str, Any]]:
         """The embedding of each row's text; of rows with a query and a document both, and their score.

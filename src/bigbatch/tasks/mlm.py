@@ -167,6 +167,10 @@ class MaskedLM(LanguageModelling):
 
     # ------------------------------------------------------------ prediction
 
+    def nothing(self) -> dict[str, Any]:
+        """The prediction of a text without tokens."""
+        return {"text": "", "masks": []}
+
     def predict(self, samples: Sequence[Sample], run: Run, tokenizer: Any) -> Iterator[dict[str, Any]]:
         """For each row, what stands behind its masks: the likeliest tokens with their probabilities.
 

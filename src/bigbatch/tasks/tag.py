@@ -30,7 +30,14 @@ from bigbatch.tasks.classes import (
 )
 from bigbatch.tasks.entities import PIECE, SEEN, STARTS, entities, scheme_of
 from bigbatch.tasks.heads import build_model
-from bigbatch.tasks.inputs import Inputs, WordInputs, encode_words, is_tokenised, tokenised_inputs
+from bigbatch.tasks.inputs import (
+    Inputs,
+    NoTokens,
+    WordInputs,
+    encode_words,
+    is_tokenised,
+    tokenised_inputs,
+)
 from bigbatch.tasks.losses import IGNORED, UnitLoss, default_loss
 from bigbatch.tasks.tag_metrics import TYPE_PREFIXES, default_tag_metrics, tag_metric
 
@@ -190,6 +197,8 @@ class Tag:
         whose tag is -100, as in rows of token ids.
         """
         ids = [IGNORED] * len(found.pieces) if tags is None else [self._id_of(tag) for tag in tags]
+        if not found.pieces and tags is None:
+            raise NoTokens("a sentence without words")
         if not ids or len(ids) != len(found.pieces):
             raise DataError(f"found {len(found.pieces)} words, but {len(ids)} tags")
         units = [
@@ -301,6 +310,10 @@ class Tag:
             probabilities=softmax(scores_UC),
             values=scores_UC.argmax(-1).astype(np.int64),
         )
+
+    def nothing(self) -> dict[str, Any]:
+        """The prediction of a sentence without words."""
+        return {"tags": [], "entities" if self.marked else "probabilities": []}
 
     def describe(self, row: Mapping[str, Any], sample: Sample, found: Predictions) -> dict[str, Any]:
         """One row's prediction as plain data.

@@ -1,0 +1,334 @@
+"""Rows to predict, of any file or object, through the readers of training: one row out for each row in, in order.
+
+What is refused: rows that lack the text, and what training would refuse. An empty text, or an empty cell, is a row.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bigbatch.data.columns import ID, guess_column, pick_columns
+from bigbatch.data.delimited import delimiter_of
+from bigbatch.data.files import find_files, read_content, read_file
+from bigbatch.data.objects import is_table, read_object
+from bigbatch.data.plain import is_missing, plain, text_of
+from bigbatch.data.problems import data_error, one_error
+from bigbatch.data.raw import Raw
+from bigbatch.data.tables import TOKENISED_COLUMNS
+from bigbatch.data.values import convert
+from bigbatch.errors import Problem, UsageError
+from bigbatch.protocols import Role
+
+PlacedRow = tuple[str, Mapping[str, Any]]
+"""`new.csv:12` (the header is row 1), and role -> value."""
+READ = ("text", "words")
+"""Kinds of roles that the model reads."""
+_CHUNK_ROWS = 4096
+_EXPECTED = "expected texts, rows as dictionaries, pandas, datasets.Dataset, an Arrow table or a dictionary of columns"
+
+
+def read_role(roles: Mapping[str, Role]) -> str:
+    """The role that a bare text stands for: the first one that the model reads."""
+    return next((name for name, role in roles.items() if role.kind in READ), "text")
+
+
+# ---------------------------------------------------------------- files and streams
+
+
+def rows_of_file(
+    path: Path, *, roles: Mapping[str, Role], columns: Mapping[str, str], encoding: str, quoting: str
+) -> Iterator[PlacedRow]:
+    """Rows of a file (or a pattern, or a folder of texts), as training reads it.
+
+    Raises:
+        DataError: no such file, malformed rows, no column for the text.
+    """
+    for name, found in find_files(str(path), Path()):
+        yield from placed(read_file(name, found, encoding, quoting, learnt=False), roles, columns)
+
+
+def rows_of_stream(
+    name: str,
+    content: bytes,
+    *,
+    roles: Mapping[str, Role],
+    columns: Mapping[str, str],
+    encoding: str,
+    quoting: str,
+) -> Iterator[PlacedRow]:
+    """Rows of standard input: JSON where it starts so, a table where its first line names the text, else texts.
+
+    Raises:
+        DataError: malformed rows.
+    """
+    suffix = _sniffed(content, roles, columns)
+    raw = (
+        read_content(name, content, suffix, encoding, quoting, learnt=False)
+        if content.strip() or suffix == ".txt"
+        else None
+    )
+    return iter(()) if raw is None else placed(raw, roles, columns)
+
+
+def _sniffed(content: bytes, roles: Mapping[str, Role], columns: Mapping[str, str]) -> str:
+    """What the name of such a file would end in."""
+    start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"{") or (start.startswith(b"[") and _is_array(start)):
+        return ".jsonl"
+    first = start.splitlines()[0] if start else b""
+    role = read_role(roles)
+    for suffix, delimiter in ((".csv", delimiter_of(first, False)), (".tsv", b"\t")):
+        cells = [cell.strip().strip(b'"').decode("utf-8", "replace") for cell in first.split(delimiter)]
+        if columns.get(role, role) in cells:
+            return suffix
+        # A header by the usual names has to have several: a line of text may well be the word "review".
+        if role not in columns and len(cells) > 1 and guess_column(role, roles[role].kind, cells):
+            rest = start.splitlines()[1:50]
+            if rest and all(line.count(delimiter) >= len(cells) - 1 for line in rest if line.strip()):
+                return suffix
+    return ".txt"
+
+
+def _is_array(start: bytes) -> bool:
+    """Whether text that starts with a bracket is JSON: texts may, too."""
+    try:
+        return isinstance(json.loads(start), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def placed(raw: Raw, roles: Mapping[str, Role], columns: Mapping[str, str]) -> Iterator[PlacedRow]:
+    """Rows of a source with a value for each role, all checked before the first one comes.
+
+    Raises:
+        DataError: no column for the text, values that cannot be read, rows that lack the text.
+    """
+    if not raw.columns:
+        return iter(())
+    wanted = {} if raw.nameless else columns
+    if "input_ids" in raw.columns and not {"text", "words"} & set(wanted):
+        return _in_chunks(raw, {name: name for name in (*TOKENISED_COLUMNS[:3], ID) if name in raw.columns})
+    role = read_role(roles)
+    if raw.nameless and not guess_column(role, roles[role].kind, raw.columns):
+        picked = {role: raw.columns[0]}
+    else:
+        picked = roles_in(raw.columns, roles, wanted, raw.name or "rows")
+    return _in_chunks(raw, picked, roles)
+
+
+def _in_chunks(
+    raw: Raw, picked: Mapping[str, str], roles: Mapping[str, Role] | None = None
+) -> Iterator[PlacedRow]:
+    loaded = raw.load(list(dict.fromkeys(picked.values())))
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for role, column in picked.items():
+        values[role] = loaded[column]
+        if roles is not None and role in roles:
+            values[role], found = convert(loaded[column], roles[role].kind, column, raw.where)
+            problems += found
+            if _needed(roles[role]):
+                problems += [
+                    Problem(where=raw.where(row), key=role, what="there is no text")
+                    for row in raw.lacks(column)
+                ]
+    if problems:
+        raise data_error(problems)
+
+    def rows() -> Iterator[PlacedRow]:
+        for first in range(0, raw.rows, _CHUNK_ROWS):
+            end = min(first + _CHUNK_ROWS, raw.rows)
+            chunk = {
+                role: column[first:end]
+                if isinstance(column, list)
+                else column.slice(first, end - first).to_pylist()
+                for role, column in values.items()
+            }
+            for row in range(end - first):
+                yield raw.where(first + row), _filled({role: chunk[role][row] for role in chunk}, roles)
+
+    return rows()
+
+
+def roles_in(
+    available: Iterable[str], roles: Mapping[str, Role], columns: Mapping[str, str], where: str
+) -> dict[str, str]:
+    """Role -> column; targets are not read, and numbers are if they are there."""
+    available = list(available)
+    # A column of text that the recipe names has to be there, also that of a role which training may do without.
+    read = {name for name, role in roles.items() if role.kind in READ and not role.absent_when_predicting}
+    kept = {
+        name: Role(meaning=role.meaning, kind=role.kind, required=role.required and name in read)
+        for name, role in roles.items()
+        if role.kind not in ("label", "labels", "tags") and name != "label"
+    }
+    wanted = {
+        role: column
+        for role, column in columns.items()
+        if role == ID or (role in kept and (role in read or column in available))
+    }
+    if ID in wanted and wanted[ID] not in available:
+        del wanted[ID]
+    return pick_columns(available, wanted, kept, where)
+
+
+def _needed(role: Role) -> bool:
+    return role.kind in READ and role.required and not role.absent_when_predicting
+
+
+def _filled(row: dict[str, Any], roles: Mapping[str, Role] | None) -> dict[str, Any]:
+    """An empty cell as an empty text, and names of rows as text or numbers."""
+    for name, role in (roles or {}).items():
+        if name in row and row[name] is None and _needed(role):
+            row[name] = "" if role.kind == "text" else []
+    if ID in row:
+        name = plain(row[ID])
+        row[ID] = name if isinstance(name, (str, int)) or is_missing(name) else text_of(name)
+        if is_missing(row[ID]):
+            del row[ID]
+    return row
+
+
+# ---------------------------------------------------------------- objects
+
+
+def rows_of_object(
+    given: Any, *, roles: Mapping[str, Role], columns: Mapping[str, str]
+) -> Iterator[PlacedRow]:
+    """Rows of an object: one text, many, one row, many, a table, or a dictionary of columns.
+
+    Raises:
+        UsageError: it is none of these.
+        DataError: a row that cannot be read, named by its number from 1.
+    """
+    given = _unwrapped(given, roles)
+    if isinstance(given, (str, bytes)):
+        given = [given]
+    elif isinstance(given, Path) or hasattr(given, "read"):
+        raise UsageError(f"found {type(given).__name__}; for a file use bigbatch.predict_file")
+    elif hasattr(given, "keys"):
+        if not _is_columns(given, roles, columns):
+            given = [given]
+        else:
+            return placed(read_object(_listed(given), []), roles, columns)
+    elif is_table(given):
+        return placed(read_object(given, []), roles, columns)
+    if isinstance(given, (set, frozenset)) or not (
+        hasattr(given, "__iter__") or (hasattr(given, "__len__") and hasattr(given, "__getitem__"))
+    ):
+        raise UsageError(f"found {type(given).__name__}; {_EXPECTED}")
+    rows = iter(given) if hasattr(given, "__iter__") else (given[row] for row in range(len(given)))
+    return _one_by_one(rows, roles, columns)
+
+
+def _unwrapped(given: Any, roles: Mapping[str, Role]) -> Any:
+    """Columns of pandas, numpy and Arrow as lists of texts; a row of pandas as a dictionary."""
+    library, kind = type(given).__module__.partition(".")[0], type(given).__name__
+    if library == "pandas" and kind == "Series":
+        named = read_role(roles) in guess_or(given.index, roles)
+        return given.to_dict() if named else given.tolist()
+    if library in ("pandas", "polars") and kind in ("Index", "Series"):
+        return given.to_list()
+    if isinstance(given, (pa.Array, pa.ChunkedArray)):
+        return given.to_pylist()
+    if isinstance(given, np.ndarray):
+        if given.dtype.kind not in "OSU" or given.ndim > 1:
+            shown = f"an array of {given.dtype} of shape {given.shape}"
+            raise UsageError(f"found {shown}; expected one text, or one array of texts")
+        return given.tolist()
+    return given
+
+
+def guess_or(names: Any, roles: Mapping[str, Role]) -> set[str]:
+    """Roles that read texts and are among these names, or usual names of them."""
+    texts = [name for name in names if isinstance(name, str)]
+    return {
+        role for role, about in roles.items() if about.kind in READ and guess_column(role, about.kind, texts)
+    }
+
+
+def _is_columns(given: Any, roles: Mapping[str, Role], columns: Mapping[str, str]) -> bool:
+    """Whether a dictionary holds columns: a list where a row has one text, or lists of lists of words or ids."""
+    names = [str(name) for name in given.keys()]  # noqa: SIM118 (BatchEncoding iterates over more)
+    deep = "input_ids" in names and not {"text", "words"} & set(columns)
+    picked = {"input_ids": "input_ids"} if deep else roles_in(names, roles, columns, "row 1")
+    role, column = next((role, column) for role, column in picked.items() if role != ID)
+    value = plain(given[column])
+    if (not isinstance(value, (list, tuple)) and not hasattr(value, "__len__")) or isinstance(
+        value, (str, bytes)
+    ):
+        return False
+    if deep or roles[role].kind == "words":
+        return len(value) == 0 or not isinstance(plain(next(iter(value))), (str, int))
+    return True
+
+
+def _listed(columns: Any) -> dict[str, Any]:
+    return {str(name): plain(columns[name]) for name in columns.keys()}  # noqa: SIM118
+
+
+def _one_by_one(
+    rows: Iterator[Any], roles: Mapping[str, Role], columns: Mapping[str, str]
+) -> Iterator[PlacedRow]:
+    """Rows that may be of different kinds and without end: each by itself."""
+    known: dict[tuple[str, ...], dict[str, str]] = {}
+    for number, row in enumerate(rows, start=1):
+        place = f"row {number}"
+        named = _named(row, place, roles)
+        if named.get("input_ids") is not None:
+            yield place, _filled(named, None)
+            continue
+        keys = tuple(named)
+        if keys not in known:
+            known[keys] = roles_in(keys, roles, columns, place)
+        found: dict[str, Any] = {}
+        problems: list[Problem] = []
+        for role, column in known[keys].items():
+            found[role] = named[column]
+            if role in roles:
+                values, wrong = convert(
+                    [named[column]], roles[role].kind, column, lambda _, place=place: place
+                )
+                problems += wrong
+                found[role] = values[0].as_py()
+        if problems:
+            raise data_error(problems)
+        yield place, _filled(found, roles)
+
+
+def _named(row: Any, place: str, roles: Mapping[str, Role]) -> dict[str, Any]:
+    """A row with its columns' names: a text is the first role that the model reads, a tuple its roles in order."""
+    row = plain(_unwrapped(row, roles) if not isinstance(row, np.ndarray) else row)
+    if isinstance(row, (str, bytes)):
+        return {read_role(roles): row}
+    if hasattr(row, "_asdict"):
+        row = row._asdict()
+    if hasattr(row, "keys"):
+        return {str(name): row[name] for name in row.keys()}  # noqa: SIM118
+    positions = [name for name, role in roles.items() if role.kind in READ]
+    if isinstance(row, (tuple, list)):
+        if roles[positions[0]].kind == "words" and all(isinstance(word, (str, bytes)) for word in row):
+            return {positions[0]: list(row)}
+        if 0 < len(row) <= len(positions):
+            return dict(zip(positions, row, strict=False))
+    shown = f"{type(row).__name__} of {len(row)}" if isinstance(row, (tuple, list)) else type(row).__name__
+    raise one_error(
+        place, "", f"found {shown}; expected a text, a dictionary, or a tuple ({', '.join(positions)})"
+    )
+
+
+def as_bytes(stream: Any, encoding: str) -> bytes:
+    """All of a text or binary stream, standard input included, in this encoding."""
+    content = stream.buffer.read() if isinstance(stream, io.TextIOWrapper) else stream.read()
+    return (
+        content.encode("latin-1" if encoding == "latin-1" else "utf-8")
+        if isinstance(content, str)
+        else content
+    )
