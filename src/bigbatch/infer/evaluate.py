@@ -16,9 +16,10 @@ import torch
 from bigbatch.infer.forwards import run_forward
 from bigbatch.protocols import Forward, Metric, Task, World
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
-from bigbatch.tasks.figures import Undefined
+from bigbatch.tasks.figures import why_undefined
 from bigbatch.tasks.heads import is_coupled
-from bigbatch.tasks.states import CalibrationMetric, confusion, counted, reported_names
+from bigbatch.tasks.naming import named_figures, reported_names
+from bigbatch.tasks.states import CalibrationMetric, confusion, counted
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
 CHUNK_UNITS = 65_536
@@ -199,12 +200,14 @@ class _Gathered:
         if not self._counted:
             names = [name for metric in self.metrics for name in reported_names(metric)]
             return dict.fromkeys(names), dict.fromkeys(names, NOTHING_COUNTS)
-        for metric, state in zip(self.metrics, self.states, strict=True):
-            value = metric.value(state)
-            for name, item in value.items() if isinstance(value, Mapping) else [(metric.name, value)]:
-                if isinstance(item, Undefined):
-                    undefined[name] = item.reason
-                values[name] = None if isinstance(item, Undefined) else float(item)
+        found = [
+            (metric, metric.value(state)) for metric, state in zip(self.metrics, self.states, strict=True)
+        ]
+        for name, item in named_figures(found).items():
+            reason = why_undefined(item)
+            if reason is not None:
+                undefined[name] = reason
+            values[name] = None if reason is not None else float(item)
         return values, undefined
 
     def bins(self) -> tuple[dict[str, Any], ...]:

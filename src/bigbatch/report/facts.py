@@ -158,7 +158,8 @@ def best(run: RunData) -> Best | None:
     ]
     if not found:
         return None
-    smaller = name == "loss" or "error" in name or name in ("log_loss", "mse", "mae")
+    of_class = name.startswith(("f1_", "precision_", "recall_"))  # a class may be called `error`
+    smaller = name == "loss" or ("error" in name and not of_class) or name in ("log_loss", "mse", "mae")
     value, record = (min if smaller else max)(found, key=lambda pair: pair[0])
     return Best(metric=name, value=value, split=str(record.get("split", "")), step=record.get("step"))
 

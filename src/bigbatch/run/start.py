@@ -200,7 +200,7 @@ def _checked_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
     """The rows; and every figure that the recipe watches is one that their evaluation will report."""
     inputs = read_inputs(recipe, task, live)
     task = told(task, label_set=inputs.labels)
-    check_watched(recipe, task.metrics, getattr(task, "label_names", ()), inputs.splits)
+    check_watched(recipe, task.metrics, inputs.splits)
     return inputs
 
 

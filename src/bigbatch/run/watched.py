@@ -9,13 +9,8 @@ from difflib import get_close_matches
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
-from bigbatch.tasks.entities import EntityMetric, WordMetric
-from bigbatch.tasks.matching import RankMetric
-from bigbatch.tasks.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric
-
-_PER_CLASS = "per_class"
-_OURS = (CalibrationMetric, CountMetric, MeanMetric, WholeMetric, EntityMetric, WordMetric, RankMetric)
-"""Metrics whose names are known; one of the user's own may report several, under names of its own."""
+from bigbatch.tasks.naming import clashes, is_own, reported_names
+from bigbatch.tasks.states import WholeMetric
 
 
 def figure_of(key: str, splits: Sequence[str]) -> tuple[str, str]:
@@ -27,10 +22,15 @@ def figure_of(key: str, splits: Sequence[str]) -> tuple[str, str]:
         >>> figure_of("f1_macro", ["test", "validation"])
         ('test', 'f1_macro')
     """
-    for split in splits:
-        for name in (split, split.removeprefix("validation."), "main" if split == "validation" else split):
+    whole = {split: split for split in splits}
+    short = {
+        "main" if split == "validation" else split.removeprefix("validation."): split for split in splits
+    }
+    # Whole names first, since a set may be called like another split; of `validation` and `validation.hard` the longer.
+    for names in (whole, short):
+        for name in sorted(names, key=len, reverse=True):
             if key.startswith(f"{name}."):
-                return split, key.removeprefix(f"{name}.")
+                return names[name], key.removeprefix(f"{name}.")
     return splits[0], key
 
 
@@ -49,39 +49,43 @@ def larger_is_better(name: str, metrics: Sequence[Metric]) -> bool:
     if name == "loss":
         return False
     for metric in metrics:
-        if name == metric.name:
+        if name in (metric.name, *reported_names(metric)):
             return metric.larger_is_better
-    for metric in metrics:
-        if name.startswith(metric.name.removesuffix(_PER_CLASS)):
+    # Figures that only a metric of the user's knows the names of.
+    own = [metric for metric in metrics if is_own(metric)]
+    for metric in own:
+        if name.startswith(metric.name):
             return metric.larger_is_better
-    return True
+    return own[0].larger_is_better if len(own) == 1 else True
 
 
-def check_watched(
-    recipe: Recipe, metrics: Sequence[Metric], labels: Sequence[str], splits: Iterable[str]
-) -> None:
+def check_watched(recipe: Recipe, metrics: Sequence[Metric], splits: Iterable[str]) -> None:
     """Refuse a figure that no evaluation will report, before anything is computed.
 
     Raises:
         RecipeError: all of them, each with the nearest name.
     """
     splits = list(splits)
+    where = recipe.source.name if recipe.source else "recipe"
+    unclear = [Problem(where=where, key="metrics", what=what) for what in clashes(metrics)]
+    if unclear:
+        raise RecipeError(unclear)
     watched = [("best", recipe.best)] if recipe.best else []
     if recipe.early_stopping is not None:
         watched.append(("early_stopping.metric", recipe.early_stopping.metric or recipe.best or "loss"))
     asked = [(place, key, validation_splits(splits)) for place, key in watched]
     asked += [(f"gate.{key}", key, gate_splits(splits)) for key in recipe.gate]
-    problems = list(_problems(asked, metrics, labels))
+    problems = list(_problems(asked, metrics))
     if problems:
-        where = recipe.source.name if recipe.source else "recipe"
         raise RecipeError([Problem(where=where, key=place, what=what) for place, what in problems])
 
 
 def _problems(
-    asked: Iterable[tuple[str, str, list[str]]], metrics: Sequence[Metric], labels: Sequence[str]
+    asked: Iterable[tuple[str, str, list[str]]], metrics: Sequence[Metric]
 ) -> Iterator[tuple[str, str]]:
-    names = ["loss", *_reported(metrics, labels)]
-    names_are_known = all(isinstance(metric, _OURS) for metric in metrics)
+    names = ["loss", *(name for metric in metrics for name in reported_names(metric))]
+    # A metric object of the user's may report several, under names of its own.
+    names_are_known = all(not is_own(metric) or isinstance(metric, WholeMetric) for metric in metrics)
     for place, key, splits in asked:
         if not splits:
             yield place, "there is no split that it could look at; name data.validation"
@@ -96,17 +100,6 @@ def _problems(
             place,
             f"{metric!r} is not among the figures of an evaluation{hint} ({places}figures: {', '.join(names)})",
         )
-
-
-def _reported(metrics: Sequence[Metric], labels: Sequence[str]) -> Iterator[str]:
-    """Names of the figures that these metrics report."""
-    for metric in metrics:
-        if getattr(metric, "reported", ()):
-            yield from metric.reported  # type: ignore[attr-defined]
-        elif isinstance(metric, CountMetric) and metric.name.endswith(f"_{_PER_CLASS}"):
-            yield from (f"{metric.name.removesuffix(_PER_CLASS)}{label}" for label in labels)
-        else:
-            yield metric.name
 
 
 def better(value: float, previous: float | None, larger_is_better: bool, min_delta: float) -> bool:

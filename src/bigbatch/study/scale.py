@@ -126,10 +126,11 @@ def _directed(target: Target, recipe: Recipe) -> Target:
     """Whether larger is better, as the task's metrics say."""
     if not recipe.data.validation:
         raise UsageError("--target: the recipe has no data.validation that a target could be reached on")
-    from bigbatch.run.watched import larger_is_better
+    from bigbatch.run.watched import figure_of, larger_is_better
     from bigbatch.tasks.catalog import task_from_recipe
 
-    name = target.metric.rpartition(".")[2]
+    named = recipe.data.validation if isinstance(recipe.data.validation, Mapping) else ()
+    name = figure_of(target.metric, ["validation", *(f"validation.{each}" for each in named)])[1]
     return replace(target, larger_is_better=larger_is_better(name, task_from_recipe(recipe).metrics))
 
 

@@ -154,4 +154,5 @@ def as_metric(found: Any, name: str, *, where: str = "recipe") -> Metric:
         raise RecipeError([Problem(where=where, key="metrics", what=what)])
     larger = bool(getattr(found, "larger_is_better", True))
     function: Any = found
-    return WholeMetric(name=getattr(found, "__name__", name), figure=function, larger_is_better=larger)
+    name = getattr(found, "__name__", name)
+    return WholeMetric(name=name, figure=function, larger_is_better=larger, own=True)

@@ -17,6 +17,7 @@ import numpy as np
 from bigbatch.data.tags import OUTSIDE, parts_of
 from bigbatch.records import Predictions, Targets
 from bigbatch.tasks.figures import Undefined
+from bigbatch.tasks.naming import figure_of_class
 
 STARTS = "starts"
 """Extra of a unit: 1 for the first word of its sentence."""
@@ -133,6 +134,7 @@ class WordMetric:
     reported: tuple[str, ...] = ()
     """Names of the figures, when there are several."""
     larger_is_better: bool = True
+    own = False
 
     def add(self, predictions: Predictions, targets: Targets) -> np.ndarray:
         """Counts of these units."""
@@ -180,6 +182,7 @@ class EntityMetric:
     reported: tuple[str, ...] = ()
     """Names of the figures, when there are several."""
     larger_is_better: bool = True
+    own = False
 
     def add(self, predictions: Predictions, targets: Targets) -> EntityState:
         """Counts of the sentences that lie in these units as a whole."""
@@ -231,7 +234,10 @@ def of_each_type(
     figure: Callable[[np.ndarray], np.ndarray], prefix: str, types: Sequence[str], counts_3K: np.ndarray
 ) -> dict[str, float]:
     """The figure of each entity type under `<prefix>_<type>`."""
-    return {f"{prefix}_{kind}": of_type(figure, index, kind, counts_3K) for index, kind in enumerate(types)}
+    return {
+        figure_of_class(prefix, kind): of_type(figure, index, kind, counts_3K)
+        for index, kind in enumerate(types)
+    }
 
 
 def of_type(figure: Callable[[np.ndarray], np.ndarray], index: int, kind: str, counts_3K: np.ndarray) -> Any:

@@ -9,6 +9,7 @@ Shapes: U units, C classes or outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,13 @@ class Undefined(float):
         value = super().__new__(cls, "nan")
         value.reason = reason
         return value
+
+
+def why_undefined(value: Any) -> str | None:
+    """Why a metric's value is no figure; None when it is one. A metric of the user's says it with None."""
+    if isinstance(value, Undefined):
+        return value.reason
+    return "the metric gave none" if value is None else None
 
 
 # ---------------------------------------------------------------- from counts

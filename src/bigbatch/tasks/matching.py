@@ -60,6 +60,7 @@ class RankMetric:
     name: str
     ranking: Ranking
     larger_is_better: bool = True
+    own = False
 
     def add(self, predictions: Predictions, targets: Targets) -> Chunks:
         """These texts."""

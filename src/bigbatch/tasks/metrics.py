@@ -16,6 +16,7 @@ from bigbatch.protocols import Metric, MetricFunction
 from bigbatch.records import Predictions, Targets
 from bigbatch.tasks import figures
 from bigbatch.tasks.figures import Undefined
+from bigbatch.tasks.naming import figure_of_class
 from bigbatch.tasks.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, shares_of
 
 # ---------------------------------------------------------------- per unit
@@ -89,7 +90,7 @@ def known_metrics(kind: str, labels: Sequence[str]) -> dict[str, Metric]:
         found[each] = CountMetric(
             name=each,
             figure=partial(_per_class, name, tuple(labels)),
-            reported=tuple(f"{name}_{label}" for label in labels),
+            reported=tuple(figure_of_class(name, label) for label in labels),
         )
     return found | (_single_metrics(labels) if kind == "single" else _multi_metrics())
 
@@ -120,7 +121,10 @@ def _multi_metrics() -> dict[str, Metric]:
 
 
 def _per_class(name: str, labels: Sequence[str], counts_3C: np.ndarray) -> dict[str, float]:
-    return {f"{name}_{label}": _of_class(name, index, label, counts_3C) for index, label in enumerate(labels)}
+    return {
+        figure_of_class(name, label): _of_class(name, index, label, counts_3C)
+        for index, label in enumerate(labels)
+    }
 
 
 def _of_class(name: str, index: int, label: str, counts_3C: np.ndarray) -> float:
@@ -139,9 +143,13 @@ def metric_for(name: str, kind: str, outputs: int, labels: Sequence[str], *, whe
     known = known_metrics(kind, names)
     if name in known:
         return known[name]
-    prefix, _, label = name.partition("_")
-    if kind != "regression" and prefix in _PER_CLASS and label in names:
-        return CountMetric(name=name, figure=partial(_of_class, prefix, names.index(label), label))
+    of_classes = {
+        figure_of_class(prefix, label): (prefix, index, label)
+        for prefix in (_PER_CLASS if kind != "regression" else ())
+        for index, label in enumerate(names)
+    }
+    if name in of_classes:
+        return CountMetric(name=name, figure=partial(_of_class, *of_classes[name]))
     near = get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     what = f"unknown metric {name!r} for kind {kind}{hint} (known: {', '.join(sorted(known))})"

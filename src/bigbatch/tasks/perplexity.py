@@ -53,6 +53,7 @@ class BitsPerByte:
 
     name: str = "bits_per_byte"
     larger_is_better: bool = False
+    own = False
 
     def add(self, predictions: Predictions, targets: Targets) -> tuple[int, Parts]:
         """Bytes and exact nats of these units; -1 bytes where they are not known."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.protocols import Metric, MetricFunction
+from bigbatch.protocols import MetricFunction
 from bigbatch.records import Predictions, Targets
 from bigbatch.tasks.figures import Undefined
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
@@ -62,11 +62,6 @@ def shares_of(predictions: Predictions) -> np.ndarray:
     return predictions.probabilities
 
 
-def reported_names(metric: Metric) -> tuple[str, ...]:
-    """Names of the figures that a metric reports: its own, unless it gives several."""
-    return tuple(getattr(metric, "reported", ())) or (metric.name,)
-
-
 # ---------------------------------------------------------------- kinds of state
 
 
@@ -79,6 +74,7 @@ class CountMetric:
     larger_is_better: bool = True
     reported: tuple[str, ...] = ()
     """Names of the figures, where it gives several."""
+    own = False
 
     def add(self, predictions: Predictions, targets: Targets) -> np.ndarray:
         """Counts of these units."""
@@ -100,6 +96,7 @@ class MeanMetric:
     name: str
     per_unit: Callable[[Predictions, Targets], np.ndarray]
     larger_is_better: bool
+    own = False
 
     def add(self, predictions: Predictions, targets: Targets) -> tuple[int, Parts]:
         """Number and sum of these units."""
@@ -123,6 +120,8 @@ class WholeMetric:
     name: str
     figure: MetricFunction
     larger_is_better: bool = True
+    own: bool = False
+    """Whether the function is the user's."""
 
     def add(self, predictions: Predictions, targets: Targets) -> tuple[tuple[Predictions, Targets], ...]:
         """These units."""
@@ -188,6 +187,7 @@ class CalibrationMetric:
 
     name: str = "expected_calibration_error"
     larger_is_better: bool = False
+    own = False
 
     def add(self, predictions: Predictions, targets: Targets) -> CalibrationState:
         """Bins of these units; a probability that is not a number is in none."""

@@ -19,6 +19,7 @@ from bigbatch.tasks.entities import (
     scheme_of,
     some_entities,
 )
+from bigbatch.tasks.naming import figure_of_class
 
 _FIGURES = {"precision": figures.precision, "recall": figures.recall, "f1": figures.f1}
 _AVERAGES = {"micro": figures.micro, "macro": figures.macro, "weighted": figures.weighted}
@@ -86,7 +87,7 @@ def _entity_metrics(names: tuple[str, ...]) -> dict[str, Metric]:
         found[prefix] = _entity(prefix, partial(some_entities, partial(figures.micro, figure)), names)
         each = partial(of_each_type, figure, prefix, types)
         name = f"{prefix}_per_type"
-        found[name] = _entity(name, each, names, [f"{prefix}_{kind}" for kind in types])
+        found[name] = _entity(name, each, names, [figure_of_class(prefix, kind) for kind in types])
     return found
 
 
@@ -97,7 +98,7 @@ def _word_metrics(names: tuple[str, ...]) -> dict[str, Metric]:
             name = f"{prefix}_{average}"
             found[name] = WordMetric(name=name, figure=partial(combine, figure), tags=names)
         each = partial(of_each_type, figure, prefix, names)
-        reported = tuple(f"{prefix}_{tag}" for tag in names)
+        reported = tuple(figure_of_class(prefix, tag) for tag in names)
         found[f"{prefix}_per_class"] = WordMetric(
             name=f"{prefix}_per_class", figure=each, tags=names, reported=reported
         )
@@ -109,7 +110,7 @@ def _of_one(names: tuple[str, ...], marked: bool) -> Mapping[str, Metric]:
     found: dict[str, Metric] = {}
     for prefix, figure in _FIGURES.items():
         for index, kind in enumerate(scheme_of(names).types if marked else names):
-            one, name = partial(of_type, figure, index, kind), f"{prefix}_{kind}"
+            one, name = partial(of_type, figure, index, kind), figure_of_class(prefix, kind)
             found[name] = (
                 _entity(name, one, names) if marked else WordMetric(name=name, figure=one, tags=names)
             )
