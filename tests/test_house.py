@@ -117,6 +117,45 @@ def test_words_and_arithmetic_do_not_load_torch(module, python):
     assert done.stdout.strip() == "[]"
 
 
+WRITES_ELSEWHERE = {
+    "model/folder.py": "a view of a model folder, in a folder that only this user can enter",
+    "infer/writers.py": "makes its file with O_EXCL, and links it to its name",
+    "parallel/served.py": "makes its file with O_EXCL, and for this user alone whatever the umask",
+    "study/prepare.py": "rows of a CSV, into a folder that was made a moment ago",
+    "study/runner.py": "a copy into a folder that was made a moment ago",
+}
+"""Beside `written.py`."""
+
+
+def test_every_file_is_written_by_one_module(root):
+    """What opens a file for writing by itself follows links, or waits for a pipe."""
+    package = root / "src" / "bigbatch"
+    found = {
+        str(path.relative_to(package))
+        for path in source_files(root)
+        if "contestants" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and _writes(node)
+    }
+    assert found - {"written.py"} == set(WRITES_ELSEWHERE)
+
+
+def _writes(call: ast.Call) -> bool:
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    said = [*call.args, *(word.value for word in call.keywords)]
+    words = [str(word.value) for word in said if isinstance(word, ast.Constant)]
+    if name == "open" and getattr(getattr(call.func, "value", None), "id", "") == "os":
+        return "O_CREAT" in ast.unparse(call) or "O_WRONLY" in ast.unparse(call).replace(
+            "os.devnull, os.O_WRONLY", ""
+        )
+    if name in ("open", "fdopen"):
+        return any(re.fullmatch("[rbt]*[wax][bt+]*", word) or word == "r+" for word in words)
+    return name in (
+        *("write_text", "write_bytes", "touch", "mkdtemp", "mkstemp", "NamedTemporaryFile"),
+        *("copyfile", "copy", "copy2", "copytree", "truncate"),
+    ) and not (name == "copy" and getattr(getattr(call.func, "value", None), "id", "") != "shutil")
+
+
 def test_only_cli_and_launch_read_the_environment(root):
     """The exceptions are switches of the tokenizers' and of cuBLAS that are set, and a program of its own."""
     guilty = [

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
-from bigbatch.launch.watch import Patience, Trouble, Watch, Watcher, look_here, process_state
+import pytest
+
+from bigbatch.launch.local import end
+from bigbatch.launch.watch import (
+    Patience,
+    Trouble,
+    Watch,
+    Watcher,
+    launched_from,
+    look_here,
+    process_state,
+)
+from bigbatch.processes import process_start, this_machine
 from bigbatch.run.beat import Beat, Sign, read_signs
 
 SIGN = Sign(rank=0, size=2, host="a", pid=11, restart=0, update=17, phase="reduce", beats=1, ticks=1, at=0.0)
@@ -74,7 +87,73 @@ def test_the_state_of_a_stopped_process_is_read():
         process.kill()
         process.wait()
     assert look_here(sign) == "gone"
+    assert look_here(replace(sign, machine="a container of the same name")) is None
     assert process_state("Name: x\n") is None
+
+
+STUCK = """
+import sys, time
+from pathlib import Path
+from bigbatch.run.beat import Beat
+beat = Beat(rank=1, size=2, host=sys.argv[2], every_seconds=0.02)
+beat.begin(Path(sys.argv[1]))
+beat.at(3, "accumulate")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_rank_of_ours_writes_its_stack_and_nobody_elses_process_is_touched(tmp_path, ours):
+    """A sign may come from anybody who may write to the folder, and say the truth of any process."""
+    host = os.uname().nodename
+    first = Beat(rank=0, size=2, host=host, every_seconds=0.02)
+    first.begin(tmp_path)
+    first.at(3, "reduce")
+    said: list[str] = []
+    patience = Patience(silent_seconds=30, stuck_seconds=0.2, look_seconds=0.02)
+    is_ours = launched_from(tmp_path) if ours else lambda pid: False
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", STUCK, str(tmp_path), host], stderr=subprocess.PIPE, text=True
+        ) as rank,
+        Watcher(tmp_path, said.append, patience=patience, is_ours=is_ours),
+    ):
+        until = time.monotonic() + 60
+        while not said and time.monotonic() < until:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        assert said and rank.poll() is None
+        rank.kill()
+        assert ("Current thread" in rank.communicate()[1]) == ours
+    first.close()
+
+
+def test_the_end_of_a_group_ends_no_process_that_a_sign_names_wrongly(tmp_path):
+    """A launch folder holds the sign of a process of ours, of ours under another machine's name, and of a stranger."""
+    mine, other = (
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.PIPE)
+        for _ in range(2)
+    )
+    agent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        true = {"machine": this_machine(), "host": "h", "size": 3}
+        signs = [
+            replace(SIGN, rank=0, pid=mine.pid, start=process_start(mine.pid) or "", **true),
+            replace(SIGN, rank=1, pid=other.pid, start="17", **true),
+            replace(SIGN, rank=2, pid=os.getppid(), start=process_start(os.getppid()) or "", **true),
+        ]
+        for sign in signs:
+            (tmp_path / f"beat-{sign.rank:04d}.json").write_text(json.dumps(asdict(sign)))
+        end(tmp_path, agent)
+        assert mine.wait(20) == -signal.SIGKILL and agent.wait(20) == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        for process in (mine, other, agent):
+            process.kill()
+            process.wait()
+        for process in (mine, other):
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def test_a_beat_is_written_read_and_watched(tmp_path):

@@ -263,3 +263,16 @@ def test_a_holder_reads_like_a_sentence():
     holder = Holder(host="node1", pid=7, process_start="1", machine="m", job_id=None, token="t")
     assert str(holder) == "process 7 on node1"
     assert str(dataclasses.replace(holder, job_id="9")) == "process 7 on node1, job 9"
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="gives a file to another user")
+def test_the_fresh_lock_of_another_user_holds_whatever_the_process_table_shows(tmp_path):
+    """With hidepid a live process of another user looks as if it were gone."""
+    plant(tmp_path, seconds_ago=5, pid=2**22 + 1)
+    os.chown(tmp_path / "lock.json", 12345, 12345)
+    with pytest.raises(RunLocked, match="in use by process"):
+        RunLock(tmp_path).acquire()
+    plant(tmp_path, seconds_ago=65, pid=2**22 + 1)
+    os.chown(tmp_path / "lock.json", 12345, 12345)
+    with RunLock(tmp_path) as lock:
+        assert lock.note is not None and lock.note.endswith("its last heartbeat was 65 s ago")

@@ -18,7 +18,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from bigbatch.errors import DiskError
+from bigbatch.written import make_folders, new_folder, open_new, replace_text
 
 FORMAT = 1
 _HEADER = "header.json"
@@ -46,11 +46,11 @@ class Writer:
     """
 
     def __init__(self, root: Path, key: str) -> None:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folders(root, ours=2)
         _remove_abandoned(root)
         self._final = root / key
         self._key = key
-        self._folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
+        self._folder = new_folder(root, ".writing-")
         self._files: dict[str, Any] = {}
         self._arrays: dict[str, dict[str, Any]] = {}
         self._sums: dict[str, Any] = {}
@@ -69,7 +69,7 @@ class Writer:
         """Add rows (n, ...) to the array `name`; dtype and trailing shape stay those of the first call."""
         rows = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
         if name not in self._files:
-            self._files[name] = (self._folder / f"{name}.bin").open("wb")
+            self._files[name] = open_new(self._folder / f"{name}.bin")
             self._sums[name] = hashlib.sha256()
             self._arrays[name] = {"dtype": rows.dtype.str, "shape": [0, *rows.shape[1:]]}
         about = self._arrays[name]
@@ -91,9 +91,7 @@ class Writer:
             _sync(file)
             self._arrays[name]["sha256"] = self._sums[name].hexdigest()
         header = {"format": FORMAT, "key": self._key, "facts": dict(facts), "arrays": self._arrays}
-        with (self._folder / _HEADER).open("w", encoding="utf-8") as file:
-            json.dump({**header, "checksum": _checksum(header)}, file, indent=1)
-            _sync(file)
+        replace_text(self._folder / _HEADER, json.dumps({**header, "checksum": _checksum(header)}, indent=1))
         _sync_folder(self._folder)
         # Mapped before the renaming: whatever other processes do to the names, these bytes stay.
         arrays = {name: _map(self._folder / f"{name}.bin", about) for name, about in self._arrays.items()}
@@ -139,7 +137,7 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def discard(folder: Path) -> None:
     """Take a damaged entry away. Renamed first, so that no reader sees half of it."""
-    grave = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    grave = new_folder(folder.parent, ".writing-")
     with contextlib.suppress(FileNotFoundError):  # another process took it away first
         os.rename(folder, grave / "damaged")
     shutil.rmtree(grave, ignore_errors=True)

@@ -7,7 +7,6 @@ those that could not (`agent-<restart>-<host>.json`). A rank that fails because 
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, MachineError
+from bigbatch.written import replace_text
 
 INTERRUPTED = (EXIT_INTERRUPTED, EXIT_TERMINATED)
 RETRY = (1, MachineError.exit_code)
@@ -41,14 +41,9 @@ class Ending:
 def leave(folder: Path, ending: Ending, restart: int) -> None:
     """Write this worker's ending; a disk that is full costs only the words."""
     with suppress(OSError):
-        _write(folder / f"ending-{restart}-{ending.rank}.json", json.dumps(asdict(ending)))
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: the launcher may be reading."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+        # Whole or not at all: the launcher may be reading.
+        path = folder / f"ending-{restart}-{ending.rank}.json"
+        replace_text(path, json.dumps(asdict(ending)), durable=False)
 
 
 def restarts(folder: Path) -> int:

@@ -20,7 +20,8 @@ from bigbatch.launch.endings import worker_pids
 from bigbatch.launch.local import Passing, Say, outcome
 from bigbatch.launch.passed import resolved_keys, write_resolved
 from bigbatch.launch.ssh import SSH_FAILED, Call, Hosts, agent_on, ask, look_there, ranks_on
-from bigbatch.launch.watch import Watcher
+from bigbatch.launch.watch import Watcher, launched_from
+from bigbatch.written import make_folders
 
 _POLL_SECONDS = 0.2
 _NUDGE_SECONDS = 20.0
@@ -116,7 +117,7 @@ def run_hosts(hosts: Hosts, wanted: Wanted, say: Say) -> int:
             f"hosts {', '.join(hosts.names)}, launch.min_nodes {least}: expected distinct hosts, and no more "
             "than there are"
         )
-    wanted.shared.mkdir(parents=True, exist_ok=True)
+    make_folders(wanted.shared)
     with tempfile.TemporaryDirectory(prefix="launch-", dir=wanted.shared) as temporary:
         folder = Path(temporary).resolve()
         facts = ask(hosts, wanted.recipe, wanted.changes, folder, wanted.keys)
@@ -178,6 +179,7 @@ class _Waiting:
             timeout_seconds=self.wanted.timeout_seconds,
             give_up=partial(self._tell_all, END_NOW),
             look=partial(look_there, self.hosts),
+            is_ours=launched_from(self.folder),
         )
         with Passing([remote.process for remote in self.remotes]) as signals, watcher:
             while any(remote.process.poll() is None for remote in self.remotes):

@@ -18,7 +18,7 @@ from bigbatch.launch.address import LOOPBACK, kept_to
 from bigbatch.launch.endings import cause, endings, restarts, told
 from bigbatch.launch.passed import write_resolved
 from bigbatch.launch.python import python_words
-from bigbatch.launch.watch import Watcher
+from bigbatch.launch.watch import Watcher, launched_from, signal_rank
 from bigbatch.recipe.layers import WORKER_VARIABLE
 from bigbatch.run.beat import read_signs
 
@@ -63,7 +63,11 @@ def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
             start_new_session=True,
         )
         watcher = Watcher(
-            folder, say, timeout_seconds=group.timeout_seconds, give_up=lambda: end(folder, agent)
+            folder,
+            say,
+            timeout_seconds=group.timeout_seconds,
+            give_up=lambda: end(folder, agent),
+            is_ours=launched_from(folder),
         )
         with Passing([agent]) as signals, watcher:
             agent.wait()
@@ -147,8 +151,7 @@ def outcome(folder: Path, agent_code: int, signal_sent: int | None, say: Say) ->
 def end(folder: Path, agent: subprocess.Popen[Any]) -> None:
     """At once: some of the workers do not answer."""
     for sign in read_signs(folder):
-        with suppress(ProcessLookupError):
-            os.kill(sign.pid, signal.SIGKILL)
+        signal_rank(sign, signal.SIGKILL, launched_from(folder))
     agent.kill()
 
 

@@ -22,6 +22,7 @@ from bigbatch.recipe.layers import (
     WORKER_VARIABLE,
 )
 from bigbatch.recipe.load import recipe_values
+from bigbatch.written import replace_text
 
 CHANGES_WORD = "@changes"
 """Stands in a command line for the `key=value` words in the variable."""
@@ -113,7 +114,7 @@ def refuse_other_keys(here: Mapping[str, str], there: Mapping[str, str], who: st
 
 def write_resolved(folder: Path, recipe: Any) -> None:
     """Before workers are started: what the launcher has resolved."""
-    (folder / RESOLVED).write_text(json.dumps(resolved_keys(recipe)), encoding="utf-8")
+    replace_text(folder / RESOLVED, json.dumps(resolved_keys(recipe)), durable=False)
 
 
 def refuse_other_recipe(folder: Path, recipe: Any) -> None:

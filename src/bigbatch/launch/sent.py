@@ -20,6 +20,7 @@ from bigbatch.errors import (
 )
 from bigbatch.launch.endings import INTERRUPTED
 from bigbatch.launch.start import launched
+from bigbatch.written import make_folders, replace_text
 
 if TYPE_CHECKING:
     from bigbatch.run.run import Run
@@ -52,7 +53,7 @@ def train_sent(
     from bigbatch.run.parcel import pack
 
     shared = recipe.run_folder.parent / ".cache"
-    shared.mkdir(parents=True, exist_ok=True)
+    make_folders(shared)
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="sent-", dir=shared) as temporary:
         folder = Path(temporary).resolve()
@@ -98,6 +99,4 @@ def train_received(folder: Path, train: Callable[[Mapping[str, Any]], Run], open
         if opened and opened[0].leads:
             run = opened[0]
             said = {"path": str(run.path.absolute()), "status": run.status, "signal": run.signal}
-            temporary = folder / f".{_ENDED}"
-            temporary.write_text(json.dumps(said), encoding="utf-8")
-            os.replace(temporary, folder / _ENDED)
+            replace_text(folder / _ENDED, json.dumps(said), durable=False)

@@ -11,7 +11,9 @@ from pathlib import Path
 from bigbatch.launch.watch import Watcher
 from bigbatch.launch.worker import Worker
 from bigbatch.places import Place
+from bigbatch.processes import descends
 from bigbatch.run.beat import NO_BEAT, Beat
+from bigbatch.run.durable import make_folders
 
 
 def signs_of_life(place: Place | None, environ: Mapping[str, str] | None = None) -> Beat:
@@ -36,7 +38,7 @@ def watched_from_inside(beat: Beat, run_folder: Path, size: int) -> None:
     if size == 1:
         return
     folder = run_folder / "logs"
-    folder.mkdir(exist_ok=True)
+    make_folders(folder)
     beat.begin(folder)
     if beat.rank > 1:
         return
@@ -44,5 +46,7 @@ def watched_from_inside(beat: Beat, run_folder: Path, size: int) -> None:
         folder,
         lambda text: print(f"bigbatch: {text}", file=sys.stderr, flush=True),
         of=lambda sign: (sign.rank == 0) == (beat.rank == 1),
+        # Ranks of one machine have one parent. The folder is the run's, where others may write.
+        is_ours=lambda pid: descends(pid, os.getppid()),
     )
     beat.closing.enter_context(watcher)

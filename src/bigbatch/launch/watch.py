@@ -11,10 +11,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bigbatch.processes import catches, descends, is_running, send_signal, this_machine, was_given
+from bigbatch.recipe.layers import WORKER_VARIABLE
 from bigbatch.run.beat import WAITING, Sign, read_signs
 
 Say = Callable[[str], None]
@@ -117,6 +118,7 @@ class Watcher:
         give_up: Callable[[], None] = lambda: None,
         look: Look | None = None,
         of: Callable[[Sign], bool] = lambda sign: True,
+        is_ours: Callable[[int], bool] = lambda pid: False,
     ) -> None:
         """Ready to watch.
 
@@ -128,8 +130,9 @@ class Watcher:
             give_up: ends the group.
             look: finds out the state of a process; None: on this machine.
             of: which ranks are watched.
+            is_ours: whether a process of this machine is one of the group: only those are asked for their stack.
         """
-        self._folder, self._say, self._of = folder, say, of
+        self._folder, self._say, self._of, self._is_ours = folder, say, of, is_ours
         self._watch = Watch(patience or Patience())
         self._timeout, self._give_up, self._look = timeout_seconds, give_up, look or look_here
         self._named: set[int] = set()
@@ -170,7 +173,13 @@ class Watcher:
             if rank not in self._named:
                 self._named.add(rank)
                 self._say(trouble.told(states[rank]))
-                _ask_for_stack(trouble)
+                if not trouble.silent:
+                    # It lives: it writes its Python stack to its log.
+                    signal_rank(
+                        trouble.sign,
+                        signal.SIGUSR1,
+                        lambda pid: catches(pid, signal.SIGUSR1) and self._is_ours(pid),
+                    )
         for rank in self._named - {trouble.sign.rank for trouble in troubles}:
             self._named.discard(rank)
             self._say(f"rank {rank} goes on")
@@ -182,12 +191,14 @@ class Watcher:
 
 def look_here(sign: Sign) -> str | None:
     """State of a process of this machine; None for other machines and systems without /proc."""
-    if not Path("/proc/self/status").exists() or not _is_here(sign):
+    here = sign.machine == this_machine() if sign.machine else sign.host == socket.gethostname()
+    if not Path("/proc/self/status").exists() or not here:
         return None
     try:
-        return process_state(Path(f"/proc/{sign.pid}/status").read_text())
+        state = process_state(Path(f"/proc/{sign.pid}/status").read_text())
     except OSError:
-        return "gone"
+        return None if is_running(sign.pid, sign.start) else "gone"
+    return state if is_running(sign.pid, sign.start) else "gone"
 
 
 def process_state(status: str) -> str | None:
@@ -196,12 +207,15 @@ def process_state(status: str) -> str | None:
     return lines[0].partition(":")[2].strip() if lines else None
 
 
-def _ask_for_stack(trouble: Trouble) -> None:
-    """A rank of this machine that lives writes its Python stack to its log."""
-    if not trouble.silent and _is_here(trouble.sign):
-        with suppress(OSError):
-            os.kill(trouble.sign.pid, signal.SIGUSR1)
+def signal_rank(sign: Sign, number: int, is_ours: Callable[[int], bool]) -> bool:
+    """Signal the process that a sign names, if there is such a one and it is ours: a sign is a file that others may
+    have written.
+    """
+    return send_signal(sign.pid, number, machine=sign.machine, start=sign.start, is_ours=is_ours)
 
 
-def _is_here(sign: Sign) -> bool:
-    return sign.host == socket.gethostname()
+def launched_from(folder: Path) -> Callable[[int], bool]:
+    """Whether a process is a worker of the launch whose folder this is: it was given the folder's name, which nobody
+    else knows, or descends from this process.
+    """
+    return lambda pid: was_given(pid, WORKER_VARIABLE, str(folder)) or descends(pid, os.getpid())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bigbatch.launch.endings import RETRY, Ending, leave
 from bigbatch.recipe.layers import HOST_VARIABLE, WORKER_VARIABLE
+from bigbatch.written import make_folder, open_append, replace_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Worker:
             "restart": self.restart,
         }
         with suppress(OSError):
-            (self.folder / f"worker-{self.rank}.json").write_text(json.dumps(content))
+            replace_text(self.folder / f"worker-{self.rank}.json", json.dumps(content), durable=False)
         if self.rank:
             _write_to(self.folder / log_name(self.rank))
 
@@ -65,9 +66,9 @@ class Worker:
             return
         target = run_folder / "logs" / log_name(self.rank)
         with suppress(OSError):
-            target.parent.mkdir(exist_ok=True)
+            make_folder(target.parent)
             sys.stderr.flush()
-            with (self.folder / log_name(self.rank)).open("rb") as before, target.open("ab") as after:
+            with (self.folder / log_name(self.rank)).open("rb") as before, open_append(target) as after:
                 shutil.copyfileobj(before, after)
             _write_to(target)
 
@@ -101,7 +102,6 @@ def log_name(rank: int) -> str:
 
 def _write_to(path: Path) -> None:
     """Standard output and error go to the end of a file."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
+    with open_append(path, buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)

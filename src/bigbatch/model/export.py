@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from bigbatch.model.folder import CLEANED, CONFIG, PICKLES
 from bigbatch.model.names import unwrap
 from bigbatch.model.source import quiet
 from bigbatch.model.streams import Weights, write_weights
+from bigbatch.written import as_named, give_usual_modes, new_folder, rename, replace_text
 
 
 def save_model(
@@ -48,9 +50,9 @@ def save_model(
         OSError: the disk.
     """
     folder = Path(folder)
+    folder = as_named(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = new_folder(folder.parent, f".{folder.name}.new-")
     try:
         with quiet():
             if weights is None:
@@ -62,7 +64,8 @@ def save_model(
         _clean(fresh)
         for name, content in {**files, "README.md": card}.items():
             (fresh / name).parent.mkdir(exist_ok=True)
-            (fresh / name).write_text(content, encoding="utf-8")
+            replace_text(fresh / name, content, durable=False)
+        give_usual_modes(fresh)
         for path in (*sorted(fresh.rglob("*")), fresh):
             _sync(path)
         _replace(fresh, folder)
@@ -112,7 +115,7 @@ def _clean(folder: Path) -> None:
             # Two spaces and sorted keys, as transformers writes them. The number format is the weights' own.
             found = cleaned(read_object(folder / name), keep=frozenset({"dtype"}))
             text = json.dumps(found, indent=2, sort_keys=True, ensure_ascii=name == CONFIG)
-            (folder / name).write_text(text + "\n", encoding="utf-8")
+            replace_text(folder / name, text + "\n", durable=False)
 
 
 def _plain(module: nn.Module) -> Any:
@@ -123,11 +126,10 @@ def _plain(module: nn.Module) -> Any:
 
 def _replace(fresh: Path, folder: Path) -> None:
     """Rename into place. A folder cannot be exchanged in one step, so the old one steps aside first."""
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
+    old = folder.with_name(f".{folder.name}.old-{secrets.token_hex(8)}")
+    if os.path.lexists(folder):
+        rename(folder, old)
+    rename(fresh, folder)
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 

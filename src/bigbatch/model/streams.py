@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bigbatch.written import open_new, replace_text
+
 CODES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64", torch.int32: "I32",
@@ -98,15 +100,15 @@ def write_weights(
         single = len(shards) == 1
         file = "model.safetensors" if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         ordered = aligned({name: like[name] for name in held})
-        with (folder / file).open("wb") as handle:
+        with open_new(folder / file) as handle:
             handle.write(header_bytes(ordered))
             handle.writelines(_contents(ordered, names, weights))
         weight_map.update(dict.fromkeys(held, file))
     if len(shards) > 1:
         total = sum(tensor.nbytes for tensor in like.values())
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps(index, indent=2) + "\n", encoding="utf-8"
+        replace_text(
+            folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n", durable=False
         )
 
 

@@ -21,6 +21,9 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from bigbatch.processes import parent_of
+from bigbatch.written import replace_text
+
 HEARD_SECONDS = 2.0
 
 
@@ -101,7 +104,8 @@ def workers(folder: Path) -> list[int]:
     for path in folder.glob("worker-*.json"):
         with suppress(OSError, ValueError):
             content = json.loads(path.read_text())
-            if content["agent"] == os.getpid() and content["host"] == host_name():
+            # Another container may hold another process of that number, and its agent have ours.
+            if parent_of(content["pid"]) == os.getpid():
                 found.append(content["pid"])
     return sorted(set(found))
 
@@ -132,7 +136,9 @@ def main(words: list[str]) -> int:
         _write_down(folder, error)
         return 1
     except Exception as error:
-        (folder / f"agent-failed-{host_name()}.txt").write_text(f"{type(error).__name__}: {error}")
+        replace_text(
+            folder / f"agent-failed-{host_name()}.txt", f"{type(error).__name__}: {error}", durable=False
+        )
         return 6
     return 0
 
@@ -163,7 +169,8 @@ def _write_down(folder: Path, error: object) -> None:
     restart = max(
         [restart, *(json.loads(path.read_text())["restart"] for path in folder.glob("worker-*.json"))]
     )
-    (folder / f"agent-{restart}-{host_name()}-{os.getpid()}.json").write_text(json.dumps(found))
+    path = folder / f"agent-{restart}-{host_name()}-{os.getpid()}.json"
+    replace_text(path, json.dumps(found), durable=False)
 
 
 if __name__ == "__main__":

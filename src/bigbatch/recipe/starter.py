@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from bigbatch.errors import DataError, Problem, UsageError
 from bigbatch.recipe.yaml12 import inline_yaml
+from bigbatch.written import as_named, open_new, replace_text
 
 EPOCHS = 3
 FEWEST_UPDATES = 100
@@ -133,8 +134,11 @@ def write_starter(
     _need_columns(found, profile)
     text = starter_recipe(found)
     try:
-        with out.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
+        if force:
+            replace_text(as_named(out), text)
+        else:
+            with open_new(as_named(out)) as file:
+                file.write(text.encode())
     except FileExistsError:
         raise UsageError(f"{out} exists; give another name with --out, or --force to overwrite it") from None
     except OSError as error:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from bigbatch.report import svg
 from bigbatch.report.page import write_atomic
+from bigbatch.written import make_folders
 
 _STYLE = """
 text { fill: #5b616e; font: 11.5px Inter, "Helvetica Neue", Arial, sans-serif; } .legend { fill: #191b20; }
@@ -36,5 +37,5 @@ def svg_file(chart: svg.Chart) -> str:
 
 def write_figure(path: Path, chart: svg.Chart) -> None:
     """Write the chart; an older one is replaced in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     write_atomic(path, svg_file(chart))

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bigbatch.processes import process_start, this_machine
+from bigbatch.written import replace_text
+
 Phase = Literal["starting", "accumulate", "reduce", "evaluate", "save", "waiting", "ended"]
 EVERY_SECONDS = 5.0
 WAITING: tuple[Phase, ...] = ("reduce", "waiting", "ended")
@@ -33,6 +36,10 @@ class Sign:
     """Ranks of the group."""
     host: str
     pid: int
+    start: str = ""
+    """When the process started, in the system's words."""
+    machine: str = ""
+    """Where process ids mean what they mean here; the host is only a name."""
     restart: int
     """How often the group had been started before."""
     update: int
@@ -68,7 +75,9 @@ class Beat:
             every_seconds: time between two signs.
         """
         self.rank = rank
-        self._facts = {"rank": rank, "size": size, "host": host, "pid": os.getpid(), "restart": restart}
+        pid = os.getpid()
+        which = {"pid": pid, "start": process_start(pid) or "", "machine": this_machine()}
+        self._facts = {"rank": rank, "size": size, "host": host, "restart": restart, **which}
         self._state: tuple[int, Phase] = (0, "starting")
         self._ticks = self._beats = 0
         self._every = every_seconds
@@ -128,10 +137,8 @@ class Beat:
             "at": time.time(),
         }
         path = self._folder / sign_name(self.rank)
-        temporary = path.with_name(f".{path.name}")
         with suppress(OSError):  # a full disk must not end a run that computes
-            temporary.write_text(json.dumps(sign), encoding="utf-8")
-            os.replace(temporary, path)
+            replace_text(path, json.dumps(sign), durable=False)
 
 
 def sign_name(rank: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import socket
 import sys
@@ -30,6 +29,7 @@ from bigbatch.run.durable import (
     space,
     write_file,
 )
+from bigbatch.written import beside
 
 State = Literal["running", "finished", "interrupted", "failed"]
 _LEFT_BEHIND = (f"{TEMPORARY}*", ".model.new-*", ".model.old-*", ".report.html.*")
@@ -62,7 +62,8 @@ class RunDirectory:
     def __init__(
         self, path: Path, *, ops: FileOps = FILES, job_id: str | None = None, writes: bool = True
     ) -> None:
-        self.path = path
+        # A user may name it by a link; below it none is followed.
+        self.path = path = path.resolve() if path.is_symlink() else path
         self.writes = writes  # False: another process owns it; the methods below then do nothing
         self.ops = ops
         self.job_id = job_id  # the scheduler's, for status.json
@@ -123,8 +124,8 @@ class RunDirectory:
         """
         if not self.writes:
             return
-        folder = nearest_folder(self.path)
-        probe = folder / f"{TEMPORARY}preflight-{os.getpid()}"
+        folder = nearest_folder(self.path).resolve()
+        probe = beside(folder / "preflight")
         try:
             write_file(probe, (), ops=self.ops)
             self.ops.remove(probe)

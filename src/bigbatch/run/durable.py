@@ -10,6 +10,7 @@ as a crash, and make any single operation fail.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,18 +21,28 @@ from typing import Any, BinaryIO
 
 from bigbatch.errors import DiskError
 from bigbatch.units import show_bytes
+from bigbatch.written import (
+    TEMPORARY as TEMPORARY,
+)
+from bigbatch.written import (
+    as_named,
+    beside,
+    make_new_folder,
+    open_append,
+    open_new,
+    remove,
+    rename,
+)
 
 Buffer = bytes | bytearray | memoryview
-TEMPORARY = ".tmp-"
-"""Prefix of names that no reader looks at and that the next start removes."""
 
 
 class FileOps:
     """The primitive operations. Nothing is durable before `fsync` (contents) and `fsync_dir` (names)."""
 
     def open(self, path: Path, *, append: bool = False) -> BinaryIO:
-        """Create (or empty, unless appending) a file for unbuffered writing."""
-        return open(path, "ab" if append else "wb", buffering=0)
+        """Create a file where there was nothing, or open a plain one to append, for unbuffered writing."""
+        return (open_append if append else open_new)(path, buffering=0)
 
     def write(self, handle: BinaryIO, data: Buffer) -> None:
         """Write all of `data`: the system may take a large buffer in several parts."""
@@ -50,24 +61,21 @@ class FileOps:
 
     def rename(self, source: Path, target: Path) -> None:
         """Rename in one step; an existing file at `target` is replaced."""
-        os.replace(source, target)
+        rename(source, target)
 
     def mkdir(self, path: Path) -> None:
         """Create one folder; its parent exists."""
-        os.mkdir(path)
+        make_new_folder(path)
 
     def remove(self, path: Path) -> None:
         """Remove a file, or an empty folder."""
-        if path.is_dir() and not path.is_symlink():
-            os.rmdir(path)
-        else:
-            os.unlink(path)
+        remove(path)
 
     def fsync_dir(self, path: Path) -> None:
         """Force the names inside a folder to the disk."""
         if sys.platform == "win32":  # folders cannot be opened there; NTFS journals names itself
             return
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
@@ -92,7 +100,7 @@ def atomic_write_bytes(path: Path, data: Buffer, *, ops: FileOps = FILES) -> Non
     Raises:
         DiskError: it could not be written; the old file is untouched.
     """
-    temporary = path.with_name(TEMPORARY + path.name)
+    temporary = beside(path)
     try:
         write_file(temporary, [data], ops=ops)
         ops.rename(temporary, path)
@@ -121,13 +129,16 @@ def append_line(path: Path, line: str, *, ops: FileOps = FILES) -> None:
         DiskError: nothing, or no part of the line, is left behind.
     """
     data = line.encode() + b"\n"
-    size = path.stat().st_size if path.exists() else 0
     try:
         with ops.open(path, append=True) as handle:
-            ops.write(handle, data)
+            size = os.fstat(handle.fileno()).st_size
+            try:
+                ops.write(handle, data)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(handle.fileno(), size)
+                raise
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.truncate(path, size)
         raise disk_error(error, path, bytes_needed=len(data)) from error
 
 
@@ -142,15 +153,18 @@ def fsync_file(path: Path, *, ops: FileOps = FILES) -> None:
 
 
 def make_folders(path: Path, *, ops: FileOps = FILES) -> None:
-    """Create a folder and its missing parents, durably.
+    """Create a folder and its missing parents, durably. A parent may be a link, which is followed; the folder may not.
 
     Raises:
         DiskError: one of them cannot be created, or is a file.
     """
+    if path.is_symlink():
+        raise disk_error(OSError(errno.ELOOP, "it is a link, and nothing is written through links"), path)
     if path.is_dir():
         return
-    if path.parent != path:
+    if path.parent != path and not path.parent.is_dir():
         make_folders(path.parent, ops=ops)
+    path = as_named(path) if path.parent.is_symlink() else path
     try:
         ops.mkdir(path)
         ops.fsync_dir(path.parent)

@@ -4,7 +4,8 @@ The lock is `RUN/lock.json`: who holds it, with the file's modification time as 
 is alive is decided by
 
 1. the process table, when reader and holder are on the same machine (same boot, same process namespace: equal
-   host names alone also occur in containers). The start time tells a reused process id from the holder;
+   host names alone also occur in containers) and of the same user, since others' processes may be hidden. The start
+   time tells a reused process id from the holder;
 2. the heartbeat: older than 60 s is stale. Its age is measured against a file just written next to it, so the
    clock is the file system's and a wrong clock on either machine does not matter.
 """
@@ -15,7 +16,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -27,8 +27,10 @@ from types import TracebackType
 from typing import BinaryIO
 
 from bigbatch.errors import MachineError, RunLocked
+from bigbatch.processes import is_running, process_start, this_machine
 from bigbatch.run.directory import read_json
-from bigbatch.run.durable import TEMPORARY, atomic_write_json, disk_error, make_folders
+from bigbatch.run.durable import atomic_write_json, disk_error, make_folders
+from bigbatch.written import beside, open_kept, open_new, remove
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -70,7 +72,7 @@ class RunLock:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         stale_seconds: float = STALE_SECONDS,
     ) -> None:
-        self.path = directory / "lock.json"
+        self.path = (directory.resolve() if directory.is_symlink() else directory) / "lock.json"
         self.note: str | None = None
         """Said when a stale lock was taken over: whose, and why it counts as stale."""
         self._heartbeat_seconds = heartbeat_seconds
@@ -136,7 +138,7 @@ class RunLock:
         """Why the lock that is there may be taken; raises RunLocked when it may not."""
         age_seconds = heartbeat_age_seconds(self.path)
         who = str(found) if found else "an unknown process (lock.json is damaged)"
-        if found and found.machine == this_machine() and not is_running(found.pid, found.process_start):
+        if found and self._is_certain(found) and not is_running(found.pid, found.process_start):
             return f"took over the lock of {who}: that process is gone"
         if age_seconds > self._stale_seconds:
             return f"took over the lock of {who}: its last heartbeat was {age_seconds:.0f} s ago"
@@ -145,6 +147,11 @@ class RunLock:
             f"it, or set run.dir to another folder. If it was killed, its lock ends "
             f"{self._stale_seconds:.0f} s after the last heartbeat"
         )
+
+    def _is_certain(self, found: Holder) -> bool:
+        """Whether the process table shows the holder: on this machine, and a process of this user."""
+        mine = sys.platform == "win32" or self.path.lstat().st_uid == os.geteuid()
+        return mine and found.machine == this_machine()
 
     def _beat(self) -> None:
         while not self._done.wait(self._heartbeat_seconds):
@@ -185,46 +192,18 @@ def read_holder(path: Path) -> Holder | None:
 
 def heartbeat_age_seconds(path: Path) -> float:
     """Seconds since the last heartbeat, by the file system's clock; 0 when the lock is just being removed."""
-    probe = path.with_name(f"{TEMPORARY}clock-{os.getpid()}")
+    probe = beside(path.with_name("clock"))
     try:
-        probe.touch()
-        return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
+        with open_new(probe) as file:
+            now = os.fstat(file.fileno()).st_mtime
+        return max(0.0, now - path.lstat().st_mtime)
     except FileNotFoundError:
         return 0.0
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
-        probe.unlink(missing_ok=True)
-
-
-def this_machine() -> str:
-    """Text that is equal exactly where process ids mean the same thing."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
-
-
-def is_running(pid: int, start: str) -> bool:
-    """Whether the process that started at `start` still runs; a reused process id started later."""
-    found = process_start(pid)
-    return found is not None and (not start or not found or found == start)
-
-
-def process_start(pid: int) -> str | None:
-    """When a process started, in the system's words: empty if it does not say, None if it is gone."""
-    if sys.platform == "linux":
-        try:
-            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if after_name[0] in "ZX" else after_name[19]  # state; starttime in ticks since the boot
-    if sys.platform == "win32":  # no standard way to ask; the heartbeat alone decides
-        return ""
-    command = ["ps", "-o", "lstart=", "-p", str(pid)]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or None
+        with contextlib.suppress(OSError):
+            remove(probe)
 
 
 @contextlib.contextmanager
@@ -235,7 +214,7 @@ def _one_at_a_time(directory: Path) -> Iterator[None]:
     Where the file system has none, the heartbeat still finds out who was overwritten.
     """
     try:
-        handle = (directory / ".lock-guard").open("wb")
+        handle = open_kept(directory / ".lock-guard")
     except OSError as error:
         raise disk_error(error, directory) from error
     with handle:

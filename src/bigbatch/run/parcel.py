@@ -32,6 +32,7 @@ from bigbatch.model.tensors import named_tensors
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import ModelSpec, Recipe
 from bigbatch.run.inputs import is_dataset
+from bigbatch.written import replace_text
 
 NAME = "parcel.json"
 _POSITIONS = ("text", "label")
@@ -72,7 +73,7 @@ def pack(folder: Path, arguments: Mapping[str, Any]) -> None:
         raise UsageError(
             f"distributed_train: an argument cannot be sent to other processes: {error}"
         ) from error
-    (folder / NAME).write_text(text, encoding="utf-8")
+    replace_text(folder / NAME, text, durable=False)
 
 
 def unpack(folder: Path) -> dict[str, Any]:

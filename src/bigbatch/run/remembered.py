@@ -16,6 +16,7 @@ import torch
 
 from bigbatch.records import CalibrationFacts, ForwardFacts, Packing
 from bigbatch.run.durable import atomic_write_text
+from bigbatch.written import make_folders
 
 if TYPE_CHECKING:
     from bigbatch.run.planning import Measured
@@ -67,7 +68,7 @@ class Remembered:
             "attention": dict(facts.attention_seconds),
         }
         with suppress(OSError):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(self.file.parent, ours=2)
             atomic_write_text(self.file, json.dumps(content, indent=1))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -25,7 +24,7 @@ from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.build import Parts, Say, build
 from bigbatch.run.build import Progress as TokenProgress
 from bigbatch.run.directory import RunDirectory, environment_facts, environment_versions, read_json
-from bigbatch.run.durable import atomic_write_text
+from bigbatch.run.durable import atomic_write_bytes, atomic_write_text, make_folders
 from bigbatch.run.guard import Guard
 from bigbatch.run.identity import (
     Decision,
@@ -414,6 +413,6 @@ def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     if parts.audit is not None:
         directory.write_json(directory.audit, parts.audit.to_json())
     if start.code:
-        directory.code.mkdir(exist_ok=True)
+        make_folders(directory.code)
     for path in start.code:
-        shutil.copyfile(path, directory.code / path.name)
+        atomic_write_bytes(directory.code / path.name, path.read_bytes())

@@ -29,6 +29,7 @@ from bigbatch.study.runner import (
     machine_facts,
 )
 from bigbatch.study.tables import TITLES, console, markdown
+from bigbatch.written import as_named, replace_text
 
 TRIED_MICRO_SAMPLES = (8, 16, 32, 64)
 """Samples a device takes at once that the Trainer at its best chooses from."""
@@ -81,7 +82,7 @@ def bench(
     from bigbatch.study.prepare import prepare
 
     out.mkdir(parents=True, exist_ok=True)
-    work = (out / "work").resolve()
+    work = out.resolve() / "work"  # which may be a link: that is not followed
     shutil.rmtree(work, ignore_errors=True)
     say("preparing data, model and order of samples")
     on_gpu = choose_device(recipe.plan.device).startswith("cuda")
@@ -110,7 +111,7 @@ def bench(
             done = _round(names, job, chosen, prepared.setting["counted_tokens"], runner)
             results = replace(results, rounds=(*results.rounds, done))
             save_results(out / "results.json", results)
-            (out / "results.md").write_text(markdown(results), encoding="utf-8")
+            replace_text(as_named(out / "results.md"), markdown(results), durable=False)
             saved()
             longest = max(longest, time.monotonic() - turn)
         if profiled:

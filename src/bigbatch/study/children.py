@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from bigbatch.written import make_folders, open_append
+
 SAID_LINES = 5
 """Last lines of a run that failed, kept as the reason."""
 _LOOK_SECONDS = 0.1
@@ -117,8 +119,8 @@ def run_all(
 
 
 def _start(work: Work) -> _Running:
-    work.log.parent.mkdir(parents=True, exist_ok=True)
-    with work.log.open("ab") as log:
+    make_folders(work.log.parent)
+    with open_append(work.log) as log:
         before = log.tell()
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _CHILD, str(os.getpid()), *work.words],

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from bigbatch.written import replace_text
+
 Kind = Literal["classify", "clm"]
 
 
@@ -125,9 +127,7 @@ class Outcome:
 def write_json(path: Path, value: Any) -> None:
     """Write a dataclass or a mapping, all or nothing."""
     plain = asdict(value) if hasattr(value, "__dataclass_fields__") else value
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    replace_text(path, json.dumps(plain, indent=1) + "\n", durable=False)
 
 
 def read_job(path: Path) -> Job:

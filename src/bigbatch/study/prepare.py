@@ -21,6 +21,7 @@ from bigbatch.run.start import live_task
 from bigbatch.study.contestants.common import documents, texts_of
 from bigbatch.study.jobs import Job, Kind
 from bigbatch.study.work import Work, counted_work, matrix_shapes
+from bigbatch.written import make_folders, replace_text
 
 PREDICTED = 512
 """Most texts that are predicted."""
@@ -59,14 +60,14 @@ def prepare(
         inputs = read_inputs(recipe, task, Live())
         hardware = hardware_facts(recipe.plan)
         ready = ready_model(recipe, task, inputs, Live(), "cpu", lambda text: None)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     columns = write_data(folder / "data.csv", inputs)
     with quiet():
         ready.module.save_pretrained(folder / "model")  # type: ignore[operator]
         ready.tokenizer.save_pretrained(folder / "model")
     updates = counted_updates + warmup_updates
     own = recipe_for_bench(recipe, folder, columns, updates, hardware.threads)
-    (folder / "recipe.yaml").write_text(dump_recipe(own), encoding="utf-8")
+    replace_text(folder / "recipe.yaml", dump_recipe(own), durable=False)
     job = replace(
         _job(recipe, folder, ready, updates * (recipe.batch.samples or 0), len(inputs.train)),
         warmup_updates=warmup_updates,
