@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from bigbatch.data.checks import check_splits
 from bigbatch.data.class_names import label_lists, label_of
 from bigbatch.data.labels import LabelSet, find_labels, matched
 from bigbatch.data.raw import from_table, to_table
@@ -348,6 +349,13 @@ def test_names_and_orders_travel_to_other_processes(tmp_path: Path):
 def test_a_model_that_writes_its_names_otherwise_knows_the_same_classes():
     assert LabelSet(("False", "True")).id_of(True) == 1
     assert LabelSet(("1.0", "2.0")).id_of(2) == 1
+    rows = [{"text": "a", "label": True}, {"text": "b", "label": False}]
+    train = read_table(rows, base=Path(), columns={}, roles=SINGLE)
+    assert check_splits(train, {"main": train}, None, kind="single", labels=LabelSet(("True", "False"))) == [
+        "2 rows of validation (100.0 %) are also in train, so its figures flatter; the first: validation row 1"
+    ]
+    with pytest.raises(DataError, match="two of these names are one class: True, true"):
+        find_labels(train, keep=["True", "true"])
 
 
 # ---------------------------------------------------------------- what is not counted

@@ -271,8 +271,16 @@ def test_columns_of_the_recipe_name_the_roles(predict, alone):
     rows = [{"review": text, "other": "x"} for text in TEXTS]
     assert the_same(predict(rows, columns={"text": "review"}), alone)
     assert the_same(predict({"review ": TEXTS}, columns={"text": "review"}), alone)
-    with pytest.raises(DataError, match="no column 'review'"):
-        predict(ROWS, columns={"text": "review"})
+    import pandas
+
+    for rows in (TEXTS, ROWS, {"text": TEXTS}, pandas.DataFrame(ROWS), [(text,) for text in TEXTS]):
+        assert the_same(predict(rows, columns={"text": "review"}), alone), "a role's own name does"
+    paired = {"text": "review", "pair": "reply"}
+    rows = [{"review": "a b c"}, {"review": "d", "reply": "e"}, "e f"]
+    assert the_same(predict(rows, columns=paired)[::2], alone[::2])
+    for rows in ([{"body": "a"}], {"body": ["a"]}, pandas.DataFrame({"body": ["a"]})):
+        with pytest.raises(DataError, match="no column 'review'"):
+            predict(rows, columns={"text": "review"})
 
 
 @pytest.mark.parametrize("empty", ["", " ", None, float("nan")])
@@ -357,7 +365,15 @@ def test_rows_to_match_may_lack_a_text():
     assert Match().nothing() == {"embedding": None}
 
 
-def test_rows_of_token_ids_of_every_form(predict):
+def test_rows_of_token_ids_of_every_form(forward, tokenizer):
+    forward.module.eval()
+
+    def bare(micro_batch: Any) -> Any:  # what ids a module takes is asked of real ones
+        return forward(micro_batch)
+
+    def predict(rows: Any) -> list[dict[str, Any]]:
+        return list(predict_rows(bare, TASK, tokenizer, rows))
+
     wanted = predict(["a b"])
     for given in (
         {"input_ids": [2, 4, 5, 3]},

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bigbatch.data.class_names import LOOKS_MISSING, NOT_COUNTED
 from bigbatch.data.columns import ID
-from bigbatch.data.labels import Kind, LabelSet, distinct_labels, flat, is_integer_name
+from bigbatch.data.labels import Kind, LabelSet, class_name, distinct_labels, flat, is_integer_name
 from bigbatch.data.problems import data_error, listed
 from bigbatch.data.sources import is_empty_text
 from bigbatch.data.tables import DataTable
@@ -151,7 +151,11 @@ def _class_problems(
         )
     for name, table in splits.items():
         # Rows of token ids have class ids where others have names.
-        known = set(map(str, range(len(labels)))) if table.tokenised else set(labels.names)
+        known = (
+            set(map(str, range(len(labels))))
+            if table.tokenised
+            else {class_name(name) for name in labels.names}
+        )
         for label, count in counts[name].items():
             if label not in known:
                 first = _first_row(table, role, label)
@@ -192,7 +196,7 @@ def _label_warnings(train: DataTable, labels: LabelSet, roles: Mapping[str, Role
     seen = distinct_labels(train, role)
     thing = "word" if roles[role].kind == "tags" else "row"
     warnings = iob_warnings(train, roles)
-    absent = [name for name in labels.names if name not in seen]
+    absent = [name for name in labels.names if class_name(name) not in seen]
     if absent:
         warnings.append(f"no training {thing} has the label {listed(absent)}; the model cannot learn it")
     numbers = [name for name in seen if is_integer_name(name)]

@@ -90,6 +90,8 @@ def find_labels(
     if keep is None:
         return LabelSet(tuple(names))
     kept = LabelSet(tuple(map(class_name, keep)))
+    if len(set(kept.names)) < len(kept):
+        raise one_error("labels", role, f"two of these names are one class: {listed(list(map(str, keep)))}")
     if table.tokenised:
         used = _class_ids(table, kind, declared=False)
         if len(used) > len(kept):

@@ -217,15 +217,29 @@ def rows_of_object(
         if not _is_columns(given, roles, columns):
             given = [given]
         else:
-            return placed(read_object(_listed(given), []), roles, columns)
+            return _placed_object(_listed(given), roles, columns)
     elif is_table(given):
-        return placed(read_object(given, []), roles, columns)
+        return _placed_object(given, roles, columns)
     if isinstance(given, (set, frozenset)) or not (
         hasattr(given, "__iter__") or (hasattr(given, "__len__") and hasattr(given, "__getitem__"))
     ):
         raise UsageError(f"found {type(given).__name__}; {_EXPECTED}")
     rows = iter(given) if hasattr(given, "__iter__") else (given[row] for row in range(len(given)))
     return _one_by_one(rows, roles, columns)
+
+
+def _placed_object(table: Any, roles: Mapping[str, Role], columns: Mapping[str, str]) -> Iterator[PlacedRow]:
+    raw = read_object(table, [])
+    return placed(raw, roles, _or_roles(columns, raw.columns))
+
+
+def _or_roles(columns: Mapping[str, str], available: Iterable[str]) -> dict[str, str]:
+    """The recipe's names of columns; a role's own name where Python's rows have that instead."""
+    there = {name.strip() for name in available}
+    return {
+        role: role if column.strip() not in there and role in there else column
+        for role, column in columns.items()
+    }
 
 
 def _unwrapped(given: Any, roles: Mapping[str, Role]) -> Any:
@@ -258,7 +272,8 @@ def _is_columns(given: Any, roles: Mapping[str, Role], columns: Mapping[str, str
     """Whether a dictionary holds columns: a list where a row has one text, or lists of lists of words or ids."""
     names = [str(name) for name in given.keys()]  # noqa: SIM118 (BatchEncoding iterates over more)
     deep = "input_ids" in names and not {"text", "words"} & set(columns)
-    picked = {"input_ids": "input_ids"} if deep else roles_in(names, roles, columns, "row 1")
+    wanted = _or_roles(columns, names)
+    picked = {"input_ids": "input_ids"} if deep else roles_in(names, roles, wanted, "row 1")
     role, column = next((role, column) for role, column in picked.items() if role != ID)
     value = plain(given[column])
     if (not isinstance(value, (list, tuple)) and not hasattr(value, "__len__")) or isinstance(
@@ -278,16 +293,23 @@ def _one_by_one(
     rows: Iterator[Any], roles: Mapping[str, Role], columns: Mapping[str, str]
 ) -> Iterator[PlacedRow]:
     """Rows that may be of different kinds and without end: each by itself."""
-    known: dict[tuple[str, ...], dict[str, str]] = {}
+    known: dict[tuple[Any, ...], dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
         place = f"row {number}"
-        named = _named(row, place, roles)
+        named, by_role = _named(row, place, roles)
         if named.get("input_ids") is not None:
             yield place, _filled(named, None)
             continue
-        keys = tuple(named)
+        keys = (*named, by_role)
         if keys not in known:
-            known[keys] = roles_in(keys, roles, columns, place)
+            wanted = {} if by_role else _or_roles(columns, named)
+            # Rows need not all have a text that the task can do without.
+            wanted = {
+                role: column
+                for role, column in wanted.items()
+                if column in named or role not in roles or roles[role].required
+            }
+            known[keys] = roles_in(named, roles, wanted, place)
         found: dict[str, Any] = {}
         problems: list[Problem] = []
         for role, column in known[keys].items():
@@ -303,21 +325,23 @@ def _one_by_one(
         yield place, _filled(found, roles)
 
 
-def _named(row: Any, place: str, roles: Mapping[str, Role]) -> dict[str, Any]:
-    """A row with its columns' names: a text is the first role that the model reads, a tuple its roles in order."""
+def _named(row: Any, place: str, roles: Mapping[str, Role]) -> tuple[dict[str, Any], bool]:
+    """A row with its columns' names, and whether these are roles: a text is the first role that the model reads, a
+    tuple its roles in order.
+    """
     row = plain(_unwrapped(row, roles) if not isinstance(row, np.ndarray) else row)
     if isinstance(row, (str, bytes)):
-        return {read_role(roles): row}
+        return {read_role(roles): row}, True
     if hasattr(row, "_asdict"):
         row = row._asdict()
     if hasattr(row, "keys"):
-        return {str(name): row[name] for name in row.keys()}  # noqa: SIM118
+        return {str(name): row[name] for name in row.keys()}, False  # noqa: SIM118
     positions = [name for name, role in roles.items() if role.kind in READ]
     if isinstance(row, (tuple, list)):
         if roles[positions[0]].kind == "words" and all(isinstance(word, (str, bytes)) for word in row):
-            return {positions[0]: list(row)}
+            return {positions[0]: list(row)}, True
         if 0 < len(row) <= len(positions):
-            return dict(zip(positions, row, strict=False))
+            return dict(zip(positions, row, strict=False)), True
     shown = f"{type(row).__name__} of {len(row)}" if isinstance(row, (tuple, list)) else type(row).__name__
     raise one_error(
         place, "", f"found {shown}; expected a text, a dictionary, or a tuple ({', '.join(positions)})"
