@@ -68,7 +68,7 @@ def _recipe(**changes: Any) -> SimpleNamespace:
             "final_fraction": 0.0, "args": {},
         },
         "plan": {
-            "mesh": None,
+            "mesh": None, "reproducible": "off",
             "micro_tokens": None, "ranks": None, "device": None, "precision": SimpleNamespace(name=None, keep_fp32=[], allow_low=[]), "packing": None,
             "memory": None, "threads": None,
         },

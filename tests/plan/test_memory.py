@@ -144,3 +144,23 @@ def test_products_in_parts_leave_what_is_outside_the_blocks_whole() -> None:
     two = predict_memory(model, micro_tokens=512, optimizer_state_multiple=2.0, division=Division(tensor=2))
     assert two.parameters == pytest.approx(model.parameter_bytes - 600_000_000)
     assert (two.gathered, two.returned) == (0, 0)
+
+
+# ---------------------------------------------------------------- gradients on their way
+
+
+@pytest.mark.parametrize(
+    ("copies", "bitwise", "buckets"), [(1, False, 0), (2, False, 2), (64, False, 2), (4, True, 4)]
+)
+def test_gradients_among_ranks_take_a_few_buckets(copies: int, bitwise: bool, buckets: int) -> None:
+    keys: dict[str, Any] = {"micro_tokens": 512, "optimizer_state_multiple": 2.0}
+    alone = predict_memory(BERT_LARGE, **keys)
+    found = predict_memory(BERT_LARGE, **keys, copies=copies, bitwise=bitwise)
+    assert found.travelling == buckets * 25 * 2**20
+    assert found.needed_bytes - alone.needed_bytes == found.travelling
+
+
+def test_a_small_model_has_small_buckets() -> None:
+    small = replace(BERT_LARGE, trainable_parameters=1_000_000)
+    found = predict_memory(small, micro_tokens=512, optimizer_state_multiple=2.0, copies=2)
+    assert found.travelling == 2 * 4_000_000

@@ -19,6 +19,7 @@ from bigbatch.parallel.gradients import divided
 from bigbatch.parallel.group import GroupWorld, peer_errors
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
+from bigbatch.rules.buckets import BUCKET_BYTES
 from bigbatch.rules.tree import tree_total
 
 
@@ -48,8 +49,9 @@ class AlignedGroup(GroupWorld):
                 bool(sum(row)) for row in self.exchange([float(p.grad is not None) for p in parameters])
             ]
             chosen = [parameter for parameter, there in zip(parameters, anywhere, strict=True) if there]
-            for bucket in divided(chosen):
-                self._sum(bucket, [rank for rank, holds in enumerate(holders) if holds])
+            memory: list[Tensor] = []
+            for bucket in divided(chosen, BUCKET_BYTES // 2):
+                memory = self._sum(bucket, [rank for rank, holds in enumerate(holders) if holds], memory)
 
     def last_backward(self) -> None:
         """Nothing travels early."""
@@ -58,19 +60,27 @@ class AlignedGroup(GroupWorld):
         rows = self.exchange([float(parameter.grad is not None) for parameter in parameters])
         return [any(column) for column in zip(*rows, strict=True)]
 
-    def _sum(self, parameters: Sequence[Tensor], holders: Sequence[int]) -> None:
+    def _sum(
+        self, parameters: Sequence[Tensor], holders: Sequence[int], memory: list[Tensor]
+    ) -> list[Tensor]:
+        """Of one bucket, with the memory of the one before where that is enough; the memory that was used."""
         sizes = [parameter.numel() for parameter in parameters]
         part = -(-sum(sizes) // self.size)
-        flat = torch.zeros(part * self.size, dtype=parameters[0].dtype, device=parameters[0].device)
+        first = parameters[0]
+        if not memory or memory[0].numel() < part * self.size or memory[0].dtype != first.dtype:
+            memory = [torch.zeros(part * self.size, dtype=first.dtype, device=first.device) for _ in range(2)]
+        flat, parts = (each[: part * self.size] for each in memory)
         torch.cat([_flat(parameter) for parameter in parameters], out=flat[: sum(sizes)])
-        parts = torch.empty_like(flat)
         dist.all_to_all_single(parts, flat, group=self.group)
         held = parts.view(self.size, part)
         mine = tree_total(((rank, held[rank]) for rank in holders), lambda one, other: one.add_(other))
         assert mine is not None
         dist.all_gather_into_tensor(flat, mine.contiguous(), group=self.group)
         for parameter, total in zip(parameters, flat[: sum(sizes)].split(sizes), strict=True):
-            parameter.grad = total.view(parameter.shape)
+            if parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)
+            parameter.grad.copy_(total.view(parameter.shape))
+        return memory
 
 
 def aligned(world: World) -> World:

@@ -2,26 +2,34 @@
 
 A bucket holds the gradients of some parameters, the last ones first: backward finishes them first. It leaves when all
 of its gradients are there, or, at the end of the pass, with zeros for those that are not. Every rank sends the same
-buckets in the same order, whatever it computed. Few are on their way at a time, so that the copies of gradients that
-they are stay small; a bucket of one large gradient is no copy.
+buckets in the same order, whatever it computed. Few are on their way at a time, and their memory is used again, so that
+the copies of gradients that they are stay small. A bucket of one large gradient is no copy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-BUCKET_BYTES = 25 * 2**20
-"""As torch's DistributedDataParallel has it."""
-ON_THEIR_WAY = 3
-"""Most buckets that have been sent and not come back."""
+from bigbatch.rules.buckets import BUCKET_BYTES, ON_THEIR_WAY
+
 _LOW = (torch.bfloat16, torch.float16)
-Sent = tuple[Any, list[Tensor]]
-"""The work of a bucket, and the pieces of its sum."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A bucket on its way."""
+
+    work: Any
+    flat: Tensor
+    """What becomes the sum."""
+    pieces: list[Tensor]
+    """Of each parameter: views of it."""
 
 
 class Buckets:
@@ -39,14 +47,18 @@ class Buckets:
         """
         self._parameters = list(parameters)
         self._group = group
+        self._bucket_bytes = bucket_bytes
         self._buckets = divided(self._parameters, bucket_bytes)
+        self._numbers = sum(parameter.numel() for parameter in self._parameters)
         self._bucket_of = {
             parameter: number for number, bucket in enumerate(self._buckets) for parameter in bucket
         }
         self._armed = False
         self._missing = [0] * len(self._buckets)
-        self._under_way: list[Sent] = []
+        self._under_way: list[_Sent] = []
         """The latest ones, oldest first."""
+        self._spare: list[Tensor] = []
+        """Memory of buckets that came back."""
         self.sent = 0
         """Buckets of this pass that were given to the group."""
         self.bytes_sent = 0
@@ -108,17 +120,33 @@ class Buckets:
     def _send(self) -> None:
         """Start the next bucket on its way."""
         bucket = self._buckets[self.sent]
-        flat, pieces = _flattened(bucket)
+        gradients = [_gradient(parameter) for parameter in bucket]
+        if len(gradients) == 1 and gradients[0].is_contiguous():
+            flat, pieces = gradients[0], gradients
+        else:
+            flat = self._memory(sum(each.numel() for each in gradients), gradients[0])
+            torch.cat([gradient.flatten() for gradient in gradients], out=flat)
+            parts = flat.split([parameter.numel() for parameter in bucket])
+            pieces = [part.view(parameter.shape) for part, parameter in zip(parts, bucket, strict=True)]
         self.sent += 1
         self.bytes_sent += flat.nbytes
-        self._under_way.append((dist.all_reduce(flat, group=self._group, async_op=True), pieces))
+        work = dist.all_reduce(flat, group=self._group, async_op=True)
+        self._under_way.append(_Sent(work, flat, pieces))
+
+    def _memory(self, numbers: int, like: Tensor) -> Tensor:
+        """Of a bucket that came back, if it is large enough."""
+        for place, spare in enumerate(self._spare):
+            if (spare.dtype, spare.device) == (like.dtype, like.device) and spare.numel() >= numbers:
+                return self._spare.pop(place)[:numbers]
+        largest = max(numbers, self._bucket_bytes // like.element_size())
+        return torch.empty(min(largest, self._numbers), dtype=like.dtype, device=like.device)[:numbers]
 
     def _receive(self, at_most: int) -> None:
         """Wait until so many are on their way, and put the sums of the others into `.grad`."""
         for bucket, pieces in self._come_back(at_most):
             for parameter, piece in zip(bucket, pieces, strict=True):
                 if parameter.grad is None:
-                    parameter.grad = piece.to(parameter.dtype)
+                    parameter.grad = piece.to(parameter.dtype, copy=True)
                 elif parameter.grad is not piece:
                     parameter.grad.copy_(piece)
 
@@ -130,19 +158,11 @@ class Buckets:
         """The oldest buckets and their sums, until so many are on their way."""
         while len(self._under_way) > at_most:
             bucket = self._buckets[self.sent - len(self._under_way)]
-            work, pieces = self._under_way.pop(0)
-            work.wait()
-            yield bucket, pieces
-
-
-def _flattened(bucket: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """What this rank has, one behind the other, in fp32 or better, and the part of each parameter."""
-    gradients = [_gradient(parameter) for parameter in bucket]
-    if len(gradients) == 1 and gradients[0].is_contiguous():
-        return gradients[0], gradients
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    pieces = flat.split([parameter.numel() for parameter in bucket])
-    return flat, [piece.view(parameter.shape) for piece, parameter in zip(pieces, bucket, strict=True)]
+            oldest = self._under_way.pop(0)
+            oldest.work.wait()
+            yield bucket, oldest.pieces
+            if oldest.flat._base is not None:
+                self._spare.append(oldest.flat._base)
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bigbatch.errors import UsageError
-from bigbatch.parallel.gradients import BUCKET_BYTES
 from bigbatch.parallel.group import GroupWorld, peer_errors
 from bigbatch.protocols import World
+from bigbatch.rules.buckets import BUCKET_BYTES
 from bigbatch.rules.sync import held
 
 

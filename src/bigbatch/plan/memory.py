@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from bigbatch.records import CalibrationFacts, ModelFacts
+from bigbatch.rules.buckets import travelling_bytes
 
 BYTES_PER_VALUE = 4
 """fp32."""
@@ -56,6 +57,8 @@ class MemoryBreakdown:
     """Weights, gradients and optimiser states of replicas that train apart, as far as they are not counted above."""
     noise_measurement: int = 0
     """Of the gradients of random parts, on updates whose noise is measured; gone before the optimiser's step."""
+    travelling: int = 0
+    """Copies of gradients on their way between ranks that hold whole models."""
     gathered: int = 0
     """Of whole parameters and gradients at work, where ranks hold parts of them."""
     returned: int = 0
@@ -68,7 +71,8 @@ class MemoryBreakdown:
     @property
     def lasting_bytes(self) -> int:
         """What stays for the whole run, whatever the micro-batch."""
-        return self.process + self.parameters + self.gradients + self.optimizer_state + self.replicas
+        model = self.parameters + self.gradients + self.optimizer_state + self.replicas
+        return self.process + model + self.travelling
 
     @property
     def needed_bytes(self) -> int:
@@ -131,6 +135,8 @@ def predict_memory(
     replicas: int = 0,
     outer: bool = False,
     division: Division = Division(),
+    copies: int = 1,
+    bitwise: bool = False,
 ) -> MemoryBreakdown:
     """Peak memory of training, part by part.
 
@@ -145,6 +151,8 @@ def predict_memory(
         replicas: that this rank computes in turn; 0: the model itself is trained.
         outer: whether the replicas have an outer optimiser: weights and momentum of its own.
         division: how ranks share the model.
+        copies: ranks that hold the whole model and sum their gradients.
+        bitwise: whether they sum in the order of a tree.
     """
     per_token = (
         activation_bytes_per_token(model, calibration) if activation_bytes is None else activation_bytes
@@ -166,6 +174,7 @@ def predict_memory(
         # Without gradients a block's tensors go when the next block has read them: two blocks at a time.
         evaluation=round(activations * min(1.0, 2 / max(1, model.blocks))),
         weight_copies=weight_copies_bytes,
+        travelling=travelling_bytes(round(trained), copies, bitwise=bitwise),
         gathered=outside + round(4 * model.largest_block_bytes / division.tensor) if sharded else 0,
         returned=outside if sharded else 0,
         loading=model.parameter_bytes if division.on_cpu and share < 1 else 0,

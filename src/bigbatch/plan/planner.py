@@ -83,6 +83,8 @@ def make_plan(
     division = _division(recipe, hardware)
     kept = division.share(model)
 
+    replicas = chosen.replicas_here(recipe, hardware.ranks)
+
     def memory_of(micro_tokens: int, again: Recomputation | None = None) -> MemoryBreakdown:
         return predict_memory(
             model,
@@ -92,9 +94,11 @@ def make_plan(
             temporary_multiple=_TEMPORARIES.get(recipe.optimizer.name, 0.0),
             activation_bytes=None if again is None else again.activation_bytes_per_token,
             weight_copies_bytes=weight_copies_bytes,
-            replicas=chosen.replicas_here(recipe, hardware.ranks),
+            replicas=replicas,
             outer=recipe.sync.outer != "average",
             division=division,
+            copies=1 if replicas or kept < 1 else hardware.ranks,
+            bitwise=recipe.plan.reproducible == "bitwise",
         )
 
     micro_tokens = chosen.micro_tokens(recipe, calibration)

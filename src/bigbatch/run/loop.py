@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from bigbatch.data.ahead import LEAD, Supply
-from bigbatch.errors import DoesNotFit
+from bigbatch.errors import DoesNotFit, MachineError
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.probe.hardware import peak_memory_bytes
@@ -41,7 +42,7 @@ from bigbatch.run.progress import Best, Progress
 from bigbatch.run.signals import SignalFlag
 from bigbatch.run.watched import better, figure_of
 from bigbatch.step.memory import OutOfMemory, memory_errors
-from bigbatch.step.together import Leaving, alone, together
+from bigbatch.step.together import Leaving, alone, together, was_agreed
 from bigbatch.units import Quantity
 
 SMALLEST_MICRO_TOKENS = 16
@@ -417,6 +418,16 @@ class Loop:
         if self.keeper.saved_update != self.progress.update:
             self.save(str(interruption))
         return record
+
+    def save_failed(self, error: Exception) -> None:
+        """The last boundary, if every rank is still there: what was trained until then is not lost with the error."""
+        if not was_agreed(error) or self.keeper.saved_update == self.progress.update:
+            return
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        did = f"saves the last update: the same command goes on after update {self.progress.update}"
+        with suppress(MachineError):  # the error itself is what is told
+            self.emit(self._event("failed", why, did))
+            self.save(why)
 
     def _event(self, event: str, why: str, did: str, **details: Any) -> Event:
         return Event(step=self.progress.update, event=event, why=why, did=did, details=details)

@@ -106,7 +106,8 @@ class Run:
             except RunLocked:
                 self.status = "failed"  # status.json belongs to whoever took the directory over
                 raise
-            except Exception:
+            except Exception as error:
+                self._loop.save_failed(error)
                 self._end("failed")
                 raise
             self.result = read_json(self._directory.result)

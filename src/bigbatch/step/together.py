@@ -119,9 +119,20 @@ def _verdict(world: World, trouble: Exception | None) -> Exception:
     own = (
         trouble is not None and _words(world, trouble)["kind"] == first["kind"] and first["kind"] != "let out"
     )
-    found = trouble if own and trouble is not None else _of_another(first, f"rank {rank}: {first['why']}")
-    setattr(found, _AGREED, True)
-    return found
+    return _marked(
+        trouble if own and trouble is not None else _of_another(first, f"rank {rank}: {first['why']}")
+    )
+
+
+def _marked(error: Exception) -> Exception:
+    """Known to all from now on; some exceptions take no attributes."""
+    try:
+        setattr(error, _AGREED, True)
+        return error
+    except (AttributeError, TypeError):
+        found = RuntimeError(f"{type(error).__name__}: {error}")
+        found.__cause__ = error
+        return _marked(found)
 
 
 def _of_another(words: dict[str, Any], where: str) -> Exception:
