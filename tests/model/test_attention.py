@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bigbatch.model.attention import LAYOUT, CannotPack, packed_attention
+from bigbatch.model.attention import KERNELS, LAYOUT, CannotPack, packed_attention
 from bigbatch.model.layout import build_layout
 from tests.models import tiny_batch
 
@@ -90,3 +90,39 @@ def test_what_it_does_not_know_is_said_in_a_trial() -> None:
     )
     with pytest.raises(CannotPack, match="softcap"):
         packed_attention(SimpleNamespace(), q, k, v, None, softcap=30.0, **{LAYOUT: layout})  # pyright: ignore
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "chunked", "flex"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_shared_key_heads_are_not_copied(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are given them as they are, and keep them so for the backward pass."""
+    q, k, v = (x.detach() if kernel == "flex" else x for x in _states(1))
+    given: list[tuple[int, ...]] = []
+    inner = KERNELS[kernel]
+
+    def spy(*heads: Any, **options: Any) -> Tensor:
+        given.extend(tuple(each.shape) for each in heads[:3])
+        return inner(*heads, **options)
+
+    monkeypatch.setitem(KERNELS, kernel, spy)  # type: ignore[arg-type]
+    layout = build_layout(tiny_batch(LENGTHS), torch.device("cpu"), inputs={}, kernel=kernel)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found, _ = packed_attention(
+            SimpleNamespace(is_causal=True), q, k, v, None, scaling=1 / 3, **{LAYOUT: layout}
+        )  # pyright: ignore
+    tokens = sum(LENGTHS)
+    assert given == [(4, tokens, 8), (1, tokens, 8), (1, tokens, 8)]
+    wide = [x[0].expand(4, -1, -1).split(LENGTHS, 1) for x in (k, v)]
+    expected = torch.cat(
+        [_formula(qs, ks, vs, True, None) for qs, ks, vs in zip(q[0].split(LENGTHS, 1), *wide, strict=True)],
+        1,
+    )
+    torch.testing.assert_close(found[0], expected.transpose(0, 1), rtol=1e-9, atol=1e-9)
+    # Queries, outputs and their sums of exponentials; one head of keys and values, padded: never four of each.
+    assert sum(kept.values()) < 4 * q.nbytes + 2 * 2 * k.nbytes

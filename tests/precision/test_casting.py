@@ -292,3 +292,80 @@ def test_logits_over_a_vocabulary_may_be_low_and_come_out_in_fp32(small):
     assert large.policy()[large.module.classifier] and not large.policy()[large.module.bert.pooler]
     output = large.casting("bf16").forward(large.packed())(large.batch)
     assert output.dtype == torch.float32 and output.shape[-1] == 3000
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "qwen3", "modernbert", "gpt2"])
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_kernels_of_attention_are_given_one_format(small, monkeypatch, family, name, lazy):
+    """Rotary positions leave fp32 queries and keys beside 16-bit values."""
+    from bigbatch.graph.lazy import read_tokens_only
+    from bigbatch.model import attention
+
+    given = []
+    inner = attention.KERNELS["sdpa"]
+
+    def spy(query, key, value, *others, **options):
+        given.append({query.dtype, key.dtype, value.dtype})
+        return inner(query, key, value, *others, **options)
+
+    monkeypatch.setitem(attention.KERNELS, "sdpa", spy)
+    found = small(family)
+    forward = found.packed()
+    if lazy:
+        read_tokens_only(forward)
+    found.casting(name).forward(forward)(found.batch).sum().backward()
+    forward.close()
+    assert given and all(each == {FORMATS[name]} for each in given)
+
+
+def test_attention_that_is_kept_in_fp32_stays_there(small, monkeypatch):
+    from bigbatch.model import attention
+
+    given = []
+    inner = attention.KERNELS["sdpa"]
+    monkeypatch.setitem(
+        attention.KERNELS,
+        "sdpa",
+        lambda *heads, **options: given.append(heads[0].dtype) or inner(*heads, **options),
+    )
+    found = small("llama")
+    forward = found.packed()
+    found.casting("bf16", keep_fp32=["*self_attn*"]).forward(forward)(found.batch)
+    forward.close()
+    assert set(given) == {torch.float32}
+
+
+@pytest.mark.parametrize(("allowed", "product"), [([], torch.float32), (["lm_head"], torch.bfloat16)])
+def test_logits_in_chunks_are_multiplied_as_the_policy_says(monkeypatch, allowed, product):
+    """A head that is small here is kept in fp32 by its role; allowed, it is low as in a model with many token ids."""
+    from bigbatch.model.anatomy import anatomy
+    from bigbatch.model.forwards import PackedForward
+    from bigbatch.model.logits import DeferredForward
+    from bigbatch.precision.policy import policy_of
+    from bigbatch.tasks.language import logits_in_parts, surprise, surprise_U
+    from tests.models import tiny, tiny_batch
+
+    model = tiny("llama", head="causal", tie_word_embeddings=False)
+    parts = anatomy(model)
+    batch = tiny_batch(pools="tokens")
+    forward = DeferredForward(PackedForward(model, parts), parts.output_layer)
+    casting = Casting(model, policy_of(model, parts, allow_low=allowed), "bf16")
+    outputs = casting.forward(forward)(batch)
+    forward.close()
+    used = []
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(
+        "torch.nn.functional.linear", lambda *given: used.append(given[0].dtype) or linear(*given)
+    )
+    values_U = torch.as_tensor(batch.targets.values).long()
+    whole = surprise(outputs, values_U)
+    each_U = surprise_U(outputs, values_U)
+    (_, logits), *_ = logits_in_parts(outputs)
+    assert whole.dtype == each_U.dtype == logits.dtype == torch.float32
+    assert outputs.low == (None if product is torch.float32 else product)
+    assert product in used and (product is torch.float32 or torch.float32 not in used)
+    truth, logits = linear(outputs.hidden_UD, outputs.weight_VD).detach(), logits.detach()
+    assert float((logits - truth).norm() / truth.norm()) < (1e-6 if product is torch.float32 else 1e-2)
+    whole.backward()
+    assert model.lm_head.weight.grad.dtype == torch.float32 and model.lm_head.weight.grad.any()

@@ -83,6 +83,7 @@ def packed_attention(
     if layout.witness is not None:
         _refuse_unsupported(options)
         layout.witness(module, window)
+    query, key, value = _of_one_dtype(query, key, value)
     causal = options.get("is_causal")
     if causal is None:
         causal = getattr(module, "is_causal", True)
@@ -94,9 +95,6 @@ def packed_attention(
     if only_reads:
         assert last is not None and last.keys_1HTW is not None and last.values_1HTW is not None
         key, value = last.keys_1HTW, last.values_1HTW
-    shared = query.shape[1] // key.shape[1]
-    if shared > 1:
-        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     out_RHW = KERNELS[layout.kernel](
         query[0],
         key[0],
@@ -111,6 +109,18 @@ def packed_attention(
     if layout.one_shape:
         out_RHW = out_RHW.clone(memory_format=torch.contiguous_format)
     return out_RHW.unsqueeze(0), None
+
+
+def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What kernels are given: autocast's format where it is on, else that of the values.
+
+    Rotary positions have fp32 factors under autocast, which leave fp32 queries and keys beside 16-bit values. torch's
+    own attention casts them by itself; others refuse, or compute with one of the two.
+    """
+    kind, dtype = query.device.type, value.dtype
+    if torch.is_autocast_enabled(kind) and dtype is not torch.float64:
+        dtype = torch.get_autocast_dtype(kind)
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def _refuse_unsupported(options: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from bigbatch.model.grouped import expanded, sdpa
 
 _PIECE_BYTES = 2**20
 """Scores that are worked on at a time: fits a core's second-level cache together with its dropout mask. Part of
@@ -35,8 +36,8 @@ def chunked_attention(
 
     Args:
         query: (S, H, Q, W).
-        key: (S, H, K, W).
-        value: (S, H, K, W).
+        key: (S, H, K, W); query heads may share key heads, which are then fewer.
+        value: as the key.
         mask: bool, True where a query sees a key: (S or 1, 1, Q or 1, K) or (Q, K); None: it sees all.
         is_causal: query i sees keys up to i; only without mask.
         dropout: probability, in steps of 1/65536.
@@ -46,9 +47,8 @@ def chunked_attention(
         (S, H, Q, W).
     """
     if not dropout:
-        return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=is_causal, scale=scaling
-        )
+        return sdpa(query, key, value, mask, is_causal, 0.0, scaling)
+    key, value = expanded(query, key, value)
     if is_causal:
         mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
     bias = None

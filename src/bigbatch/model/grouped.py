@@ -30,9 +30,37 @@ def sdpa(
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
-    """Torch's own attention of one group."""
+    """Torch's own attention of one group; key heads may be fewer than query heads."""
+    shared = query.shape[1] != key.shape[1]
+    if shared and not _takes_shared_heads(query, mask):
+        key, value = expanded(query, key, value)
+        shared = False
     return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scaling
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=is_causal,
+        scale=scaling,
+        enable_gqa=shared,
+    )
+
+
+def _takes_shared_heads(query: Tensor, mask: Tensor | None) -> bool:
+    """Whether a kernel shares key heads by itself. On CUDA flash attention does; what it does not take (a mask, fp32)
+    goes to one that does not, and the way that is left for it keeps all scores.
+    """
+    return query.device.type != "cuda" or (mask is None and query.dtype in (torch.float16, torch.bfloat16))
+
+
+def expanded(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (S, key heads, K, W) with each head as often as queries share it."""
+    shared = query.shape[1] // key.shape[1]
+    return (
+        (key, value)
+        if shared == 1
+        else (key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1))
     )
 
 
@@ -53,8 +81,8 @@ def grouped_attention(
 
     Args:
         query: (H, T, W), or (H, R, W) when `reads_only`.
-        key: (H, T, W).
-        value: (H, T, W).
+        key: (H, T, W); query heads may share key heads, which are then fewer.
+        value: as the key.
         layout: of the micro-batch.
         reads_only: the queries are those of `layout.last`.
         window: a token sees those less than so many away; None: all.

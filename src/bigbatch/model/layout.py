@@ -63,6 +63,8 @@ class LastBlock:
 
     rows_R: Tensor
     """(R,) int64 distinct packed positions that the head reads, ascending."""
+    at_R: np.ndarray
+    """The same, on the host."""
     groups: tuple[ReadGroup, ...]
     tokens: int
     """T, all tokens of the pack."""
@@ -218,7 +220,11 @@ def _last_block(
     at_R = rows_R - cumulative_B1[sample_R]
     groups = [_read_group(sample_R, at_R, cumulative_B1, first, end, device) for first, end in runs]
     return LastBlock(
-        rows_R=to_device(rows_R, device), groups=tuple(groups), tokens=tokens, applications=applications
+        rows_R=to_device(rows_R, device),
+        at_R=rows_R,
+        groups=tuple(groups),
+        tokens=tokens,
+        applications=applications,
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class DeferredLogits:
     """(V, D) of the output layer; often the embedding's own tensor."""
     bias_V: Tensor | None
     """(V,), or None."""
+    low: torch.dtype | None = None
+    """What they are multiplied in, where that is less than they have; logits are fp32 all the same."""
 
     def __len__(self) -> int:
         return len(self.hidden_UD)
@@ -54,8 +57,13 @@ class DeferredLogits:
 
     def logits(self, part: slice = slice(None)) -> Tensor:
         """The logits of some units (U', V), at last."""
-        weight_VD, bias_V = self.factors()
-        return functional.linear(self.hidden_UD[part], weight_VD, bias_V)
+        weight_VD, bias_V = self._low_factors if self.low is not None else self.factors()
+        logits_UV = functional.linear(self.hidden_UD[part].to(weight_VD.dtype), weight_VD, bias_V)
+        return logits_UV if self.low is None else logits_UV.float()
+
+    @cached_property
+    def _low_factors(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight_VD.to(self.low), None if self.bias_V is None else self.bias_V.to(self.low)
 
     def factors(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in the precision of the hidden states."""
@@ -88,12 +96,15 @@ class DeferredForward(ModuleForward):
         self.span = forward.span
         self.weight_copies_bytes = forward.weight_copies_bytes
         self.output_layer: Any = output_layer
+        self.low: torch.dtype | None = None
+        """Format of the layer's product, where a policy says so (`precision.casting`)."""
         self.when_closed(forward.close)
 
     def __call__(self, micro_batch: MicroBatch) -> DeferredLogits:
         """The units' hidden states and the layer's parameters."""
         hidden_UD = self.hidden(micro_batch)
-        return DeferredLogits(hidden_UD, self.output_layer.weight, getattr(self.output_layer, "bias", None))
+        layer = self.output_layer
+        return DeferredLogits(hidden_UD, layer.weight, getattr(layer, "bias", None), self.low)
 
     def hidden(self, micro_batch: MicroBatch) -> Tensor:
         """(U, D) hidden states alone, in the order of the micro-batch's units."""

@@ -1,21 +1,27 @@
 """Attention over a pack in one kernel, for accelerators: variable-length flash attention, and FlexAttention.
 
-Both know where samples begin; nothing is padded and no group is formed. What they cannot do (dropout, precisions,
-queries of read tokens alone) goes to `grouped_attention`. Which of them is used is measured, and compared with the
-plain path before a run.
+Both know where samples begin; nothing is padded and no group is formed. What they cannot do (FlexAttention: dropout;
+flash attention: queries of read tokens alone) goes to `grouped_attention`. Which of them is used is measured, and
+compared with the plain path before a run.
 
 Shapes: T packed tokens, R read tokens, H heads, W width of a head.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bigbatch.model.block_mask import block_mask
+from bigbatch.model.flash_dropout import Kernel, flash_with_dropout, why_not
 from bigbatch.model.grouped import grouped_attention
 from bigbatch.model.layout import Layout
+
+_WIDTHS = 8
+"""The operator needs the width of a head to be a multiple of it; `varlen_attn` says so by itself."""
 
 
 class Unsupported(Exception):
@@ -34,40 +40,71 @@ def flash_attention(
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
-    """Variable-length flash attention: torch's own, or the flash-attn package's when weights are dropped.
+    """Variable-length flash attention: torch's own; when weights are dropped, the flash-attn package's or the operator
+    behind torch's (`flash_dropout`).
 
     Args and result as `grouped_attention`.
 
     Raises:
         Unsupported: not CUDA, not 16 bits.
     """
-    options: Any = dict(window=window, causal=causal, dropout=dropout, scaling=scaling)
     if query.device.type != "cuda":
         raise Unsupported(f"flash attention needs CUDA; the model is on {query.device.type}")
     if query.dtype not in (torch.float16, torch.bfloat16):
         raise Unsupported(
             f"flash attention computes in bf16 or fp16, not {str(query.dtype).removeprefix('torch.')}"
         )
-    package = _flash_attn() if dropout else None
-    if reads_only or (dropout and package is None):
-        return grouped_attention(query, key, value, layout, reads_only=reads_only, **options)
+    drops = _dropping(query) if dropout else None
+    if reads_only or (dropout and drops is None):
+        return grouped_attention(
+            query, key, value, layout,
+            reads_only=reads_only, window=window, causal=causal, dropout=dropout, scaling=scaling,
+        )  # fmt: skip
     starts, longest = layout.starts(), int(layout.longest)
     q_THW, k_THW, v_THW = (tensor.transpose(0, 1).contiguous() for tensor in (query, key, value))
     # Flash attention counts the tokens to each side; ours is the distance that is too far.
     reach = -1 if window is None else window - 1
     sides = (reach, 0 if causal else reach)
-    if package is not None:
-        return package(
-            q_THW, k_THW, v_THW, starts, starts, longest, longest,
-            dropout_p=dropout, softmax_scale=scaling, causal=causal, window_size=sides,
-        )  # fmt: skip
+    if drops is not None:
+        return drops(
+            q_THW, k_THW, v_THW, starts, longest, dropout=dropout, scaling=scaling, causal=causal, sides=sides
+        )
     from torch.nn.attention.varlen import varlen_attn
 
     found = varlen_attn(
-        q_THW, k_THW, v_THW, starts, starts, longest, longest, scale=scaling, window_size=sides
-    )
+        q_THW, k_THW, v_THW, starts, starts, longest, longest,
+        scale=scaling, window_size=sides, enable_gqa=q_THW.shape[1] != k_THW.shape[1],
+    )  # fmt: skip
     assert isinstance(found, Tensor)
     return found
+
+
+def _dropping(query: Tensor) -> Kernel | None:
+    """What drops weights in one kernel, if anything here does."""
+    package = _flash_attn()
+    if package is not None:
+        return partial(_packaged, package)
+    fits = query.shape[-1] % _WIDTHS == 0
+    return flash_with_dropout if fits and not why_not(query.device, query.dtype) else None
+
+
+def _packaged(
+    package: Any,
+    q_THW: Tensor,
+    k_THW: Tensor,
+    v_THW: Tensor,
+    starts: Tensor,
+    longest: int,
+    *,
+    dropout: float,
+    scaling: float | None,
+    causal: bool,
+    sides: tuple[int, int],
+) -> Tensor:
+    return package(
+        q_THW, k_THW, v_THW, starts, starts, longest, longest,
+        dropout_p=dropout, softmax_scale=scaling, causal=causal, window_size=sides,
+    )  # fmt: skip
 
 
 def flex_attention(
@@ -96,32 +133,10 @@ def flex_attention(
             query, key, value, layout,
             reads_only=reads_only, window=window, causal=causal, dropout=dropout, scaling=scaling,
         )  # fmt: skip
-    rows = layout.last.rows_R if reads_only and layout.last is not None else None
-    mask = _block_mask(layout, rows, window, causal, query.device)
-    kernel = _flex(query.device.type)
-    found = kernel(query[None], key[None], value[None], block_mask=mask, scale=scaling)
+    mask = block_mask(layout, reads_only=reads_only, window=window, causal=causal, device=query.device)
+    kernel, shared = _flex(query.device.type), query.shape[0] != key.shape[0]
+    found = kernel(query[None], key[None], value[None], block_mask=mask, scale=scaling, enable_gqa=shared)
     return found[0].transpose(0, 1)
-
-
-def _block_mask(
-    layout: Layout, rows: Tensor | None, window: int | None, causal: bool, device: torch.device
-) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    key = ("flex", rows is not None, window, causal)
-    if key not in layout.masks:
-        sample_T = layout.sample_of_token()
-
-        def seen(_batch: Tensor, _head: Tensor, query_at: Tensor, key_at: Tensor) -> Tensor:
-            at = query_at if rows is None else rows[query_at]
-            same = sample_T[at] == sample_T[key_at]
-            if causal:
-                same = same & (key_at <= at)
-            return same if window is None else same & ((at - key_at).abs() < window)
-
-        queries = len(sample_T) if rows is None else len(rows)
-        layout.masks[key] = create_block_mask(seen, None, None, queries, len(sample_T), device=str(device))
-    return layout.masks[key]
 
 
 _compiled_flex: dict[str, Any] = {}

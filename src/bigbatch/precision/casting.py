@@ -63,6 +63,7 @@ class Casting:
             emulate: fp8 without the hardware, for tests.
         """
         self.format = format
+        self._policy = policy
         self._device_type = device_of(module).type
         self._root_low = policy[module]
         self._depth = 0
@@ -82,6 +83,8 @@ class Casting:
     def forward(self, inner: AnyForward) -> AnyForward:
         """Run `inner` under this policy until it is closed; its outputs are fp32, so that the loss is too."""
         runs = inner.forward if isinstance(inner, (DeferredForward, PooledForward)) else inner
+        if isinstance(inner, DeferredForward) and self._policy[inner.output_layer]:
+            inner.low = AUTOCAST.get(self.format)
         runs.around, runs.outputs, inner.span = self.forward_pass, _wide, self.span
         inner.weight_copies_bytes = self.weight_copies_bytes
         inner.when_closed(self.close)

@@ -12,7 +12,7 @@ from bigbatch.precision.policy import Policy
 _CAPABILITY = (8, 9)
 """Ada and Hopper: the first GPUs with fp8 tensor cores."""
 _MULTIPLE = 16
-"""The kernels need both sides of a matrix to be a multiple of it."""
+"""The kernels need both sides of a weight to be a multiple of it."""
 
 
 def float8_obstacle(device: torch.device) -> str:
@@ -50,7 +50,8 @@ class Float8Layers:
 
         before = dict(module.named_modules())
         names = [name for name, part in before.items() if _fits(part) and policy.get(part, False)]
-        config: Any = Float8LinearConfig(emulate=emulate)
+        # The gradient of a weight sums over the tokens of a pack, of which there is any number: padded to a multiple.
+        config: Any = Float8LinearConfig(emulate=emulate, pad_inner_dim=True)
         convert_to_float8_training(module, config=config, module_filter_fn=lambda _, name: name in names)
         self._twins = []
         for name in names:
@@ -64,8 +65,9 @@ class Float8Layers:
 
     def swap_in(self) -> None:
         """Let the twins stand in."""
-        for owner, child, _, twin in self._twins:
-            setattr(owner, child, twin)
+        for owner, child, layer, twin in self._twins:
+            if "forward" not in vars(layer):  # an output layer that hands its input through (`model.logits`)
+                setattr(owner, child, twin)
 
     def swap_out(self) -> None:
         """Put the layers themselves back."""

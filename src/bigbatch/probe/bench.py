@@ -132,6 +132,7 @@ KEPT = frozenset(
         "bmm",
         "baddbmm",
         "_scaled_dot_product_flash_attention",
+        "_flash_attention_forward",
         "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_efficient_attention",
         "_scaled_dot_product_cudnn_attention",

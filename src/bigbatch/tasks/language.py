@@ -20,6 +20,7 @@ from bigbatch.model.logits import DeferredLogits
 from bigbatch.protocols import Metric, Role
 from bigbatch.records import Predictions, Targets, TokenTable
 from bigbatch.tasks.losses import IGNORED
+from bigbatch.tasks.low_entropy import low_entropy
 from bigbatch.tasks.perplexity import language_metrics
 
 TERM = "cross_entropy"
@@ -48,6 +49,11 @@ def _chunked(outputs: DeferredLogits, values_U: Tensor, reduction: Literal["none
     if not len(hidden_UD):
         nothing_U = hidden_UD.sum(-1)
         return nothing_U if reduction == "none" else nothing_U.sum()
+    if outputs.low is not None:
+        return low_entropy(
+            hidden_UD, outputs.weight_VD, outputs.bias_V, values_U.long(),
+            dtype=outputs.low, rows=outputs.chunk_rows, summed=reduction == "sum",
+        )  # fmt: skip
     weight_VD, bias_V = outputs.factors()
     return functional.linear_cross_entropy(
         hidden_UD,

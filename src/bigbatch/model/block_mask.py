@@ -1,0 +1,120 @@
+"""FlexAttention's mask over a pack, from where samples begin: blocks of 128 x 128 pairs, without looking at pairs.
+
+A query sees one run of keys: of its own sample, up to itself when causal, not further than the window. So a block is
+computed where it meets a run of one of its queries, and needs no mask where all of its queries see all of its keys.
+
+Shapes: Q queries, T packed tokens, N blocks of queries, M blocks of keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigbatch.model.layout import Layout, to_device
+
+BLOCK = 128
+"""Queries, and keys, of a block: FlexAttention's own."""
+
+
+def block_mask(
+    layout: Layout, *, reads_only: bool, window: int | None, causal: bool, device: torch.device
+) -> Any:
+    """The mask of a micro-batch, made for the first layer that asks and kept for the others.
+
+    Args:
+        layout: of the micro-batch.
+        reads_only: the queries are those of `layout.last`.
+        window: a token sees those less than so many away; None: all.
+        causal: a token sees none behind it.
+        device: where attention is computed.
+    """
+    last = layout.last if reads_only else None
+    key = ("flex", last is not None, window, causal)
+    if key not in layout.masks:
+        layout.masks[key] = _made(layout, None if last is None else last, window, causal, device)
+    return layout.masks[key]
+
+
+def _made(layout: Layout, last: Any, window: int | None, causal: bool, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import BlockMask
+
+    tokens = int(layout.cumulative_B1[-1])
+    at_Q = np.arange(tokens) if last is None else last.at_R
+    partial_NM, full_NM = blocks(*runs(layout.cumulative_B1, at_Q, window, causal), tokens)
+    return BlockMask.from_kv_blocks(
+        *_ordered(partial_NM, device),
+        *_ordered(full_NM, device),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=_seen(layout.sample_of_token(), None if last is None else last.rows_R, window, causal),
+        seq_lengths=(len(at_Q), tokens),
+    )
+
+
+def _seen(
+    sample_T: Tensor, rows_R: Tensor | None, window: int | None, causal: bool
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Whether a query sees a key: what the kernel asks inside of blocks that are not full."""
+
+    def seen(_batch: Tensor, _head: Tensor, query_at: Tensor, key_at: Tensor) -> Tensor:
+        at = query_at if rows_R is None else rows_R[query_at]
+        same = sample_T[at] == sample_T[key_at]
+        if causal:
+            same = same & (key_at <= at)
+        return same if window is None else same & ((at - key_at).abs() < window)
+
+    return seen
+
+
+def runs(
+    cumulative_B1: np.ndarray, at_Q: np.ndarray, window: int | None, causal: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(first key, end of keys) that each query sees, (Q,) each.
+
+    Args:
+        cumulative_B1: where samples begin, and where the last ends.
+        at_Q: positions of the queries in the pack.
+        window: as in `block_mask`.
+        causal: as in `block_mask`.
+    """
+    sample_Q = np.searchsorted(cumulative_B1, at_Q, side="right") - 1
+    first_Q, end_Q = cumulative_B1[sample_Q], cumulative_B1[sample_Q + 1]
+    if window is not None:
+        first_Q, end_Q = np.maximum(first_Q, at_Q - window + 1), np.minimum(end_Q, at_Q + window)
+    return first_Q, np.minimum(end_Q, at_Q + 1) if causal else end_Q
+
+
+def blocks(first_Q: np.ndarray, end_Q: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, M) bool each: blocks of which some pairs are seen, and those of which all are.
+
+    Args:
+        first_Q: first key of each query.
+        end_Q: end of its keys.
+        tokens: all keys.
+    """
+    queries = len(first_Q)
+    shape = -(-queries // BLOCK), -(-tokens // BLOCK)
+    row_Q = np.arange(queries) // BLOCK
+    # Each run opens at its first block and closes behind its last one.
+    steps_NM = np.zeros((shape[0], shape[1] + 1), np.int64)
+    np.add.at(steps_NM, (row_Q, first_Q // BLOCK), 1)
+    np.add.at(steps_NM, (row_Q, (end_Q - 1) // BLOCK + 1), -1)
+    some_NM = steps_NM.cumsum(1)[:, :-1] > 0
+    starts_N = np.arange(0, queries, BLOCK)
+    begin_M = np.arange(shape[1]) * BLOCK
+    all_NM = np.maximum.reduceat(first_Q, starts_N)[:, None] <= begin_M
+    all_NM &= np.minimum.reduceat(end_Q, starts_N)[:, None] >= begin_M + BLOCK
+    if queries % BLOCK:
+        all_NM[-1] = False  # the last block has empty places
+    return some_NM & ~all_NM, all_NM
+
+
+def _ordered(dense_NM: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(1, 1, N) how many blocks of each row, (1, 1, N, M) their numbers first."""
+    order_NM = np.argsort(~dense_NM, axis=1, kind="stable").astype(np.int32)
+    counts_N = dense_NM.sum(1).astype(np.int32)
+    return to_device(counts_N, device)[None, None], to_device(order_NM, device)[None, None]
