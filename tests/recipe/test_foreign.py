@@ -5,6 +5,7 @@ import pytest
 from bigbatch.recipe.foreign import TABLE, find, hint_for
 from bigbatch.recipe.keys import all_keys
 from bigbatch.recipe.sugar import ROLE_SUGAR
+from bigbatch.recipe.values import Built
 
 DATA_ROLES = {f"data.{role}" for role in ROLE_SUGAR} | {f"data.columns.{role}" for role in ROLE_SUGAR}
 
@@ -13,6 +14,21 @@ def test_every_row_points_to_a_key_that_exists_or_says_why_not():
     lost = [row for row in TABLE if row.ours and row.ours not in all_keys() and row.ours not in DATA_ROLES]
     assert lost == []
     assert [row for row in TABLE if not row.ours and not row.why] == []
+
+
+def _planned(key: str) -> bool:
+    """Whether the schema knows the key and refuses every value but the one that it has by itself."""
+    info = all_keys().get(key)
+    if info is None:
+        return False
+    known = [each.func.values for each in info.metadata if isinstance(getattr(each, "func", None), Built)]
+    return any(len(values) == 1 and values[0] == info.default for values in known)
+
+
+def test_planned_is_said_of_what_the_schema_refuses_and_of_nothing_else():
+    assert _planned("plan.mesh.pipeline") and not _planned("plan.mesh.shard")
+    wrong = [row for row in TABLE if ("planned" in row.why) != _planned(row.ours)]
+    assert wrong == []
 
 
 def test_no_name_is_listed_twice_by_one_tool():

@@ -94,7 +94,7 @@ def test_each_argument_lands_in_its_key(changes, read, expected):
         ({"torch_compile": True}, "torch_compile=True -> plan.compile: blocks"),
         (
             {"optim": "adafactor"},
-            "optim=adafactor dropped: only torch's AdamW in fp32 and SGD have a counterpart",
+            "optim=adafactor dropped: only torch's AdamW, SGD and Lion in fp32 are translated",
         ),
         (
             {"lr_scheduler_type": "polynomial"},
@@ -106,7 +106,8 @@ def test_each_argument_lands_in_its_key(changes, read, expected):
         ),
         ({"report_to": ["wandb"]}, "report_to=['wandb'] dropped: see observers"),
         ({"metric_for_best_model": "eval_f1"}, "metric_for_best_model=f1: set `best: f1`"),
-        ({"deepspeed": "ds.json"}, "deepspeed=ds.json dropped: planned, not built yet"),
+        ({"activation_checkpointing": True}, "activation_checkpointing=True dropped: see plan.recompute"),
+        ({"deepspeed": "ds.json"}, "deepspeed=ds.json dropped: see plan.mesh: `shard` divides parameters"),
     ],
 )
 def test_what_is_left_out_is_said_with_the_reason(changes, note):

@@ -35,7 +35,6 @@ _DROPPED_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "eval_accumulation_steps": (None,),
 }  # fmt: skip
 """Names that are left out, with the values that nobody chose: those are dropped without a note."""
-_PLANNED = ("activation_checkpointing",)
 _MISSING = object()
 
 
@@ -111,10 +110,12 @@ def _optimizer(found: _Translation) -> None:
     elif name == "adamw_torch_8bit":
         found.set("optimizer.name", "adamw", f"optim={name}")
         found.set("optimizer.state", "8bit", f"optim={name} (torchao's, as there)")
+    elif name in ("lion_32bit", "paged_lion_32bit"):
+        found.set("optimizer.name", "lion", f"optim={name}")
     else:
         found.set("optimizer.name", "adamw", f"optim={name}")
         if not name.startswith("adamw_torch") or name.endswith("bit"):
-            found.drop("optim", "only torch's AdamW in fp32 and SGD have a counterpart; adamw is used")
+            found.drop("optim", "only torch's AdamW, SGD and Lion in fp32 are translated; adamw is used")
     found.set("optimizer.lr", float(found.get("learning_rate", 5e-5)), "learning_rate")
     found.set("optimizer.weight_decay", float(found.get("weight_decay", 0.0)), "weight_decay")
     betas = [float(found.get("adam_beta1", 0.9)), float(found.get("adam_beta2", 0.999))]
@@ -209,5 +210,4 @@ def _dropped(found: _Translation) -> None:
         if any(value == other and type(value) is type(other) for other in unchosen):
             continue
         row = rows[name]
-        planned = f"{row.ours} is planned, not built yet" if name in _PLANNED else ""
-        found.drop(name, planned or row.why or f"see {row.ours}")
+        found.drop(name, f"see {row.ours}" + (f": {row.why}" if row.why else "") if row.ours else row.why)
