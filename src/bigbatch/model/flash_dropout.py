@@ -110,26 +110,27 @@ def trial(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> str:
 
     for causal in (False, True):
         plain = _formula(q, k, v, causal)
-        expected = [plain, *torch.autograd.grad((plain * weights).sum(), (q, k, v))]
+        expected = [plain.detach(), *torch.autograd.grad((plain * weights).sum(), (q, k, v))]
         out = run(v, _NOTHING, causal)
-        found = [out, *torch.autograd.grad((out * weights).sum(), (q, k, v))]
+        found = [out.detach(), *torch.autograd.grad((out * weights).sum(), (q, k, v))]
         errors = [
             float((one.float() - other.float()).norm() / other.float().norm())
             for one, other in zip(found, expected, strict=True)
         ]
         if not max(errors) <= _ROUNDING:
             return f"with nothing dropped it is {max(errors):.1%} off the formula"
-    ones = run(torch.ones_like(v), _HALF)
-    if not abs(float(ones.float().mean()) - 1) <= _CHANCE or float(ones.float().std()) < _ROUNDING:
-        return f"with half of the weights dropped, ones have the mean {float(ones.float().mean()):.3f}"
+    ones = run(torch.ones_like(v), _HALF).detach().float()
+    if not abs(float(ones.mean()) - 1) <= _CHANCE or float(ones.std()) < _ROUNDING:
+        return f"with half of the weights dropped, ones have the mean {float(ones.mean()):.3f}"
     torch.manual_seed(1)
     out = run(v, _HALF)
     torch.manual_seed(1)
     if not torch.equal(out, run(v, _HALF)):
         return "the same seed drops other weights"
     (of_values,) = torch.autograd.grad((out * weights).sum(), (v,))
-    forward, backward = (out * weights).double().sum(), (v * of_values).double().sum()
-    size = (out * weights).double().square().sum().sqrt()
+    products = (out * weights).detach().double()
+    forward, backward = products.sum(), (v.detach() * of_values).double().sum()
+    size = products.square().sum().sqrt()
     if not float((forward - backward).abs()) <= 2 * _ROUNDING * float(size):
         return "its backward pass has other masks than its forward pass"
     return ""

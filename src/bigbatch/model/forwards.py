@@ -27,6 +27,10 @@ def _as_it_is(logits: Tensor) -> Tensor:
     return logits
 
 
+def _its_own(_module: nn.Module) -> None:
+    return None
+
+
 class ModuleForward:
     """A module, and what has been changed about it for the time that it is run this way."""
 
@@ -42,6 +46,8 @@ class ModuleForward:
         """Entered for forward passes together with their backward passes (`precision.casting`)."""
         self.outputs: Callable[[Tensor], Tensor] = _as_it_is
         """What is done to the logits, inside `around`."""
+        self.format_of: Callable[[nn.Module], torch.dtype | None] = _its_own
+        """What a module multiplies in, where that is less than its parameters have (`precision.casting`)."""
         self.weight_copies_bytes = 0
         """Copies of weights that a forward pass makes, whatever its tokens."""
         self._undo: list[Callable[[], None]] = []

@@ -96,15 +96,14 @@ class DeferredForward(ModuleForward):
         self.span = forward.span
         self.weight_copies_bytes = forward.weight_copies_bytes
         self.output_layer: Any = output_layer
-        self.low: torch.dtype | None = None
-        """Format of the layer's product, where a policy says so (`precision.casting`)."""
         self.when_closed(forward.close)
 
     def __call__(self, micro_batch: MicroBatch) -> DeferredLogits:
         """The units' hidden states and the layer's parameters."""
         hidden_UD = self.hidden(micro_batch)
         layer = self.output_layer
-        return DeferredLogits(hidden_UD, layer.weight, getattr(layer, "bias", None), self.low)
+        low = self.forward.format_of(layer)
+        return DeferredLogits(hidden_UD, layer.weight, getattr(layer, "bias", None), low)
 
     def hidden(self, micro_batch: MicroBatch) -> Tensor:
         """(U, D) hidden states alone, in the order of the micro-batch's units."""

@@ -52,16 +52,18 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str] | None = N
 
 
 def _group_state(optimizer: Optimizer, names: Mapping[Tensor, str] | None) -> dict[str, Tensor]:
-    """What steps change in the groups themselves, and the betas that averages were made with; fp64 holds them all."""
+    """What steps change in the groups themselves, fp64: it holds every number that a group has. And the betas that
+    averages were made with.
+    """
     named = _named(optimizer, names)
     found: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
-        numbers = {key: group[key] for key in getattr(optimizer, "group_state", ())}
+        numbers = {key: (group[key], torch.float64) for key in getattr(optimizer, "group_state", ())}
         if len(group.get("betas", ())) == len(_BETAS):
-            numbers.update(zip(_BETAS, group["betas"], strict=True))
-        for key, number in numbers.items():
+            numbers |= {key: (beta, torch.float32) for key, beta in zip(_BETAS, group["betas"], strict=True)}
+        for key, (number, dtype) in numbers.items():
             name = f"{_GROUP}{key}/{named[group['params'][0]]}"
-            found[name] = torch.tensor(float(number), dtype=torch.float64)
+            found[name] = torch.tensor(float(number), dtype=dtype)
     return found
 
 
@@ -106,8 +108,10 @@ def load_optimizer_state(
         betas = tuple(numbers.pop(key) for key in _BETAS if key in numbers)
         for key, number in numbers.items():
             group[key] = type(group[key])(number)
-        if len(betas) == len(_BETAS) and "betas" in group:
-            wanted, group["betas"] = group["betas"], betas
+        wanted = group.get("betas", ())
+        # Betas of a checkpoint are fp32; the group's own, if they are the same.
+        if len(betas) == len(_BETAS) == len(wanted) and torch.tensor(wanted).tolist() != list(betas):
+            group["betas"] = betas
             set_betas(group, optimizer.state, wanted)
 
 

@@ -83,8 +83,7 @@ class Casting:
     def forward(self, inner: AnyForward) -> AnyForward:
         """Run `inner` under this policy until it is closed; its outputs are fp32, so that the loss is too."""
         runs = inner.forward if isinstance(inner, (DeferredForward, PooledForward)) else inner
-        if isinstance(inner, DeferredForward) and self._policy[inner.output_layer]:
-            inner.low = AUTOCAST.get(self.format)
+        runs.format_of = self._format_of
         runs.around, runs.outputs, inner.span = self.forward_pass, _wide, self.span
         inner.weight_copies_bytes = self.weight_copies_bytes
         inner.when_closed(self.close)
@@ -117,6 +116,9 @@ class Casting:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def _format_of(self, part: nn.Module) -> torch.dtype | None:
+        return AUTOCAST.get(self.format) if self._policy[part] else None
 
     def _autocast(self, low: bool) -> torch.autocast:
         dtype = AUTOCAST.get(self.format)
