@@ -316,3 +316,28 @@ def loaded(world: World, *, root: str, mesh: dict[str, int] | None) -> dict[str,
     states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
     load_optimizer_state(parts.step.optimizer, states)
     return _hashes(parts)
+
+
+def compiled(world: World, *, updates: int, backend: str) -> dict[str, Any]:
+    """Blocks that are compiled although their parameters are gathered by hooks: against one process, uncompiled."""
+    from bigbatch.graph.compiled import compilations, compile_parts
+    from bigbatch.model.anatomy import anatomy
+
+    module, rows = _module("bert", "fp64"), rows_of("single", 300, seed=5)
+    given: dict[str, Any] = {"micro_tokens": 256, "packing": "packed"}
+    parts = parts_of(module, rows, "single", world=world, **given, plan={"mesh": {"shard": 2}})
+    forward: Any = parts.forward
+    compile_parts(forward, anatomy(parts.module), "blocks", backend=backend)
+    blocks = {application.module for application in anatomy(parts.module).blocks}
+    found = train_split(parts, updates)
+    graphs = compilations()
+    result = {
+        "compiled": sum("forward" in vars(block) for block in blocks),
+        "blocks": len(blocks),
+        "graphs": graphs,
+    }
+    if world.rank:
+        return result
+    alone = parts_of(module, rows, "single", **given)
+    expected = train_split(alone, updates)
+    return {**result, "error": _worst(found, expected)}

@@ -51,3 +51,11 @@ def test_blocks_whose_products_cannot_be_told_apart_are_refused(ranks, tmp_path,
 def test_another_number_of_ranks_is_refused(ranks, tmp_path):
     with pytest.raises(RankFailed, match="replicate 1 x shard 4 x tensor 1 needs 4 ranks, found 2"):
         ranks.run(JOB, 2, tmp_path, mesh={"shard": 4}, families=["bert"], dtype="fp32", updates=1)
+
+
+@pytest.mark.world_size(2)
+def test_blocks_whose_parameters_are_shared_are_compiled(ranks, tmp_path):
+    """FSDP's hooks stay around a block; its code is compiled, and the numbers are those of one process."""
+    found = ranks.run("tests.parallel.jobs:compiled", 2, tmp_path, updates=2, backend="eager")
+    assert all(each["compiled"] == each["blocks"] == 2 and each["graphs"] > 0 for each in found)
+    assert found[0]["error"] <= 1e-9
