@@ -15,7 +15,8 @@ from bigbatch.graph.recompute import recompute
 from bigbatch.model.adjust import set_trainable
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.precision import casting as casting_module
-from bigbatch.precision.casting import Casting, PlainAutocast, tf32_products
+from bigbatch.precision.casting import Casting, PlainAutocast
+from bigbatch.precision.tf32 import tf32_products
 from bigbatch.step.executor import PlainExecutor
 from tests.models import tiny_batch
 

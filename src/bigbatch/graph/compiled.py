@@ -79,8 +79,13 @@ def _code_of(function: Callable[..., Any], backend: str, mode: tuple[bool, bool,
     """The code of one mode: what a graph is specialised on anyway. Classes whose `forward` is one wrapper of
     transformers are kept apart, too.
     """
-    options: dict[str, Any] = {"backend": backend, "recompile_limit": 1 + MOST_RECOMPILATIONS}
-    return torch.compile(function, dynamic=True, isolate_recompiles=True, **options)
+    options: dict[str, Any] = {
+        "backend": backend,
+        "dynamic": True,
+        "recompile_limit": 1 + MOST_RECOMPILATIONS,
+        "isolate_recompiles": True,
+    }
+    return torch.compile(function, **options)
 
 
 def _in_plain_words(record: logging.LogRecord) -> bool:

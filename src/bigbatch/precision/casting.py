@@ -21,6 +21,7 @@ from bigbatch.model.logits import DeferredForward
 from bigbatch.model.pooling import PooledForward
 from bigbatch.precision.float8 import Float8Layers
 from bigbatch.precision.policy import Policy, changes, is_norm, low_parameters
+from bigbatch.precision.tf32 import tf32_products
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
 
@@ -28,26 +29,6 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16
 """Formats whose operations autocast chooses; fp8 converts inside its own layers, and computes in bf16 around them."""
 AnyForward = TypeVar("AnyForward", bound=ModuleForward)
 _HALVES = (torch.bfloat16, torch.float16)
-
-
-@contextmanager
-def tf32_products(wanted: bool) -> Iterator[None]:
-    """Let NVIDIA's tensor cores round the inputs of fp32 matrix products to 10 bits; put back as it was afterwards."""
-    if not wanted:
-        yield
-        return
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = str(matmul.fp32_precision), str(convolution.fp32_precision)
-    _set_products("tf32", "tf32")
-    try:
-        yield
-    finally:
-        _set_products(*before)
-
-
-def _set_products(matmul: str, convolution: str) -> None:
-    torch.backends.cuda.matmul.fp32_precision = matmul  # type: ignore[attr-defined]
-    torch.backends.cudnn.conv.fp32_precision = convolution  # type: ignore[attr-defined]
 
 
 class Casting:

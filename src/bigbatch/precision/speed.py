@@ -8,8 +8,9 @@ from contextlib import nullcontext
 
 import torch
 
-from bigbatch.precision.casting import AUTOCAST, tf32_products
+from bigbatch.precision.casting import AUTOCAST
 from bigbatch.precision.float8 import float8_obstacle
+from bigbatch.precision.tf32 import tf32_products
 
 _SHAPES = {"cpu": (256, 512, 512), "cuda": (4096, 4096, 4096)}
 """Tokens, inputs, outputs: on a GPU large enough to fill it; on a CPU 10 ms where a format is emulated."""
