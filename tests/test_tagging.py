@@ -138,7 +138,10 @@ def test_files_of_every_kind_are_predicted(
         and '""text"": ""crew kind""' in first
     )
     (tmp_path / "bad.jsonl").write_text('{"tokens": []}\n')
-    with pytest.raises(DataError, match="bad.jsonl:1: words: the sentence is empty"):
+    predict_file(open_model(run.path), tmp_path / "bad.jsonl", tmp_path / "empty.jsonl")
+    assert json.loads((tmp_path / "empty.jsonl").read_text()) == {"tags": [], "entities": []}
+    (tmp_path / "bad.jsonl").write_text('{"tokens": ["crew", 5, null]}\n')
+    with pytest.raises(DataError, match="bad.jsonl:1: tokens: word 3 is missing"):
         predict_file(open_model(run.path), tmp_path / "bad.jsonl", tmp_path / "no.jsonl")
 
 

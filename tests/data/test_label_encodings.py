@@ -22,6 +22,7 @@ from bigbatch.data.sources import read_table
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import DataError, Problem
 from bigbatch.protocols import Role
+from bigbatch.tasks.classify import Classify
 from tests.data.tables import MULTI, SINGLE
 
 TAGGED = {"words": Role(meaning="", kind="words"), "tags": Role(meaning="", kind="tags")}
@@ -381,3 +382,64 @@ def test_a_label_of_minus_100_is_no_class(tmp_path: Path):
         labels = find_labels(table)
         assert labels.names == ("0", "1")
         assert [labels.id_of(name) for name in table.rows.column("label").to_pylist()] == [1, 0, -100]
+
+
+# ---------------------------------------------------------------- rows of token ids
+
+
+IDS = [{"input_ids": [2, 4, 3]}, {"input_ids": [2, 5, 3]}, {"input_ids": [2, 6, 3]}]
+
+
+def _with_labels(values: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{**row, "labels": value} for row, value in zip(IDS, values, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "ids"),
+    [
+        ([1, 0, 1], ("0", "1"), [1, 0, 1]),
+        ([1.0, 0.0, 1.0], ("0", "1"), [1, 0, 1]),
+        ([1, 0, -100], ("0", "1"), [1, 0, -100]),
+        (["pos", "neg", "pos"], ("neg", "pos"), [1, 0, 1]),
+        (["True", "false", "TRUE"], ("false", "true"), [1, 0, 1]),
+        ([True, False, True], ("false", "true"), [1, 0, 1]),
+        (["nan", "b", "-100"], ("b", "nan"), [1, 0, -100]),
+    ],
+)
+def test_rows_of_token_ids_have_ids_or_names(values, names, ids):
+    task = Classify()
+    table = read_table(_with_labels(values), base=Path(), columns={}, roles=task.roles)
+    labels = find_labels(table, "label")
+    assert labels.names == names
+    task = Classify(label_set=labels)
+    found = [task.encode(row, None) for row in table.rows.to_pylist()]
+    assert [int(sample.values[0]) for sample in found] == ids
+    assert [sample.weights[0] for sample in found] == [float(value >= 0) for value in ids]
+    check_splits(table, {}, None, kind="single", labels=labels, roles=task.roles)
+    other = read_table(_with_labels(values), base=Path(), columns={}, roles=task.roles)
+    assert find_labels(matched(other, "label", "single", labels), "label", keep=labels.names) == labels
+
+
+@pytest.mark.parametrize("values", [[-1, 0, 1], [1.5, 0.0, 1.0]])
+def test_ids_that_are_none_are_refused(values):
+    table = read_table(_with_labels(values), base=Path(), columns={}, roles=SINGLE)
+    with pytest.raises(DataError, match="expected 0, 1, 2, … or -100"):
+        find_labels(table)
+
+
+def test_several_names_a_row_of_token_ids():
+    task = Classify(kind="multi")
+    rows = _with_labels([["a", "b"], [], ["b"]])
+    table = read_table(rows, base=Path(), columns={}, roles=task.roles)
+    labels = find_labels(table, "label", "multi")
+    task = Classify(kind="multi", label_set=labels)
+    found = [task.encode(row, None).values.tolist() for row in table.rows.to_pylist()]
+    assert labels.names == ("a", "b") and found == [[[1, 1]], [[0, 0]], [[0, 1]]]
+
+
+def test_an_ordered_categorical_beside_token_ids():
+    import pandas
+
+    frame = pandas.DataFrame({"input_ids": [[1, 2], [1, 3]], "labels": ["lo", "hi"]})
+    frame["labels"] = pandas.Categorical(frame["labels"], ["lo", "hi"], ordered=True)
+    assert find_labels(read_table(frame, base=Path(), columns={}, roles=SINGLE)).names == ("lo", "hi")

@@ -153,7 +153,7 @@ def _class_problems(
         # Rows of token ids have class ids where others have names.
         known = (
             set(map(str, range(len(labels))))
-            if table.tokenised
+            if table.has_class_ids
             else {class_name(name) for name in labels.names}
         )
         for label, count in counts[name].items():
@@ -171,7 +171,7 @@ def _source(table: DataTable) -> str:
 def _class_counts(table: DataTable, kind: Kind, role: str) -> dict[str, int]:
     """Rows of each class, most frequent first."""
     values = table.rows.column(role)
-    if table.tokenised and kind == "multi":
+    if table.has_class_ids and kind == "multi":
         width = len(values[0])
         sums = np.array(values.to_pylist(), np.float64).clip(0).sum(axis=0)
         return {str(index): int(sums[index]) for index in range(width)}
@@ -191,10 +191,11 @@ def _first_row(table: DataTable, role: str, label: str) -> int:
 def _label_warnings(train: DataTable, labels: LabelSet, roles: Mapping[str, Role]) -> list[str]:
     """Classes without rows, and names that look like a mistake."""
     role = _target_role(train, roles)
-    if role is None or train.tokenised:
+    if role is None or train.has_class_ids:
         return []
     seen = distinct_labels(train, role)
-    thing = "word" if roles[role].kind == "tags" else "row"
+    kind = next(about.kind for about in roles.values() if about.kind in _KINDS.values())
+    thing = "word" if kind == "tags" else "row"
     warnings = iob_warnings(train, roles)
     absent = [name for name in labels.names if class_name(name) not in seen]
     if absent:
@@ -211,7 +212,7 @@ def _label_warnings(train: DataTable, labels: LabelSet, roles: Mapping[str, Role
             f"{listed(unsaid)}: as text these are classes like any other; an empty cell is a missing label"
         )
     odd = sorted(name for name in seen if "," in name)
-    if roles[role].kind == "labels" and odd and not _several(train, role):
+    if kind == "labels" and odd and not _several(train, role):
         warnings.append(
             f"{len(odd):,} labels contain a comma, such as {odd[0]!r}: several labels are separated by |"
         )

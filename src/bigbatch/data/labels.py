@@ -86,13 +86,14 @@ def find_labels(
     """
     if kind == "regression":
         return LabelSet(())
-    names = _class_ids(table, kind) if table.tokenised else _named_classes(table, role)
+    role = "labels" if table.tokenised else role
+    names = _class_ids(table, kind) if table.has_class_ids else _named_classes(table, role)
     if keep is None:
         return LabelSet(tuple(names))
     kept = LabelSet(tuple(map(class_name, keep)))
     if len(set(kept.names)) < len(kept):
         raise one_error("labels", role, f"two of these names are one class: {listed(list(map(str, keep)))}")
-    if table.tokenised:
+    if table.has_class_ids:
         used = _class_ids(table, kind, declared=False)
         if len(used) > len(kept):
             raise one_error("labels", "", f"class id {len(used) - 1}, but there are {len(kept)} classes")
@@ -137,7 +138,8 @@ def matched(
     Raises:
         DataError: lists of zeros and ones of another length, or where training has names.
     """
-    if role is None or table.tokenised or kind == "regression" or role not in table.rows.column_names:
+    role = "labels" if table.tokenised and role is not None else role
+    if role is None or kind == "regression" or role not in table.rows.column_names or table.has_class_ids:
         return table
     known = [class_name(name) for name in labels.names]
     if table.multi_hot:
@@ -234,7 +236,7 @@ def _class_ids(table: DataTable, kind: Kind, *, declared: bool = True) -> list[s
         found = len(column[0]) if len(column) else 0
     else:
         ids = np.array(flat(column).drop_null().to_pylist())
-        wrong = ids[(ids < 0) & (ids != int(NOT_COUNTED))] if ids.size else ids
+        wrong = ids[(ids < 0) & (ids != int(NOT_COUNTED)) | (ids != np.floor(ids))] if ids.size else ids
         if wrong.size:
             raise one_error("data", "labels", f"class id {wrong[0]}; expected 0, 1, 2, … or -100 for none")
         found = int(ids.max(initial=-1)) + 1

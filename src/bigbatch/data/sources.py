@@ -23,7 +23,7 @@ from bigbatch.data.files import find_files, read_file
 from bigbatch.data.objects import read_object
 from bigbatch.data.problems import data_error, nearest, one_error
 from bigbatch.data.raw import Column, Raw, named_order
-from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable
+from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable, innermost
 from bigbatch.data.values import convert, convert_labels
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
@@ -93,7 +93,7 @@ def _sources(
 def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -> DataTable:
     where = raw.name or "data"
     if "input_ids" in raw.columns and not {"text", "words"} & set(wanted):
-        return _tokenised(raw, wanted)
+        return _tokenised(raw, wanted, roles)
     if not raw.columns:
         raise one_error(where, "", "no rows")
     picked = pick_columns(raw.columns, wanted, roles, where)
@@ -142,8 +142,8 @@ def with_names(column: Column, names: tuple[str, ...] | None) -> Column:
     return [named(value) for value in values]
 
 
-def _tokenised(raw: Raw, wanted: Mapping[str, str]) -> DataTable:
-    """Columns of token ids, the label column renamed to `labels`."""
+def _tokenised(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -> DataTable:
+    """Columns of token ids, the label column renamed to `labels`: class ids, numbers, or names of classes."""
     names = {name: name for name in TOKENISED_COLUMNS if name in raw.columns}
     label = next((wanted[role] for role in ("label", "labels", "number", "tags") if role in wanted), None)
     if label is not None and label not in raw.columns:
@@ -155,12 +155,38 @@ def _tokenised(raw: Raw, wanted: Mapping[str, str]) -> DataTable:
     if ID in raw.columns:
         names[ID] = ID
     loaded = raw.load(list(dict.fromkeys(names.values())))
-    table = _table(
-        raw,
-        pa.table({role: _arrow(loaded[column], raw, column) for role, column in names.items()}),
-        tokenised=True,
-    )
+    found = {role: _arrow(loaded[column], raw, column) for role, column in names.items()}
+    kind = next((role.kind for role in roles.values() if role.kind in CLASSES), None)
+    if kind is not None and "labels" in found and not _are_ids(found["labels"]):
+        column = names["labels"]
+        found["labels"], problems = convert(loaded[column], kind, column, raw.where)
+        if problems:
+            raise data_error(problems)
+        return replace(_table(raw, pa.table(found), tokenised=True), classes=raw.class_orders.get(column))
+    if kind in ("label", "tags") and "labels" in found:
+        found["labels"] = _whole(found["labels"])
+    table = _table(raw, pa.table(found), tokenised=True)
     return replace(table, classes=_names_of_ids(raw, names.get("labels"), table))
+
+
+def _whole(column: Any) -> Any:
+    """Class ids that came as 1.0 (pandas beside a missing one) as integers; fractions stay, and are refused later."""
+    column = pa.chunked_array([column]) if isinstance(column, pa.Array) else column
+    if not pa.types.is_floating(innermost(column.type)):
+        return column
+    try:
+        return column.cast(pa.list_(pa.int64()) if pa.types.is_nested(column.type) else pa.int64())
+    except pa.ArrowInvalid:
+        return column
+
+
+def _are_ids(column: Any) -> bool:
+    """Whether labels of rows of token ids are numbers (multi-hot lists are, too); names, truth values and dates are
+    classes as they are everywhere.
+    """
+    kind = innermost(column.type)
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+    return number or (pa.types.is_boolean(kind) and pa.types.is_nested(column.type))
 
 
 def _names_of_ids(raw: Raw, column: str | None, table: DataTable) -> tuple[str, ...] | None:
@@ -210,6 +236,10 @@ def _join(parts: Sequence[DataTable]) -> DataTable:
         return parts[0]
     if len({part.tokenised for part in parts}) > 1:
         raise one_error("data", "", "some files hold token ids and others text; use one kind")
+    if len({part.has_class_ids for part in parts}) > 1:
+        raise one_error(
+            "data", "labels", "some files hold class ids and others names of classes; use one kind"
+        )
     firsts = np.cumsum([0, *map(len, parts)])
     return DataTable(
         rows=pa.concat_tables([part.rows for part in parts], promote_options="permissive"),

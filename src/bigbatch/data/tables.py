@@ -45,6 +45,13 @@ class DataTable:
         """Hash of the rows, computed once: the run's identity and the token cache both ask for it."""
         return content_digest(self.rows)
 
+    @property
+    def has_class_ids(self) -> bool:
+        """Whether labels are class ids, as rows of token ids have them, and not names."""
+        if not self.tokenised or "labels" not in self.rows.column_names:
+            return self.tokenised
+        return not pa.types.is_large_string(innermost(self.rows.schema.field("labels").type))
+
     def where(self, row: int) -> str:
         """`tweets.csv:812`: the source of a row and its number there."""
         if not self.origin:
@@ -74,6 +81,13 @@ class DataTable:
         """Rows as dictionaries, some at a time."""
         for first in range(0, len(self), rows_per_chunk):
             yield self.rows.slice(first, rows_per_chunk).to_pylist()
+
+
+def innermost(kind: pa.DataType) -> pa.DataType:
+    """The type of what lists of lists hold in the end."""
+    while pa.types.is_nested(kind) and hasattr(kind, "value_type"):
+        kind = kind.value_type
+    return kind
 
 
 def from_rows(rows: list[Mapping[str, Any]], name: str = "rows") -> DataTable:

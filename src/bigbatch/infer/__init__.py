@@ -5,8 +5,7 @@
     forwards.py   a tokenised table through the model, outputs in table order
     evaluate.py   loss, metrics, confusion, calibration, the most confidently wrong rows
     predict.py    rows in, predictions out, some at a time
-    files.py      predict_file: CSV, JSON Lines or text in, CSV or JSON Lines out
-    readers.py    rows of a file or of standard input, streamed, with their places
+    files.py      predict_file: any file that trains in, CSV or JSON Lines out
     writers.py    predictions as JSON Lines or CSV; complete files or none
     rows.py       evaluate_rows: labelled files or datasets with an opened model
     load.py       a run or any Hugging Face classification folder, ready to use

@@ -172,7 +172,8 @@ class Classify:
         return inputs_of_rows(rows, tokenizer, self.max_length)
 
     def _sample(self, row: Mapping[str, Any], inputs: Inputs) -> Sample:
-        values, known = self._target(row.get("labels") if is_tokenised(row) else row.get("label"), row)
+        label = row.get("labels") if is_tokenised(row) else row.get("label")
+        values, known = self._target(label, is_tokenised(row) and not _is_named(label))
         read = 0 if self.pool == "first" else len(inputs.ids) - 1
         return Sample(
             ids=inputs.ids,
@@ -183,10 +184,15 @@ class Classify:
             truncated=inputs.truncated,
         )
 
-    def _target(self, label: Any, row: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
-        """The target of one row, and whether there is one (there is none in rows to predict)."""
+    def _target(self, label: Any, as_id: bool) -> tuple[np.ndarray, bool]:
+        """The target of one row, and whether there is one (there is none in rows to predict).
+
+        Args:
+            label: as the row has it.
+            as_id: whether it is a class id (several labels: zeros and ones), and not a name.
+        """
         if self.kind == "single":
-            return self._class_target(label, is_tokenised(row))
+            return self._class_target(label, as_id)
         outputs = self.head["outputs"]
         if self.kind == "regression":
             numbers = (
@@ -196,7 +202,7 @@ class Classify:
                 raise DataError(f"found {len(numbers)} numbers in a label; expected {outputs}")
             return (numbers if outputs == 1 else numbers[None]), label is not None
         hot_C = np.zeros(outputs, np.float32)
-        if label is not None and is_tokenised(row):
+        if label is not None and as_id:
             hot_C[:] = self._multi_hot(label, outputs)
         elif label is not None:
             assert self.label_set is not None
@@ -282,6 +288,12 @@ class Classify:
             probabilities=softmax(scores_UC),
             values=scores_UC.argmax(-1).astype(np.int64),
         )
+
+
+def _is_named(label: Any) -> bool:
+    """Whether a label of a row of token ids is a name of a class, or a list of such."""
+    entries = label if isinstance(label, list) else [label]
+    return not entries or any(isinstance(entry, str) for entry in entries)
 
 
 def _sigmoid(scores_UC: np.ndarray) -> np.ndarray:

@@ -217,7 +217,8 @@ class Tag:
         if labels is None:
             kept, values = np.arange(len(inputs.ids)), np.full(len(inputs.ids), IGNORED)
         else:
-            given = np.asarray(labels, np.int64)
+            named = any(isinstance(tag, str) for tag in labels)
+            given = np.asarray([self._id_of(tag) for tag in labels] if named else labels, np.int64)
             if given.shape != (len(row["input_ids"]),):
                 raise DataError(
                     f"found {given.size} labels for {len(row['input_ids'])} input_ids; expected one each"
