@@ -6,7 +6,6 @@ Rooms that load torch are imported inside the functions, behind everything that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,9 @@ from bigbatch.launch.sent import train_received, train_sent
 from bigbatch.launch.slurm import shared_folder, slurm_command
 from bigbatch.launch.slurm_step import join_step
 from bigbatch.launch.start import launched
+from bigbatch.opening import InitResult as InitResult
 from bigbatch.opening import PathOrText, exhaust, launch_recipe, open_sorted, open_with_observers
+from bigbatch.opening import init as init
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.schema import Recipe
@@ -435,32 +436,3 @@ def scale(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> 
     from bigbatch.study.scale import scale_command
 
     return scale_command(recipe, overrides, **options)
-
-
-@dataclass(frozen=True)
-class InitResult:
-    """What `init` wrote and what it has to say."""
-
-    path: Path
-    lines: list[str]
-
-
-def init(
-    data: Sequence[PathOrText],
-    *,
-    out: PathOrText = "recipe.yaml",
-    model: str | None = None,
-    force: bool = False,
-) -> InitResult:
-    """Look at the data and write a commented recipe that `train` runs as it is.
-
-    Raises:
-        UsageError: the recipe exists already.
-        DataError: the data cannot be read, or has no text and label columns.
-    """
-    from bigbatch.data.guess import profile
-    from bigbatch.recipe.starter import split_files, write_starter
-
-    typed = tuple(str(path) for path in data)
-    found = profile(split_files(typed)["train"])
-    return InitResult(Path(out), write_starter(Path(out), found, files=typed, model=model, force=force))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,3 +216,32 @@ def last_lines(run: Run) -> list[str]:
     if run.status == "interrupted":
         return [f"interrupted; the same command goes on ({run.path})"]
     return [f"{kind}: {run.path / name}" for kind, name in (("report", "report.html"), ("model", "model"))]
+
+
+@dataclass(frozen=True)
+class InitResult:
+    """What `init` wrote and what it has to say."""
+
+    path: Path
+    lines: list[str]
+
+
+def init(
+    data: Sequence[PathOrText],
+    *,
+    out: PathOrText = "recipe.yaml",
+    model: str | None = None,
+    force: bool = False,
+) -> InitResult:
+    """Look at the data and write a commented recipe that `train` runs as it is.
+
+    Raises:
+        UsageError: the recipe exists already.
+        DataError: the data cannot be read, or has no text and label columns.
+    """
+    from bigbatch.data.guess import profile
+    from bigbatch.recipe.starter import split_files, write_starter
+
+    typed = tuple(str(path) for path in data)
+    found = profile(split_files(typed)["train"])
+    return InitResult(Path(out), write_starter(Path(out), found, files=typed, model=model, force=force))

@@ -55,11 +55,7 @@ Columns = Annotated[
     ),
 ]
 
-Quoting = Annotated[
-    str | None,
-    typer.Option("--quoting", metavar="minimal|none", help="Quotes of CSV and TSV, if not as in training."),
-]
-
+Quoting = Annotated[str | None, typer.Option("--quoting", help="Of CSV and TSV: minimal or none.")]
 Parallel = Annotated[int, typer.Option("--parallel", metavar="N", help="Runs at a time.")]
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Start no run after this long: '60 min'.")
