@@ -10,6 +10,9 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigbatch.answers import evaluate as evaluate
+from bigbatch.answers import predict as predict
+from bigbatch.answers import predict_file as predict_file
 from bigbatch.errors import UsageError
 from bigbatch.launch.passed import stowed
 from bigbatch.launch.place import place_of
@@ -331,70 +334,6 @@ def _dry(recipe: Recipe, ranks: int | None) -> list[str]:
         return [*explain(parts.plan, parts.notes), "", *dry_lines(found)]
     finally:
         console.close()
-
-
-def evaluate(
-    model: PathOrText, files: Any, *, columns: Mapping[str, str] | None = None, quoting: str | None = None
-) -> dict[str, Any]:
-    """Loss and metrics of a run, or of a Hugging Face folder, on labelled data. A figure that does not exist on these
-    data is None, and `undefined` says why.
-
-    Args:
-        model: a run directory or a model folder.
-        files: one or several files, or any dataset that `train` takes.
-        columns: role -> column, where they differ from training's.
-        quoting: of CSV and TSV, `minimal` or `none`; None: as in training.
-    """
-    from bigbatch.infer.load import open_model
-    from bigbatch.infer.rows import evaluate_rows
-
-    opened = open_model(Path(model))
-    wanted = {**opened.columns, **(columns or {})}
-    result = evaluate_rows(opened, files, Path.cwd(), wanted, quoting=quoting)
-    found = {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
-    return {**found, "undefined": result.undefined} if result.undefined else found
-
-
-def predict(
-    model: PathOrText, rows: Any, *, columns: Mapping[str, str] | None = None
-) -> list[dict[str, Any]]:
-    """Labels and probabilities by a run or a model folder, one for each row.
-
-    Args:
-        model: a run directory or a model folder.
-        rows: a text, several, rows with the task's columns, or a table: pandas, `datasets`, Arrow, a dictionary of
-            columns.
-        columns: role -> column, where they differ from training's.
-    """
-    from bigbatch.infer.load import open_model
-    from bigbatch.infer.predict import predict_rows
-
-    opened = open_model(Path(model))
-    wanted = {**opened.columns, **(columns or {})}
-    return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows, columns=wanted))
-
-
-def predict_file(
-    model: PathOrText,
-    source: str,
-    out: str = "-",
-    *,
-    columns: Mapping[str, str] | None = None,
-    quoting: str | None = None,
-) -> int:
-    """Label a file of any kind that training reads (`-`: stdin) into a CSV or JSONL file (`-`: stdout), row by row, in
-    order.
-
-    Returns:
-        The number of rows.
-    """
-    from bigbatch.infer import files
-    from bigbatch.infer.load import open_model
-
-    places = [None if place == "-" else Path(place) for place in (source, out)]
-    return files.predict_file(
-        open_model(Path(model)), places[0], places[1], columns=dict(columns or {}), quoting=quoting
-    )
 
 
 def read(run: PathOrText) -> RunData:

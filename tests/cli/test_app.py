@@ -40,8 +40,8 @@ FLAGS = {
         "--submit",
         "-h",
     ],
-    "evaluate": ["--column", "--help", "--quoting", "-h"],
-    "predict": ["--column", "--help", "--out", "--quoting", "-h"],
+    "evaluate": ["--code", "--column", "--device", "--help", "--quoting", "-h"],
+    "predict": ["--code", "--column", "--device", "--help", "--out", "--quoting", "-h"],
     "report": ["--help", "-h"],
     "compare": ["--help", "-h"],
     "sweep": [
@@ -280,12 +280,21 @@ def test_evaluate_predict_report_compare(api, run):
         run("evaluate", "runs/x", "t.csv", "--column", "text=review")[1]
         == "loss      0.5\naccuracy  0.851235\n"
     )
-    assert run("predict", "runs/x", "-", "--out", "p.jsonl")[0] == 0
+    assert run("predict", "runs/x", "-", "--out", "p.jsonl", "--device", "cuda:1", "--code")[0] == 0
     assert run("report", "runs/x")[1] == "runs/x/report.html\n"
     assert run("compare", "runs/x", "runs/y")[1] == "a table\ncompare.html\n"
-    assert [(name, args, keywords) for name, args, keywords in api.calls] == [
-        ("evaluate", ("runs/x", ["t.csv"]), {"columns": {"text": "review"}, "quoting": None}),
-        ("predict_file", ("runs/x", "-", "p.jsonl"), {"columns": {}, "quoting": None}),
+    called = [
+        (name, args, {key: value for key, value in keywords.items() if key != "say"})
+        for name, args, keywords in api.calls
+    ]
+    usual = {"quoting": None, "device": None, "code": False}
+    assert called == [
+        ("evaluate", ("runs/x", ["t.csv"]), {"columns": {"text": "review"}, **usual}),
+        (
+            "predict_file",
+            ("runs/x", "-", "p.jsonl"),
+            {"columns": {}, **usual, "device": "cuda:1", "code": True},
+        ),
         ("report", ("runs/x",), {}),
         ("compare", (["runs/x", "runs/y"],), {}),
     ]

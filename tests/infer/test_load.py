@@ -99,7 +99,11 @@ def test_a_hugging_face_folder(folder, tokenizer):
 
 
 def test_a_run_with_a_task_of_its_own(run, folder, tokenizer, tmp_path: Path):
-    opened = open_model(run)
+    with pytest.raises(
+        UsageError, match=r"needs code that the run names \(mine\.py:Mine\), and it was not made here"
+    ):
+        open_model(run)
+    opened = open_model(run, code=True)
     assert type(opened.task).__name__ == "Mine" and opened.max_length == 6
     (tmp_path / "new.csv").write_text("review\n" + "\n".join(TEXTS) + "\n")
     assert predict_file(opened, tmp_path / "new.csv", tmp_path / "out.jsonl") == 3
@@ -123,10 +127,13 @@ def test_a_run_keeps_copies_of_code_that_lay_anywhere(folder, tmp_path: Path):
         "metrics": ["lib/mine.py:cost"],
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    opened = open_model(tmp_path)
+    opened = open_model(tmp_path, code=True)
     rows = [{"text": text, "label": "pos"} for text in TEXTS]
     plain = evaluate_rows(open_model(folder), rows, tmp_path, {})
-    assert evaluate_rows(opened, rows, tmp_path, {}).loss == pytest.approx(3 * plain.loss)
+    found = evaluate_rows(opened, rows, tmp_path, {})
+    assert found.metrics["cost"] == 1.0
+    assert found.loss == plain.loss
+    assert opened.notes[0].startswith("the loss ../elsewhere/mine.py:own is training's and is not run here")
     assert opened.recipe is not None and opened.recipe.loss.name == "../elsewhere/mine.py:own"
 
 
@@ -213,7 +220,7 @@ def test_labelled_files_and_rows(folder, run, tokenizer, tmp_path: Path):
     )
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
     assert evaluate_rows(opened, rows, tmp_path, {}).metrics == found.metrics
-    own = open_model(run)
+    own = open_model(run, code=True)
     weighted = [{"review": text, "label": "pos", "sure": 1.0 - index} for index, text in enumerate(TEXTS[:2])]
     assert evaluate_rows(own, weighted, tmp_path, own.columns).confusion.sum() == 1
 

@@ -13,6 +13,20 @@ from typing import Annotated
 import typer
 
 from bigbatch import __version__
+from bigbatch.cli.options import (
+    Budget,
+    Changes,
+    Code,
+    Columns,
+    Device,
+    DropWeights,
+    Name,
+    Parallel,
+    Quoting,
+    Recipe,
+    RunOrModel,
+    Set,
+)
 from bigbatch.cli.outcome import as_worker, exit_code_of_run, guarded
 from bigbatch.cli.words import columns_of, figures, say
 from bigbatch.errors import UsageError
@@ -29,45 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Recipe = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Change keys of the recipe: batch.samples=4096", show_default=False
-    ),
-]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same as KEY=VALUE.")]
-RunOrModel = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN_OR_MODEL", help="A run directory, or a Hugging Face folder.", show_default=False
-    ),
-]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--column",
-        metavar="ROLE=NAME",
-        help="Which column has which role, if not as in training: text=review",
-    ),
-]
-
-Quoting = Annotated[str | None, typer.Option("--quoting", help="Of CSV and TSV: minimal or none.")]
-Parallel = Annotated[int, typer.Option("--parallel", metavar="N", help="Runs at a time.")]
-Budget = Annotated[
-    str | None, typer.Option("--budget", metavar="TIME", help="Start no run after this long: '60 min'.")
-]
-Name = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="Of the folder in sweeps/, if not the recipe's.")
-]
-
-DropWeights = Annotated[
-    bool,
-    typer.Option("--drop-weights", help="Remove checkpoints and model of a run that has its result."),
-]
 
 
 def main(words: list[str] | None = None) -> None:
@@ -273,12 +248,15 @@ def evaluate(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Labelled data.", show_default=False)],
     column: Columns = None,
     quoting: Quoting = None,
+    device: Device = None,
+    code: Code = False,
 ) -> None:
     """Measure a trained model on labelled data."""
     columns = columns_of(column)
     from bigbatch import api
 
-    say(figures(api.evaluate(model, files, columns=columns, quoting=quoting)))
+    ways = {"quoting": quoting, "device": device, "code": code}
+    say(figures(api.evaluate(model, files, columns=columns, say=_error, **ways)))
 
 
 @app.command(epilog="Example: bigbatch predict runs/tweets new.csv --out predictions.jsonl")
@@ -290,12 +268,15 @@ def predict(
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="CSV or JSONL; - writes stdout.")] = "-",
     column: Columns = None,
     quoting: Quoting = None,
+    device: Device = None,
+    code: Code = False,
 ) -> None:
     """Label new data, row by row, in order."""
     columns = columns_of(column)
     from bigbatch import api
 
-    api.predict_file(model, source, out, columns=columns, quoting=quoting)
+    ways = {"quoting": quoting, "device": device, "code": code}
+    api.predict_file(model, source, out, columns=columns, say=_error, **ways)
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from bigbatch.data.unlabelled import as_bytes, rows_of_file, rows_of_stream
 from bigbatch.infer.load import Loaded
-from bigbatch.infer.predict import MICRO_TOKENS, WINDOW_ROWS, predict_placed
+from bigbatch.infer.predict import WINDOW_ROWS, predict_placed
 from bigbatch.infer.writers import open_output
 
 
@@ -22,7 +22,7 @@ def predict_file(
     encoding: str | None = None,
     quoting: str | None = None,
     window_rows: int = WINDOW_ROWS,
-    micro_tokens: int = MICRO_TOKENS,
+    micro_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write a prediction for every row of a source, in order, with its id if it has one.
@@ -35,7 +35,7 @@ def predict_file(
         encoding: of the source; None takes the run's.
         quoting: of CSV and TSV, `minimal` or `none`; None takes the run's.
         window_rows: rows that are computed at a time.
-        micro_tokens: upper bound of computed tokens of a micro-batch.
+        micro_tokens: upper bound of computed tokens of a micro-batch; None: what suits the device.
         progress: called with the number of rows done so far.
 
     Returns:
@@ -68,7 +68,7 @@ def predict_file(
             loaded.tokenizer,
             placed,
             window_rows=window_rows,
-            micro_tokens=micro_tokens,
+            micro_tokens=micro_tokens or loaded.micro_tokens,
         ):
             write(prediction)
             rows += 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,11 @@ from bigbatch.infer.quick import QuickForward
 from bigbatch.places import ALL
 from bigbatch.protocols import Forward, World
 from bigbatch.records import MicroBatch, Packing, Targets, TokenTable
-from bigbatch.step.memory import memory_errors
+from bigbatch.step.memory import OutOfMemory, memory_errors
 from bigbatch.step.together import together
+
+FEWEST_TOKENS = 16
+"""A micro-batch that does not fit is halved down to this."""
 
 
 @contextmanager
@@ -69,16 +74,76 @@ def run_forward(
     part = ALL if world is None else world.part
 
     def outputs() -> list[tuple[np.ndarray, np.ndarray]]:
-        found = []
-        with memory_errors(), _way(forward, table, packing) as (run, way), inferring(forward):
-            for micro_batch in evaluation_batches(table, micro_tokens=micro_tokens, packing=way, part=part):
-                found.append(_kept(run(micro_batch), micro_batch, table, reduce))
-        return found
+        with _ways(forward, table, packing) as (runs, way):
+            return _fitting(
+                forward,
+                micro_tokens,
+                lambda tokens: _all_kept(
+                    runs,
+                    evaluation_batches(table, micro_tokens=tokens, packing=way, part=part),
+                    lambda found, micro_batch: _kept(found, micro_batch, table, reduce),
+                ),
+            )
 
     if world is None or world.size == 1:
         return _in_order(outputs(), table)
     mine = together(world, outputs)
     return _in_order(list(zip(*map(world.gather_rows, _joined(mine)), strict=True)), table)
+
+
+Kept = tuple[np.ndarray, np.ndarray]
+
+
+def _fitting(forward: Forward, micro_tokens: int, run: Callable[[int], list[Kept]]) -> list[Kept]:
+    """Run with as many tokens at a time as asked for; where an accelerator has no room for them, with half, and so on.
+
+    The model that predicts files window by window remembers what went.
+    """
+    if not isinstance(forward, QuickForward):
+        with memory_errors():
+            return run(micro_tokens)
+    tokens = min(micro_tokens, forward.most_tokens or micro_tokens)
+    while True:
+        try:
+            with memory_errors():
+                return run(tokens)
+        except OutOfMemory:
+            if forward.device.type == "cpu" or tokens // 2 < FEWEST_TOKENS:
+                raise
+        tokens //= 2
+        forward.most_tokens = tokens
+        if forward.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _all_kept(
+    runs: Sequence[Forward],
+    micro_batches: Iterable[MicroBatch],
+    keep: Callable[[Any, MicroBatch], Kept],
+) -> list[Kept]:
+    """What is kept of every micro-batch, in any order; several forwards take the next one as they get free."""
+    source, lock, stopped = iter(micro_batches), Lock(), Event()
+
+    def work(run: Forward) -> list[Kept]:
+        found = []
+        with inferring(run):  # inference mode belongs to a thread
+            while not stopped.is_set():
+                with lock:
+                    micro_batch = next(source, None)
+                if micro_batch is None:
+                    break
+                try:
+                    found.append(keep(run(micro_batch), micro_batch))
+                except BaseException:
+                    stopped.set()
+                    raise
+        return found
+
+    if len(runs) == 1:
+        return work(runs[0])
+    with ThreadPoolExecutor(len(runs), "bigbatch-device") as pool:
+        waiting = [pool.submit(work, run) for run in runs]
+        return [kept for future in waiting for kept in future.result()]
 
 
 def _kept(
@@ -112,12 +177,12 @@ def _in_order(found: Sequence[tuple[np.ndarray, np.ndarray]], table: TokenTable)
     return whole_UC
 
 
-def _way(
+def _ways(
     forward: Forward, table: TokenTable, packing: Packing | None
-) -> AbstractContextManager[tuple[Forward, Packing]]:
+) -> AbstractContextManager[tuple[Sequence[Forward], Packing]]:
     if packing is None and isinstance(forward, QuickForward):
         return forward.quickest(table)
-    return nullcontext((forward, packing or "padded"))
+    return nullcontext(([forward], packing or "padded"))
 
 
 def _tensors(targets: Targets, outputs: Any) -> Targets:

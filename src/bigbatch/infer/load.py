@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import ModelError, UsageError
+from bigbatch.infer.devices import devices_of, only_cpu
 from bigbatch.model.folder import CONFIG, read_in, read_list_in
 from bigbatch.model.size import check_numbers
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Forward, Task
+from bigbatch.recipe.made_here import code_named, why_to_ask
+from bigbatch.recipe.references import is_reference
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.heads import told
@@ -36,6 +40,12 @@ _KINDS: Mapping[str, Kind] = {
 }
 
 
+MICRO_TOKENS = 4096
+"""On a CPU 2,048 to 4,096 are a quarter faster than 8,192: caches. Changes rounding only."""
+ACCELERATOR_TOKENS = 32_768
+"""Enough to be busy with; halved where there is no room for them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """A model that is ready to evaluate and predict."""
@@ -52,6 +62,8 @@ class Loaded:
     recipe: Recipe | None = None
     """Of a run; None for a plain folder."""
     notes: tuple[str, ...] = ()
+    micro_tokens: int = MICRO_TOKENS
+    """Computed tokens at a time."""
 
     @property
     def encoding(self) -> str:
@@ -64,31 +76,36 @@ class Loaded:
         return self.recipe.data.quoting if self.recipe else "minimal"
 
 
-def open_model(place: Path | str, *, device: str = "cpu") -> Loaded:
+def open_model(
+    place: Path | str, *, device: str | None = None, code: bool = False, metrics: bool = True
+) -> Loaded:
     """The model of a run directory (`recipe.yaml` and `model/`), or of a Hugging Face folder.
 
     Args:
         place: the folder.
-        device: where the model runs.
+        device: where the model runs, as `devices.devices_of` has it; None: as the run was planned, else everywhere.
+        code: whether code that the run names (its own task, its own metrics) may run, wherever it came from. What this
+            user trained on this machine runs unasked. Its loss is never run: neither figures nor predictions need it.
+        metrics: whether its metrics are wanted; prediction does without.
 
     Raises:
-        UsageError: there is no such folder, or nothing in it that can be opened.
+        UsageError: there is no such folder, or nothing in it that can be opened; or code that nobody asked for.
         ModelError: the model or tokenizer cannot be used.
     """
     folder = Path(place)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; expected a run directory or a Hugging Face model folder")
     if (folder / "recipe.yaml").is_file():
-        return _open_run(folder, device)
+        return _open_run(folder, device, code, metrics)
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"{folder}: found neither recipe.yaml (a run) nor config.json (a Hugging Face model)"
         )
     task = task_of(folder)
-    return _open(folder, task, getattr(task, "max_length", None), device)
+    return _open(folder, task, getattr(task, "max_length", None), devices_of(device))
 
 
-def _open_run(run: Path, device: str) -> Loaded:
+def _open_run(run: Path, device: str | None, code: bool, metrics: bool) -> Loaded:
     from bigbatch.recipe.load import load_recipe
     from bigbatch.tasks.catalog import task_from_recipe
 
@@ -96,9 +113,28 @@ def _open_run(run: Path, device: str) -> Loaded:
     if not (model / "config.json").is_file():
         raise UsageError(f"{run}: this run has no model yet; train it first, or let it finish")
     recipe = load_recipe(run / "recipe.yaml", environ={})
-    task = task_from_recipe(_with_copies(recipe, run.absolute() / "code"))
-    opened = _open(model, task, recipe.data.max_length, device, _way_of(run))
-    return replace(opened, columns=dict(recipe.data.columns), recipe=recipe)
+    needed, notes = _without_loss(recipe if metrics else recipe.model_copy(update={"metrics": []}))
+    named = code_named(needed)
+    why = why_to_ask(run) if named and not code else None
+    if why is not None:
+        raise UsageError(
+            f"{run}: this needs code that the run names ({', '.join(named)}), and {why}. Read that code; then allow it "
+            "with --code (in Python: code=True)"
+        )
+    task = task_from_recipe(_with_copies(needed, run.absolute() / "code"))
+    devices = devices_of(device, recipe.plan.device)
+    opened = _open(model, task, recipe.data.max_length, devices, _way_of(run))
+    return replace(opened, columns=dict(recipe.data.columns), recipe=recipe, notes=(*notes, *opened.notes))
+
+
+def _without_loss(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The recipe with the usual loss of its task instead of one of the user's own."""
+    own = recipe.loss.name
+    if not is_reference(own):
+        return recipe, []
+    usual = type(recipe.loss)(class_weights=recipe.loss.class_weights)
+    note = f"the loss {own} is training's and is not run here: `loss` is the usual one of the task"
+    return recipe.model_copy(update={"loss": usual}), [note]
 
 
 def _way_of(run: Path) -> ForwardPlan | None:
@@ -119,13 +155,16 @@ def _with_copies(recipe: Recipe, code: Path) -> Recipe:
         copy = code / Path(place).name
         return f"{copy}:{item}" if place.endswith(".py") and copy.is_file() else name
 
-    changed = {key: getattr(recipe, key) for key in ("task", "loss")}
-    named = {key: spec.model_copy(update={"name": copied(spec.name)}) for key, spec in changed.items()}
-    return recipe.model_copy(update={**named, "metrics": [copied(name) for name in recipe.metrics]})
+    task = recipe.task.model_copy(update={"name": copied(recipe.task.name)})
+    return recipe.model_copy(update={"task": task, "metrics": [copied(name) for name in recipe.metrics]})
 
 
 def _open(
-    folder: Path, task: Any, max_length: int | None, device: str, planned: ForwardPlan | None = None
+    folder: Path,
+    task: Any,
+    max_length: int | None,
+    devices: Sequence[str],
+    planned: ForwardPlan | None = None,
 ) -> Loaded:
     from bigbatch.infer.quick import QuickForward
     from bigbatch.model.anatomy import anatomy
@@ -156,20 +195,32 @@ def _open(
         vocabulary=vocabulary_of(tokenizer, module),
         pooling=getattr(task, "pooling", None) or usual_pooling(module, str(folder)),
     )
-    module = module.to(device).eval()
-    plain: ModuleForward = PaddedForward(module, pad_id(module, tokenizer) or 0)
-    if (
-        getattr(task, "defers_logits", False)
-        and parts.output_layer is not None
-        and not why_not_deferred(parts)
-    ):
-        plain = DeferredForward(plain, parts.output_layer)
-    plain = pooled(plain, getattr(task, "pooling", None))
+    pad = pad_id(module, tokenizer) or 0
+
+    def on(device: str, module: nn.Module, copies: Callable[[], Sequence[QuickForward]]) -> QuickForward:
+        module = module.to(device).eval()
+        own = anatomy(module)
+        plain: ModuleForward = PaddedForward(module, pad)
+        if (
+            getattr(task, "defers_logits", False)
+            and own.output_layer is not None
+            and not why_not_deferred(own)
+        ):
+            plain = DeferredForward(plain, own.output_layer)
+        return QuickForward(pooled(plain, getattr(task, "pooling", None)), own, planned, copies)
+
+    first, *others = devices
+
+    def copies() -> list[QuickForward]:
+        return [on(device, copy.deepcopy(module), tuple) for device in others]
+
+    forward = on(first, module, copies)
     return Loaded(
         module=module,
         tokenizer=tokenizer,
         task=task,
-        forward=QuickForward(plain, parts, planned),
+        forward=forward,
+        micro_tokens=MICRO_TOKENS if only_cpu(devices) else ACCELERATOR_TOKENS,
         max_length=longest,
         notes=tuple(notes),
     )

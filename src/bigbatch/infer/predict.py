@@ -15,14 +15,13 @@ from bigbatch.data.tokens import as_table
 from bigbatch.data.unlabelled import PlacedRow, rows_of_object
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
+from bigbatch.infer.load import MICRO_TOKENS
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import Packing, Predictions, Sample
 from bigbatch.tasks.given import GivenTokens, given_tokens
 from bigbatch.tasks.inputs import NoTokens
 
 WINDOW_ROWS = 2048
-MICRO_TOKENS = 4096
-"""On a CPU 2,048 to 4,096 are a quarter faster than 8,192: caches. Changes rounding only."""
 
 Run = Callable[..., np.ndarray]
 """A table through the model, each unit's outputs reduced: `run(table, reduce=…)`."""

@@ -7,8 +7,8 @@ a table runs, so whoever holds it finds it as it was loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,42 +32,59 @@ TRIED_SAMPLES = 16
 class QuickForward(ModuleForward):
     """The plain forward, and the way to the packed one for tables that are worth it."""
 
-    def __init__(self, plain: ModuleForward, parts: Anatomy, planned: ForwardPlan | None = None) -> None:
+    def __init__(
+        self,
+        plain: ModuleForward,
+        parts: Anatomy,
+        planned: ForwardPlan | None = None,
+        copies: Callable[[], Sequence[QuickForward]] = tuple,
+    ) -> None:
         """Change nothing yet.
 
         Args:
             plain: padded; deferred or not.
             parts: of its module.
             planned: how the run that trained the module ran it; None where nobody has tried yet.
+            copies: makes copies of the model on further devices; called for the first table that is worth them.
         """
         super().__init__(plain.module)
         self.plain = plain
+        self.most_tokens: int | None = None
+        """Computed tokens that a micro-batch may have, once a larger one was out of memory."""
+        self._copies: Sequence[QuickForward] | None = None
+        self._make_copies = copies
         self.facts: ProbeFacts | None = None
         """What the trial found; None before it."""
         self._parts = parts
-        self._open: Callable[[], ModuleForward] | None = None
+        self._narrow: bool | None = None
+        """Of the packed way: whether the last block runs for read tokens only; None where it is not taken."""
         if planned is not None:
             packed, narrow = planned.packing == "packed", planned.last_block == "read tokens"
             self.facts = ProbeFacts(packed_ok=packed, reason="as its run was planned", error=None, samples=0)
-            self._open = (lambda: self._packed(narrow)) if packed else None
+            self._narrow = narrow if packed else None
 
     def __call__(self, micro_batch: MicroBatch) -> Any:
         """As the plain forward."""
         return self.plain(micro_batch)
 
     @contextmanager
-    def quickest(self, table: TokenTable) -> Iterator[tuple[Forward, Packing]]:
-        """The forward to run this table with, and how its micro-batches are cut."""
-        if self.facts is None and len(table) >= FEWEST_SAMPLES:
-            self._try(table)
-        if self._open is None or len(table) < FEWEST_SAMPLES:
-            yield self.plain, "padded"
+    def quickest(self, table: TokenTable) -> Iterator[tuple[Sequence[Forward], Packing]]:
+        """The forwards to run this table with, one for each device, and how its micro-batches are cut."""
+        if len(table) < FEWEST_SAMPLES:
+            yield [self.plain], "padded"
             return
-        forward = self._open()
-        try:
-            yield forward, "packed"
-        finally:
-            forward.close()
+        if self.facts is None:
+            self._try(table)
+        if self._copies is None:  # while the module is as it was: packing changes it
+            self._copies = self._make_copies()
+        with ExitStack() as stack:
+            if self._narrow is None:
+                yield [each.plain for each in (self, *self._copies)], "padded"
+                return
+            forwards = [each._packed(self._narrow) for each in (self, *self._copies)]
+            for forward in forwards:
+                stack.callback(forward.close)
+            yield forwards, "packed"
 
     def _try(self, table: TokenTable) -> None:
         """Take the first way that gives the plain path's outputs: the last block for read tokens only, or whole."""
@@ -82,7 +99,7 @@ class QuickForward(ModuleForward):
                 forward.close()
             self.facts = facts
             if facts.packed_ok:
-                self._open = lambda narrow=narrow: self._packed(narrow)
+                self._narrow = narrow
                 return
 
     def _packed(self, narrow: bool) -> ModuleForward:

@@ -17,7 +17,6 @@ from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
-from bigbatch.infer.predict import MICRO_TOKENS
 from bigbatch.tasks.given import given_tokens
 from bigbatch.tasks.heads import arranged
 
@@ -30,7 +29,7 @@ def evaluate_rows(
     *,
     encoding: str | None = None,
     quoting: str | None = None,
-    micro_tokens: int = MICRO_TOKENS,
+    micro_tokens: int | None = None,
 ) -> EvalResult:
     """Loss and metrics of an opened model on labelled data.
 
@@ -41,7 +40,7 @@ def evaluate_rows(
         columns: role -> column.
         encoding: of text files; None takes the run's.
         quoting: of CSV and TSV; None takes the run's.
-        micro_tokens: upper bound of computed tokens of a micro-batch.
+        micro_tokens: upper bound of computed tokens of a micro-batch; None: what suits the device.
 
     Raises:
         DataError: malformed rows; empty texts, missing labels, or labels that the model does not know.
@@ -67,7 +66,7 @@ def evaluate_rows(
     if table.tokenised:
         where = table.origin[0][0] if table.origin else "data"
         given.check(tokens.ids, int(tokens.lengths_B.max()), where)
-    return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens)
+    return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens or opened.micro_tokens)
 
 
 def check_rows(table: DataTable, task: Any) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bigbatch import stored
 from bigbatch.errors import ModelError
 from bigbatch.stored import Damaged
+from bigbatch.stored import read_json as read_stored
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 _TOLD: dict[type, str] = {dict: "object", list: "list"}
@@ -127,7 +127,7 @@ def read_json(file: Path, kind: type[Kind]) -> Kind:
         ModelError: the file, and why it cannot be used.
     """
     try:
-        found = stored.read_json(file)
+        found = read_stored(file)
     except (Damaged, OSError) as error:
         raise ModelError(f"{file}: {error}") from error
     if not isinstance(found, kind):

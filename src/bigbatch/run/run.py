@@ -198,7 +198,8 @@ class Run:
 
     @cached_property
     def _opened(self) -> Loaded:
-        return open_model(self.path)
+        # The code that it names is what the caller's own recipe named.
+        return open_model(self.path, code=True)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, status={self.status!r})"

@@ -16,6 +16,7 @@ from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Observer, World
+from bigbatch.recipe import made_here
 from bigbatch.recipe.load import dump_recipe, placed
 from bigbatch.recipe.references import referenced_files
 from bigbatch.recipe.schema import Recipe
@@ -416,3 +417,6 @@ def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
         make_folders(directory.code)
     for path in start.code:
         atomic_write_bytes(directory.code / path.name, path.read_bytes())
+    made = made_here.mark(directory.path) if start.code else None
+    if made is not None:
+        atomic_write_text(directory.path / made_here.MARK, made)

@@ -1,0 +1,106 @@
+"""What is asked of a model that was trained: its figures on labelled data, its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigbatch.opening import PathOrText
+
+if TYPE_CHECKING:
+    from bigbatch.infer.load import Loaded
+
+
+def evaluate(
+    model: PathOrText,
+    files: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    quoting: str | None = None,
+    device: str | None = None,
+    code: bool = False,
+    say: Callable[[str], object] | None = None,
+) -> dict[str, Any]:
+    """Loss and metrics of a run, or of a Hugging Face folder, on labelled data. A figure that does not exist on these
+    data is None, and `undefined` says why.
+
+    Args:
+        model: a run directory or a model folder.
+        files: one or several files, or any dataset that `train` takes.
+        columns: role -> column, where they differ from training's.
+        quoting: of CSV and TSV, `minimal` or `none`; None: as in training.
+        device: `cpu`, `cuda` (all of them), `cuda:1`, `mps`, `auto`, or several with commas; None: as the run was
+            planned, else every accelerator there is, else the CPU.
+        code: let code that the run names (its own task or metrics) run although it was not made here by you.
+        say: told what the user should know.
+    """
+    from bigbatch.infer.load import open_model
+    from bigbatch.infer.rows import evaluate_rows
+
+    opened = _told(open_model(Path(model), device=device, code=code), say)
+    wanted = {**opened.columns, **(columns or {})}
+    result = evaluate_rows(opened, files, Path.cwd(), wanted, quoting=quoting)
+    found = {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
+    return {**found, "undefined": result.undefined} if result.undefined else found
+
+
+def predict(
+    model: PathOrText,
+    rows: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    device: str | None = None,
+    code: bool = False,
+) -> list[dict[str, Any]]:
+    """Labels and probabilities by a run or a model folder, one for each row.
+
+    Args:
+        model: a run directory or a model folder.
+        rows: a text, several, rows with the task's columns, or a table: pandas, `datasets`, Arrow, a dictionary of
+            columns.
+        columns: role -> column, where they differ from training's.
+        device: as `evaluate` has it.
+        code: as `evaluate` has it.
+    """
+    from bigbatch.infer.load import open_model
+    from bigbatch.infer.predict import predict_rows
+
+    opened = open_model(Path(model), device=device, code=code, metrics=False)
+    options: dict[str, Any] = {
+        "columns": {**opened.columns, **(columns or {})},
+        "micro_tokens": opened.micro_tokens,
+    }
+    return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows, **options))
+
+
+def predict_file(
+    model: PathOrText,
+    source: str,
+    out: str = "-",
+    *,
+    columns: Mapping[str, str] | None = None,
+    quoting: str | None = None,
+    device: str | None = None,
+    code: bool = False,
+    say: Callable[[str], object] | None = None,
+) -> int:
+    """Label a file of any kind that training reads (`-`: stdin) into a CSV or JSONL file (`-`: stdout), row by row, in
+    order. `quoting`, `device`, `code` and `say` as `evaluate` has them.
+
+    Returns:
+        The number of rows.
+    """
+    from bigbatch.infer import files
+    from bigbatch.infer.load import open_model
+
+    places = [None if place == "-" else Path(place) for place in (source, out)]
+    opened = _told(open_model(Path(model), device=device, code=code, metrics=False), say)
+    return files.predict_file(opened, places[0], places[1], columns=dict(columns or {}), quoting=quoting)
+
+
+def _told(opened: Loaded, say: Callable[[str], object] | None) -> Loaded:
+    if say is not None:
+        for note in opened.notes:
+            say(f"note: {note}")
+    return opened

@@ -1,0 +1,61 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Change keys of the recipe: batch.samples=4096", show_default=False
+    ),
+]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same as KEY=VALUE.")]
+RunOrModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_OR_MODEL", help="A run directory, or a Hugging Face folder.", show_default=False
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Which column has which role, if not as in training: text=review",
+    ),
+]
+
+Quoting = Annotated[str | None, typer.Option("--quoting", help="Of CSV and TSV: minimal or none.")]
+Parallel = Annotated[int, typer.Option("--parallel", metavar="N", help="Runs at a time.")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="TIME", help="Start no run after this long: '60 min'.")
+]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Of the folder in sweeps/, if not the recipe's.")
+]
+
+DropWeights = Annotated[
+    bool,
+    typer.Option("--drop-weights", help="Remove checkpoints and model of a run that has its result."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="WHERE",
+        help="cpu, cuda, cuda:1, mps, auto, or several with commas; if not given, as the run was planned.",
+    ),
+]
+Code = Annotated[
+    bool,
+    typer.Option(
+        "--code", help="Let code that the run names run, though it was not made here. Read it first."
+    ),
+]

@@ -1,0 +1,102 @@
+"""Whether the code that a run directory names was put there by this user, on a machine of theirs, and by nobody else.
+
+A run directory is data, but its recipe may name code: `task: tasks.py:Mine`. Training leaves a mark in it: a keyed hash
+of the recipe and of the copies in `code/`, with a key that only this user's home has. A directory that was downloaded,
+or changed since, has no such mark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from bigbatch.recipe.references import is_reference
+from bigbatch.recipe.schema import Recipe
+
+MARK = "code.hmac"
+_KEY = (".local", "share", "bigbatch", "key")
+_KEY_BYTES = 32
+
+
+def code_named(recipe: Recipe) -> list[str]:
+    """References that evaluation of a run resolves: its task, its metrics."""
+    return [name for name in (recipe.task.name, *recipe.metrics) if is_reference(name)]
+
+
+def mark(run: Path) -> str | None:
+    """What to write into `MARK`; None without a home that can be written: then reading asks."""
+    key = _key(make=True)
+    return None if key is None else _digest(run, key)
+
+
+def why_to_ask(run: Path) -> str | None:
+    """Why code of a run directory should not run unasked; None where it was made here by this user."""
+    for path in _parts(run):
+        found = path.lstat()
+        if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+            return f"{path} belongs to another user"
+        if stat.S_ISLNK(found.st_mode):
+            return f"{path} is a link"
+        if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _own_group(found.st_gid)):
+            return f"others may write {path}"
+    key = _key(make=False)
+    try:
+        known = (run / MARK).read_text(encoding="ascii") if key is not None else ""
+    except (OSError, ValueError):
+        known = ""
+    if key is None or not hmac.compare_digest(known, _digest(run, key)):
+        return "it was not made here by you, or its recipe or code were changed since"
+    return None
+
+
+def _parts(run: Path) -> Iterator[Path]:
+    """The directory, its recipe and its code; what is not there is not looked at."""
+    yield from (path for path in (run.resolve(), run / "recipe.yaml") if path.exists())
+    code = run / "code"
+    if code.exists():
+        yield code
+        yield from sorted(path for path in code.rglob("*") if "__pycache__" not in path.parts)
+
+
+def _digest(run: Path, key: bytes) -> str:
+    whole = hmac.new(key, digestmod=hashlib.sha256)
+    for path in _parts(run):
+        if path.is_file():
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            whole.update(f"{path.relative_to(run)}\0{content}\n".encode())
+    return whole.hexdigest()
+
+
+def _own_group(group: int) -> bool:
+    """Whether the group is the one that bears the user's name and has no other members."""
+    try:
+        import grp
+        import pwd
+
+        name = pwd.getpwuid(os.geteuid()).pw_name
+        found = grp.getgrgid(group)
+    except (ImportError, KeyError):
+        return False
+    return found.gr_name == name and set(found.gr_mem) <= {name}
+
+
+def _key(*, make: bool) -> bytes | None:
+    """The key in the user's home; made at first, readable by nobody else."""
+    try:
+        place = Path.home().joinpath(*_KEY)
+        if make and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(_KEY_BYTES))
+        key = place.read_bytes()
+    except FileExistsError:
+        return _key(make=False)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written
+        return None
+    return key if len(key) == _KEY_BYTES else None
