@@ -135,6 +135,7 @@ def test_words_and_arithmetic_do_not_load_torch(module, python):
 WRITES_ELSEWHERE = {
     "model/folder.py": "a view of a model folder, in a folder that only this user can enter",
     "infer/writers.py": "makes its file with O_EXCL, and links it to its name",
+    "recipe/made_here.py": "a key in the user's home, with O_EXCL",
     "parallel/served.py": "makes its file with O_EXCL, and for this user alone whatever the umask",
     "study/prepare.py": "rows of a CSV, into a folder that was made a moment ago",
     "study/runner.py": "a copy into a folder that was made a moment ago",
