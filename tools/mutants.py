@@ -156,8 +156,8 @@ MUTANTS = (
         patches=(
             (
                 "optim/lars.py",
-                "norms = self._sum_of_squares(",
-                "norms = (lambda t, of: local_sum_of_squares(t))(",
+                "squares = self._sum_of_squares(",
+                "squares = (lambda t, of: local_sum_of_squares(t))(",
             ),
         ),
         tests=("tests/optim/test_lars.py::test_norms_of_whole_tensors_are_asked_for_once_a_step",),
@@ -655,6 +655,49 @@ MUTANTS = (
             ),
         ),
         tests=("tests/precision/test_casting.py",),
+    ),
+    # ------------------------------------------------------------ averages, zeros, formats, masks
+    Mutant(
+        name="new-beta-to-the-old-step",
+        fault="betas change, the step count stays: averages are divided by 1 - new^step",
+        patches=(("optim/debias.py", "        step.fill_(after)\n", "        after = count\n"),),
+        tests=("tests/optim/test_debias.py",),
+    ),
+    Mutant(
+        name="checkpoints-without-betas",
+        fault="a checkpoint does not say which betas its averages were made with",
+        patches=(("optim/state.py", 'if len(group.get("betas", ())) == len(_BETAS):', "if False:"),),
+        tests=("tests/optim/test_debias.py",),
+    ),
+    Mutant(
+        name="stuck-at-zero",
+        fault="a matrix that began at zero has the ratio of its length from the second step on",
+        patches=(("optim/from_zero.py", "        if not any(marked):\n", "        if marked:\n"),),
+        tests=("tests/optim/test_from_zero.py",),
+    ),
+    Mutant(
+        name="rotary-leaves-fp32",
+        fault="kernels are given what rotary positions leave: fp32 beside 16 bits",
+        patches=(("model/attention.py", "    query, key, value = _of_one_dtype(query, key, value)\n", ""),),
+        tests=("tests/precision/test_casting.py",),
+    ),
+    Mutant(
+        name="full-blocks-at-the-edge",
+        fault="a block with empty places counts as seen in full",
+        patches=(("model/block_mask.py", "        all_NM[-1] = False", "        pass"),),
+        tests=("tests/model/test_block_mask.py",),
+    ),
+    Mutant(
+        name="chunks-summed-in-bf16",
+        fault="gradients of chunks of a vocabulary are added up in 16 bits",
+        patches=(
+            (
+                "tasks/low_entropy.py",
+                "torch.zeros_like(each, dtype=torch.float32)",
+                "torch.zeros_like(each)",
+            ),
+        ),
+        tests=("tests/tasks/test_low_entropy.py",),
     ),
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import types
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ def _by_mode(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
     """One function for all modules of a class, and for every forward that is opened in this process."""
     logging.getLogger("torch._dynamo.convert_frame").addFilter(_in_plain_words)
 
+    @wraps(function)  # some ask a forward which arguments it takes
     def run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         mode = (module.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         return _code_of(function, backend, mode)(module, *args, **kwargs)
