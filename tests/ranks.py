@@ -112,6 +112,7 @@ def _child(request: dict[str, Any], rank: int, port: int) -> None:
     )  # fmt: skip
     code = 1
     try:
+        _refuse_pickles()
         from bigbatch.parallel.enter import enter
         from bigbatch.places import Place
 
@@ -128,6 +129,17 @@ def _child(request: dict[str, Any], rank: int, port: int) -> None:
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _refuse_pickles() -> None:
+    """What a peer says is never unpickled, by torch neither: all its collectives of objects pass through here."""
+    from torch.distributed import distributed_c10d
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a peer's bytes were about to be unpickled")
+
+    assert hasattr(distributed_c10d, "_tensor_to_object")
+    distributed_c10d._tensor_to_object = refuse
 
 
 def _serve() -> None:

@@ -83,6 +83,18 @@ def test_only_parallel_knows_torch_distributed(root):
     assert guilty == []
 
 
+def test_nothing_can_unpickle(root):
+    """Neither what a file holds nor what a peer says; torch's agent alone does, among holders of the key."""
+    words = r"^\s*(?:from|import) (?:pickle|marshal|shelve|dill|cloudpickle|joblib)\b|torch\.load\(|_object_list\(|gather_object\("
+    guilty = [
+        f"{path.relative_to(root)}:{number}"
+        for path in source_files(root)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(words, line)
+    ]
+    assert guilty == []
+
+
 def test_files_stay_readable(root):
     lengths = {
         str(path.relative_to(root)): len(path.read_text(encoding="utf-8").splitlines())

@@ -47,20 +47,20 @@ class Slurm:
     """Context manager: a Slurm cluster on the hosts of a network; the user sits on the login host."""
 
     def __init__(self, network: Network) -> None:
-        self._network = network
+        self.network = network
         self.folder = network.folder / "slurm"
         self.environ = {"SLURM_CONF": str(self.folder / "slurm.conf")}
         """What its commands need."""
 
     @property
     def _login(self) -> Host:
-        return self._network[LOGIN]
+        return self.network[LOGIN]
 
     def __enter__(self) -> Slurm:
         for name in ("munge", "state", *(f"spool-{name}" for name in self._nodes())):
             (self.folder / name).mkdir(parents=True, mode=0o755)
         # Munge answers only over a path that everybody may walk.
-        self._network.folder.chmod(0o711)
+        self.network.folder.chmod(0o711)
         self._start_munge()
         (self.folder / "slurm.conf").write_text(self._config())
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
@@ -68,7 +68,7 @@ class Slurm:
         self._serve(self._login, ["slurmctld", "-D", "-f", config, "-L", self.folder / "slurmctld.log"])
         for name in self._nodes():
             log = self.folder / f"slurmd-{name}.log"
-            self._serve(self._network[name], ["slurmd", "-D", "-N", name, "-f", config, "-L", log])
+            self._serve(self.network[name], ["slurmd", "-D", "-N", name, "-f", config, "-L", log])
         wait_for(self._idle, "Slurm's nodes", seconds=20)
         return self
 
@@ -87,7 +87,7 @@ class Slurm:
         return shown.partition("JobState=")[2].partition(" ")[0]
 
     def _nodes(self) -> list[str]:
-        return [name for name in self._network.hosts if name != LOGIN]
+        return [name for name in self.network.hosts if name != LOGIN]
 
     def _idle(self) -> bool:
         shown = self.call(["sinfo", "--noheader", "--Node", "--format=%t"]).stdout.split()
@@ -121,6 +121,6 @@ class Slurm:
                 stderr=said,
                 env={**os.environ, **self.environ, "PATH": path},
             )
-        self._network.kept.append(process)
+        self.network.kept.append(process)
         if process.poll() is not None:
             raise NoCluster(f"{words[0]} on {host.name} ended at once")
