@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from torch.distributed import TCPStore
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+in_words = partial(subprocess.run, capture_output=True, text=True, timeout=300)
 
 NOBODY = 65534
 CROWD = 1100
@@ -153,7 +155,7 @@ def _as_store(address: str, port: int, bomb: bytes) -> list[str]:
         return told.read().splitlines()
 
 
-def attacked(found: Iterable[Listener], canary: Path, *, run: Run = subprocess.run) -> list[str]:
+def attacked(found: Iterable[Listener], canary: Path, *, run: Run = in_words) -> list[str]:
     """Attack as another user, if that can be; what was read.
 
     Args:
@@ -163,7 +165,7 @@ def attacked(found: Iterable[Listener], canary: Path, *, run: Run = subprocess.r
     """
     places = sorted({f"{each.reached_at}:{each.port}" for each in found})
     words = [sys.executable, "-P", __file__, str(canary), *places]
-    done = run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = run(words)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

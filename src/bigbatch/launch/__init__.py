@@ -6,6 +6,10 @@
     local.py      several on this machine: an agent starts them, watches them and starts them again
     hosts.py      several machines: who is lost, who goes on
     ssh.py        how a host is asked, and an agent started there
+    slurm.py      a batch job, or one agent a node inside an allocation; slurm_node.py is its other end
+    slurm_step.py tasks of srun that find each other without an agent
+    address.py    how other machines reach this one, and the interface that the collectives are kept to
+    python.py     where Python looks for modules, here and in all that is started
     passed.py     what travels to the processes that are started, and the check that all of it came
     facts.py      what must be equal on every host
     sent.py       distributed_train: objects to workers, the run back

@@ -6,13 +6,12 @@
     ranks-1f6a09c2.file of one start of the workers on one machine: what they tell each other
     ranks-1f6a09c2      of one start on several: no file, the prefix of their words on the server
 
-Whoever can read the folder is trusted, and nobody else: on one machine nothing listens at all, and on several the
+Whoever can read the folder is trusted, and nobody else: on one machine nothing listens for this, and on several the
 server answers those who hold the key.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -37,6 +36,7 @@ from bigbatch.parallel.served import ADDRESS_FILE, lead
 from bigbatch.parallel.store import SignedStore, tried
 from bigbatch.places import Place
 from bigbatch.recipe.layers import MEETING_VARIABLE
+from bigbatch.stored import read_object
 
 ALONE, LEAD, JOIN = "alone", "lead", "join"
 """Ways to meet: on this machine alone; as the machine with the server; as another one."""
@@ -59,7 +59,7 @@ def joined(folder: Path, timeout: timedelta) -> SignedStore:
     def read() -> dict[str, Any]:
         refuse_open_folder(folder)
         os.listdir(folder)  # on a shared disk a file that was missing is else taken for missing for a while
-        return json.loads((folder / ADDRESS_FILE).read_text())
+        return read_object(folder / ADDRESS_FILE)
 
     found = tried(read, _JOIN_SECONDS, f"{folder / ADDRESS_FILE}")
     return SignedStore(found["address"], found["port"], bytes.fromhex(found["key"]), timeout=timeout)
