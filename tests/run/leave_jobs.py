@@ -38,7 +38,29 @@ class Trouble:
 
     def arm(self) -> None:
         self.calls = 0
-        self.loss.fault = self._fault if self.mine else None
+        if not self.mine or self.way == "metric" or self.run is None or self.run._loop is None:
+            return
+        if self.way == "evaluation":
+            self.run.model.register_forward_pre_hook(self._in_evaluation)
+        elif self.way == "data":
+            self.run._loop._supply.at = self._no_data  # type: ignore[method-assign]
+        else:
+            self.loss.fault = self._fault
+
+    def metric(self, predictions: Any, targets: Any) -> float:
+        """A metric of the user."""
+        if self.mine and self.way == "metric":
+            raise Bug("of the user")
+        return 1.0
+
+    def _in_evaluation(self, module: torch.nn.Module, args: Any) -> None:
+        if not module.training:
+            self.calls += 1
+            if self.calls == self.call:
+                raise torch.OutOfMemoryError("no room for 9 bytes")
+
+    def _no_data(self, *_: Any) -> Any:
+        raise Bug("of the user")
 
     def _fault(self, losses_U: torch.Tensor) -> torch.Tensor:
         self.calls += 1
@@ -91,7 +113,7 @@ def through(
 
 def _run(world: World, folder: str, keys: dict[str, Any], trouble: Trouble) -> dict[str, Any]:
     raised: BaseException | None = None
-    run = trouble.run = _opened(world, folder, keys, trouble.loss)
+    run = trouble.run = _opened(world, folder, keys, trouble.loss, metrics=(trouble.metric,))
     run._let_go = lambda: None  # type: ignore[method-assign]  # the group serves several runs
     try:
         with run:

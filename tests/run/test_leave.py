@@ -9,6 +9,8 @@ import pytest
 JOB = "tests.run.leave_jobs:through"
 ALONE = [("memory", 1, 0), ("exception", 2, 0), ("signal", 1, 0), ("nonfinite", 1, 0)]
 AMONG = [("memory", 2, 1), ("exception", 1, 1), ("signal", 1, 1), ("late", 1, 1), ("nonfinite", 1, 0)]
+BESIDE = [("evaluation", 1, 1), ("evaluation", 2, 0), ("data", 1, 1), ("data", 1, 0), ("metric", 1, 1)]
+"""Outside the pass of an update."""
 
 
 def check(found: list[list[dict[str, Any]]], cases: list[tuple[str, int, int]]) -> None:
@@ -27,13 +29,17 @@ def check(found: list[list[dict[str, Any]]], cases: list[tuple[str, int, int]]) 
         elif way == "nonfinite":
             assert [rank["status"] for rank in ranks] == ["finished"] * size and "nonfinite" in told
             assert first["losses"][:2] == [losses[0], None]
-        elif way == "exception":
+        elif way == "evaluation":
+            assert [rank["status"] for rank in ranks] == ["finished"] * size
+            assert told["out_of_memory"] == where + "no room for 9 bytes" and first["losses"] == losses
+        elif way in ("exception", "data", "metric"):
             for rank, seen in enumerate(ranks):
                 own = rank == failed
                 assert seen["raised"] == ("Bug" if own else "PeerFailed"), seen
                 assert seen["text"] == ("of the user" if own else f"rank {failed}: Bug: of the user")
                 assert seen["status"] == "failed" and seen["again"] == "finished"
-            assert journal["steps"] == [1] and "of the user" in told["failed"]
+            assert journal["steps"] == ([1, 2, 3, 4] if way == "metric" else [1])
+            assert "of the user" in told["failed"]
         else:
             for seen in ranks:
                 assert (seen["status"], seen["signal"], seen["raised"]) == ("interrupted", 15, None)
@@ -54,6 +60,11 @@ def test_one_process(ranks, tmp_path):
 @pytest.mark.parametrize("mesh", [{"replicate": 2}, {"shard": 2}], ids=str)
 def test_ranks(ranks, tmp_path, mesh):
     check(ranks.run(JOB, 2, tmp_path, root=str(tmp_path), mesh=mesh, cases=AMONG), AMONG)
+
+
+@pytest.mark.world_size(2)
+def test_outside_the_pass_of_an_update(ranks, tmp_path):
+    check(ranks.run(JOB, 2, tmp_path, root=str(tmp_path), mesh={"shard": 2}, cases=BESIDE), BESIDE)
 
 
 @pytest.mark.slow

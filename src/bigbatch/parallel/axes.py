@@ -1,8 +1,8 @@
 """The process groups along the axes of a mesh: ranks are inside their collectives while a pass runs.
 
 A rank that cannot finish a pass closes its groups. Gloo then fails at once in whoever waits for it, that one closes its
-own, and so on: in hundredths of a second nobody is inside a collective. Words travel in another group, so all can say
-what happened; then the groups are opened again, under the names that DTensor knows.
+own, and so on: in hundredths of a second nobody is inside a collective (accelerators: `parallel.alarm`). Words are in
+another group, so all can say what happened; then the groups are opened again, under the names that DTensor knows.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import (
     _abort_process_group,
+    _get_default_store,
     _register_process_group,  # pyright: ignore[reportPrivateImportUsage]
     _resolve_process_group,  # pyright: ignore[reportPrivateImportUsage]
     _unregister_process_group,  # pyright: ignore[reportPrivateImportUsage]
 )
+
+from bigbatch.parallel.alarm import Alarm
 
 
 class AxisGroups:
@@ -42,13 +45,19 @@ class AxisGroups:
         lines = [self.mesh.mesh.movedim(number, -1).reshape(-1, size) for number, size in enumerate(sizes)]
         self._lines: list[list[list[int]]] = [each.tolist() for each in lines]
         """For each axis the ranks of all its groups, in the order in which they are opened."""
+        self._openings = 0
+        self._alarm: Alarm | None = None
         self._open = True
+        self._begin()
 
     def close(self) -> None:
         """Leave the groups, whatever goes on in them."""
         if not self._open:
             return
         self._open = False
+        if self._alarm is not None:
+            self._alarm.close()
+            self._alarm.ring()
         for name in self._names:
             group = _resolve_process_group(name)
             self.mesh._pg_registry.pop(name, None)
@@ -71,6 +80,22 @@ class AxisGroups:
                     _register_process_group(name, group)
                     self.mesh._pg_registry[name] = group
         self._open = True
+        self._begin()
+
+    def end(self) -> None:
+        """Watch no longer over groups that whoever opened torch.distributed closes."""
+        if self._alarm is not None:
+            self._alarm.close()
+
+    def _begin(self) -> None:
+        self._openings += 1
+        if self._backend == "nccl":
+            self._alarm = Alarm(_get_default_store(), self._openings, dist.get_rank(), self._abort)
+
+    def _abort(self) -> None:
+        """Let this rank's main thread out; the groups themselves are closed there."""
+        for name in self._names:
+            _resolve_process_group(name).abort()
 
 
 _WORDS = ("gloo", "NCCL", "process group", "Connection closed", "Connection reset", "Broken pipe")

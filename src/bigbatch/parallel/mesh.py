@@ -150,6 +150,11 @@ class MeshWorld(GroupWorld):
         if self._module is not None:
             forget_pass(self._module)
 
+    def close(self) -> None:
+        """Leave the group."""
+        self._axes.end()
+        super().close()
+
     def last_backward(self) -> None:
         """FSDP sends what each backward pass gives."""
 
