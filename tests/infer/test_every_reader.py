@@ -206,6 +206,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Series with another index": lambda: _frame().set_index("id")["text"],
     "rows as Series": lambda: [row for _, row in _frame().iterrows()],
     "datasets.Dataset": _datasets,
+    "column of a datasets.Dataset": lambda: _datasets()["text"],
     "Arrow table": lambda: TABLE,
     "Arrow batch": lambda: TABLE.to_batches()[0],
     "Arrow column": lambda: TABLE.column("text"),
@@ -261,7 +262,7 @@ def test_what_holds_no_rows_is_a_usage_error(given, predict):
         predict(given)
 
 
-@pytest.mark.parametrize("given", [[5], [None], [["a", "b", "c"]], [{"text": "a"}, 5]])
+@pytest.mark.parametrize("given", [[5], [1.5], [["a", "b", "c"]], [{"text": "a"}, 5]])
 def test_what_is_no_row_is_named(given, predict):
     with pytest.raises(DataError, match=r"row \d: "):
         predict(given)
@@ -293,6 +294,8 @@ def test_an_empty_text_is_a_row(empty, forward, plain_tokenizer, predict):
         pandas.DataFrame({"text": ["a", empty, "b"]}),
     ):
         assert the_same(predict(rows), wanted)
+    for column in (["a", None, "b"], pandas.Series(["a", empty, "b"])):
+        assert the_same(predict(column), wanted)
     # A tokenizer that makes nothing of it: nothing is predicted, in its place.
     found = list(predict_rows(forward, TASK, plain_tokenizer, ["a", "", "b"]))
     assert found[1] == {"label": None, "probability": None, "probabilities": {"neg": None, "pos": None}}
@@ -396,3 +399,10 @@ def test_columns_of_unequal_length_are_refused(predict):
 def test_a_namespace_is_no_row(predict):
     with pytest.raises(DataError, match="row 1: found SimpleNamespace"):
         predict([SimpleNamespace(text="a")])
+
+
+def test_splits_are_asked_for_one_of_them(predict):
+    import datasets
+
+    with pytest.raises(DataError, match=r"pass one of them, such as data\['train'\]"):
+        predict(datasets.DatasetDict(train=_datasets()))

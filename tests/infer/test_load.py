@@ -143,7 +143,7 @@ def test_files_have_the_encoding_of_the_run(folder, tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "new.csv").write_bytes("text\nh caf\u00e9\n".encode("latin-1"))
     assert predict_file(open_model(tmp_path), tmp_path / "new.csv", tmp_path / "out.jsonl") == 1
-    with pytest.raises(DataError, match="not utf-8"):
+    with pytest.raises(DataError, match="is not UTF-8"):
         predict_file(open_model(tmp_path), tmp_path / "new.csv", tmp_path / "2.jsonl", encoding="utf-8")
 
 

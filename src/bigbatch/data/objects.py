@@ -57,7 +57,9 @@ def is_table(data: Any) -> bool:
     """Whether an object has columns with names, and rows by number."""
     library = type(data).__module__.partition(".")[0]
     if library == "datasets":
-        return hasattr(data, "__len__")
+        return type(data).__name__.endswith("DatasetDict") or (
+            hasattr(data, "__len__") and hasattr(data, "with_format")
+        )
     return hasattr(data, "__arrow_c_stream__") or (library == "pandas" and hasattr(data, "columns"))
 
 

@@ -213,7 +213,7 @@ def rows_of_object(
         given = [given]
     elif isinstance(given, Path) or hasattr(given, "read"):
         raise UsageError(f"found {type(given).__name__}; for a file use bigbatch.predict_file")
-    elif hasattr(given, "keys"):
+    elif hasattr(given, "keys") and not is_table(given):
         if not _is_columns(given, roles, columns):
             given = [given]
         else:
@@ -330,7 +330,7 @@ def _named(row: Any, place: str, roles: Mapping[str, Role]) -> tuple[dict[str, A
     tuple its roles in order.
     """
     row = plain(_unwrapped(row, roles) if not isinstance(row, np.ndarray) else row)
-    if isinstance(row, (str, bytes)):
+    if isinstance(row, (str, bytes)) or is_missing(row):  # an empty cell of a column of texts
         return {read_role(roles): row}, True
     if hasattr(row, "_asdict"):
         row = row._asdict()

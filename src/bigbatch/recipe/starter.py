@@ -78,8 +78,6 @@ class Profile(Protocol):
     @property
     def encoding(self) -> str: ...
     @property
-    def quoting(self) -> str: ...
-    @property
     def language(self) -> str: ...
     @property
     def class_counts(self) -> Mapping[str, int]: ...
@@ -128,7 +126,7 @@ def write_starter(
         language=None if profile.language == "unknown" else profile.language,
         model=model,
         encoding=profile.encoding,
-        quoting=profile.quoting,
+        quoting=getattr(profile, "quoting", "minimal"),
         empty_texts=profile.empty_texts,
     )
     _need_columns(found, profile)
