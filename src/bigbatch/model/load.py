@@ -32,6 +32,7 @@ from bigbatch.model.anatomy import anatomy, evaluating, headed_model, trial_ids
 from bigbatch.model.checks import check_model, pad_id
 from bigbatch.model.encoder import Encoder
 from bigbatch.model.folder import CONFIG, View
+from bigbatch.model.masters import full_precision, tie
 from bigbatch.model.names import clean_name
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
@@ -154,7 +155,7 @@ def load_model(
         problem_type: of a `sequence` head, written into the configuration as transformers names it.
         seed: of new weights; the global generators are left as they were.
         dropout: every dropout probability; None keeps the model's own.
-        module: a live model, used as it is; frozen parameters stay frozen.
+        module: a live model, used as it is but for its number format; frozen parameters stay frozen.
 
     Raises:
         ModelError: what is wrong and what helps.
@@ -164,7 +165,7 @@ def load_model(
         module, notes = _from_source(spec, wanted, dropout)
     else:
         module = _live_encoder(module) if kind == "states" else module
-        notes = _adopt(module, spec, wanted, dropout)
+        notes = [*full_precision(module), *_adopt(module, spec, wanted, dropout)]
     _check_head(module, wanted)
     set_trainable(module, spec.trainable)
     return LoadedModel(module, tuple(notes))
@@ -273,7 +274,7 @@ def _live_encoder(module: nn.Module) -> nn.Module:
 
 
 def _adopt(module: nn.Module, spec: Any, wanted: _Wanted, dropout: float | None) -> list[str]:
-    """Use a live model as it is, but for a head of another label set."""
+    """Use a live model as it is, but for a head of another label set, or one that is not tied as it says."""
     outer: Any = headed_model(module)
     for key in spec.config:
         if key != "pad_token_id":
@@ -281,7 +282,7 @@ def _adopt(module: nn.Module, spec: Any, wanted: _Wanted, dropout: float | None)
                 f"model.config.{key}: a live model is already built; only pad_token_id can be set"
             )
     override_config(outer.config, spec.config)
-    notes = []
+    notes = tie(outer)
     if dropout is not None:
         set_dropout_fields(outer.config, dropout)
         if not set_dropout(outer, dropout):

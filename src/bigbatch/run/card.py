@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,11 +38,11 @@ def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], pr
         "",
         _title(parts.task),
         "",
-        f"Fine-tuned from {_plain(base)} with bigbatch {bigbatch.__version__}.",
+        f"Fine-tuned from {_shown_as_it_is(base)} with bigbatch {bigbatch.__version__}.",
         "",
     ]
     if names:
-        lines += ["Labels: " + ", ".join(f"`{_plain(name)}`" for name in names) + ".", ""]
+        lines += ["Labels: " + ", ".join(map(_shown_as_it_is, names)) + ".", ""]
     lines += [*_figures(final), *_training(parts, progress), *_usage(auto)]
     return "\n".join(lines) + "\n"
 
@@ -59,10 +60,11 @@ def _figures(final: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     splits = list(final)
     keys = list(dict.fromkeys(key for figures in final.values() for key in figures))
     rows = [
-        f"| {_plain(key)} | " + " | ".join(_shown(final[split].get(key)) for split in splits) + " |"
+        f"| {_cell(key)} | " + " | ".join(_shown(final[split].get(key)) for split in splits) + " |"
         for key in keys
     ]
-    return ["| metric | " + " | ".join(splits) + " |", "|---|" + "---|" * len(splits), *rows, ""]
+    heads = " | ".join(map(_cell, splits))
+    return [f"| metric | {heads} |", "|---|" + "---|" * len(splits), *rows, ""]
 
 
 def _shown(value: float | None) -> str:
@@ -73,14 +75,15 @@ def _training(parts: Parts, progress: Progress) -> list[str]:
     recipe = parts.recipe
     batch = f"{recipe.batch.samples} samples" if recipe.batch.samples else f"{recipe.batch.tokens} tokens"
     optimizer = (
-        f"{recipe.optimizer.name}, learning rate {parts.effective.lr:g}, {recipe.schedule.name} schedule"
+        f"{_shown_as_it_is(recipe.optimizer.name)}, learning rate {parts.effective.lr:g}, "
+        f"{_shown_as_it_is(recipe.schedule.name)} schedule"
     )
     return [
         "## Training",
         "",
         f"- {batch} per update, {progress.update:,} updates, {progress.position:,} samples, "
         f"{progress.tokens:,} tokens",
-        f"- {_plain(optimizer)}",
+        f"- {optimizer}",
         f"- texts cut to {parts.max_length} tokens",
         "",
     ]
@@ -99,8 +102,25 @@ def _usage(auto: str) -> list[str]:
     ]
 
 
-def _plain(text: str) -> str:
-    """Names are data: no Markdown or HTML of theirs is rendered."""
-    visible = "".join(character if character.isprintable() else " " for character in str(text))
-    escaped = visible.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return escaped.replace("|", "\\|").replace("`", "'").replace("\n", " ")
+def _shown_as_it_is(text: str) -> str:
+    """Names are data: a span of code, in which no Markdown, HTML or entity is read.
+
+    Example:
+        >>> _shown_as_it_is("R&D <b>")
+        '`R&D <b>`'
+        >>> _shown_as_it_is("a`b")
+        '``a`b``'
+    """
+    visible = "".join(character if character.isprintable() else " " for character in str(text)) or " "
+    # A span ends at as many backticks as it began with.
+    longest = max((len(run) for run in re.findall("`+", visible)), default=0)
+    fence = "`" * (longest + 1)
+    room = " " if visible.startswith("`") or visible.endswith("`") else ""
+    return f"{fence}{room}{visible}{room}{fence}"
+
+
+def _cell(name: str) -> str:
+    """A name in a table, where a bar ends a cell even inside of a span; plain words need no span."""
+    if re.fullmatch("[A-Za-z0-9]+(_[A-Za-z0-9]+)*", name):
+        return name
+    return _shown_as_it_is(name).replace("|", "\\|")
