@@ -261,9 +261,15 @@ class Update(Record):
     """Since process start, largest rank."""
     skipped: bool = False
     empty: bool = False
-    """Nothing in the batch counts (all weights 0, nothing to predict): weights and optimiser are as before."""
+    """Nothing in the batch counts (all weights 0, nothing to predict): weights and optimiser are as before. Written only
+    where it is so."""
     noise: Mapping[str, float | None] = field(default_factory=dict)
     """Of updates whose gradient noise was measured: `noise_scale` and its kin (docs/noise-scale.md)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Record.to_dict`."""
+        line = super().to_dict()
+        return line if self.empty else {key: value for key, value in line.items() if key != "empty"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from bigbatch.data.ragged import counted_units
 from bigbatch.infer.forwards import run_forward
 from bigbatch.protocols import Forward, Metric, Task, World
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
 from bigbatch.tasks.figures import why_undefined
 from bigbatch.tasks.heads import is_coupled
 from bigbatch.tasks.naming import named_figures, reported_names
+from bigbatch.tasks.perfect import perfect_outputs
 from bigbatch.tasks.states import CalibrationMetric, confusion, counted
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
@@ -125,6 +127,22 @@ def evaluate(
         examples=gathered.examples(table.unit_offsets, labels),
         labels=labels,
     )
+
+
+def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric]) -> dict[str, str]:
+    """Figures, of these metrics and the loss, that not even a perfect model would have on a split, with reasons."""
+    if not counted_units(table).any():
+        names = ("loss", *(name for metric in metrics for name in reported_names(metric)))
+        return dict.fromkeys(names, NOTHING_COUNTS)
+    gathered = _Gathered(metrics)
+    units = int(table.unit_offsets[-1])
+    for first in range(0, units if metrics else 0, CHUNK_UNITS):
+        targets = _targets(table, slice(first, min(first + CHUNK_UNITS, units)))
+        outputs_UC = perfect_outputs(task, targets)
+        if outputs_UC is None:
+            return {}
+        gathered.add(task.decode(outputs_UC), targets, first)
+    return gathered.figures()[1]
 
 
 def _targets(table: TokenTable, part: slice) -> Targets:

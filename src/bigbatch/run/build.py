@@ -43,6 +43,7 @@ from bigbatch.rules.schedules import Schedule
 from bigbatch.run.bitwise import fixed, is_bitwise, said
 from bigbatch.run.clocks import clocks_of, custom
 from bigbatch.run.coupling import check_coupling
+from bigbatch.run.defined import check_defined
 from bigbatch.run.excerpt import at_work
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.inputs import Inputs, Live
@@ -252,6 +253,7 @@ def build(
     tables, ready, token_notes = leader_first(
         world, lambda: ready_tables(recipe, inputs, loaded, cache_dir, say, progress)
     )
+    check_defined(recipe, ready.task, tables)
     batches = Batches(
         tables["train"],
         seed=recipe.seed.data,

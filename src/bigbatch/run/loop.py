@@ -34,6 +34,7 @@ from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary
 from bigbatch.run.build import Parts
+from bigbatch.run.defined import Missing, missing_figures, refuse, told
 from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.growth import Growth
 from bigbatch.run.guard import Guard
@@ -88,6 +89,7 @@ class Loop:
         self.boundary = Boundary(self.world, beat)
         self.results: dict[str, EvalResult] = {}
         """Latest full evaluation of each split, with the weights that the module holds."""
+        self._told: list[Missing] = []
         self.exit_reason = progress.stopped or "completed"
         self._observers = tuple(observers)
         self._side_events = side_events if side_events is not None else []
@@ -255,10 +257,21 @@ class Loop:
         yield from map(self.emit, [self.evaluate_split(split) for split in self.parts.validation])
         progress.evaluation_due = False
         if not requested:
+            yield from self._undefined()
             progress.evaluations += 1
             self._note_for_stopping()
         if not requested and self._note_best():
             yield self.emit(self.save("best so far"))
+
+    def _undefined(self) -> Iterator[Record]:
+        """Say which watched figures do not exist, each once; a run that none of them can steer ends here."""
+        missing = missing_figures(self.parts, self.progress, self.results)
+        new = [each for each in missing if each not in self._told]
+        self._told += new
+        yield from (self.emit(told(each, self.progress.update)) for each in new)
+        if any(each.ends for each in missing):
+            yield self.emit(self.save("a watched figure does not exist"))
+            refuse(self.parts.recipe, missing)
 
     def evaluate_split(self, split: str) -> Eval:
         """Evaluate one split with the weights as they are; the full result stays in `results`."""

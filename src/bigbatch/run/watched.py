@@ -59,6 +59,20 @@ def larger_is_better(name: str, metrics: Sequence[Metric]) -> bool:
     return own[0].larger_is_better if len(own) == 1 else True
 
 
+Asked = tuple[str, str, list[str]]
+"""Key of the recipe, the figure that it names, and the splits that it may be of."""
+
+
+def asked_figures(recipe: Recipe, splits: Iterable[str]) -> list[Asked]:
+    """Every figure that the recipe steers by."""
+    splits = list(splits)
+    watched = [("best", recipe.best)] if recipe.best else []
+    if recipe.early_stopping is not None:
+        watched.append(("early_stopping.metric", recipe.early_stopping.metric or recipe.best or "loss"))
+    asked = [(place, key, validation_splits(splits)) for place, key in watched]
+    return asked + [(f"gate.{key}", key, gate_splits(splits)) for key in recipe.gate]
+
+
 def check_watched(recipe: Recipe, metrics: Sequence[Metric], splits: Iterable[str]) -> None:
     """Refuse a figure that no evaluation will report, before anything is computed.
 
@@ -70,19 +84,12 @@ def check_watched(recipe: Recipe, metrics: Sequence[Metric], splits: Iterable[st
     unclear = [Problem(where=where, key="metrics", what=what) for what in clashes(metrics)]
     if unclear:
         raise RecipeError(unclear)
-    watched = [("best", recipe.best)] if recipe.best else []
-    if recipe.early_stopping is not None:
-        watched.append(("early_stopping.metric", recipe.early_stopping.metric or recipe.best or "loss"))
-    asked = [(place, key, validation_splits(splits)) for place, key in watched]
-    asked += [(f"gate.{key}", key, gate_splits(splits)) for key in recipe.gate]
-    problems = list(_problems(asked, metrics))
+    problems = list(_problems(asked_figures(recipe, splits), metrics))
     if problems:
         raise RecipeError([Problem(where=where, key=place, what=what) for place, what in problems])
 
 
-def _problems(
-    asked: Iterable[tuple[str, str, list[str]]], metrics: Sequence[Metric]
-) -> Iterator[tuple[str, str]]:
+def _problems(asked: Iterable[Asked], metrics: Sequence[Metric]) -> Iterator[tuple[str, str]]:
     names = ["loss", *(name for metric in metrics for name in reported_names(metric))]
     # A metric object of the user's may report several, under names of its own.
     names_are_known = all(not is_own(metric) or isinstance(metric, WholeMetric) for metric in metrics)

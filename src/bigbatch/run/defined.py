@@ -1,0 +1,141 @@
+"""A figure that steers a run must exist: refused before the first update where the data cannot have it, told at the
+first evaluation otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bigbatch.errors import Problem, RecipeError
+from bigbatch.infer.evaluate import EvalResult, impossible_figures
+from bigbatch.protocols import Metric
+from bigbatch.recipe.schema import Recipe
+from bigbatch.records import Event, TokenTable
+from bigbatch.run.progress import Progress
+from bigbatch.run.watched import asked_figures, figure_of
+from bigbatch.tasks.naming import is_own, reported_names
+
+if TYPE_CHECKING:
+    from bigbatch.run.build import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A watched figure that an evaluation did not have."""
+
+    place: str
+    """Key of the recipe that names it."""
+    figure: str
+    """`roc_auc_ovr of validation`."""
+    reason: str
+    ends: bool
+    """Whether the run cannot be steered by it."""
+
+
+def check_defined(recipe: Recipe, task: Any, tables: Mapping[str, TokenTable]) -> None:
+    """Refuse to be steered by a figure that even a perfect model would not have on its split.
+
+    Raises:
+        RecipeError: all of them, with the reason.
+    """
+    where = recipe.source.name if recipe.source else "recipe"
+    problems = []
+    for place, key, splits in asked_figures(recipe, tables):
+        split, metric = figure_of(key, splits)
+        reason = impossible_figures(task, tables[split], _known(task.metrics, metric)).get(metric)
+        if reason is not None:
+            what = f"{metric} of {split} cannot be known on these data: {reason}; name another figure or other data"
+            problems.append(Problem(where=where, key=place, what=what))
+    if problems:
+        raise RecipeError(problems)
+
+
+def missing_figures(parts: Parts, progress: Progress, results: Mapping[str, EvalResult]) -> list[Missing]:
+    """Watched figures that the evaluation that has just been made does not have.
+
+    Args:
+        parts: of the run.
+        progress: holds the figures; not yet told of this evaluation.
+        results: of this evaluation, by split.
+    """
+    recipe, metrics = parts.recipe, parts.metrics
+    asked = asked_figures(recipe, results)
+    if not recipe.best:  # what chooses the weights all the same
+        asked.append(("best", parts.best_metric or "loss", [*results]))
+    found = []
+    for place, key, splits in asked:
+        split, metric = figure_of(key, splits)
+        value = progress.figures[split].get(metric)
+        if value is not None:
+            continue
+        said = results[split].undefined.get(metric)
+        known = metric == "loss" or bool(_known(metrics, metric))
+        found.append(
+            Missing(
+                place=place,
+                figure=f"{metric} of {split}",
+                reason=said or _why_absent(results[split].metrics, metric),
+                # Of figures of our own the data have been asked: what is missing is the model's doing, and may pass.
+                # So may NaN, unless it would stop the run: `best` takes the first number that comes.
+                ends=not known
+                and not _had(place, key, progress)
+                and (results[split].metrics.get(metric) is None or place == "early_stopping.metric"),
+            )
+        )
+    return found
+
+
+def told(missing: Missing, step: int) -> Event:
+    """What the journal and the console say of it."""
+    did = "ends the run, which cannot be steered by it" if missing.ends else "counts as not improved"
+    why = f"{missing.place}: {missing.figure} does not exist: {missing.reason}"
+    return Event(step=step, event="undefined_figure", why=why, did=did)
+
+
+def refuse(recipe: Recipe, missing: Sequence[Missing]) -> None:
+    """End a run that is steered by what does not exist.
+
+    Raises:
+        RecipeError: naming the keys, and how to go on with another figure.
+    """
+    where = recipe.source.name if recipe.source else "recipe"
+    problems = [
+        Problem(
+            where=where,
+            key=each.place,
+            what=f"{each.figure} does not exist: {each.reason}; this evaluation is saved: name another figure and go "
+            f"on with --continue RUN{'' if each.place.startswith('gate.') else f' --allow {each.place}'}",
+        )
+        for each in missing
+        if each.ends
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _known(metrics: Sequence[Metric], name: str) -> list[Metric]:
+    """The metrics of this project that report a figure of this name."""
+    return [metric for metric in metrics if not is_own(metric) and name in reported_names(metric)]
+
+
+def _why_absent(metrics: Mapping[str, float | None], name: str) -> str:
+    if name not in metrics:
+        return f"the evaluation reports {', '.join(metrics)}"
+    value = metrics[name]
+    return (
+        "the metric gave none"
+        if value is None
+        else f"it is {'not a number' if math.isnan(value) else 'infinite'}"
+    )
+
+
+def _had(place: str, key: str, progress: Progress) -> bool:
+    """Whether an earlier evaluation had the figure."""
+    if place == "best":
+        return progress.best is not None and progress.best.metric == key
+    if place == "early_stopping.metric":
+        return progress.stop_best is not None
+    return progress.evaluations > 0
