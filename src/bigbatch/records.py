@@ -181,13 +181,11 @@ class Predictions:
 
     kind: Literal["single", "multi", "regression", "language", "embedding"]
     scores: np.ndarray
-    """(U, C) float64: logits for classification, values for regression, embeddings; of language models (U, 2): the true
-    token's negative log-likelihood in nats, and 1 where it was the likeliest token."""
+    """(U, C) float64: logits, numbers or embeddings; of language models (U, 2): nats of the true one, 1 if likeliest."""
     probabilities: np.ndarray | None
     """(U, C) float64 softmax or sigmoid; None for regression and language models."""
     values: np.ndarray
-    """(U,) int64 predicted class ids, (U, C) bool for multi-label, (U,) or (U, C) float64 for regression, (U,) bool
-    (whether the likeliest token is the true one) for language models."""
+    """(U,) int64 classes; multi-label (U, C) bool; numbers (U,) or (U, C) float64; of language models (U,) hits."""
 
 
 # ---------------------------------------------------------------- what happened
@@ -205,15 +203,12 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """The line as a flat dictionary, NaN and Inf as None with `nonfinite: true`."""
         line: dict[str, Any] = {"kind": self.kind, "time": self.time, "step": self.step}
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if entry.name in ("step", "time"):
-                continue
+        for name in (entry.name for entry in fields(self) if entry.name not in ("step", "time")):
+            value = getattr(self, name)
             if isinstance(value, Mapping):
-                prefix = "loss." if entry.name == "terms" else ""
-                line.update({prefix + str(key): item for key, item in value.items()})
-            else:
-                line[entry.name] = value
+                line |= {f"{'loss.' if name == 'terms' else ''}{key}": item for key, item in value.items()}
+            elif name != "empty" or value:
+                line[name] = value
         return _finite(line)
 
     def __getitem__(self, key: str) -> Any:
@@ -227,9 +222,7 @@ class Record:
 def _finite(line: dict[str, Any]) -> dict[str, Any]:
     """Replace NaN and Inf by None, once said by `nonfinite: true`."""
     broken = [key for key, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
-    if broken:
-        line = {**line, **dict.fromkeys(broken), "nonfinite": True}
-    return line
+    return {**line, **dict.fromkeys(broken), "nonfinite": True} if broken else line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +239,6 @@ class Update(Record):
     loss: float | None
     """Weighted sum over the global batch divided by its denominator, nats; None when `empty`."""
     terms: Mapping[str, float | None] = field(default_factory=dict)
-    """Of each term; None for one of which nothing counts in this batch."""
     grad_norm: float | None
     """L2 norm of the whole gradient before clipping; None when `empty`."""
     lr: float
@@ -261,15 +253,9 @@ class Update(Record):
     """Since process start, largest rank."""
     skipped: bool = False
     empty: bool = False
-    """Nothing in the batch counts (all weights 0, nothing to predict): weights and optimiser are as before. Written only
-    where it is so."""
+    """Nothing in the batch counts, so nothing was changed; written only where it is so."""
     noise: Mapping[str, float | None] = field(default_factory=dict)
     """Of updates whose gradient noise was measured: `noise_scale` and its kin (docs/noise-scale.md)."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `Record.to_dict`."""
-        line = super().to_dict()
-        return line if self.empty else {key: value for key, value in line.items() if key != "empty"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,9 +266,8 @@ class Eval(Record):
     split: str
     """`validation`, `validation.<name>` for named sets, `test`."""
     loss: float | None
-    """None where nothing in the split counts."""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
-    """By name; None where the figure does not exist on this split."""
+    """By name; a figure, or the loss, is None where it does not exist on this split."""
     seconds: float
     samples_per_second: float
 
