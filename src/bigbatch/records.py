@@ -181,7 +181,7 @@ class Predictions:
 
     kind: Literal["single", "multi", "regression", "language", "embedding"]
     scores: np.ndarray
-    """(U, C) float64: logits, numbers or embeddings; of language models (U, 2): nats of the true one, 1 if likeliest."""
+    """(U, C) float64: logits, numbers or embeddings; of language models (U, 2): nats of the true one, 1 if best."""
     probabilities: np.ndarray | None
     """(U, C) float64 softmax or sigmoid; None for regression and language models."""
     values: np.ndarray

@@ -5,7 +5,7 @@ first evaluation otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from bigbatch.errors import Problem, RecipeError
 from bigbatch.infer.evaluate import EvalResult, impossible_figures
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Event, TokenTable
+from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.progress import Progress
 from bigbatch.run.watched import asked_figures, figure_of
 from bigbatch.tasks.naming import is_own, reported_names
@@ -51,6 +51,26 @@ def check_defined(recipe: Recipe, task: Any, tables: Mapping[str, TokenTable]) -
             problems.append(Problem(where=where, key=place, what=what))
     if problems:
         raise RecipeError(problems)
+
+
+def look(loop: Any, known: list[Missing]) -> Iterator[Record]:
+    """After an evaluation: say which watched figures do not exist; a run that none of them can steer ends here.
+
+    Args:
+        loop: of the run.
+        known: what was said already; more is added.
+
+    Raises:
+        RecipeError: naming the keys, and how to go on with another figure.
+    """
+    missing = missing_figures(loop.parts, loop.progress, loop.results)
+    for each in missing:
+        if each not in known:
+            known.append(each)
+            yield loop.emit(told(each, loop.progress.update))
+    if any(each.ends for each in missing):
+        yield loop.emit(loop.save("a watched figure does not exist"))
+        refuse(loop.parts.recipe, missing)
 
 
 def missing_figures(parts: Parts, progress: Progress, results: Mapping[str, EvalResult]) -> list[Missing]:

@@ -34,7 +34,7 @@ from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary
 from bigbatch.run.build import Parts
-from bigbatch.run.defined import Missing, missing_figures, refuse, told
+from bigbatch.run.defined import Missing, look
 from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.growth import Growth
 from bigbatch.run.guard import Guard
@@ -87,9 +87,9 @@ class Loop:
         self.guard = guard
         self.world = parts.step.world
         self.boundary = Boundary(self.world, beat)
+        self._missing: list[Missing] = []
         self.results: dict[str, EvalResult] = {}
         """Latest full evaluation of each split, with the weights that the module holds."""
-        self._told: list[Missing] = []
         self.exit_reason = progress.stopped or "completed"
         self._observers = tuple(observers)
         self._side_events = side_events if side_events is not None else []
@@ -160,10 +160,8 @@ class Loop:
             )
             yield self.emit(record)
             yield from map(self.emit, larger)
-            if record.skipped:
-                yield self.emit(skipped(record, batch))
-            if record.empty:
-                yield self.emit(empty(record, batch))
+            if record.skipped or record.empty:
+                yield self.emit((skipped if record.skipped else empty)(record, batch))
             if self.parts.step.apart is not None:
                 yield from map(self.emit, self.parts.step.apart.news())
             self.guard.see(record)
@@ -257,21 +255,11 @@ class Loop:
         yield from map(self.emit, [self.evaluate_split(split) for split in self.parts.validation])
         progress.evaluation_due = False
         if not requested:
-            yield from self._undefined()
+            yield from look(self, self._missing)
             progress.evaluations += 1
             self._note_for_stopping()
         if not requested and self._note_best():
             yield self.emit(self.save("best so far"))
-
-    def _undefined(self) -> Iterator[Record]:
-        """Say which watched figures do not exist, each once; a run that none of them can steer ends here."""
-        missing = missing_figures(self.parts, self.progress, self.results)
-        new = [each for each in missing if each not in self._told]
-        self._told += new
-        yield from (self.emit(told(each, self.progress.update)) for each in new)
-        if any(each.ends for each in missing):
-            yield self.emit(self.save("a watched figure does not exist"))
-            refuse(self.parts.recipe, missing)
 
     def evaluate_split(self, split: str) -> Eval:
         """Evaluate one split with the weights as they are; the full result stays in `results`."""
