@@ -58,7 +58,8 @@ def train(
     """Train a model and return the finished (or interrupted) run.
 
     Args:
-        model_or_recipe: a recipe (file, mapping or `Recipe`), or a model: a torch module, a folder, a hub name.
+        model_or_recipe: a recipe (file, mapping or `Recipe`), or a model: a torch module, a folder, a hub name. A torch
+            module is trained itself: afterwards it holds the kept weights, in float32 and evaluation mode.
         train_dataset: files, list of dicts, pandas, `datasets.Dataset` or map-style torch dataset. With a
             recipe it replaces `data.train`.
         val_dataset: the same for validation, or a share of the training data such as 0.1.

@@ -111,7 +111,8 @@ def results_csv(rows: Sequence[PointRow]) -> str:
     figures = figure_names(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*keys, "updates", "samples", *figures, "train_seconds", "exit_reason", "run"])
+    head = [*keys, "updates", "samples", *figures, "train_seconds", "exit_reason", "run"]
+    writer.writerow([_cell(name) for name in head])
     for row in rows:
         numbers = [row.updates, row.samples, *(row.figures.get(name) for name in figures), row.train_seconds]
         texts = [_cell(row.exit_reason), _cell(row.run)]
