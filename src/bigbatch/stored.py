@@ -13,8 +13,9 @@ import math
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bigbatch.units import show_bytes
 
@@ -55,7 +56,7 @@ def check_plain(path: Path) -> int:
     return _plain(found)
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """Open a plain file for reading; never waits for another process, as opening a pipe does.
 
     Raises:

@@ -239,7 +239,7 @@ def test_a_renamed_folder_is_rejected(damaged):
 
 def rewrite_index(folder: Path, change) -> None:
     """An index that somebody wrote on purpose: its checksum is right."""
-    from bigbatch.run.checkpoints import index_bytes
+    from bigbatch.run.stored_index import index_bytes
 
     index = json.loads((folder / "index.json").read_text())
     del index["sha256"]

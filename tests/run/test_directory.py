@@ -10,7 +10,7 @@ import pytest
 import bigbatch.run.directory as directory_module
 from bigbatch.errors import DiskError
 from bigbatch.records import HardwareFacts
-from bigbatch.run.directory import RunDirectory, environment_facts, read_json
+from bigbatch.run.directory import RunDirectory, environment_facts
 from tests.run.crashes import FailingOps
 
 HARDWARE = HardwareFacts(device="cpu", device_name="x", memory_bytes=8, cores=2, threads=1)
@@ -98,12 +98,6 @@ def test_environment_holds_versions_and_no_secrets(monkeypatch):
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
     monkeypatch.setattr(directory_module, "_PACKAGES", ("no-such-package-here",))
     assert environment_facts(HARDWARE, "abc")["versions"]["no-such-package-here"] is None
-
-
-def test_read_json_takes_objects_only(tmp_path):
-    (tmp_path / "a").write_text("[1]")
-    assert read_json(tmp_path / "a") is None
-    assert read_json(tmp_path / "missing") is None
 
 
 def test_temporary_files_of_a_kill_are_removed(tmp_path):

@@ -137,12 +137,48 @@ def test_a_torn_end_is_moved_away_on_opening(ten, tail):
     assert steps(ten.path.parent)[-1] == ("update", 11)
 
 
-def test_what_stands_behind_a_damaged_line_is_moved_too(ten):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\0" * 20,
+        b"[" * 100_000,
+        b"{}",
+        b'{"kind": "update", "step": "5"}',
+        b'{"kind": "update", "step": 1e400}',
+    ],
+    ids=lambda damage: repr(damage[:34]),
+)
+def test_a_damaged_line_is_moved_and_an_event_stands_in_its_place(ten, damage):
+    """Nothing else is lost, and the number of lines, which checkpoints know, stays."""
     lines = ten.path.read_bytes().splitlines(keepends=True)
-    lines[4] = b"\0" * 20 + b"\n"
+    lines[4] = damage + b"\n"
     ten.path.write_bytes(b"".join(lines))
-    assert Journal(ten.path.parent).repaired_lines == 8
-    assert steps(ten.path.parent) == [("update", step) for step in range(1, 5)]
+    journal = Journal(ten.path.parent)
+    assert journal.repaired_lines == 1 and "1 damaged line" in journal.notes[0]
+    assert (ten.path.parent / "metrics.lost-1.jsonl").read_bytes() == damage + b"\n"
+    found = ten.path.read_bytes().splitlines(keepends=True)
+    assert found[:4] + found[5:] == lines[:4] + lines[5:]
+    event = json.loads(found[4])
+    assert (event["kind"], event["event"], event["step"]) == ("event", "damaged_line", 4)
+    assert Journal(ten.path.parent).repaired_lines == 0  # once
+    journal.append(update(11))
+
+
+@pytest.mark.parametrize("what", ["a folder", "a named pipe", "a line of more than"])
+def test_what_is_no_journal_is_set_aside(ten, what):
+    ten.path.unlink()
+    if what == "a folder":
+        ten.path.mkdir()
+    elif what == "a named pipe":
+        os.mkfifo(ten.path)
+    else:
+        with ten.path.open("wb") as file:
+            file.truncate(3 * 10**9)
+    journal = Journal(ten.path.parent)
+    assert what in journal.notes[0]
+    assert (ten.path.parent / "metrics.jsonl.damaged-1").exists()
+    journal.append(update(1))
+    assert steps(ten.path.parent) == [("update", 1)]
 
 
 def test_a_full_disk_leaves_whole_records(ten):

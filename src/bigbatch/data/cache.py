@@ -22,17 +22,38 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
+from bigbatch.documents import checked
 from bigbatch.errors import DiskError
+from bigbatch.stored import check_plain, open_plain, read_object
 from bigbatch.written import make_folders, new_folder, open_new, replace_text
 
 FORMAT = 1
 _HEADER = "header.json"
 _ABANDONED_SECONDS = 24 * 3600
 """Age at which a half-written entry belongs to a process that died."""
+
+
+_Numbers = Literal["<i2", "<i4", "<i8", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8", "|i1", "|u1", "|b1"]
+"""Little-endian. Never `object`."""
+
+
+class _Array(TypedDict):
+    dtype: _Numbers
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=2**48)]], Field(min_length=1, max_length=4)]
+    sha256: str
+
+
+class _Header(TypedDict):
+    """header.json, without its checksum."""
+
+    facts: dict[str, Any]
+    arrays: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")], _Array]
 
 
 class Damaged(Exception):
@@ -123,10 +144,14 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not folder.exists():
         raise FileNotFoundError(folder)
     try:
-        header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
-        checksum = header.pop("checksum", None) if isinstance(header, dict) else None
-        if checksum != _checksum(header) or (header["format"], header["key"]) != (FORMAT, folder.name):
+        header = read_object(folder / _HEADER)
+        checksum = header.pop("checksum", None)
+        if checksum != _checksum(header) or (header.get("format"), header.get("key")) != (
+            FORMAT,
+            folder.name,
+        ):
             raise Damaged("its header was altered")
+        checked(header, _Header)
         for name, about in header["arrays"].items():
             _verify(folder / f"{name}.bin", about)
         arrays = {name: _map(folder / f"{name}.bin", about) for name, about in header["arrays"].items()}
@@ -145,9 +170,10 @@ def discard(folder: Path) -> None:
 
 def _verify(path: Path, about: Mapping[str, Any]) -> None:
     expected = math.prod(about["shape"]) * np.dtype(about["dtype"]).itemsize
-    if path.stat().st_size != expected:
-        raise Damaged(f"{path.name} has {path.stat().st_size:,} bytes instead of {expected:,}")
-    with path.open("rb") as file:
+    found = check_plain(path)
+    if found != expected:
+        raise Damaged(f"{path.name} has {found:,} bytes instead of {expected:,}")
+    with open_plain(path) as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
             raise Damaged(f"{path.name} was altered")
 

@@ -67,7 +67,7 @@ def token_table(
     folder = cache_dir / key
     with contextlib.suppress(FileNotFoundError):
         try:
-            return _assemble(cache.read(folder)), True
+            return _assemble(_consistent(*cache.read(folder))), True
         except cache.Damaged as damage:
             say(f"token cache {folder}: {damage}; tokenising again")
     try:
@@ -259,6 +259,30 @@ def _in_memory(
     return {name: np.concatenate(rows) for name, rows in parts.items()}, {
         "truncated_samples": truncated_samples
     }
+
+
+def _consistent(
+    arrays: dict[str, np.ndarray], facts: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What a cache entry holds, once its arrays fit together.
+
+    Raises:
+        Damaged: they do not, although every byte has its checksum.
+    """
+    tokens, units = arrays.get("token_counts"), arrays.get("unit_counts")
+    if tokens is None or units is None or type(facts.get("truncated_samples")) is not int:
+        raise cache.Damaged("it is incomplete")
+    whole = [tokens, units, *(arrays[name] for name in ("ids", "reads", "segments") if name in arrays)]
+    if any(each.ndim != 1 or each.dtype.kind not in "iu" or (len(each) and each.min() < 0) for each in whole):
+        raise cache.Damaged("its counts are no counts")
+    token_total, unit_total = int(tokens.sum(dtype=np.int64)), int(units.sum(dtype=np.int64))
+    expected = {"ids": token_total, "segments": token_total} | dict.fromkeys(
+        ("reads", "values", "weights", *(name for name in arrays if name.startswith("extra."))), unit_total
+    )
+    found = {name: len(arrays[name]) for name in expected if name in arrays}
+    if len(tokens) != len(units) or any(found[name] != expected[name] for name in found):
+        raise cache.Damaged("its arrays do not fit together")
+    return arrays, facts
 
 
 def _assemble(stored: tuple[dict[str, np.ndarray], dict[str, Any]]) -> TokenTable:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bigbatch.data.labels import LabelSet
+from bigbatch.documents import read_document
 from bigbatch.errors import ModelError, UsageError
 from bigbatch.infer.devices import devices_of, only_cpu
 from bigbatch.model.folder import CONFIG, read_in, read_list_in
@@ -19,6 +19,7 @@ from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Forward, Task
 from bigbatch.recipe.made_here import code_named, why_to_ask
 from bigbatch.recipe.references import is_reference
+from bigbatch.stored import Damaged
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.heads import told
@@ -140,10 +141,8 @@ def _without_loss(recipe: Recipe) -> tuple[Recipe, list[str]]:
 def _way_of(run: Path) -> ForwardPlan | None:
     """How the run ran its model; None when nothing readable says it."""
     try:
-        return ForwardPlan.of(
-            Plan.from_json(json.loads((run / "plan.json").read_text(encoding="utf-8"))).choices
-        )
-    except (OSError, ValueError, TypeError, AttributeError):
+        return ForwardPlan.of(Plan.from_json(read_document(run / "plan.json")).choices)
+    except (OSError, Damaged):
         return None
 
 

@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any
 
-from bigbatch.records import Choice
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from bigbatch.documents import PLAN, checked
+from bigbatch.plan.forward import (
+    Attention,
+    Compile,
+    DropoutMasks,
+    EmbeddingGradients,
+    LastBlock,
+    Precision,
+    Recompute,
+)
+from bigbatch.records import Choice, Packing
 
 _WARNINGS = "warnings"
+_Tokens = Annotated[int, Field(gt=0, lt=2**31)]
+_Processes = Annotated[int, Field(gt=0, lt=2**16)]
+
+
+class _Values(TypedDict, total=False):
+    """Values that a run goes on with; those of other choices only tell."""
+
+    packing: Packing
+    attention: Attention
+    last_block: LastBlock
+    embedding_gradients: EmbeddingGradients
+    dropout_masks: DropoutMasks
+    recompute: Recompute
+    recomputed_blocks: Annotated[int, Field(ge=0, lt=2**16)]
+    compile: Compile
+    precision: Precision
+    keep_fp32: list[str]
+    allow_low: list[str]
+    micro_tokens: _Tokens
+    evaluation_micro_tokens: _Tokens
+    threads: _Processes
+    ranks: _Processes
+    warnings: list[str]
+
+
 _PREDICTED = ("train_seconds", "evaluate_seconds", "peak_memory_bytes")
 
 
@@ -42,7 +80,17 @@ class Plan:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Plan:
-        """The plan that `to_json` described."""
-        choices = {name: Choice(**entry) for name, entry in content.items()}
+        """The plan that `to_json` described.
+
+        Raises:
+            Damaged: a choice has another form, or a value that no plan gives it.
+        """
+        checked(content, PLAN)
+        checked({name: entry["value"] for name, entry in content.items()}, _Values)
+        known = {each.name for each in fields(Choice)}
+        choices = {
+            name: Choice(**{key: value for key, value in entry.items() if key in known})
+            for name, entry in content.items()
+        }
         warnings = choices.pop(_WARNINGS, None)
         return Plan(choices=choices, warnings=tuple(warnings.value) if warnings else ())

@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bigbatch.documents import SignFile, checked
 from bigbatch.processes import process_start, this_machine
+from bigbatch.stored import Damaged, read_object
 from bigbatch.written import replace_text
 
 Phase = Literal["starting", "accumulate", "reduce", "evaluate", "save", "waiting", "ended"]
 EVERY_SECONDS = 5.0
+_MOST_BYTES = 2**16
 WAITING: tuple[Phase, ...] = ("reduce", "waiting", "ended")
 """Phases in which a rank has done its part, or waits for others."""
 
@@ -150,8 +153,8 @@ def read_signs(folder: Path) -> list[Sign]:
     """The newest sign of every rank of the newest start, in rank order."""
     found = []
     for path in folder.glob("beat-*.json"):
-        with suppress(OSError, ValueError, TypeError):
-            found.append(Sign(**json.loads(path.read_text(encoding="utf-8"))))
+        with suppress(OSError, Damaged):
+            found.append(Sign(**checked(read_object(path, most_bytes=_MOST_BYTES), SignFile)))
     newest = max((sign.restart for sign in found), default=0)
     first = next((sign for sign in found if sign.rank == 0 and sign.restart == newest), None)
     size = first.size if first is not None else 0

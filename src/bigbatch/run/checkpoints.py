@@ -17,8 +17,6 @@ found by reading the folder, never through a pointer that could be wrong.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,8 +32,8 @@ from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
 from bigbatch.run.pieces import Piece, Region, check_cover, overlap, within
 from bigbatch.run.shards import Span, dtype_of, read_spans, read_tensor
+from bigbatch.run.stored_index import read_index, read_state
 
-FORMAT = 1
 OLD = ".old-"
 """Prefix of a checkpoint that stands aside; readable."""
 Wanted = Callable[[str, tuple[int, ...]], Region | None]
@@ -69,12 +67,6 @@ def checkpoint_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     contents = sum(tensor.nbytes for tensor in tensors.values())
     index = sum(len(name) + 300 for name in tensors)
     return contents + len(header_bytes(tensors)) + index + 2**16
-
-
-def index_bytes(body: Mapping[str, Any]) -> bytes:
-    """The one spelling of an index, its own checksum included: a reader compares byte for byte."""
-    digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
-    return json.dumps({**body, "sha256": digest}, indent=1).encode()
 
 
 # ---------------------------------------------------------------- reading
@@ -207,13 +199,13 @@ class StoredCheckpoint:
             CheckpointError: without an index, or with a damaged one.
         """
         self.path = path
-        self._index = _read_index(path)
+        self._index = read_index(path, step_of(path))
         self._spans: dict[str, dict[str, Span]] = {}
 
     @cached_property
     def state(self) -> Mapping[str, Any]:
         """What state.json holds, `step` and `run_id` included."""
-        return json.loads(_read_state(self.path, self._index))
+        return read_state(self.path, self._index)
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -284,47 +276,10 @@ class StoredCheckpoint:
         return self._spans[file]
 
 
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        data = (path / "index.json").read_bytes()
-        index = json.loads(data)
-        body = {key: value for key, value in index.items() if key != "sha256"}
-    except FileNotFoundError:
-        raise CheckpointError("incomplete: index.json is missing") from None
-    except OSError as error:
-        raise CheckpointError(f"index.json cannot be read: {error.strerror}") from error
-    except (ValueError, AttributeError):
-        raise CheckpointError("index.json is damaged") from None
-    if index_bytes(body) != data:
-        raise CheckpointError("index.json is damaged: its checksum does not match")
-    if index["format"] != FORMAT:
-        raise CheckpointError(f"index.json has format {index['format']}; this version reads {FORMAT}")
-    if index["step"] != step_of(path):
-        raise CheckpointError(
-            f"index.json is of step {index['step']}, the folder's name says {step_of(path)}"
-        )
-    strange = [name for name in index["files"] if Path(name).name != name]
-    if strange:
-        raise CheckpointError(f"index.json points outside its folder: {strange[0]!r}")
-    return index
-
-
-def _read_state(path: Path, index: Mapping[str, Any]) -> bytes:
-    try:
-        data = (path / "state.json").read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError("incomplete: state.json is missing") from None
-    except OSError as error:
-        raise CheckpointError(f"state.json cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != index["files"]["state.json"]["sha256"]:
-        raise CheckpointError("state.json is damaged: its checksum does not match")
-    return data
-
-
 def looks_complete(path: Path) -> bool:
     """Whether all files are there with the right sizes: enough to count, without reading gigabytes."""
     try:
-        files = _read_index(path)["files"]
+        files = read_index(path, step_of(path))["files"]
         return all((path / file).stat().st_size == facts["bytes"] for file, facts in files.items())
     except (CheckpointError, OSError):
         return False

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import bigbatch
+from bigbatch.documents import State, readable
 from bigbatch.errors import DiskError
 from bigbatch.records import HardwareFacts, utc_now
 from bigbatch.run.durable import (
@@ -31,7 +31,6 @@ from bigbatch.run.durable import (
 )
 from bigbatch.written import beside
 
-State = Literal["running", "finished", "interrupted", "failed"]
 _LEFT_BEHIND = (f"{TEMPORARY}*", ".model.new-*", ".model.old-*", ".report.html.*")
 """Temporary names of this room, of `model.export` and of the report."""
 _PACKAGES = ("bigbatch", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "pydantic")
@@ -158,21 +157,8 @@ class RunDirectory:
 
     def read_status(self) -> Status | None:
         """The status, or None when there is none that can be read."""
-        found = read_json(self.status)
-        try:
-            status = Status(**found) if found else None
-        except TypeError:
-            return None
-        return status if status and status.state in get_args(State) else None
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None when the file is missing or damaged."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        found = readable(self.status)
+        return None if found is None else Status(**{each.name: found[each.name] for each in fields(Status)})
 
 
 def environment_facts(

@@ -183,6 +183,23 @@ def remove_tree(path: Path, *, ops: FileOps = FILES) -> None:
     ops.remove(path)
 
 
+def set_aside(path: Path, *, ops: FileOps = FILES) -> Path:
+    """Give a damaged file (or what lies in its place) another name beside it: `plan.json.damaged-1`.
+
+    Raises:
+        DiskError: it cannot be renamed.
+    """
+    number = 1
+    while os.path.lexists(target := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    try:
+        ops.rename(path, target)
+        ops.fsync_dir(path.parent)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    return target
+
+
 def nearest_folder(path: Path) -> Path:
     """The path itself, or the nearest parent that exists."""
     path = Path(os.path.abspath(path))

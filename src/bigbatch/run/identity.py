@@ -10,12 +10,15 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigbatch.errors import MachineError, UsageError
-from bigbatch.run.directory import RunDirectory, read_json
+from bigbatch.documents import readable
+from bigbatch.errors import CheckpointError, MachineError, UsageError
+from bigbatch.run.checkpoints import StoredCheckpoint, list_checkpoints
+from bigbatch.run.directory import RunDirectory
 from bigbatch.run.durable import FILES, FileOps, atomic_write_json
 from bigbatch.units import Quantity
 
@@ -47,6 +50,11 @@ class Identity:
     run_id: str
     """Random, given once; checkpoints carry it."""
     fingerprint: Fingerprint
+    outdates: str | None = None
+    """`updated_at` of the status.json that speaks of another *what*: `--continue` has changed it since.
+
+    It stands here so that one durable step changes both: whoever is killed behind it leaves a run to go on with.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +145,12 @@ def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
 
 def read_identity(directory: Path) -> Identity | None:
     """Who lives in a directory; None when nobody does, or identity.json is damaged."""
-    found = read_json(directory / "identity.json")
-    if not found or not isinstance(found.get("what"), dict) or not isinstance(found.get("run_id"), str):
+    found = readable(directory / "identity.json")
+    if found is None:
         return None
-    identity = Identity(run_id=found["run_id"], fingerprint=Fingerprint(what=found["what"]))
+    identity = Identity(
+        run_id=found["run_id"], fingerprint=Fingerprint(what=found["what"]), outdates=found.get("outdates")
+    )
     return identity if identity.fingerprint.digest == found.get("digest") else None
 
 
@@ -155,8 +165,13 @@ def write_identity(
         run_id: keeps the number of a run that goes on with another *what*; None gives a new one.
         ops: the file operations.
     """
-    identity = Identity(run_id=run_id or uuid.uuid4().hex, fingerprint=fingerprint)
+    before, status = read_identity(directory), RunDirectory(directory).read_status()
+    changed = before is not None and before.fingerprint.digest != fingerprint.digest
+    outdates = status.updated_at if changed and status else before.outdates if before else None
+    identity = Identity(run_id=run_id or uuid.uuid4().hex, fingerprint=fingerprint, outdates=outdates)
     found = {"run_id": identity.run_id, "digest": fingerprint.digest, "what": dict(fingerprint.what)}
+    if outdates is not None:
+        found["outdates"] = outdates
     atomic_write_json(directory / "identity.json", found, ops=ops)
     return identity
 
@@ -178,10 +193,10 @@ def decide(path: Path, fingerprint: Fingerprint, resume: bool | None = None) -> 
         if resume:
             raise UsageError(f"--resume: there is no run in {path}; leave --resume out to start one")
         return Start(path=path)
-    identity = read_identity(path)
-    if identity and identity.fingerprint.digest == fingerprint.digest:
+    identity = _at_home(path, fingerprint)
+    if identity is not None:
         return _go_on(path, identity)
-    found = _differences(identity, fingerprint)
+    found = _differences(read_identity(path), fingerprint)
     if resume:
         raise UsageError(
             f"--resume: {path} holds another run ({'; '.join(found)}); undo these changes, leave --resume "
@@ -214,9 +229,22 @@ def continue_run(path: Path, fingerprint: Fingerprint, allow: Sequence[str]) -> 
     return Resume(path=path, run_id=identity.run_id, differences=tuple(found.values()))
 
 
+def _at_home(path: Path, fingerprint: Fingerprint) -> Identity | None:
+    """Who lives in a directory, if it is this very run; where identity.json is damaged, its checkpoints know."""
+    identity = read_identity(path)
+    if identity is not None:
+        return identity if identity.fingerprint.digest == fingerprint.digest else None
+    for checkpoint in reversed(list_checkpoints(RunDirectory(path).checkpoints)):
+        with suppress(CheckpointError):
+            state = StoredCheckpoint(checkpoint).state
+            same = state.get("digest") == fingerprint.digest
+            return Identity(run_id=state["run_id"], fingerprint=fingerprint) if same else None
+    return None
+
+
 def _go_on(path: Path, identity: Identity, found: tuple[str, ...] = ()) -> Resume | Finished:
     status = RunDirectory(path).read_status()
-    if status and status.state == "finished":
+    if status and status.state == "finished" and status.updated_at != identity.outdates:
         return Finished(path=path, differences=found)
     return Resume(path=path, run_id=identity.run_id, differences=found)
 
@@ -228,8 +256,8 @@ def _neighbour(path: Path, fingerprint: Fingerprint, found: tuple[str, ...]) -> 
         candidate = home.with_name(f"{home.name}-{number}")
         if not _is_used(candidate):
             return NewName(path=candidate, taken=path, differences=found)
-        identity = read_identity(candidate)
-        if identity and identity.fingerprint.digest == fingerprint.digest:
+        identity = _at_home(candidate, fingerprint)
+        if identity is not None:
             return _go_on(candidate, identity, found)
     raise MachineError(f"{path}-2 to {path}-9999 are all taken; set run.dir to another name")
 

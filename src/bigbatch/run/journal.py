@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bigbatch.records import Record
-from bigbatch.run.durable import FILES, FileOps, append_line, atomic_write_bytes, fsync_file
+from bigbatch.documents import record_of
+from bigbatch.records import Event, Record
+from bigbatch.run.durable import FILES, FileOps, append_line, atomic_write_bytes, fsync_file, set_aside
+from bigbatch.stored import Damaged, open_plain, read_bytes
+from bigbatch.units import show_bytes
+
+_MOST_BYTES = 2**26
+"""Of a line."""
 
 
 class Journal:
@@ -17,7 +24,8 @@ class Journal:
 
     A line reaches the system in one write, so a kill of the process loses none; `sync` before each checkpoint
     makes the lines durable that the checkpoint relies on. On opening, a torn end (a power cut) moves to
-    `metrics.lost-N.jsonl`, so that the file always holds whole records.
+    `metrics.lost-N.jsonl`; so does a damaged line, and an event says so in its place: the file always holds whole
+    records, as many as were written.
     """
 
     def __init__(self, directory: Path, *, ops: FileOps = FILES) -> None:
@@ -28,10 +36,17 @@ class Journal:
         """
         self.path = directory / "metrics.jsonl"
         self.repaired_lines = 0
-        """Lines, torn or behind a torn one, that opening moved away."""
+        """Lines, torn or damaged, that opening moved away."""
         self._ops = ops
         self._last_update = 0
-        self._open()
+        self.notes: tuple[str, ...] = ()
+        """What had to be repaired, in sentences."""
+        try:
+            self._open()
+        except Damaged as error:
+            self._last_update = 0
+            aside = set_aside(self.path, ops=ops)
+            self.notes = (f"metrics.jsonl {error}: it is now {aside.name}, and the records begin anew",)
 
     def append(self, record: Record | Mapping[str, Any]) -> None:
         """Write one record.
@@ -66,7 +81,7 @@ class Journal:
         kept: list[bytes] = []
         lost: list[bytes] = []
         for line in _lines(self.path):
-            late = json.loads(line)["step"] > step or (records is not None and len(kept) >= records)
+            late = record_of(line)["step"] > step or (records is not None and len(kept) >= records)
             (lost if late else kept).append(line)
         self._move_away(kept, lost)
         self._last_update = min(step, self._last_update)
@@ -78,14 +93,24 @@ class Journal:
 
     def _open(self) -> None:
         kept: list[bytes] = []
-        torn: list[bytes] = []
+        damaged: list[bytes] = []
+        whole, last_step = 0, 0
+        """Lines up to the last good one: what is behind it is a torn end."""
         for line in _lines(self.path):
-            found = None if torn else _parse(line)
-            (torn if found is None else kept).append(line)
-            if found and found["kind"] == "update":
+            try:
+                found = _record(line)
+            except Damaged as error:
+                damaged.append(line)
+                kept.append(_in_its_place(last_step, str(error)))
+                continue
+            kept.append(line)
+            whole, last_step = len(kept), found["step"]
+            if found["kind"] == "update":
                 self._last_update = found["step"]
-        self._move_away(kept, torn)
-        self.repaired_lines = len(torn)
+        self._move_away(kept[:whole], damaged)
+        self.repaired_lines = len(damaged)
+        if len(damaged) > len(kept) - whole:  # not only a torn end
+            self.notes = (f"metrics.jsonl had {len(damaged)} damaged lines, which are now in metrics.lost",)
 
     def _move_away(self, kept: list[bytes], lost: list[bytes]) -> None:
         if not lost:
@@ -93,7 +118,7 @@ class Journal:
         data = b"".join(lost)
         taken = sorted(self.path.parent.glob("metrics.lost-*.jsonl"), key=_number)
         # A crash after the first write below repeats both; the same lines are not filed twice.
-        if not taken or taken[-1].read_bytes() != data:
+        if not taken or not _holds(taken[-1], data):
             number = _number(taken[-1]) + 1 if taken else 1
             atomic_write_bytes(self.path.with_name(f"metrics.lost-{number}.jsonl"), data, ops=self._ops)
         atomic_write_bytes(self.path, b"".join(kept), ops=self._ops)
@@ -103,6 +128,7 @@ class NoJournal:
     """The journal of a rank that does not lead: rank 0 writes it."""
 
     repaired_lines = 0
+    notes: tuple[str, ...] = ()
 
     def append(self, record: Record | Mapping[str, Any]) -> None:
         """Nothing."""
@@ -116,29 +142,54 @@ class NoJournal:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a journal, also while a run is writing it: a line that is not whole yet ends it."""
+    """The records of a journal, also while a run is writing it: a line that is not whole yet ends it.
+
+    Raises:
+        Damaged: not a plain file, or a line that is longer than any record.
+    """
     for line in _lines(path):
-        found = _parse(line)
-        if found is None:
+        try:
+            found = _record(line)
+        except Damaged:
             return
         yield found
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Lines with their line end; nothing for a missing file."""
-    if path.exists():
-        with path.open("rb") as handle:
-            yield from handle
+    """Lines with their line end; nothing for a missing file.
+
+    Raises:
+        Damaged: not a plain file, or a line that is longer than any record.
+    """
+    with suppress(FileNotFoundError), open_plain(path) as handle:
+        while line := handle.readline(_MOST_BYTES):
+            if len(line) == _MOST_BYTES:
+                raise Damaged(f"has a line of more than {show_bytes(_MOST_BYTES)}")
+            yield line
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """A whole record, or None: no line end, not JSON, or without the fields that every record has."""
+def _record(line: bytes) -> dict[str, Any]:
+    """A whole record.
+
+    Raises:
+        Damaged: no line end, not JSON, or not what records hold.
+    """
+    if not line.endswith(b"\n"):
+        raise Damaged("has no end")
+    return record_of(line)
+
+
+def _in_its_place(step: int, why: str) -> bytes:
+    """An event where a damaged line was, so that the count of lines, which checkpoints know, stays."""
+    event = Event(step=step, event="damaged_line", why=f"a line here {why}", did="moved it to metrics.lost")
+    return json.dumps(_strict(event.to_dict())).encode() + b"\n"
+
+
+def _holds(path: Path, data: bytes) -> bool:
     try:
-        found = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    whole = isinstance(found, dict) and isinstance(found.get("step"), int) and "kind" in found
-    return found if whole else None
+        return read_bytes(path, most_bytes=len(data)) == data
+    except (OSError, Damaged):
+        return False
 
 
 def _number(path: Path) -> int:

@@ -30,6 +30,7 @@ from bigbatch.run.holdings import MODEL, load_weights, to_read, to_write
 from bigbatch.run.inputs import Live
 from bigbatch.run.journal import Journal, NoJournal
 from bigbatch.run.progress import Progress
+from bigbatch.run.stored_index import check_run_state
 
 _RECORD_BYTES = 2**24
 """Room for metrics.jsonl, report and the small files."""
@@ -44,6 +45,7 @@ class Keeper:
         journal: Journal | NoJournal,
         *,
         run_id: str,
+        digest: str = "",
         keep: int,
         room_bytes: int = 0,
     ) -> None:
@@ -53,12 +55,16 @@ class Keeper:
             directory: the run's files.
             journal: metrics.jsonl, open.
             run_id: of identity.json; checkpoints of another run are refused.
+            digest: of what is computed, likewise; `--continue` changes it.
             keep: checkpoints that stay.
             room_bytes: memory for a copy of what this rank saves; a larger one is written before `save` returns.
         """
         self.directory = directory
         self.journal = journal
         self.run_id = run_id
+        self.digest = digest
+        self.restored_digest: str | None = None
+        """Of the checkpoint that was restored; None where it does not say."""
         self.keep = keep
         self.room_bytes = room_bytes
         self.saver: BackgroundSaver | None = None
@@ -89,6 +95,7 @@ class Keeper:
             state={
                 "progress": progress.to_dict(),
                 "guard": guard.to_state(),
+                "digest": self.digest,
                 **_loss_scale(parts),
                 **_rhythm(parts),
             },
@@ -141,6 +148,7 @@ class Keeper:
         )
         if found is None:
             return None, notes
+        check_run_state(found.state)
         load_weights(parts.module, found, world)
         states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
         progress = Progress.from_dict(found.state["progress"])
@@ -154,6 +162,7 @@ class Keeper:
         guard.restore(found.state["guard"])
         if parts.step.loss_scale is not None and "loss_scale" in found.state:
             parts.step.loss_scale.restore(found.state["loss_scale"])
+        self.restored_digest = found.state.get("digest") or None
         self.saved_update = progress.update
         self.saved_clock = progress.clock(0.0)
         return progress, notes

@@ -13,9 +13,10 @@ from typing import Any
 from torch import nn
 
 from bigbatch.data.tokens import tokenizer_fingerprint
+from bigbatch.documents import readable
 from bigbatch.errors import CheckpointError
 from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
-from bigbatch.run.directory import RunDirectory, read_json
+from bigbatch.run.directory import RunDirectory
 from bigbatch.run.holdings import load_weights
 from bigbatch.run.inputs import Live
 
@@ -88,7 +89,7 @@ def _bytecode(code: CodeType) -> Iterator[str]:
 def give_back(run: Path, module: nn.Module, say: Callable[[str], None]) -> None:
     """Put the weights that a finished run kept into a live model: `train` leaves it with them, then as now."""
     directory = RunDirectory(run)
-    result = read_json(directory.result) or {}
+    result = readable(directory.result) or {}
     step = (result.get("best") or {}).get("step", result.get("updates"))
     why = "their checkpoint is gone"
     for path in list_checkpoints(directory.checkpoints):

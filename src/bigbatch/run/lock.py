@@ -13,7 +13,6 @@ is alive is decided by
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import sys
@@ -26,15 +25,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from bigbatch.documents import LockFile, checked
 from bigbatch.errors import MachineError, RunLocked
 from bigbatch.processes import is_running, process_start, this_machine
-from bigbatch.run.directory import read_json
 from bigbatch.run.durable import atomic_write_json, disk_error, make_folders
+from bigbatch.stored import Damaged, read_object
 from bigbatch.written import beside, open_kept, open_new, remove
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 _GUARD_SECONDS = 3.0
+_MOST_BYTES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +157,7 @@ class RunLock:
     def _beat(self) -> None:
         while not self._done.wait(self._heartbeat_seconds):
             try:
-                found = Holder(**json.loads(self.path.read_bytes()))
+                found = holder_of(self.path)
                 if found != self._holder:
                     self._lost = f"{self.path.parent} was taken over by {found}"
                     return
@@ -164,7 +165,7 @@ class RunLock:
             except FileNotFoundError:
                 self._lost = f"{self.path} was removed: another process may be at work there"
                 return
-            except (OSError, ValueError, TypeError):
+            except (OSError, Damaged):
                 continue  # a network disk that hiccups; if it lasts, another process may rightly take over
 
 
@@ -183,11 +184,20 @@ def this_process(job_id: str | None = None) -> Holder:
 
 def read_holder(path: Path) -> Holder | None:
     """Who holds the lock; None when there is none or it is damaged."""
-    found = read_json(path)
     try:
-        return Holder(**found) if found else None
-    except TypeError:
+        return holder_of(path)
+    except (OSError, Damaged):
         return None
+
+
+def holder_of(path: Path) -> Holder:
+    """Who holds the lock.
+
+    Raises:
+        Damaged: the file says something else.
+        OSError: there is none, or it cannot be read.
+    """
+    return Holder(**checked(read_object(path, most_bytes=_MOST_BYTES), LockFile))
 
 
 def heartbeat_age_seconds(path: Path) -> float:

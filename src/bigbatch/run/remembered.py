@@ -10,18 +10,34 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import Field
+from typing_extensions import TypedDict
 
+from bigbatch.documents import checked
 from bigbatch.records import CalibrationFacts, ForwardFacts, Packing
 from bigbatch.run.durable import atomic_write_text
+from bigbatch.stored import Damaged, read_object
 from bigbatch.written import make_folders
 
 if TYPE_CHECKING:
     from bigbatch.run.planning import Measured
 
 _FORMAT = 1
+_MOST_BYTES = 2**20
+_Tokens = Annotated[int, Field(gt=0, lt=2**31)]
+_Seconds = Annotated[float, Field(gt=0, lt=1e6)]
+
+
+class _Content(TypedDict):
+    """What the file holds."""
+
+    micro_tokens: _Tokens
+    evaluation_micro_tokens: _Tokens
+    tried: dict[Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}$")], _Seconds]
+    attention: dict[str, _Seconds]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +59,15 @@ class Remembered:
             return Remembered(file=None)
         file = on.cache_dir / f"{_key(on, packing)}.json"
         # A user's size is measured alone, and teaches nothing about others.
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            found = json.loads(file.read_text(encoding="utf-8"))
-            tried = {int(size): float(seconds) for size, seconds in found["tried"].items()}
-            attention = {str(name): float(seconds) for name, seconds in found["attention"].items()}
+        with suppress(OSError, Damaged):
+            found = checked(read_object(file, most_bytes=_MOST_BYTES), _Content)
             return Remembered(
                 file=file,
                 known=True,
-                micro_tokens=int(found["micro_tokens"]),
-                evaluation_micro_tokens=int(found["evaluation_micro_tokens"]),
-                tried=tried,
-                attention=attention,
+                micro_tokens=found["micro_tokens"],
+                evaluation_micro_tokens=found["evaluation_micro_tokens"],
+                tried={int(size): seconds for size, seconds in found["tried"].items()},
+                attention=found["attention"],
             )
         return Remembered(file=file)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bigbatch.documents import readable
 from bigbatch.errors import BigbatchError, GateMissed, RunLocked, UsageError
 from bigbatch.infer.load import Loaded, open_model
 from bigbatch.infer.predict import predict_rows
@@ -17,7 +18,7 @@ from bigbatch.model.pooling import pooled
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Evaluate, Record, Request, Save, Stop
 from bigbatch.run.build import Parts
-from bigbatch.run.directory import RunDirectory, State, read_json
+from bigbatch.run.directory import RunDirectory, State
 from bigbatch.run.finish import finish, missed_gates
 from bigbatch.run.loop import Loop
 from bigbatch.run.signals import Interrupted, SignalFlag
@@ -50,7 +51,7 @@ class Run:
         self.status: State = "running" if loop else "finished"
         self.signal: int | None = None
         """Number of the signal that interrupted the run."""
-        self.result: dict[str, Any] | None = None if loop else read_json(directory.result)
+        self.result: dict[str, Any] | None = None if loop else readable(directory.result)
         """Contents of result.json, once finished."""
         self.error: BigbatchError | None = None
         """What `train` raises after everything was written, also when the run had finished before: a missed gate."""
@@ -110,7 +111,7 @@ class Run:
                 self._loop.save_failed(error)
                 self._end("failed")
                 raise
-            self.result = read_json(self._directory.result)
+            self.result = readable(self._directory.result)
             missed = missed_gates(self._parts, self._loop.progress.figures)
             if missed:
                 self.error = GateMissed("; ".join(missed))
@@ -163,7 +164,7 @@ class Run:
         """How the run is computed, with the reason of each choice."""
         if self._parts is not None:
             return self._parts.plan
-        return Plan.from_json(read_json(self._directory.plan) or {})
+        return Plan.from_json(readable(self._directory.plan) or {})
 
     @property
     def model(self) -> Any:

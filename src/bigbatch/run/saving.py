@@ -21,11 +21,9 @@ from bigbatch.model.streams import split_shards
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
 from bigbatch.run.checkpoints import (
-    FORMAT,
     OLD,
     CheckpointState,
     checkpoint_bytes,
-    index_bytes,
     list_checkpoints,
     looks_complete,
     step_of,
@@ -41,6 +39,7 @@ from bigbatch.run.durable import (
 )
 from bigbatch.run.pieces import check_cover
 from bigbatch.run.shards import SHARD_BYTES, dtype_name, write_shard
+from bigbatch.run.stored_index import FORMAT, index_bytes
 
 _RESERVED = ("step", "run_id")
 

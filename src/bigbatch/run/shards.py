@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
+from typing_extensions import TypedDict
 
+from bigbatch.documents import Count, checked
 from bigbatch.errors import CheckpointError
 from bigbatch.model.streams import CODES, aligned, header_bytes, raw_bytes
 from bigbatch.run.durable import FILES, Buffer, FileOps, write_file
+from bigbatch.stored import Damaged, check_plain, json_value, open_plain
 
 SHARD_BYTES = 2**30
+
+
+class _Entry(TypedDict):
+    """A tensor in the header of a safetensors file."""
+
+    dtype: str
+    shape: list[Count]
+    data_offsets: Annotated[list[Count], Field(min_length=2, max_length=2)]
+
+
+_HEADER = dict[str, _Entry]
 _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in CODES}
 _MAX_HEADER_BYTES = 100_000_000
 """The library's own limit; a damaged length must not become an allocation."""
@@ -86,30 +101,49 @@ def read_spans(path: Path, *, size_bytes: int, header_sha256: str) -> dict[str, 
         CheckpointError: missing, of another size, or its header was changed; names the file.
     """
     try:
-        found_bytes = path.stat().st_size
+        found_bytes = check_plain(path)
         if found_bytes != size_bytes:
             raise CheckpointError(f"{path.name} has {found_bytes:,} bytes instead of {size_bytes:,}")
-        with path.open("rb") as handle:
+        with open_plain(path) as handle:
             length = handle.read(8)
             header = handle.read(min(int.from_bytes(length, "little"), _MAX_HEADER_BYTES))
     except FileNotFoundError:
         raise CheckpointError(f"incomplete: {path.name} is missing") from None
     except OSError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
+    except Damaged as error:
+        raise CheckpointError(f"{path.name} {error}") from None
     if hashlib.sha256(length + header).hexdigest() != header_sha256:
         raise CheckpointError(f"{path.name}: the checksum of its header does not match")
+    try:
+        return _spans(header, size_bytes)
+    except Damaged as error:
+        raise CheckpointError(f"{path.name}: its header {error}") from None
+
+
+def _spans(header: bytes, size_bytes: int) -> dict[str, Span]:
+    """What a header says, as far as its file can hold it.
+
+    Raises:
+        Damaged: another form, or places outside the file.
+    """
+    found = json_value(header)
+    if not isinstance(found, dict):
+        raise Damaged("holds no object")
+    entries = checked({name: entry for name, entry in found.items() if name != "__metadata__"}, _HEADER)
     by_code = {code: dtype for dtype, code in CODES.items()}
     start = 8 + len(header)
-    return {
-        name: Span(
-            dtype=by_code[entry["dtype"]],
-            shape=tuple(entry["shape"]),
-            begin=start + entry["data_offsets"][0],
-            size_bytes=entry["data_offsets"][1] - entry["data_offsets"][0],
-        )
-        for name, entry in json.loads(header).items()
-        if name != "__metadata__"
-    }
+    spans: dict[str, Span] = {}
+    for name, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        dtype = by_code.get(entry["dtype"])
+        if dtype is None:
+            raise Damaged(f"names an unknown dtype {entry['dtype'][:40]!r}")
+        shape = tuple(entry["shape"])
+        if start + end > size_bytes or end - begin != math.prod(shape) * dtype.itemsize:
+            raise Damaged(f"places {name[:100]!r} where it cannot be")
+        spans[name] = Span(dtype=dtype, shape=shape, begin=start + begin, size_bytes=end - begin)
+    return spans
 
 
 def read_tensor(path: Path, name: str, span: Span, sha256: str) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bigbatch.documents import readable
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.places import Place
@@ -24,7 +25,7 @@ from bigbatch.records import Event
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.build import Parts, Say, build
 from bigbatch.run.build import Progress as TokenProgress
-from bigbatch.run.directory import RunDirectory, environment_facts, environment_versions, read_json
+from bigbatch.run.directory import RunDirectory, environment_facts, environment_versions
 from bigbatch.run.durable import atomic_write_bytes, atomic_write_text, make_folders
 from bigbatch.run.guard import Guard
 from bigbatch.run.identity import (
@@ -37,7 +38,6 @@ from bigbatch.run.identity import (
     continue_run,
     decide,
     fingerprint,
-    read_identity,
     write_identity,
 )
 from bigbatch.run.inputs import Inputs, Live, file_digest, model_digest, read_inputs
@@ -46,6 +46,7 @@ from bigbatch.run.keeper import Keeper, bytes_needed, first_guess_bytes
 from bigbatch.run.live import give_back, live_digests
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
+from bigbatch.run.mending import mend
 from bigbatch.run.progress import Progress
 from bigbatch.run.ranks import by_leader, check_same, decided, leader_only, shapes_of
 from bigbatch.run.ready import ready_model, ready_tables
@@ -251,12 +252,12 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     directory = RunDirectory(decision.path, job_id=wishes.job_id, writes=leads)
     # A first guess before anything slow: the model is not loaded yet.
     directory.preflight(first_guess_bytes(recipe, start.live))
-    lock = leader_only(world, lambda: _take(directory, wishes, stack))
+    lock, damaged = leader_only(world, lambda: _take(directory, wishes, stack)) or (None, [])
     resumed = isinstance(decision, Resume)
     frozen_plan = None
     if resumed:
         kept = by_leader(
-            world, lambda: read_json(directory.plan), lambda content: content, lambda content: content
+            world, lambda: readable(directory.plan), lambda content: content, lambda content: content
         )
         frozen_plan = _frozen_plan(kept, recipe, wishes.say)
     parts = build(
@@ -273,21 +274,23 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     )
     check_same(world, shapes_of(parts.module), socket.gethostname())
     directory.preflight(bytes_needed(parts, recipe.run.keep))
-    run_id = by_leader(world, lambda: _identify(directory, start, resumed), str, str)
+    run_id = by_leader(world, lambda: _identify(directory, start), str, str)
     if leads:
         _write_facts(directory, parts, start)
     journal = Journal(directory.path) if leads else NoJournal()
-    keeper = Keeper(directory, journal, run_id=run_id, keep=recipe.run.keep)
+    keeper = Keeper(directory, journal, run_id=run_id, digest=start.what.digest, keep=recipe.run.keep)
     guard = Guard(patience=recipe.guard.patience, on_nonfinite=recipe.guard.on_nonfinite)
     progress, events = _position(keeper, parts, guard, decision)
+    events += _damaged([*damaged, *journal.notes], progress, wishes.say)
     events += _other_ranks(parts, progress)
-    carried_on = wishes.continue_from is not None
+    # After a kill of `--continue` the same recipe goes on with what it had begun: the checkpoint is of another *what*.
+    carried_on = wishes.continue_from is not None or keeper.restored_digest not in (None, keeper.digest)
     if carried_on:
         progress.carry_on()
         parts.plan = replace(
             parts.plan, choices={**parts.plan.choices, **asked_for(parts.recipe, parts.length, parts.ramp)}
         )
-        events.append(carried_on_event(parts, progress, decision))
+        events.append(carried_on_event(parts, progress, decision, asked=wishes.continue_from is not None))
         wishes.say(f"{events[-1].why}: {events[-1].did}")
     keeper.write_plan(parts.plan)
     directory.write_status("running", progress.update)
@@ -307,8 +310,8 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     return Run(directory, parts=parts, loop=loop, stack=stack.pop_all(), finished=wishes.finished)
 
 
-def _take(directory: RunDirectory, wishes: Wishes, stack: ExitStack) -> RunLock:
-    """Make the directory and lock it; a start that fails leaves nothing behind."""
+def _take(directory: RunDirectory, wishes: Wishes, stack: ExitStack) -> tuple[RunLock, list[str]]:
+    """Make the directory and lock it; a start that fails leaves nothing behind. Also what was damaged in it."""
     if not directory.path.exists():
         stack.callback(directory.remove_unused)
     directory.create()
@@ -316,14 +319,23 @@ def _take(directory: RunDirectory, wishes: Wishes, stack: ExitStack) -> RunLock:
     if lock.note:
         wishes.say(lock.note)
     directory.clean()
-    return lock
+    return lock, mend(directory)
 
 
-def _identify(directory: RunDirectory, start: _Start, resumed: bool) -> str:
+def _identify(directory: RunDirectory, start: _Start) -> str:
     """Write who lives here; the run's id."""
-    known = read_identity(directory.path)
-    kept = known.run_id if known and resumed else None
+    kept = start.decision.run_id if isinstance(start.decision, Resume) else None
     return write_identity(directory.path, start.what, run_id=kept).run_id
+
+
+def _damaged(notes: Sequence[str], progress: Progress, say: Say) -> list[Event]:
+    """What had to be set aside, said and recorded."""
+    for note in notes:
+        say(note)
+    return [
+        Event(step=progress.update, event="damaged", why=note, did="goes on; what can be is written anew")
+        for note in notes
+    ]
 
 
 def _other_ranks(parts: Parts, progress: Progress) -> list[Event]:
@@ -351,8 +363,13 @@ def token_cache(recipe: Recipe) -> Path:
 def _frozen_plan(content: dict[str, Any] | None, recipe: Recipe, say: Say) -> Plan | None:
     """The plan that the run began with; says so where the recipe now asks for another."""
     if not content:
+        say("there is no plan.json that can be read: the run is planned anew")
         return None
     plan = Plan.from_json(content)
+    missing = [name for name in ("micro_tokens", "packing", "ranks") if name not in plan.choices]
+    if missing:
+        say(f"plan.json does not say {missing[0]}: the run is planned anew")
+        return None
     for name in ("micro_tokens", "packing", "threads"):
         asked = getattr(recipe.plan, name)
         if asked is not None and name in plan.choices and plan.value(name) != asked:
@@ -381,8 +398,10 @@ def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) ->
     return progress, [event]
 
 
-def carried_on_event(parts: Parts, progress: Progress, decision: Start | NewName | Resume) -> Event:
-    """What `--continue` changed, and what that does to the schedule."""
+def carried_on_event(
+    parts: Parts, progress: Progress, decision: Start | NewName | Resume, *, asked: bool = True
+) -> Event:
+    """What `--continue` changed, and what that does to the schedule; `asked`: by this command, not one before it."""
     changed = decision.differences if isinstance(decision, Resume) else ()
     length, after = parts.length, progress.update
     did = f"the run is to have {length.updates} updates and has had {after}: it is only finished anew"
@@ -400,7 +419,8 @@ def carried_on_event(parts: Parts, progress: Progress, decision: Start | NewName
     return Event(
         step=after,
         event="carried_on",
-        why="; ".join(changed) or "nothing that changes the result",
+        why="; ".join(changed)
+        or ("nothing that changes the result" if asked else "what --continue had changed"),
         did=did,
         details={"differences": list(changed)},
     )
