@@ -105,17 +105,17 @@ class ResultFile(TypedDict):
     evaluate_seconds: NotRequired[Amount]
     inference_samples_per_second: NotRequired[Figure]
     peak_memory_bytes: NotRequired[Count | None]
-    predicted: NotRequired[dict[str, Figure]]
+    predicted: NotRequired[dict[str, Figure] | None]
     missed_gates: NotRequired[list[str]]
 
 
 class SplitEntry(TypedDict, total=False):
     """One split of evaluation.json."""
 
-    labels: list[str]
+    labels: list[str] | None
     confusion: list[list[Amount]] | None
-    calibration: list[dict[str, Figure]]
-    examples: list[dict[str, Any]]
+    calibration: list[dict[str, Figure]] | None
+    examples: list[dict[str, Any]] | None
 
 
 class UpdateLine(TypedDict):

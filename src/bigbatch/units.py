@@ -67,20 +67,20 @@ def parse_quantity(text: str | float, allowed: tuple[Unit, ...] = ()) -> Quantit
     else:
         match = _QUANTITY.fullmatch(word)
         if not match or not match[1]:
-            raise ValueError(f"found {word!r}{hint}")
-        amount = float(match[1].replace("_", "").replace(",", ""))
+            raise ValueError(f"found {_short(word)!r}{hint}")
+        amount = _amount(match[1])
         if not match[2]:
             if amount != 0:
-                raise ValueError(f"{word!r} has no unit{hint}")
+                raise ValueError(f"{_short(word)!r} has no unit{hint}")
             return Quantity(0.0, "none")
         if match[2] not in _UNITS:
-            raise ValueError(f"unknown unit {match[2]!r} in {word!r}{hint}")
+            raise ValueError(f"unknown unit {_short(match[2])!r} in {_short(word)!r}{hint}")
         unit, factor = _UNITS[match[2]]
         found = Quantity(amount * factor, unit)
     if found.amount < 0:
-        raise ValueError(f"{word!r} is negative{hint}")
+        raise ValueError(f"{_short(word)!r} is negative{hint}")
     if allowed and found.unit not in allowed:
-        raise ValueError(f"{word!r} cannot be used here{hint}")
+        raise ValueError(f"{_short(word)!r} cannot be used here{hint}")
     return found
 
 
@@ -91,11 +91,29 @@ def parse_bytes(text: str | float) -> int:
         ValueError: unknown unit or no number.
     """
     if isinstance(text, (int, float)):
-        return int(text)
+        return int(_bounded(text, str(text)))
     match = re.fullmatch(rf"\s*{_NUMBER}\s*([KMGT]?i?B)\s*", text)
     if not match or not match[1] or match[2] not in _BYTES:
-        raise ValueError(f"found {text!r}; expected a size such as 8 GiB or 500 MB")
-    return int(float(match[1].replace("_", "").replace(",", "")) * _BYTES[match[2]])
+        raise ValueError(f"found {_short(text)!r}; expected a size such as 8 GiB or 500 MB")
+    return int(_amount(match[1]) * _BYTES[match[2]])
+
+
+_MOST = 1e18
+"""Of anything that is counted: clocks and sizes are 64-bit whole numbers further on."""
+
+
+def _amount(text: str) -> float:
+    return _bounded(float(text.replace("_", "").replace(",", "")), text)
+
+
+def _bounded(amount: float, text: str) -> float:
+    if not abs(amount) < _MOST:  # also what is no number
+        raise ValueError(f"found {_short(text)}; expected less than {_MOST:g}")
+    return amount
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def show_bytes(size_bytes: float) -> str:

@@ -161,7 +161,7 @@ def test_a_run_that_has_only_started_has_a_report_too(tmp_path: Path) -> None:
 
 
 def test_what_could_not_be_read_is_said(tmp_path: Path) -> None:
-    assert "plan.json is not valid JSON." in page(write_run(tmp_path / "run", files={"plan.json": "{"})).text
+    assert "plan.json is not valid JSON: " in page(write_run(tmp_path / "run", files={"plan.json": "{"})).text
 
 
 def test_a_regression_run_has_no_classes(tmp_path: Path) -> None:

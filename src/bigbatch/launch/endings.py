@@ -12,14 +12,42 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from bigbatch.documents import Amount, Count, checked
 from bigbatch.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, MachineError
+from bigbatch.stored import Damaged, read_json, read_object
 from bigbatch.written import replace_text
 
 INTERRUPTED = (EXIT_INTERRUPTED, EXIT_TERMINATED)
 RETRY = (1, MachineError.exit_code)
 """Codes after which starting again may help; with any other the process tells the agent that it is done."""
+
+
+_MOST_BYTES = 2**24
+
+
+class WorkerFile(TypedDict):
+    """worker-3.json, as far as it is read."""
+
+    size: Annotated[int, Field(ge=1, lt=2**31)]
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+
+
+class _EndingFile(TypedDict):
+    """As `Ending`: exactly this."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    rank: Count
+    host: str
+    pid: Annotated[int, Field(ge=0, lt=2**31)]
+    exit_code: Annotated[int, Field(ge=-64, le=255)]
+    message: NotRequired[str]
+    consequence: NotRequired[bool]
+    at: NotRequired[Amount]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +76,8 @@ def leave(folder: Path, ending: Ending, restart: int) -> None:
 
 def restarts(folder: Path) -> int:
     """Number of the newest start that left anything."""
-    found = [int(path.name.split("-")[1]) for path in folder.glob("*-*-*.json")]
-    return max(found, default=0)
+    found = [path.name.split("-")[1] for path in folder.glob("*-*-*.json")]
+    return max((int(number) for number in found if number.isdecimal() and len(number) < 10), default=0)
 
 
 def endings(folder: Path) -> list[Ending]:
@@ -64,10 +92,13 @@ def endings(folder: Path) -> list[Ending]:
 
 def _workers(folder: Path) -> dict[int, dict[str, Any]]:
     """What each rank's newest process said of itself when it began."""
-    return {
-        int(path.stem.partition("-")[2]): json.loads(path.read_text(encoding="utf-8"))
-        for path in folder.glob("worker-*.json")
-    }
+    found = {}
+    for path in folder.glob("worker-*.json"):
+        rank = path.stem.partition("-")[2]
+        with suppress(OSError, Damaged):
+            if rank.isdecimal():
+                found[int(rank)] = checked(read_object(path, most_bytes=_MOST_BYTES), WorkerFile)
+    return found
 
 
 def worker_pids(folder: Path) -> dict[int, int]:
@@ -85,8 +116,10 @@ def _is_of_now(ending: Ending, known: Mapping[int, Mapping[str, Any]]) -> bool:
 def _read(folder: Path, pattern: str) -> list[Ending]:
     found = []
     for path in sorted(folder.glob(pattern)):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found += [Ending(**each) for each in (content if isinstance(content, list) else [content])]
+        with suppress(OSError, Damaged):  # half written, or not by us: then whoever saw it end says so
+            content = read_json(path, most_bytes=_MOST_BYTES)
+            each = checked(content if isinstance(content, list) else [content], list[_EndingFile])
+            found += [Ending(**one) for one in each]
     return found
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigbatch.errors import Problem
+from bigbatch.errors import Problem, RecipeError
 from bigbatch.recipe.slurm import SlurmSpec
 from bigbatch.recipe.sugar import ALTERNATIVES, desugar
 from bigbatch.recipe.values import is_reference, kind_of, nearest
-from bigbatch.recipe.yaml12 import Document, read_value, read_yaml
+from bigbatch.recipe.yaml12 import MAX_CHARACTERS, MAX_DEPTH, Document, read_value, read_yaml
+from bigbatch.stored import Damaged, read_bytes
 
 Key = tuple[str | int, ...]
 
@@ -88,7 +89,7 @@ def file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
     if target.resolve() in (*seen, path.resolve()):
         layer.problems.append(Problem(where=where, key="extends", what=f"{parent} extends this file again"))
         return [layer]
-    if not target.is_file():
+    if not target.exists():
         layer.problems.append(Problem(where=where, key="extends", what=f"no such file: {target}"))
         return [layer]
     below = file_layers(target, (*seen, path.resolve()))
@@ -106,7 +107,7 @@ def site_layer(environ: Mapping[str, str], site: Path | None) -> Layer | None:
             environ.get("HOME") and os.path.join(environ["HOME"], ".config")
         )
         site = Path(home, "bigbatch", "site.yaml") if home else None
-        if site is None or not site.is_file():
+        if site is None or not os.path.lexists(site):
             return None
     layer = file_layers(site)[-1]
     wanted = "a site file may set plan, launch, observers and run.root only"
@@ -194,12 +195,12 @@ def merge(layers: Sequence[Layer]) -> Layer:
 
 def _read(path: Path, layer: Layer) -> str | None:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path, most_bytes=4 * MAX_CHARACTERS).decode("utf-8-sig")
     except FileNotFoundError:
         near = nearest(path.name, sorted(other.name for other in path.parent.glob("*.y*ml")))
         what = f"no such file{near}" if near else "no such file; `bigbatch init DATA` writes a recipe"
-    except IsADirectoryError:
-        what = "is a folder; expected a recipe file"
+    except Damaged as error:
+        what = str(error)
     except UnicodeDecodeError as error:
         what = f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
     except OSError as error:
@@ -246,12 +247,16 @@ def _assign(layer: Layer, path: tuple[str, ...], text: str, where: str) -> None:
     try:
         value = read_value(text)
     except ValueError as error:
-        layer.problems.append(Problem(where=where, key=".".join(path), what=str(error)))
+        layer.problems.append(Problem(where=where[:100], key=".".join(path)[:200], what=str(error)))
         return
     _set(layer, path, value, where)
 
 
 def _set(layer: Layer, path: tuple[str, ...], value: Any, where: str) -> None:
+    if len(path) > MAX_DEPTH:
+        what = f"found a key of {len(path):,} parts; expected at most {MAX_DEPTH}"
+        layer.problems.append(Problem(where=where, key=".".join(path[:3]) + "…", what=what))
+        return
     if not all(path):
         layer.problems.append(Problem(where=where, key=".".join(path), what="found an empty name in the key"))
         return
@@ -290,9 +295,10 @@ def _merged(low: dict[str, Any], high: dict[str, Any], path: Key, result: Layer)
         if isinstance(below, dict) and isinstance(value, dict) and inner not in _WHOLE:
             out[key] = _merged(below, value, inner, result)
             continue
-        for known in [place for place in result.places if place[: len(inner)] == inner]:
-            del result.places[known]
-            result.written.pop(known, None)
+        if key in out:  # else nothing was written there, and looking for it in all places would take its time
+            for known in [place for place in result.places if place[: len(inner)] == inner]:
+                del result.places[known]
+                result.written.pop(known, None)
         out[key] = value
     return out
 
@@ -312,12 +318,18 @@ def _paths(value: Any, prefix: Key = ()) -> list[Key]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    """Mappings as dict with text keys, sequences as list, paths as text: what YAML would have given."""
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Mappings as dict with text keys, sequences as list, paths as text: what YAML would have given.
+
+    Raises:
+        RecipeError: nested deeper than a file may be.
+    """
+    if depth > MAX_DEPTH:
+        raise RecipeError([Problem(where="recipe", what=f"nested deeper than {MAX_DEPTH} levels")])
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     return str(value) if isinstance(value, os.PathLike) else value
 
 

@@ -14,6 +14,8 @@ from bigbatch.recipe.layers import Key, Layer, dotted
 from bigbatch.recipe.learning import TASK_OPTIONS
 from bigbatch.recipe.values import kind_of, show
 
+MOST_PROBLEMS = 100
+"""That are told of one recipe: looking for the nearest name of each takes a moment."""
 _EXPECTED = {
     "string_type": "text",
     "bool_type": "true or false",
@@ -33,12 +35,17 @@ _BOUNDS = {
 
 def problems_of(error: ValidationError, layer: Layer) -> list[Problem]:
     """The problems behind a failed validation of `layer`, each where it was written."""
-    found = []
-    for item in error.errors(include_url=False):
+    found: list[Problem] = []
+    items = error.errors(include_url=False)
+    for item in items[:MOST_PROBLEMS]:
         path = _path(item["loc"], layer.values)
         written = layer.written.get(path, path)
         what = unknown_key(path, written) if item["type"] == "extra_forbidden" else _what(item, path)
         found.append(Problem(where=layer.place(path), key=layer.key(path), what=what))
+    if len(items) > len(found):
+        found.append(
+            Problem(where=layer.where, what=f"and {len(items) - len(found):,} more problems of this kind")
+        )
     return found
 
 

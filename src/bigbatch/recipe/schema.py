@@ -38,7 +38,7 @@ from bigbatch.recipe.machine import (
     SyncSpec,
 )
 from bigbatch.recipe.sugar import LENGTH_KEYS, desugar
-from bigbatch.recipe.values import Count, Number, PositiveNumber, Section, Text
+from bigbatch.recipe.values import Count, Number, Passes, PositiveNumber, Section, Text
 from bigbatch.units import Quantity
 
 HOW_KEYS = ("plan", "launch", "observers", "run", "guard", "scale")
@@ -82,7 +82,7 @@ class Recipe(Section):
     """What it is learnt from."""
     batch: BatchSpec = BatchSpec(samples=256)
     """How much one update consumes, over all ranks; a number alone means samples."""
-    epochs: PositiveNumber | None = None
+    epochs: Passes | None = None
     """Length in passes over the training data; 3 when no length is given. One of epochs, updates, samples, tokens."""
     updates: Count | None = None
     """Length in optimizer updates."""

@@ -116,15 +116,19 @@ def _quantity(*allowed: Unit) -> BeforeValidator:
 
 _AsText = PlainSerializer(str, return_type=str)
 
+MOST_COUNT = 10**15
+"""Of updates, samples or tokens: their products still fit the 64 bits of a position."""
 Number = Annotated[float, BeforeValidator(_number)]
+Passes = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1e6)]
+"""Over the data."""
 PositiveNumber = Annotated[float, BeforeValidator(_number), Field(gt=0)]
 NonNegativeNumber = Annotated[float, BeforeValidator(_number), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 """From 0 to 1, both ends included; never a percentage."""
 Beta = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
-Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_count), Field(ge=1, lt=MOST_COUNT)]
 """A whole number from 1; `1e6` counts as one."""
-CountOrZero = Annotated[int, BeforeValidator(_count), Field(ge=0)]
+CountOrZero = Annotated[int, BeforeValidator(_count), Field(ge=0, lt=MOST_COUNT)]
 Seed = Annotated[int, BeforeValidator(_count), Field(ge=0, lt=2**63)]
 ByteSize = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]

@@ -6,6 +6,7 @@ before anything is built, so there is nothing to expand and nothing to run.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ Path = tuple[str | int, ...]
 
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 32
+MAX_VALUES = 100_000
 _INT = re.compile(r"[-+]?[0-9]+")
 _OCTAL = re.compile(r"0o[0-7]+")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
@@ -48,9 +50,9 @@ def resolve_scalar(text: str) -> Any:
         # Python refuses to parse integers of thousands of digits; as a float they are infinite, and refused as such.
         return int(text) if len(text) < 400 else float(text)
     if _OCTAL.fullmatch(text):
-        return int(text[2:], 8)
+        return int(text[2:], 8) if len(text) < 400 else math.inf
     if _HEXADECIMAL.fullmatch(text):
-        return int(text[2:], 16)
+        return int(text[2:], 16) if len(text) < 400 else math.inf
     if _FLOAT.fullmatch(text):
         return float(text)
     if _INFINITY.fullmatch(text):
@@ -78,6 +80,8 @@ def read_yaml(text: str) -> Document:
         document.problems.append((line, (), f"not valid YAML: character U+{_code(error):04X} is not allowed"))
     except _TooDeep as error:
         document.problems.append((error.args[0], (), f"nested deeper than {MAX_DEPTH} levels"))
+    except _TooMany as error:
+        document.problems.append((error.args[0], (), f"more than {MAX_VALUES:,} values"))
     return document
 
 
@@ -117,6 +121,10 @@ class _TooDeep(Exception):
     pass
 
 
+class _TooMany(Exception):
+    pass
+
+
 def _code(error: yaml.reader.ReaderError) -> int:
     return error.character if isinstance(error.character, int) else ord(str(error.character)[:1] or "\0")
 
@@ -127,6 +135,7 @@ class _Builder:
     def __init__(self, document: Document, events: Iterator[Any]) -> None:
         self.document = document
         self.events = events
+        self.values = 0
 
     def read(self) -> None:
         documents = 0
@@ -144,6 +153,9 @@ class _Builder:
     def _node(self, event: Any, path: Path) -> Any:
         if len(path) > MAX_DEPTH:
             raise _TooDeep(event.start_mark.line + 1)
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise _TooMany(event.start_mark.line + 1)
         self.document.lines.setdefault(path, event.start_mark.line + 1)
         if isinstance(event, yaml.AliasEvent):
             self._problem(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from bigbatch.documents import read_document, record_of
 from bigbatch.errors import UsageError
+from bigbatch.stored import Damaged, open_plain, read_bytes, read_object
+from bigbatch.units import show_bytes
+
+_RECIPE_BYTES = 2**22
+_LINE_BYTES = 2**26
 
 # The columns that every table has, also before the first update (CONTRACT section 4, metrics.jsonl).
 _UPDATE_COLUMNS: dict[str, pa.DataType] = {
@@ -117,7 +122,10 @@ _AUTO_CLASSES = {
 
 def auto_class(folder: Path) -> str:
     """Transformers' class that opens a model folder, by its config.json; that of classifiers where none says."""
-    found = _read_document(folder / "config.json", []).get("architectures")
+    try:
+        found = read_object(folder / "config.json").get("architectures")
+    except (OSError, Damaged):
+        found = None
     names = [str(name) for name in found] if isinstance(found, list) else []
     fitting = [auto for suffix, auto in _AUTO_CLASSES.items() if any(name.endswith(suffix) for name in names)]
     return fitting[0] if fitting else "AutoModelForSequenceClassification"
@@ -134,45 +142,55 @@ def _nearest(folder: Path) -> str:
 
 
 def _read_text(path: Path, problems: list[str]) -> str:
+    """recipe.yaml as it stands, whatever it is; a report shows it and knows no schema."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_bytes(path, most_bytes=_RECIPE_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
     except OSError as error:
         problems.append(f"{path.name} could not be read: {error.strerror}.")
-        return ""
+    except Damaged as error:
+        problems.append(f"{path.name} {error}.")
+    return ""
 
 
 def _read_document(path: Path, problems: list[str]) -> dict[str, Any]:
-    """A JSON object, or an empty one: a run that goes on replaces its files under our eyes."""
-    text = _read_text(path, problems)
-    if not text:
-        return {}
+    """A JSON object, or an empty one: a run that goes on replaces its files under our eyes.
+
+    A plan is shown whatever it says, so that those of other versions can be read.
+    """
     try:
-        document = json.loads(text)
-    except ValueError:
-        problems.append(f"{path.name} is not valid JSON.")
-        return {}
-    if not isinstance(document, dict):
-        problems.append(f"{path.name} does not hold a JSON object.")
-        return {}
-    return document
+        return read_object(path) if path.name == "plan.json" else read_document(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        problems.append(f"{path.name} could not be read: {error.strerror}.")
+    except Damaged as error:
+        problems.append(f"{path.name} {error}.")
+    return {}
 
 
 def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The journal's lines; the last one may be torn while a run is writing it, or after a kill."""
-    lines = _read_text(path, problems).split("\n")
-    records = []
-    for number, text in enumerate(lines, start=1):
-        last = number == len(lines)  # "" when the line before it is complete
-        try:
-            record = json.loads(text)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and type(record.get("step")) is int:
-            records.append(record)
-        elif not last:
-            problems.append(f"{path.name}, line {number}, is broken and was left out.")
+    records: list[dict[str, Any]] = []
+    try:
+        with open_plain(path) as file:
+            number = 0
+            while line := file.readline(_LINE_BYTES):
+                number += 1
+                if len(line) == _LINE_BYTES:
+                    raise Damaged(f"has a line of more than {show_bytes(_LINE_BYTES)}")
+                try:
+                    records.append(record_of(line))
+                except Damaged as error:
+                    if line.endswith(b"\n"):
+                        problems.append(f"{path.name}, line {number}, {error}: it was left out.")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        problems.append(f"{path.name} could not be read: {error.strerror}.")
+    except Damaged as error:
+        problems.append(f"{path.name} {error}.")
     return records
 
 

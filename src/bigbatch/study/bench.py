@@ -211,7 +211,12 @@ def _earlier(out: Path, results: Results) -> Results:
     path = out / "results.json"
     if not path.exists():
         return results
-    found = read_results(path)
+    try:
+        found = read_results(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be gone on with ({error}); move it away, or choose another --out"
+        ) from None
     same = all(
         getattr(found, name) == getattr(results, name)
         for name in ("machine", "versions", "setting", "train_flops")

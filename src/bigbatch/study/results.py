@@ -6,13 +6,13 @@ round ran minutes apart, two rounds may have had different neighbours on the mac
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bigbatch.stored import Damaged, read_object
 from bigbatch.study.jobs import Outcome, outcome_from, write_json
 
 SCHEMA = 1
@@ -134,12 +134,19 @@ def read_results(path: Path) -> Results:
     """The results of a file that `save_results` wrote.
 
     Raises:
-        ValueError: of another schema.
+        ValueError: of another schema, or damaged.
     """
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_object(path)
     if found.pop("schema", None) != SCHEMA:
         raise ValueError(f"{path}: not results of schema {SCHEMA}")
     found.pop("summary", None)
+    try:
+        return _results(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"does not hold the results of a benchmark: {error}") from None
+
+
+def _results(found: dict[str, Any]) -> Results:
     rounds = tuple(
         Round(
             ceiling_flops=each["ceiling_flops"],

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
+from bigbatch.documents import Amount, checked, readable
 from bigbatch.errors import RecipeError, UsageError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.report.points import PointRow
@@ -26,6 +29,7 @@ from bigbatch.report.sweep import SweepView, write_sweep
 from bigbatch.run.durable import atomic_write_json
 from bigbatch.run.identity import Fingerprint, differences, fingerprint
 from bigbatch.run.lock import RunLock, is_running, read_holder, this_machine
+from bigbatch.stored import Damaged, read_object
 from bigbatch.study.children import Ended, Work, run_all
 from bigbatch.study.pace import Pace
 from bigbatch.study.points import Axis, Point, points_of
@@ -73,6 +77,20 @@ class Outcome:
     def status(self) -> str:
         """`interrupted`, or `finished`, whatever its points came to."""
         return "finished" if self.signal is None else "interrupted"
+
+
+class _Ending(TypedDict):
+    exit_code: int
+    said: str
+    seconds: Amount
+
+
+class _SweepFile(TypedDict):
+    """sweep.json, as far as it is read."""
+
+    what: dict[str, Any]
+    axes: list[str]
+    endings: dict[str, _Ending]
 
 
 @dataclass(kw_only=True)
@@ -267,13 +285,13 @@ def _state(sweep: Sweep, what: Fingerprint) -> _State:
     """What an earlier command left; keys that either of them varies may differ."""
     keys = tuple(key for axis in sweep.axes for key in axis.keys)
     path = sweep.folder / "sweep.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return _State(what=what, axes=keys)
     try:
-        found = json.loads(path.read_bytes())
-        before, axes, endings = Fingerprint(what=found["what"]), tuple(found["axes"]), dict(found["endings"])
-    except (ValueError, KeyError, TypeError) as error:
+        found = checked(read_object(path), _SweepFile)
+    except (OSError, Damaged) as error:
         raise UsageError(f"{path} is damaged ({error}); give this sweep another --name") from error
+    before, axes, endings = Fingerprint(what=found["what"]), tuple(found["axes"]), dict(found["endings"])
     varied = {*keys, *axes}
     differing = differences(_without(before, varied), _without(what, varied))
     if differing:
@@ -298,12 +316,8 @@ def _without(what: Fingerprint, keys: set[str]) -> Fingerprint:
 
 def _result(run: Path) -> Mapping[str, Any] | None:
     """The result of a finished run; None while there is none."""
-    try:
-        status = json.loads((run / "status.json").read_bytes())
-        result = json.loads((run / "result.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return result if status.get("state") == "finished" else None
+    status, result = readable(run / "status.json"), readable(run / "result.json")
+    return result if status is not None and status["state"] == "finished" else None
 
 
 def _row(folder: Path, point: Point, endings: Mapping[str, Mapping[str, Any]]) -> PointRow:
