@@ -132,7 +132,7 @@ def test_files_that_are_no_recipe(write, text, expected):
 def test_a_file_that_is_not_there_names_the_nearest(write, tmp_path):
     write(BASIC, "tweets.yaml")
     assert problems("tweet.yaml") == ["tweet.yaml: no such file; did you mean tweets.yaml?"]
-    assert problems(tmp_path) == [f"{tmp_path}: is a folder; expected a recipe file"]
+    assert problems(tmp_path) == [f"{tmp_path}: is a folder; expected a plain file"]
     (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9\n")
     assert problems("latin.yaml") == ["latin.yaml: not UTF-8: byte 10 is 0xe9"]
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + BASIC.encode())
