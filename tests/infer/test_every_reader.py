@@ -240,6 +240,10 @@ def test_one_text_or_row_is_one_prediction(one, predict, alone):
 
 def test_a_row_of_a_frame_is_one_prediction(predict, alone):
     assert the_same(predict(_frame().iloc[0]), alone[:1])
+    frame = _frame().rename(columns={"text": "what was said"})
+    assert the_same(predict(frame.iloc[0], columns={"text": "what was said"}), alone[:1])
+    rows = [row for _, row in frame.iterrows()]
+    assert the_same(predict(rows, columns={"text": "what was said"}), alone)
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def rows_of_object(
         UsageError: it is none of these.
         DataError: a row that cannot be read, named by its number from 1.
     """
-    given = _unwrapped(given, roles)
+    given = _unwrapped(given, roles, columns)
     if isinstance(given, (str, bytes)):
         given = [given]
     elif isinstance(given, Path) or hasattr(given, "read"):
@@ -242,12 +242,14 @@ def _or_roles(columns: Mapping[str, str], available: Iterable[str]) -> dict[str,
     }
 
 
-def _unwrapped(given: Any, roles: Mapping[str, Role]) -> Any:
+def _unwrapped(given: Any, roles: Mapping[str, Role], columns: Mapping[str, str]) -> Any:
     """Columns of pandas, numpy and Arrow as lists of texts; a row of pandas as a dictionary."""
     library, kind = type(given).__module__.partition(".")[0], type(given).__name__
     if library == "pandas" and kind == "Series":
-        named = read_role(roles) in guess_or(given.index, roles)
-        return given.to_dict() if named else given.tolist()
+        role = read_role(roles)
+        names = [name for name in given.index if isinstance(name, str)]
+        is_row = columns.get(role) in names or bool(guess_column(role, roles[role].kind, names))
+        return given.to_dict() if is_row else given.tolist()
     if library in ("pandas", "polars") and kind in ("Index", "Series"):
         return given.to_list()
     if isinstance(given, (pa.Array, pa.ChunkedArray)):
@@ -258,14 +260,6 @@ def _unwrapped(given: Any, roles: Mapping[str, Role]) -> Any:
             raise UsageError(f"found {shown}; expected one text, or one array of texts")
         return given.tolist()
     return given
-
-
-def guess_or(names: Any, roles: Mapping[str, Role]) -> set[str]:
-    """Roles that read texts and are among these names, or usual names of them."""
-    texts = [name for name in names if isinstance(name, str)]
-    return {
-        role for role, about in roles.items() if about.kind in READ and guess_column(role, about.kind, texts)
-    }
 
 
 def _is_columns(given: Any, roles: Mapping[str, Role], columns: Mapping[str, str]) -> bool:
@@ -296,7 +290,7 @@ def _one_by_one(
     known: dict[tuple[Any, ...], dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
         place = f"row {number}"
-        named, by_role = _named(row, place, roles)
+        named, by_role = _named(row, place, roles, columns)
         if named.get("input_ids") is not None:
             yield place, _filled(named, None)
             continue
@@ -325,11 +319,13 @@ def _one_by_one(
         yield place, _filled(found, roles)
 
 
-def _named(row: Any, place: str, roles: Mapping[str, Role]) -> tuple[dict[str, Any], bool]:
+def _named(
+    row: Any, place: str, roles: Mapping[str, Role], columns: Mapping[str, str]
+) -> tuple[dict[str, Any], bool]:
     """A row with its columns' names, and whether these are roles: a text is the first role that the model reads, a
     tuple its roles in order.
     """
-    row = plain(_unwrapped(row, roles) if not isinstance(row, np.ndarray) else row)
+    row = plain(_unwrapped(row, roles, columns) if not isinstance(row, np.ndarray) else row)
     if isinstance(row, (str, bytes)) or is_missing(row):  # an empty cell of a column of texts
         return {read_role(roles): row}, True
     if hasattr(row, "_asdict"):
