@@ -112,6 +112,7 @@ def test_a_server_without_the_key_is_not_believed():
         SignedStore("127.0.0.1", other.port, KEY, timeout=timedelta(seconds=0.3))
 
 
+@pytest.mark.slow
 def test_strangers_neither_read_nor_change_nor_stop_it(server, store, tmp_path):
     store.set("a", "kept")
     mine = {each for each in listeners({os.getpid()}) if each.port == server.port}
