@@ -679,13 +679,13 @@ MUTANTS = (
         name="rotary-leaves-fp32",
         fault="kernels are given what rotary positions leave: fp32 beside 16 bits",
         patches=(("model/attention.py", "    query, key, value = _of_one_dtype(query, key, value)\n", ""),),
-        tests=("tests/precision/test_casting.py",),
+        tests=("tests/precision/test_casting.py::test_kernels_of_attention_are_given_one_format",),
     ),
     Mutant(
         name="full-blocks-at-the-edge",
         fault="a block with empty places counts as seen in full",
         patches=(("model/block_mask.py", "        all_NM[-1] = False", "        pass"),),
-        tests=("tests/model/test_block_mask.py",),
+        tests=("tests/model/test_block_mask.py::test_it_is_the_dense_mask",),
     ),
     Mutant(
         name="chunks-summed-in-bf16",
@@ -697,7 +697,7 @@ MUTANTS = (
                 "torch.zeros_like(each)",
             ),
         ),
-        tests=("tests/tasks/test_low_entropy.py",),
+        tests=("tests/tasks/test_low_entropy.py::test_no_worse_than_autocast",),
     ),
 )
 

@@ -137,3 +137,29 @@ def test_layers_learn_at_their_own_rates(tmp_path):
     ):
         assert ways[name] == pytest.approx(rate, rel=1e-3)
     assert lines(tmp_path / "r", "update")[0]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars"])
+def test_a_resumed_run_knows_which_matrix_began_at_zero(tmp_path, name):
+    from tests.models import tiny
+
+    matrix = "bert.encoder.layer.0.output.dense.weight"
+    keys = {"optimizer.name": name, "optimizer.lr": 1e-3, "schedule": {"name": "constant", "warmup": 0}}
+
+    def begin(folder):
+        module = tiny("bert", dropout=0.1)
+        module.get_parameter(matrix).data.zero_()
+        return start(folder, module, set=keys)
+
+    straight = exhaust(begin(tmp_path / "a"))
+    with begin(tmp_path / "b") as run:
+        for record in run:
+            if record.kind == "update" and record.step == 2:
+                break
+    (newest, *_) = list_checkpoints(tmp_path / "b/checkpoints")
+    assert f"from_zero/{matrix}" in read_checkpoint(newest).tensors
+    again = exhaust(begin(tmp_path / "b"))
+    assert differing(weights(again), weights(straight)) == []
+    moved = weights(straight)[matrix].square().mean().sqrt()
+    if name == "lamb":  # Adam's directions have values of about 1
+        assert 2e-3 < moved < 4.1e-3, "four updates at the rate, not one"
