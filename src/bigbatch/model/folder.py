@@ -41,6 +41,8 @@ class View:
 
     path: Path
     """Of the view; gone when the work with it is done."""
+    name: str
+    """As the model was asked for: the folder, or a hub name."""
     source: Path
     """The folder itself."""
     config: dict[str, Any]
@@ -81,6 +83,7 @@ def viewed(name: str, revision: str | None = None, *, weights: bool, config: boo
         look.show(view, files)
         yield View(
             path=view,
+            name=name,
             source=folder,
             config=found,
             weights=tuple(look.inside(file) for file in files),

@@ -116,7 +116,7 @@ def _at_home(tokenizer: Any, view: View) -> None:
     for held in (vars(tokenizer), getattr(tokenizer, "init_kwargs", {})):
         for key, value in held.items():
             if isinstance(value, str) and value.startswith(gone):
-                held[key] = home + value.removeprefix(gone)
+                held[key] = view.name if value == gone else home + value.removeprefix(gone)
 
 
 def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] | None:
@@ -213,7 +213,7 @@ def _from_view(view: View, spec: Any, wanted: _Wanted, dropout: float | None) ->
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    module.config._name_or_path = module.name_or_path = str(view.source)
+    module.config._name_or_path = module.name_or_path = view.name
     module = _headed(module, wanted)
     new = {str(key) for key in info["missing_keys"]} | {str(key[0]) for key in info["mismatched_keys"]}
     if wanted.kind == "states":  # a pooler that was not there is not missed

@@ -41,7 +41,7 @@ def load_config(view: View) -> PreTrainedConfig:
     check_numbers(view.config, where)
     with explained(str(view.source)), quiet():
         found = AutoConfig.from_pretrained(view.path, trust_remote_code=False)
-    found._name_or_path = str(view.source)
+    found._name_or_path = view.name
     return found
 
 
