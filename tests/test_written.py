@@ -149,6 +149,22 @@ def test_a_folder_of_a_run_that_leads_away_is_refused(shared, victim, name):
     assert unharmed(victim)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["metrics.jsonl", "plan.json", "model", "lock.json", "logs", "checkpoints/step-000001", "code/own.py"],
+)
+def test_a_run_with_a_link_in_it_does_not_start(shared, victim, name):
+    """Else what the link leads to would be shown, or copied to where its writer can read it."""
+    path = shared / name
+    path.parent.mkdir(exist_ok=True)
+    directory = RunDirectory(shared)
+    directory.refuse_links()
+    path.symlink_to(victim)
+    (shared / "notes").symlink_to(victim)  # the user's own
+    with pytest.raises(DiskError, match=f"{name} is a link"):
+        directory.refuse_links()
+
+
 def test_folders_of_a_cache_and_of_figures_that_lead_away_are_refused(shared, victim):
     (shared / ".cache").symlink_to(victim)
     with pytest.raises(OSError, match="is a link"):

@@ -100,6 +100,24 @@ class RunDirectory:
             remove_tree(path, ops=self.ops)
         return [path.name for path in left]
 
+    def refuse_links(self) -> None:
+        """A link in the place of one of the run's own files or folders leads to what is somebody else's.
+
+        Writing would refuse or replace it; but reading it would show, and copy, what it leads to.
+
+        Raises:
+            DiskError: naming it.
+        """
+        own = [path for path in vars(self).values() if isinstance(path, Path) and path.parent == self.path]
+        below = [entry for path in (self.checkpoints, self.code, self.logs) for entry in path.glob("*")]
+        lost = self.path.glob("metrics.lost-*")
+        for path in (*own, *lost, self.path / "lock.json", self.path / ".lock-guard", *below):
+            if path.is_symlink():
+                raise DiskError(
+                    f"{path} is a link: no file of a run is read or written through one; remove it, or name the "
+                    "folder where the files are (run.dir)"
+                )
+
     def remove_unused(self) -> None:
         """Remove the directory if no run ever began in it: a start that failed leaves nothing behind."""
         if not self.writes:

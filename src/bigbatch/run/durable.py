@@ -159,7 +159,9 @@ def make_folders(path: Path, *, ops: FileOps = FILES) -> None:
         DiskError: one of them cannot be created, or is a file.
     """
     if path.is_symlink():
-        raise disk_error(OSError(errno.ELOOP, "it is a link, and nothing is written through links"), path)
+        raise disk_error(
+            OSError(errno.ELOOP, "it is a link, and nothing is written through it; remove it"), path
+        )
     if path.is_dir():
         return
     if path.parent != path and not path.parent.is_dir():
@@ -216,6 +218,8 @@ def free_bytes(path: Path) -> int:
 def disk_error(error: OSError, path: Path, *, bytes_needed: int | None = None) -> DiskError:
     """The system's error in a user's words, with bytes needed and free when space can be the reason."""
     message = f"cannot write {path}: {error.strerror or error}"
+    if error.errno == errno.ELOOP:  # no matter of room
+        return DiskError(message)
     if bytes_needed is not None:
         with contextlib.suppress(OSError):
             message += f" ({space(bytes_needed, free_bytes(path))})"

@@ -315,6 +315,7 @@ def _take(directory: RunDirectory, wishes: Wishes, stack: ExitStack) -> tuple[Ru
     if not directory.path.exists():
         stack.callback(directory.remove_unused)
     directory.create()
+    directory.refuse_links()
     lock = stack.enter_context(RunLock(directory.path, job_id=wishes.job_id))
     if lock.note:
         wishes.say(lock.note)
