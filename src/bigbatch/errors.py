@@ -21,6 +21,7 @@ A process that was interrupted exits with 130 (SIGINT) or 143 (SIGTERM); that is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,10 +31,21 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+@")
+
+
+def without_credentials(text: str) -> str:
+    """A text without the user's name and password in addresses: libraries repeat those of a hub or a proxy."""
+    return _CREDENTIALS.sub("", text)
+
+
 class BigbatchError(Exception):
     """Base of all errors raised by bigbatch; `exit_code` is what the command line exits with."""
 
     exit_code = EXIT_BUG
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(without_credentials(each) if isinstance(each, str) else each for each in words))
 
 
 class UsageError(BigbatchError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bigbatch.errors import UsageError
+from bigbatch.errors import Problem, RecipeError, UsageError
 from bigbatch.launch.passed import (
     refuse_other_recipe,
     resolved_keys,
@@ -61,3 +61,11 @@ def test_what_only_a_launcher_reads_may_differ():
     here = resolved_keys(load_recipe(RECIPE, {"launch.hosts": ["a"], "launch.slurm.nodes": 3}))
     assert here == resolved_keys(load_recipe(RECIPE))
     assert here != resolved_keys(load_recipe(RECIPE, {"launch.grace": "10 s"}))
+
+
+def test_errors_repeat_no_credentials():
+    """A library's message about a hub or a proxy holds its address."""
+    said = "Client error '404' for url 'https://me:pw@hub.lab/api' through http://me@proxy:80/; mail me@x.org"
+    expected = "Client error '404' for url 'https://hub.lab/api' through http://proxy:80/; mail me@x.org"
+    assert str(UsageError(said)) == expected
+    assert str(RecipeError([Problem(where="r.yaml", what=said)])) == f"r.yaml: {expected}"

@@ -20,6 +20,7 @@ from bigbatch.errors import (
     BigbatchError,
     PeerFailed,
     UsageError,
+    without_credentials,
 )
 from bigbatch.launch.worker import Worker
 
@@ -93,7 +94,7 @@ def _wrong_words(error: Any, tell: Callable[[str], None]) -> int:
 
 def _bug(tell: Callable[[str], None]) -> int:
     tell(
-        f"{traceback.format_exc()}\n"
+        f"{without_credentials(traceback.format_exc())}\n"
         f"This is a bug in bigbatch. Please report the lines above, with the recipe{_where()}."
     )
     return EXIT_BUG
