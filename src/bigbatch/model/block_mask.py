@@ -36,7 +36,7 @@ def block_mask(
     last = layout.last if reads_only else None
     key = ("flex", last is not None, window, causal)
     if key not in layout.masks:
-        layout.masks[key] = _made(layout, None if last is None else last, window, causal, device)
+        layout.masks[key] = _made(layout, last, window, causal, device)
     return layout.masks[key]
 
 
