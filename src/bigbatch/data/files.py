@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
 
 from bigbatch.data.conll import read_conll
+from bigbatch.data.contents import PACKED, check_parquet, content_of, read_parquet
 from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
 from bigbatch.data.jsonlines import read_json_lines
 from bigbatch.data.plain import lines_of
 from bigbatch.data.problems import data_error, nearest, one_error
 from bigbatch.data.raw import Raw, from_table, order_of, written_class_names
 from bigbatch.errors import DataError, Problem
+from bigbatch.stored import Damaged, check_plain
 
 DELIMITED = {".csv": False, ".tsv": True, ".tab": True}
 """Suffix -> whether tabs separate the fields."""
@@ -29,7 +30,6 @@ SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW, *CONLL, *TEXT)
 QUOTINGS = ("minimal", "none")
 ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
 _CODECS = {codecs.lookup(name).name: name for name in ENCODINGS}
-_COMPRESSED = (".gz", ".bz2", ".zst")
 
 
 def find_files(path: str, base: Path) -> list[tuple[str, Path]]:
@@ -75,7 +75,7 @@ def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *,
     if path.is_dir():
         return _text_folder(name, path, _known(encoding))
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSED:
+    if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     suffix = suffixes[-1] if suffixes else ""
     if suffix not in SUFFIXES:
@@ -86,8 +86,9 @@ def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *,
             return _parquet(name, path)
         if suffix in ARROW:
             return from_table(name, _arrow(path))
-        with pa.input_stream(str(path), compression="detect") as stream:
-            content = stream.read()
+        content = content_of(path)
+    except Damaged as error:
+        raise one_error(name, "", str(error)) from None
     except (OSError, pa.ArrowException) as error:
         raise one_error(name, "", f"cannot be read: {error}") from error
     return read_content(name, content, suffix, encoding, quoting, learnt=learnt)
@@ -127,13 +128,14 @@ def _name(path: Path, base: Path) -> str:
 
 
 def _parquet(name: str, path: Path) -> Raw:
-    with parquet.ParquetFile(path) as file:
-        schema, rows = file.schema_arrow, file.metadata.num_rows
+    schema, rows = check_parquet(path)
     columns = tuple(schema.names)
 
     def load(names):
         try:
-            table = parquet.ParquetFile(path).read(columns=list(names))
+            table = read_parquet(path, list(names))
+        except Damaged as error:
+            raise one_error(name, "", str(error)) from None
         except (OSError, pa.ArrowException) as error:
             raise one_error(name, "", f"cannot be read: {error}") from error
         return {column: table.column(column) for column in names}
@@ -153,12 +155,15 @@ def _parquet(name: str, path: Path) -> Raw:
 
 def _arrow(path: Path) -> pa.Table:
     """Both forms of Arrow IPC: files, and streams as `datasets` writes them."""
+    check_plain(path)
     with pa.memory_map(str(path)) as source:
         try:
-            return pa.ipc.open_file(source).read_all()
+            table = pa.ipc.open_file(source).read_all()
         except pa.ArrowInvalid:
             source.seek(0)
-            return pa.ipc.open_stream(source).read_all()
+            table = pa.ipc.open_stream(source).read_all()
+    table.validate(full=True)  # Arrow believes offsets as they stand in the file
+    return table
 
 
 def _text_lines(name: str, content: bytes, encoding: str, learnt: bool) -> Raw:
@@ -205,10 +210,12 @@ def _text_folder(name: str, folder: Path, encoding: str) -> Raw:
     for _, file in files:
         try:
             texts.append(
-                _decoded(f"{name}/{file.relative_to(folder).as_posix()}", file.read_bytes(), encoding)
+                _decoded(f"{name}/{file.relative_to(folder).as_posix()}", content_of(file), encoding)
             )
         except DataError as error:
             problems += error.problems
+        except (OSError, Damaged) as error:
+            problems.append(Problem(where=f"{name}/{file.relative_to(folder).as_posix()}", what=str(error)))
     if problems:
         raise data_error(problems)
     columns = {"text": pa.array(texts, pa.large_string())}

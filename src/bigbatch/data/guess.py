@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from bigbatch.data.class_names import NOT_COUNTED, SEPARATOR, label_lists, label_of, written_list
 from bigbatch.data.columns import ID, guess_column
+from bigbatch.data.contents import content_of
 from bigbatch.data.files import CONLL, DELIMITED, ENCODINGS, JSON, TEXT, find_files, read_file
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
@@ -21,6 +21,7 @@ from bigbatch.data.plain import plain
 from bigbatch.data.problems import listed, one_error
 from bigbatch.data.raw import Raw
 from bigbatch.errors import DataError, Problem
+from bigbatch.stored import Damaged
 
 _SAMPLE_ROWS = 2000
 """Rows whose texts are measured; labels are counted in all."""
@@ -150,12 +151,13 @@ def _encoding(paths: Sequence[Path], encoding: str) -> tuple[str, list[str]]:
         return encoding, []
     for path in paths:
         if path.is_file() and path.suffix.lower() in (*DELIMITED, *JSON, *CONLL, *TEXT):
-            with pa.input_stream(str(path), compression="detect") as stream:
-                try:
-                    stream.read().decode("utf-8")
-                except UnicodeDecodeError as error:
-                    byte = f"byte 0x{error.object[error.start]:02X} at offset {error.start:,}"
-                    return "latin-1", [f"{path.name} is not UTF-8 ({byte}); it is read as latin-1"]
+            try:
+                content_of(path).decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = f"byte 0x{error.object[error.start]:02X} at offset {error.start:,}"
+                return "latin-1", [f"{path.name} is not UTF-8 ({byte}); it is read as latin-1"]
+            except Damaged as error:
+                raise one_error(path.name, "", str(error)) from None
     return encoding, []
 
 
