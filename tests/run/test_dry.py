@@ -101,6 +101,8 @@ def weights_of(recipe: Path) -> dict[str, Any]:
         ["plan.precision=fp16"],
         ["plan.attention=flash"],
         ["optimizer.name=sgd"],
+        ["optimizer.name=lamb"],
+        ["optimizer.name=lars"],
         ["sync.replicas=8", "sync.period=2", "sync.outer=diloco"],
         ["sync.replicas=4", "sync.period=auto"],
     ],
