@@ -92,22 +92,14 @@ def _opened(world: World, folder: str, keys: dict[str, Any], loss: Any, **live: 
 
 
 def through(
-    world: World,
-    *,
-    root: str,
-    mesh: dict[str, int] | None,
-    cases: list[list[Any]],
-    quiet: bool = True,
-    **keys: Any,
+    world: World, *, root: str, mesh: dict[str, int] | None, cases: list[list[Any]], **keys: Any
 ) -> Any:
     """A quiet run; then for each case (way, call, rank) a run in which that happens in update 2, and the same command
     again. How the first ended, and what the journal holds in the end.
     """
     given = {f"plan.mesh.{axis}": ranks for axis, ranks in (mesh or {}).items()} | keys
-    found = []
-    if quiet:
-        calm = _run(world, f"{root}/quiet", given, Trouble("", 0, False))
-        found.append({**calm, **_journal(world, calm["path"])})
+    quiet = _run(world, f"{root}/quiet", given, Trouble("", 0, False))
+    found = [{**quiet, **_journal(world, quiet["path"])}]
     for number, (way, call, rank) in enumerate(cases):
         trouble = Trouble(way, call, world.rank == rank)
         first = _run(world, f"{root}/{number}", given, trouble)

@@ -8,6 +8,7 @@ another group, so all can say what happened; then the groups are opened again, u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch.distributed as dist
@@ -41,7 +42,11 @@ class AxisGroups:
             kind, tuple(sizes), mesh_dim_names=tuple(axes), backend_override={axis: backend for axis in axes}
         )
         self._backend = backend
-        self._names: list[Any] = [self.mesh.get_group(axis).group_name for axis in axes]
+        # DTensor remembers the first of equal meshes for ever: all of them know their groups by the same names.
+        self._names: list[Any] = [f"bigbatch {'x'.join(map(str, sizes))} {kind}: {axis}" for axis in axes]
+        for name, axis in zip(self._names, axes, strict=True):
+            self._name(name, self.mesh.get_group(axis))
+        self.mesh._dim_group_names = list(self._names)
         lines = [self.mesh.mesh.movedim(number, -1).reshape(-1, size) for number, size in enumerate(sizes)]
         self._lines: list[list[list[int]]] = [each.tolist() for each in lines]
         """For each axis the ranks of all its groups, in the order in which they are opened."""
@@ -60,9 +65,8 @@ class AxisGroups:
             self._alarm.ring()
         for name in self._names:
             group = _resolve_process_group(name)
-            self.mesh._pg_registry.pop(name, None)
-            if group.group_name != name:
-                _unregister_process_group(name)
+            self.mesh._pg_registry.clear()
+            _unregister_process_group(name)
             if self._backend == "nccl":
                 _abort_process_group(group)
             else:
@@ -77,10 +81,16 @@ class AxisGroups:
             for ranks in lines:
                 group: Any = dist.new_group(ranks, backend=self._backend)
                 if own in ranks:
-                    _register_process_group(name, group)
-                    self.mesh._pg_registry[name] = group
+                    self._name(name, group)
         self._open = True
         self._begin()
+
+    def _name(self, name: Any, group: Any) -> None:
+        """From now on this is the group of that name."""
+        with suppress(RuntimeError):  # nobody had it
+            _unregister_process_group(name)
+        _register_process_group(name, group)
+        self.mesh._pg_registry[name] = group
 
     def end(self) -> None:
         """Watch no longer over groups that whoever opened torch.distributed closes."""
