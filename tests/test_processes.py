@@ -67,7 +67,7 @@ def test_our_own_process_is_signalled(sleeper):
         {"is_ours": lambda pid: was_given(pid, "MARK", "another")},
         {"is_ours": lambda pid: descends(pid, pid)},
     ],
-    ids=str,
+    ids=["machine", "no machine", "name of it", "no start", "start", "not ours", "mark", "itself"],
 )
 def test_one_that_is_not_meant_is_left_alone(sleeper, changes):
     """A container of the same name, a reused number, somebody else's process whose facts a file gives rightly."""

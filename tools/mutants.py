@@ -59,8 +59,11 @@ MUTANTS = (
             ),
             (
                 "step/executor.py",
-                "value.sum() / denominators[term]",
-                "value.sum() / targets.weights.sum() / self._pieces",
+                "shares_of(self._task.loss(self._forward(micro_batch), targets), denominators)",
+                "{\n"
+                "            term: values.sum() / targets.weights.sum() / self._pieces\n"
+                "            for term, values in self._task.loss(self._forward(micro_batch), targets).items()\n"
+                "        }",
             ),
         ),
         tests=(SPLIT,),
@@ -71,7 +74,7 @@ MUTANTS = (
         patches=(
             (
                 "step/update.py",
-                "denominators = parts.task.denominators(batch.targets)",
+                "denominators = alone(world, lambda: parts.task.denominators(batch.targets))",
                 "micro_batches = list(micro_batches)\n"
                 "    denominators = parts.task.denominators(micro_batches[-1].targets)",
             ),
@@ -274,8 +277,8 @@ MUTANTS = (
         patches=(
             (
                 "data/packs.py",
-                ".astype(np.int64) + np.repeat(starts_of(lengths_B), units_per_sample_B),",
-                ".astype(np.int64),",
+                ".astype(np.int64) + np.repeat(starts_of(lengths_B), units_per_sample_B)\n",
+                ".astype(np.int64)\n",
             ),
         ),
         tests=(SPLIT,),
@@ -507,7 +510,7 @@ MUTANTS = (
         patches=(
             (
                 "step/update.py",
-                "denominators = parts.task.denominators(batch.targets)",
+                "denominators = alone(world, lambda: parts.task.denominators(batch.targets))",
                 "denominators = dict.fromkeys(parts.task.denominators(batch.targets), float(batch.tokens))",
             ),
         ),
@@ -600,8 +603,8 @@ MUTANTS = (
         patches=(
             (
                 "run/keeper.py",
-                '"guard": guard.to_state(),\n                **_loss_scale(parts),',
-                '"guard": guard.to_state(),',
+                '"digest": self.digest,\n                **_loss_scale(parts),',
+                '"digest": self.digest,',
             ),
         ),
         tests=(f"{PRECISION}::test_a_resumed_run_gives_the_same_bits",),

@@ -52,7 +52,7 @@ def put_back() -> Iterator[None]:
         products.fp32_precision = "none"
 
 
-@pytest.mark.parametrize("user", [None, _old_high, _no_convolutions], ids=str)
+@pytest.mark.parametrize("user", [None, _old_high, _no_convolutions])
 def test_both_sets_of_names_can_be_read_inside(user: Callable[[], None] | None) -> None:
     """torch's compiler reads the old ones."""
     if user is not None:
