@@ -73,7 +73,7 @@ def test_outside_the_pass_of_an_update(ranks, tmp_path):
     ("mesh", "keys"),
     [
         ({"tensor": 2}, {}),
-        ({"replicate": 2, "shard": 2}, {}),
+        ({"replicate": 2, "shard": 2}, {"plan.micro_tokens": 40}),
         ({"replicate": 2}, {"sync.replicas": 2, "sync.period": 2}),
     ],
     ids=str,
