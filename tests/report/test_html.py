@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bigbatch.errors import UsageError
+from bigbatch.errors import DiskError, UsageError
 from bigbatch.report.html import render_report, write_atomic, write_report
 from bigbatch.report.read import read_run
 from tests.report.fake_run import RECIPE, choice, plan, quality, records, result, write_run
@@ -286,3 +286,11 @@ def test_the_precision_audit_is_a_table(tmp_path):
         "25 % exceed",
     ):
         assert text in page, text
+
+
+def test_a_folder_in_place_of_the_report_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "report.html").mkdir()
+    with pytest.raises(DiskError, match=r"cannot write .*report.html: Is a directory"):
+        write_report(run)
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]

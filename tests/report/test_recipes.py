@@ -32,3 +32,9 @@ def test_only_differing_keys_are_listed() -> None:
     one, two = flat_recipe(RECIPE), flat_recipe(RECIPE.replace("256", "1024") + "clip2: x\n")
     assert differing_keys([one, two]) == ["batch.samples", "clip2"]
     assert differing_keys([one, one]) == []
+
+
+def test_a_text_without_an_end_of_brackets_is_no_recipe():
+    """At once: the parser itself would take minutes."""
+    assert flat_recipe("[" * 100_000) == {}
+    assert flat_recipe("".join(f"{' ' * depth}a:\n" for depth in range(500))) == {}

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 import bigbatch
+from bigbatch.errors import DiskError
 from bigbatch.written import as_named, replace_text
 
 
@@ -22,5 +23,14 @@ def render(template: str, view: Mapping[str, Any]) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half of one."""
-    replace_text(as_named(path), text)
+    """Write a text file so that a reader sees the old one or the new one, never half of one.
+
+    Raises:
+        DiskError: it cannot be written, or a folder lies in its place.
+    """
+    try:
+        replace_text(as_named(path), text)
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {path}: {error.strerror or error}; move away what is there, or make room"
+        ) from error

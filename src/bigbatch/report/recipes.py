@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from bigbatch.recipe.yaml12 import MAX_DEPTH
+
 
 def flat_recipe(text: str) -> dict[str, str]:
     """Every scalar of a recipe under its dotted key, as it is written; empty when it is not YAML.
@@ -15,7 +17,7 @@ def flat_recipe(text: str) -> dict[str, str]:
     as in recipes themselves: a few lines of them can stand for gigabytes.
     """
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.BaseLoader)):
+        if not _is_plain(text):
             return {}
         document = yaml.load(text, Loader=yaml.BaseLoader)  # builds str, list and dict only
     except (yaml.YAMLError, RecursionError):
@@ -25,6 +27,18 @@ def flat_recipe(text: str) -> dict[str, str]:
     flat: dict[str, str] = {}
     _flatten(document, "", flat)
     return flat
+
+
+def _is_plain(text: str) -> bool:
+    """Without aliases, and no deeper than a recipe may be: the parser's time grows with depth times length."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        if isinstance(event, yaml.AliasEvent):
+            return False
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH + 1:
+            return False
+    return True
 
 
 def _flatten(node: Any, key: str, into: dict[str, str]) -> None:
