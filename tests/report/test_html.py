@@ -250,7 +250,7 @@ def test_an_older_report_is_replaced_in_one_step(tmp_path: Path, monkeypatch: py
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(DiskError, match="no space"):
         write_atomic(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old"
