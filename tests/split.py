@@ -250,7 +250,7 @@ def worst_tensor(
 
 
 def assert_equal(found: Trajectory, expected: Trajectory, dtype: torch.dtype) -> None:
-    """CONTRACT section 3: loss, gradient norm and gradient of every update."""
+    """docs/guarantees.md: loss, gradient norm and gradient of every update."""
     tolerance = TOLERANCE[dtype]
     assert len(found.gradients) == len(expected.gradients)
     for update, gradient in enumerate(expected.gradients):

@@ -227,7 +227,7 @@ def _finite(line: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Update(Record):
-    """One optimiser update (CONTRACT: units of metrics.jsonl)."""
+    """One optimiser update (docs/run-directory.md: metrics.jsonl)."""
 
     kind = "update"
     samples: int

@@ -1,4 +1,4 @@
-"""LAMB against the numbers of science.md, section 8, and a loop written from the paper."""
+"""LAMB against steps worked out by hand and a loop written from the paper."""
 
 from __future__ import annotations
 

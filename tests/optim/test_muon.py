@@ -64,7 +64,7 @@ def test_bf16_is_near_fp32_and_fp32_near_fp64() -> None:
 
 @pytest.mark.parametrize("rows, columns", [(48, 48), (96, 48), (48, 96)])
 def test_keller_and_moonlight_have_one_direction_and_adamws_size(rows: int, columns: int) -> None:
-    """science.md, section 8: cosine 1, root mean square .17 to .18 after Moonlight's scale."""
+    """Cosine 1 with Keller's direction; root mean square .17 to .18 after Moonlight's scale."""
     given = matrix(rows, columns)
     moonlight, keller = moved(given), moved(given, scale="keller")
     cosine = (moonlight * keller).sum() / (moonlight.norm() * keller.norm())

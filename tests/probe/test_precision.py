@@ -1,4 +1,4 @@
-"""CONTRACT section 3: a low precision's error against fp32 is at most 1.5 times the plain path's."""
+"""docs/guarantees.md: a low precision's error against fp32 is at most 1.5 times the plain path's."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_a_base_batch_alone_changes_nothing_and_says_so() -> None:
 
 
 def test_adam_sde() -> None:
-    """science.md, section 8: k=4 from 1e-3/.9/.999/1e-8 gives 2e-3/.6/.996/5e-9."""
+    """Malladi et al. 2022: k=4 from 1e-3/.9/.999/1e-8 gives 2e-3/.6/.996/5e-9."""
     effective = scaled(settings(base_batch=32, lr_rule="sqrt", betas_rule="sde"), 128)
     assert effective.lr == pytest.approx(2e-3, rel=1e-12)
     assert effective.betas == pytest.approx((0.6, 0.996), rel=1e-12)
@@ -105,7 +105,7 @@ def test_betas_of_sgd_are_refused() -> None:
 
 
 def test_adascale_gain() -> None:
-    """science.md, section 8: B0=32, noise 100, B=256 has gain 2.9663 and efficiency .3708."""
+    """AdaScale (Johnson et al. 2020): B0=32, noise 100, B=256 has gain 2.9663 and efficiency .3708."""
     assert gain(32, 256, 100) == pytest.approx(2.9663, abs=5e-5)
     assert gain(32, 256, 100) / 8 == pytest.approx(0.3708, abs=5e-5)
     effective = scaled(settings(name="sgd", base_batch=32, lr_rule="gain", noise_scale=100), 256)
@@ -138,7 +138,7 @@ def test_gain_is_sqrt_for_adam_below_the_noise_scale_and_none_above() -> None:
 
 
 def test_half_life_in_tokens() -> None:
-    """science.md, section 3: 524,288 tokens an update and a half-life of 1e7."""
+    """A fixed half-life in tokens: 524,288 tokens an update and a half-life of 1e7."""
     assert half_life_beta(524_288, 1e7) == pytest.approx(0.96431, abs=5e-6)
     # Twice the batch: beta squared, as the rule has it.
     assert half_life_beta(2 * 524_288, 1e7) == pytest.approx(half_life_beta(524_288, 1e7) ** 2)

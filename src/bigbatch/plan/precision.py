@@ -69,7 +69,7 @@ class PrecisionFacts:
 WORTH = 1.15
 """`auto` takes a format whose matrix product is at least this many times as fast as fp32's."""
 PLAIN_RATIO = 1.5
-"""Largest error against fp32, in multiples of the plain path's in the same format (CONTRACT section 3)."""
+"""Largest error against fp32, in multiples of the plain path's in the same format (docs/guarantees.md)."""
 ACCEPTED_ERROR = 0.02
 """Largest relative gradient error that `auto` accepts before it raises parts to fp32. bf16 has 1 to 1.5 % in BERT;
 the noise between two batches of 256 is some ten times that."""

@@ -18,7 +18,7 @@ from bigbatch.units import show_bytes
 _RECIPE_BYTES = 2**22
 _LINE_BYTES = 2**26
 
-# The columns that every table has, also before the first update (CONTRACT section 4, metrics.jsonl).
+# The columns that every table has, also before the first update (docs/run-directory.md: metrics.jsonl).
 _UPDATE_COLUMNS: dict[str, pa.DataType] = {
     "step": pa.int64(),
     "time": pa.string(),

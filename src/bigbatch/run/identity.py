@@ -177,7 +177,7 @@ def write_identity(
 
 
 def decide(path: Path, fingerprint: Fingerprint, resume: bool | None = None) -> Decision:
-    """What `train` does with a directory (CONTRACT section 4). Reads only; nothing is created.
+    """What `train` does with a directory (docs/run-directory.md). Reads only; nothing is created.
 
     Whether another process is at work there is the lock's question.
 

@@ -74,7 +74,7 @@ def errors_of(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]) -> 
 
 
 def _within_format(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]) -> ProbeFacts:
-    """Whether the error against fp32 is at most 1.5 times the plain path's (CONTRACT section 3)."""
+    """Whether the error against fp32 is at most 1.5 times the plain path's (docs/guarantees.md)."""
     errors, count = errors_of(ready, how, samples), sum(len(batch.lengths_B) for batch in samples)
     told = f"error against fp32 {errors.ours:.1e} on {count} real samples, the plain path's is {errors.plain:.1e}"
     return ProbeFacts(

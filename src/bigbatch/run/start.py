@@ -100,7 +100,7 @@ class _Start:
 
 
 def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
-    """Start, resume or recognise a run (CONTRACT section 4).
+    """Start, resume or recognise a run (docs/run-directory.md).
 
     Raises:
         BigbatchError: before update 1; nothing of an earlier run is overwritten.
