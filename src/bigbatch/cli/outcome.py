@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -93,11 +95,27 @@ def _wrong_words(error: Any, tell: Callable[[str], None]) -> int:
 
 
 def _bug(tell: Callable[[str], None]) -> int:
-    tell(
-        f"{without_credentials(traceback.format_exc())}\n"
-        f"This is a bug in bigbatch. Please report the lines above, with the recipe{_where()}."
+    own = _own_code(sys.exc_info()[2])
+    verdict = (
+        f"The error was raised by code of yours: {own}."
+        if own
+        else f"This is a bug in bigbatch. Please report the lines above, with the recipe{_where()}."
     )
+    tell(f"{without_credentials(traceback.format_exc())}\n{verdict}")
     return EXIT_BUG
+
+
+def _own_code(trace: Any) -> str:
+    """File, line and function of the user's code that raised, or called a library that did; empty if it was ours."""
+    libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+    ours = Path(__file__).resolve().parents[1]
+    for frame in reversed(traceback.extract_tb(trace)):
+        file = Path(frame.filename).resolve()
+        if file.is_relative_to(ours):
+            return ""
+        if file.is_file() and not any(file.is_relative_to(library) for library in libraries):
+            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    return ""
 
 
 def _where() -> str:
