@@ -13,6 +13,7 @@ from torch import nn
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.optim.groups import names_of
 from bigbatch.optim.state import load_optimizer_state
+from bigbatch.parallel.group import GroupWorld
 from bigbatch.parallel.periodic import Meeting
 from bigbatch.protocols import World
 from bigbatch.records import Update
@@ -341,3 +342,15 @@ def compiled(world: World, *, updates: int, backend: str) -> dict[str, Any]:
     alone = parts_of(module, rows, "single", **given)
     expected = train_split(alone, updates)
     return {**result, "error": _worst(found, expected)}
+
+
+def guest(world: World) -> dict[str, Any]:
+    """In a group that the caller's program has opened: left twice, as a run that ends inside its `with` does."""
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    own = GroupWorld(ours=False)
+    own.reduce_gradients([parameter])
+    own.close()
+    own.close()
+    assert parameter.grad is not None
+    return {"sum": parameter.grad.tolist(), "open": world.exchange([1.0])}

@@ -80,3 +80,9 @@ def test_all_leave_together(ranks, tmp_path, kind, own, others, text):
     assert found[0]["text"] == found[2]["text"] == text
     if kind == "leave":
         assert [rank["signal"] for rank in found] == [15, 15, 15]
+
+
+@pytest.mark.world_size(2)
+def test_a_group_of_the_callers_is_left_as_often_as_one_likes_and_stays_open(ranks, tmp_path):
+    for found in ranks.run(JOBS + "guest", 2, tmp_path):
+        assert found == {"sum": [2.0, 2.0], "open": [[1.0], [1.0]]}

@@ -139,15 +139,16 @@ class GroupWorld(Undivided):
         self.exchange([0.0])
 
     def close(self) -> None:
-        """Leave the group; other ranks that still need this one find out."""
+        """Leave the group; other ranks that still need this one find out. Doing it again changes nothing."""
         if self._buckets is not None:
             self._buckets.close()
+        gradients, self._buckets, self._for_gradients = self._for_gradients, None, None
         if not dist.is_initialized():
             return
         if self.ours:
             dist.destroy_process_group()
-        elif self._for_gradients is not None:
-            dist.destroy_process_group(self._for_gradients)
+        elif gradients is not None:
+            dist.destroy_process_group(gradients)
 
     def _buckets_of(self, parameters: Sequence[Tensor]) -> Buckets:
         """Made at the first update and kept: hooks cost nothing while they are not armed."""
