@@ -13,6 +13,7 @@ from torch import nn
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.optim.groups import names_of
 from bigbatch.optim.state import load_optimizer_state
+from bigbatch.parallel import axes
 from bigbatch.parallel.group import GroupWorld
 from bigbatch.parallel.periodic import Meeting
 from bigbatch.protocols import World
@@ -354,3 +355,14 @@ def guest(world: World) -> dict[str, Any]:
     own.close()
     assert parameter.grad is not None
     return {"sum": parameter.grad.tolist(), "open": world.exchange([1.0])}
+
+
+def openings(world: World) -> list[int]:
+    """The numbers under which two meshes of one process, one after the other, watch over their groups."""
+    found: list[int] = []
+    axes.Alarm = lambda store, number, *_: found.append(number)  # type: ignore[assignment, misc]
+    for _ in range(2):
+        groups = axes.AxisGroups(("shard",), (world.size,), "cpu")
+        groups._backend = "nccl"
+        groups._begin()
+    return found

@@ -86,3 +86,9 @@ def test_all_leave_together(ranks, tmp_path, kind, own, others, text):
 def test_a_group_of_the_callers_is_left_as_often_as_one_likes_and_stays_open(ranks, tmp_path):
     for found in ranks.run(JOBS + "guest", 2, tmp_path):
         assert found == {"sum": [2.0, 2.0], "open": [[1.0], [1.0]]}
+
+
+@pytest.mark.world_size(2)
+def test_what_a_rank_that_left_has_written_lets_nobody_out_of_the_next_run(ranks, tmp_path):
+    first, second = ranks.run(JOBS + "openings", 2, tmp_path)
+    assert first == second and first[0] < first[1]

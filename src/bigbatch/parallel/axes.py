@@ -7,6 +7,7 @@ another group, so all can say what happened; then the groups are opened again, u
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,6 +23,9 @@ from torch.distributed.distributed_c10d import (
 )
 
 from bigbatch.parallel.alarm import Alarm
+
+_OPENINGS = itertools.count(1)
+"""Of this process, whichever run they are for: what a rank that left has written stays in the store."""
 
 
 class AxisGroups:
@@ -50,7 +54,6 @@ class AxisGroups:
         lines = [self.mesh.mesh.movedim(number, -1).reshape(-1, size) for number, size in enumerate(sizes)]
         self._lines: list[list[list[int]]] = [each.tolist() for each in lines]
         """For each axis the ranks of all its groups, in the order in which they are opened."""
-        self._openings = 0
         self._alarm: Alarm | None = None
         self._open = True
         self._begin()
@@ -98,9 +101,9 @@ class AxisGroups:
             self._alarm.close()
 
     def _begin(self) -> None:
-        self._openings += 1
+        number = next(_OPENINGS)
         if self._backend == "nccl":
-            self._alarm = Alarm(_get_default_store(), self._openings, dist.get_rank(), self._abort)
+            self._alarm = Alarm(_get_default_store(), number, dist.get_rank(), self._abort)
 
     def _abort(self) -> None:
         """Let this rank's main thread out; the groups themselves are closed there."""
