@@ -93,6 +93,26 @@ def test_a_waiting_thread_does_not_keep_others_of_its_process_waiting(store):
     assert found == [b"now"]
 
 
+def test_an_answer_that_comes_too_late_is_nobody_elses(server, store, monkeypatch):
+    store.set("a", "1")
+    answers = Server._answer
+
+    def late(self, request):
+        found = answers(self, request)
+        time.sleep(1)
+        return found
+
+    monkeypatch.setattr(Server, "_answer", late)
+    store.set("b", "2")  # the one that the server was about to answer
+    store._channel._connection.settimeout(0.3)
+    with pytest.raises(DistNetworkError):
+        store.get("a")
+    monkeypatch.undo()
+    time.sleep(1.2)  # now it is there
+    with pytest.raises(DistNetworkError):
+        store.add("number", 5)
+
+
 def test_a_wrong_key_opens_nothing(server, store):
     store.set("a", "secret")
     with pytest.raises(DistNetworkError):

@@ -96,12 +96,17 @@ class SignedStore(Store):
                 raise DistStoreError(f"after {timeout.total_seconds():g} s nobody has set {', '.join(keys)}")
 
     def _ask(self, word: str, *given: Any) -> Any:
-        try:
-            with self._turn:
-                self._channel.send(json.dumps([word, *given]).encode())
+        request = json.dumps([word, *given]).encode()
+        with self._turn:
+            try:
+                self._channel.send(request)
                 return json.loads(self._channel.receive())
-        except OSError as error:
-            raise DistNetworkError(f"{self._where}: {error}") from error
+            except BaseException as error:
+                # The answer may still come: whoever asks next must not take it for his own.
+                self._channel.close()
+                if isinstance(error, OSError):
+                    raise DistNetworkError(f"{self._where}: {error}") from error
+                raise
 
 
 def _connected(address: str, port: int, key: bytes, seconds: float) -> Channel:
