@@ -6,12 +6,15 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bigbatch.data.packs import micro_batches
 from bigbatch.errors import RecipeError
+from bigbatch.parallel.single import SingleWorld
 from bigbatch.records import LossSums
+from bigbatch.step.coupled import CoupledExecutor
 from bigbatch.step.executor import PlainExecutor
 from tests.matching import base_of, match_parts, pairs, train_match_reference
 from tests.split import TOLERANCE, assert_equal, gradient_error, train_split
@@ -173,3 +176,23 @@ def test_cached_is_for_losses_of_a_whole_batch():
     with pytest.raises(RecipeError, match="task match"):
         load_recipe({"gradient": "cached", "data": {"train": "a.csv"}}, environ={})
     assert load_recipe({"task": "match", "data": {"train": "a.csv"}}, environ={}).gradient.name == "cached"
+
+
+class _Two(SingleWorld):
+    """Two ranks that hold the same."""
+
+    size = 2
+    asked = 0
+
+    def gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
+        self.asked += 1
+        return [rows, rows]
+
+
+def test_a_rank_without_room_for_what_it_was_shown_has_shown_all_of_its_own():
+    """Else it would be asked how it went while the others still wait to be shown something."""
+    executor, world = object.__new__(CoupledExecutor), _Two()
+    executor._world, executor._device = world, "nowhere"
+    with pytest.raises(RuntimeError, match="nowhere"):
+        executor._everyone(torch.ones(2, 3), np.ones((2, 1)))
+    assert world.asked == 2

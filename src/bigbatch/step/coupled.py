@@ -136,9 +136,9 @@ class CoupledExecutor(PlainExecutor):
         """Outputs and target values of the units of all ranks."""
         if self._world.size == 1:
             return mine_UC, values
-        rows = self._world.gather_rows(mine_UC.cpu().numpy())
-        outputs_UC = torch.from_numpy(np.concatenate(rows)).to(self._device)
-        return outputs_UC, np.concatenate(self._world.gather_rows(values))
+        # One behind the other: a rank that fails in between would meet the others at another exchange.
+        rows, everyones = self._world.gather_rows(mine_UC.cpu().numpy()), self._world.gather_rows(values)
+        return torch.from_numpy(np.concatenate(rows)).to(self._device), np.concatenate(everyones)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
