@@ -52,7 +52,6 @@ class Worker:
             "pid": os.getpid(),
             "host": self.host,
             "size": self.size,
-            "agent": os.getppid(),
             "restart": self.restart,
         }
         with suppress(OSError):
