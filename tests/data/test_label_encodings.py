@@ -443,3 +443,15 @@ def test_an_ordered_categorical_beside_token_ids():
     frame = pandas.DataFrame({"input_ids": [[1, 2], [1, 3]], "labels": ["lo", "hi"]})
     frame["labels"] = pandas.Categorical(frame["labels"], ["lo", "hi"], ordered=True)
     assert find_labels(read_table(frame, base=Path(), columns={}, roles=SINGLE)).names == ("lo", "hi")
+
+
+@pytest.mark.parametrize("start", ["[", "[1", "['a'", "[1,", "[1 "])
+def test_a_cell_of_very_many_blanks_is_read_at_once(start: str) -> None:
+    text = start + " " * 300_000 + "x"
+    assert label_of(text) == text, "a list that never ends is text; in quadratic time this takes hours"
+
+
+@pytest.mark.parametrize("value", [Decimal("Infinity"), Decimal("-Infinity"), float("inf")])
+def test_what_is_infinite_is_no_class(value: Any) -> None:
+    with pytest.raises(ValueError, match="is not a class"):
+        label_of(value)

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date, time
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from bigbatch.data.plain import BLANKS, is_missing, plain, text_of
@@ -38,7 +39,10 @@ _MIDNIGHT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]00:00:00(?:\.0+)?")
 """How a date is written where the column may hold times too."""
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?[0-9]+(?:\.[0-9]*)?|True|False|true|false)"""
 # Entries stand apart by commas, or by blanks alone where numpy wrote them.
-_LIST = re.compile(rf"\s*[\[({{]\s*(?:{_ITEM}(?:(?:\s*,\s*|\s+){_ITEM})*\s*,?)?\s*[\])}}]\s*", re.DOTALL)
+# Blanks are taken once and for all: cells of a hundred thousand of them must not be tried in every division.
+_LIST = re.compile(
+    rf"\s*+[\[({{]\s*+(?:{_ITEM}(?:(?:\s*+,\s*+|\s++){_ITEM})*+(?:\s*+,)?)?\s*+[\])}}]\s*+", re.DOTALL
+)
 _ITEMS = re.compile(_ITEM, re.DOTALL)
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r"}
@@ -51,13 +55,15 @@ def label_of(value: Any) -> str | None:
     Raises:
         ValueError: a number that is no integer, a list or an object.
     """
+    if type(value) is str:
+        return _class_of(value)
     value = plain(value)
     if is_missing(value):
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (float, Decimal)):
-        whole = value == value.to_integral_value() if isinstance(value, Decimal) else value.is_integer()
+        whole = value.is_integer() if isinstance(value, float) else _is_whole(value)
         if not whole:
             raise ValueError(
                 f"{value} is not a class; for numbers set task: {{name: classify, kind: regression}}"
@@ -69,7 +75,17 @@ def label_of(value: Any) -> str | None:
         several = "; for several labels a row set task: {name: classify, kind: multi}"
         hint = several if isinstance(value, (list, tuple, set, frozenset)) else ""
         raise ValueError(f"expected a label, found {type(value).__name__}{hint}")
-    name = (text_of(value) or "").strip()
+    return _class_of(text_of(value) or "")
+
+
+def _is_whole(number: Decimal) -> bool:
+    return number.is_finite() and number == number.to_integral_value()
+
+
+@lru_cache(maxsize=4096)
+def _class_of(text: str) -> str | None:
+    """Of text. Kept for a while: a column, and the words of its sentences, have the same few names over and over."""
+    name = (text_of(text) or "").strip()
     if not name:
         return None
     if name.lower() in _WORDS:
