@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import importlib.util
+import marshal
+import os
+import struct
 import sys
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +40,25 @@ def test_a_changed_file_is_loaded_anew(tmp_path):
     assert resolve_reference("mine.py:x", tmp_path) == 1
     (tmp_path / "mine.py").write_text("x = 2\n")
     assert resolve_reference("mine.py:x", tmp_path) == 2
+
+
+def test_bytecode_beside_a_file_is_neither_run_nor_written(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("value = 'as written'")
+    code = compile("value = 'as somebody left it'", str(file), "exec")
+    stat = file.stat()
+    place = Path(importlib.util.cache_from_source(str(file)))
+    assert resolve_reference("mine.py:value", tmp_path) == "as written"
+    assert not place.exists()
+    other = tmp_path / "theirs"
+    other.mkdir()
+    (other / "mine.py").write_bytes(file.read_bytes())
+    os.utime(other / "mine.py", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    place = Path(importlib.util.cache_from_source(str(other / "mine.py")))
+    place.parent.mkdir()
+    head = MAGIC_NUMBER + struct.pack("<III", 0, int(stat.st_mtime), stat.st_size)
+    place.write_bytes(head + marshal.dumps(code))
+    assert resolve_reference("mine.py:value", other) == "as written"
 
 
 def test_an_installed_module():

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib.machinery import PathFinder
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,6 +83,14 @@ def resolve_reference(text: str, base: Path) -> Any:
     return getattr(module, name)
 
 
+class _AsWritten(SourceFileLoader):
+    """Reads the file itself: what lies in a __pycache__ beside it need not be what it says."""
+
+    def path_stats(self, path: Any) -> Any:
+        """Without a time there is no bytecode to look for, or to write."""
+        raise OSError
+
+
 def _load_file(path: Path, text: str) -> ModuleType:
     if not path.is_file():
         raise _refused(text, _no_file(path))
@@ -92,7 +100,7 @@ def _load_file(path: Path, text: str) -> ModuleType:
     name = f"bigbatch_user_{key}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_AsWritten(name, str(path)))
     assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while it runs
