@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bigbatch.errors import MachineError, UsageError
+from bigbatch.launch.facts import facts
 from bigbatch.launch.passed import resolved_keys
 from bigbatch.launch.ssh import Hosts, agent_on, ask, call_on, look_there, ranks_on, refuse_differences
 from bigbatch.launch.start import launched
@@ -171,11 +172,20 @@ def test_a_program_a_recipe_and_a_disk_that_are_missing_are_refused(hosts):
 
 
 def test_differences_are_refused_with_both_values():
-    same = {"a": {"recipe": "1", "torch": "2.13"}, "b": {"recipe": "2", "torch": "2.13"}}
-    with pytest.raises(UsageError, match="recipe: a has 1, b has 2") as raised:
+    same = {"a": {"rows.csv": "1", "torch": "2.13"}, "b": {"rows.csv": "2", "torch": "2.13"}}
+    with pytest.raises(UsageError, match=r"rows\.csv: a has 1, b has 2") as raised:
         refuse_differences(same)
     assert "torch" not in str(raised.value)
-    refuse_differences({"a": {"recipe": "1"}, "b": {"recipe": "1"}})
+    refuse_differences({"a": {"rows.csv": "1"}, "b": {"rows.csv": "1"}})
+
+
+def test_what_only_a_launcher_reads_may_be_said_on_one_host_alone(hosts):
+    request = {"recipe": hosts.folder / "recipe.yaml", "changes": {}, "seen": hosts.folder}
+    bare = facts(request, hosts.environ)
+    said = facts(
+        {**request, "changes": {"launch.hosts": ["a", "b"], "launch.max_restarts": 2}}, hosts.environ
+    )
+    assert bare["same"] == said["same"] and bare["keys"] == said["keys"]
 
 
 def test_ranks_are_shared_out():
