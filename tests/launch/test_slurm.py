@@ -203,3 +203,14 @@ def test_ranks_are_counted_over_all_nodes(ranks, each):
 def test_ranks_that_the_nodes_cannot_share_are_refused(ranks):
     with pytest.raises(UsageError, match="2 nodes share out evenly"):
         slurm._on_each(ranks, 2)
+
+
+def test_ranks_meet_beside_the_run_directory_however_its_root_is_said():
+    recipe = {"model": "m", "task": "classify", "data": {"train": "a.csv"}, "batch": 8, "updates": 2}
+    for root, where in (
+        ("~/all", Path.home() / "all/runs"),
+        ("/all", Path("/all/runs")),
+        (None, Path.cwd() / "runs"),
+    ):
+        loaded = load_recipe(recipe, {} if root is None else {"run.root": root})
+        assert slurm.shared_folder(loaded) == where == loaded.run_folder.parent

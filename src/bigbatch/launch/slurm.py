@@ -90,7 +90,7 @@ def slurm_command(
 
 def shared_folder(recipe: Any) -> Path:
     """Above the run directory, on the disk that the nodes share."""
-    return (Path(recipe.run.root or ".") / recipe.run.dir).absolute().parent
+    return recipe.run_folder.absolute().parent
 
 
 def submitted(
