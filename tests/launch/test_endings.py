@@ -24,6 +24,10 @@ def test_whoever_the_agent_ended_is_not_the_cause():
     assert code == 6 and "SIGKILL" in words and "memory" in words
 
 
+def test_a_signal_without_a_name_has_its_number():
+    assert told(_ending(0, -33, 1.0)) == (6, "rank 0 (process 100 on h) was killed (signal 33)")
+
+
 def test_endings_of_a_larger_group_are_forgotten(tmp_path):
     for rank in (0, 1):
         leave(tmp_path, _ending(rank, 6, 1.0, consequence=True), 0)

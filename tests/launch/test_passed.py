@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from bigbatch.errors import Problem, RecipeError, UsageError
+from bigbatch.errors import MachineError, Problem, RecipeError, UsageError
 from bigbatch.launch.passed import (
+    CHANGES_WORD,
+    RESOLVED,
     refuse_other_recipe,
     resolved_keys,
     settings_of,
@@ -69,3 +73,19 @@ def test_errors_repeat_no_credentials():
     expected = "Client error '404' for url 'https://hub.lab/api' through http://proxy:80/; mail me@x.org"
     assert str(UsageError(said)) == expected
     assert str(RecipeError([Problem(where="r.yaml", what=said)])) == f"r.yaml: {expected}"
+
+
+@pytest.mark.parametrize("came", ["", "[" * 100_000, '{"a": 1}', "[1]", "null", "x"])
+def test_changed_keys_that_no_launcher_wrote_are_refused(came):
+    with pytest.raises(UsageError, match="BIGBATCH_CHANGES"):
+        unstowed([CHANGES_WORD], {"BIGBATCH_CHANGES": came})
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000, "[]", '{"a": 1}', "a named pipe"])
+def test_a_damaged_word_of_the_launcher_is_no_recipe_of_the_users(tmp_path, content):
+    if content == "a named pipe":
+        os.mkfifo(tmp_path / RESOLVED)
+    else:
+        (tmp_path / RESOLVED).write_text(content)
+    with pytest.raises(MachineError, match="resolved.json"):
+        refuse_other_recipe(tmp_path, load_recipe({"model": "a/b"}))

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import BaseModel
 
 from bigbatch.errors import UsageError
+from bigbatch.run.checkpoints import CheckpointState
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.identity import (
     Fingerprint,
@@ -23,6 +25,7 @@ from bigbatch.run.identity import (
     read_identity,
     write_identity,
 )
+from bigbatch.run.saving import save_checkpoint
 from bigbatch.units import Quantity
 
 RECIPE = {
@@ -306,3 +309,22 @@ def test_identity_is_written_durably_and_first(tmp_path):
         found = decide(case, THIS)
         assert isinstance(found, (Start, Resume)), what
     assert json.loads((tmp_path / "identity.json").read_text())["digest"] == THIS.digest
+
+
+def test_a_damaged_identity_is_known_again_by_the_checkpoints(tmp_path):
+    """Only where the newest that can be read says that it computes the same."""
+    state = {"digest": THIS.digest, "progress": {}, "guard": {}}
+    path = tmp_path / "job"
+    home(path)
+    for step, run_id in ((1, "older"), (2, "this one")):
+        found = CheckpointState(step=step, tensors={"model/w": torch.ones(2)}, state=state, run_id=run_id)
+        save_checkpoint(path / "checkpoints", found, keep=2)
+    (path / "identity.json").write_text("[" * 100_000)
+    assert decide(path, THIS) == Resume(path=path, run_id="this one")
+    (path / "checkpoints" / "step-000002" / "index.json").write_text("")
+    assert decide(path, THIS) == Resume(path=path, run_id="older")
+    other = fingerprint(changed("epochs", 4), "d" * 64)
+    found = decide(path, other)
+    assert isinstance(found, NewName) and "damaged" in found.differences[0]
+    (path / "checkpoints" / "step-000001" / "state.json").write_text("{}")
+    assert isinstance(decide(path, THIS), NewName)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pyarrow as pa
 import pytest
 import torch
 
-from bigbatch.errors import UsageError
+from bigbatch.errors import MachineError, UsageError
 from bigbatch.run.parcel import pack, unpack
 from tests.models import tiny, tiny_tokenizer
 
@@ -61,3 +63,13 @@ def test_what_a_fresh_process_cannot_import_is_refused(tmp_path):
         pack(tmp_path, _arguments(model_or_recipe=torch.nn.Linear(2, 2)))
     with pytest.raises(UsageError, match="name it"):
         pack(tmp_path, _arguments(task=object()))
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000, "[]", '{"import_from": 3}', "a named pipe"])
+def test_a_damaged_parcel_is_named(tmp_path, content):
+    if content == "a named pipe":
+        os.mkfifo(tmp_path / "parcel.json")
+    else:
+        (tmp_path / "parcel.json").write_text(content)
+    with pytest.raises(MachineError, match=r"parcel\.json"):
+        unpack(tmp_path)

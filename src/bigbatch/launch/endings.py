@@ -143,13 +143,21 @@ def _was_ended(ending: Ending) -> bool:
     return ending.exit_code in (*INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
 
 
+def _signal_name(number: int) -> str:
+    """`SIGKILL`; those between the named and the real-time ones, and of other systems, have only a number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def told(ending: Ending, *, interrupted: bool = False) -> tuple[int, str]:
     """Exit code and sentence for the user."""
     if interrupted and ending.exit_code < 0:
         return 128 - ending.exit_code, "interrupted before the run had begun"
     who = f"rank {ending.rank} (process {ending.pid} on {ending.host})"
     if ending.exit_code < 0:
-        name = signal.Signals(-ending.exit_code).name
+        name = _signal_name(-ending.exit_code)
         hint = ": often the system had no memory left" if name == "SIGKILL" else ""
         return MachineError.exit_code, f"{who} was killed ({name}){hint}"
     if ending.exit_code in INTERRUPTED:

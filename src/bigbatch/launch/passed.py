@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bigbatch.errors import UsageError
+from bigbatch.documents import checked
+from bigbatch.errors import MachineError, UsageError
 from bigbatch.recipe.layers import (
     CHANGES_VARIABLE,
     ENVIRONMENT_PREFIX,
@@ -22,6 +23,7 @@ from bigbatch.recipe.layers import (
     WORKER_VARIABLE,
 )
 from bigbatch.recipe.load import recipe_values
+from bigbatch.stored import Damaged, json_value, read_object
 from bigbatch.written import replace_text
 
 CHANGES_WORD = "@changes"
@@ -52,7 +54,7 @@ def unstowed(changes: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     """The other way round.
 
     Raises:
-        UsageError: the variable did not come along.
+        UsageError: the variable did not come along, or holds something else.
     """
     if CHANGES_WORD not in changes:
         return list(changes)
@@ -62,7 +64,11 @@ def unstowed(changes: Sequence[str], environ: Mapping[str, str]) -> list[str]:
             "whatever starts it must pass the environment on (sbatch, srun: --export=ALL)"
         )
     at = list(changes).index(CHANGES_WORD)
-    return [*changes[:at], *json.loads(environ[CHANGES_VARIABLE]), *changes[at + 1 :]]
+    try:
+        came: list[str] = checked(json_value(environ[CHANGES_VARIABLE]), list[str])
+    except Damaged as error:
+        raise UsageError(f"{CHANGES_VARIABLE} {error}; expected what a launcher of bigbatch wrote") from None
+    return [*changes[:at], *came, *changes[at + 1 :]]
 
 
 def settings_of(environ: Mapping[str, str]) -> dict[str, str]:
@@ -123,7 +129,16 @@ def refuse_other_recipe(folder: Path, recipe: Any) -> None:
     Args:
         folder: the launch folder; of a launcher that has no recipe of its own to compare, it holds nothing of this.
         recipe: loaded here.
+
+    Raises:
+        UsageError: naming the keys that differ.
+        MachineError: what the launcher wrote is damaged.
     """
     path = folder / RESOLVED
-    if path.exists():
-        refuse_other_keys(json.loads(path.read_text(encoding="utf-8")), resolved_keys(recipe), "this process")
+    try:
+        launchers = checked(read_object(path), dict[str, str])
+    except FileNotFoundError:
+        return
+    except (OSError, Damaged) as error:
+        raise MachineError(f"{path}, which the launcher wrote, cannot be used: {error}") from None
+    refuse_other_keys(launchers, resolved_keys(recipe), "this process")

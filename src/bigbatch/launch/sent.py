@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
+from bigbatch.documents import Name, checked
 from bigbatch.errors import (
     EXIT_DONE,
     BigbatchError,
@@ -20,12 +23,23 @@ from bigbatch.errors import (
 )
 from bigbatch.launch.endings import INTERRUPTED
 from bigbatch.launch.start import launched
+from bigbatch.stored import Damaged, read_object
 from bigbatch.written import make_folders, replace_text
 
 if TYPE_CHECKING:
     from bigbatch.run.run import Run
 
 _ENDED = "ended.json"
+
+
+class _EndedFile(TypedDict):
+    """ended.json."""
+
+    path: Name
+    status: Name
+    signal: int | None
+
+
 _ERRORS: tuple[type[BigbatchError], ...] = (UsageError, DoesNotFit, GateMissed, Diverged, MachineError)
 
 
@@ -61,13 +75,20 @@ def train_sent(
         code = launched(recipe, ["worker", str(folder)], ranks, os.environ, said.append, hosts=nodes)
         if code is None:
             return None
-        ended = folder / _ENDED
-        content = json.loads(ended.read_text(encoding="utf-8")) if ended.exists() else None
+        content = _ended(folder / _ENDED)
     wrong = code not in (EXIT_DONE, *INTERRUPTED)
     if wrong or content is None:
         kind = next((each for each in _ERRORS if each.exit_code == code), BigbatchError)
         raise kind("\n".join(said[-1:]) or f"the workers ended with {code}")
     return _run(content, arguments)
+
+
+def _ended(path: Path) -> Any:
+    """What rank 0 left; None where it could not, or where the file is damaged."""
+    try:
+        return checked(read_object(path), _EndedFile)
+    except (OSError, Damaged):
+        return None
 
 
 def _run(content: Mapping[str, Any], arguments: Mapping[str, Any]) -> Run:

@@ -21,6 +21,7 @@ from bigbatch.launch.passed import refuse_other_keys, settings_of
 from bigbatch.launch.watch import process_state
 from bigbatch.recipe.layers import HOST_VARIABLE, WORKER_VARIABLE
 from bigbatch.run.beat import Sign
+from bigbatch.stored import Damaged, json_value
 
 SSH = (
     "ssh",
@@ -140,9 +141,16 @@ def _answer(hosts: Hosts, host: str, call: Call, request: Mapping[str, Any]) -> 
     if done.returncode:
         hint = f"; is bigbatch there, for {hosts.python}? --python names another interpreter"
         raise UsageError(f"host {host}: {last}{hint}")
-    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        answer = json_value((done.stdout.strip().splitlines() or [""])[-1])
+        if not isinstance(answer, dict):
+            raise Damaged("is no JSON object")
+    except Damaged as error:
+        raise UsageError(
+            f"host {host}: its answer {error}; does its shell write something at login, or is there another version?"
+        ) from None
     if "failed" in answer:
-        kind = UsageError if answer["exit_code"] == UsageError.exit_code else MachineError
+        kind = UsageError if answer.get("exit_code") == UsageError.exit_code else MachineError
         raise kind(f"host {host}: {answer['failed']}")
     return answer
 

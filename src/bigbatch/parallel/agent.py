@@ -22,9 +22,12 @@ from pathlib import Path
 from types import FrameType
 
 from bigbatch.processes import parent_of
+from bigbatch.stored import Damaged, read_object
 from bigbatch.written import replace_text
 
 HEARD_SECONDS = 2.0
+_MOST_BYTES = 2**20
+"""Of what a worker wrote down of itself."""
 
 
 class Forwarding:
@@ -101,13 +104,20 @@ def workers(folder: Path) -> list[int]:
     for path in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):
             found += [int(pid) for pid in path.read_text().split()]
-    for path in folder.glob("worker-*.json"):
-        with suppress(OSError, ValueError):
-            content = json.loads(path.read_text())
-            # Another container may hold another process of that number, and its agent have ours.
-            if parent_of(content["pid"]) == os.getpid():
-                found.append(content["pid"])
+    # Another container may hold another process of that number, and its agent have ours.
+    found += [pid for pid in _said(folder, "pid") if parent_of(pid) == os.getpid()]
     return sorted(set(found))
+
+
+def _said(folder: Path, key: str) -> list[int]:
+    """A number that workers wrote down of themselves; a file that is half written or damaged says nothing."""
+    found = []
+    for path in folder.glob("worker-*.json"):
+        with suppress(OSError, Damaged):
+            number = read_object(path, most_bytes=_MOST_BYTES).get(key)
+            if isinstance(number, int) and 0 <= number < 2**31:
+                found.append(number)
+    return found
 
 
 def main(words: list[str]) -> int:
@@ -165,10 +175,9 @@ def _write_down(folder: Path, error: object) -> None:
         }
         for rank, failure in error.failures.items()  # type: ignore[attr-defined]
     ]
-    restart = max((int(path.name.split("-")[1]) for path in folder.glob("ending-*-*.json")), default=0)
-    restart = max(
-        [restart, *(json.loads(path.read_text())["restart"] for path in folder.glob("worker-*.json"))]
-    )
+    left = [path.name.split("-")[1] for path in folder.glob("ending-*-*.json")]
+    started = [int(number) for number in left if number.isdecimal() and len(number) < 10]
+    restart = max([0, *started, *_said(folder, "restart")])
     path = folder / f"agent-{restart}-{host_name()}-{os.getpid()}.json"
     replace_text(path, json.dumps(found), durable=False)
 

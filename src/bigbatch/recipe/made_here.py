@@ -17,10 +17,12 @@ from pathlib import Path
 
 from bigbatch.recipe.references import is_reference
 from bigbatch.recipe.schema import Recipe
+from bigbatch.stored import open_plain, read_bytes
 
 MARK = "code.hmac"
 _KEY = (".local", "share", "bigbatch", "key")
 _KEY_BYTES = 32
+_MARK_BYTES = 1000
 
 
 def code_named(recipe: Recipe) -> list[str]:
@@ -46,8 +48,8 @@ def why_to_ask(run: Path) -> str | None:
             return f"others may write {path}"
     key = _key(make=False)
     try:
-        known = (run / MARK).read_text(encoding="ascii") if key is not None else ""
-    except (OSError, ValueError):
+        known = read_bytes(run / MARK, most_bytes=_MARK_BYTES).decode("ascii") if key is not None else ""
+    except (OSError, ValueError):  # damaged files too
         known = ""
     if key is None or not hmac.compare_digest(known, _digest(run, key)):
         return "it was not made here by you, or its recipe or code were changed since"
@@ -67,7 +69,8 @@ def _digest(run: Path, key: bytes) -> str:
     whole = hmac.new(key, digestmod=hashlib.sha256)
     for path in _parts(run):
         if path.is_file():
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            with open_plain(path) as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
             whole.update(f"{path.relative_to(run)}\0{content}\n".encode())
     return whole.hexdigest()
 

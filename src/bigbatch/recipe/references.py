@@ -20,8 +20,12 @@ from typing import Any
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.values import is_reference
+from bigbatch.stored import Damaged, read_bytes
 
-__all__ = ["is_reference", "referenced_files", "references", "resolve_reference"]
+__all__ = ["is_reference", "read_code", "referenced_files", "references", "resolve_reference"]
+
+_MOST_BYTES = 2**24
+"""Of a file of code."""
 
 
 def references(recipe: Recipe) -> dict[str, str]:
@@ -49,11 +53,12 @@ def referenced_files(recipe: Recipe) -> list[Path]:
     for key, reference in references(recipe).items():
         module, _, _ = reference.rpartition(":")
         path = recipe.resolve_path(module) if module.endswith(".py") else _module_file(module)
-        if path is None or not path.is_file():
-            what = f"{reference}: {_no_file(path) if path else _no_module(module, recipe.base)}"
-            problems.append(Problem(where=where, key=key, what=what))
-        else:
+        if path is None:
+            what = _no_module(module, recipe.base)
+        elif not (what := _unreadable(path)):
             found[path.resolve()] = None
+            continue
+        problems.append(Problem(where=where, key=key, what=f"{reference}: {what}"))
     if problems:
         raise RecipeError(problems)
     return list(found)
@@ -92,9 +97,10 @@ class _AsWritten(SourceFileLoader):
 
 
 def _load_file(path: Path, text: str) -> ModuleType:
-    if not path.is_file():
-        raise _refused(text, _no_file(path))
-    content = path.read_bytes()
+    what = _unreadable(path)
+    if what:
+        raise _refused(text, what)
+    content = read_code(path)
     # The same content is loaded once: two references into one file must see the same classes.
     key = hashlib.sha256(str(path.resolve()).encode() + b"\0" + content).hexdigest()[:16]
     name = f"bigbatch_user_{key}"
@@ -158,6 +164,32 @@ def _no_module(name: str, base: Path) -> str:
     file = f"{name.replace('.', '/')}.py"
     near = "it is" if (base / file).is_file() else "if it is"
     return f"no module {name} is installed or on PYTHONPATH; {near} a file beside the recipe: {file}:NAME"
+
+
+def read_code(path: Path) -> bytes:
+    """The content of a file of the user's code.
+
+    Raises:
+        RecipeError: it is no plain file, or far too large for code.
+        OSError: not there, or not for us.
+    """
+    try:
+        return read_bytes(path, most_bytes=_MOST_BYTES)
+    except Damaged as error:
+        raise _refused(str(path), str(error)) from None
+
+
+def _unreadable(path: Path) -> str:
+    """Why a file of code cannot be used; empty if it can."""
+    try:
+        read_bytes(path, most_bytes=_MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return _no_file(path)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    except Damaged as error:
+        return f"{path} {error}"
+    return ""
 
 
 def _no_file(path: Path) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from bigbatch.documents import readable
 from bigbatch.errors import CheckpointError, MachineError, UsageError
+from bigbatch.recipe.references import read_code
 from bigbatch.run.checkpoints import StoredCheckpoint, list_checkpoints
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.durable import FILES, FileOps, atomic_write_json
@@ -325,5 +326,5 @@ def _code(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of each file by its name; files of one name together."""
     sums: dict[str, Any] = {}
     for path in sorted(files):
-        sums.setdefault(path.name, hashlib.sha256()).update(path.read_bytes())
+        sums.setdefault(path.name, hashlib.sha256()).update(read_code(path))
     return {name: total.hexdigest() for name, total in sums.items()}

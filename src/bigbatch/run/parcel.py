@@ -22,21 +22,36 @@ from typing import Any
 import pyarrow as pa
 import torch
 from pyarrow import ipc
+from typing_extensions import TypedDict
 
 from bigbatch.data.objects import read_object
 from bigbatch.data.raw import to_table
-from bigbatch.errors import UsageError
+from bigbatch.documents import checked
+from bigbatch.errors import MachineError, UsageError
 from bigbatch.model.load import load_tokenizer
 from bigbatch.model.source import opened
 from bigbatch.model.tensors import named_tensors
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import ModelSpec, Recipe
 from bigbatch.run.inputs import is_dataset
+from bigbatch.stored import Damaged, read_json
 from bigbatch.written import replace_text
 
 NAME = "parcel.json"
 _POSITIONS = ("text", "label")
 """Roles of rows that are tuples."""
+
+
+class _ParcelFile(TypedDict):
+    """parcel.json."""
+
+    import_from: list[str]
+    model: dict[str, Any]
+    train: Any
+    validation: Any
+    tokenizer: bool
+    code: dict[str, Any]
+    rest: dict[str, Any]
 
 
 def pack(folder: Path, arguments: Mapping[str, Any]) -> None:
@@ -81,8 +96,12 @@ def unpack(folder: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: a class or function cannot be imported here, or the model came out different.
+        MachineError: the parcel is damaged.
     """
-    content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    try:
+        content = checked(read_json(folder / NAME), _ParcelFile)
+    except (OSError, Damaged) as error:
+        raise MachineError(f"{folder / NAME}, which the launcher wrote, cannot be used: {error}") from None
     sys.path += [entry for entry in content["import_from"] if entry not in sys.path]
     code = {name: _resolved(found) for name, found in content["code"].items()}
     return {

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from bigbatch.errors import MachineError
+from bigbatch.stored import Damaged, read_object
 from bigbatch.written import replace_text
 
 Kind = Literal["classify", "clm"]
@@ -132,7 +134,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_job(path: Path) -> Job:
     """The job that the parent wrote."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = _content(path)
     found["shapes"] = tuple(map(tuple, found["shapes"]))
     return _built(Job, found)
 
@@ -143,8 +145,22 @@ def outcome_from(found: Mapping[str, Any]) -> Outcome:
 
 
 def read_outcome(path: Path) -> Outcome:
-    """What a contestant wrote."""
-    return outcome_from(json.loads(path.read_text(encoding="utf-8")))
+    """What a contestant wrote.
+
+    Raises:
+        MachineError: it is damaged.
+    """
+    try:
+        return outcome_from(_content(path))
+    except TypeError as error:  # a key is missing
+        raise MachineError(f"{path} cannot be used: {error}") from None
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except Damaged as error:
+        raise MachineError(f"{path} {error}") from None
 
 
 def _built(kind: Any, found: Mapping[str, Any]) -> Any:
