@@ -179,6 +179,19 @@ def test_what_is_no_journal_is_set_aside(ten, what):
     assert (ten.path.parent / "metrics.jsonl.damaged-1").exists()
     journal.append(update(1))
     assert steps(ten.path.parent) == [("update", 1)]
+    assert journal.records == 1
+
+
+def test_a_journal_knows_how_many_records_it_holds(ten):
+    whole = len(ten.path.read_bytes().splitlines())
+    with ten.path.open("ab") as file:
+        file.write(b'{"kind": "upd')
+    journal = Journal(ten.path.parent)
+    assert journal.records == whole
+    journal.append(update(11))
+    assert journal.records == whole + 1
+    journal.rewind_to(4)
+    assert journal.records == len(ten.path.read_bytes().splitlines()) < whole
 
 
 def test_a_full_disk_leaves_whole_records(ten):

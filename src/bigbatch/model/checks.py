@@ -67,7 +67,12 @@ def _end(tokenizer: Any) -> str:
 
 def _length(positions: int | None, offset: int, tokenizer: Any, max_length: int | None) -> int:
     if max_length is None:
-        limits = [limit for limit in (positions, getattr(tokenizer, "model_max_length", None)) if limit]
+        told = getattr(tokenizer, "model_max_length", None)
+        if told is not None and (not isinstance(told, (int, float)) or told < 0):
+            raise ModelError(
+                f"tokenizer_config.json: model_max_length: found {told!r:.40}; expected a number of tokens"
+            )
+        limits = [limit for limit in (positions, told) if limit]
         return min([limit for limit in limits if limit < _NO_LIMIT], default=_FALLBACK_TOKENS)
     if positions is not None and max_length > positions:
         why = f" ({positions + offset} less {offset} that its padding takes)" if offset else ""

@@ -185,14 +185,19 @@ def remove_tree(path: Path, *, ops: FileOps = FILES) -> None:
     ops.remove(path)
 
 
-def set_aside(path: Path, *, ops: FileOps = FILES) -> Path:
+def set_aside(path: Path, *, named: str | None = None, ops: FileOps = FILES) -> Path:
     """Give a damaged file (or what lies in its place) another name beside it: `plan.json.damaged-1`.
+
+    Args:
+        path: what is damaged.
+        named: what the name begins with instead.
+        ops: the file operations.
 
     Raises:
         DiskError: it cannot be renamed.
     """
     number = 1
-    while os.path.lexists(target := path.with_name(f"{path.name}.damaged-{number}")):
+    while os.path.lexists(target := path.with_name(f"{named or path.name}.damaged-{number}")):
         number += 1
     try:
         ops.rename(path, target)

@@ -37,6 +37,8 @@ class Journal:
         self.path = directory / "metrics.jsonl"
         self.repaired_lines = 0
         """Lines, torn or damaged, that opening moved away."""
+        self.records = 0
+        """Lines that the file holds."""
         self._ops = ops
         self._last_update = 0
         self.notes: tuple[str, ...] = ()
@@ -44,7 +46,7 @@ class Journal:
         try:
             self._open()
         except Damaged as error:
-            self._last_update = 0
+            self._last_update = self.records = 0
             aside = set_aside(self.path, ops=ops)
             self.notes = (f"metrics.jsonl {error}: it is now {aside.name}, and the records begin anew",)
 
@@ -59,6 +61,7 @@ class Journal:
             assert line["step"] > self._last_update, f"update {line['step']} again, after {self._last_update}"
         text = json.dumps(_strict(line), ensure_ascii=False, allow_nan=False)
         append_line(self.path, text, ops=self._ops)
+        self.records += 1
         if line["kind"] == "update":
             self._last_update = line["step"]
 
@@ -84,6 +87,7 @@ class Journal:
             late = record_of(line)["step"] > step or (records is not None and len(kept) >= records)
             (lost if late else kept).append(line)
         self._move_away(kept, lost)
+        self.records = len(kept)
         self._last_update = min(step, self._last_update)
         return len(lost)
 
@@ -108,6 +112,7 @@ class Journal:
             if found["kind"] == "update":
                 self._last_update = found["step"]
         self._move_away(kept[:whole], damaged)
+        self.records = whole
         self.repaired_lines = len(damaged)
         if len(damaged) > len(kept) - whole:  # not only a torn end
             self.notes = (f"metrics.jsonl had {len(damaged)} damaged lines, which are now in metrics.lost",)
@@ -128,6 +133,7 @@ class NoJournal:
     """The journal of a rank that does not lead: rank 0 writes it."""
 
     repaired_lines = 0
+    records = 0
     notes: tuple[str, ...] = ()
 
     def append(self, record: Record | Mapping[str, Any]) -> None:

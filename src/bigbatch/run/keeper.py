@@ -13,6 +13,7 @@ from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.build import set_scaled, state_multiple
 from bigbatch.optim.state import load_optimizer_state
 from bigbatch.plan.frozen import Plan
+from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.rules.clocks import Clock
 from bigbatch.run.background import BackgroundSaver
@@ -166,6 +167,17 @@ class Keeper:
         self.saved_update = progress.update
         self.saved_clock = progress.clock(0.0)
         return progress, notes
+
+    def recount(self, progress: Progress, world: World) -> str | None:
+        """Count records as metrics.jsonl has them; why a checkpoint must know, where there are fewer than it says.
+
+        From a count that is too large, a resume after another kill could not tell which evaluations it repeats.
+        """
+        found = world.share(self.journal.records)
+        if found >= progress.journal_records:
+            return None
+        progress.journal_records = found
+        return "records of metrics.jsonl are gone"
 
     def load_best(self, parts: Parts, progress: Progress) -> str | None:
         """Put the best weights into the model, on every rank or on none.

@@ -35,6 +35,7 @@ from bigbatch.run.durable import (
     disk_error,
     make_folders,
     remove_tree,
+    set_aside,
     write_file,
 )
 from bigbatch.run.pieces import check_cover
@@ -305,7 +306,13 @@ def _prune(root: Path, step: int, keep: int, protect: frozenset[int], ops: FileO
 
 
 def _discard(path: Path, ops: FileOps) -> None:
-    """Take the name away durably before the contents: a half-removed checkpoint is never seen."""
+    """Take the name away durably before the contents: a half-removed checkpoint is never seen.
+
+    One with a folder in it holds what no checkpoint does, and so what is not ours to remove: it is set aside.
+    """
+    if path.is_dir() and any(entry.is_dir() and not entry.is_symlink() for entry in path.iterdir()):
+        set_aside(path, named=path.name.removeprefix(OLD), ops=ops)
+        return
     doomed = path.with_name(f"{TEMPORARY}remove-{path.name}")
     ops.rename(path, doomed)
     ops.fsync_dir(path.parent)

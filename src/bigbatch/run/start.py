@@ -19,7 +19,7 @@ from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Observer, World
 from bigbatch.recipe import made_here
 from bigbatch.recipe.load import dump_recipe, placed
-from bigbatch.recipe.references import referenced_files
+from bigbatch.recipe.references import read_code, referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
 from bigbatch.run.beat import NO_BEAT, Beat
@@ -292,6 +292,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         )
         events.append(carried_on_event(parts, progress, decision, asked=wishes.continue_from is not None))
         wishes.say(f"{events[-1].why}: {events[-1].did}")
+    first_save = "carried on with other settings" if carried_on else keeper.recount(progress, world)
     keeper.write_plan(parts.plan)
     directory.write_status("running", progress.update)
     wishes.planned(parts)
@@ -303,7 +304,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         observers=wishes.observers,
         side_events=wishes.side_events,
         first_events=events,
-        first_save="carried on with other settings" if carried_on else None,
+        first_save=first_save,
         check=lock.check if lock is not None else lambda: None,
         beat=wishes.beat,
     )
@@ -437,7 +438,7 @@ def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     if start.code:
         make_folders(directory.code)
     for path in start.code:
-        atomic_write_bytes(directory.code / path.name, path.read_bytes())
+        atomic_write_bytes(directory.code / path.name, read_code(path))
     made = made_here.mark(directory.path) if start.code else None
     if made is not None:
         atomic_write_text(directory.path / made_here.MARK, made)
