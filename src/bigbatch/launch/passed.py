@@ -22,7 +22,6 @@ from bigbatch.recipe.layers import (
     MEETING_VARIABLE,
     WORKER_VARIABLE,
 )
-from bigbatch.recipe.load import recipe_values
 from bigbatch.stored import Damaged, json_value, read_object
 from bigbatch.written import replace_text
 
@@ -99,6 +98,8 @@ def resolved_keys(recipe: Any) -> dict[str, str]:
             return
         text = json.dumps(value, sort_keys=True, default=str)
         found[".".join(path)] = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    from bigbatch.recipe.load import recipe_values  # the schema; the command line knows this module without it
 
     walk(recipe_values(recipe), ())
     return found
