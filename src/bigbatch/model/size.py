@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from torch.nn.modules import module as registration
 
 from bigbatch.errors import DoesNotFit, ModelError
+from bigbatch.stored import json_value
 
 MOST_LAYERS = 10_000
 MOST_LABELS = 1_000_000
@@ -81,11 +81,11 @@ def stored_in(files: Sequence[Path]) -> Stored:
             size = int.from_bytes(stream.read(8), "little")
             header = stream.read(size) if size <= min(_HEADER_BYTES, file.stat().st_size) else b""
         try:
-            found = json.loads(header)
+            found = json_value(header)
             shapes = [tensor["shape"] for name, tensor in found.items() if name != "__metadata__"]
             tensors += len(shapes)
             numbers += sum(prod(int(extent) for extent in shape) for shape in shapes)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(
                 f"{file}: cannot be opened: found no header of safetensors; expected a complete copy"
             ) from error
