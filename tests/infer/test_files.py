@@ -66,6 +66,28 @@ def test_every_format_gives_the_same_predictions(loaded, tmp_path: Path):
         assert [row["probabilities"] for row in found] == [row["probabilities"] for row in results[0]]
 
 
+def test_rows_need_not_have_the_same_fields_in_csv(tmp_path: Path):
+    predictions = [
+        {"embedding": [1.0, 2.0]},
+        {"embedding": [], "id": "two\nlines"},
+        {"query": [0.5], "document": [0.25], "score": -1.5},
+        {"id": "=4", "embedding": [3.0]},
+    ]
+    with open_output(tmp_path / "out.csv") as write:
+        for prediction in predictions:
+            write(prediction)
+    assert (tmp_path / "out.csv").read_text() == (
+        "embedding,id,query,document,score\n1.0|2.0,,,,\n,two\\x0alines,,,\n,,0.5,0.25,-1.5\n3.0,'=4,,,\n"
+    )
+
+
+def test_ids_that_only_some_rows_have(loaded, tmp_path: Path):
+    (tmp_path / "new.jsonl").write_text('{"review": "a"}\n{"review": "b", "id": 7}\n{"review": "c"}\n')
+    predict_file(loaded, tmp_path / "new.jsonl", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["", "7", ""]
+
+
 def test_csv_output_is_safe_and_complete(loaded, tmp_path: Path):
     texts = tmp_path / "new.csv"
     texts.write_text("id,review\n=cmd|' /C calc'!A0,a b\n-5,c\n\x1b[31mred,d\n")

@@ -48,7 +48,7 @@ def open_output(out: Path | TextIO | None, source: Path | None = None) -> Iterat
     _refuse_existing(out, source)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
+        with temporary.open("x+", encoding="utf-8", newline="") as file:
             yield formats[out.suffix.lower()](file)
             file.flush()
             os.fsync(file.fileno())
@@ -93,12 +93,26 @@ def _csv_rows(file: TextIO) -> Write:
 
     def write(prediction: Mapping[str, Any]) -> None:
         flat = _flat(prediction)
-        if not header:
-            header.extend(flat)
-            rows.writerow([safe_cell(name) for name in header])
-        rows.writerow([safe_cell(flat[name]) for name in header])
+        new = [name for name in flat if name not in header]
+        if new:
+            header.extend(new)
+            _rewrite_header(file, [safe_cell(name) for name in header], len(new))
+        rows.writerow([safe_cell(flat.get(name, "")) for name in header])
 
     return write
+
+
+def _rewrite_header(file: TextIO, header: Sequence[Any], new: int) -> None:
+    """Put a header with some more columns at its end over what was written: rows need not have the same fields.
+
+    Each row is one line, since line breaks within cells are escaped.
+    """
+    file.seek(0)
+    lines = file.read().split("\n")[1:-1]
+    file.seek(0)
+    file.truncate()
+    csv.writer(file, lineterminator="\n").writerow(header)
+    file.writelines(f"{line}{',' * new}\n" for line in lines)
 
 
 def _flat(prediction: Mapping[str, Any]) -> dict[str, Any]:
