@@ -99,7 +99,8 @@ def resolved_keys(recipe: Any) -> dict[str, str]:
         text = json.dumps(value, sort_keys=True, default=str)
         found[".".join(path)] = hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    from bigbatch.recipe.load import recipe_values  # the schema; the command line knows this module without it
+    # The whole schema, which --help has no use for.
+    from bigbatch.recipe.load import recipe_values
 
     walk(recipe_values(recipe), ())
     return found
