@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.optim.groups import names_of
 from bigbatch.optim.state import load_optimizer_state
 from bigbatch.parallel import axes
-from bigbatch.parallel.group import GroupWorld
+from bigbatch.parallel.group import GroupWorld, patience
 from bigbatch.parallel.periodic import Meeting
 from bigbatch.protocols import World
 from bigbatch.records import Update
@@ -366,3 +368,19 @@ def openings(world: World) -> list[int]:
         groups._backend = "nccl"
         groups._begin()
     return found
+
+
+def patient(world: World) -> list[float]:
+    """Seconds that each group beside the words waits for another rank: of gradients, of an axis, of one opened anew."""
+    _set_pg_timeout(timedelta(seconds=77))
+    own = GroupWorld(ours=False)
+    parameter = nn.Parameter(torch.ones(2))
+    own.reduce_gradients([parameter])
+    found = [patience(own._for_gradients)]
+    own.close()
+    groups = axes.AxisGroups(("shard",), (world.size,), "cpu")
+    found.append(patience(groups.mesh.get_group("shard")))
+    groups.close()
+    groups.open()
+    found.append(patience(groups.mesh.get_group("shard")))
+    return [each.total_seconds() for each in found]

@@ -92,3 +92,8 @@ def test_a_group_of_the_callers_is_left_as_often_as_one_likes_and_stays_open(ran
 def test_what_a_rank_that_left_has_written_lets_nobody_out_of_the_next_run(ranks, tmp_path):
     first, second = ranks.run(JOBS + "openings", 2, tmp_path)
     assert first == second and first[0] < first[1]
+
+
+@pytest.mark.world_size(2)
+def test_every_group_waits_as_long_as_the_recipe_says(ranks, tmp_path):
+    assert ranks.run(JOBS + "patient", 2, tmp_path) == [[77.0] * 3] * 2

@@ -19,10 +19,12 @@ from torch.distributed.distributed_c10d import (
     _get_default_store,
     _register_process_group,  # pyright: ignore[reportPrivateImportUsage]
     _resolve_process_group,  # pyright: ignore[reportPrivateImportUsage]
+    _set_pg_timeout,
     _unregister_process_group,  # pyright: ignore[reportPrivateImportUsage]
 )
 
 from bigbatch.parallel.alarm import Alarm
+from bigbatch.parallel.group import patience
 
 _OPENINGS = itertools.count(1)
 """Of this process, whichever run they are for: what a rank that left has written stays in the store."""
@@ -48,8 +50,12 @@ class AxisGroups:
         self._backend = backend
         # DTensor remembers the first of equal meshes for ever: all of them know their groups by the same names.
         self._names: list[Any] = [f"bigbatch {'x'.join(map(str, sizes))} {kind}: {axis}" for axis in axes]
+        self._patience = None if backend == "fake" else patience()
         for name, axis in zip(self._names, axes, strict=True):
-            self._name(name, self.mesh.get_group(axis))
+            group = self.mesh.get_group(axis)
+            if self._patience is not None:
+                _set_pg_timeout(self._patience, group)
+            self._name(name, group)
         self.mesh._dim_group_names = list(self._names)
         lines = [self.mesh.mesh.movedim(number, -1).reshape(-1, size) for number, size in enumerate(sizes)]
         self._lines: list[list[list[int]]] = [each.tolist() for each in lines]
@@ -82,7 +88,7 @@ class AxisGroups:
         own = dist.get_rank()
         for name, lines in zip(self._names, self._lines, strict=True):
             for ranks in lines:
-                group: Any = dist.new_group(ranks, backend=self._backend)
+                group: Any = dist.new_group(ranks, self._patience, backend=self._backend)
                 if own in ranks:
                     self._name(name, group)
         self._open = True

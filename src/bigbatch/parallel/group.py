@@ -154,9 +154,19 @@ class GroupWorld(Undivided):
         """Made at the first update and kept: hooks cost nothing while they are not armed."""
         if self._buckets is None:
             # Of their own: buckets are on their way while words are exchanged.
-            self._for_gradients = dist.new_group(dist.get_process_group_ranks(self.group))
+            members = dist.get_process_group_ranks(self.group)
+            self._for_gradients = dist.new_group(members, timeout=patience(self.group))
             self._buckets = Buckets(parameters, self._for_gradients)
         return self._buckets
+
+
+def patience(group: Any = None) -> timedelta:
+    """How long a rank waits for another in a group of torch.distributed; None: in the default one.
+
+    Groups that are opened beside it are told so: left alone they take torch's own, 10 minutes for NCCL.
+    """
+    found = dist.group.WORLD if group is None else group
+    return found._get_backend(torch.device("cpu")).options._timeout
 
 
 def _bytes(data: bytes) -> Tensor:
