@@ -235,15 +235,6 @@ def _rhythm(parts: Parts) -> dict[str, Any]:
     return {} if apart is None else {"sync": asdict(apart.rhythm)}
 
 
-def room_for_copy(memory_bytes: int) -> int:
-    """Bytes that a copy of what is saved may take: a quarter of the memory that this process may use.
-
-    Args:
-        memory_bytes: free main memory of this process's share of the machine.
-    """
-    return memory_bytes // 4
-
-
 def first_guess_bytes(recipe: Recipe, live: Live) -> int:
     """Disk space of a run as far as the size of its weights is known without loading them."""
     if live.module is not None:
