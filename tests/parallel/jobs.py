@@ -16,6 +16,7 @@ from bigbatch.infer.evaluate import evaluate
 from bigbatch.optim.groups import names_of
 from bigbatch.optim.state import load_optimizer_state
 from bigbatch.parallel import axes
+from bigbatch.parallel.gradients import Buckets
 from bigbatch.parallel.group import GroupWorld, patience
 from bigbatch.parallel.periodic import Meeting
 from bigbatch.protocols import World
@@ -384,3 +385,15 @@ def patient(world: World) -> list[float]:
     groups.open()
     found.append(patience(groups.mesh.get_group("shard")))
     return [each.total_seconds() for each in found]
+
+
+def views(world: World) -> list[list[float]]:
+    """Sums of gradients, the first of which to travel lies alone in its bucket and in memory of somebody else."""
+    large = nn.Parameter(torch.zeros(4))
+    parameters = [*(nn.Parameter(torch.zeros(2)) for _ in range(16)), large]
+    buckets = Buckets(parameters, None, bucket_bytes=16)
+    for number, parameter in enumerate(parameters):
+        parameter.grad = torch.full_like(parameter, float(number))
+    large.grad = torch.arange(8.0)[:4]
+    buckets.finish()
+    return [parameter.grad.tolist() for parameter in parameters if parameter.grad is not None]

@@ -97,3 +97,9 @@ def test_what_a_rank_that_left_has_written_lets_nobody_out_of_the_next_run(ranks
 @pytest.mark.world_size(2)
 def test_every_group_waits_as_long_as_the_recipe_says(ranks, tmp_path):
     assert ranks.run(JOBS + "patient", 2, tmp_path) == [[77.0] * 3] * 2
+
+
+@pytest.mark.world_size(2)
+def test_memory_of_a_gradient_is_never_used_for_the_next_ones(ranks, tmp_path):
+    expected = [[2.0 * number] * 2 for number in range(16)] + [[0.0, 2.0, 4.0, 6.0]]
+    assert ranks.run(JOBS + "views", 2, tmp_path) == [expected] * 2

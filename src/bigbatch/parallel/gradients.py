@@ -30,6 +30,8 @@ class _Sent:
     """What becomes the sum."""
     pieces: list[Tensor]
     """Of each parameter: views of it."""
+    memory: Tensor | None
+    """To be used again; None where the sum is the gradient itself, whose memory is not ours."""
 
 
 class Buckets:
@@ -122,24 +124,26 @@ class Buckets:
         bucket = self._buckets[self.sent]
         gradients = [_gradient(parameter) for parameter in bucket]
         if len(gradients) == 1 and gradients[0].is_contiguous():
-            flat, pieces = gradients[0], gradients
+            flat, pieces, memory = gradients[0], gradients, None
         else:
-            flat = self._memory(sum(each.numel() for each in gradients), gradients[0])
+            numbers = sum(each.numel() for each in gradients)
+            memory = self._memory(numbers, gradients[0])
+            flat = memory[:numbers]
             torch.cat([gradient.flatten() for gradient in gradients], out=flat)
             parts = flat.split([parameter.numel() for parameter in bucket])
             pieces = [part.view(parameter.shape) for part, parameter in zip(parts, bucket, strict=True)]
         self.sent += 1
         self.bytes_sent += flat.nbytes
         work = dist.all_reduce(flat, group=self._group, async_op=True)
-        self._under_way.append(_Sent(work, flat, pieces))
+        self._under_way.append(_Sent(work, flat, pieces, memory))
 
     def _memory(self, numbers: int, like: Tensor) -> Tensor:
         """Of a bucket that came back, if it is large enough."""
         for place, spare in enumerate(self._spare):
             if (spare.dtype, spare.device) == (like.dtype, like.device) and spare.numel() >= numbers:
-                return self._spare.pop(place)[:numbers]
+                return self._spare.pop(place)
         largest = max(numbers, self._bucket_bytes // like.element_size())
-        return torch.empty(min(largest, self._numbers), dtype=like.dtype, device=like.device)[:numbers]
+        return torch.empty(min(largest, self._numbers), dtype=like.dtype, device=like.device)
 
     def _receive(self, at_most: int) -> None:
         """Wait until so many are on their way, and put the sums of the others into `.grad`."""
@@ -161,8 +165,8 @@ class Buckets:
             oldest = self._under_way.pop(0)
             oldest.work.wait()
             yield bucket, oldest.pieces
-            if oldest.flat._base is not None:
-                self._spare.append(oldest.flat._base)
+            if oldest.memory is not None:
+                self._spare.append(oldest.memory)
 
 
 def _gradient(parameter: Tensor) -> Tensor:
