@@ -122,3 +122,54 @@ def test_half_written_entries_of_dead_processes_are_removed_and_young_ones_kept(
 def test_discarding_what_another_process_discarded_is_no_error(tmp_path: Path):
     cache.discard(tmp_path / "gone")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dtype", "|O"), ("dtype", "O"), ("dtype", ">i4"), ("dtype", "<i4,<i4"), ("dtype", 3), ("shape", [-3]),
+        ("shape", [10**18]), ("shape", []), ("shape", [True]), ("shape", 3), ("shape", [1.5]), ("sha256", None),
+    ],
+)  # fmt: skip
+def test_a_header_that_no_writer_wrote_is_not_believed_whatever_its_checksum(tmp_path, key, value):
+    folder = publish(tmp_path)
+    header = json.loads((folder / "header.json").read_text())
+    header["arrays"]["ids"][key] = value
+    seal(folder, header)
+    with pytest.raises(cache.Damaged):
+        cache.read(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", "", "x" * 200, "a\0b"])
+def test_a_header_leads_nowhere_else(tmp_path, name):
+    folder = publish(tmp_path)
+    header = json.loads((folder / "header.json").read_text())
+    (tmp_path / "outside.bin").write_bytes((folder / "ids.bin").read_bytes())
+    header["arrays"][name] = header["arrays"]["ids"]
+    seal(folder, header)
+    with pytest.raises(cache.Damaged):
+        cache.read(folder)
+
+
+@pytest.mark.parametrize("name", ["header.json", "ids.bin"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "nested", "NaN", "1e400"])
+def test_what_is_no_file_of_an_entry_is_not_waited_for(tmp_path, name, kind):
+    path = publish(tmp_path) / name
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text({"nested": "[" * 100_000, "NaN": '{"a": NaN}', "1e400": '{"a": 1e400}'}[kind])
+    with pytest.raises(cache.Damaged):
+        cache.read(path.parent)
+
+
+def seal(folder: Path, header: dict) -> None:
+    """With the checksum of what is written."""
+    header.pop("checksum")
+    header["checksum"] = cache._checksum(header)
+    (folder / "header.json").write_text(json.dumps(header))

@@ -494,3 +494,21 @@ def test_killed_twenty_times_while_saving(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("killed 20 times, step ")
     assert int(done.stdout.split()[-1]) >= 20
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_checkpoint_in_which_a_folder_lies_is_set_aside_and_not_removed(tmp_path, step):
+    """An old one, and one that is written again."""
+    for each in (1, 3):
+        save_checkpoint(tmp_path, make_state(each), keep=2)
+    mine = tmp_path / f"step-{step:06d}" / "index.json"
+    mine.unlink()
+    mine.mkdir()
+    (mine / "notes").write_text("mine")
+    for _ in range(2):
+        save_checkpoint(tmp_path, make_state(3), keep=1)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted({"step-000003", f"step-{step:06d}.damaged-1"})
+    assert (tmp_path / f"step-{step:06d}.damaged-1" / "index.json" / "notes").read_text() == "mine"
+    found, _ = load_newest(tmp_path)
+    assert found is not None and found.step == 3

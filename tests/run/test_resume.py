@@ -229,6 +229,24 @@ def test_without_any_complete_checkpoint_the_run_begins_anew_and_says_so(parent,
     assert_same(broken, straight)
 
 
+def test_records_that_are_gone_are_not_counted(parent, broken):
+    """Else a resume after another kill would look for the end of its records behind the end of the file."""
+    (broken.run / "metrics.jsonl").unlink()
+    (broken.run / "metrics.jsonl").mkdir()
+    code, output = parent.run(broken.folder, TRAIN, Kill(target=AFTER_UPDATE, nth=1))
+    assert code == -signal.SIGKILL and "metrics.jsonl is not a plain file" in output
+    newest = list_checkpoints(broken.run / "checkpoints")[-1]
+    counted = json.loads((newest / "state.json").read_text())["progress"]["journal_records"]
+    lines = [json.loads(line) for line in (broken.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines[:counted]] == ["resumed", "damaged"]
+    assert lines[counted]["event"] == "checkpoint" and "are gone" in lines[counted]["why"]
+    go_on(parent, broken)
+    steps = [record["step"] for record in records(broken.run, "update")]
+    assert steps == list(range(steps[0], UPDATES + 1))
+    evaluations = [(record["step"], record["split"]) for record in records(broken.run, "eval")]
+    assert len(evaluations) == len(set(evaluations))
+
+
 def test_a_checkpoint_of_another_run_is_refused(parent, broken, broken_off, job):
     code, _ = parent.run(job.folder, TRAIN, Kill(target=AFTER_UPDATE, nth=30))
     assert code == -signal.SIGKILL

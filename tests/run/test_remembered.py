@@ -1,0 +1,61 @@
+"""What was measured before is believed only as far as a measurement could have said it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bigbatch.run import remembered
+from bigbatch.run.remembered import Remembered
+
+GOOD = {
+    "micro_tokens": 512,
+    "evaluation_micro_tokens": 1024,
+    "tried": {"256": 1e-5, "512": 9e-6},
+    "attention": {"sdpa": 0.01},
+}
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    monkeypatch.setattr(remembered, "_key", lambda on, packing: "k")
+    return lambda: Remembered.of(SimpleNamespace(cache_dir=tmp_path), "packed")  # pyright: ignore
+
+
+def test_what_was_written_comes_back(tmp_path: Path, found):
+    assert not found().known
+    (tmp_path / "k.json").write_text(json.dumps(GOOD))
+    known = found()
+    assert (known.known, known.micro_tokens, known.tried) == (True, 512, {256: 1e-5, 512: 9e-6})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"micro_tokens": 0}, {"micro_tokens": -1}, {"micro_tokens": "many"}, {"micro_tokens": 2**40},
+        {"micro_tokens": 1.5}, {"evaluation_micro_tokens": None}, {"tried": {"x": 1.0}}, {"tried": {"-5": 1.0}},
+        {"tried": {"5": -1.0}}, {"tried": {"5": 0}}, {"tried": [1]}, {"tried": {"9" * 5000: 1.0}},
+        {"attention": {"sdpa": "fast"}}, {"attention": None},
+    ],
+)  # fmt: skip
+def test_what_no_measurement_says_is_forgotten(tmp_path: Path, found, change):
+    (tmp_path / "k.json").write_text(json.dumps({**GOOD, **change}))
+    assert not found().known and found().tried == {}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[" * 100_000, "[]", "null", '{"micro_tokens": 1e400}', "pipe", "folder"]
+)
+def test_what_is_no_such_file_is_forgotten_and_never_waited_for(tmp_path: Path, found, content):
+    path = tmp_path / "k.json"
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content == "folder":
+        path.mkdir()
+    else:
+        path.write_text(content)
+    assert not found().known
