@@ -52,12 +52,12 @@ def test_what_is_no_plain_file_is_no_recipe(tmp_path, place, kind):
     assert "strange.yaml" in said and kind in said
 
 
-@pytest.mark.slow
-def test_a_recipe_of_110_000_keys_is_refused_in_seconds(tmp_path):
+@pytest.mark.parametrize(("count", "said"), [(110_000, "more than 100,000 values"), (30_000, "29,900 more problems")])
+def test_tens_of_thousands_of_keys_are_refused_in_seconds(tmp_path, count, said):
     """What is measured is the time of the process, so that a busy machine does not fail it."""
     path = tmp_path / "recipe.yaml"
-    path.write_text(BASIC + "".join(f"k{n}: 1\n" for n in range(110_000)))
-    assert "values" in refused(path, seconds=30)
+    path.write_text(BASIC + "".join(f"a{n:x}:\n" for n in range(count)))
+    assert said in refused(path, seconds=20)
 
 
 @pytest.mark.parametrize(
