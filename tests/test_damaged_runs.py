@@ -164,7 +164,9 @@ def _lost(folder: Path, name: str, before: dict[str, bytes], command: str, recor
         changed = [path for path in changed if not path.startswith("runs/.cache/")]
         return f"changed or lost {changed}" if changed else ""
     # Training writes its own files anew and removes old checkpoints; what was recorded and what is not its own stays.
-    if any(path.endswith("/kept") for path in before) and not any(path.endswith("/kept") for path in after):
+    # A cache may be deleted at any time, with all that lies in it.
+    theirs = [path for path in before if path.endswith("/kept") and not path.startswith("runs/.cache/")]
+    if theirs and not any(path.endswith("/kept") for path in after):
         return "removed what lay in a folder"
     stayed = b"".join(content for path, content in after.items() if "/job/metrics." in path)
     gone = [line for line in records if line not in stayed]

@@ -52,7 +52,9 @@ def test_what_is_no_plain_file_is_no_recipe(tmp_path, place, kind):
     assert "strange.yaml" in said and kind in said
 
 
-@pytest.mark.parametrize(("count", "said"), [(110_000, "more than 100,000 values"), (30_000, "29,900 more problems")])
+@pytest.mark.parametrize(
+    ("count", "said"), [(110_000, "more than 100,000 values"), (30_000, "29,900 more problems")]
+)
 def test_tens_of_thousands_of_keys_are_refused_in_seconds(tmp_path, count, said):
     """What is measured is the time of the process, so that a busy machine does not fail it."""
     path = tmp_path / "recipe.yaml"

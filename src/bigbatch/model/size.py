@@ -14,7 +14,7 @@ import torch
 from torch.nn.modules import module as registration
 
 from bigbatch.errors import DoesNotFit, ModelError
-from bigbatch.stored import json_value
+from bigbatch.stored import json_value, open_plain
 
 MOST_LAYERS = 10_000
 MOST_LABELS = 1_000_000
@@ -77,15 +77,17 @@ def stored_in(files: Sequence[Path]) -> Stored:
     """
     tensors = numbers = 0
     for file in files:
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            header = stream.read(size) if size <= min(_HEADER_BYTES, file.stat().st_size) else b""
         try:
+            with open_plain(file) as stream:
+                size = int.from_bytes(stream.read(8), "little")
+                header = stream.read(size) if size <= min(_HEADER_BYTES, file.stat().st_size) else b""
             found = json_value(header)
             shapes = [tensor["shape"] for name, tensor in found.items() if name != "__metadata__"]
+            if not all(isinstance(extent, int) and extent >= 0 for shape in shapes for extent in shape):
+                raise TypeError("a shape is no list of counts")
             tensors += len(shapes)
-            numbers += sum(prod(int(extent) for extent in shape) for shape in shapes)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            numbers += sum(map(prod, shapes))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # damaged ones too
             raise ModelError(
                 f"{file}: cannot be opened: found no header of safetensors; expected a complete copy"
             ) from error

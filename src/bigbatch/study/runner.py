@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bigbatch.errors import MachineError
 from bigbatch.recipe.schema import Recipe
 from bigbatch.study.jobs import Job, Outcome, read_outcome, write_json
 from bigbatch.study.tables import TITLES
@@ -81,7 +82,10 @@ class Runner:
             self._clean(folder, out)
         if done.returncode or not out.exists():
             return Outcome(failed=_last_words(done))
-        return replace(read_outcome(out), started_at=started)
+        try:
+            return replace(read_outcome(out), started_at=started)
+        except MachineError as error:
+            return Outcome(failed=str(error))
 
     def tell(self, name: str, outcome: Outcome) -> None:
         """One line about a turn."""
