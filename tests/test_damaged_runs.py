@@ -158,10 +158,10 @@ def _lost(folder: Path, name: str, before: dict[str, bytes], command: str, recor
     """What is gone or changed of what lay there once the damage was done."""
     after = _files(folder)
     if command != "train":
-        written = {"report": "report.html", "compare": "comparison.html"}.get(command, "model/README.md")
-        changed = [path for path in before if after.get(path) != before[path] and not path.endswith(written)]
+        own = {"report": ("runs/job/report.html",), "compare": ("runs/comparison.html",)}.get(command, ())
         # Tokens that are damaged are made anew, by whichever command needs them.
-        changed = [path for path in changed if not path.startswith("runs/.cache/")]
+        own = (*own, "runs/.cache/")
+        changed = [path for path in before if after.get(path) != before[path] and not path.startswith(own)]
         return f"changed or lost {changed}" if changed else ""
     # Training writes its own files anew and removes old checkpoints; what was recorded and what is not its own stays.
     # A cache may be deleted at any time, with all that lies in it.
