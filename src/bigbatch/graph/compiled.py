@@ -19,6 +19,7 @@ from torch import nn
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.plan.forward import Compile
+from bigbatch.private import keep_compiled_code_private
 
 MOST_RECOMPILATIONS = 2
 """Each mode may compile again so often: the first time for any number of tokens, then for what was not foreseen."""
@@ -86,6 +87,7 @@ def _code_of(function: Callable[..., Any], backend: str, mode: tuple[bool, bool,
         "recompile_limit": 1 + MOST_RECOMPILATIONS,
         "isolate_recompiles": True,
     }
+    keep_compiled_code_private()
     return torch.compile(function, **options)
 
 

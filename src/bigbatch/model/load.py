@@ -36,6 +36,7 @@ from bigbatch.model.masters import full_precision, tie
 from bigbatch.model.names import clean_name
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
+from bigbatch.private import keep_compiled_code_private
 
 __all__ = ["LoadedModel", "check_model", "known_labels", "load_model", "load_tokenizer", "pad_id"]
 
@@ -161,6 +162,7 @@ def load_model(
         ModelError: what is wrong and what helps.
     """
     wanted = _Wanted(kind=kind, outputs=outputs, id2label=id2label, problem_type=problem_type, seed=seed)
+    unkept = keep_compiled_code_private()  # some models of transformers compile parts of themselves
     if module is None:
         module, notes = _from_source(spec, wanted, dropout)
     else:
@@ -168,7 +170,7 @@ def load_model(
         notes = [*full_precision(module), *_adopt(module, spec, wanted, dropout)]
     _check_head(module, wanted)
     set_trainable(module, spec.trainable)
-    return LoadedModel(module, tuple(notes))
+    return LoadedModel(module, (*notes, unkept) if unkept else tuple(notes))
 
 
 # ---------------------------------------------------------------- from a folder or the hub

@@ -19,6 +19,7 @@ from bigbatch.model.block_mask import block_mask
 from bigbatch.model.flash_dropout import Kernel, flash_with_dropout, why_not
 from bigbatch.model.grouped import grouped_attention
 from bigbatch.model.layout import Layout
+from bigbatch.private import keep_compiled_code_private
 
 _WIDTHS = 8
 """The operator needs the width of a head to be a multiple of it; `varlen_attn` says so by itself."""
@@ -149,6 +150,7 @@ def _flex(device: str) -> Any:
     if device == "cpu":
         return kernel
     if device not in _compiled_flex:
+        keep_compiled_code_private()
         _compiled_flex[device] = torch.compile(kernel, dynamic=True)
     return _compiled_flex[device]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.private import keep_compiled_code_private
 
 _SIGNED = {"exp_avg": True, "exp_avg_sq": False}
 _CONSTANT = "qmap"
@@ -51,6 +52,7 @@ def adamw_8bit(
     Reference:
         Dettmers et al. 2021, arXiv 2110.02861, "8-bit optimizers via block-wise quantization".
     """
+    keep_compiled_code_private()
 
     class AdamW8bit(torchao_optim().AdamW8bit):
         """The class of torchao, with `flat_state` and `whole_state` for checkpoints."""

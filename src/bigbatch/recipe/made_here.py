@@ -7,14 +7,15 @@ or changed since, has no such mark.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from bigbatch.private import make_private, why_not_private, why_shared
 from bigbatch.recipe.references import is_reference
 from bigbatch.recipe.schema import Recipe
 from bigbatch.stored import open_plain, read_bytes
@@ -39,13 +40,8 @@ def mark(run: Path) -> str | None:
 def why_to_ask(run: Path) -> str | None:
     """Why code of a run directory should not run unasked; None where it was made here by this user."""
     for path in _parts(run):
-        found = path.lstat()
-        if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
-            return f"{path} belongs to another user"
-        if stat.S_ISLNK(found.st_mode):
-            return f"{path} is a link"
-        if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _own_group(found.st_gid)):
-            return f"others may write {path}"
+        if why := why_shared(path):
+            return why
     key = _key(make=False)
     try:
         known = read_bytes(run / MARK, most_bytes=_MARK_BYTES).decode("ascii") if key is not None else ""
@@ -75,31 +71,22 @@ def _digest(run: Path, key: bytes) -> str:
     return whole.hexdigest()
 
 
-def _own_group(group: int) -> bool:
-    """Whether the group is the one that bears the user's name and has no other members."""
-    try:
-        import grp
-        import pwd
-
-        name = pwd.getpwuid(os.geteuid()).pw_name
-        found = grp.getgrgid(group)
-    except (ImportError, KeyError):
-        return False
-    return found.gr_name == name and set(found.gr_mem) <= {name}
-
-
 def _key(*, make: bool) -> bytes | None:
-    """The key in the user's home; made at first, readable by nobody else."""
+    """The key in the user's home; made at first, in a folder that is nobody else's.
+
+    One that others could have exchanged is none.
+    """
     try:
         place = Path.home().joinpath(*_KEY)
-        if make and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_bytes(_KEY_BYTES))
-        key = place.read_bytes()
-    except FileExistsError:
-        return _key(make=False)
-    except (OSError, RuntimeError):  # no home, or one that cannot be written
+        if make:
+            make_private(place.parent)
+            with contextlib.suppress(FileExistsError):
+                handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(secrets.token_bytes(_KEY_BYTES))
+        if why_not_private(place.parent) or why_shared(place):
+            return None
+        key = read_bytes(place, most_bytes=_KEY_BYTES)
+    except (OSError, RuntimeError, ValueError):  # no home, or one that cannot be written; no plain file
         return None
     return key if len(key) == _KEY_BYTES else None
