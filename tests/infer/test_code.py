@@ -145,6 +145,12 @@ class TestMadeHere:
             file.write("\n# more\n")
         assert why_to_ask(made) == "it was not made here by you, or its recipe or code were changed since"
 
+    @pytest.mark.timeout(60)
+    def test_a_pipe_in_the_place_of_the_mark_is_not_waited_for(self, made: Path) -> None:
+        (made / MARK).unlink()
+        os.mkfifo(made / MARK)
+        assert why_to_ask(made) == "it was not made here by you, or its recipe or code were changed since"
+
     @pytest.mark.parametrize("name", [".", "recipe.yaml", "code", "code/evil.py"])
     def test_others_may_write_it(self, made: Path, name: str) -> None:
         (made / name).chmod(0o777)

@@ -15,7 +15,17 @@ import pytest
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.launch.facts import facts
 from bigbatch.launch.passed import resolved_keys
-from bigbatch.launch.ssh import Hosts, agent_on, ask, call_on, look_there, ranks_on, refuse_differences
+from bigbatch.launch.ssh import (
+    Call,
+    Hosts,
+    _answer,
+    agent_on,
+    ask,
+    call_on,
+    look_there,
+    ranks_on,
+    refuse_differences,
+)
 from bigbatch.launch.start import launched
 from bigbatch.recipe.load import load_recipe
 from bigbatch.run.beat import Sign
@@ -194,3 +204,10 @@ def test_ranks_are_shared_out():
     assert ranks_on(facts, 6) == {"a": 3, "b": 3}
     with pytest.raises(UsageError, match="5 ranks"):
         ranks_on(facts, 5)
+
+
+@pytest.mark.parametrize("said", ["", "Welcome!", "[]", "[" * 100_000, '{"a": 1e400}'])
+def test_an_answer_that_is_none_is_the_hosts_and_no_bug(hosts, said):
+    call = Call(words=[sys.executable, "-c", f"print({said!r})"], line="settings\n")
+    with pytest.raises(UsageError, match="host a: its answer"):
+        _answer(hosts, "a", call, {})
