@@ -42,6 +42,7 @@ class IdentityFile(TypedDict):
     digest: Name
     what: dict[str, Any]
     outdates: NotRequired[str | None]
+    classes: NotRequired[list[str]]
 
 
 class LockFile(TypedDict):

@@ -156,7 +156,12 @@ def read_identity(directory: Path) -> Identity | None:
 
 
 def write_identity(
-    directory: Path, fingerprint: Fingerprint, *, run_id: str | None = None, ops: FileOps = FILES
+    directory: Path,
+    fingerprint: Fingerprint,
+    *,
+    run_id: str | None = None,
+    classes: Sequence[str] = (),
+    ops: FileOps = FILES,
 ) -> Identity:
     """Make a directory the home of this run; written before any other of its files.
 
@@ -164,13 +169,15 @@ def write_identity(
         directory: the run directory; it exists.
         fingerprint: what is computed there from now on.
         run_id: keeps the number of a run that goes on with another *what*; None gives a new one.
+        classes: what the model's outputs stand for, in order.
         ops: the file operations.
     """
     before, status = read_identity(directory), RunDirectory(directory).read_status()
     changed = before is not None and before.fingerprint.digest != fingerprint.digest
     outdates = status.updated_at if changed and status else before.outdates if before else None
     identity = Identity(run_id=run_id or uuid.uuid4().hex, fingerprint=fingerprint, outdates=outdates)
-    found = {"run_id": identity.run_id, "digest": fingerprint.digest, "what": dict(fingerprint.what)}
+    found: dict[str, Any] = {"run_id": identity.run_id, "digest": fingerprint.digest}
+    found |= {"what": dict(fingerprint.what), "classes": list(classes)}
     if outdates is not None:
         found["outdates"] = outdates
     atomic_write_json(directory / "identity.json", found, ops=ops)

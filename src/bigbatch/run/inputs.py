@@ -49,6 +49,11 @@ class Inputs:
     """Hash of the content of all splits."""
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the model's outputs."""
+        return () if self.labels is None else self.labels.names
+
+    @property
     def splits(self) -> dict[str, DataTable]:
         """Every split by its name in the records."""
         test = {} if self.test is None else {"test": self.test}

@@ -51,6 +51,7 @@ from bigbatch.run.progress import Progress
 from bigbatch.run.ranks import by_leader, check_same, decided, leader_only, shapes_of
 from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.run import Run
+from bigbatch.run.same_classes import check_same_classes
 from bigbatch.run.watched import check_watched
 from bigbatch.tasks.catalog import as_metric, task_from_recipe, with_settings
 from bigbatch.tasks.heads import told
@@ -119,7 +120,7 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     inputs = _checked_inputs(recipe, task, live)
     what = what_is_computed(recipe, inputs, live, code)
     check_same(wishes.world, _compared(what, code), socket.gethostname())
-    decision = decided(wishes.world, lambda: _decide(recipe, what, wishes))
+    decision = decided(wishes.world, lambda: _decide(recipe, what, inputs.classes, wishes))
     if isinstance(decision, Finished):
         wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
         directory = RunDirectory(decision.path, writes=wishes.world.rank == 0)
@@ -228,10 +229,14 @@ def _compared(what: Fingerprint, code: Sequence[Path]) -> dict[str, Any]:
     return {**what.what, **files, "versions": environment_versions()}
 
 
-def _decide(recipe: Recipe, what: Fingerprint, wishes: Wishes) -> Decision:
+def _decide(recipe: Recipe, what: Fingerprint, classes: Sequence[str], wishes: Wishes) -> Decision:
     if wishes.continue_from is not None:
-        return continue_run(wishes.continue_from, what, wishes.allow)
+        decision: Decision = continue_run(wishes.continue_from, what, wishes.allow)
+        check_same_classes(decision.path, classes)
+        return decision
     decision = decide(recipe.run_folder, what, resume=wishes.resume or None)
+    if isinstance(decision, (Resume, Finished)):
+        check_same_classes(decision.path, classes)  # rows of one content can declare another order
     if isinstance(decision, NewName):
         wishes.say(
             f"{decision.taken} holds another run ({'; '.join(decision.differences)}); "
@@ -327,7 +332,7 @@ def _take(directory: RunDirectory, wishes: Wishes, stack: ExitStack) -> tuple[Ru
 def _identify(directory: RunDirectory, start: _Start) -> str:
     """Write who lives here; the run's id."""
     kept = start.decision.run_id if isinstance(start.decision, Resume) else None
-    return write_identity(directory.path, start.what, run_id=kept).run_id
+    return write_identity(directory.path, start.what, run_id=kept, classes=start.inputs.classes).run_id
 
 
 def _damaged(notes: Sequence[str], progress: Progress, say: Say) -> list[Event]:
