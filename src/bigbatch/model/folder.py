@@ -22,6 +22,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bigbatch.errors import ModelError
 from bigbatch.model.clean import cleaned, names_code, read_json, read_object
+from bigbatch.model.files import check_file
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -158,6 +159,16 @@ class _Look:
             raise ModelError(f"{file}: found no regular file; expected one")
         return place
 
+    def fit(self, name: str) -> Path:
+        """Where a file really lies that others may open: of a size and depth that can be.
+
+        Raises:
+            ModelError: as `inside`, or the file's fault.
+        """
+        place = self.inside(name)
+        check_file(self.folder / name)
+        return place
+
     def object(self, name: str) -> dict[str, Any]:
         return read_object(self.inside(name))
 
@@ -249,7 +260,7 @@ class _Look:
     def show(self, view: Path, weights: tuple[str, ...]) -> None:
         """Fill the view."""
         for file in weights:
-            _link(self.inside(file), view / file)
+            _link(self.fit(file), view / file)
         if weights and weights != (WEIGHTS,):
             index = self.object(INDEX)
             _write(view / INDEX, {"metadata": index.get("metadata") or {}, "weight_map": index["weight_map"]})
@@ -264,10 +275,10 @@ class _Look:
                 and not path.name.startswith("config.")
                 and not path.is_dir()
             ):
-                _link(self.inside(path.name), view / path.name)
+                _link(self.fit(path.name), view / path.name)
         for path in sorted((self.folder / _TEMPLATES).glob("*.jinja")):
             (view / _TEMPLATES).mkdir(exist_ok=True)
-            _link(self.inside(f"{_TEMPLATES}/{path.name}"), view / _TEMPLATES / path.name)
+            _link(self.fit(f"{_TEMPLATES}/{path.name}"), view / _TEMPLATES / path.name)
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.modules import module as registration
 
 from bigbatch.errors import DoesNotFit, ModelError
-from bigbatch.stored import json_value, open_plain
+from bigbatch.model.files import check_weights
 
 MOST_LAYERS = 10_000
 MOST_LABELS = 1_000_000
@@ -26,7 +26,6 @@ _NEW_ELEMENTS = 50_000_000
 """Of a head or pooler that the weights do not have."""
 _NEW_TENSORS = 1_000
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
-_HEADER_BYTES = 100 * 2**20
 
 
 def check_numbers(config: Mapping[str, Any], where: str) -> None:
@@ -77,20 +76,9 @@ def stored_in(files: Sequence[Path]) -> Stored:
     """
     tensors = numbers = 0
     for file in files:
-        try:
-            with open_plain(file) as stream:
-                size = int.from_bytes(stream.read(8), "little")
-                header = stream.read(size) if size <= min(_HEADER_BYTES, file.stat().st_size) else b""
-            found = json_value(header)
-            shapes = [tensor["shape"] for name, tensor in found.items() if name != "__metadata__"]
-            if not all(isinstance(extent, int) and extent >= 0 for shape in shapes for extent in shape):
-                raise TypeError("a shape is no list of counts")
-            tensors += len(shapes)
-            numbers += sum(map(prod, shapes))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # damaged ones too
-            raise ModelError(
-                f"{file}: cannot be opened: found no header of safetensors; expected a complete copy"
-            ) from error
+        shapes = [tensor["shape"] for tensor in check_weights(file).values()]
+        tensors += len(shapes)
+        numbers += sum(map(prod, shapes))
     return Stored(tensors, numbers)
 
 

@@ -14,6 +14,7 @@ from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_o
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import stratified_share
 from bigbatch.data.tables import DataTable
+from bigbatch.model.files import check_file
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import ModelSpec, Recipe
@@ -158,7 +159,11 @@ def _digest(inputs: Inputs) -> str:
 
 
 def model_digest(recipe: Recipe, live: Live) -> str:
-    """Hash of the weights that training starts from: a live module's, a local folder's, or the hub name."""
+    """Hash of the weights that training starts from: a live module's, a local folder's, or the hub name.
+
+    Raises:
+        ModelError: a file of the folder that no model has.
+    """
     if live.module is not None:
         return module_digest(live.module)
     name = recipe.model.name or ""
@@ -167,6 +172,8 @@ def model_digest(recipe: Recipe, live: Live) -> str:
         return f"{name}@{recipe.model.revision or ''}"
     own = recipe.resolve_path(recipe.model.tokenizer) if recipe.model.tokenizer else folder
     files = sorted({*_model_files(folder), *_model_files(own)})
+    for path in files:  # none is hashed before all can be a model's
+        check_file(path)
     parts = [f"{path.name}:{file_digest(path)}" for path in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
