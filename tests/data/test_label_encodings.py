@@ -312,9 +312,9 @@ def test_rows_that_a_tokenizer_was_mapped_over_keep_the_names():
     for source in (mapped, mapped.rename_column("label", "labels")):
         table = read(source, Path())
         assert table.tokenised and find_labels(table).names == tuple(names)
-        assert table.rows.column("labels").to_pylist() == [2, 0]
-    with pytest.raises(DataError, match="class id 2, but there are 2 classes"):
-        find_labels(read(mapped, Path()), keep=["neg", "pos"])
+        assert table.rows.column("labels").to_pylist() == ["pos", "neg"]
+    with pytest.raises(DataError, match="row 1: labels: the data has pos, which is not among"):
+        find_labels(read(mapped, Path()), keep=["neg", "neutral"])
 
 
 def test_tags_laid_on_tokens_keep_the_names_of_the_one_column_they_fit():

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from bigbatch.data.class_names import NOT_COUNTED, label_of
-from bigbatch.data.problems import listed, nearest, one_error
+from bigbatch.data.problems import listed, nearest, one_error, shown_names
 from bigbatch.data.tables import DataTable
 
 Kind = Literal["single", "multi", "regression", "tags"]
@@ -139,9 +139,12 @@ def matched(
         DataError: lists of zeros and ones of another length, or where training has names.
     """
     role = "labels" if table.tokenised and role is not None else role
-    if role is None or kind == "regression" or role not in table.rows.column_names or table.has_class_ids:
+    if role is None or kind == "regression" or role not in table.rows.column_names:
         return table
     known = [class_name(name) for name in labels.names]
+    if table.has_class_ids:
+        _check_order(table, role, known, train)
+        return table
     if table.multi_hot:
         found = table.classes or ()
         if train is not None and not train.multi_hot:
@@ -154,10 +157,29 @@ def matched(
             raise one_error(table.where(0) if len(table) else "data", role, what)
         return _renamed(table, role, dict(zip(found, known, strict=True)))
     strange = set(distinct_labels(table, role)) - set(known)
+    if (
+        strange
+        and table.tokenised
+        and table.classes
+        and len(table.classes) <= len(known)
+        and _nameless(known)
+    ):
+        return _renamed(table, role, dict(zip(table.classes, known, strict=False)))
     for written in ({"1": "true", "0": "false"}, {"true": "1", "false": "0"}):
         if strange and strange <= set(written) and set(known) == set(written.values()):
             return _renamed(table, role, written)
     return table
+
+
+def _check_order(table: DataTable, role: str, known: Sequence[str], train: DataTable | None) -> None:
+    """Refuse class ids without names where the order of training's own is not that of the model."""
+    declared = None if train is None or not train.tokenised or train.has_class_ids else train.classes
+    if declared is not None and list(declared) != list(known):
+        what = (
+            f"class ids without names: training's stand in the order {shown_names(declared)}, the model's in "
+            f"{shown_names(known)}; use names of classes, or a ClassLabel"
+        )
+        raise one_error(table.where(0) if len(table) else "data", role, what)
 
 
 def _as_class_ids(table: DataTable, role: str) -> DataTable:
@@ -171,6 +193,11 @@ def _as_class_ids(table: DataTable, role: str) -> DataTable:
     place = table.rows.column_names.index(role)
     rows = table.rows.set_column(place, role, pa.chunked_array([pa.array(ids, column.type)]))
     return replace(table, rows=rows, classes=None, multi_hot=False)
+
+
+def _nameless(names: Sequence[str]) -> bool:
+    """Whether classes are called by their ids: `0`, `1`, …, or `LABEL_0`, `LABEL_1`, …"""
+    return all(name in (str(index), f"LABEL_{index}") for index, name in enumerate(names))
 
 
 def _renamed(table: DataTable, role: str, names: Mapping[str, str]) -> DataTable:

@@ -34,3 +34,9 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     """`a, b, c` or `a, b, c and 9 more`."""
     shown = ", ".join(map(str, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Names between quotes, so that blanks are seen: `['a ', 'a']`."""
+    quoted = listed([repr(name) for name in names])
+    return f"[{quoted}]"

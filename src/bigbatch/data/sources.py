@@ -18,13 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.columns import ID, pick_columns
 from bigbatch.data.files import find_files, read_file
+from bigbatch.data.labels import class_name
 from bigbatch.data.objects import read_object
-from bigbatch.data.problems import data_error, nearest, one_error
+from bigbatch.data.problems import data_error, listed, nearest, one_error, shown_names
 from bigbatch.data.raw import Column, Raw, named_order
 from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable, innermost
-from bigbatch.data.values import convert, convert_labels
+from bigbatch.data.values import Where, convert, convert_labels
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
 
@@ -67,7 +69,7 @@ def read_table(
     parts = []
     for raw, own in _sources(files, base, roles, encoding, quoting):
         parts.append(_to_roles(raw, {**columns, **own}, roles))
-    table = _join(parts)
+    table = _join(_named(parts, roles))
     return _drop_empty(table, roles) if empty_text == "drop" and not table.tokenised else table
 
 
@@ -103,9 +105,10 @@ def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) ->
     classes: tuple[str, ...] | None = None
     places = 0
     for role, column in picked.items():
-        names = raw.class_names.get(column)
         kind = "text" if role == ID else roles[role].kind
-        values = with_names(loaded[column], names) if kind in CLASSES else loaded[column]
+        names = _own_names(raw, column) if kind in CLASSES else None
+        values, found = with_names(loaded[column], names, column, raw.where)
+        problems += found
         if kind == "labels":
             converted[role], found, places = convert_labels(values, column, raw.where)
         else:
@@ -126,20 +129,43 @@ def _declared(
     return named_order(names) if names is not None else order
 
 
-def with_names(column: Column, names: tuple[str, ...] | None) -> Column:
-    """Class ids by their names, -1 (no label) as missing. Other values stay, and are refused where they are none."""
+def _own_names(raw: Raw, column: str) -> tuple[str, ...] | None:
+    """What the class ids of a column are called, if it says so (a ClassLabel).
+
+    Raises:
+        DataError: two of the names are one class.
+    """
+    names = raw.class_names.get(column)
+    if names is not None and len(set(map(class_name, names))) < len(names):
+        raise one_error(raw.name or "data", column, f"two of these names are one class: {shown_names(names)}")
+    return names
+
+
+def with_names(
+    column: Column, names: tuple[str, ...] | None, key: str, where: Where
+) -> tuple[Column, list[Problem]]:
+    """Class ids by their names, -1 (no label) as missing; ids without a name are problems. Other values stay."""
     if names is None:
-        return column
-    values = column if isinstance(column, list) else column.to_pylist()
+        return column, []
+    problems: list[Problem] = []
 
-    def named(value: Any) -> Any:
+    def named(value: Any, row: int) -> Any:
         if isinstance(value, list):
-            return [named(item) for item in value]
-        if isinstance(value, int) and 0 <= value < len(names):
-            return names[value]
-        return None if value in (-1, None) else value
+            return [named(item, row) for item in value]
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or value == int(NOT_COUNTED):
+            return value
+        if value >= len(names) or value < -1:
+            what = f"class id {value}, but the column has {len(names)} names: {listed(names)}"
+            problems.append(Problem(where=where(row), key=key, what=what))
+        return names[value] if 0 <= value < len(names) else None
 
-    return [named(value) for value in values]
+    values = column if isinstance(column, list) else column.to_pylist()
+    found = [named(value, row) for row, value in enumerate(values)]
+    if problems:  # what stands in their place is no second problem
+        return [None] * len(found), problems
+    return found, []
 
 
 def _tokenised(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -> DataTable:
@@ -166,7 +192,7 @@ def _tokenised(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -
     if kind in ("label", "tags") and "labels" in found:
         found["labels"] = _whole(found["labels"])
     table = _table(raw, pa.table(found), tokenised=True)
-    return replace(table, classes=_names_of_ids(raw, names.get("labels"), table))
+    return table if kind is None else replace(table, classes=_names_of_ids(raw, names.get("labels"), table))
 
 
 def _whole(column: Any) -> Any:
@@ -196,7 +222,7 @@ def _names_of_ids(raw: Raw, column: str | None, table: DataTable) -> tuple[str, 
     has names, and all ids of every row are among that column's of the same row, they are its classes.
     """
     if column is None or column in raw.class_names:
-        return raw.class_names.get(column or "")
+        return None if column is None else _own_names(raw, column)
     targets = table.rows.column("labels").to_pylist()
     fitting = []
     for name in raw.class_names:
@@ -204,7 +230,7 @@ def _names_of_ids(raw: Raw, column: str | None, table: DataTable) -> tuple[str, 
         rows = values if isinstance(values, list) else values.to_pylist()
         if all(_ids_in(ids) - {-100} <= _ids_in(own) for ids, own in zip(targets, rows, strict=True)):
             fitting.append(name)
-    return raw.class_names[fitting[0]] if len(fitting) == 1 else None
+    return _own_names(raw, fitting[0]) if len(fitting) == 1 else None
 
 
 def _ids_in(value: Any) -> set[Any]:
@@ -228,6 +254,43 @@ def _table(raw: Raw, rows: pa.Table, *, tokenised: bool) -> DataTable:
         warnings=raw.warnings,
         tokenised=tokenised,
     )
+
+
+def _named(parts: Sequence[DataTable], roles: Mapping[str, Role]) -> list[DataTable]:
+    """Rows of token ids with their class ids by name, where the ids of any file have names: from here on they are
+    matched like all names are. Ids of files without names are places in the order of the one that has them.
+
+    Raises:
+        DataError: an id without a name; ids without names beside files whose names have different orders.
+    """
+    with_ids = [part for part in parts if part.tokenised and part.has_class_ids]
+    orders = list(dict.fromkeys(part.classes for part in with_ids if part.classes))
+    bare = next((part for part in with_ids if not part.classes), None)
+    if not orders:
+        return list(parts)
+    if bare is not None and len(orders) > 1:
+        what = (
+            f"class ids without names, beside files that name them {' and '.join(map(shown_names, orders))}"
+        )
+        raise one_error(_source(bare), "labels", f"{what}; use one order, or names in all files")
+    kind = next(role.kind for role in roles.values() if role.kind in CLASSES)
+    return [_by_name(part, part.classes or orders[0], kind) if part in with_ids else part for part in parts]
+
+
+def _by_name(table: DataTable, names: tuple[str, ...], kind: str) -> DataTable:
+    if "labels" not in table.rows.column_names:
+        return table
+    place = table.rows.column_names.index("labels")
+    values, problems = with_names(table.rows.column(place), names, "labels", table.where)
+    column, more = convert(values, kind, "labels", table.where)
+    if problems or more:
+        raise data_error(problems or more)
+    rows = table.rows.set_column(place, "labels", column)
+    return replace(table, rows=rows, classes=named_order(names))
+
+
+def _source(table: DataTable) -> str:
+    return table.origin[0][0] if table.origin else "data"
 
 
 def _join(parts: Sequence[DataTable]) -> DataTable:

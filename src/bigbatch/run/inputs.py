@@ -116,7 +116,9 @@ def _labels(recipe: Recipe, task: Any, live: Live, train: DataTable, kind: Kind)
     known = None if given or kind == "regression" else known_labels(local_model(recipe), live.module)
     if known is None:
         return labels
-    if train.has_class_ids and train.classes is not None:  # what the ids mean is said
+    if (
+        train.tokenised and train.classes is not None
+    ):  # ids elsewhere without names follow the order declared here
         return labels
     # Class ids, and places in lists of zeros and ones, may be those of the model's head.
     by_place = (train.has_class_ids or train.multi_hot) and len(known) == len(labels)
