@@ -156,6 +156,16 @@ def test_a_contestant_that_crashes_is_reported_and_the_others_go_on(stand_ins, r
     assert "no such kernel" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
+def test_what_else_lies_beside_the_results_stays(stand_ins, recipe, tmp_path):
+    for name in ("work", "profile", ".bench-"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("mine")
+    bench(recipe, out=tmp_path, updates=2, rounds=1, contestants=("bigbatch",))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(
+        ["work", "profile", ".bench-", *3 * ["thesis.tex"], "results.json", "results.md"]
+    )
+
+
 def test_one_that_hangs_is_ended(stand_ins, recipe, tmp_path, monkeypatch):
     monkeypatch.setitem(CONTESTANTS, "torch-loop", script("import time; time.sleep(60)"))
     results = bench(

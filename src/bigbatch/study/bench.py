@@ -29,7 +29,7 @@ from bigbatch.study.runner import (
     machine_facts,
 )
 from bigbatch.study.tables import TITLES, console, markdown
-from bigbatch.written import as_named, replace_text
+from bigbatch.written import as_named, new_folder, replace_text
 
 TRIED_MICRO_SAMPLES = (8, 16, 32, 64)
 """Samples a device takes at once that the Trainer at its best chooses from."""
@@ -59,7 +59,7 @@ def bench(
 
     Args:
         recipe: what is computed; schedule, evaluation and checkpoints are left out.
-        out: folder of the results; what is in it is replaced, unless `resume`.
+        out: folder of the results; only what is called as they are is replaced in it, and not when `resume`.
         against: who competes: `hf` for Hugging Face's Trainer and a plain PyTorch loop.
         updates: counted updates of a round.
         rounds: turns of every contestant.
@@ -82,24 +82,25 @@ def bench(
     from bigbatch.study.prepare import prepare
 
     out.mkdir(parents=True, exist_ok=True)
-    work = out.resolve() / "work"  # which may be a link: that is not followed
-    shutil.rmtree(work, ignore_errors=True)
-    say("preparing data, model and order of samples")
-    on_gpu = choose_device(recipe.plan.device).startswith("cuda")
-    prepared = prepare(recipe, work, counted_updates=updates, warmup_updates=warmup_updates, compiled=on_gpu)
-    job = prepared.job
-    results = Results(
-        date=utc_now(),
-        command=command,
-        machine=machine_facts(recipe),
-        versions=installed_versions(),
-        setting={**prepared.setting, "contestants": list(names)},
-        train_flops=prepared.work.train_flops,
-    )
-    results = _earlier(out, results) if resume else results
-    started = time.monotonic()
-    runner = Runner(work, timeout_seconds, say)
+    work = new_folder(out.resolve(), ".bench-")  # whatever else lies in `out` is the user's
     try:
+        say("preparing data, model and order of samples")
+        on_gpu = choose_device(recipe.plan.device).startswith("cuda")
+        prepared = prepare(
+            recipe, work, counted_updates=updates, warmup_updates=warmup_updates, compiled=on_gpu
+        )
+        job = prepared.job
+        results = Results(
+            date=utc_now(),
+            command=command,
+            machine=machine_facts(recipe),
+            versions=installed_versions(),
+            setting={**prepared.setting, "contestants": list(names)},
+            train_flops=prepared.work.train_flops,
+        )
+        results = _earlier(out, results) if resume else results
+        started = time.monotonic()
+        runner = Runner(work, timeout_seconds, say)
         chosen = _micro_samples(results, names, job, runner)
         longest = 0.0
         while len(results.rounds) < rounds:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from bigbatch.errors import ModelError, UsageError
 from bigbatch.recipe.schema import Recipe
+from bigbatch.stored import read_text
+
+_CARD = "Weights of "
+"""How the model card of a folder begins that was written here."""
 
 
 def branch_words(start: str | None, folder: Path, recipe: Recipe) -> tuple[str, ...]:
@@ -46,6 +51,10 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
             f"--from {checkpoint}: its run has not finished, so that there is no {home} to take configuration and "
             "tokenizer from; finish the run, or name a model folder"
         )
+    if os.path.lexists(out) and not _is_ours(out):
+        raise UsageError(
+            f"{out} would be replaced by the weights of {checkpoint}, and is not ours; move it away"
+        )
     from bigbatch.infer.load import open_model
     from bigbatch.model.encoder import bare
     from bigbatch.model.export import save_model
@@ -67,8 +76,16 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
             f"--from {checkpoint}: its weights do not fit {home}: {', '.join([*lost, *unexpected][:5])}"
         )
     files = extra_files(opened.task, module)
-    save_model(module, opened.tokenizer, out, f"Weights of {checkpoint.name}.\n", files=files)
+    save_model(module, opened.tokenizer, out, f"{_CARD}{checkpoint.name}.\n", files=files)
     return out
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether an earlier start left it."""
+    try:
+        return not folder.is_symlink() and read_text(folder / "README.md", most_bytes=1000).startswith(_CARD)
+    except (OSError, ValueError):
+        return False
 
 
 def _whole(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
