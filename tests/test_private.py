@@ -177,3 +177,26 @@ def test_loading_a_model_is_enough(home: Path) -> None:
     os.environ[COMPILED] = ""
     load_model(ModelSpec(name="x"), seed=0, dropout=None, module=tiny("bert"), kind="sequence", outputs=3)
     assert Path(os.environ[COMPILED]).is_relative_to(home / ".cache/bigbatch")
+
+
+def test_a_site_file_that_others_could_change_is_refused(home: Path) -> None:
+    from bigbatch.errors import RecipeError
+    from bigbatch.recipe.layers import site_layer
+
+    site = home / "bigbatch/site.yaml"
+    site.parent.mkdir()
+    site.write_text("run: {root: here}\n")
+    places = {"XDG_CONFIG_HOME": str(home)}, {"BIGBATCH_SITE": str(site)}
+    for environ in places:
+        site.chmod(0o666)
+        with pytest.raises(RecipeError, match=r"site\.yaml: others may write .*; expected .* \(chmod go-w"):
+            site_layer(environ, None)
+        site.chmod(0o644)
+        found = site_layer(environ, None)
+        assert found is not None and found.values == {"run": {"root": "here"}}
+    if os.geteuid() == 0:
+        os.chown(site, 65534, 65534)
+        with pytest.raises(RecipeError, match="belongs to another user"):
+            site_layer(places[0], None)
+    else:
+        assert private.why_shared(Path("/etc/passwd"), or_root=True) == ""

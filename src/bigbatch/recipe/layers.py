@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.private import why_shared
 from bigbatch.recipe.slurm import SlurmSpec
 from bigbatch.recipe.sugar import ALTERNATIVES, desugar
 from bigbatch.recipe.values import is_reference, kind_of, nearest
@@ -109,6 +110,7 @@ def site_layer(environ: Mapping[str, str], site: Path | None) -> Layer | None:
         site = Path(home, "bigbatch", "site.yaml") if home else None
         if site is None or not os.path.lexists(site):
             return None
+    refuse_shared(site)
     layer = file_layers(site)[-1]
     wanted = "a site file may set plan, launch, observers and run.root only"
     for key in list(layer.values):
@@ -122,6 +124,26 @@ def site_layer(environ: Mapping[str, str], site: Path | None) -> Layer | None:
                 layer.problems.append(Problem(where=where, key=f"run.{other}", what=wanted))
             layer.values[key] = {name: value for name, value in inner.items() if name == "root"}
     return layer
+
+
+def refuse_shared(site: Path) -> None:
+    """Its words become lines of a batch script, and name code: it is the user's own, or the administrator's.
+
+    A link to it is followed, as from a home to a folder of settings.
+
+    Raises:
+        RecipeError: others may write it, or it belongs to another user.
+    """
+    try:
+        why = why_shared(Path(os.path.realpath(site)), or_root=True)
+    except (OSError, ValueError):  # not there: said where it is read
+        return
+    if why:
+        what = (
+            f"{why}; expected a site file that only you or the administrator can change "
+            "(chmod go-w it, or copy it and name the copy in $BIGBATCH_SITE)"
+        )
+        raise RecipeError([Problem(where=str(site), what=what)])
 
 
 def refuse_shell_lines(layer: Layer) -> None:
