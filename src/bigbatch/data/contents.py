@@ -1,8 +1,8 @@
 """The bytes of a data file: of plain files only, unpacked as they are read, with an end.
 
-The rule: a packed file (`.gz`, `.bz2`, `.zst`, and Parquet, which packs by itself) may hold `MOST_RATIO` times its own
-size, and 256 MiB in any case. Text is packed 3 to 20 times; 4 MiB of `.gz` can stand for 4 GiB of nothing. Whoever has
-such a file on purpose unpacks it: a file as it is has no limit but the memory.
+The rule: a packed file (`.gz`, `.bz2`, `.zst`, and Parquet and Arrow, which pack by themselves) may hold `MOST_RATIO`
+times its own size, and 256 MiB in any case. Text is packed 3 to 20 times; 4 MiB of `.gz` can stand for 4 GiB of
+nothing. Whoever has such a file on purpose unpacks it: a text file as it is has no limit but the memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-from pyarrow import parquet
 
 from bigbatch.stored import Damaged, check_plain, open_plain
 from bigbatch.units import show_bytes
@@ -22,7 +21,6 @@ _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 PACKED = tuple(_CODECS)
 """Suffixes behind the kind of file: `reviews.csv.gz`."""
 _CHUNK_BYTES = 2**22
-_BATCH_ROWS = 2**14
 
 
 def content_of(path: Path) -> bytes:
@@ -45,7 +43,7 @@ def content_of(path: Path) -> bytes:
                 )
             content += chunk
             if most is not None and len(content) > most:
-                raise Damaged(_too_much(size_bytes, most))
+                raise Damaged(too_much(size_bytes, most))
     return bytes(content)
 
 
@@ -54,50 +52,19 @@ def most_bytes(size_bytes: int) -> int:
     return max(ALWAYS_BYTES, MOST_RATIO * size_bytes)
 
 
-def _too_much(size_bytes: int, most: int) -> str:
+def too_much(size_bytes: int, most: int) -> str:
+    """Why a file is refused."""
     return (
         f"unpacks to more than {show_bytes(most)}, from {show_bytes(size_bytes)}; if that is meant, unpack it first: "
         "a file that is not packed has no such limit"
     )
 
 
-def check_parquet(path: Path) -> tuple[pa.Schema, int]:
-    """Columns and number of rows of a Parquet file, as far as a file of its size can be believed.
+def check_rows(rows: int, size_bytes: int) -> None:
+    """Whether a file of this size can hold so many rows.
 
     Raises:
-        Damaged: not a plain file, or numbers of rows that cannot be.
-        OSError, pa.ArrowException: it cannot be read.
+        Damaged: it cannot.
     """
-    size_bytes = check_plain(path)
-    with parquet.ParquetFile(path) as file:
-        found, schema = file.metadata, file.schema_arrow
-    rows = [found.row_group(number).num_rows for number in range(found.num_row_groups)]
-    if found.num_rows != sum(rows) or min(rows, default=0) < 0:
-        raise Damaged(f"says that it has {found.num_rows:,} rows, and its row groups {sum(rows):,}")
-    if found.num_rows > max(ALWAYS_ROWS, MOST_RATIO * size_bytes):
-        raise Damaged(f"says that it has {found.num_rows:,} rows in {show_bytes(size_bytes)}")
-    return schema, found.num_rows
-
-
-def read_parquet(path: Path, columns: list[str]) -> pa.Table:
-    """Columns of a Parquet file, a few rows at a time.
-
-    Raises:
-        Damaged: they are larger than the rule allows, or have another number of rows than the file says.
-        OSError, pa.ArrowException: they cannot be read.
-    """
-    size_bytes, most = check_plain(path), most_bytes(check_plain(path))
-    with parquet.ParquetFile(path) as file:
-        expected, schema = file.metadata.num_rows, file.schema_arrow
-        batches, held_bytes = [], 0
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-            batches.append(batch)
-            held_bytes += batch.nbytes
-            if held_bytes > most:
-                raise Damaged(_too_much(size_bytes, most))
-    table = (
-        pa.Table.from_batches(batches, batches[0].schema) if batches else schema.empty_table().select(columns)
-    )
-    if columns and table.num_rows != expected:
-        raise Damaged(f"says that it has {expected:,} rows, and holds {table.num_rows:,}")
-    return table
+    if rows > max(ALWAYS_ROWS, MOST_RATIO * size_bytes):
+        raise Damaged(f"says that it has {rows:,} rows in {show_bytes(size_bytes)}")

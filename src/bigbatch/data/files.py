@@ -9,14 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from bigbatch.data.conll import read_conll
-from bigbatch.data.contents import PACKED, check_parquet, content_of, read_parquet
+from bigbatch.data.contents import PACKED, content_of
 from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
+from bigbatch.data.ipc import read_arrow
 from bigbatch.data.jsonlines import read_json_lines
+from bigbatch.data.parquets import check_parquet, read_parquet
 from bigbatch.data.plain import lines_of
 from bigbatch.data.problems import data_error, nearest, one_error
 from bigbatch.data.raw import Raw, from_table, order_of, written_class_names
 from bigbatch.errors import DataError, Problem
-from bigbatch.stored import Damaged, check_plain
+from bigbatch.stored import Damaged
 
 DELIMITED = {".csv": False, ".tsv": True, ".tab": True}
 """Suffix -> whether tabs separate the fields."""
@@ -85,7 +87,7 @@ def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *,
         if suffix in PARQUET:
             return _parquet(name, path)
         if suffix in ARROW:
-            return from_table(name, _arrow(path))
+            return from_table(name, read_arrow(path))
         content = content_of(path)
     except Damaged as error:
         raise one_error(name, "", str(error)) from None
@@ -151,19 +153,6 @@ def _parquet(name: str, path: Path) -> Raw:
         class_names=written_class_names(schema),
         class_orders=orders,
     )
-
-
-def _arrow(path: Path) -> pa.Table:
-    """Both forms of Arrow IPC: files, and streams as `datasets` writes them."""
-    check_plain(path)
-    with pa.memory_map(str(path)) as source:
-        try:
-            table = pa.ipc.open_file(source).read_all()
-        except pa.ArrowInvalid:
-            source.seek(0)
-            table = pa.ipc.open_stream(source).read_all()
-    table.validate(full=True)  # Arrow believes offsets as they stand in the file
-    return table
 
 
 def _text_lines(name: str, content: bytes, encoding: str, learnt: bool) -> Raw:
