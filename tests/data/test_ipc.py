@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import ipc, parquet
 
-from bigbatch.data import contents
+from bigbatch.data import contents, parquets
 from bigbatch.data.expanded import _sizes
 from bigbatch.data.files import read_file
 from bigbatch.errors import DataError
@@ -127,6 +127,20 @@ def test_one_text_for_many_rows_of_parquet(tmp_path, written):
     assert path.stat().st_size < 2**20
     del column
     refused(path, "unpacks to more than")
+
+
+def test_texts_that_could_be_shared_are_read_as_they_are(tmp_path, monkeypatch):
+    """Lists and texts, of which only the first fit into the file's dictionaries, in several row groups."""
+    monkeypatch.setattr(contents, "ALWAYS_BYTES", 2**20)
+    lists = [[f"word {number % 999}", f"only {number}"] for number in range(3000)]
+    coded = pa.array(lists, pa.list_(pa.dictionary(pa.int32(), pa.string())))
+    table = pa.table({"lists": lists, "text": [" ".join(each) for each in lists], "coded": coded})
+    path = tmp_path / "a.parquet"
+    parquet.write_table(table, path, row_group_size=1300, dictionary_pagesize_limit=4000)
+    assert parquets._check_claims(parquet.read_metadata(path), table.column_names, path.stat().st_size)
+    assert read(path).load(table.column_names)["lists"].to_pylist() == lists
+    for name in table.column_names:
+        assert read(path).load([name])[name].to_pylist() == table.column(name).to_pylist()
 
 
 @pytest.mark.parametrize("suffix", [".arrow", ".parquet"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -18,9 +19,14 @@ from bigbatch.stored import Damaged
 from tests.models import tiny_folder
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("made") / "m")
+
+
 @pytest.fixture
-def folder(tmp_path):
-    return tiny_folder(tmp_path / "m")
+def folder(tmp_path, made):
+    return shutil.copytree(made, tmp_path / "m")
 
 
 def opened(folder):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,26 +44,39 @@ def read_parquet(path: Path, columns: list[str]) -> pa.Table:
     with parquet.ParquetFile(path) as file:
         expected, schema = file.metadata.num_rows, file.schema_arrow
         shared = _check_claims(file.metadata, columns, size_bytes)
-    batch_rows = _BATCH_ROWS
+    batch_rows, held_bytes = _BATCH_ROWS, 0
     if shared:  # read first as it is stored: one batch of written-out texts alone can be too much
-        held_bytes = 0
-        with parquet.ParquetFile(path, read_dictionary=shared) as file:
-            try:
-                for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-                    held_bytes = check_expanded(batch, size_bytes, held_bytes)
-            except pa.ArrowNotImplementedError:  # texts in lists, stored in several ways
-                batch_rows = _FEW_ROWS
-    with parquet.ParquetFile(path) as file:
-        batches, held_bytes = [], 0
-        for batch in file.iter_batches(batch_size=batch_rows, columns=columns):
-            batches.append(batch)
-            held_bytes = check_expanded(batch, size_bytes, held_bytes)
+        try:
+            for batch in _batches(path, columns, batch_rows, shared):
+                held_bytes = check_expanded(batch, size_bytes, held_bytes)
+        except pa.ArrowNotImplementedError:  # texts in lists, some of them stored in another way
+            batch_rows = _FEW_ROWS
+    batches, held_bytes = [], 0
+    for batch in _batches(path, columns, batch_rows):
+        batches.append(batch)
+        held_bytes = check_expanded(batch, size_bytes, held_bytes)
     table = (
         pa.Table.from_batches(batches, batches[0].schema) if batches else schema.empty_table().select(columns)
     )
     if columns and table.num_rows != expected:
         raise Damaged(f"says that it has {expected:,} rows, and holds {table.num_rows:,}")
     return table
+
+
+def _batches(
+    path: Path, columns: list[str], batch_rows: int, shared: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """A few rows at a time, none from two row groups: Arrow cannot join lists of texts that were shared in each.
+
+    Args:
+        path: of the file.
+        columns: the names of those that are read.
+        batch_rows: at most in a batch.
+        shared: paths of columns that are left as they are stored, every text once.
+    """
+    with parquet.ParquetFile(path, read_dictionary=list(shared)) as file:
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=columns)
 
 
 def _check_claims(metadata: parquet.FileMetaData, columns: list[str], size_bytes: int) -> list[str]:
