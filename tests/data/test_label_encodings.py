@@ -422,9 +422,8 @@ def test_rows_of_token_ids_have_ids_or_names(values, names, ids):
 
 @pytest.mark.parametrize("values", [[-1, 0, 1], [1.5, 0.0, 1.0]])
 def test_ids_that_are_none_are_refused(values):
-    table = read_table(_with_labels(values), base=Path(), columns={}, roles=SINGLE)
-    with pytest.raises(DataError, match="expected 0, 1, 2, … or -100"):
-        find_labels(table)
+    with pytest.raises(DataError, match="row 1: labels: .*expected a class id: 0, 1, 2, … or -100"):
+        read_table(_with_labels(values), base=Path(), columns={}, roles=SINGLE)
 
 
 def test_several_names_a_row_of_token_ids():

@@ -5,7 +5,10 @@ import pytest
 
 from bigbatch.data.labels import LabelSet, find_labels, is_integer_name, sorted_labels
 from bigbatch.errors import DataError
+from bigbatch.protocols import Role
 from tests.data.tables import MULTI, read
+
+TAGGED = {"words": Role(meaning="", kind="words"), "tags": Role(meaning="", kind="tags")}
 
 
 def table(*labels, roles=None, **more):
@@ -57,13 +60,15 @@ def test_class_ids_of_token_rows():
         return read([{"input_ids": [1], "labels": label} for label in labels])
 
     assert find_labels(ids(0, 2, -100)).names == ("0", "1", "2")
-    assert find_labels(ids([0, -100], [3, 1])).names == ("0", "1", "2", "3")
-    assert find_labels(ids([0.0, 1.0], [1.0, 1.0]), kind="multi").names == ("0", "1")
+    tags = read([{"input_ids": [1, 2], "labels": label} for label in ([0, -100], [3, 1])], TAGGED)
+    assert find_labels(tags).names == ("0", "1", "2", "3")
+    hot = read([{"input_ids": [1], "labels": label} for label in ([0.0, 1.0], [1.0, 1.0])], MULTI)
+    assert find_labels(hot, kind="multi").names == ("0", "1")
     assert find_labels(ids(0, 1), keep=["neg", "pos"]).names == ("neg", "pos")
     with pytest.raises(DataError, match="class id 2, but there are 2 classes"):
         find_labels(ids(0, 2), keep=["neg", "pos"])
-    with pytest.raises(DataError, match="class id -1; expected 0, 1, 2, … or -100"):
-        find_labels(ids(0, -1))
+    with pytest.raises(DataError, match="row 2: labels: found -1; expected a class id: 0, 1, 2, … or -100"):
+        ids(0, -1)
     with pytest.raises(DataError, match="row 1: labels: rows of token ids need a column labels"):
         find_labels(read([{"input_ids": [1]}]))
 

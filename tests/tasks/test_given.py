@@ -120,3 +120,32 @@ def test_ids_without_an_embedding_are_refused_everywhere(tmp_path, use):
     exhaust(start(tmp_path / "r", tiny("bert")))
     with pytest.raises(DataError, match="token id 100, but the model's embedding has 100 rows"):
         use(tmp_path / "r", [*ROWS[:3], {"input_ids": [5, 100], "labels": 0}])
+
+
+@pytest.mark.parametrize("use", [bigbatch.predict, bigbatch.evaluate])
+@pytest.mark.parametrize(
+    ("change", "key", "what"),
+    [
+        (
+            {"token_type_ids": [0, 0, 5]},
+            "token_type_ids",
+            "found token type 5, but the model's embedding has 2 rows",
+        ),
+        ({"input_ids": [2, -6, 3]}, "input_ids", "found -6; expected integers from 0"),
+        ({"attention_mask": [1]}, "attention_mask", "found 1 entries for 3 input_ids"),
+    ],
+)
+def test_malformed_rows_are_named_by_their_row(tmp_path, use, change, key, what):
+    exhaust(start(tmp_path / "r", tiny("bert")))
+    row = {"input_ids": [2, 6, 3], "token_type_ids": [0, 0, 0], "attention_mask": [1, 1, 1], "labels": 1}
+    with pytest.raises(DataError, match=f"row 2: {key}: {what}"):
+        list(use(tmp_path / "r", [row, {**row, **change}], device="cpu"))
+
+
+@pytest.mark.parametrize("tokens_first", [True, False])
+def test_rows_of_text_beside_rows_of_token_ids_are_refused(tmp_path, tokens_first):
+    tokens = [{"input_ids": [5, 6, 7], "labels": place % 2} for place in range(4)]
+    texts = [{"text": "good", "label": place % 2} for place in range(4)]
+    train, other = (tokens, texts) if tokens_first else (texts, tokens)
+    with pytest.raises(DataError, match=r"row 1: found .*, but the training rows are .*; use one kind"):
+        bigbatch.train(tiny("bert"), train, other, run_dir=str(tmp_path / "r"), set={"updates": 1})

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from bigbatch.data.objects import read_object
 from bigbatch.data.problems import data_error, listed, nearest, one_error, shown_names
 from bigbatch.data.raw import Column, Raw, named_order
 from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable, innermost
+from bigbatch.data.token_rows import id_labels, token_columns, token_lengths
 from bigbatch.data.values import Where, convert, convert_labels
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
@@ -181,35 +183,59 @@ def _tokenised(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -
     if ID in raw.columns:
         names[ID] = ID
     loaded = raw.load(list(dict.fromkeys(names.values())))
-    found = {role: _arrow(loaded[column], raw, column) for role, column in names.items()}
-    kind = next((role.kind for role in roles.values() if role.kind in CLASSES), None)
-    if kind is not None and "labels" in found and not _are_ids(found["labels"]):
-        column = names["labels"]
-        found["labels"], problems = convert(loaded[column], kind, column, raw.where)
-        if problems:
-            raise data_error(problems)
-        return replace(_table(raw, pa.table(found), tokenised=True), classes=raw.class_orders.get(column))
-    if kind in ("label", "tags") and "labels" in found:
-        found["labels"] = _whole(found["labels"])
+    kind = next((role.kind for role in roles.values() if role.kind in (*CLASSES, "number")), None)
+    inputs = {role: loaded[role] for role in names if role not in ("labels", ID)}
+    found, problems = token_columns(inputs, raw.where, may_be_empty=kind is None)
+    if problems:
+        raise data_error(problems)
+    if ID in names:
+        found[ID] = _arrow(loaded[ID], raw, ID)
+    if kind is None or "labels" not in names:
+        if "labels" in names:
+            found["labels"] = _arrow(loaded[names["labels"]], raw, names["labels"])
+        return _table(raw, pa.table(found), tokenised=True)
+    column = names["labels"]
+    tokens_B = token_lengths(found["input_ids"])
+    found["labels"], places, as_ids = _token_labels(raw, column, loaded[column], kind, tokens_B)
     table = _table(raw, pa.table(found), tokenised=True)
-    return table if kind is None else replace(table, classes=_names_of_ids(raw, names.get("labels"), table))
+    if as_ids:
+        return replace(table, classes=_names_of_ids(raw, column, table))
+    order = None if kind == "number" else _declared(None, raw.class_orders.get(column), places)
+    return replace(table, classes=order, multi_hot=places > 0)
 
 
-def _whole(column: Any) -> Any:
-    """Class ids that came as 1.0 (pandas beside a missing one) as integers; fractions stay, and are refused later."""
-    column = pa.chunked_array([column]) if isinstance(column, pa.Array) else column
-    if not pa.types.is_floating(innermost(column.type)):
-        return column
-    try:
-        return column.cast(pa.list_(pa.int64()) if pa.types.is_nested(column.type) else pa.int64())
-    except pa.ArrowInvalid:
-        return column
+def _token_labels(
+    raw: Raw, column: str, values: Column, kind: str, tokens_B: np.ndarray
+) -> tuple[Any, int, bool]:
+    """Labels of rows of token ids; the places of multi-hot lists; whether they are class ids, still without names.
+
+    Raises:
+        DataError: labels that are none, each with its row.
+    """
+    ids = kind != "number" and _are_ids(values)
+    if ids and column in raw.class_names:
+        return _arrow(values, raw, column), 0, True  # `_named` has the names, and checks them
+    places = 0
+    if kind == "labels":
+        labels, problems, places = convert_labels(values, column, raw.where)
+    elif ids:
+        labels, problems = id_labels(values, tokens_B if kind == "tags" else None, column, raw.where)
+    else:
+        labels, problems = convert(values, kind, column, raw.where)
+    if problems:
+        raise data_error(problems)
+    return labels, places, ids and kind != "labels"
 
 
-def _are_ids(column: Any) -> bool:
+def _are_ids(column: Column) -> bool:
     """Whether labels of rows of token ids are numbers (multi-hot lists are, too); names, truth values and dates are
     classes as they are everywhere.
     """
+    if isinstance(column, list):
+        entries = [entry for value in column for entry in (value if isinstance(value, list) else [value])]
+        return not any(isinstance(entry, (str, bytes, date)) for entry in entries) and not any(
+            isinstance(value, bool) for value in column
+        )
     kind = innermost(column.type)
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
     return number or (pa.types.is_boolean(kind) and pa.types.is_nested(column.type))

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from bigbatch.data.problems import data_error
+from bigbatch.data.token_rows import check_row
 from bigbatch.data.tokens import as_table
 from bigbatch.data.unlabelled import PlacedRow, rows_of_object
 from bigbatch.errors import DataError, Problem
@@ -147,6 +149,14 @@ def _encoded(
         _check_tokenised(window)
     given = _given_tokens(rows, task, tokenizer, forward)
     if given is not None:
+        problems = [
+            found
+            for (place, _), row in zip(window, rows, strict=True)
+            if row.get("input_ids") is not None
+            for found in check_row(row, place)
+        ]
+        if problems:
+            raise data_error(problems)
         rows = [given.row(row) for row in rows]
     batch = getattr(task, "encode_unlabelled", None) or (
         lambda rows, tokenizer: [task.encode(row, tokenizer) for row in rows]
@@ -165,7 +175,7 @@ def _encoded(
     if given is not None:
         for (place, row), sample in zip(window, samples, strict=True):
             if sample is not None and row.get("input_ids") is not None:
-                given.check(sample.ids, len(sample.ids), place)
+                given.check(sample.ids, len(sample.ids), place, sample.segments)
     return samples
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_o
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import stratified_share
 from bigbatch.data.tables import DataTable
+from bigbatch.errors import DataError, Problem
 from bigbatch.model.files import check_file
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
@@ -88,6 +89,7 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
         train_rows, held_out = stratified_share(train, recipe.data.validation, recipe.seed.data, strata)
         train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
+    _check_one_kind(train, [*named.values(), *([] if test is None else [test])], task)
     labels = _labels(recipe, task, live, train, kind)
     named = {name: matched(table, role, kind, labels, train) for name, table in named.items()}
     test = None if test is None else matched(test, role, kind, labels, train)
@@ -102,6 +104,22 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
         warnings=tuple(warnings),
     )
     return replace(inputs, digest=_digest(inputs))
+
+
+def _check_one_kind(train: DataTable, others: Sequence[DataTable], task: Any) -> None:
+    """Refuse token ids beside text, where rows have something to learn.
+
+    Raises:
+        DataError: naming the rows that are of another kind than training's.
+    """
+    if all(role.kind in ("text", "words") for role in task.roles.values()):
+        return
+    kinds = {True: "token ids (input_ids)", False: "text"}
+    for table in others:
+        if table.tokenised != train.tokenised:
+            what = f"found {kinds[table.tokenised]}, but the training rows are {kinds[train.tokenised]}"
+            where = table.where(0) if len(table) else "data"
+            raise DataError([Problem(where=where, key="", what=f"{what}; use one kind for all splits")])
 
 
 def _labels(recipe: Recipe, task: Any, live: Live, train: DataTable, kind: Kind) -> LabelSet:

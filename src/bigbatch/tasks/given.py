@@ -20,6 +20,7 @@ from torch import nn
 
 from bigbatch.data.ragged import starts_of
 from bigbatch.data.tables import DataTable
+from bigbatch.data.token_rows import first_above
 from bigbatch.errors import DataError, Problem
 from bigbatch.model.anatomy import headed_model
 from bigbatch.model.load import pad_id
@@ -36,6 +37,8 @@ class GivenTokens:
     """Of its embedding: ids are below."""
     longest: int | None
     """Tokens of a sample at most."""
+    segments: int | None = None
+    """Token types that it knows: ids of theirs are below. None: it takes none, and is given none."""
     pad_id: int | None
     """None: nothing can be told to be padding."""
     keeps_first: bool = False
@@ -59,6 +62,7 @@ class GivenTokens:
 
     def table(self, table: DataTable) -> tuple[DataTable, int]:
         """The rows with an `attention_mask` where they come without one and have padding; how many these are."""
+        self._check_known(table)
         given = table.rows.column("attention_mask") if "attention_mask" in table.rows.column_names else None
         if not table.tokenised or (given is not None and not given.null_count):
             return table, 0
@@ -82,6 +86,15 @@ class GivenTokens:
         rows = table.rows.set_column(place, "attention_mask", pa.array(merged, pa.large_list(pa.int64())))
         return replace(table, rows=rows), int(padded_B.sum())
 
+    def _check_known(self, table: DataTable) -> None:
+        for key, known in (("input_ids", self.rows), ("token_type_ids", self.segments)):
+            if not table.tokenised or known is None or key not in table.rows.column_names:
+                continue
+            found = first_above(table.rows.column(key), known - 1)
+            if found is not None:
+                where, what = table.where(found[0]), _unknown(key, found[1], known)
+                raise DataError([Problem(where=where, key=key, what=what)])
+
     def row(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """One row, as `table` has it."""
         if row.get("input_ids") is None or row.get("attention_mask") is not None:
@@ -90,27 +103,36 @@ class GivenTokens:
         mask_T = self.masks(ids_T, np.array([len(ids_T)]))
         return row if mask_T.all() else {**row, "attention_mask": mask_T.astype(np.int64).tolist()}
 
-    def check(self, ids_T: np.ndarray, longest: int, where: str) -> None:
+    def check(
+        self, ids_T: np.ndarray, longest: int, where: str, segments_T: np.ndarray | None = None
+    ) -> None:
         """Refuse ids that the model has no embedding or position for.
 
         Args:
             ids_T: of any number of samples.
             longest: tokens of the longest of them.
             where: file or row, for messages.
+            segments_T: their token types, if they have such.
 
         Raises:
             DataError: naming the largest or longest.
         """
-        largest, what = int(ids_T.max(initial=0)), ""
+        largest, key, what = int(ids_T.max(initial=0)), "input_ids", ""
+        segment = -1 if segments_T is None else int(segments_T.max(initial=0))
         if largest >= self.rows:
-            what = (
-                f"found token id {largest}, but the model's embedding has {self.rows} rows; "
-                "use the model's own tokenizer"
-            )
+            what = _unknown(key, largest, self.rows)
+        elif self.segments is not None and segment >= self.segments:
+            key = "token_type_ids"
+            what = _unknown(key, segment, self.segments)
         elif self.longest is not None and longest > self.longest:
             what = f"{longest} tokens, but max_length is {self.longest}; token ids are not cut here: cut the rows"
         if what:
-            raise DataError([Problem(where=where, key="input_ids", what=what)])
+            raise DataError([Problem(where=where, key=key, what=what)])
+
+
+def _unknown(key: str, found: int, known: int) -> str:
+    what = {"input_ids": "token id"}.get(key, "token type")
+    return f"found {what} {found}, but the model's embedding has {known} rows; use the model's own tokenizer"
 
 
 def _call(function: str, lists: Any) -> Any:
@@ -140,6 +162,7 @@ def given_tokens(module: nn.Module, tokenizer: Any, longest: int | None) -> Give
 
     return GivenTokens(
         rows=outer.get_input_embeddings().num_embeddings,
+        segments=getattr(outer.config, "type_vocab_size", None) or None,
         longest=longest,
         pad_id=pad,
         keeps_first=is_pad(_FIRST),
