@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import date
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +169,22 @@ def test_scalars_of_every_library(value, name):
     assert name is None or label_of(name) == name, "a name is its own name"
 
 
-@pytest.mark.parametrize("text", ["['a','b']", '["a"]', "['a' 'b']", "('a', 'b')", "[1, 0]", "[1. 0.]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "['a','b']", '["a"]', "['a' 'b']", "('a', 'b')", "[1, 0]", "[1. 0.]", "[1]", "{1}", "[]", "[ ]", "[a, b]",
+        "['a', None]", "[None, 'b']", "(1,)", "(a, )", "[null]", "[nan]", "[true]", "[b'a']", "['a' … 'z']",
+        "['a' ... 'z']", "[1 ... 9]", "('a', None)", "{'a', None}", "tensor([1., 0.])", "array(['a'], dtype=object)",
+    ],
+)  # fmt: skip
 def test_a_list_written_as_text_is_no_class(text):
     with pytest.raises(ValueError, match="list written as text.*kind: multi"):
         label_of(text)
 
 
-@pytest.mark.parametrize("text", ["(none)", "[PAD]", "{x}", "a, b", "'a'", "[]"])
+@pytest.mark.parametrize(
+    "text", ["(none)", "[PAD]", "{x}", "a, b", "'a'", "(1)", "(a, b)", "[1st]", "tensor", "()"]
+)
 def test_brackets_alone_make_no_list(text):
     assert label_of(text) == text
 
@@ -454,3 +464,45 @@ def test_a_cell_of_very_many_blanks_is_read_at_once(start: str) -> None:
 def test_what_is_infinite_is_no_class(value: Any) -> None:
     with pytest.raises(ValueError, match="is not a class"):
         label_of(value)
+
+
+@pytest.mark.parametrize("reader", ["json lines", "dicts", "csv"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["1", "0", "1"], ["0", "0", "0"]],
+        ["1|0|1", "0|0|0"],
+        ["['1', '0', '1']", "['0', '0', '0']"],
+    ],
+)
+def test_multi_hot_written_as_texts_are_columns_too(reader, rows, tmp_path: Path):
+    table = read(READERS[reader](rows, tmp_path), tmp_path, MULTI)
+    assert table.rows.column("label").to_pylist() == [["0", "2"], []]
+
+
+def test_multi_hot_texts_of_unequal_length_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="row 3: label: 2 zeros and ones, but 3 in most rows"):
+        read(_dicts(["1|0|1", "1|1|0", "0|1"], tmp_path), tmp_path, MULTI)
+
+
+def test_a_printed_tensor_is_no_name_of_several(tmp_path: Path):
+    with pytest.raises(DataError, match="a tensor as it prints; write it as a list"):
+        read(_dicts(["tensor([1., 0.])", "tensor([0., 1.])"], tmp_path), tmp_path, MULTI)
+
+
+def test_members_of_an_enum_are_their_values(tmp_path: Path):
+    class Mood(str, Enum):  # noqa: UP042 (str() of a StrEnum is its value already)
+        GOOD = "pos"
+        BAD = "neg"
+
+    assert label_of(Mood.GOOD) == "pos" and label_of(Enum("Number", {"ONE": 1})(1)) == "1"
+    assert read(_dicts([Mood.GOOD, Mood.BAD], tmp_path), tmp_path).rows.column("label").to_pylist() == [
+        "pos",
+        "neg",
+    ]
+
+
+def test_what_is_not_counted_is_no_name_of_a_class(tmp_path: Path):
+    table = read(_dicts(["x", "y", "-100"], tmp_path), tmp_path)
+    with pytest.raises(DataError, match="-100 marks what is neither learnt nor scored"):
+        find_labels(table, keep=["x", "y", "-100"])

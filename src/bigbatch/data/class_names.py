@@ -43,6 +43,16 @@ _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?[0-9]+(?:\.[0-9]*)?|True
 _LIST = re.compile(
     rf"\s*+[\[({{]\s*+(?:{_ITEM}(?:(?:\s*+,\s*+|\s++){_ITEM})*+(?:\s*+,)?)?\s*+[\])}}]\s*+", re.DOTALL
 )
+# What is meant as a list, also where it cannot be read as one: left out in the middle, of missing entries, of bytes, of
+# words without quotes, or as a tensor prints. `[PAD]` and `(none)` are names.
+_LIKE_A_LIST = re.compile(
+    r"""\[\s*\]|\[.*,.*\]|\[.*(?:\.\.\.|…).*\]|[\[({]\s*b?['"].*[\])}]"""
+    r"""|[\[{]\s*(?:[+-]?[0-9]+(?:\.[0-9]*)?|None|null|nan|NaN|NA|<NA>|[Tt]rue|[Ff]alse)\s*[\]}]"""
+    r"""|\([^()]*,\s*\)|(?:tensor|array)\(.*\)""",
+    re.DOTALL,
+)
+_PRINTED = re.compile(r"\s*(?:tensor|array)\(\s*\[.*\)\s*", re.DOTALL)
+_HOT_TEXTS = {"0": 0, "1": 1}
 _ITEMS = re.compile(_ITEM, re.DOTALL)
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r"}
@@ -97,7 +107,7 @@ def _class_of(text: str) -> str | None:
     if found:
         sign = "-" if found[1] == "-" and found[2] != "0" else ""
         return f"{sign}{found[2]}"
-    if _is_written_list(name):
+    if _is_written_list(name) or (name[-1] in "])}" and _LIKE_A_LIST.fullmatch(name)):
         raise ValueError(
             f"{name[:40]!r} is a list written as text; for several labels a row set task: "
             "{name: classify, kind: multi}"
@@ -158,6 +168,7 @@ def label_lists(
         except ValueError as error:
             rows.append(None)
             problems.append(problem(row, str(error)))
+    rows = _hot_from_texts(rows)
     lists = [row for row in rows if row is not None]
     if not problems and _all_hot(lists):
         widths = Counter(map(len, lists))
@@ -197,6 +208,8 @@ def entries_of(value: Any, separators: str) -> list[Any] | None:
         if hasattr(value, "keys"):
             raise ValueError(f"expected a list, found {type(value).__name__}")
         return [value]
+    if _PRINTED.fullmatch(value):
+        raise ValueError(f"{value.strip()[:40]!r} is a tensor as it prints; write it as a list: [1, 0]")
     written = written_list(value)
     if written is not None:
         return written
@@ -249,6 +262,15 @@ def _names(entries: Sequence[Any] | None) -> list[str] | None:
         if name in ("-1", NOT_COUNTED) and not isinstance(entry, str):
             raise ValueError(f"{name} is none of several labels; expected names, or zeros and ones")
     return [name for name in dict.fromkeys(names) if name is not None]
+
+
+def _hot_from_texts(rows: list[list[Any] | None]) -> list[list[Any] | None]:
+    """Lists of the texts "0" and "1" alone, as `1|0|1` or `["1", "0"]` has them, as numbers."""
+    entries = [entry for row in rows if row is not None for entry in row]
+    if not entries or not all(isinstance(entry, str) and entry.strip() in _HOT_TEXTS for entry in entries):
+        return rows
+    hot = [None if row is None else [_HOT_TEXTS[entry.strip()] for entry in row] for row in rows]
+    return hot if _all_hot([row for row in hot if row is not None]) else rows
 
 
 def _all_hot(lists: Sequence[Sequence[Any]]) -> bool:

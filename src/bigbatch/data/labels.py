@@ -93,6 +93,9 @@ def find_labels(
     kept = LabelSet(tuple(map(class_name, keep)))
     if len(set(kept.names)) < len(kept):
         raise one_error("labels", role, f"two of these names are one class: {listed(list(map(str, keep)))}")
+    if NOT_COUNTED in kept.names:
+        what = f"{NOT_COUNTED} marks what is neither learnt nor scored; it is the name of no class"
+        raise one_error("labels", role, what)
     if table.has_class_ids:
         used = _class_ids(table, kind, declared=False)
         if len(used) > len(kept):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import date, datetime, time
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,15 @@ def lines_of(text: str) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """Numpy scalars, tensors and arrays as Python values, dates as `datetime` has them; NaN stays a float."""
+    """Numpy scalars, tensors, arrays and members of an Enum as Python values, dates as `datetime` has them; NaN stays
+    a float.
+    """
     if isinstance(value, (np.datetime64, np.timedelta64)):
         found = None if np.isnat(value) else value.item()
         # In nanoseconds, `item` gives a number.
         return value.astype(f"{type(value).__name__}[us]").item() if isinstance(found, int) else found
+    if isinstance(value, Enum):
+        return plain(value.value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in "mM":
