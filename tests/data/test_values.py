@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from bigbatch.data.class_names import label_of, labels_of
-from bigbatch.data.plain import text_of
+from bigbatch.data.plain import plain, text_of
 from bigbatch.data.values import convert, number_of
 
 
@@ -77,3 +77,13 @@ def test_mixed_labels_name_the_few():
         "a.jsonl:6: stars: mixed label types: here it is a number, in 6 rows it is text",
         "a.jsonl:7: stars: mixed label types: here it is true/false, in 6 rows it is text",
     ]
+
+
+@pytest.mark.parametrize("value", [10**400, 1e308, "1e39", -3.5e38, np.float64(1e200)])
+def test_numbers_beyond_float32_are_refused(value):
+    with pytest.raises(ValueError, match="the largest number that float32 holds"):
+        number_of(plain(value))
+
+
+def test_the_largest_number_of_float32_is_one():
+    assert number_of(3.4e38) == 3.4e38

@@ -16,6 +16,7 @@ from bigbatch.data.problems import data_error, listed
 from bigbatch.data.sources import is_empty_text
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tags import iob_warnings, unequal_rows
+from bigbatch.data.values import LARGEST_NUMBER, too_large
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
 
@@ -126,6 +127,8 @@ def _bad_values(table: DataTable, role: str, kind: str) -> Iterable[tuple[int, s
         values = column.to_numpy()
         for row in np.flatnonzero(~np.isfinite(values) & ~missing):
             bad.append((int(row), f"{values[row]}: expected a finite number"))
+        for row in np.flatnonzero(np.isfinite(values) & (np.abs(values) > LARGEST_NUMBER)):
+            bad.append((int(row), too_large(values[row])))
     return bad
 
 

@@ -212,7 +212,7 @@ def _kind(values: Sequence[Any]) -> Kind:
             return "multi"
     try:
         numbers = {float(value) for value in present if not isinstance(value, bool)}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return "single"
     whole = all(number.is_integer() for number in numbers)
     return "single" if whole and len(numbers) <= _MOST_CLASSES else "regression"

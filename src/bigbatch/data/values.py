@@ -5,10 +5,12 @@ Which class a value stands for is decided in `class_names`; `labels` orders them
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 
 from bigbatch.data.class_names import NOT_COUNTED, label_lists, label_of, tags_of, written_list
@@ -19,6 +21,8 @@ from bigbatch.errors import Problem
 Where = Callable[[int], str]
 """Row (from 0) -> place for messages."""
 
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+"""Of a target: losses are computed in float32."""
 _TEXT = pa.large_string()
 _NUMBER_WORDS: dict[str, Any] = {"true": 1.0, "false": 0.0}
 
@@ -79,9 +83,20 @@ def number_of(value: Any) -> float | None:
     try:
         if isinstance(value, str) and "_" in value:
             raise ValueError
-        return float(cast("float | str", value))
+        number: float | None = float(cast("float | str", value))
+    except OverflowError:  # an integer of hundreds of digits
+        number = None
     except (TypeError, ValueError):
         raise ValueError(f"expected a number, found {str(value)[:40]!r}") from None
+    if number is None or LARGEST_NUMBER < abs(number) < math.inf:
+        raise ValueError(too_large(number))
+    return number
+
+
+def too_large(number: float | None) -> str:
+    """What is wrong with a number that the loss cannot be computed of; None: one that not even float64 holds."""
+    shown = "an integer of more than 308 digits" if number is None else f"{number:g}"
+    return f"{shown} is beyond {LARGEST_NUMBER:.3g}, the largest number that float32 holds; scale the column"
 
 
 def words_of(value: Any) -> list[str] | None:
