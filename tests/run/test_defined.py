@@ -31,7 +31,11 @@ JOBS: dict[str, tuple[Any, Any, Any, Any, str, str]] = {
     "absent class": (lambda: tiny("bert"), ROWS, ONE_CLASS, {"name": "classify"}, "f1_2", "class '2' neither occurs"),
     "no entities": (lambda: tiny("bert", head="tokens"), TAGGED, OUTSIDE, TAG, "f1", "there are no entities"),
     "constant": (lambda: tiny("bert", num_labels=1, problem_type="regression"), NUMBERS, CONSTANT,
-                 {"name": "classify", "kind": "regression"}, "pearson", "the predictions are constant"),
+                 {"name": "classify", "kind": "regression"}, "pearson", "the targets are constant"),
+    "constant r2": (lambda: tiny("bert", num_labels=1, problem_type="regression"), NUMBERS, CONSTANT,
+                    {"name": "classify", "kind": "regression"}, "r2", "the targets are constant"),
+    "one class alone": (lambda: tiny("bert"), ROWS, ONE_CLASS, {"name": "classify"}, "matthews_corrcoef",
+                        "even a perfect model has 0"),
     "no tokens": (lambda: model_of("mlm"), documents(12), SPECIALS, {"name": "mlm", "mask_id": MASK}, "loss", "nothing in"),
 }  # fmt: skip
 
@@ -59,8 +63,9 @@ def test_what_the_validation_data_cannot_have_is_refused_before_the_first_update
     )
     assert run.status == "finished", "what nobody is steered by is only null"
     found = lines(tmp_path / "s", "eval")[-1][figure]
-    assert found is None or (name == "absent class" and found == 0), (
-        "a class that does not occur may be predicted"
+    still = ("absent class", "constant r2", "one class alone")
+    assert found is None or (name in still and found == 0), (
+        "a class that does not occur may be predicted; of constant targets scikit-learn gives 0"
     )
 
 
@@ -136,3 +141,13 @@ def test_a_figure_that_the_model_does_not_have_yet_is_told_once(tmp_path):
     said = events(tmp_path / "r", "undefined_figure")
     assert len(said) == 1 and said[0]["step"] == 1 and said[0]["did"] == "counts as not improved"
     assert "best: pearson of validation does not exist: the predictions are constant" in said[0]["why"]
+
+
+def test_where_no_label_applies_figures_of_several_labels_cannot_move():
+    task = Classify(kind="multi", labels=("a", "b"))
+    rows = [{"input_ids": [5, 7], "labels": [0, 0]}] * 3
+    table = as_table([task.encode(row, None) for row in rows])
+    impossible = impossible_figures(task, table, default_metrics("multi", ("a", "b")))
+    assert {"f1_micro", "f1_macro", "average_precision"} <= set(
+        impossible
+    ) and "exact_match" not in impossible

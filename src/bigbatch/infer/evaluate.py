@@ -17,7 +17,7 @@ from bigbatch.data.ragged import counted_units
 from bigbatch.infer.forwards import run_forward
 from bigbatch.protocols import Forward, Metric, Task, World
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
-from bigbatch.tasks.figures import why_undefined
+from bigbatch.tasks.figures import Idle, why_undefined
 from bigbatch.tasks.heads import is_coupled
 from bigbatch.tasks.naming import named_figures, reported_names
 from bigbatch.tasks.perfect import perfect_outputs
@@ -27,6 +27,7 @@ from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 CHUNK_UNITS = 65_536
 """Units that are decoded at a time; bounds memory, changes no bit."""
 EXAMPLES = 20
+NEVER_ABOVE_0 = "even a perfect model has 0 (one class alone, or no label at all)"
 NOTHING_COUNTS = "nothing in this split counts: no token to predict, no label, or all weights 0"
 
 
@@ -130,7 +131,11 @@ def evaluate(
 
 
 def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric]) -> dict[str, str]:
-    """Figures, of these metrics and the loss, that not even a perfect model would have on a split, with reasons."""
+    """Figures, of these metrics and the loss, that not even a perfect model would have on a split, with reasons.
+
+    Nor can a run be steered by those that are there and do not move: where the best of models has 0 of a figure of
+    which more is better, as Matthews' correlation has with one class alone, every model has.
+    """
     if not counted_units(table).any():
         names = ("loss", *(name for metric in metrics for name in reported_names(metric)))
         return dict.fromkeys(names, NOTHING_COUNTS)
@@ -142,7 +147,10 @@ def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric])
         if outputs_UC is None:
             return {}
         gathered.add(task.decode(outputs_UC), targets, first)
-    return gathered.figures()[1]
+    values, impossible = gathered.figures()
+    rising = {name for metric in metrics if metric.larger_is_better for name in reported_names(metric)}
+    nothing = {name: NEVER_ABOVE_0 for name in rising if values.get(name) == 0.0}
+    return {**nothing, **gathered.idle, **impossible}
 
 
 def _targets(table: TokenTable, part: slice) -> Targets:
@@ -195,6 +203,7 @@ class _Gathered:
         self._calibration: Any = None
         self._worst: list[_Wrong] = []
         self._counted = 0
+        self.idle: dict[str, str] = {}
 
     def add(self, predictions: Predictions, targets: Targets, first_unit: int) -> None:
         """Take in the next units of the table."""
@@ -225,6 +234,8 @@ class _Gathered:
             reason = why_undefined(item)
             if reason is not None:
                 undefined[name] = reason
+            if isinstance(item, Idle):
+                self.idle[name] = item.reason
             values[name] = None if reason is not None else float(item)
         return values, undefined
 

@@ -33,6 +33,18 @@ def why_undefined(value: Any) -> str | None:
     return "the metric gave none" if value is None else None
 
 
+class Idle(float):
+    """A number that scikit-learn gives for these targets and that says nothing of the model; it knows why."""
+
+    reason: str
+
+    def __new__(cls, value: float, reason: str) -> Idle:
+        """This number with this reason."""
+        found = super().__new__(cls, value)
+        found.reason = reason
+        return found
+
+
 # ---------------------------------------------------------------- from counts
 # counts_3C holds, per class: correct predictions, predictions, true units (int64).
 
@@ -167,7 +179,8 @@ def pearson(predicted_U: np.ndarray, true_U: np.ndarray) -> float:
     if not (np.isfinite(predicted_U).all() and np.isfinite(true_U).all()):
         return Undefined("predictions are not finite")
     # Compared, not subtracted: the mean of equal numbers may be off by a rounding.
-    for name, values_U in (("predictions", predicted_U), ("targets", true_U)):
+    # Of the targets first: constant ones can have no correlation, whatever is predicted.
+    for name, values_U in (("targets", true_U), ("predictions", predicted_U)):
         if (values_U == values_U[0]).all():
             return Undefined(f"the {name} are constant")
     left_U, right_U = _unit_vector(predicted_U), _unit_vector(true_U)
@@ -198,7 +211,7 @@ def r2(predicted_U: np.ndarray, true_U: np.ndarray) -> float:
     error = float(np.square(true_U - predicted_U).sum())
     spread = float(np.square(true_U - true_U.mean()).sum())
     if spread == 0.0:
-        return 1.0 if error == 0.0 else 0.0
+        return Idle(1.0 if error == 0.0 else 0.0, "the targets are constant")
     return 1.0 - error / spread
 
 
@@ -210,7 +223,10 @@ def mean_over_outputs(
     true_UC = true.reshape(predicted_UC.shape).astype(np.float64)
     found = [figure(predicted_UC[:, output], true_UC[:, output]) for output in range(predicted_UC.shape[1])]
     undefined = [value for value in found if isinstance(value, Undefined)]
-    return undefined[0] if undefined else float(np.mean(found))
+    if undefined:
+        return undefined[0]
+    idle = [value for value in found if isinstance(value, Idle)]
+    return Idle(float(np.mean(found)), idle[0].reason) if len(idle) == len(found) else float(np.mean(found))
 
 
 def _name(names: Sequence[str], label: int) -> str:
