@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigbatch.errors import RecipeError
-from bigbatch.rules.clocks import Clock, mark_crossed, total_updates
+from bigbatch.rules.clocks import Clock, few_updates, mark_crossed, total_updates
 from bigbatch.units import Quantity, parse_quantity
 
 
@@ -142,3 +142,10 @@ def test_each_mark_fires_once(every: float, batch: int, epoch: int) -> None:
 
 def test_a_tenth_of_an_epoch_fires_ten_times() -> None:
     assert fires("0.1 epochs", batch=10, updates=10, epoch=100) == list(range(1, 11))
+
+
+def test_the_smaller_batch_that_is_advised_is_never_of_one_sample() -> None:
+    (warning,) = few_updates(3, 4)
+    assert "a batch of about 2 samples gives 6 updates" in warning
+    (alone,) = few_updates(3, 2)
+    assert "train longer" in alone

@@ -144,9 +144,13 @@ def few_updates(updates: int, mean_batch: float) -> tuple[str, ...]:
     """The warning about short runs, with the batch that would avoid it."""
     if updates >= FEW_UPDATES:
         return ()
-    smaller = max(1, int(updates * mean_batch // 100))
+    samples = updates * mean_batch
+    smaller = max(2, int(samples // 100))  # a batch of 1 has nothing to compare, and most noise
+    more = 100 if samples >= 200 else int(samples // smaller)
     remedy = (
-        f"a batch of about {smaller:,} samples gives 100 updates" if smaller < mean_batch else "train longer"
+        f"a batch of about {smaller:,} samples gives {more} updates"
+        if smaller < mean_batch
+        else "train longer"
     )
     name = "update" if updates == 1 else "updates"
     return (f"only {updates} {name} (fewer than {FEW_UPDATES}): the model may hardly move; {remedy}",)

@@ -240,7 +240,7 @@ def build(
     if is_bitwise(recipe) and not apart:
         world = aligned(world)
     world = arranged_in_mesh(world, recipe)
-    check_coupling(recipe, task, world)
+    check_coupling(recipe, task, world, inputs.train.rows.column_names)
     hardware = hardware_facts(recipe.plan, place)
     threads = frozen_plan.choices.get("threads") if frozen_plan else None
     # Another number of threads sums in another order.

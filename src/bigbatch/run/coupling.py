@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,10 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.records import CalibrationFacts
 from bigbatch.run.bitwise import is_bitwise
 from bigbatch.tasks.heads import is_coupled
+from bigbatch.tasks.match import Match
 
 
-def check_coupling(recipe: Recipe, task: Any, world: World) -> None:
+def check_coupling(recipe: Recipe, task: Any, world: World, columns: Sequence[str] = ()) -> None:
     """Refuse what is not built for such a loss.
 
     Raises:
@@ -31,6 +33,12 @@ def check_coupling(recipe: Recipe, task: Any, world: World) -> None:
             )
         return
     mesh, problems = recipe.plan.mesh, []
+    if isinstance(task, Match) and recipe.batch.samples == 1 and "negative" not in columns:
+        what = (
+            "a batch of 1 pair has no other document to tell its own from: the loss is 0 in every update; take 2 or "
+            "more, or data with a column of negatives"
+        )
+        problems.append(("batch", what))
     if recipe.sync.apart:
         what = (
             "replicas that train apart see their own share of a batch; planned for losses of the whole batch"
