@@ -231,3 +231,11 @@ def test_label_of_token_rows_goes_by_any_of_its_names():
     with pytest.raises(DataError, match=r"no column 'star'; did you mean stars\?"):
         read(rows, columns={"label": "star"})
     assert not read([{"input_ids": [1], "label": 1, "text": "a"}], columns={"text": "text"}).tokenised
+
+
+def test_a_frame_as_a_dictionary_is_read_by_row():
+    import pandas
+
+    frame = pandas.DataFrame({"text": ["a", "b"], "label": ["x", "y"]}, index=[5, 3])
+    found = read(frame.to_dict())
+    assert found.rows.to_pylist() == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]

@@ -88,3 +88,39 @@ def test_a_role_of_your_own_that_encode_needs_is_named(forward, tokenizer):
     assert next(predict_rows(forward, task, tokenizer, [{"text": "a", "confidence": 1}]))["label"] in AB.names
     with pytest.raises(DataError, match="the task reads 'confidence'"):
         next(predict_rows(forward, task, tokenizer, ["a"]))
+
+
+@pytest.mark.parametrize(
+    "rows, what",
+    [
+        (
+            lambda: enumerate(TEXTS),
+            r"row 1: found a tuple \(int, str\); expected texts .*leave out the index",
+        ),
+        (lambda: [("a", 1.0)], r"row 1: found a tuple \(str, float\)"),
+        (lambda: [("a", "b"), ("a", "pos")], r"row 2: found a tuple \(text, 'pos'\), and 'pos' is a class"),
+    ],
+)
+def test_tuples_of_other_things_than_texts_are_refused(forward, tokenizer, rows, what):
+    with pytest.raises(DataError, match=what):
+        list(predict_rows(forward, Classify(label_set=AB), tokenizer, rows()))
+
+
+def test_columns_by_row_are_read_by_row(forward, tokenizer):
+    task = Classify(label_set=AB)
+    plain = list(predict_rows(forward, task, tokenizer, TEXTS))
+    by_row = {"text": dict(enumerate(TEXTS, start=7)), "label": dict.fromkeys(range(7, 13), "neg")}
+    assert list(predict_rows(forward, task, tokenizer, by_row)) == plain
+
+
+@pytest.mark.parametrize(
+    "columns, what",
+    [
+        ({"text": {"a", "b"}}, "text: this column is a set"),
+        ({"text": {0: "a"}, "pair": {1: "b"}}, "pair: a mapping from other rows"),
+        ({"text": {0: "a"}, "pair": ["b"]}, "pair: a list, and column 'text' is a mapping"),
+    ],
+)
+def test_columns_without_order_are_refused(forward, tokenizer, columns, what):
+    with pytest.raises(DataError, match=what):
+        list(predict_rows(forward, Classify(label_set=AB), tokenizer, columns))

@@ -102,7 +102,33 @@ def _hugging_face(dataset: Any) -> Raw:
     )
 
 
+def column_values(data: Any) -> dict[str, Any]:
+    """The columns of a mapping: of `DataFrame.to_dict()`, where each is a mapping from row to value, the values.
+
+    Raises:
+        DataError: a column without order, or one by rows beside others that are not, or of other rows.
+    """
+    found = {str(name): data[name] for name in data.keys()}  # noqa: SIM118 (BatchEncoding iterates over more)
+    for name, values in found.items():
+        if isinstance(values, (set, frozenset)):
+            raise one_error("", name, "this column is a set, which has no order; use a list")
+    by_row = [name for name, values in found.items() if isinstance(values, Mapping)]
+    if not by_row:
+        return found
+    rows = list(found[by_row[0]])
+    for name, values in found.items():
+        if not isinstance(values, Mapping):
+            raise one_error(
+                "", name, f"a list, and column {by_row[0]!r} is a mapping from row to value; use lists"
+            )
+        if list(values) != rows:
+            what = f"a mapping from other rows than those of column {by_row[0]!r}; use lists of one length"
+            raise one_error("", name, what)
+    return {name: list(values.values()) for name, values in found.items()}
+
+
 def _columns(data: Mapping[Any, Any]) -> Raw:
+    data = column_values(data)
     lengths = {str(name): len(values) for name, values in data.items() if hasattr(values, "__len__")}
     if len(lengths) != len(data) or len(set(lengths.values())) > 1:
         raise one_error(

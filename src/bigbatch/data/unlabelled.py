@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from bigbatch.data.columns import ID, guess_column, pick_columns
 from bigbatch.data.delimited import delimiter_of
 from bigbatch.data.files import find_files, read_content, read_file
-from bigbatch.data.objects import is_table, read_object
+from bigbatch.data.objects import column_values, is_table, read_object
 from bigbatch.data.plain import is_missing, plain, text_of
 from bigbatch.data.problems import data_error, one_error
 from bigbatch.data.raw import Raw
@@ -200,9 +200,15 @@ def _filled(row: dict[str, Any], roles: Mapping[str, Role] | None) -> dict[str, 
 
 
 def rows_of_object(
-    given: Any, *, roles: Mapping[str, Role], columns: Mapping[str, str]
+    given: Any, *, roles: Mapping[str, Role], columns: Mapping[str, str], classes: Sequence[str] = ()
 ) -> Iterator[PlacedRow]:
     """Rows of an object: one text, many, one row, many, a table, or a dictionary of columns.
+
+    Args:
+        given: the object.
+        roles: what the task reads.
+        columns: role -> column.
+        classes: what the model tells apart: a row (text, class) is one to train on, not a pair of texts.
 
     Raises:
         UsageError: it is none of these.
@@ -225,7 +231,7 @@ def rows_of_object(
     ):
         raise UsageError(f"found {type(given).__name__}; {_EXPECTED}")
     rows = iter(given) if hasattr(given, "__iter__") else (given[row] for row in range(len(given)))
-    return _one_by_one(rows, roles, columns)
+    return _one_by_one(rows, roles, columns, classes)
 
 
 def _placed_object(table: Any, roles: Mapping[str, Role], columns: Mapping[str, str]) -> Iterator[PlacedRow]:
@@ -280,17 +286,17 @@ def _is_columns(given: Any, roles: Mapping[str, Role], columns: Mapping[str, str
 
 
 def _listed(columns: Any) -> dict[str, Any]:
-    return {str(name): plain(columns[name]) for name in columns.keys()}  # noqa: SIM118
+    return {name: plain(values) for name, values in column_values(columns).items()}
 
 
 def _one_by_one(
-    rows: Iterator[Any], roles: Mapping[str, Role], columns: Mapping[str, str]
+    rows: Iterator[Any], roles: Mapping[str, Role], columns: Mapping[str, str], classes: Sequence[str]
 ) -> Iterator[PlacedRow]:
     """Rows that may be of different kinds and without end: each by itself."""
     known: dict[tuple[Any, ...], dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
         place = f"row {number}"
-        named, by_role = _named(row, place, roles, columns)
+        named, by_role = _named(row, place, roles, columns, classes)
         if named.get("input_ids") is not None:
             yield place, _filled(named, None)
             continue
@@ -320,7 +326,7 @@ def _one_by_one(
 
 
 def _named(
-    row: Any, place: str, roles: Mapping[str, Role], columns: Mapping[str, str]
+    row: Any, place: str, roles: Mapping[str, Role], columns: Mapping[str, str], classes: Sequence[str]
 ) -> tuple[dict[str, Any], bool]:
     """A row with its columns' names, and whether these are roles: a text is the first role that the model reads, a
     tuple its roles in order.
@@ -336,12 +342,27 @@ def _named(
     if isinstance(row, (tuple, list)):
         if roles[positions[0]].kind == "words" and all(isinstance(word, (str, bytes)) for word in row):
             return {positions[0]: list(row)}, True
+        _check_parts(row, place, positions, classes)
         if 0 < len(row) <= len(positions):
             return dict(zip(positions, row, strict=False)), True
     shown = f"{type(row).__name__} of {len(row)}" if isinstance(row, (tuple, list)) else type(row).__name__
     raise one_error(
         place, "", f"found {shown}; expected a text, a dictionary, or a tuple ({', '.join(positions)})"
     )
+
+
+def _check_parts(row: Sequence[Any], place: str, positions: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse numbers where texts are expected: an index of `enumerate` or `itertuples` is not read as a text."""
+    for part in map(plain, row):
+        if isinstance(part, (bool, int, float)) and not is_missing(part):
+            shown = f"({', '.join(type(plain(each)).__name__ for each in row)})"
+            what = f"found a tuple {shown}; expected texts ({', '.join(positions)}): leave out the index or the label"
+            raise one_error(place, "", what)
+    if len(row) == 2 and isinstance(row[1], str) and row[1] in classes:
+        what = (
+            f"found a tuple (text, {row[1]!r}), and {row[1]!r} is a class of this model: pass the texts alone"
+        )
+        raise one_error(place, "", f"{what}; a pair of texts that is meant so as {{'text': …, 'pair': …}}")
 
 
 def as_bytes(stream: Any, encoding: str) -> bytes:

@@ -62,7 +62,9 @@ def predict_rows(
         UsageError: nothing that rows can be read from.
         DataError: a row without text, named by its number from 1.
     """
-    placed = rows_of_object(rows, roles=task.roles, columns=columns or {})
+    placed = rows_of_object(
+        rows, roles=task.roles, columns=columns or {}, classes=tuple(getattr(task, "label_names", ()))
+    )
     yield from predict_placed(
         forward, task, tokenizer, placed, window_rows=window_rows, micro_tokens=micro_tokens, packing=packing
     )
