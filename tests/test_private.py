@@ -168,6 +168,18 @@ def test_torch_looks_where_we_say(home: Path) -> None:
     assert Path(triton_cache_dir(0)).is_relative_to(home / ".cache/bigbatch")
 
 
+def test_torchs_own_place_is_never_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr("tempfile.tempdir", str(home))
+    monkeypatch.delenv("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", raising=False)
+    monkeypatch.setattr(config, "cpp_cache_precompile_headers", True)
+    os.environ[COMPILED] = str(home / "torchinductor_me")  # as torch sets it itself
+    assert keep_compiled_code_private() == ""
+    assert Path(os.environ[COMPILED]).is_relative_to(home / ".cache/bigbatch")
+    assert not config.cpp_cache_precompile_headers and not (home / "torchinductor_me").exists()
+
+
 def test_loading_a_model_is_enough(home: Path) -> None:
     """Before anything can compile: models of transformers compile parts of themselves, too."""
     from bigbatch.model.load import load_model

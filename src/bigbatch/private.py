@@ -12,13 +12,16 @@ import platform
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Where torch keeps compiled code. It unpickles what it finds there; its own default is a foreseeable name in /tmp."""
 KERNELS = "TRITON_CACHE_DIR"
 """Triton's, which loads libraries from there."""
+_HEADERS = "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"
 
 
 def why_shared(path: Path, *, or_root: bool = False) -> str:
@@ -82,9 +85,15 @@ def keep_compiled_code_private() -> str:
     Returns:
         What to tell the user; empty if there is nothing to tell.
     """
+    # Headers are compiled in torch's own place in /tmp wherever the rest is.
+    loaded: Any = sys.modules.get("torch._inductor.config")  # it reads the variable once
+    if os.environ.setdefault(_HEADERS, "0") == "0" and loaded is not None:
+        loaded.cpp_cache_precompile_headers = False
     refused: dict[str, str] = {}
     for variable, name in ((COMPILED, "inductor"), (KERNELS, "triton")):
-        chosen = os.environ.get(variable)
+        chosen = os.environ.get(variable, "")
+        # torch sets its own place when something asked for it before us.
+        chosen = "" if chosen.startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")) else chosen
         why = ""
         try:
             place = Path(os.path.realpath(chosen)) if chosen else _cache() / name
