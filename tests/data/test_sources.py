@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -239,3 +240,12 @@ def test_a_frame_as_a_dictionary_is_read_by_row():
     frame = pandas.DataFrame({"text": ["a", "b"], "label": ["x", "y"]}, index=[5, 3])
     found = read(frame.to_dict())
     assert found.rows.to_pylist() == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+
+
+def test_a_row_of_a_folder_is_called_by_its_file(tmp_path: Path):
+    for name, text in (("neg/a.txt", "bad"), ("pos/b.txt", ""), ("pos/c.txt", "good")):
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).write_text(text)
+    table = read("texts", base=tmp_path)
+    assert [table.where(row) for row in range(3)] == ["texts/neg/a.txt", "texts/pos/b.txt", "texts/pos/c.txt"]
+    assert table.take(np.array([1])).where(0) == "texts/pos/b.txt"

@@ -279,6 +279,7 @@ def _table(raw: Raw, rows: pa.Table, *, tokenised: bool) -> DataTable:
         numbers=raw.row_numbers.astype(np.int64),
         warnings=raw.warnings,
         tokenised=tokenised,
+        files=raw.nameless and ID in raw.columns and ID in rows.column_names,
     )
 
 
@@ -338,6 +339,7 @@ def _join(parts: Sequence[DataTable]) -> DataTable:
         tokenised=parts[0].tokenised,
         classes=_common_classes(parts),
         multi_hot=_all_multi_hot(parts),
+        files=all(part.files for part in parts),
     )
 
 

@@ -37,6 +37,9 @@ class DataTable:
     multi_hot: bool = False
     """Whether labels came as lists of zeros and ones: `classes` are their places, "0", "1", …"""
 
+    files: bool = False
+    """Whether every row is a file of a folder, and `id` its name there."""
+
     def __len__(self) -> int:
         return self.rows.num_rows
 
@@ -53,10 +56,12 @@ class DataTable:
         return not pa.types.is_large_string(innermost(self.rows.schema.field("labels").type))
 
     def where(self, row: int) -> str:
-        """`tweets.csv:812`: the source of a row and its number there."""
+        """`tweets.csv:812`: the source of a row and its number there; `folder/pos/7.txt` of a row that is a file."""
         if not self.origin:
             return f"row {int(self.row_numbers[row])}"
         name, _ = self.origin[bisect.bisect_right([first for _, first in self.origin], row) - 1]
+        if self.files:
+            return f"{name}/{self.rows.column('id')[row].as_py()}"
         return f"{name}:{int(self.row_numbers[row])}"
 
     @property
