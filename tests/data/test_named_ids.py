@@ -117,3 +117,38 @@ def test_an_id_without_a_name_is_refused_with_its_row(tokens, tmp_path):
     data = datasets.Dataset(table)
     with pytest.raises(DataError, match="row 2: label.*class id 7, but the column has 2 names: neg, pos"):
         read(data if tokens else data.remove_columns("input_ids"))
+
+
+def _several(lists) -> DataTable:
+    return read([{"text": f"t{number}", "label": labels} for number, labels in enumerate(lists)], MULTI)
+
+
+def _against(table, train) -> DataTable:
+    labels = find_labels(train, kind="multi")
+    return matched(table, "label", "multi", labels, train)
+
+
+def test_multi_hot_lists_and_class_ids_are_never_held_against_each_other():
+    ids, hot, either = (
+        _several([[0], [1], [0, 1]]),
+        _several([[0, 1, 1], [1, 1, 0]]),
+        _several([[0, 1], [1, 0]]),
+    )
+    with pytest.raises(
+        DataError, match="row 1: label: lists of zeros and ones, but the training rows have names"
+    ):
+        _against(either, ids)
+    with pytest.raises(DataError, match="row 1: label: class ids, but the training rows are lists of zeros"):
+        _against(_several([[2], [0]]), hot)
+    assert _against(either, _several([[0, 1], [1, 1]])).multi_hot
+
+
+def test_lists_that_may_be_either_are_refused_where_nothing_tells():
+    either, labels = _several([[0, 1], [1, 0]]), LabelSet(("0", "1"))
+    with pytest.raises(DataError, match="multi-hot, or class ids?"):
+        matched(either, "label", "multi", labels)
+    assert matched(either, "label", "multi", LabelSet(("z", "a"))).rows.column("label").to_pylist() == [
+        ["a"],
+        ["z"],
+    ]
+    assert matched(_several([[0, 1], [1, 1]]), "label", "multi", labels).multi_hot

@@ -149,3 +149,12 @@ def test_rows_of_text_beside_rows_of_token_ids_are_refused(tmp_path, tokens_firs
     train, other = (tokens, texts) if tokens_first else (texts, tokens)
     with pytest.raises(DataError, match=r"row 1: found .*, but the training rows are .*; use one kind"):
         bigbatch.train(tiny("bert"), train, other, run_dir=str(tmp_path / "r"), set={"updates": 1})
+
+
+def test_training_on_exclusive_multi_hot_lists_needs_no_second_form(tmp_path):
+    rows = [{"input_ids": [5, 6, 7], "labels": [place % 2, 1 - place % 2]} for place in range(4)]
+    task = {"task.name": "classify", "task.kind": "multi", "updates": 1, "batch": 4}
+    run = start(tmp_path / "r", tiny("bert"), rows=rows, set=task)
+    exhaust(run)
+    with pytest.raises(DataError, match="multi-hot, or class ids?"):
+        bigbatch.evaluate(tmp_path / "r", rows, device="cpu")

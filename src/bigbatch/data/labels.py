@@ -151,15 +151,26 @@ def matched(
     if table.multi_hot:
         found = table.classes or ()
         if train is not None and not train.multi_hot:
-            if not {"0", "1"} <= set(known):
-                what = "lists of zeros and ones, but the training rows have names; use one of the two"
-                raise one_error(table.where(0), role, what)
-            return _as_class_ids(table, role)
+            what = (
+                "lists of zeros and ones, but the training rows have names or class ids; use one of the two "
+                '(class ids as names: ["0", "1"])'
+            )
+            raise one_error(table.where(0), role, what)
+        if train is None and _may_be_ids(table, role) and known == ["0", "1"]:
+            what = (
+                "every list is [0, 1] or [1, 0]: multi-hot, or class ids? The model's classes 0 and 1 do not tell; "
+                'write names: ["0"], ["1"] or ["0", "1"]'
+            )
+            raise one_error(table.where(0), role, what)
         if len(found) != len(known):
             what = f"lists of {len(found)} zeros and ones, but there are {len(known)} labels: {listed(known)}"
             raise one_error(table.where(0) if len(table) else "data", role, what)
         return _renamed(table, role, dict(zip(found, known, strict=True)))
-    strange = set(distinct_labels(table, role)) - set(known)
+    present = set(distinct_labels(table, role))
+    if train is not None and train.multi_hot and present and all(map(is_integer_name, {*present, *known})):
+        what = "class ids, but the training rows are lists of zeros and ones; use one of the two"
+        raise one_error(table.where(0), role, what)
+    strange = present - set(known)
     if (
         strange
         and table.tokenised
@@ -185,17 +196,10 @@ def _check_order(table: DataTable, role: str, known: Sequence[str], train: DataT
         raise one_error(table.where(0) if len(table) else "data", role, what)
 
 
-def _as_class_ids(table: DataTable, role: str) -> DataTable:
-    """Lists that look multi-hot, beside training rows whose lists hold class ids: the ids 0 and 1."""
-    column = table.rows.column(role)
-    places = len(table.classes or ())
-    ids = [
-        None if ones is None else ["0"] * (len(ones) < places) + ["1"] * bool(ones)
-        for ones in column.to_pylist()
-    ]
-    place = table.rows.column_names.index(role)
-    rows = table.rows.set_column(place, role, pa.chunked_array([pa.array(ids, column.type)]))
-    return replace(table, rows=rows, classes=None, multi_hot=False)
+def _may_be_ids(table: DataTable, role: str) -> bool:
+    """Whether lists of zeros and ones may as well be class ids: two places, of which each row has one."""
+    rows = table.rows.column(role).to_pylist()
+    return len(table.classes or ()) == 2 and all(ones is not None and len(ones) == 1 for ones in rows)
 
 
 def _nameless(names: Sequence[str]) -> bool:

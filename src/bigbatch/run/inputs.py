@@ -93,7 +93,7 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
     labels = _labels(recipe, task, live, train, kind)
     named = {name: matched(table, role, kind, labels, train) for name, table in named.items()}
     test = None if test is None else matched(test, role, kind, labels, train)
-    train = matched(train, role, kind, labels)
+    train = matched(train, role, kind, labels, train)
     warnings = check_splits(train, named, test, kind=kind, labels=labels, roles=task.roles)
     warnings += getattr(told(task, label_set=labels), "data_warnings", ())
     inputs = Inputs(
@@ -129,7 +129,7 @@ def _labels(recipe: Recipe, task: Any, live: Live, train: DataTable, kind: Kind)
     if role is None:
         return LabelSet(())
     if train.multi_hot and given:
-        train = matched(train, role, kind, LabelSet(tuple(map(class_name, given))))
+        train = matched(train, role, kind, LabelSet(tuple(map(class_name, given))), train)
     labels = find_labels(train, role, kind, given)
     known = None if given or kind == "regression" else known_labels(local_model(recipe), live.module)
     if known is None:
