@@ -72,8 +72,8 @@ def _length(positions: int | None, offset: int, tokenizer: Any, max_length: int 
             raise ModelError(
                 f"tokenizer_config.json: model_max_length: found {told!r:.40}; expected a number of tokens"
             )
-        limits = [limit for limit in (positions, told) if limit]
-        return min([limit for limit in limits if limit < _NO_LIMIT], default=_FALLBACK_TOKENS)
+        limits = [int(limit) for limit in (positions, told) if limit and limit < _NO_LIMIT]
+        return min(limits, default=_FALLBACK_TOKENS)
     if positions is not None and max_length > positions:
         why = f" ({positions + offset} less {offset} that its padding takes)" if offset else ""
         raise ModelError(

@@ -165,8 +165,11 @@ def patience(group: Any = None) -> timedelta:
 
     Groups that are opened beside it are told so: left alone they take torch's own, 10 minutes for NCCL.
     """
-    found = dist.group.WORLD if group is None else group
-    return found._get_backend(torch.device("cpu")).options._timeout
+    found: Any = dist.group.WORLD if group is None else group
+    # Words travel on the CPU; a group of the caller's own may know accelerators alone.
+    kinds = found._device_types
+    kind = torch.device("cpu") if torch.device("cpu") in kinds else kinds[0]
+    return found._get_backend(kind).options._timeout
 
 
 def _bytes(data: bytes) -> Tensor:
