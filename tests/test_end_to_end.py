@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_files_of_a_run_directory(bigbatch_says, model):
     names = {path.name for path in run.iterdir() if not path.name.startswith(".")}
     assert names - {"logs"} == {
         "recipe.yaml", "code", "plan.json", "environment.json", "status.json", "metrics.jsonl", "checkpoints",
-        "model", "result.json", "report.html", "identity.json", "evaluation.json",
+        "model", "result.json", "report.html", "identity.json", "evaluation.json", "code.hmac",
     }  # fmt: skip
     assert [path.name for path in (run / "code").iterdir()] == ["alerts.py"]
     assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= {
@@ -386,7 +387,8 @@ def test_hostile_labels_stay_harmless_from_the_file_to_the_spreadsheet(bigbatch_
     assert cells and not any(cell.startswith(("=", "+", "@", "\t")) for cell in cells)
     assert all("\x1b" not in cell or not cell.startswith("\x1b") for cell in cells)
     card = (run / "model/README.md").read_text()
-    assert "<img" not in card
+    # Shown as code, which no page obeys; the fence is longer than any run of backticks in the name.
+    assert "<img" in card and "<img" not in re.sub(r"(`+).+?\1", "", card)
     names = AutoModelForSequenceClassification.from_pretrained(run / "model").config.id2label
     assert sorted(names.values()) == sorted(HOSTILE), "in the model they are what they were"
     found = bigbatch.predict(run, ["great flight"])[0]

@@ -429,7 +429,9 @@ def test_costs_add() -> None:
 
 def test_a_micro_batch_of_one_token() -> None:
     graph = run(tiny(), lengths=(1,))
-    assert graph.real_tokens == 1 and not [one for one in graph.of("unread") if one.where == "block 2"]
+    unread = [one.what for one in graph.of("unread") if one.where == "block 2"]
+    # The softmax of one score is 1: on CPUs that round to exactly that, nothing depends on queries and keys.
+    assert graph.real_tokens == 1 and all("attention.self.query" in what for what in unread)
 
 
 def test_a_batch_without_padding_in_the_padded_path() -> None:

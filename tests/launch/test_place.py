@@ -16,13 +16,13 @@ TORCHRUN = {
     "MASTER_PORT": "1",
     "TORCHELASTIC_RUN_ID": "x",
 }
-OURS = {**TORCHRUN, "BIGBATCH_MEETING": "/tmp/launch/ranks-1.file"}
+OURS = {**TORCHRUN, "BIGBATCH_MEETING": "/launch/ranks-1.file"}
 
 
 def test_where_ranks_meet_is_what_our_agent_said():
     place, ours = place_of(TORCHRUN), place_of(OURS)
     assert place is not None and (place.rank, place.size, place.meeting) == (1, 2, None)
-    assert ours is not None and ours.meeting == Path("/tmp/launch/ranks-1.file")
+    assert ours is not None and ours.meeting == Path("/launch/ranks-1.file")
 
 
 def test_only_a_torchrun_of_the_users_own_is_noted():

@@ -76,7 +76,7 @@ def test_an_index_names_files_of_its_folder(folder: Path) -> None:
     [
         "p.bin",
         "../outside.safetensors",
-        "/tmp/x.safetensors",
+        "/elsewhere/x.safetensors",
         "sub/a.safetensors",
         "..\\a.safetensors",
         "p.pt",

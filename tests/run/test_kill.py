@@ -86,8 +86,8 @@ PHASES: dict[str, Sequence[tuple[str, str, str, int]]] = {
     "report": (
         ("bigbatch.report.html:render_report", "before", "", 1),
         ("bigbatch.report.html:write_atomic", "before", "", 1),
-        ("bigbatch.report.page:os.replace", "before", "report.html", 1),
-        ("bigbatch.report.page:os.replace", "after", "report.html", 1),
+        ("bigbatch.written:os.replace", "before", "report.html", 1),
+        ("bigbatch.written:os.replace", "after", "report.html", 1),
     ),
 }
 

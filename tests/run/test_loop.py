@@ -169,7 +169,8 @@ def test_another_runtime_error_is_not_taken_for_lack_of_memory(tmp_path):
         memory.armed = True
         for _ in run:
             pass
-    assert run.status == "failed" and not (tmp_path / "r/metrics.jsonl").exists()
+    lines = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
+    assert run.status == "failed" and [line["event"] for line in lines] == ["failed"]
 
 
 def test_an_evaluation_that_runs_out_of_memory_is_cut_smaller_too(tmp_path):

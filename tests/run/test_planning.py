@@ -160,7 +160,7 @@ def test_a_compiled_run_counts_its_recompilations(tmp_path: Path, monkeypatch: p
     from bigbatch.graph import compiled
 
     right = compiled._code_of
-    monkeypatch.setattr(compiled, "_code_of", lambda function, _: right(function, "aot_eager"))
+    monkeypatch.setattr(compiled, "_code_of", lambda function, _, mode: right(function, "aot_eager", mode))
     torch._dynamo.reset()
     settings = {
         "updates": 4,

@@ -60,7 +60,14 @@ def finish(run: Path, batch: int, target: float) -> None:
     for heavy in ("checkpoints", "model"):
         (run / heavy).mkdir(exist_ok=True)
     (run / "result.json").write_text(json.dumps(result))
-    (run / "status.json").write_text(json.dumps({"state": "finished"}))
+    status = {
+        "state": "finished",
+        "update": updates,
+        "host": "h",
+        "job_id": None,
+        "updated_at": "2026-01-01T00:00:00Z",
+    }
+    (run / "status.json").write_text(json.dumps(status))
 
 
 if __name__ == "__main__":

@@ -317,7 +317,7 @@ def _merged(low: dict[str, Any], high: dict[str, Any], path: Key, result: Layer)
         if isinstance(below, dict) and isinstance(value, dict) and inner not in _WHOLE:
             out[key] = _merged(below, value, inner, result)
             continue
-        if key in out:  # else nothing was written there, and looking for it in all places would take its time
+        if key in low:  # else nothing was written there, and looking for it in all places would take its time
             for known in [place for place in result.places if place[: len(inner)] == inner]:
                 del result.places[known]
                 result.written.pop(known, None)

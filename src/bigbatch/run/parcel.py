@@ -144,6 +144,7 @@ def _live_model(folder: Path, module: torch.nn.Module) -> dict[str, Any]:
         "class": reference,
         "dtype": dtypes[0] if len(dtypes) == 1 else "float32",
         "attention": getattr(model.config, "_attn_implementation", None),
+        "called": getattr(model.config, "_name_or_path", ""),
         "frozen": sorted(name for name, each in module.named_parameters() if not each.requires_grad),
         "dropout": {
             name: part.p for name, part in module.named_modules() if isinstance(part, torch.nn.Dropout)
@@ -163,6 +164,8 @@ def _opened_model(folder: Path, said: Mapping[str, Any]) -> Any:
         module = kind.from_pretrained(
             view.path, dtype=getattr(torch, said["dtype"]), use_safetensors=True, **chosen
         )
+    # Where it was opened is another place on every rank.
+    module.config._name_or_path = module.name_or_path = said["called"]
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in said["frozen"])
     for name, probability in said["dropout"].items():
