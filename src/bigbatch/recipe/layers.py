@@ -14,7 +14,7 @@ from bigbatch.recipe.slurm import SlurmSpec
 from bigbatch.recipe.sugar import ALTERNATIVES, desugar
 from bigbatch.recipe.values import is_reference, kind_of, nearest
 from bigbatch.recipe.yaml12 import MAX_CHARACTERS, MAX_DEPTH, Document, read_value, read_yaml
-from bigbatch.stored import Damaged, read_bytes
+from bigbatch.stored import Damaged, check_plain, read_bytes
 
 Key = tuple[str | int, ...]
 
@@ -135,8 +135,9 @@ def refuse_shared(site: Path) -> None:
         RecipeError: others may write it, or it belongs to another user.
     """
     try:
+        check_plain(site)
         why = why_shared(Path(os.path.realpath(site)), or_root=True)
-    except (OSError, ValueError):  # not there: said where it is read
+    except (OSError, ValueError):  # not there, or no file at all: said where it is read
         return
     if why:
         what = (
