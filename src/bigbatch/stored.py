@@ -89,8 +89,10 @@ def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
     """
     with open_plain(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        # One byte more than allowed: the file may grow while it is read.
-        content = file.read(most_bytes + 1) if size_bytes <= most_bytes else b""
+        # As much as there is, since room is taken for what is asked; then what was added while it was read.
+        content = file.read(size_bytes + 1) if size_bytes <= most_bytes else b""
+        if size_bytes < len(content) <= most_bytes:
+            content += file.read(most_bytes + 1 - len(content))
     if max(size_bytes, len(content)) > most_bytes:
         raise Damaged(
             f"has {show_bytes(max(size_bytes, len(content)))}; at most {show_bytes(most_bytes)} are read"

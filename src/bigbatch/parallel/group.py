@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.constants import default_pg_timeout
 
 from bigbatch.errors import PeerFailed
 from bigbatch.parallel.gradients import Buckets
@@ -169,7 +170,8 @@ def patience(group: Any = None) -> timedelta:
     # Words travel on the CPU; a group of the caller's own may know accelerators alone.
     kinds = found._device_types
     kind = torch.device("cpu") if torch.device("cpu") in kinds else kinds[0]
-    return found._get_backend(kind).options._timeout
+    options = found._get_backend(kind).options
+    return default_pg_timeout if options is None else options._timeout  # imagined ranks have none
 
 
 def _bytes(data: bytes) -> Tensor:
