@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,38 +160,38 @@ def _read_document(path: Path, problems: list[str]) -> dict[str, Any]:
 
     A plan is shown whatever it says, so that those of other versions can be read.
     """
-    try:
+    with _said(path, problems):
         return read_object(path) if path.name == "plan.json" else read_document(path)
+    return {}
+
+
+@contextmanager
+def _said(path: Path, problems: list[str]) -> Iterator[None]:
+    """A file that cannot be used is among the problems afterwards; one that is not there is none."""
+    try:
+        yield
     except FileNotFoundError:
         pass
     except OSError as error:
         problems.append(f"{path.name} could not be read: {error.strerror}.")
     except Damaged as error:
         problems.append(f"{path.name} {error}.")
-    return {}
 
 
 def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The journal's lines; the last one may be torn while a run is writing it, or after a kill."""
     records: list[dict[str, Any]] = []
-    try:
-        with open_plain(path) as file:
-            number = 0
-            while line := file.readline(_LINE_BYTES):
-                number += 1
-                if len(line) == _LINE_BYTES:
-                    raise Damaged(f"has a line of more than {show_bytes(_LINE_BYTES)}")
-                try:
-                    records.append(record_of(line))
-                except Damaged as error:
-                    if line.endswith(b"\n"):
-                        problems.append(f"{path.name}, line {number}, {error}: it was left out.")
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        problems.append(f"{path.name} could not be read: {error.strerror}.")
-    except Damaged as error:
-        problems.append(f"{path.name} {error}.")
+    with _said(path, problems), open_plain(path) as file:
+        number = 0
+        while line := file.readline(_LINE_BYTES):
+            number += 1
+            if len(line) == _LINE_BYTES:
+                raise Damaged(f"has a line of more than {show_bytes(_LINE_BYTES)}")
+            try:
+                records.append(record_of(line))
+            except Damaged as error:
+                if line.endswith(b"\n"):
+                    problems.append(f"{path.name}, line {number}, {error}: it was left out.")
     return records
 
 

@@ -17,6 +17,7 @@ from bigbatch.documents import Count, checked
 from bigbatch.errors import CheckpointError
 from bigbatch.model.streams import CODES, aligned, header_bytes, raw_bytes
 from bigbatch.run.durable import FILES, Buffer, FileOps, write_file
+from bigbatch.run.stored_index import whole
 from bigbatch.stored import Damaged, check_plain, json_value, open_plain
 
 SHARD_BYTES = 2**30
@@ -100,19 +101,13 @@ def read_spans(path: Path, *, size_bytes: int, header_sha256: str) -> dict[str, 
     Raises:
         CheckpointError: missing, of another size, or its header was changed; names the file.
     """
-    try:
+    with whole(path.name):
         found_bytes = check_plain(path)
         if found_bytes != size_bytes:
             raise CheckpointError(f"{path.name} has {found_bytes:,} bytes instead of {size_bytes:,}")
         with open_plain(path) as handle:
             length = handle.read(8)
             header = handle.read(min(int.from_bytes(length, "little"), _MAX_HEADER_BYTES))
-    except FileNotFoundError:
-        raise CheckpointError(f"incomplete: {path.name} is missing") from None
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
-    except Damaged as error:
-        raise CheckpointError(f"{path.name} {error}") from None
     if hashlib.sha256(length + header).hexdigest() != header_sha256:
         raise CheckpointError(f"{path.name}: the checksum of its header does not match")
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -207,8 +208,15 @@ def check_run_state(state: Mapping[str, Any]) -> None:
 
 
 def _content(path: Path, name: str, most_bytes: int) -> bytes:
-    try:
+    with whole(name):
         return read_bytes(path / name, most_bytes=most_bytes)
+
+
+@contextmanager
+def whole(name: str) -> Iterator[None]:
+    """A file of a checkpoint that is missing or damaged is a CheckpointError that names it."""
+    try:
+        yield
     except FileNotFoundError:
         raise CheckpointError(f"incomplete: {name} is missing") from None
     except OSError as error:
