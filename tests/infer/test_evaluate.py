@@ -173,3 +173,34 @@ def test_multi_label(forward, tokenizer):
     assert found.metrics["average_precision"] == pytest.approx(
         sk.average_precision_score(table.values, shares)
     )
+
+
+def test_rows_are_scored_by_the_figures_that_are_asked_for(forward, task, table, monkeypatch):
+    names = ("accuracy", "f1_macro", "log_loss", "loss", "roc_auc_ovr")
+    found = evaluate(forward, task, table, micro_tokens=10_000, packing="packed", scored=names)
+    predicted = outputs_by_hand(forward, table).numpy().argmax(-1)
+    np.testing.assert_array_equal(found.scores["accuracy"], predicted == table.values)
+    assert found.scores["loss"].mean() == pytest.approx(-found.loss)
+    np.testing.assert_allclose(found.scores["log_loss"], found.scores["loss"], rtol=1e-6)
+    np.testing.assert_array_equal(found.scores["roc_auc_ovr"], found.scores["loss"])
+    for chunk in (7, 1):
+        monkeypatch.setattr(evaluate_module, "CHUNK_UNITS", chunk)
+        again = evaluate(forward, task, table, micro_tokens=16, packing="padded", scored=names)
+        assert all(np.array_equal(again.scores[name], found.scores[name]) for name in names)
+    assert evaluate(forward, task, table, micro_tokens=64, packing="packed").scores == {}
+
+
+def test_weights_of_classes_are_in_the_scores_by_the_loss(forward, task, table):
+    heavy = replace(task, class_weights_C=(1.0, 3.0))
+    found = evaluate(forward, heavy, table, micro_tokens=64, packing="packed", scored=["loss"])
+    plain = evaluate(forward, task, table, micro_tokens=64, packing="packed", scored=["loss"])
+    weights = np.where(table.values == 1, 3.0, 1.0)
+    np.testing.assert_allclose(found.scores["loss"], plain.scores["loss"] * weights * 60 / weights.sum())
+    assert found.scores["loss"].mean() == pytest.approx(-found.loss)
+
+
+def test_a_row_that_does_not_count_has_no_score(forward, task, tokenizer):
+    rows = [{"text": "a b", "label": "pos"}, {"text": "c"}, {"text": "d", "label": "neg"}]
+    some = as_table(task.encode_batch(rows, tokenizer))
+    found = evaluate(forward, task, some, micro_tokens=64, packing="packed", scored=["loss", "f1_macro"])
+    assert {len(scores) for scores in found.scores.values()} == {2}

@@ -19,6 +19,7 @@ from bigbatch.tasks.inputs import Inputs
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.matching import rank_metrics
 from bigbatch.tasks.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal_rank
+from bigbatch.tasks.row_scores import scorer_of
 from bigbatch.tasks.texts import hash_of, joined, text_table
 
 GOLDEN = json.loads(Path(__file__).with_name("ranx_golden.json").read_text(encoding="utf-8"))
@@ -151,16 +152,21 @@ def test_figures_of_a_split_merge_and_share_their_ranks(monkeypatch):
             for part, values in zip(np.split(vectors, cuts), np.split(texts.values, cuts), strict=True)
         ]
         found = {}
+        scorer = scorer_of("mrr@10", metrics)
+        for chunk in chunks:
+            scorer.add(*chunk, np.arange(len(chunk[0].scores)))
         for metric in metrics:
             states = [metric.add(*chunk) for chunk in chunks]
             state = states[0]
             for other in states[1:]:
                 state = metric.merge(state, other)
             found[metric.name] = metric.value(state)
+        scores_N = scorer.scores()
+        assert len(scores_N) == 2 and scores_N.mean() == found["mrr@10"], "one a query"
         return found
 
     assert figures([]) == figures([2, 5])
-    assert len(calls) == 2, "three metrics compute ranks once"
+    assert len(calls) == 2, "three metrics and the scores of queries compute ranks once"
     # Two distinct queries, three distinct documents; the first query has two relevant ones.
     assert calls[0][0].shape == (2, 5)
     assert calls[0][1].shape == (3, 5)

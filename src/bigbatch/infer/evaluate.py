@@ -6,8 +6,8 @@ Loss and metrics are computed in fp64, in table order, with exact sums: they dep
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from bigbatch.tasks.figures import Idle, why_undefined
 from bigbatch.tasks.heads import is_coupled
 from bigbatch.tasks.naming import named_figures, reported_names
 from bigbatch.tasks.perfect import perfect_outputs
+from bigbatch.tasks.row_scores import RowSums, scorer_of
 from bigbatch.tasks.states import CalibrationMetric, confusion, counted
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
@@ -68,6 +69,9 @@ class EvalResult:
     """The most confidently wrong units (regression: the largest errors), worst first."""
     labels: tuple[str, ...] = ()
     """Class names in class order."""
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By figure that was asked for: one number a row that counts (N,) float64, in table order, larger is better; see
+    `tasks.row_scores`. Two evaluations of a split can be paired by them (`rules.paired`)."""
 
     @property
     def samples_per_second(self) -> float:
@@ -84,6 +88,7 @@ def evaluate(
     micro_tokens: int,
     packing: Packing | None = None,
     world: World | None = None,
+    scored: Collection[str] = (),
 ) -> EvalResult:
     """Loss and metrics of a model on a tokenised split.
 
@@ -95,6 +100,7 @@ def evaluate(
         micro_tokens: upper bound of computed tokens of a micro-batch.
         packing: `packed` or `padded`, as the forward expects it; None: the quickest way that the forward knows.
         world: the ranks that share the forward passes; each then has all outputs and finds the same figures.
+        scored: figures by which rows are scored, too.
     """
     started = time.perf_counter()
     outputs_UC = run_forward(
@@ -105,12 +111,12 @@ def evaluate(
         reduce=getattr(task, "reduce", None),
         world=world,
     )
-    units = len(outputs_UC)
-    terms = _losses(task, outputs_UC, table)
-    gathered = _Gathered(task.metrics if metrics is None else metrics)
-    for first in range(0, units, CHUNK_UNITS):
-        part = slice(first, min(first + CHUNK_UNITS, units))
-        gathered.add(task.decode(outputs_UC[part]), _targets(table, part), first)
+    losses = _Losses(task)
+    losses.add_all(outputs_UC, table)
+    terms = losses.values()
+    gathered = _Gathered(task.metrics if metrics is None else metrics, scored)
+    for part, rows_U in _whole_rows(table):
+        gathered.add(task.decode(outputs_UC[part]), _targets(table, part), part.start, rows_U)
     values, undefined = gathered.figures()
     known = [loss for loss in terms.values() if loss is not None]
     if not known:
@@ -127,6 +133,7 @@ def evaluate(
         calibration=gathered.bins(),
         examples=gathered.examples(table.unit_offsets, labels),
         labels=labels,
+        scores={name: gathered.scores(name, losses) for name in scored},
     )
 
 
@@ -140,13 +147,12 @@ def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric])
         names = ("loss", *(name for metric in metrics for name in reported_names(metric)))
         return dict.fromkeys(names, NOTHING_COUNTS)
     gathered = _Gathered(metrics)
-    units = int(table.unit_offsets[-1])
-    for first in range(0, units if metrics else 0, CHUNK_UNITS):
-        targets = _targets(table, slice(first, min(first + CHUNK_UNITS, units)))
+    for part, rows_U in _whole_rows(table) if metrics else ():
+        targets = _targets(table, part)
         outputs_UC = perfect_outputs(task, targets)
         if outputs_UC is None:
             return {}
-        gathered.add(task.decode(outputs_UC), targets, first)
+        gathered.add(task.decode(outputs_UC), targets, part.start, rows_U)
     values, impossible = gathered.figures()
     rising = {name for metric in metrics if metric.larger_is_better for name in reported_names(metric)}
     nothing = {name: NEVER_ABOVE_0 for name in rising if values.get(name) == 0.0}
@@ -161,26 +167,61 @@ def _targets(table: TokenTable, part: slice) -> Targets:
     )
 
 
-def _losses(task: Task, outputs_UC: np.ndarray, table: TokenTable) -> dict[str, float | None]:
-    """Per term: exact sum of weighted unit losses / denominator; None of what does not occur in the split."""
-    sums: dict[str, Parts] = {}
-    denominators: dict[str, Parts] = {}
-    prepare = getattr(task, "prepare", None)
-    # A loss that couples units sees them all at once.
-    step = max(1, len(outputs_UC)) if is_coupled(task) else CHUNK_UNITS
-    for first in range(0, len(outputs_UC), step):
-        part = slice(first, min(first + step, len(outputs_UC)))
-        targets = _targets(table, part)
-        targets = prepare(targets) if prepare else targets
-        for name, losses_U in _unit_losses(task, outputs_UC[part], targets).items():
-            sums[name] = add_parts(sums.get(name, ()), exact_parts(losses_U))
-        for name, count in task.denominators(targets).items():
-            denominators[name] = add_parts(denominators.get(name, ()), (count,) if count else ())
-    found: dict[str, float | None] = {}
-    for name, parts in sums.items():
-        denominator = total(denominators[name])
-        found[name] = total(parts) / denominator if denominator else None
-    return found
+def _whole_rows(table: TokenTable, most_units: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+    """Units of whole rows, at most `CHUNK_UNITS` unless one row has more, and the rows that they belong to, from 0."""
+    offsets = np.asarray(table.unit_offsets)
+    first_row = 0
+    while first_row < len(table):
+        most = int(offsets[first_row]) + (most_units or CHUNK_UNITS)
+        end_row = max(int(np.searchsorted(offsets, most, side="right")) - 1, first_row + 1)
+        counts = np.diff(offsets[first_row : end_row + 1])
+        if counts.any():
+            part = slice(int(offsets[first_row]), int(offsets[end_row]))
+            yield part, np.repeat(np.arange(len(counts)), counts)
+        first_row = end_row
+
+
+class _Losses:
+    """Per term: exact sum of weighted unit losses, and the denominator; and the sums of each row."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._sums: dict[str, Parts] = {}
+        self._denominators: dict[str, Parts] = {}
+        self._rows: dict[str, RowSums] = {}
+
+    def add_all(self, outputs_UC: np.ndarray, table: TokenTable) -> None:
+        """A whole split; a loss that couples units sees them all at once."""
+        prepare = getattr(self._task, "prepare", None)
+        for part, rows_U in _whole_rows(table, max(1, len(outputs_UC)) if is_coupled(self._task) else None):
+            targets = _targets(table, part)
+            counts_U = np.asarray(targets.weights) > 0
+            targets = prepare(targets) if prepare else targets
+            for name, losses_U in _unit_losses(self._task, outputs_UC[part], targets).items():
+                self._sums[name] = add_parts(self._sums.get(name, ()), exact_parts(losses_U))
+                # A loss of pairs has other units: each value is a row of its own.
+                own = len(losses_U) != len(rows_U)
+                places = np.arange(len(losses_U)) if own else rows_U
+                counts = np.ones(len(losses_U), bool) if own else counts_U
+                self._rows.setdefault(name, RowSums()).add(losses_U, places, counts)
+            for name, count in self._task.denominators(targets).items():
+                before = self._denominators.get(name, ())
+                self._denominators[name] = add_parts(before, (count,) if count else ())
+
+    def values(self) -> dict[str, float | None]:
+        """Sum / denominator of each term; None of what does not occur in the split."""
+        found: dict[str, float | None] = {}
+        for name, parts in self._sums.items():
+            denominator = total(self._denominators[name])
+            found[name] = total(parts) / denominator if denominator else None
+        return found
+
+    def scores(self) -> np.ndarray:
+        """What each row adds to the loss, negative: larger is better."""
+        terms = [rows.parts(total(self._denominators[name])) for name, rows in self._rows.items()]
+        terms = [term_N for term_N in terms if len(term_N)]
+        # Terms of other rows cannot be added row by row.
+        return -np.sum(terms, axis=0) if len({len(term_N) for term_N in terms}) == 1 else np.empty(0)
 
 
 def _unit_losses(task: Any, outputs_UC: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
@@ -196,8 +237,9 @@ def _unit_losses(task: Any, outputs_UC: np.ndarray, targets: Targets) -> dict[st
 class _Gathered:
     """States of metrics, confusion and calibration, and the worst units, over the chunks so far."""
 
-    def __init__(self, metrics: Sequence[Metric]) -> None:
+    def __init__(self, metrics: Sequence[Metric], scored: Collection[str] = ()) -> None:
         self.metrics = tuple(metrics)
+        self._scorers = {name: scorer_of(name, self.metrics) for name in scored}
         self.states: list[Any] = [None] * len(self.metrics)
         self.confusion: np.ndarray | None = None
         self._calibration: Any = None
@@ -205,8 +247,11 @@ class _Gathered:
         self._counted = 0
         self.idle: dict[str, str] = {}
 
-    def add(self, predictions: Predictions, targets: Targets, first_unit: int) -> None:
-        """Take in the next units of the table."""
+    def add(self, predictions: Predictions, targets: Targets, first_unit: int, rows_U: np.ndarray) -> None:
+        """Take in the units of the table's next rows."""
+        for scorer in self._scorers.values():
+            if scorer is not None:
+                scorer.add(predictions, targets, rows_U)
         self._counted += int(np.count_nonzero(np.asarray(targets.weights) > 0))
         for index, metric in enumerate(self.metrics):
             state, before = metric.add(predictions, targets), self.states[index]
@@ -238,6 +283,11 @@ class _Gathered:
                 self.idle[name] = item.reason
             values[name] = None if reason is not None else float(item)
         return values, undefined
+
+    def scores(self, name: str, losses: _Losses) -> np.ndarray:
+        """Of each row that counts, by this figure; by the loss where the figure gives rows none."""
+        scorer = self._scorers[name]
+        return losses.scores() if scorer is None else scorer.scores()
 
     def bins(self) -> tuple[dict[str, Any], ...]:
         """Calibration of the largest probability."""

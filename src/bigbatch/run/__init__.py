@@ -12,6 +12,7 @@
     signals.py       the first Ctrl-C is a request, the second an exit
     guard.py         counts non-finite updates, ends a run that diverged
     watched.py       which figure `best`, `early_stopping` and `gate` mean
+    choice.py        which weights are kept: evaluations paired row by row
     inputs.py        recipe -> checked rows and labels
     live.py          what Python brings: its part of the fingerprint, a live model's weights
     parcel.py        live objects in a folder that fresh processes open

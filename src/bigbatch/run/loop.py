@@ -34,6 +34,7 @@ from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary
 from bigbatch.run.build import Parts
+from bigbatch.run.choice import scored_figures
 from bigbatch.run.defined import Missing, look
 from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.growth import Growth
@@ -299,6 +300,7 @@ class Loop:
                 micro_tokens=parts.evaluation_micro_tokens,
                 packing=parts.packing,
                 world=self.world,
+                scored=scored_figures(parts, split),
             )
 
     def _note_for_stopping(self) -> None:

@@ -19,6 +19,7 @@
     entities.py   entities in tagged sentences, counted in any pieces of the stream
     states.py     figures as states that can be merged
     figures.py    the formulas behind them: counts, ranks, correlations
+    row_scores.py what each row adds to a figure, so that two evaluations can be paired
     sums.py       sums of floats that do not depend on order
     catalog.py    recipe -> task, loss and metrics, import references included
 """

@@ -72,11 +72,13 @@ class RankMetric:
 
     def value(self, state: Chunks) -> float:
         """Mean over queries."""
-        ranks = self.ranking(state)
-        if not ranks.queries:
-            return Undefined("no queries")
+        values_N = self.per_query(state)
+        return total(exact_parts(values_N)) / len(values_N) if len(values_N) else Undefined("no queries")
+
+    def per_query(self, state: Chunks) -> np.ndarray:
+        """The figure of each query (N,), in order of occurrence."""
         what, depth = self.name.split("@")
-        return total(exact_parts(_FIGURES[what](ranks, int(depth)))) / ranks.queries
+        return _FIGURES[what](self.ranking(state), int(depth))
 
 
 def rank_metrics(names: Sequence[str | Metric], *, where: str = "recipe") -> tuple[Metric, ...]:

@@ -1,0 +1,193 @@
+"""Scores of rows: their mean is the figure, and the jackknife's are those of figures computed without each row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bigbatch.records import Predictions, Targets
+from bigbatch.tasks import row_scores
+from bigbatch.tasks.entities import SEEN, STARTS
+from bigbatch.tasks.metrics import known_metrics, metric_for
+from bigbatch.tasks.perplexity import BYTES, language_metrics
+from bigbatch.tasks.row_scores import scorer_of
+from bigbatch.tasks.states import WholeMetric
+from bigbatch.tasks.tag_metrics import tag_metric
+
+ABC = ("a", "b", "c")
+
+
+def single(rows=40, classes=3, seed=0):
+    random = np.random.default_rng(seed)
+    values = random.integers(0, classes, rows)
+    scores = np.eye(classes)[values] * 2 + random.normal(size=(rows, classes))
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    targets = Targets(values=values, weights=np.ones(rows, np.float32), extras={})
+    return Predictions(kind="single", scores=scores, probabilities=shares, values=scores.argmax(-1)), targets
+
+
+def some(predictions, targets, units):
+    shares = predictions.probabilities
+    return (
+        Predictions(
+            kind=predictions.kind,
+            scores=predictions.scores[units],
+            probabilities=None if shares is None else shares[units],
+            values=predictions.values[units],
+        ),
+        targets.map(lambda values: values[units]),
+    )
+
+
+def scored(metric, name, predictions, targets, rows_U, *, pieces=1):
+    """Scores, from whole rows in several pieces."""
+    scorer = scorer_of(name, [metric])
+    assert scorer is not None
+    for rows in np.array_split(np.unique(rows_U), pieces):
+        units = np.flatnonzero(np.isin(rows_U, rows))
+        scorer.add(*some(predictions, targets, units), rows_U[units] - rows[0])
+    return scorer.scores()
+
+
+def figure(metric, name, predictions, targets):
+    value = metric.value(metric.add(predictions, targets))
+    return value[name] if isinstance(value, dict) else value
+
+
+def jackknife(metric, name, predictions, targets, rows_U):
+    """By its definition: the figure of every other row, one row after the other."""
+    numbers = np.unique(rows_U)
+    whole = figure(metric, name, predictions, targets)
+    found = []
+    for row in numbers:
+        without = figure(metric, name, *some(predictions, targets, np.flatnonzero(rows_U != row)))
+        found.append(whole if np.isnan(without) else len(numbers) * whole - (len(numbers) - 1) * without)
+    return np.array(found)
+
+
+def test_accuracy_is_0_or_1():
+    predictions, targets = single()
+    found = scored(known_metrics("single", ABC)["accuracy"], "accuracy", predictions, targets, np.arange(40))
+    np.testing.assert_array_equal(found, predictions.values == targets.values)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["f1_macro", "f1_micro", "f1_weighted", "balanced_accuracy", "matthews_corrcoef", "f1_b", "recall_c"],
+)
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_figures_of_counts_are_jackknifed(name, pieces, monkeypatch):
+    monkeypatch.setattr(row_scores, "_BLOCK_COUNTS", 90)  # rows in several blocks, too
+    predictions, targets = single()
+    metric = metric_for(name, "single", 3, ABC)
+    found = scored(metric, name, predictions, targets, np.arange(40), pieces=pieces)
+    np.testing.assert_allclose(found, jackknife(metric, name, predictions, targets, np.arange(40)), atol=1e-8)
+
+
+def test_one_of_several_figures_by_name():
+    predictions, targets = single()
+    metric = known_metrics("single", ABC)["f1_per_class"]
+    found = scored(metric, "f1_b", predictions, targets, np.arange(40))
+    np.testing.assert_allclose(
+        found, jackknife(metric, "f1_b", predictions, targets, np.arange(40)), atol=1e-8
+    )
+
+
+def test_the_share_of_right_rows_by_another_name_is_0_or_1_too():
+    predictions, targets = single()
+    found = scored(metric_for("f1_micro", "single", 3, ABC), "f1_micro", predictions, targets, np.arange(40))
+    assert set(found) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("name", ["f1_macro", "f1_micro", "exact_match", "f1_a"])
+def test_labels(name):
+    random = np.random.default_rng(3)
+    values = (random.random((30, 3)) < 0.4).astype(np.float32)
+    shares = random.random((30, 3)) * 0.5 + values * 0.4
+    predictions = Predictions(kind="multi", scores=shares, probabilities=shares, values=shares > 0.5)
+    targets = Targets(values=values, weights=np.ones(30, np.float32), extras={})
+    metric = metric_for(name, "multi", 3, ABC)
+    found = scored(metric, name, predictions, targets, np.arange(30), pieces=2)
+    np.testing.assert_allclose(found, jackknife(metric, name, predictions, targets, np.arange(30)), atol=1e-8)
+
+
+def test_rows_without_weight_are_left_out():
+    predictions, targets = single()
+    weights = np.ones(40, np.float32)
+    weights[[3, 17]] = 0.0
+    light = Targets(values=targets.values, weights=weights, extras={})
+    kept = np.flatnonzero(weights)
+    for name in ("f1_macro", "accuracy", "log_loss"):
+        metric = known_metrics("single", ABC)[name]
+        found = scored(metric, name, predictions, light, np.arange(40))
+        wanted = scored(metric, name, *some(predictions, targets, kept), np.arange(38))
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("perplexity", -1), ("bits_per_byte", -1), ("accuracy", 1)])
+def test_rows_of_many_units_count_by_their_units(name, sign):
+    random = np.random.default_rng(4)
+    rows_U = np.repeat(np.arange(9), random.integers(1, 8, 9))
+    nats = random.exponential(size=len(rows_U))
+    predictions = Predictions(
+        kind="language",
+        scores=np.column_stack([nats, nats < 1]),
+        probabilities=None,
+        values=(nats < 1).astype(np.int64),
+    )
+    weights = np.ones(len(rows_U), np.float32)
+    targets = Targets(values=np.zeros(len(rows_U)), weights=weights, extras={BYTES: weights})
+    found = scored(language_metrics()[name], name, predictions, targets, rows_U, pieces=2)
+    values = nats if sign < 0 else predictions.values
+    assert len(found) == 9 and found.mean() == pytest.approx(sign * values.mean())
+    assert found[2] == pytest.approx(sign * values[rows_U == 2].sum() * 9 / len(rows_U))
+
+
+@pytest.mark.parametrize("name", ["mse", "mae"])
+def test_errors_are_negative(name):
+    random = np.random.default_rng(5)
+    found, true = random.normal(size=(2, 20))
+    predictions = Predictions(kind="regression", scores=found[:, None], probabilities=None, values=found)
+    targets = Targets(values=true, weights=np.ones(20, np.float32), extras={})
+    metric = metric_for(name, "regression", 1, ())
+    scores = scored(metric, name, predictions, targets, np.arange(20))
+    wanted = np.abs(found - true) if name == "mae" else np.square(found - true)
+    np.testing.assert_allclose(scores, -wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("f1", ("B-LOC", "B-PER", "I-PER", "O")),
+        ("f1_macro", ("B-LOC", "B-PER", "I-PER", "O")),
+        ("recall_PER", ("B-LOC", "B-PER", "I-PER", "O")),
+        ("f1_macro", ("ADJ", "NOUN", "O", "VERB")),
+        ("accuracy", ("ADJ", "NOUN", "X", "VERB")),
+    ],
+)
+def test_a_row_of_tags_is_a_sentence(name, names):
+    random = np.random.default_rng(6)
+    lengths = random.integers(1, 9, 25)
+    rows_U = np.repeat(np.arange(25), lengths)
+    true = random.integers(0, 4, len(rows_U))
+    found = np.where(random.random(len(rows_U)) < 0.7, true, random.integers(0, 4, len(rows_U)))
+    starts = np.diff(rows_U, prepend=-1) > 0
+    seen = (random.random(len(rows_U)) < 0.95).astype(np.float32)
+    targets = Targets(values=true, weights=seen, extras={STARTS: starts.astype(np.float32), SEEN: seen})
+    scores = np.eye(4)[found]
+    predictions = Predictions(kind="single", scores=scores, probabilities=scores, values=found)
+    metric = tag_metric(name, names, marked=names[0].startswith("B-"))
+    wanted = jackknife(metric, name, predictions, targets, rows_U)
+    for pieces in (1, 4):
+        np.testing.assert_allclose(
+            scored(metric, name, predictions, targets, rows_U, pieces=pieces), wanted, atol=1e-7
+        )
+
+
+def test_figures_that_give_rows_no_score():
+    metrics = [
+        *known_metrics("single", ABC).values(),
+        WholeMetric(name="mine", figure=lambda p, t: 0.0, own=True),
+    ]
+    for name in ("roc_auc_ovr", "expected_calibration_error", "mine", "loss", "unheard"):
+        assert scorer_of(name, metrics) is None
