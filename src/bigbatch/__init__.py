@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bigbatch import errors as errors
+from bigbatch.frames import said_plainly
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         report,
         start,
         train,
+        train_model,
     )
     from bigbatch.recipe.schema import Recipe
 
@@ -50,6 +52,7 @@ __all__ = [
     "report",
     "start",
     "train",
+    "train_model",
 ]
 
 
@@ -62,6 +65,7 @@ def __getattr__(name: str) -> Any:
 class _Room(ModuleType):
     """A room that is called like a function of ours: `bigbatch.plan(…)` works whatever of it is imported."""
 
+    @said_plainly
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return getattr(import_module("bigbatch.api"), self.__name__.rpartition(".")[2])(*arguments, **options)
 

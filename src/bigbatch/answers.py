@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigbatch.frames import said_plainly
 from bigbatch.opening import PathOrText
 
 if TYPE_CHECKING:
     from bigbatch.infer.load import Loaded
 
 
+@said_plainly
 def evaluate(
     model: PathOrText,
     files: Any,
@@ -45,6 +47,7 @@ def evaluate(
     return {**found, "undefined": result.undefined} if result.undefined else found
 
 
+@said_plainly
 def predict(
     model: PathOrText,
     rows: Any,
@@ -74,6 +77,7 @@ def predict(
     return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows, **options))
 
 
+@said_plainly
 def predict_file(
     model: PathOrText,
     source: str,

@@ -14,6 +14,7 @@ from bigbatch.answers import evaluate as evaluate
 from bigbatch.answers import predict as predict
 from bigbatch.answers import predict_file as predict_file
 from bigbatch.errors import UsageError
+from bigbatch.frames import said_plainly
 from bigbatch.launch.passed import stowed
 from bigbatch.launch.place import place_of
 from bigbatch.launch.sent import train_received, train_sent
@@ -21,7 +22,13 @@ from bigbatch.launch.slurm import shared_folder, slurm_command
 from bigbatch.launch.slurm_step import join_step
 from bigbatch.launch.start import launched
 from bigbatch.opening import InitResult as InitResult
-from bigbatch.opening import PathOrText, exhaust, launch_recipe, open_sorted, open_with_observers
+from bigbatch.opening import (
+    PathOrText,
+    exhaust,
+    launch_recipe,
+    open_sorted,
+    open_with_observers,
+)
 from bigbatch.opening import init as init
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
@@ -30,7 +37,8 @@ from bigbatch.report.compare import compare_runs, write_comparison
 from bigbatch.report.graph import graph_told
 from bigbatch.report.html import write_report
 from bigbatch.report.read import RunData, read_run
-from bigbatch.track.console import ConsoleObserver, console_if_watched
+from bigbatch.track.console import ConsoleObserver
+from bigbatch.usual import noted, trained
 
 if TYPE_CHECKING:
     from bigbatch.run.run import Run
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
     from bigbatch.study.sweep import Outcome
 
 
+@said_plainly
 def train(
     model_or_recipe: Any,
     train_dataset: Any = None,
@@ -54,6 +63,11 @@ def train(
     observers: Sequence[Any] = (),
     set: Mapping[str, Any] = {},
     run_dir: PathOrText | None = None,
+    resume: bool | None = None,
+    args: Any = None,
+    computation_eager: bool | None = None,
+    callbacks: Any = None,
+    quiet: bool = False,
 ) -> Run:
     """Train a model and return the finished (or interrupted) run.
 
@@ -74,6 +88,15 @@ def train(
         observers: functions `Record -> Stop | Save | Evaluate | None`, or import references.
         set: further recipe keys, dotted: `{"optimizer.name": "lamb"}`.
         run_dir: the run directory.
+        resume: True insists on going on in the run directory, also with a live model whose weights are no longer
+            those that the run began with: the checkpoint's replace them.
+        args: `transformers.TrainingArguments`; what they say, every other argument overrules. What cannot be done as
+            they say is printed as a note.
+        computation_eager: True: the model's own operations one by one, on padded batches; False: compiled blocks;
+            None: whichever the plan finds faster. It changes rounding only.
+        callbacks: refused, with what does their work here (`observers`).
+        quiet: print nothing. Otherwise progress goes to standard error: a line that moves on a terminal, plain lines
+            now and then elsewhere.
 
     Returns:
         The run: `.metrics`, `.plan`, `.model`, `.status`, `.predict([...])`.
@@ -87,11 +110,10 @@ def train(
             run = bigbatch.train(model, rows, 0.1, tokenizer=tokenizer, epochs=3, batch_size=256)
             run.predict(["great flight"])
     """
-    asked = dict(locals())
-    place = place_of()
-    return exhaust(lambda console: open_sorted(console=console, place=place, **asked), console_if_watched())
+    return trained(dict(locals()))
 
 
+@said_plainly
 def distributed_train(
     model: Any,
     train_dataset: Any = None,
@@ -132,16 +154,26 @@ def distributed_train(
         "val_dataset": val_dataset,
         **as_train,
     }
-    recipe = launch_recipe(model, train_dataset, as_train)
+    unknown = sorted({*as_train} - {*_NOTHING})
+    if unknown:
+        raise TypeError(f"distributed_train() got an unexpected keyword argument {unknown[0]!r}")
+    if place_of() is not None:
+        return trained({**_NOTHING, **arguments})
+    sorted_out = noted(arguments, ranks)
+    recipe = launch_recipe(model, train_dataset, sorted_out)
     asked = ranks if ranks is not None else recipe.plan.ranks
-    alone = not (names or recipe.launch.hosts) and asked in (None, 1)
-    if not alone and place_of() is None:
-        run = train_sent(recipe, arguments, ranks=asked, nodes=names)
+    if names or recipe.launch.hosts or asked not in (None, 1):
+        run = train_sent(recipe, sorted_out, ranks=asked, nodes=names)
         if run is not None:
             return run
-    return train(**arguments)
+    return trained({**_NOTHING, **sorted_out})
 
 
+train_model = train
+"""The same under the name that some look for."""
+
+
+@said_plainly
 def start(
     model_or_recipe: Any,
     train_dataset: Any = None,
@@ -158,6 +190,11 @@ def start(
     observers: Sequence[Any] = (),
     set: Mapping[str, Any] = {},
     run_dir: PathOrText | None = None,
+    resume: bool | None = None,
+    args: Any = None,
+    computation_eager: bool | None = None,
+    callbacks: Any = None,
+    quiet: bool = False,
 ) -> Run:
     """As `train`, but returns the run before its first update: iterate over it for its records.
 
@@ -168,8 +205,7 @@ def start(
                 for record in run:
                     ...
     """
-    asked = dict(locals())
-    return open_sorted(console=None, place=place_of(), **asked)
+    return open_sorted(console=None, place=place_of(), **noted(dict(locals())))
 
 
 def launch_command(
@@ -238,15 +274,15 @@ def worker_command(folder: PathOrText) -> Run:
     found: list[Run] = []
 
     def opened(arguments: Mapping[str, Any], console: ConsoleObserver | None) -> Run:
-        given = {**_NOTHING, **arguments}
-        found.append(open_sorted(console=console, place=place_of(), **given))
+        found.append(open_sorted(console=console, place=place_of(), **arguments))
         return found[0]
 
-    return train_received(
-        Path(folder),
-        lambda arguments: exhaust(lambda console: opened(arguments, console), console_if_watched()),
-        found,
-    )
+    def trained(arguments: Mapping[str, Any]) -> Run:
+        given = noted({**_NOTHING, **arguments})
+        console = None if given["quiet"] else ConsoleObserver()
+        return exhaust(lambda console: opened(given, console), console)
+
+    return train_received(Path(folder), trained, found)
 
 
 _NOTHING: Mapping[str, Any] = {
@@ -257,6 +293,7 @@ _NOTHING: Mapping[str, Any] = {
 """What `train` takes for arguments that were not given."""
 
 
+@said_plainly
 def plan(
     recipe: PathOrText,
     overrides: Sequence[str] = (),
@@ -301,6 +338,7 @@ def plan(
         console.close()
 
 
+@said_plainly
 def prepare(
     recipe: PathOrText, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
 ) -> list[str]:
@@ -337,16 +375,19 @@ def _dry(recipe: Recipe, ranks: int | None) -> list[str]:
         console.close()
 
 
+@said_plainly
 def read(run: PathOrText) -> RunData:
     """The records and files of a run, finished or not."""
     return read_run(Path(run))
 
 
+@said_plainly
 def report(run: PathOrText) -> Path:
     """Write `RUN/report.html` anew; returns its path."""
     return write_report(Path(run))
 
 
+@said_plainly
 def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
     """Recipes, results and curves of several runs side by side.
 
@@ -357,6 +398,7 @@ def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
     return "\n".join(found.lines()), write_comparison(found, Path(runs[0]).parent / "comparison.html")
 
 
+@said_plainly
 def bench(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Results:
     """`bigbatch bench`: speed, memory and start against other trainers on the same samples; see `study.command`."""
     from bigbatch.study.command import bench_command
@@ -364,6 +406,7 @@ def bench(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> 
     return bench_command(recipe, overrides, **options)
 
 
+@said_plainly
 def sweep(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
     """`bigbatch sweep`: many runs of one recipe, with a table and figures; see `study.sweep_command`."""
     from bigbatch.study.sweep_command import sweep_command
@@ -371,6 +414,7 @@ def sweep(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> 
     return sweep_command(recipe, overrides, **options)
 
 
+@said_plainly
 def scale(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
     """`bigbatch scale`: how large a batch is worth using; see `study.scale`."""
     from bigbatch.study.scale import scale_command

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import UsageError
+from bigbatch.frames import said_plainly
 from bigbatch.launch.place import note_of_torchrun
 from bigbatch.launch.signs import signs_of_life, watched_from_inside
 from bigbatch.launch.worker import Worker
@@ -50,10 +51,17 @@ def open_sorted(
     tokenizer: Any,
     console: ConsoleObserver | None,
     set: Mapping[str, Any],
+    defaults: Mapping[str, Any] = {},
+    resume: bool | None = None,
+    larger_is_better: bool | None = None,
+    quiet: bool = False,
     place: Place | None = None,
     **short: Any,
 ) -> Run:
-    """`start` with its arguments sorted: what a recipe can say goes there, what only Python has goes beside it."""
+    """`start` with its arguments sorted: what a recipe can say goes there, what only Python has goes beside it.
+
+    `defaults` are keys of a recipe that every other argument may overrule.
+    """
     keys: dict[str, Any] = {SHORT[name]: _plain(value) for name, value in short.items() if value is not None}
     keys |= {"task": task} if isinstance(task, (str, Mapping)) else {}
     keys |= {"loss": loss} if isinstance(loss, (str, Mapping)) else {}
@@ -65,7 +73,7 @@ def open_sorted(
         keys["data.validation"] = val_dataset
     from bigbatch.run.inputs import Live
 
-    module = model_or_recipe if _is_module(model_or_recipe) else None
+    module = model_or_recipe if is_module(model_or_recipe) else None
     live = Live(
         module=module,
         tokenizer=tokenizer,
@@ -75,9 +83,11 @@ def open_sorted(
         loss=None if isinstance(loss, (str, Mapping)) else loss,
         metrics=tuple(metric for metric in metrics if not isinstance(metric, str)),
     )
-    recipe = _recipe(model_or_recipe, live, {**keys, **set})
+    recipe = _recipe(model_or_recipe, live, {**keys, **set}, defaults)
     own = [observer for observer in observers if not isinstance(observer, str)]
-    return open_with_observers(recipe, live, observers=own, console=console, place=place)
+    return open_with_observers(
+        recipe, live, observers=own, console=console, place=place, resume=bool(resume), quiet=quiet
+    )
 
 
 def launch_recipe(model_or_recipe: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> Recipe:
@@ -87,12 +97,19 @@ def launch_recipe(model_or_recipe: Any, train_dataset: Any, arguments: Mapping[s
     keys = {
         SHORT[name]: _plain(value) for name, value in arguments.items() if name in SHORT and value is not None
     }
-    live = Live(module=model_or_recipe if _is_module(model_or_recipe) else None, train=train_dataset)
-    return _recipe(model_or_recipe, live, {**keys, **arguments.get("set", {})})
+    live = Live(module=model_or_recipe if is_module(model_or_recipe) else None, train=train_dataset)
+    return _recipe(model_or_recipe, live, {**keys, **arguments.get("set", {})}, arguments.get("defaults", {}))
 
 
-def exhaust(opened: Callable[[ConsoleObserver | None], Run], console: ConsoleObserver | None) -> Run:
-    """Run to the end, then say where the results are; a missed gate is raised once everything is written."""
+def exhaust(
+    opened: Callable[[ConsoleObserver | None], Run],
+    console: ConsoleObserver | None,
+    again: str = "the same command goes on",
+) -> Run:
+    """Run to the end, then say where the results are; a missed gate is raised once everything is written.
+
+    `again` is how to go on with a run that was interrupted.
+    """
     try:
         with opened(console) as run:
             for _ in run:
@@ -101,7 +118,7 @@ def exhaust(opened: Callable[[ConsoleObserver | None], Run], console: ConsoleObs
         if console is not None:
             console.close()
     if console is not None and run.leads:
-        for line in last_lines(run):
+        for line in last_lines(run, again):
             console.say(line)
     if run.error is not None:
         raise run.error
@@ -112,11 +129,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, PathLike) else dict(value) if isinstance(value, Mapping) else value
 
 
-def _is_module(found: Any) -> bool:
+def is_module(found: Any) -> bool:
+    """Whether it is a live model."""
     return hasattr(found, "parameters") and hasattr(found, "forward")
 
 
-def _recipe(found: Any, live: Live, keys: Mapping[str, Any]) -> Recipe:
+def _recipe(found: Any, live: Live, keys: Mapping[str, Any], defaults: Mapping[str, Any]) -> Recipe:
     """The recipe that a file, a mapping, a model name or a live model stands for."""
     if isinstance(found, Recipe):
         return load_recipe(recipe_values(found), keys).from_source(found.source) if keys else found
@@ -125,7 +143,7 @@ def _recipe(found: Any, live: Live, keys: Mapping[str, Any]) -> Recipe:
     if live.module is None and not _names_a_model(found, live):
         return load_recipe(found, keys)
     model: dict[str, Any] = {"name": None if live.module is not None else str(found)}
-    base: dict[str, Any] = {"model": model, "data": {"train": []}}
+    base: dict[str, Any] = {**defaults, "model": model, "data": {"train": []}}
     return load_recipe(base, keys)
 
 
@@ -150,6 +168,7 @@ def open_with_observers(
     allow: Sequence[str] = (),
     job_id: str | None = None,
     place: Place | None = None,
+    quiet: bool = False,
 ) -> Run:
     """Open a run with the recipe's observers, the caller's and a console; its report is written at its end.
 
@@ -162,7 +181,7 @@ def open_with_observers(
     leads = world.rank == 0
     note = note_of_torchrun() if leads else None
     if note is not None:
-        print(f"bigbatch: note: {note}", file=sys.stderr, flush=True)
+        print_note(note)
     beat = signs_of_life(place)
     console = console if leads else None
     side_events: list[Event] = []
@@ -182,6 +201,7 @@ def open_with_observers(
             observers=[console, *watching] if console else watching,
             side_events=side_events,
             say=console.say if console else _silent if leads else _log,
+            insist=print_note if leads and not console and not quiet else None,
             progress=console.progress if console else None,
             planned=lambda parts: _show_plan(console, parts),
             finished=write_report,
@@ -202,6 +222,11 @@ def _log(text: str) -> None:
     print(f"{utc_now()}  {text}", file=sys.stderr, flush=True)
 
 
+def print_note(text: str) -> None:
+    """For people, where there is no console."""
+    print(f"bigbatch: note: {text}", file=sys.stderr, flush=True)
+
+
 def _silent(_text: str) -> None:
     """For callers without a console."""
 
@@ -211,10 +236,10 @@ def _show_plan(console: ConsoleObserver | None, parts: Parts) -> None:
         console.start(explain(parts.plan, parts.notes), parts.length.updates, parts.length.samples)
 
 
-def last_lines(run: Run) -> list[str]:
+def last_lines(run: Run, again: str) -> list[str]:
     """Where a run's results are, and how to go on."""
     if run.status == "interrupted":
-        return [f"interrupted; the same command goes on ({run.path})"]
+        return [f"interrupted; {again} ({run.path})"]
     return [f"{kind}: {run.path / name}" for kind, name in (("report", "report.html"), ("model", "model"))]
 
 
@@ -226,6 +251,7 @@ class InitResult:
     lines: list[str]
 
 
+@said_plainly
 def init(
     data: Sequence[PathOrText],
     *,

@@ -235,3 +235,17 @@ def test_a_preparation_on_a_terminal_leaves_nothing_behind() -> None:
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 2
     observer.say("done \x1b[31m")
     assert stream.getvalue().endswith("done \\x1b[31m\n")
+
+
+def test_forced_colours_on_a_pipe_move_no_cursor(monkeypatch, capsys) -> None:
+    """A notebook sets FORCE_COLOR for all that it starts, and reads their output through a pipe."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-color")
+    observer = ConsoleObserver(clock=Clock())
+    observer.progress("train", 1, 2)
+    observer.start(["plan"], total_updates=1, total_samples=100)
+    observer(update(1))
+    observer.close()
+    shown = capsys.readouterr().err
+    assert "update 1/1" in shown
+    assert not [code for code in ("\x1b[?25", "\x1b[1A", "\x1b[2K", "\r") if code in shown]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.frames import TRACEBACK_VARIABLE
 from bigbatch.private import why_shared
 from bigbatch.recipe.slurm import SlurmSpec
 from bigbatch.recipe.sugar import ALTERNATIVES, desugar
@@ -28,7 +29,9 @@ CHANGES_VARIABLE = "BIGBATCH_CHANGES"
 """Brings the `key=value` words of a launcher to its workers; no key of a recipe."""
 MEETING_VARIABLE = "BIGBATCH_MEETING"
 """Tells a worker where in the launch folder the ranks of its start find each other; no key of a recipe."""
-_NO_KEYS = (SITE_VARIABLE, WORKER_VARIABLE, HOST_VARIABLE, CHANGES_VARIABLE, MEETING_VARIABLE)
+_NO_KEYS = (
+    SITE_VARIABLE, WORKER_VARIABLE, HOST_VARIABLE, CHANGES_VARIABLE, MEETING_VARIABLE, TRACEBACK_VARIABLE,
+)  # fmt: skip
 SITE_KEYS = ("plan", "launch", "observers", "run")
 _WHOLE = {("data", "validation")}
 """Mappings that a higher layer replaces as a whole: their keys are the user's own names."""

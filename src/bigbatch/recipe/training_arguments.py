@@ -5,6 +5,7 @@ Which name belongs to which key stands in `foreign.TABLE`; here are the values. 
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 from bigbatch.recipe.foreign import HUGGING_FACE, TABLE
@@ -30,23 +31,55 @@ _DROPPED_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "auto_find_batch_size": (False, None), "dataloader_drop_last": (False, None),
     "neftune_noise_alpha": (None,), "optim_args": (None, ""), "lr_scheduler_kwargs": (None, {}),
     "push_to_hub": (False, None), "full_determinism": (False, None), "resume_from_checkpoint": (None, "", False),
-    "greater_is_better": (None,), "report_to": (None, "none", [], ["none"], "all", ["all"]),
+    "report_to": (None, "none", [], ["none"], "all", ["all"]),
     "logging_steps": (None, 500, 500.0), "dataloader_num_workers": (None, 0),
     "eval_accumulation_steps": (None,),
 }  # fmt: skip
 """Names that are left out, with the values that nobody chose: those are dropped without a note."""
+_NO_MATTER = (
+    "per_device_eval_batch_size", "per_gpu_eval_batch_size", "load_best_model_at_end", "remove_unused_columns",
+    "do_train", "do_eval", "do_predict", "run_name", "project", "disable_tqdm", "skip_memory_metrics", "local_rank",
+    "label_names", "average_tokens_across_devices", "save_safetensors", "overwrite_output_dir", "use_cache",
+)  # fmt: skip
+"""Names that change neither the model nor its figures here."""
+_NO_MATTER_FAMILIES = (
+    "hub_",
+    "log",
+    "dataloader_",
+    "ddp_",
+    "trackio_",
+    "push_to_hub",
+    "save_only_model",
+    "torchdynamo",
+)
 _MISSING = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translated:
+    """What a `TrainingArguments` says, in a recipe's words."""
+
+    values: dict[str, Any]
+    """For `Recipe.model_validate`."""
+    notes: list[str]
+    """One for each thing translated or dropped."""
+    lost: list[str]
+    """Those of the notes that tell of something that was asked for and is not done, or done otherwise."""
 
 
 class _Translation:
     """The keys and notes gathered so far."""
 
-    def __init__(self, args: Any) -> None:
+    def __init__(self, args: Any, devices: int | None) -> None:
         self.args = args
+        self.devices = devices
         self.values: dict[str, Any] = {}
         self.notes: list[str] = []
+        self.lost: list[str] = []
+        self.read: set[str] = set()
 
     def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
         value = getattr(self.args, name, _MISSING)
         value = default if value is _MISSING or value is None else value
         return getattr(value, "value", value)  # enumerations of transformers carry their text
@@ -60,7 +93,11 @@ class _Translation:
         self.notes.append(f"{origin} -> {key}: {_short(value)}")
 
     def drop(self, name: str, why: str) -> None:
-        self.notes.append(f"{name}={_short(self.get(name))} dropped: {why}")
+        self.lose(f"{name}={_short(self.get(name))} dropped: {why}")
+
+    def lose(self, note: str) -> None:
+        self.notes.append(note)
+        self.lost.append(note)
 
 
 def translate(args: Any) -> tuple[dict[str, Any], list[str]]:
@@ -69,10 +106,22 @@ def translate(args: Any) -> tuple[dict[str, Any], list[str]]:
     Returns:
         A mapping for `Recipe.model_validate`, and one note for each thing translated or dropped.
     """
-    translation = _Translation(args)
-    for step in (_batch, _length, _optimizer, _schedule, _evaluation, _seeds, _means, _rest, _dropped):
+    found = translated(args)
+    return found.values, found.notes
+
+
+def translated(args: Any, devices: int | None = None) -> Translated:
+    """As `translate`, with what was lost apart.
+
+    Args:
+        args: read by attribute.
+        devices: that will share an update, where somebody knows better than `args`.
+    """
+    translation = _Translation(args, devices)
+    steps = (_batch, _length, _optimizer, _schedule, _evaluation, _seeds, _means, _rest, _dropped, _unread)
+    for step in steps:
         step(translation)
-    return translation.values, translation.notes
+    return Translated(values=translation.values, notes=translation.notes, lost=translation.lost)
 
 
 def _short(value: Any) -> str:
@@ -85,7 +134,7 @@ def _batch(found: _Translation) -> None:
     accumulation = int(found.get("gradient_accumulation_steps", 1))
     # train_batch_size = per_device x the GPUs that one process drives; world_size counts processes.
     processes = int(found.get("world_size", 1))
-    devices = processes * max(1, int(found.get("n_gpu", 1)))
+    devices = found.devices or processes * max(1, int(found.get("n_gpu", 1)))
     batch = per_device * accumulation * devices
     found.set("batch", {"samples": batch}, "per_device_train_batch_size, gradient_accumulation_steps")
     found.notes.append(
@@ -133,7 +182,7 @@ def _schedule(found: _Translation) -> None:
     for key, value in (translated or {"name": "linear"}).items():
         found.set(f"schedule.{key}", value, f"lr_scheduler_type={name}")
     if name in _LOSSY:
-        found.notes.append(f"lr_scheduler_type={name}: {_LOSSY[name]}")
+        found.lose(f"lr_scheduler_type={name}: {_LOSSY[name]}")
     if name != "constant":
         steps, ratio = float(found.get("warmup_steps", 0)), float(found.get("warmup_ratio", 0.0))
         if 0 < steps < 1:  # transformers 5 reads a fraction here
@@ -163,6 +212,9 @@ def _evaluation(found: _Translation) -> None:
         found.notes.append(
             f"metric_for_best_model={metric}: set `best: {metric}` together with data.validation"
         )
+    larger = found.get("greater_is_better")
+    if larger not in (None, not metric.endswith("loss")):  # else transformers has filled it in itself
+        found.drop("greater_is_better", "every metric knows its direction")
 
 
 def _interval(found: _Translation, key: str, name: str, every: float) -> None:
@@ -211,3 +263,23 @@ def _dropped(found: _Translation) -> None:
             continue
         row = rows[name]
         found.drop(name, f"see {row.ours}" + (f": {row.why}" if row.why else "") if row.ours else row.why)
+
+
+def _unread(found: _Translation) -> None:
+    """What a real `TrainingArguments` has been told that nothing above has read."""
+    if not is_dataclass(found.args):
+        return
+    rows = {row.name: row for row in TABLE if row.tool == HUGGING_FACE}
+    for field in fields(found.args):
+        name, value = field.name, getattr(found.args, field.name, None)
+        unchosen = field.default_factory() if field.default_factory is not MISSING else field.default
+        skipped = name in found.read or name in _NO_MATTER or name.startswith(_NO_MATTER_FAMILIES)
+        if skipped or name.startswith("_") or not value or value == unchosen or _is_untouched(value):
+            continue
+        row = rows.get(name)
+        found.drop(name, row.hint if row is not None else "nothing here corresponds to it")
+
+
+def _is_untouched(value: Any) -> bool:
+    """Whether it is a settings object as it is made without a word."""
+    return is_dataclass(value) and value == type(value)()  # type: ignore[operator]

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -15,10 +16,12 @@ from torch import nn
 from bigbatch.data.tokens import tokenizer_fingerprint
 from bigbatch.documents import readable
 from bigbatch.errors import CheckpointError
+from bigbatch.model.origin import tokenizer_of
+from bigbatch.recipe.schema import Recipe
 from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.holdings import load_weights
-from bigbatch.run.inputs import Live
+from bigbatch.run.inputs import Inputs, Live
 
 _DEPTH = 6
 """How far a loss is followed into what it closes over or holds."""
@@ -37,6 +40,23 @@ def live_digests(live: Live) -> dict[str, str]:
     if live.tokenizer is not None:
         found["python.tokenizer"] = tokenizer_fingerprint(live.tokenizer)
     return found
+
+
+def with_its_tokenizer(
+    recipe: Recipe, task: Any, inputs: Inputs, live: Live, say: Callable[[str], None]
+) -> Live:
+    """A live model that came without a tokenizer with the one of the place that it was loaded from, where there is one.
+
+    Rows of token ids need none, unless the task asks which of them are special.
+    """
+    needed = not inputs.train.tokenised or getattr(task, "wants_tokenizer", False)
+    if live.module is None or live.tokenizer is not None or recipe.model.tokenizer or not needed:
+        return live
+    name, tokenizer = tokenizer_of(live.module)
+    if tokenizer is None:
+        return live
+    say(f"tokenizer: that of {name}, where the model comes from; tokenizer= takes another")
+    return replace(live, tokenizer=tokenizer)
 
 
 def _described(found: Any, depth: int) -> Iterator[str]:

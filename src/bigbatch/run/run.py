@@ -11,6 +11,7 @@ from typing import Any
 
 from bigbatch.documents import readable
 from bigbatch.errors import BigbatchError, GateMissed, RunLocked, UsageError
+from bigbatch.frames import each_said_plainly, said_plainly
 from bigbatch.infer.load import Loaded, open_model
 from bigbatch.infer.predict import predict_rows
 from bigbatch.model.forwards import PaddedForward
@@ -85,7 +86,7 @@ class Run:
     def __iter__(self) -> Iterator[Record]:
         """Records in order; leaving the loop early and coming back goes on where it was."""
         if self._iterator is None:
-            self._iterator = self._records()
+            self._iterator = each_said_plainly(self._records())
         return self._iterator
 
     def _records(self) -> Generator[Record, None, None]:
@@ -135,14 +136,17 @@ class Run:
 
     # ------------------------------------------------------------ requests, served at the next update boundary
 
+    @said_plainly
     def stop(self, why: str = "asked to stop") -> None:
         """End the run at the next update boundary, as finished, with this reason."""
         self._request(Stop(why))
 
+    @said_plainly
     def save(self, why: str = "asked to save") -> None:
         """Write a checkpoint at the next update boundary."""
         self._request(Save(why))
 
+    @said_plainly
     def evaluate(self, why: str = "asked to evaluate") -> None:
         """Evaluate the validation splits at the next update boundary."""
         self._request(Evaluate(why))
@@ -181,6 +185,7 @@ class Run:
             f"{split}.{name}": value for split, figures in found.items() for name, value in figures.items()
         }
 
+    @said_plainly
     def predict(self, rows: Any) -> list[dict[str, Any]]:
         """Predictions of a text, of texts, of rows with the task's columns or of a table, as
         `infer.predict.predict_rows` takes and gives them.

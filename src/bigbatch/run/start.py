@@ -28,6 +28,7 @@ from bigbatch.run.build import Progress as TokenProgress
 from bigbatch.run.directory import RunDirectory, environment_facts, environment_versions
 from bigbatch.run.durable import atomic_write_bytes, atomic_write_text, make_folders
 from bigbatch.run.guard import Guard
+from bigbatch.run.homes import as_begun, told_home
 from bigbatch.run.identity import (
     Decision,
     Fingerprint,
@@ -43,7 +44,7 @@ from bigbatch.run.identity import (
 from bigbatch.run.inputs import Inputs, Live, file_digest, model_digest, read_inputs
 from bigbatch.run.journal import Journal, NoJournal
 from bigbatch.run.keeper import Keeper, bytes_needed, first_guess_bytes
-from bigbatch.run.live import give_back, live_digests
+from bigbatch.run.live import give_back, live_digests, with_its_tokenizer
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.mending import mend
@@ -77,6 +78,8 @@ class Wishes:
     beat: Beat = NO_BEAT
     """Signs of life for whoever watches the ranks."""
     say: Say = lambda text: None
+    insist: Say | None = None
+    """Told what nobody should miss; None: as `say`."""
     progress: TokenProgress | None = None
     observers: Sequence[Observer] = field(default_factory=tuple)
     side_events: list[Event] = field(default_factory=list)
@@ -118,9 +121,12 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     task = live_task(recipe, live)
     wishes.say("reading the data")
     inputs = _checked_inputs(recipe, task, live)
+    live = with_its_tokenizer(recipe, task, inputs, live, wishes.say)
     what = what_is_computed(recipe, inputs, live, code)
+    if wishes.resume:
+        what = as_begun(what, recipe.run_folder, live)
     check_same(wishes.world, _compared(what, code), socket.gethostname())
-    decision = decided(wishes.world, lambda: _decide(recipe, what, inputs.classes, wishes))
+    decision = decided(wishes.world, lambda: _decide(recipe, live, what, inputs.classes, wishes))
     if isinstance(decision, Finished):
         wishes.say(f"{decision.path} has finished with this recipe and this data: nothing to do")
         directory = RunDirectory(decision.path, writes=wishes.world.rank == 0)
@@ -229,7 +235,9 @@ def _compared(what: Fingerprint, code: Sequence[Path]) -> dict[str, Any]:
     return {**what.what, **files, "versions": environment_versions()}
 
 
-def _decide(recipe: Recipe, what: Fingerprint, classes: Sequence[str], wishes: Wishes) -> Decision:
+def _decide(
+    recipe: Recipe, live: Live, what: Fingerprint, classes: Sequence[str], wishes: Wishes
+) -> Decision:
     if wishes.continue_from is not None:
         decision: Decision = continue_run(wishes.continue_from, what, wishes.allow)
         check_same_classes(decision.path, classes)
@@ -237,16 +245,9 @@ def _decide(recipe: Recipe, what: Fingerprint, classes: Sequence[str], wishes: W
     decision = decide(recipe.run_folder, what, resume=wishes.resume or None)
     if isinstance(decision, (Resume, Finished)):
         check_same_classes(decision.path, classes)  # rows of one content can declare another order
-    if isinstance(decision, NewName):
-        wishes.say(
-            f"{decision.taken} holds another run ({'; '.join(decision.differences)}); "
-            f"this one goes to {decision.path}"
-        )
-    elif not isinstance(decision, Start) and decision.path != recipe.run_folder:
-        wishes.say(
-            f"{recipe.run_folder} holds another run ({'; '.join(decision.differences)}); "
-            f"this one is in {decision.path}"
-        )
+    told_where = told_home(decision, recipe.run_folder, live)
+    if told_where is not None:
+        (wishes.insist or wishes.say)(told_where)
     return decision
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -33,12 +34,6 @@ def printable(value: Any) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(value))
 
 
-def console_if_watched() -> ConsoleObserver | None:
-    """A console when a person can see it (a terminal, a notebook), else None: libraries stay quiet in scripts."""
-    console = Console(stderr=True)
-    return ConsoleObserver(console) if console.is_terminal or console.is_jupyter else None
-
-
 class ConsoleObserver:
     """Shows a run's records on a rich console. Whatever goes wrong here, the run goes on.
 
@@ -51,6 +46,8 @@ class ConsoleObserver:
         self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._console = console or Console(stderr=True)
+        # Where colours are forced on a pipe (a notebook does that to what it starts), there is no cursor to move.
+        self._has_cursor = self._console.is_terminal and (console is not None or sys.stderr.isatty())
         self._clock = clock
         self._live: Live | None = None
         self._broken = False
@@ -138,7 +135,7 @@ class ConsoleObserver:
         """A terminal, or a notebook that can redraw an output; without ipywidgets rich would only warn."""
         if self._console.is_jupyter:
             return importlib.util.find_spec("ipywidgets") is not None
-        return self._console.is_terminal and not self._console.is_dumb_terminal
+        return self._has_cursor and not self._console.is_dumb_terminal
 
     def _show(self, record: Record) -> None:
         if isinstance(record, Update):
