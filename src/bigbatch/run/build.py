@@ -60,6 +60,7 @@ from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.replicas import Apart
 from bigbatch.step.update import StepParts, apply_update
 from bigbatch.tasks.heads import is_coupled, measured_as
+from bigbatch.waiting import note_of_waiting
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -392,7 +393,17 @@ def build(
         hardware=hardware,
         graphs_compiled=compilations() if forward.compiled else 0,
         audit=found,
-        notes=(*inputs.warnings, *ready.notes, *token_notes),
+        notes=tuple(
+            filter(
+                None,
+                [
+                    *inputs.warnings,
+                    *ready.notes,
+                    *token_notes,
+                    note_of_waiting(hardware.device, hardware.threads),
+                ],
+            )
+        ),
     )
 
 
