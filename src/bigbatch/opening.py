@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,8 +18,10 @@ from bigbatch.places import Place
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.sugar import LENGTH_KEYS
 from bigbatch.records import Event, utc_now
 from bigbatch.report.html import write_report
+from bigbatch.rules.first_run import Choices, FirstRun, first_run
 from bigbatch.track.console import ConsoleObserver
 from bigbatch.track.observers import load_observers
 
@@ -143,8 +145,24 @@ def _recipe(found: Any, live: Live, keys: Mapping[str, Any], defaults: Mapping[s
     if live.module is None and not _names_a_model(found, live):
         return load_recipe(found, keys)
     model: dict[str, Any] = {"name": None if live.module is not None else str(found)}
-    base: dict[str, Any] = {**defaults, "model": model, "data": {"train": []}}
+    left_open = _left_open([*keys, *defaults])
+    base: dict[str, Any] = {**left_open, **defaults, "model": model, "data": {"train": []}}
     return load_recipe(base, keys)
+
+
+def _left_open(keys: Iterable[str]) -> dict[str, Any]:
+    """What the caller says nothing of is decided by the run: length, batch, learning rate."""
+    first = {key.partition(".")[0] for key in keys}
+    found: dict[str, Any] = {}
+    if "sync" in first:  # replicas that train apart need numbers
+        return found
+    if not first & {*LENGTH_KEYS, "schedule"}:
+        found["epochs"] = "auto"
+    if "batch" not in first:
+        found["batch"] = "auto"
+    if "optimizer" not in first:
+        found["optimizer"] = {"lr": "auto"}
+    return found
 
 
 def _names_a_model(found: PathOrText, live: Live) -> bool:
@@ -270,4 +288,18 @@ def init(
 
     typed = tuple(str(path) for path in data)
     found = profile(split_files(typed)["train"])
-    return InitResult(Path(out), write_starter(Path(out), found, files=typed, model=model, force=force))
+    lines = write_starter(Path(out), found, files=typed, model=model, force=force, first=_first_choices)
+    return InitResult(Path(out), lines)
+
+
+def _first_choices(rows: int, validation_rows: int, coupled: bool) -> Choices:
+    """What `auto` will stand for; of the model only its width would matter, for the rate."""
+    known = FirstRun(
+        rows=max(rows, 1),
+        validation_rows=validation_rows,
+        hidden=768,
+        pretrained=True,
+        grows=True,
+        coupled=coupled,
+    )
+    return first_run(known)

@@ -25,7 +25,7 @@ def test_every_key_stands_in_the_reference():
 def test_types_defaults_and_what_is_planned_are_shown():
     lines = reference().splitlines()
     row = {line.split(" | ")[0].strip("| `"): line for line in lines if line.startswith("| `")}
-    assert "| number | `5e-05` |" in row["lr"]
+    assert "| number / `auto` | `5e-05` |" in row["lr"]
     assert "| list of 2 numbers | `[0.9, 0.999]` |" in row["betas"]
     assert "today `cross_entropy`" not in row["state"] and "`bf16_sr`" in row["state"]
     assert "today `plain` or `cached`; else planned, not built yet" in reference()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from bigbatch.errors import DataError, UsageError
 from bigbatch.recipe.load import load_recipe
-from bigbatch.recipe.starter import Findings, pick_batch, split_files, starter_recipe, write_starter
+from bigbatch.recipe.starter import Findings, split_files, starter_recipe, write_starter
 
 
 def start(tmp_path, **changes):
@@ -26,17 +25,6 @@ def start(tmp_path, **changes):
     return text, load_recipe(tmp_path / "recipe.yaml")
 
 
-@given(st.integers(1, 10**7))
-def test_the_batch_is_a_power_of_two_that_leaves_100_updates(rows):
-    batch, epochs = pick_batch(rows)
-    assert batch in {2**power for power in range(9)}
-    assert batch <= rows
-    assert math.ceil(epochs * rows / batch) >= 100
-    assert epochs == 3 or batch == 1
-    if batch < 256:
-        assert 2 * batch > rows or math.ceil(3 * rows / (2 * batch)) < 100
-
-
 def test_the_recipe_loads_and_says_what_was_found(tmp_path):
     text, recipe = start(
         tmp_path,
@@ -47,11 +35,16 @@ def test_the_recipe_loads_and_says_what_was_found(tmp_path):
     )
     assert recipe.data.train[0].path == str(tmp_path / "tweets.csv")
     assert recipe.data.columns == {"text": "tweet", "label": "sentiment", "id": "tweet_id"}
-    assert (recipe.data.validation, recipe.batch.samples, recipe.epochs) == (0.1, 256, 3.0)
+    assert (recipe.data.validation, recipe.batch.samples, recipe.epochs) == (0.1, "auto", "auto")
     assert (recipe.loss.class_weights, recipe.best, recipe.run.dir) == ("balanced", "f1_macro", "runs/tweets")
-    assert (recipe.optimizer.lr, recipe.optimizer.base_batch, recipe.optimizer.lr_rule) == (5e-5, 32, "sqrt")
+    assert (recipe.optimizer.lr, recipe.schedule.name, recipe.is_auto) == ("auto", "wsd", True)
     assert recipe.model.name == "distilbert-base-uncased"
-    for part in ("142 updates", "negative 9,000 (67%)", "words a row: p50 17, p99 31", "4.5 times the rows"):
+    for part in (
+        "12,110 training rows",
+        "negative 9,000 (67%)",
+        "words a row: p50 17, p99 31",
+        "4.5 times the rows",
+    ):
         assert part in text
 
 
@@ -154,7 +147,7 @@ def test_an_existing_recipe_is_kept_unless_forced(tmp_path):
         write_starter(out, a_profile())
     assert out.read_text() == "mine"
     write_starter(out, a_profile(), force=True)
-    assert load_recipe(out).batch.samples == 8
+    assert load_recipe(out).batch.samples == "auto"
     with pytest.raises(UsageError, match="cannot be written"):
         write_starter(tmp_path / "no" / "r.yaml", a_profile())
 

@@ -11,6 +11,9 @@ from bigbatch.units import show_bytes
 
 _SAID_BY = {"user": "you", "default": "default", "derived": "arithmetic", "measured": "measured"}
 _NAMES = {
+    "auto_batch": "batch (auto)",
+    "auto_epochs": "epochs (auto)",
+    "auto_lr": "rate (auto)",
     "micro_tokens": "micro-batch",
     "learning_rate": "learning rate",
     "padding_share": "padding",

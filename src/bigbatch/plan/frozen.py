@@ -44,6 +44,9 @@ class _Values(TypedDict, total=False):
     evaluation_micro_tokens: _Tokens
     threads: _Processes
     ranks: _Processes
+    auto_batch: Annotated[list[_Tokens], Field(min_length=2, max_length=2)]
+    auto_epochs: Annotated[float, Field(gt=0, le=1e6)]
+    auto_lr: Annotated[float, Field(gt=0, lt=1e6)]
     warnings: list[str]
 
 
@@ -72,6 +75,10 @@ class Plan:
         """A new plan with one measured choice replaced: what happens after running out of memory, say."""
         choice = replace(self.choices[name], value=value, reason=reason, source="measured")
         return replace(self, choices={**self.choices, name: choice})
+
+    def led_by(self, choices: Mapping[str, Choice]) -> Plan:
+        """A new plan that tells these choices first."""
+        return replace(self, choices={**choices, **self.choices})
 
     def to_json(self) -> dict[str, Any]:
         """The content of `plan.json`: `{choice: {value, reason, source, prediction, unit}}`."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from bigbatch.recipe.values import PLANNED, Count, PositiveNumber, Section, Text, built
+from bigbatch.recipe.values import AUTO, PLANNED, AutoCount, Count, PositiveNumber, Section, Text, built
 from bigbatch.units import Quantity, parse_quantity
 
 DEFAULT_BATCH_SAMPLES = 256
@@ -113,8 +113,9 @@ class Ramp(Section):
 class BatchSpec(Section):
     """How much one update consumes, over all ranks: exactly one of samples and tokens."""
 
-    samples: Count | None = None
-    """Samples per update; 256 when neither is given."""
+    samples: AutoCount | None = None
+    """Samples per update; 256 when neither is given. auto: few at first, more as the measured noise of the gradient
+    says that they are worth it."""
     tokens: Count | None = None
     """Real tokens per update: the longest prefix of the stream not above this, at least one sample."""
     allow_repeats: bool = False
@@ -135,4 +136,8 @@ class BatchSpec(Section):
             raise ValueError("found samples and tokens; expected one of them")
         if self.ramp is not None and self.samples is None:
             raise ValueError("ramp: grows a batch in samples; with tokens it is not built")
+        if self.ramp is not None and self.samples == AUTO:
+            raise ValueError(
+                "samples: auto decides the ramp too; leave ramp out, or write samples as a number"
+            )
         return self

@@ -15,6 +15,8 @@ from pydantic import (
 )
 
 from bigbatch.recipe.values import (
+    AUTO,
+    AutoRate,
     Beta,
     Count,
     Evaluations,
@@ -239,9 +241,9 @@ class OptimizerSpec(Section):
 
     name: Annotated[Text, named("adamw", "sgd", "lamb", "lars", "lion", "muon", "schedule_free")] = "adamw"
     """`adamw`, `sgd`, `lamb`, `lars`, `lion`, `muon`, `schedule_free`, or your own as an import reference."""
-    lr: PositiveNumber = DEFAULT_LR["adamw"]
-    """Peak learning rate, used as typed unless `base_batch` is given. Default: adamw 5e-5, lamb 6.25e-4, sgd 1e-2,
-    lars 0.1, lion 1e-5, muon 5e-5, schedule_free 1e-4."""
+    lr: AutoRate = DEFAULT_LR["adamw"]
+    """Peak learning rate, used as typed unless `base_batch` is given. auto: by the width of the model, then tested.
+    Default: adamw 5e-5, lamb 6.25e-4, sgd 1e-2, lars 0.1, lion 1e-5, muon 5e-5, schedule_free 1e-4."""
     betas: Annotated[tuple[Beta, Beta], BeforeValidator(_two)] = (0.9, 0.999)
     """Decay of the first and second moment per update; of lion's direction and average ([0.9, 0.99]). Of muon: of what
     AdamW moves."""
@@ -295,6 +297,12 @@ class OptimizerSpec(Section):
                 raise ValueError(
                     f"{rule}: {value} needs base_batch, the batch that lr and betas were tuned for"
                 )
+        if self.lr == AUTO and self.name != "adamw":
+            raise ValueError(f"lr: auto knows the rates of adamw, not those of {self.name}")
+        if self.lr == AUTO and (self.base_batch is not None or self.lr_rule != "none"):
+            raise ValueError(
+                "lr: auto fits the rate to the batch by itself; leave base_batch and lr_rule out"
+            )
         if self.lr_rule == "gain" and self.noise_scale is None:
             raise ValueError(
                 "lr_rule: gain needs noise_scale, the gradient noise scale in the batch's own unit"

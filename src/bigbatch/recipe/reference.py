@@ -8,13 +8,13 @@ import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, PlainValidator
 from pydantic.fields import FieldInfo
 
 from bigbatch.recipe import inputs, learning, machine, schema, slurm
 from bigbatch.recipe.keys import section_of, walk
 from bigbatch.recipe.sugar import NAMED_SECTIONS
-from bigbatch.recipe.values import PLANNED, Built, NamedOr, Section, show
+from bigbatch.recipe.values import PLANNED, AutoOr, Built, NamedOr, Section, show
 from bigbatch.units import Quantity
 
 _TYPES = {
@@ -87,6 +87,9 @@ def _type(info: FieldInfo) -> str:
     named = [entry.func for entry in _metadata(info, NamedOr)]
     if named:
         return " / ".join((*(f"`{name}`" for name in named[0].names), "reference"))
+    auto = [entry.func for entry in _metadata(info, AutoOr)]
+    if auto:
+        return f"{auto[0].words} / `auto`"
     return " / ".join(dict.fromkeys(_words(info.annotation)))
 
 
@@ -135,7 +138,11 @@ def _metadata(info: FieldInfo, kind: type) -> list[Any]:
     found = [*info.metadata]
     for argument in get_args(info.annotation):
         found += getattr(argument, "__metadata__", ())
-    return [entry for entry in found if isinstance(entry, AfterValidator) and isinstance(entry.func, kind)]
+    return [
+        entry
+        for entry in found
+        if isinstance(entry, (AfterValidator, PlainValidator)) and isinstance(entry.func, kind)
+    ]
 
 
 def _cell(text: str) -> str:

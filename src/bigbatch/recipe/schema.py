@@ -38,7 +38,7 @@ from bigbatch.recipe.machine import (
     SyncSpec,
 )
 from bigbatch.recipe.sugar import LENGTH_KEYS, desugar
-from bigbatch.recipe.values import Count, Number, Passes, PositiveNumber, Section, Text
+from bigbatch.recipe.values import AUTO, AutoPasses, Count, Number, PositiveNumber, Section, Text
 from bigbatch.units import Quantity
 
 HOW_KEYS = ("plan", "launch", "observers", "run", "guard", "scale")
@@ -82,8 +82,10 @@ class Recipe(Section):
     """What it is learnt from."""
     batch: BatchSpec = BatchSpec(samples=256)
     """How much one update consumes, over all ranks; a number alone means samples."""
-    epochs: Passes | None = None
-    """Length in passes over the training data; 3 when no length is given. One of epochs, updates, samples, tokens."""
+    epochs: AutoPasses | None = None
+    """Length in passes over the training data; 3 when no length is given. One of epochs, updates, samples, tokens.
+    auto: until validation no longer improves, then a cool-down of the rate (schedule.decay) to its end; at most as many
+    as the data's size suggests."""
     updates: Count | None = None
     """Length in optimizer updates."""
     samples: Count | None = None
@@ -138,6 +140,8 @@ class Recipe(Section):
         values, _ = desugar(dict(value))
         if all(values.get(key) is None for key in LENGTH_KEYS):
             values["epochs"] = DEFAULT_EPOCHS
+        if values.get("epochs") == AUTO and values.get("schedule") is None:
+            values["schedule"] = {"name": "wsd", "warmup": "40 updates"}
         if values.get("gradient") is None and _is_match(values.get("task")):
             values["gradient"] = {"name": "cached"}
         return values
@@ -153,7 +157,14 @@ class Recipe(Section):
         given = [key for key in LENGTH_KEYS if getattr(self, key) is not None]
         if len(given) > 1:
             yield f"found {' and '.join(given)}; expected one of them"
-        sync, batch = self.sync, self.batch.samples
+        if self.epochs == AUTO and self.schedule.name != "wsd":
+            yield (
+                f"epochs: auto needs schedule: wsd, whose cool-down begins when validation no longer improves; "
+                f"{self.schedule.name} must know its end from the start"
+            )
+        if self.is_auto and self.sync.apart:
+            yield "auto (epochs, batch, optimizer.lr) with sync.replicas is not built: write numbers"
+        sync, batch = self.sync, None if self.batch.samples == AUTO else self.batch.samples
         if self.gradient.name == "cached" and self.task.name in set(TASKS) - {"match"}:
             yield f"gradient: cached is for losses that need the whole batch (task match); {self.task.name} has none"
         if sync.period != 1 and not sync.apart:
@@ -214,8 +225,13 @@ class Recipe(Section):
         return self.base / Path(path).expanduser()
 
     @property
+    def is_auto(self) -> bool:
+        """Whether something is left for the run to decide (`run.settled`)."""
+        return AUTO in (self.epochs, self.batch.samples, self.optimizer.lr)
+
+    @property
     def length(self) -> Quantity:
-        """How long the run is, in the unit the user chose."""
+        """How long the run is, in the unit the user chose; of a recipe whose `epochs` are a number."""
         for unit in LENGTH_KEYS:
             amount = getattr(self, unit)
             if amount is not None:

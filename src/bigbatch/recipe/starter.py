@@ -6,8 +6,8 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,14 +15,11 @@ from bigbatch.errors import DataError, Problem, UsageError
 from bigbatch.recipe.yaml12 import inline_yaml
 from bigbatch.written import as_named, open_new, replace_text
 
-EPOCHS = 3
-FEWEST_UPDATES = 100
-LARGEST_BATCH = 256
 VALIDATION_SHARE = 0.1
+LONG = 4.0
+"""Epochs from which on an evaluation an epoch is often enough to see a plateau."""
 SKEWED = 3.0
 """Largest class / smallest class from which classes are weighted."""
-LR, LR_BATCH = 5e-5, 32
-"""The usual fine-tuning rate of BERT-like models, and the batch it was found at (Devlin et al. 2019, appendix A.3)."""
 MODELS = {"en": "distilbert-base-uncased"}
 OTHER_LANGUAGES = "distilbert-base-multilingual-cased"
 _SHOWN_CLASSES = 12
@@ -60,6 +57,25 @@ class Findings:
     quoting: str = "minimal"
     empty_texts: int = 0
     """Rows without text."""
+    first: FirstChoices | None = None
+    """What `auto` will stand for, as far as that is known without the model."""
+
+
+class FirstChoices(Protocol):
+    """What `bigbatch.rules.first_run` decides; a room above this one."""
+
+    @property
+    def first_batch(self) -> int: ...
+    @property
+    def last_batch(self) -> int: ...
+    @property
+    def batch_reason(self) -> str: ...
+    @property
+    def epochs(self) -> float: ...
+    @property
+    def epochs_reason(self) -> str: ...
+    @property
+    def measured(self) -> bool: ...
 
 
 class Profile(Protocol):
@@ -98,6 +114,7 @@ def write_starter(
     files: Sequence[str | os.PathLike[str]] | None = None,
     model: str | None = None,
     force: bool = False,
+    first: Callable[[int, int, bool], FirstChoices] | None = None,
 ) -> list[str]:
     """Write the first recipe, and say what was found, in lines for people.
 
@@ -107,6 +124,7 @@ def write_starter(
         files: all files as the user typed them, those of other splits included; None takes the profile's.
         model: the model to train; None picks one for the language.
         force: overwrite an existing file.
+        first: what `auto` stands for, from training rows, validation rows and whether the task couples samples.
 
     Raises:
         DataError: no text column was found.
@@ -130,6 +148,9 @@ def write_starter(
         empty_texts=profile.empty_texts,
     )
     _need_columns(found, profile)
+    if first is not None:
+        training, held_out = _rows(found)
+        found = replace(found, first=first(training, held_out, False))
     text = starter_recipe(found)
     try:
         if force:
@@ -165,16 +186,13 @@ def _said(found: Findings, profile: Profile) -> list[str]:
 def starter_recipe(found: Findings) -> str:
     """The text of a recipe that runs as it is."""
     splits = split_files(found.files)
-    training_rows = (
-        found.rows if splits["validation"] else found.rows - math.ceil(found.rows * VALIDATION_SHARE)
-    )
-    batch, epochs = pick_batch(training_rows)
+    training_rows, _ = _rows(found)
     lines = [
         "# Written by `bigbatch init`. Everything may be changed; what is left out has a default.",
         *_model(found),
         *_task(found),
         *_data(found, splits),
-        *_batch(batch, epochs, training_rows),
+        *_batch(found, training_rows),
         *_optimizer(),
         *_loss(found),
         *_best(found),
@@ -183,21 +201,12 @@ def starter_recipe(found: Findings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pick_batch(rows: int) -> tuple[int, int]:
-    """Samples per update and epochs: the largest power of two up to 256 that leaves 100 updates in 3 epochs.
-
-    Data too small for that even with single samples gets more epochs.
-    """
-    batch = 1
-    while (
-        batch < LARGEST_BATCH
-        and 2 * batch <= rows
-        and math.ceil(EPOCHS * rows / (2 * batch)) >= FEWEST_UPDATES
-    ):
-        batch *= 2
-    if math.ceil(EPOCHS * rows / batch) >= FEWEST_UPDATES:
-        return batch, EPOCHS
-    return batch, math.ceil(FEWEST_UPDATES * batch / max(rows, 1))
+def _rows(found: Findings) -> tuple[int, int]:
+    """Training and validation rows; a file for validation is held to be large enough."""
+    if split_files(found.files)["validation"]:
+        return found.rows, found.rows
+    held_out = math.ceil(found.rows * VALIDATION_SHARE)
+    return found.rows - held_out, held_out
 
 
 def split_files(files: tuple[str, ...]) -> dict[str, list[str]]:
@@ -279,29 +288,28 @@ def _facts(found: Findings) -> list[str]:
     return lines
 
 
-def _batch(batch: int, epochs: int, rows: int) -> list[str]:
-    updates = math.ceil(epochs * rows / batch)
-    why = (
-        f"the largest power of two up to {LARGEST_BATCH} that leaves at least {FEWEST_UPDATES} updates"
-        if batch < LARGEST_BATCH
-        else "more is possible, whatever the memory"
-    )
+def _batch(found: Findings, rows: int) -> list[str]:
+    few = found.first
+    sizes = "few at first, more as the measured noise of the gradient allows"
+    most = f"at most {few.epochs:g}: " if few else ""
+    if few:
+        grows = "" if few.last_batch == few.first_batch else f", up to {few.last_batch}"
+        sizes = f"{few.first_batch}{grows} ({few.batch_reason})"
+    end = "the rate cools down to 0 once validation no longer improves beyond chance"
+    if few and not few.measured:
+        most, end = f"{few.epochs:g}: ", few.epochs_reason
     return [
         "",
-        f"batch: {batch}   # samples per update, however they are split; {why}",
-        f"epochs: {epochs}   # {updates:,} updates of {rows:,} training rows",
+        f"batch: auto    # samples per update, however they are split: {sizes}",
+        f"epochs: auto   # {most}{end}; {rows:,} training rows",
     ]
 
 
 def _optimizer() -> list[str]:
     return [
         "",
-        "optimizer:",
-        "  name: adamw",
-        f"  lr: {LR:g}   # right for {LR_BATCH} samples per update …",
-        f"  base_batch: {LR_BATCH}",
-        "  lr_rule: sqrt   # … and rescaled to the batch by sqrt(batch / base_batch); `bigbatch plan` shows the result",
-        "schedule: {name: linear, warmup: 6 %}",
+        "optimizer: {name: adamw, lr: auto}   # by the model's width, tested before update 1; `bigbatch plan` shows it",
+        "schedule: {name: wsd, warmup: 40 updates, decay: 20 %}   # rise, stay, cool down over the last 20 %",
     ]
 
 
@@ -333,7 +341,9 @@ def _best(found: Findings) -> list[str]:
 
 def _run(found: Findings) -> list[str]:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(found.files[0]).stem).strip("-.") or "run"
-    return ["run:", f"  dir: {inline_yaml(f'runs/{name}')}", "  evaluate_every: 1 epochs"]
+    long = found.first is None or found.first.epochs >= LONG
+    every = "1 epochs" if long else "0.25 epochs"
+    return ["run:", f"  dir: {inline_yaml(f'runs/{name}')}", f"  evaluate_every: {every}"]
 
 
 def _paths(files: list[str], out: Path) -> str:

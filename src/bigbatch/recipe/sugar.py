@@ -31,7 +31,7 @@ def desugar(values: dict[str, Any]) -> tuple[dict[str, Any], dict[Path, Path]]:
     for key in NAMED_SECTIONS:
         if isinstance(out.get(key), str):
             out[key] = {"name": out[key]}
-    if _is_number(out.get("batch")):
+    if _is_number(out.get("batch")) or out.get("batch") == "auto":
         out["batch"] = {"samples": out["batch"]}
     if _is_number(out.get("seed")):
         out["seed"] = dict.fromkeys(("model", "data", "dropout"), out["seed"])

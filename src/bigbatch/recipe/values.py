@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+)
 
 from bigbatch.units import Quantity, Unit, parse_bytes, parse_quantity
 
 PLANNED = "planned, not built yet"
+AUTO = "auto"
+"""Decided before update 1, from the data, the model and what the run measures (`rules.first_run`)."""
 _REFERENCE = re.compile(r"(?:[^\s:][^\n]*\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
 
 
@@ -126,6 +137,33 @@ NonNegativeNumber = Annotated[float, BeforeValidator(_number), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 """From 0 to 1, both ends included; never a percentage."""
 Beta = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class AutoOr:
+    """A number that `read` accepts, above 0 or from `least` on, or the word auto."""
+
+    read: Callable[[Any], Any]
+    least: float = 0
+    most: float = math.inf
+    words: str = "number"
+
+    def __call__(self, value: Any) -> Any:
+        if value == AUTO:
+            return AUTO
+        number = self.read(value)
+        if number <= 0 or number < self.least:
+            expected = f"at least {self.least:g}" if self.least else "more than 0"
+            raise ValueError(f"found {show(value)}; expected {expected}")
+        if number > self.most:
+            raise ValueError(f"found {show(value)}; expected at most {self.most:,.0f}")
+        return number
+
+
+# Numbers to everybody who reads a recipe that is settled: only `run.settled` meets the word.
+AutoPasses = Annotated[Any, PlainValidator(AutoOr(_number, most=1e6))]
+AutoRate = Annotated[Any, PlainValidator(AutoOr(_number))]
+AutoCount = Annotated[Any, PlainValidator(AutoOr(_count, 1, MOST_COUNT - 1, "whole number"))]
 Count = Annotated[int, BeforeValidator(_count), Field(ge=1, lt=MOST_COUNT)]
 """A whole number from 1; `1e6` counts as one."""
 CountOrZero = Annotated[int, BeforeValidator(_count), Field(ge=0, lt=MOST_COUNT)]

@@ -28,6 +28,7 @@ from bigbatch.parallel.bitwise import aligned
 from bigbatch.parallel.mesh import MeshShape, meshed
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.places import Place
+from bigbatch.plan.choices import asked_for
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.precision.audit import Audit
@@ -52,6 +53,7 @@ from bigbatch.run.planning import Measured, measured_plan
 from bigbatch.run.precision import audited, loss_scale_for
 from bigbatch.run.ranks import by_leader, leader_first
 from bigbatch.run.ready import ready_model, ready_tables
+from bigbatch.run.settled import settled
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.aligned import AlignedExecutor
 from bigbatch.step.apart import apply_apart
@@ -60,7 +62,6 @@ from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.replicas import Apart
 from bigbatch.step.update import StepParts, apply_update
 from bigbatch.tasks.heads import is_coupled, measured_as
-from bigbatch.waiting import note_of_waiting
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -68,7 +69,9 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(kw_only=True)
 class Parts:
-    """Everything a loop needs. Only `shrink` changes it, and only how the work is cut."""
+    """Everything a loop needs. `shrink` changes how the work is cut; what `auto` left open, `run.rate_test` and
+    `run.plateau` decide.
+    """
 
     recipe: Recipe
     plan: Plan
@@ -102,6 +105,8 @@ class Parts:
     """Measures the gradient noise of some updates."""
     audit: Audit | None = None
     """Of the number format: before a run in a low one, or because it was asked for."""
+    open_end: bool = False
+    """Whether validation decides when the cool-down begins (`run.plateau`); `length` is the most there will be."""
 
     @property
     def train(self) -> TokenTable:
@@ -187,6 +192,11 @@ class Parts:
         if self.step.apart is None and hasattr(self.step.optimizer, "train"):
             self.step.optimizer.train()  # type: ignore[attr-defined]
 
+    def tell_length(self) -> None:
+        """The plan says anew how many updates there are, at which rates."""
+        told = asked_for(self.recipe, self.length, self.ramp)
+        self.plan = replace(self.plan, choices={**self.plan.choices, **told})
+
     def shrink(self, micro_tokens: int, why: str, *, evaluation: bool = False) -> None:
         """Cut the work into smaller pieces from now on; evaluations alone, while theirs are larger."""
         if not evaluation or self.micro_tokens > micro_tokens:
@@ -255,6 +265,9 @@ def build(
         world, lambda: ready_tables(recipe, inputs, loaded, cache_dir, say, progress)
     )
     check_defined(recipe, ready.task, tables)
+    model = model_facts(ready.module)
+    decided = settled(asked, ready, tables, model.hidden, frozen_plan)
+    asked, recipe = decided.recipe, fixed(decided.recipe)
     batches = Batches(
         tables["train"],
         seed=recipe.seed.data,
@@ -283,7 +296,7 @@ def build(
         ramp=clocks.ramp,
         new_optimizer=new_optimizer,
         say=say,
-        model=model_facts(ready.module),
+        model=model,
         recomputable_blocks=len(recomputable(ready.anatomy)),
         divided=world.divides,
         cache_dir=None if cache_dir is None else cache_dir.parent / "calibration",
@@ -295,7 +308,7 @@ def build(
 
         def measure() -> tuple[Plan, Audit | None]:
             with at_work(on) as here:
-                return audited(here, said(planner(here), asked), asked=audit)
+                return audited(here, said(planner(here), asked).led_by(decided.choices), asked=audit)
 
         plan, found = by_leader(
             world,
@@ -393,17 +406,8 @@ def build(
         hardware=hardware,
         graphs_compiled=compilations() if forward.compiled else 0,
         audit=found,
-        notes=tuple(
-            filter(
-                None,
-                [
-                    *inputs.warnings,
-                    *ready.notes,
-                    *token_notes,
-                    note_of_waiting(hardware.device, hardware.threads),
-                ],
-            )
-        ),
+        open_end=decided.open_end,
+        notes=(*inputs.warnings, *ready.notes, *token_notes),
     )
 
 

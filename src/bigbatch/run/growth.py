@@ -5,6 +5,7 @@ from __future__ import annotations
 from bigbatch.optim.build import set_scaled
 from bigbatch.records import Event, Update
 from bigbatch.rules.noise_scale import interval_of
+from bigbatch.rules.ramp import Ramp
 from bigbatch.run.build import Parts
 from bigbatch.run.events import batch_grown
 from bigbatch.run.progress import Progress
@@ -14,7 +15,11 @@ class Growth:
     """What a loop asks about the batch; without a ramp, answers that change nothing."""
 
     def __init__(self, parts: Parts, progress: Progress) -> None:
-        self._parts, self._progress, self._ramp = parts, progress, parts.ramp
+        self._parts, self._progress = parts, progress
+
+    @property
+    def _ramp(self) -> Ramp | None:
+        return self._parts.ramp
 
     def over(self) -> bool:
         """Whether all samples of the run are used up."""

@@ -101,6 +101,8 @@ Decision = Start | Resume | Finished | NewName
 def _measured_ramp(resolved: Mapping[str, Any]) -> bool:
     batch = resolved.get("batch")
     ramp = batch.get("ramp") if isinstance(batch, Mapping) else None
+    if isinstance(batch, Mapping) and batch.get("samples") == "auto":
+        return True
     return isinstance(ramp, Mapping) and ramp.get("by", "noise") == "noise"
 
 
@@ -120,13 +122,16 @@ def fingerprint(
         code_files: the user's own files that the recipe names.
     """
     resolved = dict(_plain(recipe))
-    length = getattr(recipe, "length", None)
+    length = getattr(recipe, "length", None) if resolved.get("epochs") != "auto" else None
     if isinstance(length, Quantity):  # a default that no key spells out
         resolved = {key: value for key, value in resolved.items() if key not in _LENGTHS}
         resolved[length.unit] = _number(length.amount)
     kept = {key: value for key, value in resolved.items() if key not in _HOW | _ABOUT}
-    if _measured_ramp(resolved):  # what is measured decides what is computed
+    # What is measured decides what is computed.
+    if _measured_ramp(resolved):
         kept["scale"] = resolved.get("scale")
+    if resolved.get("epochs") == "auto" and isinstance(resolved.get("run"), Mapping):
+        kept["run"] = {"evaluate_every": resolved["run"].get("evaluate_every")}
     if data_fingerprint is not None and isinstance(kept.get("data"), Mapping):
         kept["data"] = _without_paths(kept["data"])
     what = dict(_flat(kept))

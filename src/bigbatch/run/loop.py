@@ -8,10 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor, nn
 
 from bigbatch.data.ahead import LEAD, Supply
 from bigbatch.errors import DoesNotFit, MachineError
@@ -39,8 +36,11 @@ from bigbatch.run.defined import Missing, look
 from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.growth import Growth
 from bigbatch.run.guard import Guard
+from bigbatch.run.interruptible import Interruptible
 from bigbatch.run.keeper import Keeper
+from bigbatch.run.plateau import Plateau
 from bigbatch.run.progress import Best, Progress
+from bigbatch.run.rate_test import tested_rate
 from bigbatch.run.signals import SignalFlag
 from bigbatch.run.watched import better, figure_of
 from bigbatch.step.memory import OutOfMemory, memory_errors
@@ -100,6 +100,7 @@ class Loop:
         self._beat = beat
         self._last_checkpoint = 0.0
         self._growth = Growth(parts, progress)
+        self._plateau = Plateau(parts, progress)
         self._supply = Supply(
             parts.batches,
             parts.micro_batches,
@@ -136,6 +137,7 @@ class Loop:
             yield self.emit(self.save(self._first_save))
         yield from self._due_evaluation()
         yield from self._serve_requests()
+        yield from tested_rate(self)
         while not self._growth.over() and not self._stopped():
             self.boundary.poll()
             alone(self.world, self._check)
@@ -145,7 +147,7 @@ class Loop:
             try:
                 record = self._update(batch, pieces)
             except OutOfMemory as error:
-                yield self.emit(self._shrink(error, f"update {progress.update + 1}"))
+                yield self.emit(self.shrink(error, f"update {progress.update + 1}"))
                 continue
             except GradientOverflow:
                 yield self.emit(halve_loss_scale(self.parts.step.loss_scale, batch))
@@ -207,13 +209,13 @@ class Loop:
         # Before every update, not once: between updates the module is in the caller's hands.
         parts.resume_training()
         self._beat.at(batch.update, "accumulate")
-        step, watched = parts.step, self._watched_pieces(pieces)
+        step, watched = parts.step, self.watched_pieces(pieces)
         if parts.noise is not None:
             step, watched = parts.noise.measuring(step, batch, watched)
         record = parts.update(step, batch, watched, lr=lr, tokens_before=progress.tokens)
         return record if parts.noise is None else parts.noise.noted(record, progress)
 
-    def _watched_pieces(self, pieces: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
+    def watched_pieces(self, pieces: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
         """The micro-batches, unless a signal drops the update half-way."""
         for piece in pieces:
             self.boundary.poll_within()
@@ -221,7 +223,7 @@ class Loop:
             yield piece
         self._beat.phase("reduce")
 
-    def _shrink(self, error: OutOfMemory, during: str, *, evaluation: bool = False) -> Event:
+    def shrink(self, error: OutOfMemory, during: str, *, evaluation: bool = False) -> Event:
         """Halve the micro-batch; the plan is durable before the work is done again."""
         before = self.parts.evaluation_micro_tokens if evaluation else self.parts.micro_tokens
         smaller = before // 2
@@ -233,7 +235,7 @@ class Loop:
             ) from error
         self.parts.shrink(smaller, f"{before} tokens ran out of memory at {during}", evaluation=evaluation)
         self.keeper.write_plan(self.parts.plan)
-        return self._event(
+        return self.event(
             "out_of_memory",
             why,
             f"halves plan.micro_tokens to {smaller} and does {during} again",
@@ -259,6 +261,7 @@ class Loop:
             yield from look(self, self._missing)
             progress.evaluations += 1
             self._note_for_stopping()
+            yield from map(self.emit, self._plateau.see(self.results, self.keeper))
         if not requested and self._note_best():
             yield self.emit(self.save("best so far"))
 
@@ -266,14 +269,14 @@ class Loop:
         """Evaluate one split with the weights as they are; the full result stays in `results`."""
         parts = self.parts
         parts.settle()
-        forward = _Interruptible(parts.forward, parts.module, self.boundary.poll_within, self._beat)
+        forward = Interruptible(parts.forward, parts.module, self.boundary.poll_within, self._beat)
         self._beat.phase("evaluate")
         while True:
             try:
                 result = together(self.world, lambda: self._evaluated(forward, split))
                 break
             except OutOfMemory as error:
-                self._side_events.append(self._shrink(error, f"the evaluation of {split}", evaluation=True))
+                self._side_events.append(self.shrink(error, f"the evaluation of {split}", evaluation=True))
         self.results[split] = result
         record = Eval(
             step=self.progress.update,
@@ -367,7 +370,7 @@ class Loop:
             return False
         if self.progress.target_reached:
             why = f"target reached: {self._stopping_metric()} {stopping.target:g}"
-        elif self.progress.stale_evaluations >= max(stopping.patience.amount, 1):
+        elif not self.parts.open_end and self.progress.stale_evaluations >= max(stopping.patience.amount, 1):
             why = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
         else:
             return False
@@ -384,7 +387,7 @@ class Loop:
             if isinstance(request, Save):
                 yield self.emit(self.save(request.why))
             elif isinstance(request, Evaluate) and self.parts.validation:
-                yield self.emit(self._event("evaluation_requested", request.why, "evaluates now"))
+                yield self.emit(self.event("evaluation_requested", request.why, "evaluates now"))
                 self.progress.evaluation_due = True
                 yield from self._due_evaluation(requested=True)
         if waiting:
@@ -396,7 +399,7 @@ class Loop:
         if request is None or self.progress.stopped is not None:
             return
         self.progress.stopped = self.exit_reason = request.why
-        yield self.emit(self._event("stopped", request.why, "stops at this update boundary"))
+        yield self.emit(self.event("stopped", request.why, "stops at this update boundary"))
         # Also over a checkpoint of this boundary: that one would train on.
         yield self.emit(self.save(request.why))
 
@@ -412,12 +415,12 @@ class Loop:
         self._beat.phase("save")
         path = self.keeper.save(self.parts, self.progress, self.guard, self.clock())
         self._last_checkpoint = self.boundary.now
-        return self._event("checkpoint", why, f"saved {path.name}")
+        return self.event("checkpoint", why, f"saved {path.name}")
 
     def save_interrupted(self, interruption: Leaving) -> Record:
         """After a signal: the last boundary, if it is not saved yet."""
         did = f"the same command goes on after update {self.progress.update}"
-        record = self.emit(self._event("interrupted", str(interruption), did))
+        record = self.emit(self.event("interrupted", str(interruption), did))
         if self.keeper.saved_update != self.progress.update:
             self.save(str(interruption))
         return record
@@ -429,23 +432,8 @@ class Loop:
         why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         did = f"saves the last update: the same command goes on after update {self.progress.update}"
         with suppress(MachineError):  # the error itself is what is told
-            self.emit(self._event("failed", why, did))
+            self.emit(self.event("failed", why, did))
             self.save(why)
 
-    def _event(self, event: str, why: str, did: str, **details: Any) -> Event:
+    def event(self, event: str, why: str, did: str, **details: Any) -> Event:
         return Event(step=self.progress.update, event=event, why=why, did=did, details=details)
-
-
-@dataclass(frozen=True)
-class _Interruptible:
-    """A forward that leaves an evaluation between two micro-batches once a signal came."""
-
-    forward: Forward
-    module: nn.Module
-    poll: Callable[[], None]
-    beat: Beat
-
-    def __call__(self, micro_batch: MicroBatch) -> Tensor:
-        self.poll()
-        self.beat.tick()
-        return self.forward(micro_batch)

@@ -56,6 +56,10 @@ class Progress:
     """Measurements in a row that spoke for a larger one."""
     noise: dict[str, Any] = field(default_factory=dict)
     """Averages of the gradient noise (`rules.noise_scale.State`)."""
+    cool_down: list[int] | None = None
+    """Samples at which the cool-down of `epochs: auto` began and will end; None: it has not begun."""
+    plateau: dict[str, Any] = field(default_factory=dict)
+    """What `run.plateau` compares evaluations with."""
     stopped: str | None = None
     """Why the run was asked to stop: after a kill it does not train on."""
 
@@ -80,7 +84,8 @@ class Progress:
 
     def carry_on(self) -> None:
         """Forget what ended the run: its settings were changed on purpose."""
-        self.stopped = self.stop_best = None
+        self.stopped = self.stop_best = self.cool_down = None
+        self.plateau = {}
         self.stale_evaluations = 0
         self.target_reached = False
 

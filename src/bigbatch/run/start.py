@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from bigbatch.documents import readable
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.places import Place
-from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Observer, World
@@ -293,9 +292,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     carried_on = wishes.continue_from is not None or keeper.restored_digest not in (None, keeper.digest)
     if carried_on:
         progress.carry_on()
-        parts.plan = replace(
-            parts.plan, choices={**parts.plan.choices, **asked_for(parts.recipe, parts.length, parts.ramp)}
-        )
+        parts.tell_length()
         events.append(carried_on_event(parts, progress, decision, asked=wishes.continue_from is not None))
         wishes.say(f"{events[-1].why}: {events[-1].did}")
     first_save = "carried on with other settings" if carried_on else keeper.recount(progress, world)
@@ -436,7 +433,7 @@ def carried_on_event(
 
 def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     """recipe.yaml, environment.json and copies of the user's code."""
-    atomic_write_text(directory.recipe, dump_recipe(parts.recipe))
+    atomic_write_text(directory.recipe, dump_recipe(start.recipe))
     facts = environment_facts(parts.hardware, start.inputs.digest)
     directory.write_json(directory.environment, {**facts, "lengths": asdict(parts.lengths)})
     if parts.audit is not None:

@@ -146,6 +146,9 @@ class ConsoleObserver:
             words = f"update {record.step:,}  {printable(record.split)}  {self._last_eval}"
             self._print(Text(words, style="bold"))
         elif isinstance(record, Event) and record.event not in _QUIET_EVENTS:
+            if record.event == "plateau":  # the end has come nearer
+                self._total_updates = record.details.get("updates", self._total_updates)
+                self._total_samples = record.details.get("samples", self._total_samples)
             self._print(_event_text(record))
 
     def _take(self, update: Update) -> None:

@@ -1,0 +1,230 @@
+"""What `auto` stands for: batch, length and learning rate of a first run, from what is known before it.
+
+::
+
+    first batch    16 samples, 32 from 5,000 training rows on; at most a quarter of the rows
+    last batch     4 times the first, 8 times from 50,000, 16 times from 500,000 rows on    (by the measured noise)
+    length         at most 10 sqrt(10,000 / rows) epochs, between 1 and 30; at least 300 updates of the first batch
+                   (from random weights three times as much); too few rows to see a plateau: 160 updates
+    rate           at 32 samples: 3e-4 (384 / hidden)^2.4; from random weights 6e-4 (768 / hidden); at most 1e-3
+                   sqrt(batch / 32) times that for others
+
+The rate's line goes through what is usual for BERT (5e-5 at 768 hidden units, 3e-5 at 1,024; Devlin et al. 2019,
+appendix A.3), and what this project found at 384; for random weights through GPT-2's size in Brown et al. 2020, table
+2.1. Length and batch are of this project's own runs (docs/first-run.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+BASE_BATCH = 32
+"""Samples that rates are given for."""
+MANY_ROWS = 5_000
+FEWEST_VALIDATION_ROWS = 100
+"""Rows from which on a plateau of validation can be told from noise."""
+FIXED_UPDATES = 160
+FEWEST_UPDATES = 300
+MOST_EPOCHS = 30
+RATE_SHARE = 0.03
+"""Most of a run that may be spent on the test of its rate."""
+RATE_UPDATES = (20, 60)
+"""Fewest and most updates of that test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstRun:
+    """What is known of data and model."""
+
+    rows: int
+    """Training samples."""
+    validation_rows: int
+    """Of the first validation split; 0: there is none."""
+    hidden: int
+    """Width of the model."""
+    pretrained: bool
+    batch: int | None = None
+    """Samples of an update where the recipe says how many."""
+    grows: bool
+    """Whether the noise of the gradient can be measured, so that the batch may grow by it."""
+    coupled: bool = False
+    """Whether samples of a batch teach each other (task match): a larger one is another, harder question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """Numbers with their reasons."""
+
+    first_batch: int
+    last_batch: int
+    batch_reason: str
+    epochs: float
+    """At most, where `measured`."""
+    measured: bool
+    """Whether validation decides when the cool-down begins."""
+    epochs_reason: str
+    lr: float
+    """At `base_batch`."""
+    lr_reason: str
+    base_batch: int = BASE_BATCH
+
+
+def first_run(known: FirstRun) -> Choices:
+    """Decide what `auto` means for this data and model.
+
+    Example:
+        9,003 rows, 1,000 more for validation, a pretrained model of width 384: 32 growing to 128 samples, at most
+        10.5 epochs, 3e-4.
+    """
+    first, last = _batch(known)
+    epochs, measured, why = _length(known, known.batch or first)
+    lr, lr_why = _rate(known)
+    return Choices(
+        first_batch=first,
+        last_batch=last,
+        batch_reason=_batch_reason(known, first, last),
+        epochs=epochs,
+        measured=measured,
+        epochs_reason=why,
+        lr=lr,
+        lr_reason=lr_why,
+    )
+
+
+def _batch(known: FirstRun) -> tuple[int, int]:
+    if known.coupled:
+        wanted = 64 if known.rows < MANY_ROWS else 128
+        size = _power_of_two(min(wanted, known.rows // 4))
+        return size, size
+    first = _power_of_two(min(16 if known.rows < MANY_ROWS else 32, known.rows // 4))
+    times = 4 if known.rows < 50_000 else 8 if known.rows < 500_000 else 16
+    # A batch of one has no noise to measure.
+    return first, first * times if known.grows and first > 1 and first * times * 4 <= known.rows else first
+
+
+def _batch_reason(known: FirstRun, first: int, last: int) -> str:
+    rows = f"{known.rows:,} training rows"
+    if known.coupled:
+        return f"samples of a batch are each other's wrong answers; {rows}"
+    if last == first:
+        return f"{rows}; it stays so: " + (
+            "too few rows for more" if known.grows else "its noise is not measured"
+        )
+    return f"{rows}; grows when the measured noise of the gradient is larger"
+
+
+def _length(known: FirstRun, batch: int) -> tuple[float, bool, str]:
+    rows = known.rows
+    from_random = 1 if known.pretrained else 3
+    most = 10 * math.sqrt(10_000 / rows) * from_random
+    most = max(most, FEWEST_UPDATES * batch / rows, 1.0)
+    most = _short(min(most, float(MOST_EPOCHS * from_random)))
+    if known.validation_rows >= FEWEST_VALIDATION_ROWS:
+        return most, True, "at most; a cool-down begins when validation no longer improves beyond chance"
+    why = (
+        f"{known.validation_rows} validation rows are too few to see a plateau"
+        if known.validation_rows
+        else "there is no validation data to see a plateau"
+    )
+    if known.validation_rows:
+        fixed = max(FIXED_UPDATES * batch / rows, 5.0) * from_random
+        return _short(min(fixed, most)), False, f"{why}: about {FIXED_UPDATES} updates"
+    return _short(max(1.0, most / 2)), False, f"{why}: half of what would be the most"
+
+
+def _rate(known: FirstRun) -> tuple[float, str]:
+    if known.pretrained:
+        lr = min(1e-3, 3e-4 * (384 / known.hidden) ** 2.4)
+        why = f"usual for pretrained weights of width {known.hidden:,}"
+    else:
+        lr = min(1e-3, 6e-4 * 768 / known.hidden)
+        why = f"usual for random weights of width {known.hidden:,}"
+    return _two_digits(lr), f"{why} at {BASE_BATCH} samples, sqrt(batch / {BASE_BATCH}) for others"
+
+
+# ---------------------------------------------------------------- the test of the rate
+
+
+def rate_test_updates(updates: int) -> int:
+    """Updates that the test of the rate may take in a run of so many; 0: none, the run is too short."""
+    fewest, most = RATE_UPDATES
+    allowed = int(updates * RATE_SHARE)
+    return min(allowed, most) if allowed >= fewest else 0
+
+
+FROM, TO = 1 / 4, 32
+"""The test raises the rate from and to these multiples of the usual one."""
+MARGIN = 8
+"""The rate that is used is this much smaller than the one at which the loss turns."""
+MOST_CHANGE = 4
+"""The usual rate is changed by at most this factor."""
+
+
+def tested_rates(usual: float, updates: int) -> list[float]:
+    """Rates of the test's updates: the same factor from one to the next."""
+    return [usual * FROM * (TO / FROM) ** (number / (updates - 1)) for number in range(updates)]
+
+
+def rate_found(usual: float, rates: list[float], losses: list[float]) -> tuple[float, str]:
+    """The rate to train with, and why.
+
+    ::
+
+        turn  = the rate where the smoothed loss is smallest, if the loss rises by a tenth of its fall behind it
+        found = the usual rate where turn / 8 is within a factor 2 of it; else turn / 8, on a grid of powers of 2
+
+    The grid makes the choice the same on every split of the work, whose losses differ by rounding.
+
+    Args:
+        usual: of `first_run`.
+        rates: as tested.
+        losses: of these updates, nats; not finite: the loss has turned.
+
+    Reference:
+        Smith 2017, Cyclical Learning Rates for Training Neural Networks (arXiv 1506.01186), section 3.3.
+    """
+    smooth: list[float] = []
+    for loss in losses:
+        before = smooth[-1] if smooth else loss
+        smooth.append(0.7 * before + 0.3 * loss if math.isfinite(loss) else math.inf)
+    lowest = min(range(len(smooth)), key=smooth.__getitem__)
+    fall = smooth[0] - smooth[lowest]
+    behind = max(smooth[lowest:])
+    if not math.isfinite(behind) or (fall > 0 and behind - smooth[lowest] > 0.1 * fall):
+        turn = rates[lowest]
+        steps = round(math.log2(turn / MARGIN / usual))
+    else:
+        return usual, f"the loss did not turn up to {rates[-1]:.1e}: the usual rate"
+    most = round(math.log2(MOST_CHANGE))
+    # Within a factor of two, the usual rate is known better than the test can tell.
+    steps = 0 if abs(steps) <= 1 else max(-most, min(most, steps))
+    found = _two_digits(usual * 2.0**steps)
+    told = "as usual" if steps == 0 else f"{2.0**steps:g} times the usual {usual:g}"
+    return found, f"the loss turned at about {turn:.1e}: {told}"
+
+
+# ---------------------------------------------------------------- the cool-down
+
+
+def cool_down_end(position: int, share: float) -> float:
+    """Samples at which a cool-down that begins at `position` ends, so that it is this share of the whole.
+
+    Example:
+        >>> cool_down_end(800, 0.2)
+        1000.0
+    """
+    return position / (1.0 - share)
+
+
+def _power_of_two(most: int) -> int:
+    return 1 << (max(most, 1).bit_length() - 1)
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.1e}")
+
+
+def _short(epochs: float) -> float:
+    """Three digits are enough for a bound."""
+    return float(f"{epochs:.3g}")

@@ -1,0 +1,118 @@
+"""What `auto` means in this run: a recipe with numbers, and the choices of the plan that say why.
+
+The numbers follow from data and model alone, so every rank and every resume finds the same; the rate may be corrected
+by a test before update 1 (`run.rate_test`), the end by validation (`run.plateau`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bigbatch.plan.frozen import Plan
+from bigbatch.recipe.inputs import BatchSpec, Ramp
+from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.values import AUTO
+from bigbatch.records import Choice, TokenTable
+from bigbatch.rules.first_run import Choices, FirstRun, first_run
+from bigbatch.run.noise import obstacle
+from bigbatch.run.ready import Ready
+from bigbatch.run.watched import validation_splits
+from bigbatch.tasks.heads import is_coupled
+
+BATCH, EPOCHS, RATE = "auto_batch", "auto_epochs", "auto_lr"
+"""Names of the choices in plan.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """A recipe without `auto`."""
+
+    recipe: Recipe
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    """For the plan: what was decided, and why."""
+    open_end: bool = False
+    """Whether validation decides when the cool-down begins; `epochs` is the most there will be."""
+
+
+def settled(
+    recipe: Recipe, ready: Ready, tables: Mapping[str, TokenTable], hidden: int, frozen: Plan | None
+) -> Settled:
+    """Put numbers where the recipe says auto.
+
+    Args:
+        recipe: as the user wrote it.
+        ready: the model and its task.
+        tables: tokenised splits.
+        hidden: width of the model.
+        frozen: the plan of a run that is being resumed: its numbers stand.
+    """
+    if not recipe.is_auto:
+        return Settled(recipe=recipe)
+    found = first_run(_known(recipe, ready, tables, hidden))
+    if frozen is not None:
+        found = _as_before(found, frozen)
+    changes: dict[str, Any] = {}
+    choices: dict[str, Choice] = {}
+    batch = recipe.batch.samples
+    if batch == AUTO:
+        changes["batch"] = _batch(recipe, found)
+        sizes = [found.first_batch, found.last_batch]
+        choices[BATCH] = Choice(value=sizes, reason=found.batch_reason, source="derived")
+        batch = found.first_batch
+    if recipe.epochs == AUTO:
+        changes["epochs"] = found.epochs
+        choices[EPOCHS] = Choice(value=found.epochs, reason=found.epochs_reason, source="derived")
+    optimizer: dict[str, Any] = {}
+    if recipe.optimizer.lr == AUTO:
+        optimizer = {"lr": found.lr, "base_batch": found.base_batch, "lr_rule": "sqrt"}
+        if recipe.batch.tokens is not None:  # a batch in tokens has no samples to compare
+            optimizer = {"lr": found.lr}
+        choices[RATE] = Choice(value=found.lr, reason=found.lr_reason, source="default")
+    elif BATCH in choices and recipe.optimizer.base_batch is None and found.last_batch > found.first_batch:
+        # As typed for the first size; larger ones follow it.
+        optimizer = {"base_batch": found.first_batch, "lr_rule": "sqrt"}
+    if optimizer:
+        changes["optimizer"] = recipe.optimizer.model_copy(update=optimizer)
+    if frozen is not None:
+        choices = {name: frozen.choices.get(name, choice) for name, choice in choices.items()}
+    copy = recipe.model_copy(update=changes)
+    return Settled(recipe=copy, choices=choices, open_end=EPOCHS in choices and found.measured)
+
+
+def _known(recipe: Recipe, ready: Ready, tables: Mapping[str, TokenTable], hidden: int) -> FirstRun:
+    validation = validation_splits(tables)
+    return FirstRun(
+        rows=len(tables["train"]),
+        validation_rows=len(tables[validation[0]]) if validation else 0,
+        hidden=hidden,
+        pretrained=recipe.model.init == "pretrained",
+        batch=None if recipe.batch.samples == AUTO else recipe.batch.samples,
+        grows=recipe.batch.samples == AUTO and not obstacle(recipe, ready.task),
+        coupled=is_coupled(ready.task),
+    )
+
+
+def _batch(recipe: Recipe, found: Choices) -> BatchSpec:
+    ramp = None
+    if found.last_batch > found.first_batch:
+        ramp = Ramp.model_validate({"from": found.first_batch, "by": "noise"})
+    return recipe.batch.model_copy(update={"samples": found.last_batch, "ramp": ramp})
+
+
+def _as_before(found: Choices, frozen: Plan) -> Choices:
+    """The numbers that the run began with."""
+
+    def kept(name: str, default: Any) -> Any:
+        choice = frozen.choices.get(name)
+        return default if choice is None else choice.value
+
+    first, last = kept(BATCH, [found.first_batch, found.last_batch])
+    return replace(
+        found,
+        first_batch=int(first),
+        last_batch=int(last),
+        epochs=float(kept(EPOCHS, found.epochs)),
+        lr=float(kept(RATE, found.lr)),
+    )

@@ -1,0 +1,152 @@
+"""`auto`: the run decides, says so, and decides the same after a kill and on every number of ranks."""
+
+import pytest
+import torch
+
+import bigbatch
+from bigbatch.errors import RecipeError
+from bigbatch.recipe.load import load_recipe
+from bigbatch.records import Event
+from bigbatch.run.identity import fingerprint
+from bigbatch.run.rate_test import _losses
+from tests.jobs import document, events, exhaust, lines, weights
+from tests.models import tiny
+from tests.split import rows_of
+
+ROWS = rows_of("single", 160, longest=12)
+HELD_OUT = rows_of("single", 120, longest=12, seed=1)
+KEYS = {"plan.micro_tokens": 256, "plan.packing": "padded", "run.checkpoint_every": "5 updates"}
+
+
+def start(folder, rows=ROWS, validation=HELD_OUT, **keys):
+    return bigbatch.start(tiny("bert"), rows, validation, set={**KEYS, **keys}, run_dir=folder)
+
+
+def test_what_is_not_said_is_decided_and_told(tmp_path):
+    run = start(tmp_path / "run")
+    with run:
+        choices = run.plan.choices
+        assert choices["auto_batch"].value == [16, 16]
+        assert choices["auto_epochs"].value == 30
+        assert choices["auto_lr"].value == 1e-3  # a narrow model
+        assert run._parts.open_end
+        assert run._parts.recipe.batch.samples == 16
+    recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
+    assert (recipe.epochs, recipe.batch.samples, recipe.optimizer.lr) == ("auto", "auto", "auto")
+
+
+def test_what_is_said_stays(tmp_path):
+    with bigbatch.start(
+        tiny("bert"), ROWS, HELD_OUT, epochs=2, batch_size=8, lr=1e-4, set=KEYS, run_dir=tmp_path / "run"
+    ) as run:
+        assert not {"auto_batch", "auto_epochs", "auto_lr"} & set(run.plan.choices)
+        assert run._parts.length.updates == 40
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run whose validation stops improving: one that is not cut short."""
+    folder = tmp_path_factory.mktemp("auto") / "run"
+    run = exhaust(start(folder))
+    return folder, weights(run)
+
+
+def test_the_cool_down_begins_at_a_plateau(straight):
+    folder, _ = straight
+    plateau = events(folder, "plateau")
+    assert len(plateau) == 1
+    updates = lines(folder, "update")
+    begun, end = plateau[0]["step"], plateau[0]["updates"]
+    assert updates[-1]["step"] == end < 300
+    assert begun / end == pytest.approx(0.8, abs=0.02)
+    peak = [line["lr"] for line in updates if 40 < line["step"] <= begun]
+    assert len(set(peak)) <= 1
+    rates = [line["lr"] for line in updates if line["step"] > begun]
+    assert rates == sorted(rates, reverse=True)
+    # Linear to 0, read at midpoints.
+    n = end - begun
+    top = updates[begun - 1]["lr"] if begun >= 41 else None
+    if top is not None:
+        assert rates[-1] == pytest.approx(top * 0.5 / n)
+    assert document(folder, "plan.json")["updates"]["value"] == end
+    assert document(folder, "result.json")["updates"] == end
+
+
+@pytest.mark.parametrize("after", ["before", "within"])
+def test_a_resume_cools_down_just_the_same(straight, tmp_path, after):
+    folder, wanted = straight
+    plateau = events(folder, "plateau")[0]
+    stop = plateau["step"] - 2 if after == "before" else plateau["step"] + 2
+    with start(tmp_path / "run") as run:
+        for record in run:
+            if record.kind == "update" and record.step == stop:
+                break
+    resumed = exhaust(start(tmp_path / "run"))
+    assert weights(resumed).keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in weights(resumed).items())
+    assert [line["lr"] for line in lines(tmp_path / "run", "update")] == [
+        line["lr"] for line in lines(folder, "update")
+    ]
+
+
+def test_few_validation_rows_mean_a_fixed_length(tmp_path):
+    with start(tmp_path / "run", validation=HELD_OUT[:40]) as run:
+        assert not run._parts.open_end
+        assert run.plan.value("auto_epochs") == 16
+        assert "too few" in run.plan.choices["auto_epochs"].reason
+
+
+def test_the_test_of_the_rate_leaves_nothing_behind(tmp_path):
+    with start(tmp_path / "run", epochs=3) as run:
+        before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+        found = _losses(run._parts, 16, [1e-3] * 6, lambda pieces: pieces)
+        assert len(found) == 6
+        assert found[-1] < found[0]
+        assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
+        assert not run._parts.step.optimizer.state
+
+
+def test_a_run_that_is_long_enough_tests_its_rate(tmp_path):
+    folder = tmp_path / "run"
+    with start(folder, **{"updates": 700}) as run:
+        for record in run:
+            if record.kind == "update":
+                break
+    told = events(folder, "rate_test")
+    assert len(told) == 1
+    choice = document(folder, "plan.json")["auto_lr"]
+    assert choice["source"] == "measured"
+    assert told[0]["lr"] == choice["value"]
+    with start(folder, **{"updates": 700}) as run:
+        assert run._parts.recipe.optimizer.lr == choice["value"]
+        for record in run:
+            if isinstance(record, Event):
+                assert record.event != "rate_test"
+            if record.kind == "update":
+                break
+
+
+@pytest.mark.parametrize(
+    ("keys", "part"),
+    [
+        ({"epochs": "auto", "schedule": "linear"}, "epochs: auto needs schedule: wsd"),
+        ({"optimizer": {"name": "lamb", "lr": "auto"}}, "knows the rates of adamw"),
+        ({"optimizer": {"lr": "auto", "base_batch": 32}}, "leave base_batch and lr_rule out"),
+        ({"batch": {"samples": "auto", "ramp": {"from": 8}}}, "auto decides the ramp too"),
+        ({"batch": "auto", "sync": {"replicas": 2}}, "is not built"),
+        ({"epochs": "automatic"}, "expected a number"),
+    ],
+)
+def test_contradictions_are_told(keys, part):
+    with pytest.raises(RecipeError, match=part):
+        load_recipe(keys)
+
+
+def test_when_evaluations_are_is_part_of_what_is_computed():
+    def digest(**keys):
+        return fingerprint(load_recipe({"model": "m", "data": {"train": "a.csv"}, **keys})).digest
+
+    every = {"run": {"evaluate_every": "2 epochs"}}
+    assert digest(epochs="auto") != digest(epochs="auto", **every)
+    assert digest(epochs=3) == digest(epochs=3, **every)
+    assert digest(batch="auto") != digest(batch="auto", scale={"every": "50 updates"})
