@@ -11,6 +11,7 @@ from pathlib import Path
 from bigbatch.errors import UsageError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.values import AUTO
 from bigbatch.report.scale import lines_of, write_scale
 from bigbatch.report.sweep import SweepView
 from bigbatch.run.durable import atomic_write_json
@@ -143,7 +144,7 @@ def _notes(recipe: Recipe, parallel: int) -> tuple[str, ...]:
             "length as well; with schedule.name=constant it does not."
         )
     spec = recipe.optimizer
-    if spec.base_batch is None or spec.lr_rule == "none":
+    if spec.lr != AUTO and (spec.base_batch is None or spec.lr_rule == "none"):
         notes.append(
             f"optimizer.lr {spec.lr:g} is the same for all batches; optimizer.base_batch with lr_rule carries it "
             "from one batch to the others."
