@@ -53,7 +53,7 @@ from bigbatch.run.planning import Measured, measured_plan
 from bigbatch.run.precision import audited, loss_scale_for
 from bigbatch.run.ranks import by_leader, leader_first
 from bigbatch.run.ready import ready_model, ready_tables
-from bigbatch.run.settled import settled
+from bigbatch.run.settled import BATCH, settled
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.aligned import AlignedExecutor
 from bigbatch.step.apart import apply_apart
@@ -382,7 +382,10 @@ def build(
     noise = noise_scale(
         recipe, plan, ready.task, groups, step=step, table=tables["train"], length=clocks.length
     )
-    refuse_unmeasured(clocks.ramp, noise, plan)
+    if (
+        BATCH not in decided.choices
+    ):  # a batch that is left to the run stays as it is where nothing is measured
+        refuse_unmeasured(clocks.ramp, noise, plan)
     return Parts(
         recipe=asked,
         noise=noise,

@@ -89,9 +89,16 @@ def _known(recipe: Recipe, ready: Ready, tables: Mapping[str, TokenTable], hidde
         hidden=hidden,
         pretrained=recipe.model.init == "pretrained",
         batch=None if recipe.batch.samples == AUTO else recipe.batch.samples,
-        grows=recipe.batch.samples == AUTO and not obstacle(recipe, ready.task),
+        grows=_may_grow(recipe, ready.task),
         coupled=is_coupled(ready.task),
     )
+
+
+def _may_grow(recipe: Recipe, task: Any) -> bool:
+    """Whether a ramp by noise can be laid over this run: it is measured, and its end does not depend on the ramp."""
+    length = recipe.epochs == AUTO or recipe.length.unit in ("epochs", "samples")
+    measured = recipe.scale.every.unit != "never" and bool(recipe.scale.every.amount)
+    return recipe.batch.samples == AUTO and length and measured and not obstacle(recipe, task)
 
 
 def _batch(recipe: Recipe, found: Choices) -> BatchSpec:
