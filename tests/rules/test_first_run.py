@@ -28,7 +28,7 @@ def chosen(rows, validation=None, **changes):
     [
         (144, 16, 16, 17.8, False),  # 20 rows of each of 8 classes
         (900, 16, 16, 30.0, True),
-        (9_002, 32, 128, 10.5, True),
+        (9_002, 32, 64, 10.5, True),
         (100_000, 32, 256, 3.16, True),
         (1_000_000, 32, 512, 1.0, True),
     ],

@@ -95,8 +95,8 @@ def test_a_batch_that_cannot_grow_stays(tmp_path, keys):
     with start(tmp_path / "run", rows=rows, **keys) as run:
         assert run.plan.value("auto_batch") == [16, 16]
     with start(tmp_path / "other", rows=rows, epochs=1) as run:
-        assert run.plan.value("auto_batch") == [16, 64]
-        assert run._parts.ramp.sizes == (16, 32, 64)
+        assert run.plan.value("auto_batch") == [16, 32]
+        assert run._parts.ramp.sizes == (16, 32)
 
 
 def test_few_validation_rows_mean_a_fixed_length(tmp_path):

@@ -3,7 +3,7 @@
 ::
 
     first batch    16 samples, 32 from 5,000 training rows on; at most a quarter of the rows
-    last batch     4 times the first, 8 times from 50,000, 16 times from 500,000 rows on    (by the measured noise)
+    last batch     2 times the first, 8 times from 50,000, 16 times from 500,000 rows on    (by the measured noise)
     length         at most 10 sqrt(10,000 / rows) epochs, between 1 and 30; at least 300 updates of the first batch
                    (from random weights three times as much); too few rows to see a plateau: 160 updates
     rate           at 32 samples: 3e-4 (384 / hidden)^2.4; from random weights 6e-4 (768 / hidden); at most 1e-3
@@ -27,6 +27,10 @@ FEWEST_VALIDATION_ROWS = 100
 FIXED_UPDATES = 160
 FEWEST_UPDATES = 300
 MOST_EPOCHS = 30
+PATIENCE = 2
+"""Evaluations in a row without an improvement that make a plateau: one alone is too often luck."""
+UPDATES_AN_EPOCH = 100
+"""Updates of the first batch in an epoch from which on it may grow."""
 RATE_SHARE = 0.03
 """Most of a run that may be spent on the test of its rate."""
 RATE_UPDATES = (20, 60)
@@ -74,7 +78,7 @@ def first_run(known: FirstRun) -> Choices:
     """Decide what `auto` means for this data and model.
 
     Example:
-        9,003 rows, 1,000 more for validation, a pretrained model of width 384: 32 growing to 128 samples, at most
+        9,003 rows, 1,000 more for validation, a pretrained model of width 384: 32 growing to 64 samples, at most
         10.5 epochs, 3e-4.
     """
     first, last = _batch(known)
@@ -98,9 +102,12 @@ def _batch(known: FirstRun) -> tuple[int, int]:
         size = _power_of_two(min(wanted, known.rows // 4))
         return size, size
     first = _power_of_two(min(16 if known.rows < MANY_ROWS else 32, known.rows // 4))
-    times = 4 if known.rows < 50_000 else 8 if known.rows < 500_000 else 16
-    # A batch of one has no noise to measure.
-    return first, first * times if known.grows and first > 1 and first * times * 4 <= known.rows else first
+    times = 2 if known.rows < 50_000 else 8 if known.rows < 500_000 else 16
+    # Few updates an epoch are not made fewer; and a batch of one has no noise to measure.
+    return (
+        first,
+        first * times if known.grows and first > 1 and first * UPDATES_AN_EPOCH <= known.rows else first,
+    )
 
 
 def _batch_reason(known: FirstRun, first: int, last: int) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.records import Event
 from bigbatch.rules.clocks import Length
-from bigbatch.rules.first_run import cool_down_end
+from bigbatch.rules.first_run import PATIENCE, cool_down_end
 from bigbatch.rules.paired import PLAUSIBLE, paired
 from bigbatch.rules.schedules import in_samples
 from bigbatch.run.build import Parts
@@ -47,7 +47,7 @@ class Plateau:
         split, figure = figure_of(self._steering(), parts.validation)
         stale, told = self._compared(results[split], dict.fromkeys((figure, "loss")))
         stopping = parts.recipe.early_stopping
-        if stale < max(1, 1 if stopping is None else stopping.patience.amount):
+        if stale < max(1, PATIENCE if stopping is None else stopping.patience.amount):
             return []
         end = self._end()
         if end >= parts.length.samples:
