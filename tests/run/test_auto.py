@@ -91,7 +91,7 @@ def test_a_resume_cools_down_just_the_same(straight, tmp_path, after):
 
 @pytest.mark.parametrize("keys", [{"updates": 4}, {"scale.every": "never", "epochs": 1}])
 def test_a_batch_that_cannot_grow_stays(tmp_path, keys):
-    rows = rows_of("single", 1_400, longest=6)
+    rows = rows_of("single", 1_700, longest=6)
     with start(tmp_path / "run", rows=rows, **keys) as run:
         assert run.plan.value("auto_batch") == [16, 16]
     with start(tmp_path / "other", rows=rows, epochs=1) as run:
