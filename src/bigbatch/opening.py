@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from bigbatch.launch.worker import Worker
 from bigbatch.places import Place
 from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe, recipe_values
+from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
 from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.sugar import LENGTH_KEYS
 from bigbatch.records import Event, utc_now
@@ -275,31 +277,62 @@ def init(
     *,
     out: PathOrText = "recipe.yaml",
     model: str | None = None,
+    columns: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> InitResult:
     """Look at the data and write a commented recipe that `train` runs as it is.
 
+    Args:
+        data: files, those of validation and test included.
+        out: where the recipe goes.
+        model: hub name or folder; None: the usual one for the language, or one on this machine where the hub does
+            not answer.
+        columns: role -> column, such as `{"text": "review", "label": "stars"}`; the rest is guessed.
+        force: overwrite an existing recipe.
+
     Raises:
-        UsageError: the recipe exists already.
+        UsageError: the recipe exists already, or no task trains such a model.
         DataError: the data cannot be read, or has no text and label columns.
+        ModelError: the model's folder cannot be read.
     """
     from bigbatch.data.guess import profile
     from bigbatch.recipe.starter import split_files, write_starter
 
     typed = tuple(str(path) for path in data)
-    found = profile(split_files(typed)["train"])
-    lines = write_starter(Path(out), found, files=typed, model=model, force=force, first=_first_choices)
+    found = profile(split_files(typed)["train"], columns=columns)
+    choice = _model_of_init(model, found.language, matched="document" in found.columns)
+    first = partial(_first_choices, choice.known)
+    lines = write_starter(Path(out), found, files=typed, model=choice, force=force, first=first)
     return InitResult(Path(out), lines)
 
 
-def _first_choices(rows: int, validation_rows: int, coupled: bool) -> Choices:
-    """What `auto` will stand for; of the model only its width would matter, for the rate."""
+def _first_choices(model: ModelFacts | None, rows: int, validation_rows: int, coupled: bool) -> Choices:
+    """What `auto` will stand for, by data and model."""
     known = FirstRun(
         rows=max(rows, 1),
         validation_rows=validation_rows,
-        hidden=768,
-        pretrained=True,
+        hidden=(model.hidden if model else None) or 768,
+        pretrained=model is None or model.weights == "pretrained",
         grows=True,
         coupled=coupled,
     )
     return first_run(known)
+
+
+def _model_of_init(name: str | None, language: str, *, matched: bool) -> ModelChoice:
+    """The model asked for, with what its folder says, or the one that can be had."""
+    from bigbatch.model.nearby import facts_of, hub_answers, nearby_models, why_no_hub
+    from bigbatch.recipe.starter_model import check_trainable, chosen_model
+
+    if name is not None:
+        known = facts_of(name)
+        if known is not None:
+            check_trainable(known)
+        return ModelChoice(name=name, known=known)
+    return chosen_model(
+        None if language == "unknown" else language,
+        matched=matched,
+        nearby=nearby_models(),
+        answers=hub_answers(),
+        why_not=why_no_hub(),
+    )

@@ -24,7 +24,7 @@ from bigbatch.recipe.load import load_recipe
 
 FLAGS = {
     "": ["--help", "--version", "-h"],
-    "init": ["--force", "--help", "--model", "--out", "-h"],
+    "init": ["--column", "--force", "--help", "--model", "--out", "-h"],
     "prepare": ["--help", "--set", "-h"],
     "plan": ["--audit", "--dry-run", "--graph", "--help", "--ranks", "--set", "-h"],
     "train": [
@@ -165,16 +165,17 @@ def test_version(run):
 def test_init(run, monkeypatch, tmp_path):
     looked_at = []
     guess = ModuleType("bigbatch.data.guess")
-    guess.profile = lambda files: looked_at.append(files) or SimpleNamespace(
+    guess.profile = lambda files, columns: looked_at.append((files, columns)) or SimpleNamespace(
         files=("a.csv",), rows=400, columns={"text": "t", "label": "l"}, all_columns=("t", "l"), kind="single",
         encoding="utf-8", quoting="minimal", language="en", class_counts={"x": 200, "y": 200}, words={}, empty_texts=0,
-        missing_labels=0, warnings=(),
+        missing_labels=0, warnings=(), running=None,
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "bigbatch.data.guess", guess)
     monkeypatch.setitem(sys.modules, "bigbatch.data", ModuleType("bigbatch.data"))
     monkeypatch.chdir(tmp_path)
-    code, out, _ = run("init", "a.csv", "b.csv", "test.csv", "--model", "m", "--out", "new.yaml")
-    assert (code, looked_at) == (0, [["a.csv", "b.csv"]])
+    more = ("--model", "m", "--out", "new.yaml", "--column", "text=t", "--column", "label=l")
+    code, out, _ = run("init", "a.csv", "b.csv", "test.csv", *more)
+    assert (code, looked_at) == (0, [(["a.csv", "b.csv"], {"text": "t", "label": "l"})])
     assert out.endswith("wrote new.yaml\nnext: bigbatch train new.yaml\n")
     recipe = load_recipe("new.yaml")
     assert ([file.path for file in recipe.data.train], recipe.model.name) == (["a.csv", "b.csv"], "m")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bigbatch.errors import DataError, UsageError
 from bigbatch.recipe.load import load_recipe
+from bigbatch.recipe.model_facts import ModelChoice
 from bigbatch.recipe.starter import Findings, split_files, starter_recipe, write_starter
 
 
@@ -36,7 +37,7 @@ def test_the_recipe_loads_and_says_what_was_found(tmp_path):
     assert recipe.data.train[0].path == str(tmp_path / "tweets.csv")
     assert recipe.data.columns == {"text": "tweet", "label": "sentiment", "id": "tweet_id"}
     assert (recipe.data.validation, recipe.batch.samples, recipe.epochs) == (0.1, "auto", "auto")
-    assert (recipe.loss.class_weights, recipe.best, recipe.run.dir) == ("balanced", "f1_macro", "runs/tweets")
+    assert (recipe.loss.class_weights, recipe.best, recipe.run.dir) == ("none", "f1_macro", "runs/tweets")
     assert (recipe.optimizer.lr, recipe.schedule.name, recipe.is_auto) == ("auto", "wsd", True)
     assert recipe.model.name == "distilbert-base-uncased"
     for part in (
@@ -46,13 +47,6 @@ def test_the_recipe_loads_and_says_what_was_found(tmp_path):
         "4.5 times the rows",
     ):
         assert part in text
-
-
-def test_balanced_classes_need_no_weights(tmp_path):
-    _, recipe = start(tmp_path, class_counts={"a": 30, "b": 10}, rows=40)
-    assert recipe.loss.class_weights == "none"
-    _, recipe = start(tmp_path, class_counts={"a": 31, "b": 10}, rows=41)
-    assert recipe.loss.class_weights == "balanced"
 
 
 @pytest.mark.parametrize(
@@ -115,20 +109,26 @@ def a_profile(**changes):
     found = dict(
         files=("t.csv",), rows=400, columns={"text": "tweet", "label": "mood"}, all_columns=("tweet", "mood", "x"),
         kind="single", encoding="utf-8", language="unknown", class_counts={"a": 300, "b": 90}, words={"p50": 9.0},
-        empty_texts=3, missing_labels=2, warnings=("odd",),
+        empty_texts=3, missing_labels=2, warnings=("odd",), running=None,
     )  # fmt: skip
     return SimpleNamespace(**(found | changes))
 
 
 def test_writing_says_what_was_found_and_what_comes_next(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = write_starter(Path("r.yaml"), a_profile(), files=["t.csv", Path("t-test.csv")], model="m")
+    lines = write_starter(
+        Path("r.yaml"),
+        a_profile(),
+        files=["t.csv", Path("t-test.csv")],
+        model=ModelChoice(name="m", said=("a model",)),
+    )
     assert lines == [
         "t.csv, t-test.csv: 400 rows; text: tweet, label: mood; single",
         "words a row: p50 9",
         "labels: a 300 (77%), b 90 (23%)",
         "warning: odd",
         "warning: 2 rows have no label; training refuses them",
+        "a model",
         "wrote r.yaml",
         "next: bigbatch train r.yaml",
     ]
@@ -136,7 +136,7 @@ def test_writing_says_what_was_found_and_what_comes_next(tmp_path, monkeypatch):
     assert (recipe.data.empty_text, recipe.data.test[0].path, recipe.loss.class_weights) == (
         "drop",
         "t-test.csv",
-        "balanced",
+        "none",
     )
 
 
@@ -165,4 +165,8 @@ def test_without_a_label_the_text_itself_is_learnt(tmp_path):
     assert not any("have no label" in line for line in said)
     recipe = load_recipe(tmp_path / "r.yaml")
     assert (recipe.task.name, recipe.task.args["probability"]) == ("mlm", 0.15)
-    assert (recipe.best, recipe.data.validation, recipe.data.columns) == (None, 0.1, {"text": "tweet"})
+    assert (recipe.best, recipe.data.validation, recipe.data.columns) == (
+        "perplexity",
+        0.1,
+        {"text": "tweet"},
+    )

@@ -18,8 +18,25 @@ HELD_OUT = rows_of("single", 120, longest=12, seed=1)
 KEYS = {"plan.micro_tokens": 256, "plan.packing": "padded", "run.checkpoint_every": "5 updates"}
 
 
-def start(folder, rows=ROWS, validation=HELD_OUT, **keys):
-    return bigbatch.start(tiny("bert"), rows, validation, set={**KEYS, **keys}, run_dir=folder)
+def trained():
+    """A model that does not look as if it had just been made."""
+    model = tiny("bert")
+    with torch.no_grad():
+        model.bert.embeddings.LayerNorm.bias[0] += 1e-3
+    return model
+
+
+def start(folder, rows=ROWS, validation=HELD_OUT, model=trained, **keys):
+    return bigbatch.start(model(), rows, validation, set={**KEYS, **keys}, run_dir=folder)
+
+
+def test_weights_that_nothing_has_trained_are_trained_longer(tmp_path):
+    with start(tmp_path / "trained") as run:
+        assert run.plan.value("auto_epochs") == 30
+        assert "pretrained weights" in run.plan.choices["auto_lr"].reason
+    with start(tmp_path / "untrained", model=lambda: tiny("bert")) as run:
+        assert run.plan.value("auto_epochs") == 90
+        assert "random weights" in run.plan.choices["auto_lr"].reason
 
 
 def test_what_is_not_said_is_decided_and_told(tmp_path):

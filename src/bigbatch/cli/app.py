@@ -20,6 +20,7 @@ from bigbatch.cli.options import (
     Columns,
     Device,
     DropWeights,
+    InitColumns,
     Name,
     Parallel,
     Quoting,
@@ -86,12 +87,14 @@ def init(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Hub name or folder of the model.")
     ] = None,
+    column: InitColumns = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
     """Look at the data and write a commented recipe that runs as it is."""
+    columns = columns_of(column)
     from bigbatch import api
 
-    say(api.init(data, out=out, model=model, force=force).lines)
+    say(api.init(data, out=out, model=model, columns=columns, force=force).lines)
 
 
 @app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096 --graph graph.html")

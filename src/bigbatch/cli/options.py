@@ -31,7 +31,14 @@ Columns = Annotated[
         help="Which column has which role, if not as in training: text=review",
     ),
 ]
-
+InitColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Which column has which role, where a guess would be wrong: text=review, label=stars, query=…",
+    ),
+]
 Quoting = Annotated[str | None, typer.Option("--quoting", help="Of CSV and TSV: minimal or none.")]
 Parallel = Annotated[int, typer.Option("--parallel", metavar="N", help="Runs at a time.")]
 Budget = Annotated[

@@ -17,9 +17,11 @@ from bigbatch.data.files import CONLL, DELIMITED, ENCODINGS, JSON, TEXT, find_fi
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
 from bigbatch.data.order import epoch_order
+from bigbatch.data.pairs import MATCHED, holds_texts, said_columns, text_pair
 from bigbatch.data.plain import plain
 from bigbatch.data.problems import listed, one_error
 from bigbatch.data.raw import Raw
+from bigbatch.data.running import STRETCH_ROWS, STRETCHES, running_share
 from bigbatch.errors import DataError, Problem
 from bigbatch.stored import Damaged
 
@@ -37,7 +39,7 @@ class DataProfile:
     rows: int
     columns: Mapping[str, str]
     """Role -> column: `text`, `label`, and `pair` and `id` when there are such columns; of sentences with a tag
-    for each word, `words` and `tags`."""
+    for each word, `words` and `tags`; of two texts without a label, `query` and `document`."""
     candidates: Mapping[str, tuple[str, ...]]
     """Role -> all columns that could be it, best first."""
     all_columns: tuple[str, ...]
@@ -61,10 +63,16 @@ class DataProfile:
     warnings: tuple[str, ...]
     quoting: str = "minimal"
     """`none` when quotes of a CSV or TSV file are characters like any other."""
+    running: float | None = None
+    """Share of lines that the next one carries on, where the rows are lines of a running text."""
 
 
 def profile(
-    paths: Sequence[str | Path] | str | Path, encoding: str = "utf-8", *, base: Path | None = None
+    paths: Sequence[str | Path] | str | Path,
+    encoding: str = "utf-8",
+    *,
+    base: Path | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> DataProfile:
     """Look at data files: which column is what, which kind of task, how long, how balanced, which language.
 
@@ -72,9 +80,10 @@ def profile(
         paths: one or several files, folders or patterns that belong together.
         encoding: tried first; text that is not UTF-8 is read as latin-1, with a warning.
         base: the folder that relative paths start from; by default the current one.
+        columns: role -> column, where that is known; the rest is guessed.
 
     Raises:
-        DataError: a file that is missing or malformed, or files without rows.
+        DataError: a file that is missing or malformed, files without rows, or a column that is not there.
     """
     entries = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found = [pair for entry in entries for pair in find_files(str(entry), base or Path())]
@@ -87,20 +96,21 @@ def profile(
     if len({raw.columns for raw in raws}) > 1:
         warnings.append(f"the files have different columns; all have: {listed(names)}")
     table = _Sampled(raws, rows)
-    tagged = _tagged(names, table)
+    said = said_columns(columns or {}, names, ", ".join(name for name, _ in found))
+    files = tuple(name for name, _ in found)
+    tagged = _tagged(names, table, said)
     if tagged is not None:
-        files = tuple(name for name, _ in found)
         return replace(_describe_tagged(files, names, table, encoding, warnings, tagged), quoting=quoting)
     text, texts_found = _texts(names, table)
+    text = said.get("text", said.get("query", text))
     label, labels_found = _labels(names, table, text)
+    label = None if "query" in said else said.get("label", label)
+    pair = said if "query" in said else {}
+    if label is None and not said:
+        pair = text_pair({name: table.some(name) for name in names if name in texts_found}, texts_found[:1])
+    text = pair.get("query", text)
     found_profile = _describe(
-        tuple(name for name, _ in found),
-        names,
-        table,
-        encoding,
-        warnings,
-        (text, label),
-        (texts_found, labels_found),
+        files, names, table, encoding, warnings, (text, label), (texts_found, labels_found), {**said, **pair}
     )
     return replace(found_profile, quoting=quoting)
 
@@ -181,7 +191,11 @@ def _labels(names: Sequence[str], table: _Sampled, text: str | None) -> tuple[st
     """The label column and all that could be it: by name, then those with few distinct values."""
     others = [name for name in names if name != text]
     taken = [name for name in (text,) if name is not None]
-    by_name = guess_column("label", "number", others, taken)
+    by_name = [
+        name
+        for name in guess_column("label", "number", others, taken)
+        if len(table.sample) < 20 or not holds_texts(table.some(name), fewest_words=3)
+    ]
     few = []
     for name in others:
         most = min(_MOST_CLASSES, max(2, table.rows // 5))
@@ -221,8 +235,16 @@ def _kind(values: Sequence[Any]) -> Kind:
 # ---------------------------------------------------------------- sentences of tagged words
 
 
-def _tagged(names: Sequence[str], table: _Sampled) -> tuple[str, list[str]] | None:
+def _tagged(names: Sequence[str], table: _Sampled, said: Mapping[str, str]) -> tuple[str, list[str]] | None:
     """The column of words and those that could be their tags: lists of equal lengths, with few distinct entries."""
+    if "words" in said:
+        for role in ("words", "tags"):
+            if not all(isinstance(row, list) for row in table.some(said[role])):
+                what = f"column {said[role]!r} holds no lists; a sentence is a list of words, its tags one as long"
+                raise one_error("", f"--column {role}", what)
+        return said["words"], [said["tags"]]
+    if said:
+        return None
     lists = {name: table.some(name) for name in names}
     lists = {name: rows for name, rows in lists.items() if all(isinstance(row, list) for row in rows)}
     texts = [
@@ -291,11 +313,16 @@ def _describe(
     warnings: list[str],
     picked: tuple[str | None, str | None],
     found: tuple[list[str], list[str]],
+    said: Mapping[str, str],
 ) -> DataProfile:
     text, label = picked
-    pairs = guess_column("pair", "text", names, [name for name in picked if name])
-    ids = guess_column(ID, "text", names, [name for name in picked if name])
-    columns = {"text": text, "label": label, "pair": pairs[0] if pairs else None, ID: ids[0] if ids else None}
+    taken = [name for name in (*picked, *said.values()) if name]
+    pairs = [said["pair"]] if "pair" in said else guess_column("pair", "text", names, taken)
+    ids = [said[ID]] if ID in said else guess_column(ID, "text", names, taken)
+    columns = {"text": text, "label": label, "pair": pairs[0] if pairs else None}
+    if "query" in said:
+        pairs, columns = [said["document"]], {role: said.get(role) for role in MATCHED}
+    columns[ID] = ids[0] if ids else None
     if text is None:
         warnings.append(f"no column looks like the text; there are: {listed(names)}")
     texts = (
@@ -324,7 +351,15 @@ def _describe(
         empty_texts=0 if text is None else sum(_is_empty(value) for value in table.all(text)),
         missing_labels=missing,
         warnings=tuple(warnings),
+        running=None if text is None or label is not None or pairs else _running(table, text),
     )
+
+
+def _running(table: _Sampled, text: str) -> float | None:
+    """Of rows in the order of the files, from a few places."""
+    values = table.all(text)
+    firsts = sorted({len(values) * place // STRETCHES for place in range(STRETCHES)})
+    return running_share([list(map(_joined, values[first : first + STRETCH_ROWS])) for first in firsts])
 
 
 def _second(table: _Sampled, pairs: Sequence[str]) -> list[list[Any]]:

@@ -65,6 +65,19 @@ def _end(tokenizer: Any) -> str:
     return "" if end is None else f", here {end}"
 
 
+def check_one_stack(config: Any, where: str) -> None:
+    """Refuse an encoder-decoder: no task trains one yet.
+
+    Raises:
+        ModelError: what was found and what is expected.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{where}: found an encoder-decoder ({config.model_type}), whose task (seq2seq) is planned, not built yet; "
+            "expected an encoder such as BERT, or a decoder such as GPT-2"
+        )
+
+
 def _length(positions: int | None, offset: int, tokenizer: Any, max_length: int | None) -> int:
     if max_length is None:
         told = getattr(tokenizer, "model_max_length", None)

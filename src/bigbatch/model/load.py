@@ -29,7 +29,7 @@ from transformers import (
 from bigbatch.errors import ModelError
 from bigbatch.model.adjust import override_config, set_dropout, set_dropout_fields, set_trainable
 from bigbatch.model.anatomy import anatomy, evaluating, headed_model, trial_ids
-from bigbatch.model.checks import check_model, pad_id
+from bigbatch.model.checks import check_model, check_one_stack, pad_id
 from bigbatch.model.encoder import Encoder
 from bigbatch.model.folder import CONFIG, View
 from bigbatch.model.masters import full_precision, tie
@@ -166,6 +166,7 @@ def load_model(
     if module is None:
         module, notes = _from_source(spec, wanted, dropout)
     else:
+        check_one_stack(getattr(module, "config", None), type(module).__name__)
         module = _live_encoder(module) if kind == "states" else module
         notes = [*full_precision(module), *_adopt(module, spec, wanted, dropout)]
     _check_head(module, wanted)
@@ -187,6 +188,7 @@ def _from_view(view: View, spec: Any, wanted: _Wanted, dropout: float | None) ->
     notes, where = list(view.notes), str(view.source / CONFIG)
     config = load_config(view)
     override_config(config, spec.config)
+    check_one_stack(config, where)
     check_numbers(spec.config, "model.config")
     if dropout is not None and not set_dropout_fields(config, dropout):
         notes.append(f"{config.model_type} has no dropout to set")

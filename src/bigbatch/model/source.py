@@ -12,23 +12,8 @@ from transformers.utils import logging as transformers_logging
 
 from bigbatch.errors import BigbatchError, ModelError
 from bigbatch.model.folder import CONFIG, View, viewed
+from bigbatch.model.kinds import is_folder
 from bigbatch.model.size import check_numbers
-
-
-def is_folder(name: str) -> bool:
-    """Whether the name is a local folder; a path that does not exist is an error, not a hub name.
-
-    Raises:
-        ModelError: it looks like a path (starts with `.`, `/` or `~`, or has more than one `/`) but is no
-        folder.
-    """
-    if Path(name).is_dir():
-        return True
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_absolute():
-        raise ModelError(
-            f"model.name: found no folder {name!r}; expected a model folder or a hub name like org/name"
-        )
-    return False
 
 
 def load_config(view: View) -> PreTrainedConfig:

@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from bigbatch.errors import DataError, Problem, UsageError
+from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
+from bigbatch.recipe.starter_model import language_words, model_words, usual_model
+from bigbatch.recipe.starter_task import (
+    best_lines,
+    columns_of_task,
+    length_lines,
+    loss_lines,
+    picked_task,
+)
 from bigbatch.recipe.yaml12 import inline_yaml
 from bigbatch.written import as_named, open_new, replace_text
 
 VALIDATION_SHARE = 0.1
 LONG = 4.0
 """Epochs from which on an evaluation an epoch is often enough to see a plateau."""
-SKEWED = 3.0
-"""Largest class / smallest class from which classes are weighted."""
-MODELS = {"en": "distilbert-base-uncased"}
-OTHER_LANGUAGES = "distilbert-base-multilingual-cased"
 _SHOWN_CLASSES = 12
 _SPLITS = (("test", r"test"), ("validation", r"val(id(ation)?)?|dev"))
 
@@ -35,9 +40,14 @@ class Findings:
     out: Path
     """Where the recipe goes; its paths are written relative to this file's folder."""
     text: str | None
-    """Column of the text, or of the words of sentences (kind `tags`); None when it was not found."""
+    """Column of the text, of the words of sentences (kind `tags`), or of what is looked for (`document`); None when it
+    was not found."""
     pair: str | None = None
     """Column of the second text."""
+    document: str | None = None
+    """Column of texts that belong to those of `text`, where there is no label: then pairs are matched."""
+    negative: str | None = None
+    """Column of texts that do not belong to them."""
     label: str | None
     """Column of the label, labels, number or tags; None when there is none: then the text itself is learnt."""
     id: str | None = None
@@ -53,6 +63,12 @@ class Findings:
     """ISO 639 code, or None when it is not known."""
     model: str | None = None
     """The model asked for."""
+    known: ModelFacts | None = None
+    """What is known about the model, asked for or not."""
+    model_why: str = ""
+    """Why this model, where it was not asked for."""
+    running: float | None = None
+    """Share of lines that the next one carries on, where the rows are lines of a running text."""
     encoding: str = "utf-8"
     quoting: str = "minimal"
     empty_texts: int = 0
@@ -105,6 +121,8 @@ class Profile(Protocol):
     def missing_labels(self) -> int: ...
     @property
     def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def running(self) -> float | None: ...
 
 
 def write_starter(
@@ -112,7 +130,7 @@ def write_starter(
     profile: Profile,
     *,
     files: Sequence[str | os.PathLike[str]] | None = None,
-    model: str | None = None,
+    model: ModelChoice | None = None,
     force: bool = False,
     first: Callable[[int, int, bool], FirstChoices] | None = None,
 ) -> list[str]:
@@ -130,11 +148,14 @@ def write_starter(
         DataError: no text column was found.
         UsageError: the file exists, or cannot be written.
     """
+    columns = profile.columns
     found = Findings(
         files=tuple(os.fspath(file) for file in files) if files is not None else profile.files,
         out=out,
-        text=profile.columns.get("words", profile.columns.get("text")),
-        pair=profile.columns.get("pair"),
+        text=columns.get("words", columns.get("query", columns.get("text"))),
+        pair=columns.get("pair"),
+        document=columns.get("document"),
+        negative=columns.get("negative"),
         label=profile.columns.get("tags", profile.columns.get("label")),
         id=profile.columns.get("id"),
         kind=profile.kind,
@@ -142,7 +163,10 @@ def write_starter(
         class_counts=profile.class_counts,
         lengths=profile.words,
         language=None if profile.language == "unknown" else profile.language,
-        model=model,
+        model=None if model is None else model.name,
+        known=None if model is None else model.known,
+        model_why="" if model is None else model.why,
+        running=profile.running,
         encoding=profile.encoding,
         quoting=getattr(profile, "quoting", "minimal"),
         empty_texts=profile.empty_texts,
@@ -150,7 +174,7 @@ def write_starter(
     _need_columns(found, profile)
     if first is not None:
         training, held_out = _rows(found)
-        found = replace(found, first=first(training, held_out, False))
+        found = replace(found, first=first(training, held_out, picked_task(found).name == "match"))
     text = starter_recipe(found)
     try:
         if force:
@@ -162,7 +186,8 @@ def write_starter(
         raise UsageError(f"{out} exists; give another name with --out, or --force to overwrite it") from None
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}") from error
-    return [*_said(found, profile), f"wrote {out}", f"next: bigbatch train {shlex.quote(str(out))}"]
+    said = [] if model is None else model.said
+    return [*_said(found, profile), *said, f"wrote {out}", f"next: bigbatch train {shlex.quote(str(out))}"]
 
 
 def _need_columns(found: Findings, profile: Profile) -> None:
@@ -174,8 +199,8 @@ def _need_columns(found: Findings, profile: Profile) -> None:
 
 def _said(found: Findings, profile: Profile) -> list[str]:
     columns = ", ".join(f"{role}: {column}" for role, column in profile.columns.items())
-    kind = found.kind if found.label else "no label column: masked language modelling (task: mlm)"
-    lines = [f"{', '.join(found.files)}: {profile.rows:,} rows; {columns}; {kind}"]
+    task = picked_task(found)
+    lines = [f"{', '.join(found.files)}: {profile.rows:,} rows; {columns}; {task.said}"]
     lines += _facts(found)
     lines += [f"warning: {warning}" for warning in profile.warnings]
     if profile.missing_labels and found.label:
@@ -194,8 +219,8 @@ def starter_recipe(found: Findings) -> str:
         *_data(found, splits),
         *_batch(found, training_rows),
         *_optimizer(),
-        *_loss(found),
-        *_best(found),
+        *loss_lines(found),
+        *best_lines(found),
         *_run(found),
     ]
     return "\n".join(lines) + "\n"
@@ -222,26 +247,22 @@ def split_files(files: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def _model(found: Findings) -> list[str]:
-    if found.model is not None:
+    if found.model is None:
+        name, why = usual_model(found.language, matched=found.document is not None), found.model_why
+        why = why or language_words(found.language)
+    else:
         name = _relative(found.model, found.out) if Path(found.model).is_dir() else found.model
-        return ["", f"model: {inline_yaml(name)}"]
-    name = MODELS.get(found.language or "", OTHER_LANGUAGES)
-    why = f"the text looks like {found.language}" if found.language else "the language is not known"
-    return ["", f"model: {name}   # {_plain(why)}; any hub name or folder in Hugging Face format"]
+        why = found.model_why
+    bare = found.known is not None and found.known.weights == "none"
+    written = inline_yaml({"name": name, "init": "random"}) if bare else inline_yaml(name)
+    shown = [why, *model_words(found)]
+    comment = "; ".join(each for each in shown if each)
+    return ["", f"model: {written}" + (f"   # {_plain(comment)}" if comment else "")]
 
 
 def _task(found: Findings) -> list[str]:
-    if found.kind == "tags":
-        return ["task: tag   # a tag for each word of a sentence"]
-    if found.label is None:
-        why = "no column looks like a label, so tokens are hidden and predicted"
-        return [f"task: {{name: mlm, probability: 0.15}}   # {why}; clm predicts the next token instead"]
-    why = {
-        "single": "one label a row",
-        "multi": "several labels a row",
-        "regression": "a number a row",
-    }[found.kind]
-    return [f"task: {{name: classify, kind: {found.kind}}}   # {why}"]
+    task = picked_task(found)
+    return [f"task: {task.written}   # {_plain(task.why)}", *(f"# {_plain(line)}" for line in task.notes)]
 
 
 def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
@@ -249,13 +270,12 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
     if splits["validation"]:
         lines.append(f"  validation: {_paths(splits['validation'], found.out)}")
     else:
-        stratified = found.label is not None and found.kind != "tags"
+        stratified = picked_task(found).name == "classify"
         how = ", stratified by label" if stratified else ""
         lines.append(f"  validation: {VALIDATION_SHARE}   # this share of train{how}")
     if splits["test"]:
         lines.append(f"  test: {_paths(splits['test'], found.out)}   # evaluated once, at the end")
-    text, label = ("words", "tags") if found.kind == "tags" else ("text", "label")
-    columns = {text: found.text, "pair": found.pair, label: found.label, "id": found.id}
+    columns = {**columns_of_task(found), "id": found.id}
     named = {role: column for role, column in columns.items() if column is not None}
     if named:
         lines.append(f"  columns: {inline_yaml(named)}   # role: column")
@@ -266,11 +286,7 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
     if found.empty_texts:
         lines.append(f"  empty_text: drop   # {found.empty_texts:,} rows have no text")
     lines += [f"  # {_plain(line)}" for line in _facts(found)]
-    if found.lengths:
-        lines.append(
-            "  # max_length: 256   # cuts longer samples; without it they are as long as the model allows"
-        )
-    return lines
+    return [*lines, *length_lines(found)]
 
 
 def _facts(found: Findings) -> list[str]:
@@ -311,32 +327,6 @@ def _optimizer() -> list[str]:
         "optimizer: {name: adamw, lr: auto}   # by the model's width, tested before update 1; `bigbatch plan` shows it",
         "schedule: {name: wsd, warmup: 40 updates, decay: 20 %}   # rise, stay, cool down over the last 20 %",
     ]
-
-
-def _loss(found: Findings) -> list[str]:
-    counts = [count for count in found.class_counts.values() if count > 0]
-    if found.kind != "single" or not counts or max(counts) <= SKEWED * min(counts):
-        return []
-    ratio = max(counts) / min(counts)
-    why = f"the largest class has {ratio:.1f} times the rows of the smallest"
-    return ["", f"loss: {{name: cross_entropy, class_weights: balanced}}   # {why}"]
-
-
-def _best(found: Findings) -> list[str]:
-    if found.kind == "tags":
-        marked = all(
-            name == "O" or (name[0] in "BIESLUM" and name[1:2] == "-") for name in found.class_counts
-        )
-        metric, why = ("f1", "of entities, as seqeval counts them") if marked else ("accuracy", "of words")
-        return ["", f"best: {metric}   # chooses the weights that are kept: {why}"]
-    if found.label is None:
-        return [
-            "",
-            "# best: accuracy   # without it the smallest validation loss chooses the weights that are kept",
-        ]
-    metric = "r2" if found.kind == "regression" else "f1_macro"
-    why = "" if found.kind == "regression" else ": every class counts the same"
-    return ["", f"best: {metric}   # chooses the weights that are kept{why}"]
 
 
 def _run(found: Findings) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bigbatch.model.untrained import is_untrained
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.inputs import BatchSpec, Ramp
 from bigbatch.recipe.schema import Recipe
@@ -87,7 +88,7 @@ def _known(recipe: Recipe, ready: Ready, tables: Mapping[str, TokenTable], hidde
         rows=len(tables["train"]),
         validation_rows=len(tables[validation[0]]) if validation else 0,
         hidden=hidden,
-        pretrained=recipe.model.init == "pretrained",
+        pretrained=not is_untrained(ready.module),
         batch=None if recipe.batch.samples == AUTO else recipe.batch.samples,
         grows=_may_grow(recipe, ready.task),
         coupled=is_coupled(ready.task),

@@ -1,0 +1,136 @@
+"""Two columns of texts that belong together and no label: sentences and translations, questions and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bigbatch.data.columns import ID, guess_column
+from bigbatch.data.language import count_words
+from bigbatch.data.problems import data_error, listed, nearest
+from bigbatch.errors import Problem
+
+_ASKING = (
+    "title",
+    "headline",
+    "subject",
+    "prompt",
+    "source",
+    "src",
+    "sentence1",
+    "premise",
+    "input",
+    "instruction",
+)
+_ANSWERING = (
+    "summary",
+    "abstract",
+    "response",
+    "target",
+    "tgt",
+    "output",
+    "translation",
+    "sentence2",
+    "hypothesis",
+)
+_FEWEST_LETTERS = 0.7
+"""Of all characters but blanks; dates, numbers and codes have fewer."""
+_FEWEST_DISTINCT = 0.5
+_SHORTER = 0.67
+
+
+MATCHED = ("query", "document", "negative")
+"""Roles of texts that belong together."""
+_TOGETHER = (("query", "document"), ("words", "tags"))
+"""Roles that come in twos."""
+_ROLES = ("text", "pair", "label", ID, *MATCHED, "words", "tags")
+
+
+def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, str]:
+    """Role -> column as the user gave it, checked.
+
+    Args:
+        said: role -> column.
+        names: the columns there are.
+        where: the files, for messages.
+
+    Raises:
+        DataError: an unknown role, a column that is not there or has two roles, or half of a pair of roles.
+    """
+    problems = []
+    for role, column in said.items():
+        if role not in _ROLES:
+            what = f"no task has such a role{nearest(role, _ROLES)}; there are: {listed(_ROLES)}"
+        elif column not in names:
+            what = f"no column {column!r}{nearest(column, names) or '.'} There are: {listed(names)}"
+        elif list(said.values()).count(column) > 1:
+            what = f"column {column!r} has two roles; each column has one"
+        else:
+            continue
+        problems.append(Problem(where=where, key=f"--column {role}", what=what))
+    for both in _TOGETHER:
+        absent = [role for role in both if role not in said]
+        if len(absent) == 1:
+            given = next(role for role in both if role in said)
+            what = f"comes with {absent[0]}; add --column {absent[0]}=…"
+            problems.append(Problem(where=where, key=f"--column {given}", what=what))
+    kinds = [
+        kind for kind in (MATCHED, ("words", "tags"), ("text", "pair", "label")) if set(kind) & set(said)
+    ]
+    if len(kinds) > 1 and not problems:
+        what = f"these are roles of different tasks: {listed(list(said))}"
+        problems.append(Problem(where=where, key="--column", what=what))
+    if problems:
+        raise data_error(problems)
+    return dict(said)
+
+
+def text_pair(columns: Mapping[str, Sequence[object]], named: Sequence[str] = ()) -> dict[str, str]:
+    """`query` and `document` (and `negative`) -> column, where these columns are that; else nothing.
+
+    The query is the one called so, else the clearly shorter one, else the first.
+
+    Args:
+        columns: a sample of each column that may be text, in the order of the file.
+        named: those that are called as texts are, whatever they hold.
+    """
+    texts = [name for name, values in columns.items() if name in named or holds_texts(values)]
+    asked, found = guess_column("query", "text", texts), guess_column("document", "text", texts)
+    query = next((name for name in asked if name not in found), None)
+    document = next((name for name in found if name != query), None)
+    negative = next(iter(guess_column("negative", "text", texts)), None)
+    others = [name for name in texts if name not in (query, document, negative)]
+    if query is None or document is None:
+        if len(others) + (query is not None) + (document is not None) != 2:
+            return {}
+        query, document = _ordered(query, document, others, columns)
+    pair = {"query": query, "document": document}
+    return pair if negative is None else {**pair, "negative": negative}
+
+
+def _ordered(
+    query: str | None, document: str | None, others: Sequence[str], columns: Mapping[str, Sequence[object]]
+) -> tuple[str, str]:
+    if query is not None:
+        return query, others[0]
+    if document is not None:
+        return others[0], document
+    first, second = others
+    lowered = first.strip().lower(), second.strip().lower()
+    if lowered[1] in _ASKING or lowered[0] in _ANSWERING:
+        return (second, first) if lowered[0] not in _ASKING else (first, second)
+    if lowered[0] in _ASKING or lowered[1] in _ANSWERING:
+        return first, second
+    sizes = [sum(count_words(str(value)) for value in columns[name]) for name in (first, second)]
+    return (second, first) if sizes[1] < _SHORTER * sizes[0] else (first, second)
+
+
+def holds_texts(values: Sequence[object], fewest_words: int = 2) -> bool:
+    """Mostly different texts of words, not dates, names of a few people or numbers."""
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    if len(texts) < 0.9 * len(values) or not texts or len(set(texts)) < _FEWEST_DISTINCT * len(texts):
+        return False
+    shown = [character for text in texts for character in text if not character.isspace()]
+    letters = sum(character.isalpha() for character in shown)
+    return letters >= _FEWEST_LETTERS * len(shown) and sum(map(count_words, texts)) >= fewest_words * len(
+        texts
+    )

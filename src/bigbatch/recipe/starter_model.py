@@ -1,0 +1,132 @@
+"""Which model the first recipe names, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bigbatch.errors import UsageError
+from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.starter import Findings
+
+_USUAL = {"en": "distilbert-base-uncased"}
+_USUAL_ELSE = "distilbert-base-multilingual-cased"
+_MATCHING = {"en": "sentence-transformers/all-MiniLM-L6-v2"}
+_MATCHING_ELSE = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+_SHOWN = 3
+
+
+def usual_model(language: str | None, *, matched: bool) -> str:
+    """The hub's model for a language; of texts to match, one whose states are embeddings already."""
+    if matched:
+        return _MATCHING.get(language or "", _MATCHING_ELSE)
+    return _USUAL.get(language or "", _USUAL_ELSE)
+
+
+def language_words(language: str | None) -> str:
+    """Why a model was picked, where nothing else said it."""
+    why = f"the text looks like {language}" if language else "the language is not known"
+    return f"{why}; any hub name or folder in Hugging Face format"
+
+
+def chosen_model(
+    language: str | None,
+    *,
+    matched: bool,
+    nearby: Sequence[ModelFacts],
+    answers: bool,
+    why_not: str,
+) -> ModelChoice:
+    """The usual model where it can be had, else the one on this machine that fits best.
+
+    Args:
+        language: of the texts.
+        matched: whether texts are matched with texts.
+        nearby: models on this machine.
+        answers: whether the hub does.
+        why_not: in words.
+    """
+    usual = usual_model(language, matched=matched)
+    here = next((each for each in nearby if each.name == usual), None)
+    if here is not None:
+        return ModelChoice(name=usual, known=here, why=f"{language_words(language)}; it is in {here.origin}")
+    if answers:
+        return ModelChoice(name=usual, why=language_words(language))
+    fitting = [each for each in nearby if each.kind == "masked" and each.weights == "pretrained"]
+    fitting.sort(key=lambda each: (each.labels_of is not None, each.multilingual != (language != "en")))
+    found = (
+        f"found here: {_listed(nearby)}"
+        if nearby
+        else "no model was found in its cache or in installed packages"
+    )
+    if not fitting:
+        remedy = (
+            "name a folder with --model FOLDER, or fetch one where there is a network: hf download " + usual
+        )
+        return ModelChoice(
+            name=usual,
+            why=f"{why_not}: {remedy}",
+            said=(f"warning: {why_not}, and {usual} is not on this machine; {found}. Remedy: {remedy}",),
+        )
+    best = fitting[0]
+    knows = (
+        "" if language in (None, "en") or best.multilingual else f"; whether it knows {language} is not known"
+    )
+    return ModelChoice(
+        name=best.name,
+        known=best,
+        why=f"in {best.origin}; {why_not}, so the usual {usual} is not to be had{knows}",
+        said=(f"model: {why_not}; {found}; another one: --model NAME",),
+    )
+
+
+def check_trainable(known: ModelFacts) -> None:
+    """Refuse a model that no task here trains.
+
+    Raises:
+        UsageError: an encoder-decoder.
+    """
+    if known.kind == "encoder-decoder":
+        raise UsageError(
+            f"--model {known.name}: an encoder-decoder, whose task (seq2seq) is planned, not built yet; name an "
+            "encoder such as BERT (classify, tag, match, mlm) or a decoder such as GPT-2 (classify, match, clm)"
+        )
+
+
+def model_words(found: Findings) -> list[str]:
+    """What a person should know about the model that the recipe names."""
+    known = found.known
+    if known is None:
+        return []
+    said = {"none": "no weights in the folder: drawn anew", "random": "its weights look untrained"}
+    kinds = {"causal": "a causal model", "masked": "an encoder"}
+    words = [kinds[known.kind]] if known.kind in kinds and not found.model_why else []
+    words += [said[known.weights]] if known.weights in said else []
+    return [", ".join([*words, *_head_words(found, known)])] if words or known.labels else []
+
+
+def _head_words(found: Findings, known: ModelFacts) -> list[str]:
+    """What becomes of a head of labels."""
+    if known.labels_of is None:
+        return []
+    head = f"ends in a head of {len(known.labels)} labels ({_names(known.labels)})"
+    wanted = {"single": "texts", "multi": "texts", "regression": "texts", "tags": "words"}[found.kind]
+    if found.label is None or wanted != known.labels_of:
+        return [f"{head}, which this task leaves out"]
+    own = found.class_counts
+    named = any(label != f"LABEL_{index}" for index, label in enumerate(known.labels))
+    same = set(own) == set(known.labels) if named else len(own) == len(known.labels)
+    if found.kind == "regression":
+        same = len(known.labels) == 1
+    return [f"{head}, {'which is kept' if same else f'in whose place comes a new one of {len(own) or 1}'}"]
+
+
+def _names(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:4]) + (", …" if len(labels) > 4 else "")
+
+
+def _listed(models: Sequence[ModelFacts]) -> str:
+    shown = ", ".join(f"{each.name} ({each.origin})" for each in models[:_SHOWN])
+    return shown + (f" and {len(models) - _SHOWN} more" if len(models) > _SHOWN else "")

@@ -1,0 +1,171 @@
+"""The task of the first recipe, by its data and its model; the figure that chooses the weights; class weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.starter import Findings
+
+SKEWED = 3.0
+"""Largest class / smallest class from which weights are spoken of."""
+HANDFUL = 30
+"""Rows of a class that are too few to be counted many times each."""
+BLOCK_TOKENS = 512
+"""Length of the blocks of a running text, where the model takes as much."""
+_FEWEST_RANKED = 1000
+"""Rows from which one of ten among the validation's documents is hard to hit by chance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PickedTask:
+    """A task, as the recipe has it, with its reason."""
+
+    name: Literal["classify", "tag", "match", "clm", "mlm"]
+    written: str
+    """Behind `task: `."""
+    why: str
+    said: str
+    """The same in a few words, for the line that says what was found."""
+    notes: tuple[str, ...] = ()
+    """Further comments."""
+
+
+def picked_task(found: Findings) -> PickedTask:
+    """Labels say what is learnt; without them two texts are matched, and one is learnt as its model reads."""
+    if found.kind == "tags":
+        return PickedTask(name="tag", written="tag", why="a tag for each word of a sentence", said="tags")
+    if found.label is not None:
+        why = {
+            "single": "one label a row",
+            "multi": "several labels a row",
+            "regression": "a number a row",
+        }[found.kind]
+        return PickedTask(
+            name="classify", written=f"{{name: classify, kind: {found.kind}}}", why=why, said=found.kind
+        )
+    if found.document is not None:
+        return _match(found)
+    return _language(found)
+
+
+def _match(found: Findings) -> PickedTask:
+    return PickedTask(
+        name="match",
+        written="match",
+        why="two texts a row and no label: learns embeddings by which each query finds its document",
+        said="two texts and no label: matching (task: match)",
+        notes=(
+            "to write the second text from the first (translate, answer, summarise): seq2seq, planned, not built yet",
+            "to learn the texts themselves: {name: mlm} or {name: clm}, with data.columns: {text: …}",
+        ),
+    )
+
+
+def _language(found: Findings) -> PickedTask:
+    causal = found.known is not None and found.known.kind == "causal"
+    name = "clm" if causal else "mlm"
+    options = {"name": name} if causal else {"name": name, "probability": "0.15"}
+    if causal:
+        why = "no column looks like a label, and the model is causal: it learns to predict the next token"
+    else:
+        why = "no column looks like a label, so tokens are hidden and predicted"
+        why += (
+            "; a causal model would learn the next token instead (task: clm)" if found.known is None else ""
+        )
+    notes: tuple[str, ...] = ()
+    if found.running is not None:
+        share = f"{found.running:.0%} of the lines are carried on by the next one"
+        if name == "clm":
+            options["blocks"] = "fixed"
+            notes = (f"blocks: fixed: {share}, so lines are joined; documents: each row by itself",)
+        else:
+            notes = (f"{share}: a running text, of which each line is a sample here",)
+    what = "causal" if causal else "masked"
+    return PickedTask(
+        name=name,
+        written="{" + ", ".join(f"{key}: {value}" for key, value in options.items()) + "}",
+        why=why,
+        said=f"no label column: {what} language modelling (task: {name})"
+        + (", running text" if found.running is not None else ""),
+        notes=notes,
+    )
+
+
+def columns_of_task(found: Findings) -> dict[str, str | None]:
+    """Role -> column."""
+    task = picked_task(found).name
+    if task == "tag":
+        return {"words": found.text, "tags": found.label}
+    if task == "match":
+        return {"query": found.text, "document": found.document, "negative": found.negative}
+    if task == "classify":
+        return {"text": found.text, "pair": found.pair, "label": found.label}
+    return {"text": found.text}
+
+
+def length_lines(found: Findings) -> list[str]:
+    """`data.max_length`: of blocks how long they are, else a remark."""
+    if "blocks: fixed" in picked_task(found).written:
+        positions = (found.known.positions if found.known else None) or BLOCK_TOKENS
+        return [f"  max_length: {min(positions, BLOCK_TOKENS)}   # tokens of a block"]
+    if not found.lengths:
+        return []
+    return ["  # max_length: 256   # cuts longer samples; without it they are as long as the model allows"]
+
+
+def loss_lines(found: Findings) -> list[str]:
+    """Nothing, or what class weights would do: they are never the default.
+
+    A weight raises the recall of small classes and the false alarms of all; where a class has a handful of rows, each
+    of them would count as much as hundreds of others, and the run would learn those rows instead of the class.
+    """
+    counts = {label: count for label, count in found.class_counts.items() if count > 0}
+    if found.kind not in ("single", "multi") or not counts:
+        return []
+    smallest = min(counts, key=lambda label: counts[label])
+    ratio = max(counts.values()) / counts[smallest]
+    if ratio <= SKEWED:
+        return []
+    name = smallest if smallest.isprintable() and len(smallest) <= 60 else "the smallest class"
+    skew = f"the largest class has {ratio:,.1f} times the rows of the smallest"
+    if counts[smallest] < HANDFUL:
+        return [
+            "",
+            f"# No class weights: {skew} ({name}: {counts[smallest]:,}), and each of its rows would count as much as",
+            "# hundreds of others: such weights teach the rows, not the class. More rows of it help.",
+        ]
+    loss = "bce" if found.kind == "multi" else "cross_entropy"
+    return [
+        "",
+        f"# loss: {{name: {loss}, class_weights: balanced}}   # {skew}; weights find more rows of small",
+        "# classes and raise more false alarms. Not the default: f1_macro often falls. Try it, and compare.",
+    ]
+
+
+def best_lines(found: Findings) -> list[str]:
+    """The figure that chooses the weights."""
+    metric, why = _best(found)
+    return ["", f"best: {metric}   # chooses the weights that are kept: {why}"]
+
+
+def _best(found: Findings) -> tuple[str, str]:
+    task = picked_task(found).name
+    if task == "tag":
+        marked = all(
+            name == "O" or (name[:1] in "BIESLUM" and name[1:2] == "-") for name in found.class_counts
+        )
+        return ("f1", "of entities, as seqeval counts them") if marked else ("accuracy", "of words")
+    if task == "match":
+        if found.rows < _FEWEST_RANKED:
+            return (
+                "mrr@10",
+                "1 / the rank of the right document; of so few documents most are among the first 10",
+            )
+        return "recall@10", "the share of queries whose document is among the first 10"
+    if task in ("clm", "mlm"):
+        return "perplexity", "exp(loss of a token), less is better"
+    if found.kind == "regression":
+        return "r2", "the share of the variance that is explained"
+    return "f1_macro", "every class counts the same"

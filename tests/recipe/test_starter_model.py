@@ -1,0 +1,55 @@
+"""Which model the first recipe names, with a hub and without."""
+
+from __future__ import annotations
+
+import pytest
+
+from bigbatch.errors import UsageError
+from bigbatch.recipe.model_facts import ModelFacts
+from bigbatch.recipe.starter_model import check_trainable, chosen_model
+
+
+def near(name, **changes):
+    return ModelFacts(
+        **({"name": name, "kind": "masked", "vocabulary": 30000, "origin": "a package"} | changes)
+    )
+
+
+def choose(*nearby, language="en", matched=False, answers=False):
+    return chosen_model(language, matched=matched, nearby=nearby, answers=answers, why_not="no answer")
+
+
+def test_the_usual_one_where_it_can_be_had():
+    assert choose(near("x"), answers=True).name == "distilbert-base-uncased"
+    here = choose(near("x"), near("distilbert-base-uncased", origin="the hub's cache"))
+    assert here.name == "distilbert-base-uncased" and "the hub's cache" in here.why and not here.said
+    assert choose(answers=True, language=None).name == "distilbert-base-multilingual-cased"
+    assert choose(answers=True, matched=True).name.startswith("sentence-transformers/all-MiniLM")
+
+
+def test_without_a_hub_the_fitting_one_on_this_machine():
+    many = near("many", vocabulary=250_000)
+    labelled = near("labelled", labels=("a", "b"), labels_of="texts")
+    unfit = [near("gpt", kind="causal"), near("t5", kind="encoder-decoder"), near("raw", weights="random")]
+    assert choose(*unfit, labelled, many, near("plain")).name == "plain"
+    assert choose(*unfit, labelled, near("plain"), many, language="zh").name == "many"
+    picked = choose(*unfit, labelled)
+    assert picked.name == "labelled" and "no answer" in picked.why
+    assert picked.said[0].startswith("model: no answer; found here: gpt (a package), t5 (a package)")
+
+
+def test_without_any_the_remedy_is_a_folder():
+    picked = choose(near("gpt", kind="causal"))
+    assert picked.name == "distilbert-base-uncased"
+    assert (
+        "no answer" in picked.said[0]
+        and "found here: gpt" in picked.said[0]
+        and "--model FOLDER" in picked.said[0]
+    )
+    assert "no model was found in its cache or in installed packages" in choose().said[0]
+
+
+def test_an_encoder_decoder_is_refused_with_what_is_trained():
+    with pytest.raises(UsageError, match="encoder-decoder, whose task .seq2seq. is planned"):
+        check_trainable(near("t5", kind="encoder-decoder"))
+    check_trainable(near("gpt", kind="causal"))

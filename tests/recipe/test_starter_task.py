@@ -1,0 +1,101 @@
+"""Which task the first recipe has, its figure, and what it says of class weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from bigbatch.recipe.load import load_recipe
+from bigbatch.recipe.model_facts import ModelFacts
+from bigbatch.recipe.starter import Findings, starter_recipe
+
+
+def start(tmp_path, **changes):
+    found = dict(
+        files=(str(tmp_path / "t.csv"),), out=tmp_path / "recipe.yaml", text="text", label=None, rows=13456
+    )
+    text = starter_recipe(Findings(**(found | changes)))
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    return text, load_recipe(tmp_path / "recipe.yaml")
+
+
+def known(kind, **changes):
+    return ModelFacts(**({"name": "m", "kind": kind} | changes))
+
+
+def test_a_causal_model_without_labels_predicts_the_next_token(tmp_path):
+    text, recipe = start(tmp_path, model="m", known=known("causal"))
+    assert (recipe.task.name, recipe.task.args["blocks"], recipe.best) == ("clm", "documents", "perplexity")
+    assert "the model is causal" in text
+
+
+@pytest.mark.parametrize(("positions", "length"), [(None, 512), (64, 64), (131072, 512)])
+def test_a_running_text_is_joined_into_blocks(tmp_path, positions, length):
+    text, recipe = start(tmp_path, model="m", known=known("causal", positions=positions), running=0.72)
+    assert (recipe.task.args["blocks"], recipe.data.max_length) == ("fixed", length)
+    assert "72% of the lines are carried on by the next one" in text
+
+
+def test_labels_are_learnt_whatever_the_model(tmp_path):
+    for kind in ("causal", "masked", "unknown"):
+        text, recipe = start(
+            tmp_path, label="mood", known=known(kind), model="m", class_counts={"a": 5, "b": 4}
+        )
+        assert (recipe.task.name, recipe.best) == ("classify", "f1_macro")
+
+
+def test_two_texts_are_matched_and_the_other_tasks_named(tmp_path):
+    text, recipe = start(tmp_path, text="en", document="de", negative="other", id="nr")
+    assert recipe.task.name == "match" and recipe.best == "recall@10" and recipe.loss.class_weights == "none"
+    assert recipe.data.columns == {"query": "en", "document": "de", "negative": "other", "id": "nr"}
+    assert "seq2seq, planned" in text and "stratified" not in text
+    assert recipe.model.name == "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+    _, few = start(tmp_path, text="q", document="d", rows=300, language="en")
+    assert (few.best, few.model.name) == ("mrr@10", "sentence-transformers/all-MiniLM-L6-v2")
+
+
+@pytest.mark.parametrize(
+    ("tags", "best"),
+    [(("O", "B-PER", "I-PER"), "f1"), (("O", "U-PER", "L-X"), "f1"), (("NOUN", "VERB"), "accuracy")],
+)
+def test_tagging_is_judged_by_entities_where_tags_mark_some(tmp_path, tags, best):
+    _, recipe = start(tmp_path, kind="tags", label="ner", text="tokens", class_counts=dict.fromkeys(tags, 9))
+    assert (recipe.task.name, recipe.best) == ("tag", best)
+    assert recipe.data.columns == {"words": "tokens", "tags": "ner"}
+
+
+def test_weights_are_never_the_default(tmp_path):
+    for kind, loss in (("single", "cross_entropy"), ("multi", "bce")):
+        text, recipe = start(tmp_path, label="l", kind=kind, class_counts={"a": 3000, "b": 600})
+        assert recipe.loss.class_weights == "none"
+        assert (
+            f"# loss: {{name: {loss}, class_weights: balanced}}   # the largest class has 5.0 times" in text
+        )
+    text, recipe = start(tmp_path, label="l", class_counts={"a": 15830, "b": 10})
+    assert recipe.loss.class_weights == "none"
+    assert "No class weights: the largest class has 1,583.0 times" in text and "(b: 10)" in text
+    text, _ = start(tmp_path, label="l", class_counts={"a": 30, "b": 10})
+    assert "class_weights" not in text and "class weights" not in text
+
+
+def test_a_model_folder_without_weights_is_drawn_anew(tmp_path):
+    text, recipe = start(tmp_path, model="m", known=known("masked", weights="none"))
+    assert (recipe.model.name, recipe.model.init) == ("m", "random") and "no weights in the folder" in text
+    text, recipe = start(tmp_path, model="m", known=known("masked", weights="random"))
+    assert recipe.model.init == "pretrained" and "its weights look untrained" in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "counts", "fate"),
+    [
+        (("neg", "pos"), {"neg": 3, "pos": 3}, "which is kept"),
+        (("LABEL_0", "LABEL_1"), {"neg": 3, "pos": 3}, "which is kept"),
+        (("neg", "pos"), {"a": 3, "pos": 3}, "in whose place comes a new one of 2"),
+        (("LABEL_0", "LABEL_1"), {"a": 3, "b": 3, "c": 3}, "in whose place comes a new one of 3"),
+    ],
+)
+def test_what_becomes_of_a_head_of_labels_is_said(tmp_path, labels, counts, fate):
+    head = known("masked", labels=labels, labels_of="texts")
+    text, _ = start(tmp_path, model="m", label="l", known=head, class_counts=counts)
+    assert f"ends in a head of 2 labels ({', '.join(labels)}), {fate}" in text
+    text, _ = start(tmp_path, model="m", known=head)
+    assert "which this task leaves out" in text
