@@ -1,7 +1,7 @@
 """A first run with no key changed, against a bag of words on the same rows: `init`, then `train`.
 
-Each folder holds train.csv and test.csv with the columns `text` and `label`; nothing is downloaded. A folder that has run
-is not trained again, so that an interrupted table goes on.
+Each folder holds train.csv and test.csv with the columns `text` and `label`; nothing is downloaded. A folder that has
+run is not trained again, so that an interrupted table goes on.
 
     python benchmarks/first_run.py --model MODEL FOLDER…
     python benchmarks/first_run.py --model MODEL --save FOLDER… -- plan.threads=1

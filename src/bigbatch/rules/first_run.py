@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 BASE_BATCH = 32
 """Samples that rates are given for."""
@@ -164,6 +165,8 @@ FROM, TO = 1 / 4, 32
 """The test raises the rate from and to these multiples of the usual one."""
 MARGIN = 8
 """The rate that is used is this much smaller than the one at which the loss turns."""
+_NEW = 0.3
+"""Weight of the newest loss in the smoothed one."""
 MOST_CHANGE = 4
 """The usual rate is changed by at most this factor."""
 
@@ -178,7 +181,8 @@ def rate_found(usual: float, rates: list[float], losses: list[float]) -> tuple[f
 
     ::
 
-        turn  = the rate where the smoothed loss is smallest, if the loss rises by a tenth of its fall behind it
+        turn  = the last rate at which the smoothed loss is as small as it ever is, give or take twice its noise, if
+            behind it the loss rises by half of what it fell, and by six times its noise
         found = the usual rate where turn / 8 is within a factor 2 of it; else turn / 8, on a grid of powers of 2
 
     The grid makes the choice the same on every split of the work, whose losses differ by rounding.
@@ -194,20 +198,23 @@ def rate_found(usual: float, rates: list[float], losses: list[float]) -> tuple[f
     smooth: list[float] = []
     for loss in losses:
         before = smooth[-1] if smooth else loss
-        smooth.append(0.7 * before + 0.3 * loss if math.isfinite(loss) else math.inf)
-    lowest = min(range(len(smooth)), key=smooth.__getitem__)
-    fall = smooth[0] - smooth[lowest]
-    behind = max(smooth[lowest:])
-    if not math.isfinite(behind) or (fall > 0 and behind - smooth[lowest] > 0.1 * fall):
-        turn = rates[lowest]
-        steps = round(math.log2(turn / MARGIN / usual))
-    else:
+        smooth.append((1 - _NEW) * before + _NEW * loss if math.isfinite(loss) else math.inf)
+    lowest = min(smooth)
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    steps = sorted(abs(after - before) for before, after in pairwise(finite))
+    # Of one loss: the median of |differences| is .95 of it; of the average of losses less.
+    noise = (steps[len(steps) // 2] / 0.954 if steps else 0.0) * math.sqrt(_NEW / (2 - _NEW))
+    last = max(number for number, loss in enumerate(smooth) if loss <= lowest + 2 * noise)
+    rise, fall = max(smooth[last:]) - lowest, smooth[0] - lowest
+    if not rise > max(0.5 * fall, 6 * noise):
         return usual, f"the loss did not turn up to {rates[-1]:.1e}: the usual rate"
+    turn = rates[last]
+    steps_of_two = round(math.log2(turn / MARGIN / usual))
     most = round(math.log2(MOST_CHANGE))
     # Within a factor of two, the usual rate is known better than the test can tell.
-    steps = 0 if abs(steps) <= 1 else max(-most, min(most, steps))
-    found = _two_digits(usual * 2.0**steps)
-    told = "as usual" if steps == 0 else f"{2.0**steps:g} times the usual {usual:g}"
+    changed = 0 if abs(steps_of_two) <= 1 else max(-most, min(most, steps_of_two))
+    found = _two_digits(usual * 2.0**changed)
+    told = "as usual" if changed == 0 else f"{2.0**changed:g} times the usual {usual:g}"
     return found, f"the loss turned at about {turn:.1e}: {told}"
 
 
