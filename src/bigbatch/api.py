@@ -66,6 +66,7 @@ def train(
     resume: bool | None = None,
     args: Any = None,
     computation_eager: bool | None = None,
+    compute_metrics: Any = None,
     callbacks: Any = None,
     quiet: bool = False,
 ) -> Run:
@@ -94,6 +95,8 @@ def train(
             they say is printed as a note.
         computation_eager: True: the model's own operations one by one, on padded batches; False: compiled blocks;
             None: whichever the plan finds faster. It changes rounding only.
+        compute_metrics: a function of `transformers.EvalPrediction`, the logits and labels of a whole split, that gives
+            figures by name; they take the place of the task's own, and `best` may name one.
         callbacks: refused, with what does their work here (`observers`).
         quiet: print nothing. Otherwise progress goes to standard error: a line that moves on a terminal, plain lines
             now and then elsewhere.
@@ -193,6 +196,7 @@ def start(
     resume: bool | None = None,
     args: Any = None,
     computation_eager: bool | None = None,
+    compute_metrics: Any = None,
     callbacks: Any = None,
     quiet: bool = False,
 ) -> Run:

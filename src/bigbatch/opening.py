@@ -57,6 +57,7 @@ def open_sorted(
     set: Mapping[str, Any],
     defaults: Mapping[str, Any] = {},
     resume: bool | None = None,
+    compute_metrics: Any = None,
     larger_is_better: bool | None = None,
     quiet: bool = False,
     place: Place | None = None,
@@ -86,6 +87,8 @@ def open_sorted(
         task=None if isinstance(task, (str, Mapping)) else task,
         loss=None if isinstance(loss, (str, Mapping)) else loss,
         metrics=tuple(metric for metric in metrics if not isinstance(metric, str)),
+        compute_metrics=compute_metrics,
+        larger_is_better=larger_is_better,
     )
     recipe = _recipe(model_or_recipe, live, {**keys, **set}, defaults)
     own = [observer for observer in observers if not isinstance(observer, str)]

@@ -146,17 +146,32 @@ def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric])
     if not counted_units(table).any():
         names = ("loss", *(name for metric in metrics for name in reported_names(metric)))
         return dict.fromkeys(names, NOTHING_COUNTS)
+    gathered = _perfect(task, table, metrics)
+    if gathered is None:
+        return {}
+    values, impossible = gathered.figures()
+    rising = {name for metric in metrics if metric.larger_is_better for name in reported_names(metric)}
+    nothing = {name: NEVER_ABOVE_0 for name in rising if values.get(name) == 0.0}
+    return {**nothing, **gathered.idle, **impossible}
+
+
+def perfect_figures(
+    task: Task, table: TokenTable, metrics: Sequence[Metric]
+) -> dict[str, float | None] | None:
+    """What a perfect model would have of these metrics on a split; None where nobody can tell."""
+    gathered = _perfect(task, table, metrics) if counted_units(table).any() else None
+    return None if gathered is None else gathered.figures()[0]
+
+
+def _perfect(task: Task, table: TokenTable, metrics: Sequence[Metric]) -> _Gathered | None:
     gathered = _Gathered(metrics)
     for part, rows_U in _whole_rows(table) if metrics else ():
         targets = _targets(table, part)
         outputs_UC = perfect_outputs(task, targets)
         if outputs_UC is None:
-            return {}
+            return None
         gathered.add(task.decode(outputs_UC), targets, part.start, rows_U)
-    values, impossible = gathered.figures()
-    rising = {name for metric in metrics if metric.larger_is_better for name in reported_names(metric)}
-    nothing = {name: NEVER_ABOVE_0 for name in rising if values.get(name) == 0.0}
-    return {**nothing, **gathered.idle, **impossible}
+    return gathered
 
 
 def _targets(table: TokenTable, part: slice) -> Targets:

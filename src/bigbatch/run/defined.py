@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import Problem, RecipeError
-from bigbatch.infer.evaluate import EvalResult, impossible_figures
+from bigbatch.infer.evaluate import EvalResult, impossible_figures, perfect_figures
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.progress import Progress
-from bigbatch.run.watched import asked_figures, figure_of
+from bigbatch.run.watched import asked_figures, figure_of, validation_splits
+from bigbatch.tasks.computed import ComputedMetrics
 from bigbatch.tasks.naming import is_own, reported_names
 
 if TYPE_CHECKING:
@@ -38,11 +39,14 @@ class Missing:
 def check_defined(recipe: Recipe, task: Any, tables: Mapping[str, TokenTable]) -> None:
     """Refuse to be steered by a figure that even a perfect model would not have on its split.
 
+    A `compute_metrics` is called with what a perfect model would give: one that fails does so before the first update,
+    and then the names of its figures are known.
+
     Raises:
         RecipeError: all of them, with the reason.
     """
     where = recipe.source.name if recipe.source else "recipe"
-    problems = []
+    problems = list(_not_computed(recipe, task, tables, where))
     for place, key, splits in asked_figures(recipe, tables):
         split, metric = figure_of(key, splits)
         reason = impossible_figures(task, tables[split], _known(task.metrics, metric)).get(metric)
@@ -51,6 +55,25 @@ def check_defined(recipe: Recipe, task: Any, tables: Mapping[str, TokenTable]) -
             problems.append(Problem(where=where, key=place, what=what))
     if problems:
         raise RecipeError(problems)
+
+
+def _not_computed(
+    recipe: Recipe, task: Any, tables: Mapping[str, TokenTable], where: str
+) -> Iterator[Problem]:
+    """Watched figures that the caller's `compute_metrics` does not give, nor anybody else."""
+    computed = [metric for metric in getattr(task, "metrics", ()) if isinstance(metric, ComputedMetrics)]
+    others = [metric for metric in getattr(task, "metrics", ()) if metric not in computed]
+    if not computed or any(is_own(metric) for metric in others):
+        return
+    known = {"loss", *(name for metric in others for name in reported_names(metric))}
+    splits = validation_splits(tables)
+    given = {split: perfect_figures(task, tables[split], computed) for split in splits}
+    for place, key, looked_at in asked_figures(recipe, tables):
+        split, metric = figure_of(key, looked_at)
+        names = given.get(split)
+        if names is not None and metric not in {*known, *names}:
+            what = f"{metric!r} is not among the figures that compute_metrics gives: {', '.join(names)}"
+            yield Problem(where=where, key=place, what=what)
 
 
 def look(loop: Any, known: list[Missing]) -> Iterator[Record]:

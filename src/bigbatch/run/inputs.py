@@ -35,6 +35,10 @@ class Live:
     task: Any = None
     loss: Any = None
     metrics: tuple[Any, ...] = ()
+    compute_metrics: Any = None
+    """A function of `EvalPrediction` that names figures (`tasks.computed`)."""
+    larger_is_better: bool | None = None
+    """Of those figures, where one chooses the weights; None: yes."""
 
 
 @dataclass(frozen=True, kw_only=True)

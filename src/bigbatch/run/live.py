@@ -22,9 +22,28 @@ from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.holdings import load_weights
 from bigbatch.run.inputs import Inputs, Live
+from bigbatch.tasks.catalog import as_metric, task_from_recipe, with_settings
+from bigbatch.tasks.computed import computed_metrics
+from bigbatch.tasks.heads import told
+from bigbatch.tasks.losses import own_loss
 
 _DEPTH = 6
 """How far a loss is followed into what it closes over or holds."""
+
+
+def live_task(recipe: Recipe, live: Live) -> Any:
+    """The recipe's task, or the caller's own, with the caller's loss and metrics.
+
+    Raises:
+        UsageError: `compute_metrics` of a task that has nothing to give it.
+    """
+    task: Any = task_from_recipe(recipe) if live.task is None else with_settings(live.task, recipe)
+    if live.loss is not None:
+        task = told(task, unit_loss=own_loss(live.loss, recipe.loss.args))
+    own = [as_metric(metric, getattr(metric, "__name__", "metric")) for metric in live.metrics]
+    if live.compute_metrics is not None:
+        own.append(computed_metrics(live.compute_metrics, task, live.larger_is_better))
+    return told(task, chosen_metrics=(*task.chosen_metrics, *own)) if own else task
 
 
 def live_digests(live: Live) -> dict[str, str]:

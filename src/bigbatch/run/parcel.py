@@ -78,7 +78,9 @@ def pack(folder: Path, arguments: Mapping[str, Any]) -> None:
             for name in ("metrics", "observers")
         },
     }
-    content["code"] |= {name: _code(named.pop(name, None), name) for name in ("task", "loss")}
+    content["code"] |= {
+        name: _code(named.pop(name, None), name) for name in ("task", "loss", "compute_metrics")
+    }
     content["rest"] = {
         name: str(value) if isinstance(value, Path) else value for name, value in named.items()
     }

@@ -43,7 +43,7 @@ from bigbatch.run.identity import (
 from bigbatch.run.inputs import Inputs, Live, file_digest, model_digest, read_inputs
 from bigbatch.run.journal import Journal, NoJournal
 from bigbatch.run.keeper import Keeper, bytes_needed, first_guess_bytes
-from bigbatch.run.live import give_back, live_digests, with_its_tokenizer
+from bigbatch.run.live import give_back, live_digests, live_task, with_its_tokenizer
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.mending import mend
@@ -53,9 +53,7 @@ from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.run import Run
 from bigbatch.run.same_classes import check_same_classes
 from bigbatch.run.watched import check_watched
-from bigbatch.tasks.catalog import as_metric, task_from_recipe, with_settings
 from bigbatch.tasks.heads import told
-from bigbatch.tasks.losses import own_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,17 +188,6 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress |
         *found,
         f"tokens: {cache}",
     ]
-
-
-def live_task(recipe: Recipe, live: Live) -> Any:
-    """The recipe's task, or the caller's own, with the caller's loss and metrics."""
-    task: Any = task_from_recipe(recipe) if live.task is None else with_settings(live.task, recipe)
-    if live.loss is not None:
-        task = told(task, unit_loss=own_loss(live.loss, recipe.loss.args))
-    if live.metrics:
-        own = tuple(as_metric(metric, getattr(metric, "__name__", "metric")) for metric in live.metrics)
-        task = told(task, chosen_metrics=(*task.chosen_metrics, *own))
-    return task
 
 
 def _checked_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
