@@ -220,3 +220,28 @@ def test_modes_follow_the_umask(shared, umask):
     for path in shared.rglob("*"):
         expected = (0o777 if path.is_dir() else 0o666) & ~umask
         assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_files_are_copied_into_a_folder_that_holds_more(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "inner").mkdir(parents=True)
+    (source / "a").write_text("new")
+    (source / "inner" / "b").write_text("b")
+    (source / "link").symlink_to(tmp_path / "elsewhere")
+    target.mkdir()
+    (target / "a").write_text("old")
+    (target / "mine").write_text("mine")
+    written.copy_files(source, target)
+    found = {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
+    assert found == {"a": "new", "inner/b": "b", "mine": "mine"}
+
+
+def test_a_copy_never_goes_through_a_link(tmp_path):
+    source, target, foreign = tmp_path / "source", tmp_path / "target", tmp_path / "foreign"
+    source.mkdir()
+    target.mkdir()
+    (source / "a").write_text("new")
+    foreign.write_text("foreign")
+    (target / "a").symlink_to(foreign)
+    written.copy_files(source, target)
+    assert foreign.read_text() == "foreign" and (target / "a").read_text() == "new"

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
         train_model,
     )
     from bigbatch.recipe.schema import Recipe
+    from bigbatch.trainer import Trainer
 
 __all__ = [
     "Recipe",
+    "Trainer",
     "compare",
     "distributed_train",
     "evaluate",
@@ -59,7 +61,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'bigbatch' has no attribute {name!r}")
-    return getattr(import_module("bigbatch.recipe.schema" if name == "Recipe" else "bigbatch.api"), name)
+    return getattr(import_module(_ELSEWHERE.get(name, "bigbatch.api")), name)
+
+
+_ELSEWHERE = {"Recipe": "bigbatch.recipe.schema", "Trainer": "bigbatch.trainer"}
+"""Names that are not api.py's."""
 
 
 class _Room(ModuleType):

@@ -79,6 +79,8 @@ def open_sorted(
     from bigbatch.run.inputs import Live
 
     module = model_or_recipe if is_module(model_or_recipe) else None
+    if task is None and not any(key.partition(".")[0] == "task" for key in {**defaults, **set}):
+        keys |= _task_of_head(module)
     live = Live(
         module=module,
         tokenizer=tokenizer,
@@ -95,6 +97,14 @@ def open_sorted(
     return open_with_observers(
         recipe, live, observers=own, console=console, place=place, resume=bool(resume), quiet=quiet
     )
+
+
+def _task_of_head(module: Any) -> dict[str, Any]:
+    """What a live model's head is for, where nobody names a task and it is not the usual one."""
+    from bigbatch.tasks.catalog import task_of_module
+
+    found = None if module is None else task_of_module(module)
+    return {} if found in (None, {"name": "classify"}) else {"task": found}
 
 
 def launch_recipe(model_or_recipe: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> Recipe:

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,6 +152,24 @@ def rename(source: Path, target: Path) -> None:
     """In one step; a file at `target`, or a link, makes room."""
     with _folder(source) as (old, from_folder), _folder(target) as (new, to_folder):
         os.replace(old, new, src_dir_fd=from_folder, dst_dir_fd=to_folder)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """The plain files of a folder and of those in it, into another that may hold more; each is there whole or not."""
+    for file in sorted(source.rglob("*")):
+        if file.is_symlink() or not file.is_file():
+            continue
+        place = target / file.relative_to(source)
+        make_folders(place.parent)
+        passing = beside(place)
+        try:
+            with file.open("rb") as old, open_new(passing) as new:
+                shutil.copyfileobj(old, new)
+            rename(passing, place)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove(passing)
+            raise
 
 
 def remove(path: Path) -> None:

@@ -46,7 +46,7 @@ def test_siblings_of_a_section():
     assert "optimizer" in siblings("") and "optimizer.lr" not in siblings("")
     options = {
         *("kind", "labels", "scheme", "pieces"),
-        *("probability", "whole_word", "mask_share", "random_share", "mask_id", "blocks"),
+        *("probability", "whole_word", "mask_share", "random_share", "mask_id", "blocks", "not_predicted"),
         *("temperature", "similarity", "symmetric", "pooling", "query_prefix", "document_prefix", "towers"),
     }
     assert set(siblings("task")) == {"name", "args", *options}

@@ -181,3 +181,38 @@ def test_options_and_too_short_blocks():
     assert torch.is_tensor(
         CausalLM().reduce(torch.zeros(1, 3), Targets(values=torch.zeros(1), weights=torch.ones(1)))
     )
+
+
+# ---------------------------------------------------------------- tokens that do not count
+
+
+def weights_of(task, row):
+    return task.arrange(as_table(task.encode_batch([row], None))).weights.tolist()
+
+
+def test_labels_of_minus_100_are_read_and_not_predicted():
+    task = CausalLM(block_length=64)
+    row = {
+        "input_ids": [5, 6, 7, 8, 0],
+        "attention_mask": [1, 1, 1, 1, 0],
+        "labels": [-100, -100, 7, 8, -100],
+    }
+    assert weights_of(task, row) == [0.0, 1.0, 1.0]
+    assert weights_of(task, {"input_ids": [5, 6, 7], "labels": [5, 6, 7]}) == [1.0, 1.0]
+    assert weights_of(task, {"input_ids": [5, 6, 7], "labels": 1}) == [1.0, 1.0], "a class of another task"
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [([5, 6], "found 2 labels for 3 input_ids"), ([6, 7, -100], "label 6 of token 1, whose id is 5"),
+     ([5, 6, None], "expected the id itself, or -100")],
+)  # fmt: skip
+def test_labels_that_are_something_else_are_refused(labels, sentence):
+    with pytest.raises(DataError, match=sentence):
+        CausalLM().encode_batch([{"input_ids": [5, 6, 7], "labels": labels}], None)
+
+
+def test_ids_that_are_never_predicted():
+    task = CausalLM(block_length=64, not_predicted=[7])
+    assert weights_of(task, {"input_ids": [7, 6, 7, 8]}) == [1.0, 0.0, 1.0]
+    assert weights_of(task, {"input_ids": [7, 6, 7, 8], "labels": [7, -100, 7, 8]}) == [0.0, 0.0, 1.0]

@@ -20,26 +20,20 @@ from bigbatch.protocols import Forward, Task
 from bigbatch.recipe.made_here import code_named, why_to_ask
 from bigbatch.recipe.references import is_reference
 from bigbatch.stored import Damaged
-from bigbatch.tasks.classify import Classify
-from bigbatch.tasks.clm import CausalLM
+from bigbatch.tasks.catalog import TASKS, task_from_recipe, task_named_by
+from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
-from bigbatch.tasks.mlm import MaskedLM
-from bigbatch.tasks.tag import Tag
 from bigbatch.tasks.vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from bigbatch.model.pooling import Pooling
     from bigbatch.recipe.schema import Recipe
 
-_KINDS: Mapping[str, Kind] = {
-    "single_label_classification": "single",
-    "multi_label_classification": "multi",
-    "regression": "regression",
-}
-
+_KINDS: Mapping[str, Kind] = {problem: kind for kind, problem in PROBLEM_TYPES.items()}
 
 MICRO_TOKENS = 4096
 """On a CPU 2,048 to 4,096 are a quarter faster than 8,192: caches. Changes rounding only."""
@@ -108,7 +102,6 @@ def open_model(
 
 def _open_run(run: Path, device: str | None, code: bool, metrics: bool) -> Loaded:
     from bigbatch.recipe.load import load_recipe
-    from bigbatch.tasks.catalog import task_from_recipe
 
     model = run / "model"
     if not (model / "config.json").is_file():
@@ -165,12 +158,8 @@ def _open(
     devices: Sequence[str],
     planned: ForwardPlan | None = None,
 ) -> Loaded:
-    from bigbatch.infer.quick import QuickForward
-    from bigbatch.model.anatomy import anatomy
-    from bigbatch.model.forwards import ModuleForward, PaddedForward
-    from bigbatch.model.load import check_model, load_tokenizer, pad_id
-    from bigbatch.model.logits import DeferredForward, why_not_deferred
-    from bigbatch.model.pooling import pooled, usual_pooling
+    from bigbatch.model.load import load_tokenizer
+    from bigbatch.model.pooling import usual_pooling
     from bigbatch.recipe.learning import ModelSpec
 
     spec = ModelSpec(name=str(folder.resolve()))
@@ -180,11 +169,57 @@ def _open(
         task = told(task, label_set=None if one_number else LabelSet(names))
     notes: list[str] = []
     module = task.build(spec, {"seed": 0, "dropout": None, "module": None, "note": notes.append})
-    parts = anatomy(module)
     tokenizer = None
-    longest = min(max_length or 2**31, parts.max_positions or 2**31)
     if any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
         tokenizer = load_tokenizer(spec)
+    usual = usual_pooling(module, str(folder))
+    found = _assembled(module, tokenizer, task, max_length, usual, devices, planned)
+    return replace(found, notes=tuple(notes))
+
+
+def open_live(
+    module: nn.Module, tokenizer: Any, task: Any, columns: Sequence[str], device: str | None = None
+) -> Loaded:
+    """A live model, moved to the device and into evaluation mode, with a task that knows its labels.
+
+    `columns` are those of the rows that it will see.
+
+    Raises:
+        ModelError: the model has another head than the task needs, or the tokenizer does not fit it.
+    """
+    from bigbatch.model.adjust import read_given_types
+    from bigbatch.model.pooling import usual_pooling
+    from bigbatch.recipe.learning import ModelSpec
+
+    facts = {"seed": 0, "dropout": None, "module": module, "note": str}
+    module = task.build(ModelSpec(), facts)
+    read_given_types(module, columns)
+    usual = usual_pooling(module, None)
+    return _assembled(
+        module, tokenizer, task, getattr(task, "max_length", None), usual, devices_of(device)[:1]
+    )
+
+
+def _assembled(
+    module: nn.Module,
+    tokenizer: Any,
+    task: Any,
+    max_length: int | None,
+    usual: Pooling,
+    devices: Sequence[str],
+    planned: ForwardPlan | None = None,
+) -> Loaded:
+    """Model, tokenizer and task, made to fit each other and ready to run."""
+    from bigbatch.infer.quick import QuickForward
+    from bigbatch.model.anatomy import anatomy
+    from bigbatch.model.forwards import ModuleForward, PaddedForward
+    from bigbatch.model.load import check_model, pad_id
+    from bigbatch.model.logits import DeferredForward, why_not_deferred
+    from bigbatch.model.pooling import pooled
+
+    parts = anatomy(module)
+    longest = min(max_length or 2**31, parts.max_positions or 2**31)
+    if tokenizer is not None:
         longest = check_model(module, tokenizer, max_length, True)
     task = told(
         task,
@@ -192,7 +227,7 @@ def _open(
         max_length=longest,
         block_length=longest,
         vocabulary=vocabulary_of(tokenizer, module),
-        pooling=getattr(task, "pooling", None) or usual_pooling(module, str(folder)),
+        pooling=getattr(task, "pooling", None) or usual,
     )
     pad = pad_id(module, tokenizer) or 0
 
@@ -221,7 +256,6 @@ def _open(
         forward=forward,
         micro_tokens=MICRO_TOKENS if only_cpu(devices) else ACCELERATOR_TOKENS,
         max_length=longest,
-        notes=tuple(notes),
     )
 
 
@@ -235,9 +269,8 @@ def task_of(folder: Path) -> Task:
         return Match(max_length=_kept_tokens(folder), similarity=_similarity(folder))
     found = read_in(folder).get("architectures")
     names = [str(name) for name in found] if isinstance(found, list) else []
-    for suffix, task in _TASKS.items():
-        if any(name.endswith(suffix) for name in names):
-            return task(folder)
+    for name in filter(None, map(task_named_by, names)):
+        return _classify(folder) if name == "classify" else TASKS[name]()
     if names:
         raise ModelError(f"{folder}: {', '.join(names)} has no head that a task here has; train it first")
     return _classify(folder)
@@ -271,16 +304,6 @@ def _kept_tokens(folder: Path) -> int | None:
 
 def _classify(folder: Path) -> Task:
     return Classify(kind=head_of(folder)[1])
-
-
-_TASKS: Mapping[str, Callable[[Path], Task]] = {
-    "ForSequenceClassification": _classify,
-    "ForTokenClassification": lambda _folder: Tag(),
-    "ForMaskedLM": lambda _: MaskedLM(),
-    "ForCausalLM": lambda _: CausalLM(),
-    "LMHeadModel": lambda _: CausalLM(),
-}
-"""What the names of a head's classes end in -> its task."""
 
 
 def head_of(folder: Path) -> tuple[tuple[str, ...], Kind]:

@@ -137,6 +137,23 @@ def _described(
         yield task.describe(row, sample, task.decode(outputs_UC[end - len(sample.reads) : end]))
 
 
+def encoded_rows(rows: Sequence[PlacedRow], task: Task, tokenizer: Any, forward: Forward) -> list[Sample]:
+    """A sample for each row to predict.
+
+    Raises:
+        DataError: a row without tokens, with its place.
+    """
+    samples = _encoded(rows, task, tokenizer, forward)
+    problems = [
+        Problem(where=place, what="nothing that the tokenizer makes a token of; remove the row")
+        for (place, _), sample in zip(rows, samples, strict=True)
+        if sample is None
+    ]
+    if problems:
+        raise data_error(problems)
+    return [sample for sample in samples if sample is not None]
+
+
 def _encoded(
     window: Sequence[PlacedRow], task: Task, tokenizer: Any, forward: Forward
 ) -> Sequence[Sample | None]:

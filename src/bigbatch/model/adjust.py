@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from bigbatch.errors import ModelError
-from bigbatch.model.anatomy import anatomy
+from bigbatch.model.anatomy import accepts, anatomy, headed_model
 from bigbatch.model.names import clean_name
 
 _OURS = {
@@ -120,3 +120,29 @@ def _matching(pattern: str, names: Mapping[str, nn.Parameter]) -> list[nn.Parame
     near = difflib.get_close_matches(pattern.strip("*."), [*sorted(prefixes), *names], n=3, cutoff=0.4)
     hint = ", ".join(f"{name}.*" if name in prefixes else name for name in near) or ", ".join(list(names)[:3])
     raise ModelError(f"model.trainable: {pattern!r} matches no parameter; near names: {hint}")
+
+
+def read_given_types(module: nn.Module, columns: Sequence[str]) -> str | None:
+    """Let a model read the token types that rows of token ids bring, where its configuration counts none of its own.
+
+    GPT-2 and its like look token types up among their words. Their configuration says nothing of that, so it is told,
+    and a saved model stays the one that was trained.
+
+    Args:
+        module: the model.
+        columns: of the rows.
+
+    Returns:
+        What was done, for people; None when there was nothing to do.
+    """
+    base: Any = headed_model(module).base_model
+    config = base.config
+    if "token_type_ids" not in columns or hasattr(config, "type_vocab_size"):
+        return None
+    if not accepts(base, "token_type_ids"):
+        return None
+    config.type_vocab_size = base.get_input_embeddings().num_embeddings
+    return (
+        f"the rows bring token_type_ids, which {type(base).__name__} adds as words to each token; leave that column "
+        "out if this is not meant"
+    )

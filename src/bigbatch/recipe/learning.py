@@ -170,6 +170,8 @@ class ClmOptions(Section):
     blocks: Literal["documents", "fixed"] = "documents"
     """`clm`: `documents`: each row by itself, cut into pieces of data.max_length; `fixed`: all rows joined and cut into
     blocks of data.max_length."""
+    not_predicted: list[Annotated[int, Field(ge=0)]] | None = None
+    """`clm`: token ids that are read and never predicted, such as an end mark that is the padding, too; null: none."""
 
 
 class MatchOptions(Section):

@@ -14,6 +14,7 @@ from torch import nn
 from bigbatch.data.ragged import all_targets, counted_units
 from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, ModelError, Problem
+from bigbatch.model.adjust import read_given_types
 from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model
 from bigbatch.model.load import load_tokenizer, pad_id
@@ -77,6 +78,9 @@ def ready_model(
         "note": notes.append,
     }
     module = task.build(spec, facts).to(device)
+    if inputs.train.tokenised:
+        note = read_given_types(module, inputs.train.rows.column_names)
+        notes += [] if note is None else [note]
     parts = anatomy(module)
     max_length = parts.max_positions or 2**31
     if tokenizer is not None:

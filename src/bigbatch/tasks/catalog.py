@@ -8,11 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from bigbatch.errors import Problem, RecipeError
+from bigbatch.errors import ModelError, Problem, RecipeError
 from bigbatch.protocols import Metric, Task
 from bigbatch.recipe.learning import PLANNED_TASKS
 from bigbatch.recipe.references import is_reference, resolve_reference
-from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.heads import told
 from bigbatch.tasks.losses import Kind, default_loss, resolve_loss
@@ -28,6 +28,47 @@ TASKS: Mapping[str, type] = {
     "clm": CausalLM,
     "match": Match,
 }
+_HEADS: Mapping[str, str] = {
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "tag",
+    "ForMaskedLM": "mlm",
+    "ForCausalLM": "clm",
+    "LMHeadModel": "clm",
+}
+"""What the names of a head's classes end in -> its task."""
+
+
+def task_named_by(head: str) -> str | None:
+    """The task that a class of transformers is for; None for one whose head no task here has.
+
+    Example:
+        >>> task_named_by("BertForTokenClassification"), task_named_by("T5ForConditionalGeneration")
+        ('tag', None)
+    """
+    return next((task for suffix, task in _HEADS.items() if head.endswith(suffix)), None)
+
+
+def task_of_module(module: Any) -> dict[str, Any] | None:
+    """The task of a live model's head, as a recipe has it; None where the head does not say.
+
+    One output without a word about it is a number, as transformers decides.
+    """
+    from bigbatch.model.anatomy import headed_model
+
+    try:
+        outer: Any = headed_model(module)
+    except ModelError:
+        return None
+    name = task_named_by(type(outer).__name__)
+    if name != "classify":
+        return None if name is None else {"name": name}
+    said = [
+        kind
+        for kind, problem in PROBLEM_TYPES.items()
+        if problem == getattr(outer.config, "problem_type", None)
+    ]
+    kind = said[0] if said else "regression" if outer.config.num_labels == 1 else "single"
+    return {"name": name} if kind == "single" else {"name": name, "kind": kind}
 
 
 def task_from_recipe(recipe: Any) -> Task:

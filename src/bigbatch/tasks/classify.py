@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 
     from bigbatch.data.labels import LabelSet
 
-_PROBLEM_TYPES = {
+PROBLEM_TYPES: Mapping[Kind, str] = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
     "regression": "regression",
 }
+"""Kind -> how a model's configuration calls it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Classify:
     """Metrics that the recipe asks for, names or objects; empty: the kind's own."""
 
     def __post_init__(self) -> None:
-        if self.kind not in _PROBLEM_TYPES:
+        if self.kind not in PROBLEM_TYPES:
             what = f"found {self.kind!r}; expected single, multi or regression"
             raise RecipeError([Problem(where="recipe", key="task.kind", what=what)])
 
@@ -126,7 +127,7 @@ class Classify:
             "kind": "sequence",
             "outputs": max(1, len(names)),
             "id2label": dict(enumerate(names)) if names else None,
-            "problem_type": _PROBLEM_TYPES[self.kind],
+            "problem_type": PROBLEM_TYPES[self.kind],
         }
 
     def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:

@@ -22,6 +22,7 @@ from bigbatch.tasks.documents import Document, encode_documents
 from bigbatch.tasks.heads import build_model
 from bigbatch.tasks.inputs import is_tokenised
 from bigbatch.tasks.language import LanguageModelling, has_whole_weights
+from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.mlm import Run
 from bigbatch.tasks.perplexity import BYTES
 
@@ -36,6 +37,8 @@ class CausalLM(LanguageModelling):
     blocks: Literal["documents", "fixed"] = "documents"
     """`documents`: each row by itself, cut into pieces of max_length; `fixed`: all rows joined, cut into blocks of
     max_length."""
+    not_predicted: Sequence[int] = ()
+    """Token ids that are read and never predicted, such as an end mark that is the padding, too."""
 
     block_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
     """Tokens of a piece or block at most: `max_length`."""
@@ -74,10 +77,19 @@ class CausalLM(LanguageModelling):
         end = getattr(tokenizer, "eos_token_id", None)
         documents = encode_documents(rows, tokenizer, None)
         # Rows of token ids are taken as they are.
-        return [
+        samples = [
             _sample(document, None if is_tokenised(row) else end)
             for row, document in zip(rows, documents, strict=True)
         ]
+        return [self._weighed(row, sample) for row, sample in zip(rows, samples, strict=True)]
+
+    def _weighed(self, row: Mapping[str, Any], sample: Sample) -> Sample:
+        """Tokens that are not to be predicted have weight 0: those named, and those whose label is -100."""
+        predicted_T = ~np.isin(sample.ids, np.asarray(self.not_predicted, np.int64))
+        labels = row.get("labels") if is_tokenised(row) else None
+        if isinstance(labels, (list, tuple, np.ndarray)):  # one label for a row is another task's
+            predicted_T &= _labelled(row, labels, sample.ids)
+        return sample if predicted_T.all() else replace(sample, weights=predicted_T.astype(np.float32))
 
     def arrange(self, table: TokenTable) -> TokenTable:
         """Documents cut into pieces or blocks, in which each token predicts the next. Where no document has two tokens
@@ -135,6 +147,27 @@ class CausalLM(LanguageModelling):
                 "tokens": tokens,
                 "perplexity": math.exp(mean) if known and mean < 709 else None,
             }
+
+
+def _labelled(row: Mapping[str, Any], labels: Any, ids_T: np.ndarray) -> np.ndarray:
+    """(T,) bool: which tokens a row's own labels count; those are the tokens themselves.
+
+    Raises:
+        DataError: labels that are something else.
+    """
+    given = np.asarray(labels)
+    if given.shape != (len(row["input_ids"]),):
+        raise DataError(f"found {given.size} labels for {len(row['input_ids'])} input_ids; expected one each")
+    mask = row.get("attention_mask")
+    given_T = given if mask is None else given[np.asarray(mask, bool)]
+    counted_T = given_T != IGNORED
+    other = np.flatnonzero(counted_T & (given_T != ids_T))
+    if len(other):
+        what = f"label {given_T[other[0]]} of token {other[0] + 1}, whose id is {ids_T[other[0]]}"
+        raise DataError(
+            f"labels: found {what}; expected the id itself, or {IGNORED} for a token that does not count"
+        )
+    return counted_T
 
 
 def _sample(document: Document, end: int | None) -> Sample:

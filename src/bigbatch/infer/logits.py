@@ -1,0 +1,168 @@
+"""What another library's Trainer gives for rows: logits, labels and figures of a live model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigbatch.data.columns import guess_column
+from bigbatch.data.labels import LabelSet, find_labels, kind_of, label_role
+from bigbatch.data.objects import read_object
+from bigbatch.data.sources import read_table
+from bigbatch.data.tables import DataTable
+from bigbatch.data.tokens import as_table
+from bigbatch.data.unlabelled import rows_of_object
+from bigbatch.errors import ModelError
+from bigbatch.infer.forwards import run_forward
+from bigbatch.infer.load import Loaded, open_live
+from bigbatch.infer.predict import encoded_rows
+from bigbatch.infer.rows import evaluate_rows
+from bigbatch.model.load import known_labels
+from bigbatch.model.origin import tokenizer_of
+from bigbatch.records import Predictions, Targets, TokenTable
+from bigbatch.tasks.computed import as_arrays, computed_metrics
+from bigbatch.tasks.heads import told
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """Figures of rows, and what they are made of."""
+
+    figures: dict[str, float]
+    """`loss` and metrics; empty for rows without labels."""
+    logits: Any
+    """(rows, C) float32, or (rows, words, C); None where nobody asked."""
+    labels: Any
+    samples: int
+
+
+def evaluate_live(
+    module: Any,
+    tokenizer: Any,
+    task: Any,
+    rows: Any,
+    *,
+    columns: Mapping[str, str],
+    compute_metrics: Any = None,
+    device: str | None = None,
+    logits: bool = False,
+) -> Answer:
+    """Figures of a live model on rows, and with `logits` those and the labels; without labels the logits alone.
+
+    Args:
+        module: the model; it is moved to the device and into evaluation mode.
+        tokenizer: None: the rows are token ids.
+        task: without labels; they are the model's.
+        rows: any dataset that training takes.
+        columns: role -> column.
+        compute_metrics: takes the place of the task's own figures.
+        device: None: an accelerator, where there is one.
+        logits: whether they are wanted.
+
+    Raises:
+        DataError: malformed rows.
+        ModelError: the model has another head.
+    """
+    if compute_metrics is not None:
+        task = told(task, chosen_metrics=(computed_metrics(compute_metrics, task, None),))
+    names = read_object(rows, list(task.roles)).columns
+    if tokenizer is None and "input_ids" not in names:
+        tokenizer = tokenizer_of(module)[1]
+    table = None
+    if _has_labels(task, names, columns):
+        table = read_table(rows, base=Path.cwd(), columns=columns, roles=task.roles)
+    opened = open_live(module, tokenizer, _with_labels(task, module, table), names, device)
+    if table is None:
+        found, tokens = _outputs(opened, rows, columns)
+        values, _ = as_arrays(found, _targets(tokens))
+        return Answer(figures={}, logits=values, labels=None, samples=len(tokens))
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    if logits:
+        opened = replace(opened, task=told(opened.task, chosen_metrics=(*opened.task.metrics, _Kept(kept))))
+    result = evaluate_rows(opened, table, Path.cwd(), columns)
+    figures = {
+        "loss": result.loss,
+        **{name: each for name, each in result.metrics.items() if name != _Kept.name},
+    }
+    predictions, labels = kept[0] if kept else (None, None)
+    numbers = {name: float("nan") if each is None else each for name, each in figures.items()}
+    return Answer(figures=numbers, logits=predictions, labels=labels, samples=result.samples)
+
+
+class _Kept:
+    """A metric whose figure is that it keeps what it is shown."""
+
+    name = "kept"
+    larger_is_better = True
+    own = False
+    reported = (name,)
+
+    def __init__(self, kept: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        self._kept = kept
+
+    def add(self, predictions: Predictions, targets: Targets) -> Any:
+        return ((predictions, targets),)
+
+    def merge(self, left: Any, right: Any) -> Any:
+        return left + right
+
+    def value(self, state: Any) -> float:
+        from bigbatch.tasks.states import joined
+
+        self._kept.append(as_arrays(*joined(state)))
+        return 0.0
+
+
+def _has_labels(task: Any, names: Sequence[str], columns: Mapping[str, str]) -> bool:
+    """Whether rows can be held against something: a language model's always can, against themselves."""
+    role = label_role(task)
+    if role is None:
+        return True
+    wanted = columns.get(role)
+    return (
+        wanted in names
+        if wanted
+        else bool({"labels", *guess_column(role, task.roles[role].kind, names)} & {*names})
+    )
+
+
+def _with_labels(task: Any, module: Any, table: DataTable | None) -> Any:
+    """The task with the model's labels; those of the rows, where the model's names mean nothing."""
+    if not hasattr(task, "label_set"):
+        return task
+    names = known_labels(None, module)
+    outer: Any = getattr(module, "config", None)
+    if outer is None:
+        raise ModelError(f"{type(module).__name__} has no configuration that says what its outputs are")
+    if names is None and table is not None and kind_of(task) != "regression":
+        role = label_role(task)
+        assert role is not None
+        found = find_labels(table, role, kind_of(task), None)
+        names = found.names if len(found) == outer.num_labels else None
+    if kind_of(task) == "regression" and outer.num_labels == 1:
+        return task
+    return told(
+        task, label_set=LabelSet(names or tuple(outer.id2label[each] for each in sorted(outer.id2label)))
+    )
+
+
+def _outputs(opened: Loaded, rows: Any, columns: Mapping[str, str]) -> tuple[Predictions, TokenTable]:
+    placed = list(
+        rows_of_object(
+            rows,
+            roles=opened.task.roles,
+            columns=columns,
+            classes=tuple(getattr(opened.task, "label_names", ())),
+        )
+    )
+    table = as_table(encoded_rows(placed, opened.task, opened.tokenizer, opened.forward))
+    outputs_UC = run_forward(opened.forward, table, micro_tokens=opened.micro_tokens)
+    return opened.task.decode(outputs_UC), table
+
+
+def _targets(table: TokenTable) -> Targets:
+    return Targets(values=table.values, weights=table.weights, extras=table.extras)
