@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from bigbatch.errors import ModelError
 from bigbatch.model import nearby
 from bigbatch.model.nearby import cached_folder, facts_of, hub_answers, nearby_models, why_no_hub
+from bigbatch.model.source import opened
 from tests.models import tiny_folder
 
 
@@ -85,3 +86,32 @@ def test_facts_of_what_was_named(cache: Path, tmp_path: Path):
     assert facts_of("org/unknown") is None
     with pytest.raises(ModelError, match="found no folder"):
         facts_of("./nothing")
+
+
+def test_a_model_that_cannot_be_had_is_told_with_what_is_here(cache: Path, monkeypatch):
+    cached(cache, "org/bert")
+    with pytest.raises(ModelError) as caught, opened("org/other", None, weights=True):
+        pass
+    said = str(caught.value)
+    assert said.startswith(f"org/other: not in the local cache ({cache}")
+    assert "HF_HUB_OFFLINE is set" in said and "set model.name to a folder" in said
+    assert "Found here: org/bert (the hub's cache)" in said
+    with opened("org/bert", None, weights=True) as view:
+        assert view.weights
+
+
+def test_a_silent_hub_does_not_keep_a_cached_model_waiting(cache: Path, monkeypatch):
+    cached(cache, "org/bert")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(nearby, "PATIENCE_SECONDS", 0.5)
+        start = time.monotonic()
+        for _ in range(3):
+            with opened("org/bert", None, weights=True) as view:
+                assert view.weights
+        assert time.monotonic() - start < 5
+        with pytest.raises(ModelError, match="does not answer"), opened("org/other", None, weights=True):
+            pass

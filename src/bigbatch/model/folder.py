@@ -23,6 +23,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from bigbatch.errors import ModelError
 from bigbatch.model.clean import cleaned, names_code, read_json, read_object
 from bigbatch.model.files import check_file
+from bigbatch.model.nearby import hub_answers
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -111,12 +112,19 @@ def read_list_in(folder: Path, name: str) -> list[Any]:
 
 
 def _fetched(name: str, revision: str | None, weights: bool) -> Path:
-    """The files of a hub model in Hugging Face's cache; nothing but what is read."""
+    """The files of a hub model in Hugging Face's cache; nothing but what is read. A hub that does not answer is not
+    asked again and again: then what is in the cache has to do.
+    """
+    alone = not hub_answers()
 
     def fetch(*patterns: str) -> Path:
         return Path(
             snapshot_download(
-                name, revision=revision or "main", allow_patterns=list(patterns), ignore_patterns=["*/*"]
+                name,
+                revision=revision or "main",
+                allow_patterns=list(patterns),
+                ignore_patterns=["*/*"],
+                local_files_only=alone,
             )
         )
 

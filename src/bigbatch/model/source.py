@@ -7,13 +7,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from bigbatch.errors import BigbatchError, ModelError
 from bigbatch.model.folder import CONFIG, View, viewed
 from bigbatch.model.kinds import is_folder
+from bigbatch.model.nearby import hub_answers, nearby_models, why_no_hub
 from bigbatch.model.size import check_numbers
+from bigbatch.recipe.model_facts import listed_models
 
 
 def load_config(view: View) -> PreTrainedConfig:
@@ -56,10 +59,28 @@ def explained(name: str) -> Iterator[None]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if Path(name).is_dir():
             raise ModelError(f"{name}: cannot be opened: {first}") from error
-        raise ModelError(
-            f"{name}: not in the local cache, and the hub gave no safetensors model ({first}). Remedy: run "
-            f"`hf download {name}` once on a machine with network access, or set model.name to a folder"
-        ) from error
+        raise ModelError(_not_to_be_had(name, first)) from error
+
+
+def _not_to_be_had(name: str, first: str) -> str:
+    """Why a hub model cannot be opened, and what helps here."""
+    fetch = f"run `hf download {name}` where there is a network and copy the folder or the cache here"
+    if hub_answers():
+        return (
+            f"{name}: not in the local cache, and the hub gave no safetensors model ({first}). Remedy: check the name, "
+            f"or set model.name to a folder; for a private model log in with `hf auth login`; or {fetch}"
+        )
+    here = nearby_models()
+    found = (
+        f" Found here: {listed_models(here)}."
+        if here
+        else " No model was found in the cache or in installed packages."
+    )
+    place = constants.HF_HUB_CACHE
+    return (
+        f"{name}: not in the local cache ({place}, or not all of it), and {why_no_hub()}. Remedy: set model.name to a "
+        f"folder, or {fetch}.{found}"
+    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,12 @@ class ModelFacts:
     def multilingual(self) -> bool:
         """Whether the vocabulary is as large as those that know many languages."""
         return (self.vocabulary or 0) > 100_000
+
+
+def listed_models(models: Sequence[ModelFacts], most: int = 3) -> str:
+    """Names and where each is, for people."""
+    shown = ", ".join(f"{each.name} ({each.origin})" for each in models[:most])
+    return shown + (f" and {len(models) - most} more" if len(models) > most else "")
 
 
 @dataclass(frozen=True, kw_only=True)

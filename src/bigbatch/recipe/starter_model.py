@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bigbatch.errors import UsageError
-from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
+from bigbatch.recipe.model_facts import ModelChoice, ModelFacts, listed_models
 
 if TYPE_CHECKING:
     from bigbatch.recipe.starter import Findings
@@ -15,7 +15,6 @@ _USUAL = {"en": "distilbert-base-uncased"}
 _USUAL_ELSE = "distilbert-base-multilingual-cased"
 _MATCHING = {"en": "sentence-transformers/all-MiniLM-L6-v2"}
 _MATCHING_ELSE = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
-_SHOWN = 3
 
 
 def usual_model(language: str | None, *, matched: bool) -> str:
@@ -57,7 +56,7 @@ def chosen_model(
     fitting = [each for each in nearby if each.kind == "masked" and each.weights == "pretrained"]
     fitting.sort(key=lambda each: (each.labels_of is not None, each.multilingual != (language != "en")))
     found = (
-        f"found here: {_listed(nearby)}"
+        f"found here: {listed_models(nearby)}"
         if nearby
         else "no model was found in its cache or in installed packages"
     )
@@ -125,8 +124,3 @@ def _head_words(found: Findings, known: ModelFacts) -> list[str]:
 
 def _names(labels: Sequence[str]) -> str:
     return ", ".join(labels[:4]) + (", …" if len(labels) > 4 else "")
-
-
-def _listed(models: Sequence[ModelFacts]) -> str:
-    shown = ", ".join(f"{each.name} ({each.origin})" for each in models[:_SHOWN])
-    return shown + (f" and {len(models) - _SHOWN} more" if len(models) > _SHOWN else "")
