@@ -31,7 +31,11 @@ def padded(batch: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, torch.T
 
 
 def losses_B(
-    logits_BC: torch.Tensor, batch: Sequence[Mapping[str, Any]], kind: str, smoothing: float = 0.0
+    logits_BC: torch.Tensor,
+    batch: Sequence[Mapping[str, Any]],
+    kind: str,
+    smoothing: float = 0.0,
+    positive: Sequence[float] | None = None,
 ) -> torch.Tensor:
     """One loss a row: cross-entropy, binary cross-entropy averaged over the labels, or squared error."""
     targets = torch.as_tensor([row["target"] for row in batch])
@@ -41,7 +45,11 @@ def losses_B(
         return (1 - smoothing) * right_B + smoothing * surprise_BC.mean(1)
     targets = targets.to(logits_BC.dtype).reshape(logits_BC.shape)
     if kind == "multi":
-        return F.binary_cross_entropy_with_logits(logits_BC, targets, reduction="none").mean(1)
+        weights_BC = torch.ones_like(targets)
+        if positive is not None:
+            weights_BC = torch.where(targets > 0, torch.tensor(positive, dtype=targets.dtype), weights_BC)
+        signed_BC = torch.where(targets > 0, logits_BC, -logits_BC)
+        return (-weights_BC * F.logsigmoid(signed_BC)).mean(1)
     return (logits_BC - targets).square().mean(1)
 
 
@@ -178,6 +186,7 @@ def reference_updates(
     eps: float = 1e-8,
     pools: str = "first",
     label_smoothing: float = 0.0,
+    positive: Sequence[float] | None = None,
     optimizer: Callable[[list[dict[str, Any]]], Any] | None = None,
     on_gradient: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
 ) -> list[tuple[float, float]]:
@@ -191,6 +200,7 @@ def reference_updates(
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
         label_smoothing: share of the target that is spread evenly over all classes.
+        positive: of several labels, the weight of each where it applies.
         optimizer: makes the optimiser from its groups; None is AdamW.
         on_gradient: called with each update's number, from 0, and its gradient by parameter name, before clipping.
         pools: `last` for models that read the last real token and find it by `config.pad_token_id`.
@@ -208,7 +218,7 @@ def reference_updates(
             loss = language_loss(logits, batch)
         else:
             weights = torch.tensor([row.get("weight", 1.0) for row in batch], dtype=logits.dtype)
-            loss = (losses_B(logits, batch, kind, label_smoothing) * weights).sum() / weights.sum()
+            loss = (losses_B(logits, batch, kind, label_smoothing, positive) * weights).sum() / weights.sum()
         model.zero_grad()
         loss.backward()
         if on_gradient is not None:

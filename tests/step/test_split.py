@@ -23,6 +23,7 @@ from tests.split import (
 )
 
 WEIGHTS = {"class_weights": {"a": 0.3, "b": 2.0, "c": 1.0}}
+POSITIVE = {"a": 5.0, "c": 0.25}
 KEYS = {
     "single": {},
     "weighted": {"loss": WEIGHTS},
@@ -31,13 +32,15 @@ KEYS = {
     "pairs": {},
     "smoothed": {"loss": {**WEIGHTS, "label_smoothing": 0.1}},
     "sgd": {"loss": WEIGHTS, "optimizer": {"name": "sgd", "lr": 0.5, "weight_decay": 0.01}},
+    "several weighted": {"loss": {"name": "bce", "class_weights": POSITIVE}},
     "lamb": {"loss": WEIGHTS, "optimizer": {"name": "lamb", "lr": 0.01, "weight_decay": 0.01}},
 }
 """Job -> the keys of its recipe."""
-KINDS = ("single", "weighted", "multi", "regression", "pairs")
+KINDS = ("single", "weighted", "multi", "several weighted", "regression", "pairs")
 ORACLE = {
     "smoothed": {"label_smoothing": 0.1},
     "sgd": {"optimizer": TextbookSgd},
+    "several weighted": {"positive": [5.0, 1.0, 0.25]},
     "lamb": {"optimizer": partial(TextbookLamb, eps=1e-6)},  # the default eps of lamb
 }
 """Job -> what the oracle is told beside rows and learning rates."""
@@ -55,7 +58,7 @@ both_precisions = pytest.mark.parametrize("dtype", [torch.float64, torch.float32
 
 def job(name: str):
     """Rows and kind of a job."""
-    kind = name if name in ("multi", "regression") else "single"
+    kind = {"multi": "multi", "several weighted": "multi", "regression": "regression"}.get(name, "single")
     return rows_of(kind, 200, pairs=name == "pairs", seed=list(KEYS).index(name), longest=LONGEST), kind
 
 

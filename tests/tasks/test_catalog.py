@@ -94,5 +94,13 @@ def test_what_is_wrong_is_named(tmp_path: Path):
         task_from_recipe(recipe_of(tmp_path, metrics=["acuracy"]))
     with pytest.raises(RecipeError, match="neither a function"):
         as_metric(3, "mine.py:number")
-    with pytest.raises(RecipeError, match="planned, not built yet"):
-        task_from_recipe(recipe_of(tmp_path, options={"kind": "multi"}, class_weights="balanced"))
+    with pytest.raises(
+        RecipeError, match="class_weights: weights are for classes, and kind regression has none"
+    ):
+        task_from_recipe(recipe_of(tmp_path, options={"kind": "regression"}, class_weights="balanced"))
+    with pytest.raises(
+        RecipeError, match="class_weights: of several labels each has its own weight inside the loss"
+    ):
+        task_from_recipe(
+            recipe_of(tmp_path, options={"kind": "multi"}, name="mine.py:focal", class_weights="balanced")
+        )

@@ -161,8 +161,40 @@ def test_class_weights_equal_torchs_weighted_mean():
     torch.testing.assert_close(got, wanted, rtol=1e-6, atol=0)
     named = Classify(label_set=ABC, class_weight_setting={"neg": 2.0}).weighted(train)
     assert named.class_weights_C == (2.0, 1.0, 1.0)
-    with pytest.raises(RecipeError, match="planned, not built yet"):
-        Classify(kind="multi", class_weight_setting="balanced").weighted(train)
+    with pytest.raises(RecipeError, match="kind regression has none"):
+        Classify(kind="regression", class_weight_setting="balanced").weighted(train)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_weights_of_several_labels_are_torchs_pos_weight(dtype):
+    random = np.random.default_rng(2)
+    values = (random.random((40, 3)) < [0.1, 0.5, 0.8]).astype(np.float32)
+    counted = np.array([1.0] * 36 + [0.0] * 4, np.float32)
+    train = SimpleNamespace(values=values, weights=counted)
+    task = Classify(kind="multi", label_set=ABC, class_weight_setting="balanced").weighted(train)
+    known = values[:36]
+    wanted_C = (1 - known).sum(0, np.float64) / known.sum(0, np.float64)
+    np.testing.assert_allclose(task.class_weights_C, wanted_C, rtol=1e-6)
+    logits = torch.from_numpy(random.normal(size=(40, 3))).to(dtype)
+    found = task.prepare(targets(values, counted))
+    assert task.denominators(found) == {"bce": 36.0}
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[:36], torch.from_numpy(known).to(dtype), pos_weight=torch.from_numpy(wanted_C).to(dtype)
+    )
+    got = task.loss(logits, tensors(found))["bce"].sum() / 36
+    torch.testing.assert_close(got, wanted, rtol=1e-12 if dtype == torch.float64 else 1e-6, atol=0)
+    named = Classify(kind="multi", label_set=ABC, class_weight_setting={"neg": 2.0}).weighted(train)
+    assert named.class_weights_C == (2.0, 1.0, 1.0)
+    with pytest.raises(RecipeError, match="is no label"):
+        Classify(kind="multi", label_set=ABC, class_weight_setting={"nag": 2.0}).weighted(train)
+
+
+def test_a_label_that_never_or_always_applies_weighs_one():
+    train = SimpleNamespace(
+        values=np.array([[0, 1, 1], [0, 1, 0], [0, 1, 0]], np.float32), weights=np.ones(3)
+    )
+    task = Classify(kind="multi", label_set=ABC, class_weight_setting="balanced").weighted(train)
+    assert task.class_weights_C == (1.0, 1.0, 2.0)
 
 
 def test_a_unit_of_weight_zero_adds_nothing_even_if_its_loss_is_not_finite():

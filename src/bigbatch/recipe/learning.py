@@ -346,7 +346,8 @@ class LossSpec(Section):
     class_weights: Annotated[
         Literal["none", "balanced"] | dict[str, float], PlainValidator(_class_weights)
     ] = "none"
-    """`balanced` weighs a class by samples / (classes x its samples); or {label: weight}, 1 for the others."""
+    """`balanced` weighs a class by samples / (classes x its samples); or {label: weight}, 1 for the others. Of several
+    labels: the weight of rows that have the label (torch's pos_weight); balanced: rows without it / rows with it."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Options of your own loss."""
 

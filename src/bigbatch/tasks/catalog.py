@@ -15,7 +15,7 @@ from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.heads import told
-from bigbatch.tasks.losses import Kind, default_loss, resolve_loss
+from bigbatch.tasks.losses import Kind, check_weighable, default_loss, resolve_loss
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.states import WholeMetric
@@ -108,10 +108,9 @@ def _loss_settings(task: Any, loss: Any, folder: Path, where: str) -> dict[str, 
     """The recipe's `loss:` for the fields of a task that has one of ours; classes are what most tasks predict."""
     kind: Kind = getattr(task, "kind", "single")
     weights = loss.class_weights or "none"
-    if weights != "none" and kind != "single":
-        what = f"class weights are planned, not built yet, for kind {kind}; they work with kind single"
-        raise RecipeError([Problem(where=where, key="loss.class_weights", what=what)])
     unit_loss = resolve_loss(loss, folder, kind=kind, where=where)
+    if weights != "none":
+        check_weighable(kind, unit_loss, where=where)
     own_is_better = task.unit_loss is not None and unit_loss == default_loss(kind)
     own_weights = getattr(task, "class_weight_setting", "none")
     return {

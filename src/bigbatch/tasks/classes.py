@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigbatch.records import Targets, TokenTable
-from bigbatch.tasks.losses import UnitLoss, class_weights
+from bigbatch.tasks.losses import UnitLoss, class_weights, positive_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +24,16 @@ SET_BY_THE_RUN = {"option": False}
 def weights_of_classes(
     setting: str | Mapping[str, float], names: Sequence[str], train: TokenTable
 ) -> tuple[float, ...] | None:
-    """Weights of the C classes from the training table's units; None for `none`.
+    """Weights of the C classes from the training table's units, of labels where they apply (`multi`: zeros and ones);
+    None for `none`.
 
     Raises:
         RecipeError: a weight for a label that does not exist.
     """
-    known_U = np.asarray(train.values)[np.asarray(train.weights) > 0]
-    return class_weights(setting, names, known_U)
+    known = np.asarray(train.values)[np.asarray(train.weights) > 0]
+    if np.ndim(train.values) > 1:
+        return positive_weights(setting, names, known)
+    return class_weights(setting, names, known)
 
 
 def with_class_weights(targets: Targets, weights_C: Sequence[float] | None) -> Targets:

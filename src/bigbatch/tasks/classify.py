@@ -27,7 +27,7 @@ from bigbatch.tasks.classes import (
 )
 from bigbatch.tasks.heads import build_model
 from bigbatch.tasks.inputs import Inputs, inputs_of_rows, is_tokenised
-from bigbatch.tasks.losses import IGNORED, Kind, UnitLoss, default_loss
+from bigbatch.tasks.losses import IGNORED, Kind, UnitLoss, check_weighable, default_loss
 from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, default_metrics, metric_for
 
 if TYPE_CHECKING:
@@ -239,25 +239,29 @@ class Classify:
         """The same task with its class weights computed from the training table.
 
         Raises:
-            RecipeError: a weight for a label that does not exist; class weights for another kind than single.
+            RecipeError: a weight for a label that does not exist; class weights for a number, or for several labels
+            with a loss of your own.
         """
         if self.class_weight_setting == "none":
             return self
-        if self.kind != "single":
-            what = (
-                f"class weights are planned, not built yet, for kind {self.kind}; they work with kind single"
-            )
-            raise RecipeError([Problem(where="recipe", key="loss.class_weights", what=what)])
+        check_weighable(self.kind, self.unit_loss)
         weights_C = weights_of_classes(self.class_weight_setting, self.label_names, train)
         return replace(self, class_weights_C=weights_C)
 
     def prepare(self, targets: Targets) -> Targets:
-        """The targets (numpy) with class weights multiplied into the weights of their units."""
-        return with_class_weights(targets, self.class_weights_C)
+        """The targets (numpy) with class weights multiplied into the weights of their units.
+
+        Of several labels each has its own weight within a unit: there the loss itself knows them, and the
+        denominator, torch's too, is that of the units.
+        """
+        return targets if self.kind == "multi" else with_class_weights(targets, self.class_weights_C)
 
     @property
     def _loss(self) -> UnitLoss:
-        return self.unit_loss or default_loss(self.kind)
+        loss = self.unit_loss or default_loss(self.kind)
+        if self.kind != "multi" or self.class_weights_C is None:
+            return loss
+        return replace(loss, args={**loss.args, "positive_weights_C": self.class_weights_C})
 
     def denominators(self, targets: Targets) -> dict[str, float]:
         """Sum of the weights, fp64, of prepared targets (numpy)."""

@@ -44,11 +44,15 @@ def cross_entropy(logits_UC: Tensor, values_U: Tensor, *, label_smoothing: float
     )
 
 
-def bce(logits_UC: Tensor, values_UC: Tensor) -> Tensor:
-    """Binary cross-entropy with logits (U, C) against 0/1 (U, C), mean over the labels of a unit: (U,) nats."""
+def bce(logits_UC: Tensor, values_UC: Tensor, *, positive_weights_C: Sequence[float] | None = None) -> Tensor:
+    """Binary cross-entropy with logits (U, C) against 0/1 (U, C), mean over the labels of a unit: (U,) nats.
+
+    With weights w: -(w_c y log p + (1 - y) log(1 - p)), torch's `pos_weight`. The mean stays one over labels.
+    """
     logits_UC = _at_least_fp32(logits_UC)
+    weights_C = None if positive_weights_C is None else logits_UC.new_tensor(positive_weights_C)
     return functional.binary_cross_entropy_with_logits(
-        logits_UC, values_UC.to(logits_UC.dtype), reduction="none"
+        logits_UC, values_UC.to(logits_UC.dtype), reduction="none", pos_weight=weights_C
     ).mean(-1)
 
 
@@ -210,6 +214,44 @@ def class_weights(
     if any(problems):
         raise RecipeError([problem for problem in problems if problem])
     return tuple(weights.get(name, 1.0) for name in names)
+
+
+def check_weighable(kind: Kind, loss: UnitLoss | None, *, where: str = "recipe") -> None:
+    """Refuse class weights where there are no classes, or where a loss of the user's own would have to know them.
+
+    Raises:
+        RecipeError: naming the key.
+    """
+    if kind == "single" or (kind == "multi" and loss in (None, default_loss(kind))):
+        return
+    what = "weights are for classes, and kind regression has none"
+    if kind == "multi":
+        what = "of several labels each has its own weight inside the loss: give a loss of your own its weights as args"
+    raise RecipeError([Problem(where=where, key="loss.class_weights", what=what)])
+
+
+def positive_weights(
+    setting: str | Mapping[str, float], names: Sequence[str], values_UC: np.ndarray, *, where: str = "recipe"
+) -> tuple[float, ...] | None:
+    """Weight of each label where it applies: `balanced` is rows without it / rows with it, so that both count alike.
+
+    Args:
+        setting: as `class_weights` has it.
+        names: the C label names, in order.
+        values_UC: (U, C) zeros and ones of the training table.
+        where: file, for messages.
+
+    Returns:
+        C weights, or None for `none`. A label that no row or every row has weighs 1 when balanced.
+
+    Raises:
+        RecipeError: as `class_weights`.
+    """
+    if setting != "balanced":
+        return class_weights(setting, names, np.empty(0, np.int64), where=where)
+    with_C = np.count_nonzero(values_UC, axis=0).tolist()
+    rows = len(values_UC)
+    return tuple((rows - count) / count if 0 < count < rows else 1.0 for count in with_C)
 
 
 def _weight_problem(label: str, weight: float, names: Sequence[str], where: str) -> Problem | None:
