@@ -10,7 +10,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Before torch and the tokenizers are imported, by this process and by those that tests start.
-os.environ.update({"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
+os.environ.update(
+    {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
 for _name in [name for name in os.environ if name.startswith("BIGBATCH_")]:
     del os.environ[_name]
 

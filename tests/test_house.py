@@ -186,16 +186,37 @@ def _writes(call: ast.Call) -> bool:
 
 
 def test_only_cli_and_launch_read_the_environment(root):
-    """The exceptions are switches of the tokenizers', of cuBLAS and of compilers that are set, a program of its own, and
-    what asks for our frames in tracebacks.
+    """The exceptions are switches of the tokenizers', of cuBLAS, of threads and of compilers that are set, a program of its
+    own, and what asks for our frames in tracebacks.
     """
     guilty = [
         f"{path.relative_to(root)}:{number}"
         for path in source_files(root)
-        if path.name not in ("agent.py", "private.py")
+        if path.name not in ("agent.py", "private.py", "waiting.py")
         and not {"cli", "launch"} & set(path.relative_to(root / "src" / "bigbatch").parts)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if re.search(r"os\.environ\b|os\.getenv\b", line)
         and not re.search("TOKENIZERS_PARALLELISM|CUBLAS_WORKSPACE_CONFIG|TRACEBACK_VARIABLE", line)
     ]
     assert guilty == []
+
+
+def test_only_these_modules_write_the_environment(root):
+    """A variable that is set changes what every library and child process does: each such place is known."""
+    pattern = r"environ\[[^\]]+\] = |environ\.(setdefault|update|pop)\(|\bputenv\("
+    found = {
+        path.relative_to(root / "src" / "bigbatch").as_posix()
+        for path in source_files(root)
+        if re.search(pattern, path.read_text(encoding="utf-8"))
+    }
+    assert found == {
+        "data/tokens.py",  # the tokenizers' threads
+        "launch/python.py",  # where Python looks for modules
+        "launch/slurm_step.py",  # what torchrun would have said
+        "launch/ssh.py",  # what a host is told
+        "parallel/agent.py",
+        "parallel/meeting.py",
+        "private.py",  # where compiled code lies
+        "run/build.py",  # cuBLAS
+        "waiting.py",  # how threads wait
+    }

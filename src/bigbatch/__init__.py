@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bigbatch import errors as errors
+from bigbatch import waiting as waiting  # sets what torch reads when it is loaded
 from bigbatch.frames import said_plainly
 
 __version__ = "0.1.0"

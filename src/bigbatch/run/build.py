@@ -62,6 +62,7 @@ from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.replicas import Apart
 from bigbatch.step.update import StepParts, apply_update
 from bigbatch.tasks.heads import is_coupled, measured_as
+from bigbatch.waiting import notes_of_waiting
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -410,7 +411,7 @@ def build(
         graphs_compiled=compilations() if forward.compiled else 0,
         audit=found,
         open_end=decided.open_end,
-        notes=(*inputs.warnings, *ready.notes, *token_notes),
+        notes=(*inputs.warnings, *ready.notes, *token_notes, *notes_of_waiting(hardware)),
     )
 
 
