@@ -108,6 +108,19 @@ class ResultFile(TypedDict):
     peak_memory_bytes: NotRequired[Count | None]
     predicted: NotRequired[dict[str, Figure] | None]
     missed_gates: NotRequired[list[str]]
+    baseline: NotRequired[dict[str, dict[str, dict[str, Figure]]]]
+    verdict: NotRequired[str]
+
+
+class BaselineFile(TypedDict):
+    """baseline.json."""
+
+    of: str
+    metric: str
+    figures: dict[str, dict[str, dict[str, Figure]]]
+    scores: dict[str, dict[str, list[float]]]
+    notes: list[str]
+    seconds: Amount
 
 
 class SplitEntry(TypedDict, total=False):
@@ -168,6 +181,7 @@ _SCHEMAS: Mapping[str, Any] = {
     "identity.json": IdentityFile,
     "plan.json": PLAN,
     "result.json": ResultFile,
+    "baseline.json": BaselineFile,
     "evaluation.json": dict[str, SplitEntry],
     "environment.json": dict[str, Any],
     "graph.json": dict[str, Any],

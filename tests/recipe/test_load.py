@@ -73,7 +73,7 @@ quux: 1
         "recipe.yaml:17: run.dir: unknown key; a file nests its keys: `run: {dir: ...}`",
         "recipe.yaml:18: gate: found 4 (a number); expected a mapping",
         "recipe.yaml:19: quux: unknown key; a recipe has model, task, data, batch, epochs, updates, samples, tokens, "
-        "optimizer, schedule, clip, loss, gradient, regularise, metrics, best, early_stopping, gate, sync, seed, "
+        "optimizer, schedule, clip, loss, gradient, regularise, metrics, best, early_stopping, gate, baseline, sync, seed, "
         "guard, scale, plan, launch, observers, run",
         "BIGBATCH_GUARD__SPIKE: guard.spike: 3.0 is planned, not built yet; leave it out",
         "BIGBATCH_OPTIMIZER__LRS: optimizer.lrs: unknown key; did you mean optimizer.lr?",

@@ -111,12 +111,39 @@ def evaluate(
         reduce=getattr(task, "reduce", None),
         world=world,
     )
+    return judged(task, table, outputs_UC, metrics, scored=scored, started=started)
+
+
+def judged(
+    task: Task,
+    table: TokenTable,
+    outputs: np.ndarray | Predictions,
+    metrics: Sequence[Metric] | None = None,
+    *,
+    scored: Collection[str] = (),
+    started: float | None = None,
+) -> EvalResult:
+    """Loss and metrics of what was given for all units of a split, whoever gave it.
+
+    Args:
+        task: decodes outputs, gives losses and denominators.
+        table: the split.
+        outputs: (U, C) in table order; or what the task would decode them to, and then there is no loss.
+        metrics: None takes the task's.
+        scored: figures by which rows are scored, too.
+        started: by `time.perf_counter`, where giving the outputs counts; None: now.
+    """
+    started = time.perf_counter() if started is None else started
     losses = _Losses(task)
-    losses.add_all(outputs_UC, table)
-    terms = losses.values()
     gathered = _Gathered(task.metrics if metrics is None else metrics, scored)
-    for part, rows_U in _whole_rows(table):
-        gathered.add(task.decode(outputs_UC[part]), _targets(table, part), part.start, rows_U)
+    if isinstance(outputs, Predictions):
+        rows_U = np.repeat(np.arange(len(table)), np.diff(table.unit_offsets))
+        gathered.add(outputs, _targets(table, slice(None)), 0, rows_U)
+    else:
+        losses.add_all(outputs, table)
+        for part, rows_U in _whole_rows(table):
+            gathered.add(task.decode(outputs[part]), _targets(table, part), part.start, rows_U)
+    terms = losses.values()
     values, undefined = gathered.figures()
     known = [loss for loss in terms.values() if loss is not None]
     if not known:

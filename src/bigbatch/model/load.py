@@ -322,7 +322,7 @@ def _head_change(config: Any, wanted: _Wanted) -> str:
         return ""
     change = _label_change(config, wanted)
     suffix = _HEADS[wanted.kind].suffix
-    others = [name for name in config.architectures or () if "For" in name and not name.endswith(suffix)]
+    others = [name for name in config.architectures or () if "For" in str(name) and not name.endswith(suffix)]
     return change or (f"another kind of head ({others[0]} before)" if others else "")
 
 

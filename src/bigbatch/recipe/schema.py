@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -112,6 +112,9 @@ class Recipe(Section):
     """Stop when validation no longer improves; null: never."""
     gate: dict[str, Number] = Field(default_factory=dict)
     """Metric -> bar: a finished run below a bar exits with code 4."""
+    baseline: Literal["auto", "off"] = "auto"
+    """`auto`: the run is held against simple models of the same rows (a bag of words, TF-IDF retrieval, an n-gram, …),
+    fitted in at most 30 s or 3 % of the predicted run; tasks of your own have none."""
     sync: SyncSpec = SyncSpec()
     """How replicas agree."""
     seed: SeedSpec = SeedSpec()

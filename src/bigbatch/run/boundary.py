@@ -27,7 +27,7 @@ class Boundary:
         """Rank 0's clock when the ranks last met."""
         self.flag = SignalFlag()
         self._world = world
-        self._beat = beat
+        self.beat = beat
         self._signals: list[tuple[int, int]] = []
         """(rank, signal) that it had been sent when the ranks last met."""
 
@@ -35,7 +35,7 @@ class Boundary:
         """Every rank learns what rank 0 was asked for, what time it is there, and which ranks were sent a signal."""
         self.now = time.monotonic()
         if self._world.size > 1:
-            self._beat.phase("waiting")
+            self.beat.phase("waiting")
             mine = {"now": self.now, "requests": [[type(each).__name__, each.why] for each in self.requests]}
             everyone = self._world.gather({**mine, "signal": self.flag.requested})
             self.now = everyone[0]["now"]

@@ -22,8 +22,27 @@ _HEADS = {
 """Kind of head -> Hugging Face's pipeline and class for it, and the card's title."""
 
 
-def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], progress: Progress) -> str:
-    """Markdown with Hugging Face's metadata block: task, labels, figures, how it was trained, how to use it."""
+Figures = Mapping[str, Mapping[str, float | None]]
+"""Split -> name -> loss or metric."""
+
+
+def model_card(
+    parts: Parts,
+    final: Figures,
+    progress: Progress,
+    *,
+    baselines: Mapping[str, Figures] = {},
+    verdict: str = "",
+) -> str:
+    """Markdown with Hugging Face's metadata block: task, labels, figures, how it was trained, how to use it.
+
+    Args:
+        parts: of the run.
+        final: its figures.
+        progress: how far it came.
+        baselines: by name, the figures of simple models of the same rows.
+        verdict: the run in one sentence; class names in it are data.
+    """
     recipe = parts.recipe
     base = recipe.model.name or type(parts.module).__name__
     names = getattr(parts.task, "label_names", ())
@@ -43,7 +62,9 @@ def model_card(parts: Parts, final: Mapping[str, Mapping[str, float | None]], pr
     ]
     if names:
         lines += ["Labels: " + ", ".join(map(_shown_as_it_is, names)) + ".", ""]
-    lines += [*_figures(final), *_training(parts, progress), *_usage(auto)]
+    if verdict:
+        lines += [f"Result: {_shown_as_it_is(verdict)}", ""]
+    lines += [*_figures(final, baselines), *_training(parts, progress), *_usage(auto)]
     return "\n".join(lines) + "\n"
 
 
@@ -54,17 +75,19 @@ def _title(task: Any) -> str:
     return "# Text regressor" if getattr(task, "kind", "") == "regression" else _HEADS[head_kind(task)][2]
 
 
-def _figures(final: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+def _figures(final: Figures, baselines: Mapping[str, Figures] = {}) -> list[str]:
     if not final:
         return ["It was not evaluated: the recipe names no validation or test data.", ""]
-    splits = list(final)
+    columns = {split: figures for split, figures in final.items()}
+    for name, splits in baselines.items():
+        columns |= {f"{name}: {split}": splits[split] for split in final if split in splits}
     keys = list(dict.fromkeys(key for figures in final.values() for key in figures))
     rows = [
-        f"| {_cell(key)} | " + " | ".join(_shown(final[split].get(key)) for split in splits) + " |"
+        f"| {_cell(key)} | " + " | ".join(_shown(figures.get(key)) for figures in columns.values()) + " |"
         for key in keys
     ]
-    heads = " | ".join(map(_cell, splits))
-    return [f"| metric | {heads} |", "|---|" + "---|" * len(splits), *rows, ""]
+    heads = " | ".join(map(_cell, columns))
+    return [f"| metric | {heads} |", "|---|" + "---|" * len(columns), *rows, ""]
 
 
 def _shown(value: float | None) -> str:

@@ -77,6 +77,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"  # `step-000120` folders
         self.model = path / "model"  # best weights, Hugging Face format
         self.result = path / "result.json"  # final numbers
+        self.baseline = path / "baseline.json"  # what simple models of the same rows reach
         self.evaluation = path / "evaluation.json"  # confusion matrices and examples
         self.graph = path / "graph.json"  # what one micro-batch computes
         self.report = path / "report.html"  # one offline page

@@ -13,6 +13,7 @@ from bigbatch.graph.compiled import compilations
 from bigbatch.infer.evaluate import EvalResult, Example
 from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record, TokenTable
+from bigbatch.run.baselines import kept_or_fitted
 from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
 from bigbatch.run.directory import RunDirectory
@@ -20,6 +21,7 @@ from bigbatch.run.graph import keep_analysis
 from bigbatch.run.loop import Loop
 from bigbatch.run.noise import obstacle
 from bigbatch.run.noise import result as noise_result
+from bigbatch.run.verdict import run_verdict
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.tasks.entities import PIECE
 from bigbatch.tasks.heads import extra_files
@@ -59,7 +61,9 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
 
 def _kept(parts: Parts, directory: RunDirectory, loop: Loop, final: Figures) -> Iterator[Record]:
     """Rank 0 writes the model and the final files."""
-    card = model_card(parts, final, loop.progress)
+    found = kept_or_fitted(parts, directory)
+    said = run_verdict(parts, loop, final, found)
+    card = model_card(parts, final, loop.progress, baselines=found.figures, verdict=said)
     # No rank holds all of a divided model; its checkpoint does.
     stored = loop.keeper.stored_weights() if loop.world.divides else None
     files = extra_files(parts.task, parts.module)
@@ -69,7 +73,9 @@ def _kept(parts: Parts, directory: RunDirectory, loop: Loop, final: Figures) -> 
         yield from keep_analysis(parts, directory, loop)
     # A report of an earlier moment would otherwise pass for this result's after a kill.
     directory.report.unlink(missing_ok=True)
-    directory.write_json(directory.result, result_file(parts, loop, final))
+    directory.write_json(
+        directory.result, {**result_file(parts, loop, final), "baseline": found.figures, "verdict": said}
+    )
 
 
 def _weights_event(loop: Loop, trouble: str | None) -> Event:

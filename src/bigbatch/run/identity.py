@@ -25,7 +25,7 @@ from bigbatch.units import Quantity
 
 _HOW = frozenset({"plan", "launch", "observers", "run", "guard", "scale"})
 """Sections that may change between a kill and a resume: they do not change the result."""
-_ABOUT = frozenset({"metrics", "gate", "source", "extends"})
+_ABOUT = frozenset({"metrics", "gate", "baseline", "source", "extends"})
 """What is measured and where the recipe lies; neither touches a weight."""
 _LENGTHS = ("epochs", "updates", "samples", "tokens")
 _TRACES = ("status.json", "plan.json", "recipe.yaml", "metrics.jsonl", "checkpoints", "model", "result.json")

@@ -142,6 +142,10 @@ class NoJournal:
     def sync(self) -> None:
         """Nothing."""
 
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Nothing."""
+        return iter(())
+
     def rewind_to(self, step: int, records: int | None = None) -> int:
         """Nothing moves."""
         return 0

@@ -28,6 +28,7 @@ from bigbatch.records import (
     Update,
 )
 from bigbatch.rules.clocks import Clock, mark_crossed
+from bigbatch.run import baselines
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary
 from bigbatch.run.build import Parts
@@ -259,6 +260,7 @@ class Loop:
         progress.evaluation_due = False
         if not requested:
             yield from look(self, self._missing)
+            yield from baselines.told(self)
             progress.evaluations += 1
             self._note_for_stopping()
             yield from map(self.emit, self._plateau.see(self.results, self.keeper))
@@ -303,7 +305,7 @@ class Loop:
                 micro_tokens=parts.evaluation_micro_tokens,
                 packing=parts.packing,
                 world=self.world,
-                scored=scored_figures(parts, split),
+                scored={*scored_figures(parts, split), *baselines.scored_figures(parts, split)},
             )
 
     def _note_for_stopping(self) -> None:

@@ -1,0 +1,38 @@
+"""What every kind of baseline gives: a name, and outputs for the units of a split that the task decodes as its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bigbatch.data.tables import DataTable
+from bigbatch.records import Predictions, TokenTable
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """A split before and after tokenising."""
+
+    rows: DataTable
+    table: TokenTable
+    """As training sees it, or as evaluations do."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Baseline:
+    """A fitted baseline."""
+
+    name: str
+    outputs: Callable[[Split], np.ndarray | Predictions]
+    """(U, C) of all units of a split, or what the task would have decoded them to."""
+    note: str = ""
+    """What was left out for want of time or room."""
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """At most so many of `count` numbers, evenly spread, ascending."""
+    if count <= most:
+        return np.arange(count)
+    return np.unique(np.floor(np.arange(most) * (count / most)).astype(np.int64))
