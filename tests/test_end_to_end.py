@@ -185,7 +185,7 @@ def test_files_of_a_run_directory(bigbatch_says, model):
     names = {path.name for path in run.iterdir() if not path.name.startswith(".")}
     assert names - {"logs"} == {
         "recipe.yaml", "code", "plan.json", "environment.json", "status.json", "metrics.jsonl", "checkpoints",
-        "model", "result.json", "report.html", "identity.json", "evaluation.json", "code.hmac",
+        "model", "result.json", "report.html", "identity.json", "baseline.json", "evaluation.json", "code.hmac",
     }  # fmt: skip
     assert [path.name for path in (run / "code").iterdir()] == ["alerts.py"]
     assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= {
