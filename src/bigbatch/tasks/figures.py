@@ -107,12 +107,16 @@ def balanced_accuracy(counts_3C: np.ndarray) -> float:
 
 def matthews_corrcoef(counts_3C: np.ndarray) -> float:
     """Correlation of predicted and true class (Gorodkin's R_K); 0 when either is constant."""
-    correct, predicted_C, true_C = counts_3C[0].sum(), counts_3C[1], counts_3C[2]
-    units = int(true_C.sum())
+    predicted_C, true_C = counts_3C[1], counts_3C[2]
+    # Python's numbers: the products of counts may not fit 64 bits.
+    correct, units = counts_3C[0].sum().item(), true_C.sum().item()
     if not units:
         return Undefined("no samples")
-    covariance = int(correct) * units - int(predicted_C @ true_C)
-    predicted, true = units**2 - int(predicted_C @ predicted_C), units**2 - int(true_C @ true_C)
+    covariance = correct * units - (predicted_C @ true_C).item()
+    predicted, true = (
+        units**2 - (predicted_C @ predicted_C).item(),
+        units**2 - (true_C @ true_C).item(),
+    )
     return covariance / (float(predicted) * float(true)) ** 0.5 if predicted and true else 0.0
 
 

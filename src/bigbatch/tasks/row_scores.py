@@ -4,16 +4,19 @@
 
     a mean over rows or units           the row's own part of it; their mean over rows is the figure
       (accuracy, mse, perplexity, mrr@10, the loss)
-    a function of counts                n figure(all rows) - (n - 1) figure(all but this row): the jackknife's
-      (f1_macro, entity F1, …)          pseudo-value; their mean is the figure, up to its bias
+    a function of counts                figure + n d figure / d weight of this row: the infinitesimal jackknife's
+      (f1_macro, entity F1, …)          pseudo-value; their mean is the figure
     anything else                       none: the row's part of the loss stands for it
       (ROC AUC, a correlation, a metric of your own)
+
+Leaving whole rows out instead, as the plain jackknife does, overstates the spread where a class has a handful of rows:
+with 198 rows of 77 classes a difference of F1 macro that chance makes once in 20 times passed for one in 300.
 
 Figures of which less is better are taken negative. Rows without a unit that counts are left out, the same ones in every
 evaluation.
 
 Reference:
-    Efron and Stein 1981, The jackknife estimate of variance.
+    Jaeckel 1972, The infinitesimal jackknife; Efron 1982, The jackknife, the bootstrap and other resampling plans.
 
 Shapes: U units, N rows that count, C classes or entity types.
 """
@@ -37,7 +40,9 @@ from bigbatch.tasks.states import CountMetric, MeanMetric, counted
 
 _BLOCK_COUNTS = 2_000_000
 """Counts of rows that exist at a time."""
-_DIGITS = 9
+_STEP = 1e-3
+"""Weight that a row gains and loses for its derivative."""
+_DIGITS = 6
 """Pseudo-values are rounded to these: what is a whole number in exact arithmetic is one here."""
 
 
@@ -167,10 +172,11 @@ class _Counts:
             (count * each for count, each in zip(times.tolist(), self._all(), strict=True)),
             np.zeros((3, self._width), np.int64),
         )
-        figure = self._figure(whole)
-        without = np.array([self._figure(whole - each) for each in self._all()])
-        without[np.isnan(without)] = figure  # a figure that hangs on one row says nothing of that row
-        return np.round(rows * figure - (rows - 1) * without, _DIGITS)[patterns_N]
+        slopes = [
+            (self._figure(whole + _STEP * each) - self._figure(whole - _STEP * each)) / (2 * _STEP)
+            for each in self._all()
+        ]
+        return np.round(self._figure(whole) + rows * np.array(slopes), _DIGITS)[patterns_N]
 
     def _all(self) -> Iterator[np.ndarray]:
         for pattern in self._patterns:
