@@ -116,9 +116,9 @@ def test_the_named_metric_chooses_the_weights(folder):
         metric_for_best_model="accuracy",
     )
     run = bigbatch.train(folder, TEXTS, TEXTS[:20], args=args)
-    assert run._parts.recipe.best == "accuracy"
+    assert run._parts.recipe.best.metric == "accuracy"
     assert run.result["best"]["metric"] == "accuracy"
-    assert bigbatch.start(folder, TEXTS, args=arguments(output_dir="b"))._parts.recipe.best is None
+    assert bigbatch.start(folder, TEXTS, args=arguments(output_dir="b"))._parts.recipe.best.metric is None
 
 
 def test_a_metric_of_a_named_set():

@@ -93,6 +93,20 @@ class BestEntry(TypedDict):
     step: Count
 
 
+class KeptEntry(TypedDict):
+    """Which weights were kept, in result.json; further keys say why."""
+
+    update: Count
+    of: Literal["final", "best", "average"]
+    why: NotRequired[str]
+    metric: NotRequired[Name | None]
+    best_update: NotRequired[Count | None]
+    difference: NotRequired[Figure]
+    p: NotRequired[Figure]
+    evaluations: NotRequired[Count]
+    rows: NotRequired[Count | None]
+
+
 class ResultFile(TypedDict):
     """result.json."""
 
@@ -101,6 +115,7 @@ class ResultFile(TypedDict):
     samples: Count
     tokens: NotRequired[Count]
     best: NotRequired[BestEntry | None]
+    kept: NotRequired[KeptEntry | None]
     final: dict[str, dict[str, Figure]]
     train_seconds: Amount
     evaluate_seconds: NotRequired[Amount]

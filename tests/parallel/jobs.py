@@ -87,8 +87,10 @@ def evaluated(world: World, *, rows: int, packing: str = "packed") -> dict[str, 
         micro_tokens=96,
         packing=parts.packing,
         world=world,
+        scored=("f1_macro", "loss"),
     )
     return {
+        "scores": {name: scores.tobytes().hex() for name, scores in result.scores.items()},
         "loss": result.loss.hex(),
         "metrics": {name: repr(value) for name, value in result.metrics.items()},
     }

@@ -26,7 +26,8 @@ def test_a_recipe_without_keys_has_every_default():
     assert (recipe.run.dir, recipe.run.keep) == ("runs/{recipe}", 2)
     assert recipe.run.checkpoint_every == Quantity(300.0, "s")
     assert (recipe.model.name, recipe.data.train, recipe.data.validation) == (None, [], None)
-    assert (recipe.metrics, recipe.best, recipe.early_stopping, recipe.gate) == ([], None, None, {})
+    assert (recipe.metrics, recipe.early_stopping, recipe.gate) == ([], None, {})
+    assert (recipe.best.metric, recipe.best.choose) == (None, "paired")
 
 
 # Every form that the contract shows, next to its long form.
@@ -108,7 +109,11 @@ FORMS = {
     "regularise: {dropout: 0.0}": {"regularise": {"dropout": 0.0}},
     "metrics: [accuracy, f1_macro]": {"metrics": ["accuracy", "f1_macro"]},
     "metrics: accuracy": {"metrics": ["accuracy"]},
-    "{best: f1_macro, data: {validation: 0.1}}": {"best": "f1_macro"},
+    "{best: f1_macro, data: {validation: 0.1}}": {"best": {"metric": "f1_macro", "choose": "paired"}},
+    "{best: {metric: f1_macro, choose: figure}, data: {validation: 0.1}}": {
+        "best": {"metric": "f1_macro", "choose": "figure"}
+    },
+    "{best: null, data: {validation: 0.1}}": {"best": {"metric": None, "choose": "paired"}},
     "{early_stopping: {metric: f1_macro, patience: 3 evaluations, min_delta: 0}, data: {validation: 0.1}}": {
         "early_stopping": {"metric": "f1_macro", "patience": "3 evaluations", "min_delta": 0.0}
     },

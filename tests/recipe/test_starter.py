@@ -37,7 +37,11 @@ def test_the_recipe_loads_and_says_what_was_found(tmp_path):
     assert recipe.data.train[0].path == str(tmp_path / "tweets.csv")
     assert recipe.data.columns == {"text": "tweet", "label": "sentiment", "id": "tweet_id"}
     assert (recipe.data.validation, recipe.batch.samples, recipe.epochs) == (0.1, "auto", "auto")
-    assert (recipe.loss.class_weights, recipe.best, recipe.run.dir) == ("none", "f1_macro", "runs/tweets")
+    assert (recipe.loss.class_weights, recipe.best.metric, recipe.run.dir) == (
+        "none",
+        "f1_macro",
+        "runs/tweets",
+    )
     assert (recipe.optimizer.lr, recipe.schedule.name, recipe.is_auto) == ("auto", "wsd", True)
     assert recipe.model.name == "distilbert-base-uncased"
     for part in (
@@ -54,7 +58,7 @@ def test_the_recipe_loads_and_says_what_was_found(tmp_path):
 )
 def test_kinds(tmp_path, kind, best):
     _, recipe = start(tmp_path, kind=kind, pair="premise", model="./folder", encoding="latin-1")
-    assert (recipe.task.args["kind"], recipe.best) == (kind, best)
+    assert (recipe.task.args["kind"], recipe.best.metric) == (kind, best)
     assert (recipe.model.name, recipe.data.encoding, recipe.data.columns["pair"]) == (
         "./folder",
         "latin-1",
@@ -165,7 +169,7 @@ def test_without_a_label_the_text_itself_is_learnt(tmp_path):
     assert not any("have no label" in line for line in said)
     recipe = load_recipe(tmp_path / "r.yaml")
     assert (recipe.task.name, recipe.task.args["probability"]) == ("mlm", 0.15)
-    assert (recipe.best, recipe.data.validation, recipe.data.columns) == (
+    assert (recipe.best.metric, recipe.data.validation, recipe.data.columns) == (
         "perplexity",
         0.1,
         {"text": "tweet"},

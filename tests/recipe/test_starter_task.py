@@ -24,7 +24,11 @@ def known(kind, **changes):
 
 def test_a_causal_model_without_labels_predicts_the_next_token(tmp_path):
     text, recipe = start(tmp_path, model="m", known=known("causal"))
-    assert (recipe.task.name, recipe.task.args["blocks"], recipe.best) == ("clm", "documents", "perplexity")
+    assert (recipe.task.name, recipe.task.args["blocks"], recipe.best.metric) == (
+        "clm",
+        "documents",
+        "perplexity",
+    )
     assert "the model is causal" in text
 
 
@@ -40,17 +44,21 @@ def test_labels_are_learnt_whatever_the_model(tmp_path):
         text, recipe = start(
             tmp_path, label="mood", known=known(kind), model="m", class_counts={"a": 5, "b": 4}
         )
-        assert (recipe.task.name, recipe.best) == ("classify", "f1_macro")
+        assert (recipe.task.name, recipe.best.metric) == ("classify", "f1_macro")
 
 
 def test_two_texts_are_matched_and_the_other_tasks_named(tmp_path):
     text, recipe = start(tmp_path, text="en", document="de", negative="other", id="nr")
-    assert recipe.task.name == "match" and recipe.best == "recall@10" and recipe.loss.class_weights == "none"
+    assert (
+        recipe.task.name == "match"
+        and recipe.best.metric == "recall@10"
+        and recipe.loss.class_weights == "none"
+    )
     assert recipe.data.columns == {"query": "en", "document": "de", "negative": "other", "id": "nr"}
     assert "seq2seq, planned" in text and "stratified" not in text
     assert recipe.model.name == "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
     _, few = start(tmp_path, text="q", document="d", rows=300, language="en")
-    assert (few.best, few.model.name) == ("mrr@10", "sentence-transformers/all-MiniLM-L6-v2")
+    assert (few.best.metric, few.model.name) == ("mrr@10", "sentence-transformers/all-MiniLM-L6-v2")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +67,7 @@ def test_two_texts_are_matched_and_the_other_tasks_named(tmp_path):
 )
 def test_tagging_is_judged_by_entities_where_tags_mark_some(tmp_path, tags, best):
     _, recipe = start(tmp_path, kind="tags", label="ner", text="tokens", class_counts=dict.fromkeys(tags, 9))
-    assert (recipe.task.name, recipe.best) == ("tag", best)
+    assert (recipe.task.name, recipe.best.metric) == ("tag", best)
     assert recipe.data.columns == {"words": "tokens", "tags": "ner"}
 
 

@@ -159,6 +159,7 @@ def outcome(run: Path) -> dict[str, Any]:
         "exported": file_hash(run / "model" / "model.safetensors"),
         "final": result["final"],
         "best": result["best"],
+        "kept": result["kept"],
         "exit_reason": result["exit_reason"],
     }
 

@@ -64,10 +64,10 @@ PHASES: dict[str, Sequence[tuple[str, str, str, int]]] = {
         (EVALUATE, "before", "validation", 1),
         (EVALUATE, "after", "validation", 1),
         ("bigbatch.run.signals:SignalFlag.poll", "before", "", 40),
-        ("bigbatch.run.loop:Loop._note_best", "after", "", 1),
+        ("bigbatch.run.loop:note_best", "after", "", 1),
     ),
     "test evaluation": (
-        ("bigbatch.run.keeper:Keeper.load_best", "before", "", 1),
+        ("bigbatch.run.finish:choose", "before", "", 1),
         (EVALUATE, "before", "test", 1),
         (EVALUATE, "after", "test", 1),
     ),

@@ -230,7 +230,12 @@ def scripted(tmp_path, values, *, larger=True, **keys):
         tmp_path / "r",
         validation=HELD_OUT,
         metrics=[metric],
-        set={"updates": 6, "run.evaluate_every": "1 updates", "best": "scripted", **keys},
+        set={
+            "updates": 6,
+            "run.evaluate_every": "1 updates",
+            "best": {"metric": "scripted", "choose": "figure"},
+            **keys,
+        },
     )
     with run:
         for record in run:
@@ -256,7 +261,8 @@ def test_the_model_folder_holds_the_best_weights_not_the_latest(tmp_path, larger
 
 
 def test_the_loss_chooses_the_weights_when_nothing_else_does(tmp_path):
-    run = exhaust(start(tmp_path / "r", validation=HELD_OUT, set={"run.evaluate_every": "1 updates"}))
+    keys = {"run.evaluate_every": "1 updates", "best.choose": "figure"}
+    run = exhaust(start(tmp_path / "r", validation=HELD_OUT, set=keys))
     losses = [line["loss"] for line in lines(tmp_path / "r", "eval")]
     assert run.result["best"] == {
         "metric": "loss",
@@ -331,7 +337,7 @@ def test_requests_of_the_caller_act_at_the_next_boundary_and_are_events(tmp_path
             if record.kind == "update" and record.step == 3:
                 run.stop("good enough")
     assert [line["step"] for line in lines(tmp_path / "r", "update")] == [1, 2, 3]
-    assert [line["step"] for line in lines(tmp_path / "r", "eval")] == [2]
+    assert [line["step"] for line in lines(tmp_path / "r", "eval")] == [2, 3], "what is kept is evaluated"
     assert (
         events(tmp_path / "r", "checkpoint")[0]["step"],
         events(tmp_path / "r", "checkpoint")[0]["why"],

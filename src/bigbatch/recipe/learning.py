@@ -371,6 +371,16 @@ class RegulariseSpec(Section):
     """Dropout of the whole model; null keeps the model's own."""
 
 
+class BestSpec(Section):
+    """Which weights are kept."""
+
+    metric: Text | None = None
+    """Metric that chooses them; null: the validation loss."""
+    choose: Literal["paired", "figure"] = "paired"
+    """`paired`: the final weights, unless an earlier evaluation was better by more than chance on the same rows
+    (p < .05); `figure`: those with the best figure, however small the difference. Early stopping follows it."""
+
+
 class EarlyStoppingSpec(Section):
     """Stop when validation no longer improves, or is good enough."""
 

@@ -76,7 +76,8 @@ def field_docs() -> dict[tuple[str, str], str]:
 
 def _title(key: str, section: type[Section]) -> str:
     text = inspect.cleandoc(section.__doc__ or "")
-    named = f" `{key}: NAME` is short for `{key}: {{name: NAME}}`." if key in NAMED_SECTIONS else ""
+    short = "metric" if key == "best" else "name" if key in NAMED_SECTIONS else None
+    named = f" `{key}: {short.upper()}` is short for `{key}: {{{short}: {short.upper()}}}`." if short else ""
     return (
         text.replace(" In YAML a name alone is enough.", "").replace("; options stand beside `name`", "")
         + named

@@ -16,6 +16,7 @@ from bigbatch.recipe import training_arguments
 from bigbatch.recipe.inputs import BatchSpec, DataFile, DataSpec
 from bigbatch.recipe.learning import (
     TASKS,
+    BestSpec,
     ClassifyOptions,
     EarlyStoppingSpec,
     GradientSpec,
@@ -48,6 +49,7 @@ DEFAULT_EPOCHS = 3.0
 __all__ = [
     "HOW_KEYS",
     "BatchSpec",
+    "BestSpec",
     "ClassifyOptions",
     "DataFile",
     "DataSpec",
@@ -106,8 +108,8 @@ class Recipe(Section):
     """Regularisers beside weight decay."""
     metrics: list[Text] = Field(default_factory=list)
     """Metrics of every evaluation, named as scikit-learn names them, or your own; empty: the task's."""
-    best: Text | None = None
-    """Metric that chooses the weights that are kept; null: the validation loss."""
+    best: BestSpec = BestSpec()
+    """Which weights are kept."""
     early_stopping: EarlyStoppingSpec | None = None
     """Stop when validation no longer improves; null: never."""
     gate: dict[str, Number] = Field(default_factory=dict)
@@ -143,6 +145,8 @@ class Recipe(Section):
         values, _ = desugar(dict(value))
         if all(values.get(key) is None for key in LENGTH_KEYS):
             values["epochs"] = DEFAULT_EPOCHS
+        if values.get("best") is None:
+            values.pop("best", None)
         if values.get("epochs") == AUTO and values.get("schedule") is None:
             values["schedule"] = {"name": "wsd", "warmup": "40 updates"}
         if values.get("gradient") is None and _is_match(values.get("task")):
@@ -191,7 +195,7 @@ class Recipe(Section):
         if self.data.train and self.data.validation is None:
             if self.early_stopping is not None:
                 yield "early_stopping needs data.validation"
-            if self.best is not None:
+            if self.best.metric is not None:
                 yield "best needs data.validation"
             if self.gate and not self.data.test:
                 yield "gate needs data.validation or data.test"

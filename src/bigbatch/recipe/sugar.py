@@ -31,6 +31,9 @@ def desugar(values: dict[str, Any]) -> tuple[dict[str, Any], dict[Path, Path]]:
     for key in NAMED_SECTIONS:
         if isinstance(out.get(key), str):
             out[key] = {"name": out[key]}
+    if isinstance(out.get("best"), str):
+        out["best"] = {"metric": out["best"]}
+        moved["best", "metric"] = ("best",)
     if _is_number(out.get("batch")) or out.get("batch") == "auto":
         out["batch"] = {"samples": out["batch"]}
     if _is_number(out.get("seed")):

@@ -150,7 +150,8 @@ def best(run: RunData) -> Best | None:
         if metric and value is not None:
             step = stated.get("step", stated.get("update"))
             return Best(metric=str(metric), value=value, split=str(stated.get("split", "")), step=step)
-    name = flat_recipe(run.recipe).get("best", "")
+    recipe = flat_recipe(run.recipe)
+    name = recipe.get("best.metric") or recipe.get("best", "")
     found = [
         (value, record)
         for record in run.evals
@@ -162,6 +163,12 @@ def best(run: RunData) -> Best | None:
     smaller = name == "loss" or ("error" in name and not of_class) or name in ("log_loss", "mse", "mae")
     value, record = (min if smaller else max)(found, key=lambda pair: pair[0])
     return Best(metric=name, value=value, split=str(record.get("split", "")), step=record.get("step"))
+
+
+def kept_final(run: RunData) -> bool:
+    """Whether the final weights are kept although an earlier evaluation had a better figure."""
+    kept = run.result.get("kept")
+    return isinstance(kept, Mapping) and kept.get("of") == "final" and kept.get("best_update") is not None
 
 
 def compared(run: RunData) -> list[Compared]:

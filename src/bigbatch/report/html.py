@@ -110,6 +110,7 @@ def _tiles(run: RunData) -> list[dict[str, str]]:
     if best:
         where = f"best on {clean(best.split)}" if best.split else "best"
         after = f", after update {show_number(best.step)}" if best.step else ""
+        after += "; the final weights are kept" if facts.kept_final(run) else ""
         tiles.append(_tile(title_of(best.metric), show_number(best.value), where + after))
     metrics = facts.final_metrics(run)
     test = {} if not metrics else next(iter(metrics.values()))

@@ -143,7 +143,7 @@ class Parts:
     @property
     def best_metric(self) -> str | None:
         """What chooses the weights that are kept: the recipe's metric, else the validation loss."""
-        return (self.recipe.best or "loss") if self.validation else None
+        return (self.recipe.best.metric or "loss") if self.validation else None
 
     def larger_is_better(self, metric: str) -> bool:
         """Whether a figure improves upwards; a loss does not."""

@@ -33,6 +33,7 @@ def model_card(
     *,
     baselines: Mapping[str, Figures] = {},
     verdict: str = "",
+    kept: str = "",
 ) -> str:
     """Markdown with Hugging Face's metadata block: task, labels, figures, how it was trained, how to use it.
 
@@ -42,6 +43,7 @@ def model_card(
         progress: how far it came.
         baselines: by name, the figures of simple models of the same rows.
         verdict: the run in one sentence; class names in it are data.
+        kept: which weights these are, and why, in one sentence.
     """
     recipe = parts.recipe
     base = recipe.model.name or type(parts.module).__name__
@@ -64,7 +66,7 @@ def model_card(
         lines += ["Labels: " + ", ".join(map(_shown_as_it_is, names)) + ".", ""]
     if verdict:
         lines += [f"Result: {_shown_as_it_is(verdict)}", ""]
-    lines += [*_figures(final, baselines), *_training(parts, progress), *_usage(auto)]
+    lines += [*_figures(final, baselines), *_training(parts, progress, kept), *_usage(auto)]
     return "\n".join(lines) + "\n"
 
 
@@ -94,7 +96,7 @@ def _shown(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.4f}"
 
 
-def _training(parts: Parts, progress: Progress) -> list[str]:
+def _training(parts: Parts, progress: Progress, kept: str) -> list[str]:
     recipe = parts.recipe
     batch = f"{recipe.batch.samples} samples" if recipe.batch.samples else f"{recipe.batch.tokens} tokens"
     optimizer = (
@@ -108,6 +110,7 @@ def _training(parts: Parts, progress: Progress) -> list[str]:
         f"{progress.tokens:,} tokens",
         f"- {optimizer}",
         f"- texts cut to {parts.max_length} tokens",
+        *([f"- {_sentence(kept)}"] if kept else []),
         "",
     ]
 
@@ -140,6 +143,17 @@ def _shown_as_it_is(text: str) -> str:
     fence = "`" * (longest + 1)
     room = " " if visible.startswith("`") or visible.endswith("`") else ""
     return f"{fence}{room}{visible}{room}{fence}"
+
+
+def _sentence(text: str) -> str:
+    """As it is where nothing in it means anything to Markdown; names in it are data.
+
+    Example:
+        >>> _sentence("f1_macro was .9 (p < 0.001)"), _sentence("f1_<b> was .9")
+        ('f1_macro was .9 (p < 0.001)', '`f1_<b> was .9`')
+    """
+    plain = re.compile("[A-Za-z0-9.,:;()=@%-]+(_[A-Za-z0-9.,:;()=@%-]+)*|<")
+    return text if all(map(plain.fullmatch, text.split(" "))) else _shown_as_it_is(text)
 
 
 def _cell(name: str) -> str:

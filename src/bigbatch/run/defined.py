@@ -106,7 +106,7 @@ def missing_figures(parts: Parts, progress: Progress, results: Mapping[str, Eval
     """
     recipe, metrics = parts.recipe, parts.metrics
     asked = asked_figures(recipe, results)
-    if not recipe.best:  # what chooses the weights all the same
+    if not recipe.best.metric:  # what chooses the weights all the same
         asked.append(("best", parts.best_metric or "loss", [*results]))
     found = []
     for place, key, splits in asked:

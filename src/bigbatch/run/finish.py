@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.baselines import kept_or_fitted
 from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
+from bigbatch.run.choice import Kept, choose, needs_final_scores
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.graph import keep_analysis
 from bigbatch.run.loop import Loop
 from bigbatch.run.noise import obstacle
 from bigbatch.run.noise import result as noise_result
+from bigbatch.run.progress import Progress
 from bigbatch.run.verdict import run_verdict
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.tasks.entities import PIECE
@@ -41,10 +44,19 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
     """
     progress = loop.progress
     parts.settle()
-    trouble = loop.keeper.load_best(parts, progress)
-    restored = progress.best is not None and progress.best.step != progress.update and trouble is None
-    if trouble or restored:
-        yield loop.emit(_weights_event(loop, trouble))
+    if needs_final_scores(parts, progress):
+        split, _ = figure_of(parts.best_metric or "loss", parts.validation)
+        if split not in loop.results:  # after a kill
+            loop.evaluate_split(split)
+    kept = choose(parts, progress, loop.results)
+    # All ranks have the same scores; that they decide alike must not hang on the last bit of a logarithm.
+    kept = Kept(**loop.world.share(asdict(kept)))
+    trouble = loop.keeper.load_earlier(parts, kept.update) if kept.of == "best" else None
+    restored = kept.of == "best" and trouble is None
+    if trouble:
+        kept = replace(kept, update=progress.update, of="final", why=trouble)
+    if kept.best_update is not None:
+        yield loop.emit(_weights_event(progress, kept, trouble))
     for split in parts.validation:
         # After a kill, or with other weights than the latest, the details have to be computed again.
         if restored or split not in loop.results:
@@ -54,16 +66,18 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
     yield from loop.failures_beside()
     final = {split: dict(figures) for split, figures in progress.figures.items()}
     world = loop.world
-    yield from _kept(parts, directory, loop, final) if directory.writes else ()
+    yield from _written(parts, directory, loop, final, kept) if directory.writes else ()
     # Nobody reads the result before it is there.
     world.barrier()
 
 
-def _kept(parts: Parts, directory: RunDirectory, loop: Loop, final: Figures) -> Iterator[Record]:
+def _written(
+    parts: Parts, directory: RunDirectory, loop: Loop, final: Figures, kept: Kept
+) -> Iterator[Record]:
     """Rank 0 writes the model and the final files."""
     found = kept_or_fitted(parts, directory)
     said = run_verdict(parts, loop, final, found)
-    card = model_card(parts, final, loop.progress, baselines=found.figures, verdict=said)
+    card = model_card(parts, final, loop.progress, baselines=found.figures, verdict=said, kept=kept.why)
     # No rank holds all of a divided model; its checkpoint does.
     stored = loop.keeper.stored_weights() if loop.world.divides else None
     files = extra_files(parts.task, parts.module)
@@ -74,23 +88,30 @@ def _kept(parts: Parts, directory: RunDirectory, loop: Loop, final: Figures) -> 
     # A report of an earlier moment would otherwise pass for this result's after a kill.
     directory.report.unlink(missing_ok=True)
     directory.write_json(
-        directory.result, {**result_file(parts, loop, final), "baseline": found.figures, "verdict": said}
+        directory.result,
+        {**result_file(parts, loop, final, kept), "baseline": found.figures, "verdict": said},
     )
 
 
-def _weights_event(loop: Loop, trouble: str | None) -> Event:
-    best = loop.progress.best
+def _weights_event(progress: Progress, kept: Kept, trouble: str | None) -> Event:
+    """Where an earlier evaluation was better than the final one: which weights are kept all the same."""
+    best = progress.best
     assert best is not None
+    did = "keeps the final weights"
+    if kept.of == "best":
+        did = f"keeps the weights of update {kept.update}"
+    elif trouble:
+        did = "keeps the latest weights"
     return Event(
-        step=loop.progress.update,
-        event="best_weights",
-        why=trouble or f"{best.metric} was best after update {best.step}: {best.value:.6g}",
-        did="keeps the latest weights" if trouble else f"keeps the weights of update {best.step}",
-        details={"step": best.step, "metric": best.metric, "value": best.value},
+        step=progress.update,
+        event="best_weights" if kept.of == "best" or trouble else "final_weights",
+        why=kept.why,
+        did=did,
+        details={"step": best.step, "metric": best.metric, "value": best.value, "p": kept.p},
     )
 
 
-def result_file(parts: Parts, loop: Loop, final: Figures) -> dict[str, Any]:
+def result_file(parts: Parts, loop: Loop, final: Figures, kept: Kept) -> dict[str, Any]:
     """Contents of result.json."""
     progress = loop.progress
     best = progress.best
@@ -100,6 +121,7 @@ def result_file(parts: Parts, loop: Loop, final: Figures) -> dict[str, Any]:
         "samples": progress.position,
         "tokens": progress.tokens,
         "best": None if best is None else {"metric": best.metric, "value": best.value, "step": best.step},
+        "kept": asdict(kept),
         "final": {split: _finite(figures) for split, figures in final.items()},
         "train_seconds": progress.train_seconds,
         "evaluate_seconds": progress.evaluate_seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,10 @@ from bigbatch.run.pieces import Piece, Region, dealt
 
 MODEL = "model/"
 """Prefix of the model's own tensors in a checkpoint; optimiser states have the state's name instead."""
+
+
+SCORES = "scores/"
+"""Prefix of the scores of rows in a checkpoint (`run.choice`)."""
 
 
 def all_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -85,6 +90,26 @@ def to_read(parts: Parts, *, weights_only: bool = False) -> Wanted:
 def _laid_out_as(parts: Parts) -> Mapping[str, Tensor]:
     """Parameter by the name that its states end with."""
     return {name: parameter for parameter, name in names_of(parts.step.optimizer.param_groups).items()}
+
+
+def scores_to_write(scores: Mapping[str, np.ndarray], world: World) -> dict[str, Tensor]:
+    """The scores of rows that this rank writes; every rank has them all."""
+    return {SCORES + name: torch.from_numpy(each) for name, each in scores.items()} if world.rank == 0 else {}
+
+
+def scores_read(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The scores of rows among a checkpoint's tensors.
+
+    Raises:
+        CheckpointError: they are no list of numbers.
+    """
+    found = {name.removeprefix(SCORES): tensor for name, tensor in tensors.items() if name.startswith(SCORES)}
+    for name, tensor in found.items():
+        if tensor.ndim != 1 or tensor.dtype != torch.float64:
+            raise CheckpointError(
+                f"{SCORES}{name[:100]} is {tensor.dtype} of shape {tuple(tensor.shape)}; expected one float64 a row"
+            )
+    return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 def load_weights(module: torch.nn.Module, found: CheckpointState, world: World | None = None) -> None:

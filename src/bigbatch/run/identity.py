@@ -127,6 +127,11 @@ def fingerprint(
         resolved = {key: value for key, value in resolved.items() if key not in _LENGTHS}
         resolved[length.unit] = _number(length.amount)
     kept = {key: value for key, value in resolved.items() if key not in _HOW | _ABOUT}
+    best = kept.get("best")
+    if isinstance(best, Mapping):
+        # `best: METRIC` alone, as it always was: the usual way to choose makes no other run.
+        kept["best"] = best.get("metric")
+        kept |= {"best.choose": "figure"} if best.get("choose") == "figure" else {}
     # What is measured decides what is computed.
     if _measured_ramp(resolved):
         kept["scale"] = resolved.get("scale")

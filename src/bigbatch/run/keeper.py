@@ -27,7 +27,15 @@ from bigbatch.run.checkpoints import (
 )
 from bigbatch.run.directory import RunDirectory
 from bigbatch.run.guard import Guard
-from bigbatch.run.holdings import MODEL, load_weights, to_read, to_write
+from bigbatch.run.holdings import (
+    MODEL,
+    SCORES,
+    load_weights,
+    scores_read,
+    scores_to_write,
+    to_read,
+    to_write,
+)
 from bigbatch.run.inputs import Live
 from bigbatch.run.journal import Journal, NoJournal
 from bigbatch.run.progress import Progress
@@ -90,7 +98,7 @@ class Keeper:
         tensors, pieces, aliases = to_write(parts)
         state = CheckpointState(
             step=progress.update,
-            tensors=tensors,
+            tensors={**tensors, **scores_to_write(progress.scores, parts.step.world)},
             pieces=pieces,
             aliases=aliases,
             state={
@@ -151,8 +159,11 @@ class Keeper:
             return None, notes
         check_run_state(found.state)
         load_weights(parts.module, found, world)
-        states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
+        states = {
+            name: tensor for name, tensor in found.tensors.items() if not name.startswith((MODEL, SCORES))
+        }
         progress = Progress.from_dict(found.state["progress"])
+        progress.scores = scores_read(found.tensors)
         if parts.ramp is not None:  # before: averages are loaded as they are where betas are the same
             here = parts.in_stage(progress.batch_stage)
             set_scaled(parts.step.optimizer, here.betas, here.eps)
@@ -179,19 +190,17 @@ class Keeper:
         progress.journal_records = found
         return "records of metrics.jsonl are gone"
 
-    def load_best(self, parts: Parts, progress: Progress) -> str | None:
-        """Put the best weights into the model, on every rank or on none.
+    def load_earlier(self, parts: Parts, update: int) -> str | None:
+        """Put the best weights, those of an earlier update, into the model, on every rank or on none.
 
         Returns:
             None, or why the latest weights are used instead.
         """
         self.flush()
-        if progress.best is None or progress.best.step == progress.update:
-            return None
         world = parts.step.world
-        path = self.directory.checkpoints / f"step-{progress.best.step:06d}"
+        path = self.directory.checkpoints / f"step-{update:06d}"
         if not world.share(path.is_dir()):
-            return f"the checkpoint of update {progress.best.step} with the best weights is gone"
+            return f"the checkpoint of update {update} with the best weights is gone"
         found, trouble = read_together(path, world, to_read(parts, weights_only=True))
         if found is None:
             return f"checkpoint {path.name} with the best weights cannot be read ({trouble})"

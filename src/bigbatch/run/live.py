@@ -129,7 +129,9 @@ def give_back(run: Path, module: nn.Module, say: Callable[[str], None]) -> None:
     """Put the weights that a finished run kept into a live model: `train` leaves it with them, then as now."""
     directory = RunDirectory(run)
     result = readable(directory.result) or {}
-    step = (result.get("best") or {}).get("step", result.get("updates"))
+    # Runs of earlier versions kept the best evaluation's.
+    best = (result.get("best") or {}).get("step", result.get("updates"))
+    step = (result.get("kept") or {}).get("update", best)
     why = "their checkpoint is gone"
     for path in list_checkpoints(directory.checkpoints):
         if path.name == f"step-{step:06d}":

@@ -5,7 +5,6 @@ cut -> update -> record -> evaluate? -> checkpoint? -> requests?      until the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -32,7 +31,7 @@ from bigbatch.run import baselines
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary
 from bigbatch.run.build import Parts
-from bigbatch.run.choice import scored_figures
+from bigbatch.run.choice import note_best, note_for_stopping, scored_figures, stopping_metric
 from bigbatch.run.defined import Missing, look
 from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.growth import Growth
@@ -40,10 +39,9 @@ from bigbatch.run.guard import Guard
 from bigbatch.run.interruptible import Interruptible
 from bigbatch.run.keeper import Keeper
 from bigbatch.run.plateau import Plateau
-from bigbatch.run.progress import Best, Progress
+from bigbatch.run.progress import Progress
 from bigbatch.run.rate_test import tested_rate
 from bigbatch.run.signals import SignalFlag
-from bigbatch.run.watched import better, figure_of
 from bigbatch.step.memory import OutOfMemory, memory_errors
 from bigbatch.step.together import Leaving, alone, together, was_agreed
 from bigbatch.units import Quantity
@@ -176,7 +174,8 @@ class Loop:
                 yield self.emit(self.save("checkpoint_every"))
             yield from self._serve_requests()
         yield from self._say_stop()
-        progress.evaluation_due = not progress.figures
+        # What is kept is held against the final weights, whenever the run was asked to end.
+        progress.evaluation_due = progress.evaluated_update != progress.update
         yield from self._due_evaluation()
         if self.keeper.saved_update != progress.update:
             yield self.emit(self.save("end of training"))
@@ -262,9 +261,10 @@ class Loop:
             yield from look(self, self._missing)
             yield from baselines.told(self)
             progress.evaluations += 1
-            self._note_for_stopping()
+            progress.evaluated_update = progress.update
+            note_for_stopping(self.parts, progress, self.results)
             yield from map(self.emit, self._plateau.see(self.results, self.keeper))
-        if not requested and self._note_best():
+        if not requested and note_best(self.parts, progress, self.results):
             yield self.emit(self.save("best so far"))
 
     def evaluate_split(self, split: str) -> Eval:
@@ -308,40 +308,6 @@ class Loop:
                 scored={*scored_figures(parts, split), *baselines.scored_figures(parts, split)},
             )
 
-    def _note_for_stopping(self) -> None:
-        progress, stopping = self.progress, self.parts.recipe.early_stopping
-        if stopping is None:
-            return
-        metric = self._stopping_metric()
-        value, larger = self._watched(metric), self.parts.larger_is_better(metric)
-        if stopping.target is not None and (value >= stopping.target if larger else value <= stopping.target):
-            progress.target_reached = True
-        if better(value, progress.stop_best, larger, stopping.min_delta):
-            progress.stop_best, progress.stale_evaluations = value, 0
-        else:
-            progress.stale_evaluations += 1
-
-    def _stopping_metric(self) -> str:
-        stopping = self.parts.recipe.early_stopping
-        return (stopping.metric if stopping else None) or self.parts.best_metric or "loss"
-
-    def _note_best(self) -> bool:
-        """Remember the best evaluation; True when this one is it."""
-        progress, name = self.progress, self.parts.best_metric
-        assert name is not None
-        value = self._watched(name)
-        previous = progress.best.value if progress.best and progress.best.metric == name else None
-        if not better(value, previous, self.parts.larger_is_better(name), 0.0):
-            return False
-        progress.best = Best(metric=name, value=value, step=progress.update)
-        return True
-
-    def _watched(self, name: str) -> float:
-        """`f1_macro` of the first validation set, or `hard.f1_macro` of a named one; NaN when there is none."""
-        split, metric = figure_of(name, self.parts.validation)
-        value = self.progress.figures[split].get(metric)
-        return math.nan if value is None else float(value)
-
     # ------------------------------------------------------------ what is due
 
     def clock(self) -> Clock:
@@ -371,9 +337,9 @@ class Loop:
         if stopping is None:
             return False
         if self.progress.target_reached:
-            why = f"target reached: {self._stopping_metric()} {stopping.target:g}"
+            why = f"target reached: {stopping_metric(self.parts)} {stopping.target:g}"
         elif not self.parts.open_end and self.progress.stale_evaluations >= max(stopping.patience.amount, 1):
-            why = f"early stopping: {self._stopping_metric()} has not improved for {stopping.patience}"
+            why = f"early stopping: {stopping_metric(self.parts)} has not improved for {stopping.patience}"
         else:
             return False
         self.boundary.agreed.append(Stop(why))

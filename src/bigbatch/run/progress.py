@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bigbatch.records import Eval, Update
 from bigbatch.rules.clocks import Clock
 
@@ -38,6 +40,10 @@ class Progress:
     target_reached: bool = False
     """The early-stopping metric has reached its target."""
     best: Best | None = None
+    scores: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    """Row scores of evaluations to come back to (`run.choice`): tensors of a checkpoint, not of its state.json."""
+    evaluated_update: int | None = None
+    """Update of the latest evaluation that counts; None: none yet, or an earlier version did not say."""
     figures: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """Latest loss and metrics of each split; None where one is not finite or does not exist."""
     train_seconds: float = 0.0
@@ -86,6 +92,7 @@ class Progress:
         """Forget what ended the run: its settings were changed on purpose."""
         self.stopped = self.stop_best = self.cool_down = None
         self.plateau = {}
+        self.scores.pop("stopping", None)
         self.stale_evaluations = 0
         self.target_reached = False
 
@@ -100,8 +107,10 @@ class Progress:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
+        """Plain JSON, of all but the scores of rows."""
+        state = asdict(self)
+        del state["scores"]
+        return state
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Progress:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -85,6 +86,7 @@ class _Progress(TypedDict, total=False):
     evaluated_samples: Count
     computed_tokens: Amount
     evaluation_due: bool
+    evaluated_update: Count | None
     journal_records: Count
     peak_memory_bytes: Count
     batch_stage: Count
@@ -200,7 +202,8 @@ def check_run_state(state: Mapping[str, Any]) -> None:
     """
     try:
         checked(dict(state), _RunState)
-        unknown = sorted(set(state["progress"]) - set(Progress.__dataclass_fields__))
+        known = {each.name for each in fields(Progress) if each.init}
+        unknown = sorted(set(state["progress"]) - known)
         if unknown:
             raise Damaged(f"has a progress.{unknown[0][:100]} that this version does not know")
     except Damaged as error:

@@ -66,9 +66,10 @@ Asked = tuple[str, str, list[str]]
 def asked_figures(recipe: Recipe, splits: Iterable[str]) -> list[Asked]:
     """Every figure that the recipe steers by."""
     splits = list(splits)
-    watched = [("best", recipe.best)] if recipe.best else []
+    best = recipe.best.metric
+    watched = [("best", best)] if best else []
     if recipe.early_stopping is not None:
-        watched.append(("early_stopping.metric", recipe.early_stopping.metric or recipe.best or "loss"))
+        watched.append(("early_stopping.metric", recipe.early_stopping.metric or best or "loss"))
     asked = [(place, key, validation_splits(splits)) for place, key in watched]
     return asked + [(f"gate.{key}", key, gate_splits(splits)) for key in recipe.gate]
 

@@ -72,6 +72,11 @@ def scorer_of(name: str, metrics: Sequence[Metric]) -> RowScorer | None:
     return _Queries(metric) if isinstance(metric, RankMetric) else None
 
 
+def scored_by_itself(name: str, metrics: Sequence[Metric]) -> bool:
+    """Whether rows are scored by this figure itself, not by the loss in its place."""
+    return name == "loss" or scorer_of(name, metrics) is not None
+
+
 class RowSums:
     """Sums of units by row, and how many rows count."""
 
