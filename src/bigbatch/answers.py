@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,12 +85,14 @@ def predict_file(
     *,
     columns: Mapping[str, str] | None = None,
     quoting: str | None = None,
+    keep: Sequence[str] = (),
     device: str | None = None,
     code: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> int:
     """Label a file of any kind that training reads (`-`: stdin) into a CSV or JSONL file (`-`: stdout), row by row, in
-    order. `quoting`, `device`, `code` and `say` as `evaluate` has them.
+    order. `quoting`, `device`, `code` and `say` as `evaluate` has them; columns named in `keep` are copied into the
+    output.
 
     Returns:
         The number of rows.
@@ -100,7 +102,9 @@ def predict_file(
 
     places = [None if place == "-" else Path(place) for place in (source, out)]
     opened = _told(open_model(Path(model), device=device, code=code, metrics=False), say)
-    return files.predict_file(opened, places[0], places[1], columns=dict(columns or {}), quoting=quoting)
+    return files.predict_file(
+        opened, places[0], places[1], columns=dict(columns or {}), quoting=quoting, keep=keep
+    )
 
 
 def _told(opened: Loaded, say: Callable[[str], object] | None) -> Loaded:

@@ -41,7 +41,7 @@ FLAGS = {
         "-h",
     ],
     "evaluate": ["--code", "--column", "--device", "--help", "--quoting", "-h"],
-    "predict": ["--code", "--column", "--device", "--help", "--out", "--quoting", "-h"],
+    "predict": ["--code", "--column", "--device", "--help", "--keep", "--out", "--quoting", "-h"],
     "report": ["--help", "-h"],
     "compare": ["--help", "-h"],
     "sweep": [
@@ -292,7 +292,10 @@ def test_evaluate_predict_report_compare(api, run):
         run("evaluate", "runs/x", "t.csv", "--column", "text=review")[1]
         == "loss      0.5\naccuracy  0.851235\n"
     )
-    assert run("predict", "runs/x", "-", "--out", "p.jsonl", "--device", "cuda:1", "--code")[0] == 0
+    assert (
+        run("predict", "runs/x", "-", "--out", "p.jsonl", "--device", "cuda:1", "--code", "--keep", "a")[0]
+        == 0
+    )
     assert run("report", "runs/x")[1] == "runs/x/report.html\n"
     assert run("compare", "runs/x", "runs/y")[1] == "a table\ncompare.html\n"
     called = [
@@ -305,7 +308,7 @@ def test_evaluate_predict_report_compare(api, run):
         (
             "predict_file",
             ("runs/x", "-", "p.jsonl"),
-            {"columns": {}, **usual, "device": "cuda:1", "code": True},
+            {"columns": {}, "keep": ["a"], **usual, "device": "cuda:1", "code": True},
         ),
         ("report", ("runs/x",), {}),
         ("compare", (["runs/x", "runs/y"],), {}),

@@ -4,8 +4,11 @@ import csv
 import io
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bigbatch.data.labels import LabelSet
@@ -207,3 +210,55 @@ def test_a_column_that_the_recipe_names_has_to_be_there(tmp_path):
     with pytest.raises(DataError, match="no column 'b'"):
         rows(Classify(), {"text": "a", "pair": "b"})
     assert rows(Match(), {"query": "a", "document": "b"}) == [{"query": "hello"}]
+
+
+def test_columns_that_are_kept_stand_beside_the_prediction(loaded, tmp_path: Path):
+    source = tmp_path / "new.csv"
+    source.write_text('id,review,label,day\n1,a b,neg,2024-05-01\n2,"=c, d",,\n')
+    keep = ("review,label", "day")
+    assert predict_file(loaded, source, tmp_path / "out.jsonl", keep=keep, window_rows=1) == 2
+    first, second = read_jsonl(tmp_path / "out.jsonl")
+    plain = tmp_path / "plain.jsonl"
+    predict_file(loaded, source, plain)
+    bare = read_jsonl(plain)
+    assert list(first) == ["id", "review", "input.label", "day", *list(bare[0])[1:]]
+    assert (first["review"], first["input.label"], first["day"]) == ("a b", "neg", "2024-05-01")
+    assert second["review"] == "=c, d" and second["input.label"] in ("", None)
+    for row, wanted in zip((first, second), bare, strict=True):
+        assert {name: row[name] for name in wanted} == wanted
+    predict_file(loaded, source, tmp_path / "out.csv", keep=keep)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["review"] for row in rows] == ["a b", "'=c, d"]  # no formula for a spreadsheet
+
+
+def test_what_is_kept_is_whatever_the_source_has(loaded, tmp_path: Path):
+    rows = [
+        {"review": "a", "n": 1.5, "more": {"x": [1, None]}, "flag": True},
+        {"review": "b", "n": None, "more": None, "flag": False},
+    ]
+    source = tmp_path / "new.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    predict_file(loaded, source, tmp_path / "out.jsonl", keep=("n", "more", "flag"))
+    found = read_jsonl(tmp_path / "out.jsonl")
+    assert [{name: row[name] for name in ("n", "more", "flag")} for row in found] == [
+        {name: row[name] for name in ("n", "more", "flag")} for row in rows
+    ]
+    table = pa.table({"review": ["a", "b"], "at": [datetime(2024, 5, 1), None], "x": [float("nan"), 2.0]})
+    pq.write_table(table, tmp_path / "new.parquet")
+    predict_file(loaded, tmp_path / "new.parquet", tmp_path / "dates.jsonl", keep=("at", "x"))
+    dated = read_jsonl(tmp_path / "dates.jsonl")
+    assert [(row["at"][:10] if row["at"] else None, row["x"]) for row in dated] == [
+        ("2024-05-01", None),
+        (None, 2.0),
+    ]
+    out = io.StringIO()
+    predict_file(loaded, io.StringIO("a b\nc\n"), out, keep=("text",))
+    assert [json.loads(line)["text"] for line in out.getvalue().splitlines()] == ["a b", "c"]
+
+
+def test_a_column_to_keep_that_is_not_there_is_told_before_anything_is_written(loaded, tmp_path: Path):
+    source = write_csv(tmp_path / "new.csv")
+    with pytest.raises(DataError, match=r"--keep: no column 'reveiw'; did you mean review\?"):
+        predict_file(loaded, source, tmp_path / "out.jsonl", keep=("reveiw",))
+    assert not (tmp_path / "out.jsonl").exists()

@@ -21,6 +21,7 @@ from bigbatch.cli.options import (
     Device,
     DropWeights,
     InitColumns,
+    Keep,
     Name,
     Parallel,
     Quoting,
@@ -270,6 +271,7 @@ def predict(
     ],
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="CSV or JSONL; - writes stdout.")] = "-",
     column: Columns = None,
+    keep: Keep = None,
     quoting: Quoting = None,
     device: Device = None,
     code: Code = False,
@@ -279,7 +281,7 @@ def predict(
     from bigbatch import api
 
     ways = {"quoting": quoting, "device": device, "code": code}
-    api.predict_file(model, source, out, columns=columns, say=_error, **ways)
+    api.predict_file(model, source, out, columns=columns, keep=keep or (), say=_error, **ways)
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")

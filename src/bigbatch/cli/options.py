@@ -39,6 +39,14 @@ InitColumns = Annotated[
         help="Which column has which role, where a guess would be wrong: text=review, label=stars, query=…",
     ),
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        metavar="NAMES",
+        help="Columns of FILE to copy into the output: --keep text,day; may come often.",
+    ),
+]
 Quoting = Annotated[str | None, typer.Option("--quoting", help="Of CSV and TSV: minimal or none.")]
 Parallel = Annotated[int, typer.Option("--parallel", metavar="N", help="Runs at a time.")]
 Budget = Annotated[

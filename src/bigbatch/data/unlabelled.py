@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bigbatch.data.delimited import delimiter_of
 from bigbatch.data.files import find_files, read_content, read_file
 from bigbatch.data.objects import column_values, is_table, read_object
 from bigbatch.data.plain import is_missing, plain, text_of
-from bigbatch.data.problems import data_error, one_error
+from bigbatch.data.problems import data_error, listed, nearest, one_error
 from bigbatch.data.raw import Raw
 from bigbatch.data.tables import TOKENISED_COLUMNS
 from bigbatch.data.values import convert
@@ -28,6 +29,8 @@ from bigbatch.protocols import Role
 
 PlacedRow = tuple[str, Mapping[str, Any]]
 """`new.csv:12` (the header is row 1), and role -> value."""
+KEPT = "input"
+"""In a row: the columns that go through untouched, name -> value. No role has this name."""
 READ = ("text", "words")
 """Kinds of roles that the model reads."""
 _CHUNK_ROWS = 4096
@@ -43,15 +46,21 @@ def read_role(roles: Mapping[str, Role]) -> str:
 
 
 def rows_of_file(
-    path: Path, *, roles: Mapping[str, Role], columns: Mapping[str, str], encoding: str, quoting: str
+    path: Path,
+    *,
+    roles: Mapping[str, Role],
+    columns: Mapping[str, str],
+    encoding: str,
+    quoting: str,
+    keep: Sequence[str] = (),
 ) -> Iterator[PlacedRow]:
     """Rows of a file (or a pattern, or a folder of texts), as training reads it.
 
     Raises:
-        DataError: no such file, malformed rows, no column for the text.
+        DataError: no such file, malformed rows, no column for the text or for what is kept.
     """
     for name, found in find_files(str(path), Path()):
-        yield from placed(read_file(name, found, encoding, quoting, learnt=False), roles, columns)
+        yield from placed(read_file(name, found, encoding, quoting, learnt=False), roles, columns, keep)
 
 
 def rows_of_stream(
@@ -62,6 +71,7 @@ def rows_of_stream(
     columns: Mapping[str, str],
     encoding: str,
     quoting: str,
+    keep: Sequence[str] = (),
 ) -> Iterator[PlacedRow]:
     """Rows of standard input: JSON where it starts so, a table where its first line names the text, else texts.
 
@@ -74,7 +84,7 @@ def rows_of_stream(
         if content.strip() or suffix == ".txt"
         else None
     )
-    return iter(()) if raw is None else placed(raw, roles, columns)
+    return iter(()) if raw is None else placed(raw, roles, columns, keep)
 
 
 def _sniffed(content: bytes, roles: Mapping[str, Role], columns: Mapping[str, str]) -> str:
@@ -104,14 +114,37 @@ def _is_array(start: bytes) -> bool:
         return False
 
 
-def placed(raw: Raw, roles: Mapping[str, Role], columns: Mapping[str, str]) -> Iterator[PlacedRow]:
-    """Rows of a source with a value for each role, all checked before the first one comes.
+def placed(
+    raw: Raw, roles: Mapping[str, Role], columns: Mapping[str, str], keep: Sequence[str] = ()
+) -> Iterator[PlacedRow]:
+    """Rows of a source with a value for each role, all checked before the first one comes; what is kept is `KEPT`.
 
     Raises:
-        DataError: no column for the text, values that cannot be read, rows that lack the text.
+        DataError: no column for the text or for what is kept, values that cannot be read, rows that lack the text.
     """
     if not raw.columns:
         return iter(())
+    # Several names may stand between commas, unless a column is called so.
+    keep = [
+        name
+        for given in keep
+        for name in ([given] if given in raw.columns else map(str.strip, given.split(",")))
+    ]
+    absent = [name for name in keep if name not in raw.columns]
+    if absent:
+        what = f"no column {absent[0]!r}{nearest(absent[0], raw.columns) or '.'} There are: {listed(raw.columns)}"
+        raise one_error(raw.name, "--keep", what)
+    rows = _placed_roles(raw, roles, columns)
+    return _with_kept(rows, raw, keep) if keep else rows
+
+
+def _with_kept(rows: Iterator[PlacedRow], raw: Raw, keep: Sequence[str]) -> Iterator[PlacedRow]:
+    loaded = {name: column_rows(column) for name, column in raw.load(list(dict.fromkeys(keep))).items()}
+    for number, (place, row) in enumerate(rows):
+        yield place, {**row, KEPT: {name: _told(loaded[name](number)) for name in loaded}}
+
+
+def _placed_roles(raw: Raw, roles: Mapping[str, Role], columns: Mapping[str, str]) -> Iterator[PlacedRow]:
     wanted = {} if raw.nameless else columns
     if "input_ids" in raw.columns and not {"text", "words"} & set(wanted):
         return _in_chunks(raw, {name: name for name in (*TOKENISED_COLUMNS[:3], ID) if name in raw.columns})
@@ -194,6 +227,23 @@ def _filled(row: dict[str, Any], roles: Mapping[str, Role] | None) -> dict[str, 
         if is_missing(row[ID]):
             del row[ID]
     return row
+
+
+def column_rows(column: Any) -> Callable[[int], Any]:
+    """What gives the value of a row, of a column of any kind."""
+    return column.__getitem__ if isinstance(column, list) else lambda row: column[row].as_py()
+
+
+def _told(value: Any) -> Any:
+    """A value as JSON can have it: what is missing or not finite as null, dates and the like as text."""
+    value = plain(value)
+    if isinstance(value, Mapping):
+        return {str(key): _told(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_told(each) for each in value]
+    if is_missing(value) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, (str, bool, int, float)) else text_of(value)
 
 
 # ---------------------------------------------------------------- objects

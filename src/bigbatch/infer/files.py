@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +21,7 @@ def predict_file(
     columns: Mapping[str, str] | None = None,
     encoding: str | None = None,
     quoting: str | None = None,
+    keep: Sequence[str] = (),
     window_rows: int = WINDOW_ROWS,
     micro_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -34,6 +35,8 @@ def predict_file(
         columns: role -> column; added to the model's own.
         encoding: of the source; None takes the run's.
         quoting: of CSV and TSV, `minimal` or `none`; None takes the run's.
+        keep: columns of the source that are copied into the output; one that is called as a field of the predictions
+            becomes `input.NAME`.
         window_rows: rows that are computed at a time.
         micro_tokens: upper bound of computed tokens of a micro-batch; None: what suits the device.
         progress: called with the number of rows done so far.
@@ -53,6 +56,7 @@ def predict_file(
         "columns": wanted,
         "encoding": encoding or loaded.encoding,
         "quoting": quoting or loaded.quoting,
+        "keep": keep,
     }
     rows = 0
     with open_output(out, own) as write:

@@ -14,7 +14,7 @@ from torch import nn
 from bigbatch.data.problems import data_error
 from bigbatch.data.token_rows import check_row
 from bigbatch.data.tokens import as_table
-from bigbatch.data.unlabelled import PlacedRow, rows_of_object
+from bigbatch.data.unlabelled import KEPT, PlacedRow, rows_of_object
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.load import MICRO_TOKENS
@@ -82,7 +82,11 @@ def predict_placed(
 ) -> Iterator[dict[str, Any]]:
     """As `predict_rows`, for rows that come with their places."""
     stream = iter(rows)
-    while window := list(itertools.islice(stream, window_rows)):
+    while taken := list(itertools.islice(stream, window_rows)):
+        kept = [row.get(KEPT, {}) for _, row in taken]
+        window = [
+            (place, {name: value for name, value in row.items() if name != KEPT}) for place, row in taken
+        ]
         samples = _encoded(window, task, tokenizer, forward)
         read = [number for number, sample in enumerate(samples) if sample is not None]
         run = partial(run_forward, forward, micro_tokens=micro_tokens, packing=packing)
@@ -93,10 +97,14 @@ def predict_placed(
             tokenizer,
             run,
         )
-        for (_, row), sample in zip(window, samples, strict=True):
+        for (_, row), sample, own in zip(window, samples, kept, strict=True):
             prediction = next(described) if sample is not None else _nothing(task)
             name = row.get("id")
-            yield prediction if name is None else {"id": name, **prediction}
+            head = {} if name is None else {"id": name}
+            # What is predicted has its name for itself: a column called so too is told apart.
+            taken_names = {*head, *prediction}
+            copied = {f"{KEPT}.{key}" if key in taken_names else key: value for key, value in own.items()}
+            yield {**head, **copied, **prediction}
 
 
 def _predictions(
