@@ -104,7 +104,30 @@ BAD = {
     ),
     "rows after a value of two lines": (
         b'text,label\n"a\nb",1\nc\n',
-        ["a.csv:3: 1 fields, but the header has 2 (byte offset 19)"],
+        ["a.csv:3: 1 fields, but the header has 2 (line 4, byte offset 19)"],
+    ),
+    "rows after empty lines": (
+        b"\n\ntext,label\na,1\n\nb\n",
+        ["a.csv:3: 1 fields, but the header has 2 (line 6, byte offset 18)"],
+    ),
+    "a bare carriage return within a field": (
+        b"text,label\r\na b\rc,1\r\nd\r\n",
+        [
+            "a.csv:2: 1 fields, but the header has 2; it ends in a bare carriage return (\\r, byte offset 15), and lines "
+            "here end in \\n: put the field that holds it between quotes, or replace it by a blank (byte offset 12)",
+            "a.csv:4: 1 fields, but the header has 2 (line 3, byte offset 21)",
+        ],
+    ),
+    "one behind the mark": (
+        b"\xef\xbb\xbftext,label\na\r,1\n",
+        [
+            "a.csv:2: 1 fields, but the header has 2; it ends in a bare carriage return (\\r, byte offset 15), and lines "
+            "here end in \\n: put the field that holds it between quotes, or replace it by a blank (byte offset 14)"
+        ],
+    ),
+    "lines that all end so": (
+        b"text,label\ra,1\rb\r",
+        ["a.csv:3: 1 fields, but the header has 2 (byte offset 15)"],
     ),
     "header twice": (
         b"text,label,text\na,1,b\n",
