@@ -127,12 +127,19 @@ def _default(info: FieldInfo) -> str:
 
 
 def _today(info: FieldInfo) -> str:
+    """What of a key is planned: some of its values, all but one, or the key itself."""
     built = [entry.func for entry in _metadata(info, Built)]
     if not built:
         return ""
-    simple = [value for value in built[0].values if isinstance(value, (str, int, Quantity))]
-    names = [f"`{show(value).strip(chr(39))}`" for value in simple]
-    return f" (today {' or '.join(names)}; else {PLANNED})" if names else f" ({PLANNED})"
+    values = built[0].values
+    later = [word for word in _words(info.annotation) if word.startswith("`") and word != "`null`"]
+    later = [word for word in later if word.strip("`") not in map(str, values)]
+    if later:
+        return f" ({PLANNED}: {', '.join(later)})"
+    simple = [
+        f"`{show(value).strip(chr(39))}`" for value in values if isinstance(value, (str, int, Quantity))
+    ]
+    return f" ({PLANNED}: other values than {' or '.join(simple)})" if simple else f" ({PLANNED})"
 
 
 def _metadata(info: FieldInfo, kind: type) -> list[Any]:
