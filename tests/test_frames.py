@@ -25,6 +25,7 @@ CALLS = {
     "read": lambda: bigbatch.read("nowhere"),
     "report": lambda: bigbatch.report("nowhere"),
     "compare": lambda: bigbatch.compare(["nowhere"]),
+    "Trainer": lambda: bigbatch.Trainer(),
 }
 
 

@@ -430,3 +430,114 @@ def test_a_head_without_a_task_is_refused():
 
 def test_the_model_may_come_from_a_function():
     assert Trainer(model_init=lambda: tiny("bert")).model.config.model_type == "bert"
+
+
+# ---------------------------------------------------------------- texts that belong together
+
+PAIRS = [{"anchor": " ".join(words), "positive": " ".join(reversed(words)), "negative": " ".join(words[:1] * 3)}
+         for words in {tuple(words) for words in sentences(70, seed=5) if len(words) > 3}]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sentence_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "encoder"
+    tiny_tokenizer(folder)
+    tiny("bert").bert.save_pretrained(folder)
+    return folder
+
+
+def sentence_transformer(folder):
+    modules = pytest.importorskip("sentence_transformers.base.modules")
+    pooling = pytest.importorskip("sentence_transformers.sentence_transformer.modules").Pooling
+    parts = [modules.Transformer(str(folder)), pooling(32, "mean")]
+    return pytest.importorskip("sentence_transformers").SentenceTransformer(modules=parts, device="cpu")
+
+
+BOTH_WAYS = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+
+
+@pytest.mark.parametrize("ways", [{}, BOTH_WAYS], ids=["one way", "both ways"])
+@pytest.mark.parametrize("columns", [("anchor", "positive"), ("anchor", "positive", "negative")])
+@pytest.mark.usefixtures("here")
+def test_a_sentence_transformer_and_its_losses(sentence_folder, ways, columns):
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    model = sentence_transformer(sentence_folder)
+    rows = [{f"text {place}": row[name] for place, name in enumerate(columns)} for row in PAIRS]
+    args = arguments(per_device_train_batch_size=6, gradient_accumulation_steps=2)
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=rows[:9],
+        loss=losses.MultipleNegativesRankingLoss(model, scale=10.0, **ways),
+    )
+    before = model.encode(["great crew"])
+    trainer.train()
+    other = sentence_transformer(sentence_folder)
+    batch = [rows[int(row)] for row in first_rows(trainer)]
+    assert len(batch) == 12
+    features = [other.tokenize([row[name] for row in batch]) for name in batch[0]]
+    loss = losses.MultipleNegativesRankingLoss(other.train(), scale=10.0, **ways)(features, None)
+    held(trainer, (other, loss), 1e-5)
+    after = model.encode(["great crew"])
+    assert not np.allclose(before, after), "the model itself was trained"
+    found = np.asarray(trainer.run.predict(["great crew"])[0]["embedding"])
+    np.testing.assert_allclose(after[0] / np.linalg.norm(after), found, atol=1e-5)
+    assert "eval_recall@10" in trainer.evaluate()
+
+
+@pytest.mark.usefixtures("here")
+def test_pairs_need_no_columns(sentence_folder):
+    for names in (
+        ("anchor", "positive"),
+        ("sentence1", "sentence2"),
+        ("sentence_0", "sentence_1"),
+        ("text1", "text2"),
+    ):
+        rows = [dict(zip(names, (row["anchor"], row["positive"]), strict=True)) for row in PAIRS]
+        run = bigbatch.train(
+            str(sentence_folder),
+            rows,
+            task="match",
+            batch_size=8,
+            set={"updates": 1},
+            run_dir=names[0],
+            quiet=True,
+        )
+        losses = lines(run.path, "update")[0]["loss"]
+        assert losses == pytest.approx(lines(Path("anchor"), "update")[0]["loss"], rel=1e-6)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_model_without_a_head_matches_texts(sentence_folder):
+    from transformers import AutoModel
+
+    trainer = Trainer(AutoModel.from_pretrained(sentence_folder), arguments(), train_dataset=PAIRS)
+    trainer.train()
+    assert trainer.run._parts.task.temperature == 0.05 and trainer.run.status == "finished"
+
+
+def test_what_pairs_cannot_be_is_refused(sentence_folder):
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    model = sentence_transformer(sentence_folder)
+    scored = [{"sentence1": "a", "sentence2": "b", "score": 0.2}]
+    with pytest.raises(
+        UsageError, match="row 1: score is 0.2, and task match learns from pairs that belong together"
+    ):
+        Trainer(model, train_dataset=scored)
+    assert Trainer(model, train_dataset=[{**scored[0], "score": 1.0}]).task["name"] == "match"
+    with pytest.raises(UsageError, match="found the columns a; expected two or three of text"):
+        Trainer(model, train_dataset=[{"a": "x"}])
+    with pytest.raises(UsageError, match="loss: CosineSimilarityLoss: task match holds every query"):
+        Trainer(model, train_dataset=PAIRS, loss=losses.CosineSimilarityLoss(model))
+    with pytest.raises(UsageError, match="directions=.*is not built"):
+        loss = losses.MultipleNegativesRankingLoss(model, directions=("query_to_doc", "query_to_query"))
+        Trainer(model, train_dataset=PAIRS, loss=loss)
+    with pytest.raises(UsageError, match="evaluator is for another loop"):
+        Trainer(model, train_dataset=PAIRS, evaluator=len)
+    with pytest.raises(UsageError, match="loss is for pairs of texts"):
+        Trainer(tiny("bert"), train_dataset=ROWS, loss=losses.MultipleNegativesRankingLoss(model))
+    model.append(modules.Dense(32, 8))
+    with pytest.raises(UsageError, match="found a SentenceTransformer of Transformer, Pooling, Dense"):
+        Trainer(model, train_dataset=PAIRS)

@@ -23,8 +23,7 @@ import numpy as np
 from bigbatch.api import read
 from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
-from bigbatch.recipe.collators import task_options
-from bigbatch.usual import refuse_callbacks, trained
+from bigbatch.usual import refuse_callbacks, task_and_columns, trained
 from bigbatch.written import as_named, copy_files
 
 
@@ -54,6 +53,7 @@ _INSTEAD = {
     "preprocess_logits_for_metrics": "compute_metrics alone: it is given the logits",
     "optimizer_cls_and_kwargs": 'bigbatch.train(…, set={"optimizer.name": …})',
     "optimizers": 'bigbatch.train(…, set={"optimizer.name": …, "schedule.name": …})',
+    "evaluator": "eval_dataset: recall@k, mrr and ndcg of its pairs are reported",
     "compute_loss": "bigbatch.train(…, loss=function of logits and targets, one value a unit)",
     "training_step": "bigbatch.start(…), whose records you may iterate over",
     "create_optimizer": 'bigbatch.train(…, set={"optimizer.name": …})',
@@ -105,6 +105,8 @@ class Trainer:
         preprocess_logits_for_metrics: Any = None,
         *,
         tokenizer: Any = None,
+        loss: Any = None,
+        evaluator: Any = None,
         quiet: bool = False,
     ) -> None:
         """Take what the Trainer takes.
@@ -124,6 +126,8 @@ class Trainer:
             optimizer_cls_and_kwargs: refused.
             preprocess_logits_for_metrics: refused.
             tokenizer: the older name of `processing_class`.
+            loss: of sentence-transformers, for pairs and triplets: the ranking losses.
+            evaluator: refused.
             quiet: print nothing.
 
         Raises:
@@ -135,6 +139,7 @@ class Trainer:
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             optimizers=None if optimizers is None or not any(optimizers) else optimizers,
+            evaluator=evaluator,
         )
         if model is None and model_init is not None:
             model = model_init()
@@ -146,7 +151,13 @@ class Trainer:
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.processing_class = processing_class or tokenizer or getattr(data_collator, "tokenizer", None)
         self.compute_metrics = compute_metrics
-        self.task = _task(model, data_collator, train_dataset if train_dataset is not None else eval_dataset)
+        self.task, self._columns = task_and_columns(
+            model,
+            data_collator,
+            train_dataset if train_dataset is not None else eval_dataset,
+            loss,
+            self.args,
+        )
         self.run: Any = None
         """The run, once trained: its records, plan, figures."""
         self._quiet = quiet
@@ -173,7 +184,7 @@ class Trainer:
                 "train_dataset": self.train_dataset,
                 "val_dataset": self.eval_dataset,
                 "task": self.task,
-                "columns": _columns(self.args),
+                "columns": self._columns,
                 "tokenizer": self.processing_class,
                 "args": self.args,
                 "compute_metrics": self.compute_metrics,
@@ -221,14 +232,16 @@ class Trainer:
 
     def _answered(self, data: Any, prefix: str, *, logits: bool = False) -> PredictionOutput:
         from bigbatch.infer.logits import evaluate_live
+        from bigbatch.model.sentence import is_sentence_model, sentence_model
 
         started = time.perf_counter()
+        inner = sentence_model(self.model) if is_sentence_model(self.model) else None
         found = evaluate_live(
-            self.model,
-            self.processing_class,
+            self.model if inner is None else inner.module,
+            self.processing_class if inner is None else self.processing_class or inner.tokenizer,
             self._opened_task(),
             data,
-            columns=_columns(self.args) or {},
+            columns=self._columns,
             compute_metrics=self.compute_metrics,
             device="cpu" if getattr(self.args, "use_cpu", False) else None,
             logits=logits,
@@ -292,41 +305,6 @@ def _refuse(**given: Any) -> None:
     for name, value in given.items():
         if value is not None:
             raise UsageError(f"Trainer: {name} is for another loop than this one; instead: {_INSTEAD[name]}")
-
-
-def _task(model: Any, collator: Any, rows: Any) -> dict[str, Any]:
-    """The task of the model's head, with what the collator makes of rows.
-
-    Raises:
-        UsageError: a head without a task here, or a collator that does not go with it.
-    """
-    from bigbatch.tasks.catalog import task_of_module
-
-    found = task_of_module(model)
-    if found is None:
-        raise UsageError(
-            f"Trainer: {type(model).__name__} has no head that a task here has: expected an AutoModelFor"
-            "SequenceClassification, TokenClassification, MaskedLM or CausalLM"
-        )
-    if found == {"name": "classify"} and _several(rows):
-        found = {"name": "classify", "kind": "multi"}
-    return {**found, **task_options(collator, found["name"])}
-
-
-def _several(rows: Any) -> bool:
-    """Whether the first row's labels are several zeros and ones with a decimal point, which says multi-label there."""
-    try:
-        first = rows[0]
-        labels = np.asarray(first["labels" if "labels" in first else "label"])
-    except (KeyError, IndexError, TypeError, ValueError):
-        return False
-    return labels.ndim == 1 and labels.dtype.kind == "f"
-
-
-def _columns(args: Any) -> dict[str, str] | None:
-    """`label_names`, where it names another column than the usual ones."""
-    names = [name for name in getattr(args, "label_names", None) or () if name not in ("label", "labels")]
-    return {"label": names[0]} if len(names) == 1 else None
 
 
 def _resumes(asked: Any, home: Path) -> bool | None:

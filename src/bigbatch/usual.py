@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bigbatch.errors import UsageError
 from bigbatch.launch.place import place_of
 from bigbatch.opening import exhaust, is_module, open_sorted, print_note
+from bigbatch.recipe.collators import task_options
+from bigbatch.recipe.pairs import LABELS as PAIR_LABELS
+from bigbatch.recipe.pairs import ROLES as PAIR_ROLES
+from bigbatch.recipe.pairs import columns_by_place, loss_options, refuse_other_pairs
 from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.training_arguments import translated
 from bigbatch.track.console import ConsoleObserver
@@ -34,7 +40,7 @@ def usual(asked: Mapping[str, Any], *, ranks: int | None = None) -> tuple[dict[s
     Raises:
         UsageError: what cannot be meant, with what to use instead.
     """
-    found = dict(asked)
+    found = _unwrapped(asked)
     args, eager = found.pop("args", None), found.pop("computation_eager", None)
     refuse_callbacks(found.pop("callbacks", None))
     if eager is not None:
@@ -49,6 +55,31 @@ def usual(asked: Mapping[str, Any], *, ranks: int | None = None) -> tuple[dict[s
     found["defaults"] = said.values | ({"best": best} if best else {})
     found["larger_is_better"] = getattr(args, "greater_is_better", None)
     return found, said.lost
+
+
+def _unwrapped(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A `SentenceTransformer` as the model, tokenizer and task that it stands for; other models as they are.
+
+    Raises:
+        ModelError: it has parts that are not built here.
+    """
+    found = dict(asked)
+    model = found["model_or_recipe"]
+    if not is_module(model):
+        return found
+    from bigbatch.model.sentence import is_sentence_model, sentence_model
+
+    if not is_sentence_model(model):
+        return found
+    whole = sentence_model(model)
+    task = found.get("task") or {}
+    if task == "match" or isinstance(task, Mapping):
+        named = {} if isinstance(task, str) else task
+        found["task"] = {"name": "match", **whole.options, **named}
+    if whole.max_length is not None:
+        found["set"] = {"data.max_length": whole.max_length, **(found.get("set") or {})}
+    found["tokenizer"] = found.get("tokenizer") or whole.tokenizer
+    return found | {"model_or_recipe": whole.module}
 
 
 def _check(args: Any, model: Any) -> None:
@@ -97,6 +128,70 @@ def refuse_callbacks(callbacks: Any) -> None:
     names = [each.__name__ if isinstance(each, type) else type(each).__name__ for each in given]
     instead = "; ".join(f"instead of {name}: {_INSTEAD.get(name, _WATCH)}" for name in dict.fromkeys(names))
     raise UsageError(f"callbacks: they are called by another loop than this one. {instead}")
+
+
+def task_and_columns(
+    model: Any, collator: Any, rows: Any, loss: Any, args: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The task of the model's head, with what collator and loss say of it; and role -> column.
+
+    Raises:
+        UsageError: a head without a task here, or a collator or loss that does not go with it.
+        ModelError: a `SentenceTransformer` with parts that are not built.
+    """
+    from bigbatch.model.sentence import is_sentence_model, sentence_model
+    from bigbatch.tasks.catalog import task_of_module
+
+    found = task_of_module(model)
+    if is_sentence_model(model):
+        found = {"name": "match", **sentence_model(model).options}
+    elif found is None and getattr(model, "base_model", None) is model:
+        found = {"name": "match"}
+    if found is None:
+        raise UsageError(
+            f"Trainer: {type(model).__name__} has no head that a task here has: expected an AutoModelFor"
+            "SequenceClassification, TokenClassification, MaskedLM or CausalLM, or a model without head to match texts"
+        )
+    if found["name"] == "match":
+        return {**found, **task_options(collator, "match"), **loss_options(loss)}, _pairs(rows)
+    if loss is not None:
+        raise UsageError(
+            "Trainer: loss is for pairs of texts; for another loss: bigbatch.train(…, loss=function)"
+        )
+    if found == {"name": "classify"} and _several(rows):
+        found = {"name": "classify", "kind": "multi"}
+    return {**found, **task_options(collator, found["name"])}, _columns(args)
+
+
+def _pairs(rows: Any) -> dict[str, str]:
+    """Role -> column of pairs or triplets, by their place."""
+    if rows is None:
+        return {}
+    from bigbatch.data.objects import read_object
+
+    raw = read_object(rows, PAIR_ROLES)
+    named = [name for name in raw.columns if name.lower() in PAIR_LABELS]
+    loaded = raw.load(named)
+    refuse_other_pairs(
+        {name: found if isinstance(found, list) else found.to_pylist() for name, found in loaded.items()}
+    )
+    return columns_by_place(raw.columns)
+
+
+def _several(rows: Any) -> bool:
+    """Whether the first row's labels are several zeros and ones with a decimal point, which says multi-label there."""
+    try:
+        first = rows[0]
+        labels = np.asarray(first["labels" if "labels" in first else "label"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return False
+    return labels.ndim == 1 and labels.dtype.kind == "f"
+
+
+def _columns(args: Any) -> dict[str, str]:
+    """`label_names`, where it names another column than the usual ones."""
+    names = [name for name in getattr(args, "label_names", None) or () if name not in ("label", "labels")]
+    return {"label": names[0]} if len(names) == 1 else {}
 
 
 def noted(asked: Mapping[str, Any], ranks: int | None = None) -> dict[str, Any]:

@@ -16,9 +16,13 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
         "text", "sentence", "sentence1", "premise", "text_a", "question1", "content", "review", "tweet", "comment",
         "message", "body", "document", "utterance", "query", "input",
     ),
-    "query": ("query", "question", "anchor", "search"),
-    "document": ("document", "positive", "answer", "passage", "doc"),
-    "negative": ("negative", "hard_negative"),
+    "query": (
+        "query", "question", "anchor", "search", "sentence1", "sentence_a", "sentence_0", "text1",
+    ),
+    "document": (
+        "document", "positive", "answer", "passage", "doc", "sentence2", "sentence_b", "sentence_1", "text2",
+    ),
+    "negative": ("negative", "hard_negative", "sentence3", "sentence_c", "sentence_2"),
     "pair": ("pair", "text_pair", "sentence2", "hypothesis", "text_b", "question2"),
     "label": ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "y"),
     "labels": ("labels", "label", "tags", "categories", "topics", "classes"),

@@ -39,7 +39,8 @@ _DROPPED_DEFAULTS: dict[str, tuple[Any, ...]] = {
 _NO_MATTER = (
     "per_device_eval_batch_size", "per_gpu_eval_batch_size", "load_best_model_at_end", "remove_unused_columns",
     "do_train", "do_eval", "do_predict", "run_name", "project", "disable_tqdm", "skip_memory_metrics", "local_rank",
-    "label_names", "average_tokens_across_devices", "save_safetensors", "overwrite_output_dir", "use_cache",
+    "prediction_loss_only", "label_names", "average_tokens_across_devices", "save_safetensors", "overwrite_output_dir",
+    "use_cache",
 )  # fmt: skip
 """Names that change neither the model nor its figures here."""
 _NO_MATTER_FAMILIES = (
