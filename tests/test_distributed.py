@@ -9,7 +9,9 @@ import torch
 
 import bigbatch
 from bigbatch.errors import UsageError
+from tests.jobs import lines
 from tests.models import tiny
+from tests.tasks.test_computed import accuracy
 
 ROWS = [{"input_ids": [2, 5 + number % 7, 6, 3], "labels": number % 3} for number in range(40)]
 KEYS = {"updates": 2, "plan.micro_tokens": 64, "plan.threads": 1, "plan.compile": "off"}
@@ -41,6 +43,38 @@ def test_two_processes_give_the_model_of_one(tmp_path):
     assert run.status == "finished" and run.plan.value("ranks") == 2
     for mine, other in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.allclose(mine, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.world_size(2)
+def test_the_usual_calls_go_along_and_a_pipe_moves_no_cursor(tmp_path, monkeypatch, capfd):
+    """As from a notebook, which forces colours on whatever it starts: per device means per process."""
+    from transformers import TrainingArguments
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-color")
+    args = TrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        use_cpu=True,
+        per_device_train_batch_size=5,
+        max_steps=2,
+        eval_on_start=True,
+    )
+    run = bigbatch.distributed_train(
+        tiny(), ROWS, ROWS[:15], ranks=2, args=args, compute_metrics=accuracy, set={"plan.micro_tokens": 64}
+    )
+    assert run.plan.value("ranks") == 2
+    assert [line["batch_samples"] for line in lines(run.path, "update")] == [10, 10]
+    assert set(run.metrics) == {"validation.loss", "validation.right", "validation.rows"}
+    assert run.metrics["validation.rows"] == 15, "the whole split, on every rank"
+    shown = capfd.readouterr().err
+    assert "update 2/2" in shown and shown.count("note: eval_on_start") == 1
+    assert not [code for code in ("\x1b[?25", "\x1b[1A", "\x1b[2K", "\r") if code in shown]
+
+
+def test_an_argument_that_does_not_exist_is_an_error_before_anything_starts():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
+        bigbatch.distributed_train(tiny(), ROWS, ranks=2, batchsize=4)
 
 
 def test_the_signature_is_the_contracts():

@@ -29,7 +29,7 @@ from bigbatch.data.raw import to_table
 from bigbatch.documents import checked
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.model.load import load_tokenizer
-from bigbatch.model.source import opened
+from bigbatch.model.source import opened, quiet
 from bigbatch.model.tensors import named_tensors
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import ModelSpec, Recipe
@@ -140,7 +140,8 @@ def _live_model(folder: Path, module: torch.nn.Module) -> dict[str, Any]:
             "shares the work"
         )
     model: Any = module
-    model.save_pretrained(folder / "model", safe_serialization=True)
+    with quiet():
+        model.save_pretrained(folder / "model", safe_serialization=True)
     dtypes = sorted({str(parameter.dtype).partition(".")[2] for parameter in module.parameters()})
     return {
         "class": reference,
@@ -162,7 +163,7 @@ def _opened_model(folder: Path, said: Mapping[str, Any]) -> Any:
         return load_recipe(said["recipe"]).from_source(Path(said["source"]) if said["source"] else None)
     kind = _imported(said["class"])
     chosen = {} if said["attention"] is None else {"attn_implementation": said["attention"]}
-    with opened(str(folder / "model"), None, weights=True, config=False) as view:
+    with opened(str(folder / "model"), None, weights=True, config=False) as view, quiet():
         module = kind.from_pretrained(
             view.path, dtype=getattr(torch, said["dtype"]), use_safetensors=True, **chosen
         )
