@@ -177,3 +177,15 @@ def test_when_evaluations_are_is_part_of_what_is_computed():
     assert digest(epochs="auto") != digest(epochs="auto", **every)
     assert digest(epochs=3) == digest(epochs=3, **every)
     assert digest(batch="auto") != digest(batch="auto", scale={"every": "50 updates"})
+
+
+def test_a_plateau_of_a_named_split_reads_that_split(tmp_path):
+    hard = rows_of("single", 110, longest=12, seed=2)
+    keys = {**KEYS, "best": "hard.f1_macro", "optimizer.lr": 1e-3}
+    with bigbatch.start(
+        tiny("bert"), ROWS, {"main": HELD_OUT, "hard": hard}, set=keys, run_dir=tmp_path / "run"
+    ) as run:
+        list(run)
+        assert len(run._loop.progress.scores["plateau.f1_macro"]) == 110
+        assert len(run._loop.progress.scores["plateau.loss"]) == 110
+    assert len(events(tmp_path / "run", "plateau")) == 1

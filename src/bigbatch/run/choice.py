@@ -54,8 +54,10 @@ def scored_figures(parts: Parts, split: str) -> tuple[str, ...]:
     """The figures of a split by which evaluations are compared, so that its rows are scored by them."""
     if not parts.validation:
         return ()
-    names = [parts.best_metric or "loss", stopping_metric(parts), *(["loss"] if parts.open_end else [])]
+    names = [parts.best_metric or "loss", stopping_metric(parts)]
     watched = [figure_of(name, parts.validation) for name in names]
+    if parts.open_end:
+        watched.append((watched[-1][0], "loss"))
     return tuple(dict.fromkeys(metric for place, metric in watched if place == split))
 
 

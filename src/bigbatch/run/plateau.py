@@ -7,26 +7,28 @@ every checkpoint: a run that was killed comes to the same one.
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.records import Event
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.first_run import PATIENCE, cool_down_end
-from bigbatch.rules.paired import PLAUSIBLE, paired
+from bigbatch.rules.paired import PLAUSIBLE
 from bigbatch.rules.schedules import in_samples
 from bigbatch.run.build import Parts
+from bigbatch.run.choice import compared, shown_p, stopping_metric
 from bigbatch.run.progress import Progress
 from bigbatch.run.watched import figure_of
 
 if TYPE_CHECKING:
     from bigbatch.run.keeper import Keeper
+
+
+PLATEAU = "plateau"
+"""Begin of the names of the row scores that a checkpoint holds."""
 
 
 class Plateau:
@@ -44,8 +46,7 @@ class Plateau:
             return []
         if not _at_peak(parts, progress.position):
             return []
-        split, figure = figure_of(self._steering(), parts.validation)
-        stale, told = self._compared(results[split], dict.fromkeys((figure, "loss")))
+        stale, told = self._compared(results, stopping_metric(parts))
         stopping = parts.recipe.early_stopping
         if stale < max(1, PATIENCE if stopping is None else stopping.patience.amount):
             return []
@@ -66,30 +67,27 @@ class Plateau:
             )
         ]
 
-    def _steering(self) -> str:
-        stopping = self._parts.recipe.early_stopping
-        return (stopping.metric if stopping else None) or self._parts.best_metric or "loss"
-
-    def _compared(self, result: EvalResult, figures: Mapping[str, None]) -> tuple[int, str]:
+    def _compared(self, results: Mapping[str, EvalResult], name: str) -> tuple[int, str]:
         """Evaluations in a row without an improvement, and what this one said."""
-        kept = self._progress.plateau
-        best: dict[str, str] = kept.setdefault("best", {})
-        improved, said = not best, []
-        for figure in figures:
-            # As they are kept: a resume must find what this process finds.
-            now_N = np.asarray(result.scores[figure], np.float32)
-            then_N = _unpacked(best[figure]) if figure in best else None
-            if then_N is None or len(then_N) != len(now_N):
-                best[figure] = _packed(now_N)
-                improved = True
+        progress = self._progress
+        # Both of the split that steers, whatever else is evaluated.
+        split, figure = figure_of(name, self._parts.validation)
+        improved, said = False, []
+        for each in dict.fromkeys((figure, "loss")):
+            kept, now_N = f"{PLATEAU}.{each}", results[split].scores.get(each)
+            if now_N is None or not len(now_N):  # rows have no part in it
                 continue
-            found = paired(then_N, now_N)
-            improved = improved or found.p <= PLAUSIBLE
-            said.append(f"{figure} {found.difference:+.3g} (p = {found.p:.2f})")
-            if found.difference > 0:
-                best[figure] = _packed(now_N)
-        kept["stale"] = 0 if improved else int(kept.get("stale", 0)) + 1
-        return kept["stale"], f"no more than chance since the best so far, row by row: {', '.join(said)}"
+            found = compared(progress.scores.get(kept), now_N)
+            improved = improved or found is None or found.p <= PLAUSIBLE
+            if found is not None:
+                said.append(f"{each} {found.difference:+.3g} (p {shown_p(found.p)})")
+            if found is None or found.difference > 0:
+                progress.scores[kept] = now_N
+        progress.stale_plateau = 0 if improved else progress.stale_plateau + 1
+        return (
+            progress.stale_plateau,
+            f"no more than chance since the best so far, row by row: {', '.join(said)}",
+        )
 
     def _end(self) -> int:
         """Samples at which a cool-down that begins here ends."""
@@ -138,11 +136,3 @@ def shorten(parts: Parts, progress: Progress) -> None:
         warnings=parts.length.warnings,
     )
     parts.tell_length()
-
-
-def _packed(scores_N: np.ndarray) -> str:
-    return base64.b64encode(np.asarray(scores_N, "<f4").tobytes()).decode()
-
-
-def _unpacked(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), "<f4")

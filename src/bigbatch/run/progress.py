@@ -64,8 +64,8 @@ class Progress:
     """Averages of the gradient noise (`rules.noise_scale.State`)."""
     cool_down: list[int] | None = None
     """Samples at which the cool-down of `epochs: auto` began and will end; None: it has not begun."""
-    plateau: dict[str, Any] = field(default_factory=dict)
-    """What `run.plateau` compares evaluations with."""
+    stale_plateau: int = 0
+    """Evaluations in a row that `run.plateau` holds to be no improvement."""
     stopped: str | None = None
     """Why the run was asked to stop: after a kill it does not train on."""
 
@@ -91,8 +91,8 @@ class Progress:
     def carry_on(self) -> None:
         """Forget what ended the run: its settings were changed on purpose."""
         self.stopped = self.stop_best = self.cool_down = None
-        self.plateau = {}
-        self.scores.pop("stopping", None)
+        self.stale_plateau = 0
+        self.scores = {name: each for name, each in self.scores.items() if name == "best"}
         self.stale_evaluations = 0
         self.target_reached = False
 
