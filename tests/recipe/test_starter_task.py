@@ -32,10 +32,11 @@ def test_a_causal_model_without_labels_predicts_the_next_token(tmp_path):
     assert "the model is causal" in text
 
 
+@pytest.mark.parametrize(("kind", "task"), [("causal", "clm"), ("masked", "mlm")])
 @pytest.mark.parametrize(("positions", "length"), [(None, 512), (64, 64), (131072, 512)])
-def test_a_running_text_is_joined_into_blocks(tmp_path, positions, length):
-    text, recipe = start(tmp_path, model="m", known=known("causal", positions=positions), running=0.72)
-    assert (recipe.task.args["blocks"], recipe.data.max_length) == ("fixed", length)
+def test_a_running_text_is_joined_into_blocks(tmp_path, positions, length, kind, task):
+    text, recipe = start(tmp_path, model="m", known=known(kind, positions=positions), running=0.72)
+    assert (recipe.task.name, recipe.task.args["blocks"], recipe.data.max_length) == (task, "fixed", length)
     assert "72% of the lines are carried on by the next one" in text
 
 

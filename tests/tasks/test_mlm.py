@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, RecipeError
 from bigbatch.model.logits import DeferredLogits
 from bigbatch.records import Targets
@@ -204,4 +206,91 @@ def test_bytes_of_tokens_sum_to_the_text():
 
 def test_vocabularies_of_tokenizers(words):
     found = vocabulary_of(words, tiny("bert", head="masked"))
-    assert found == Vocabulary(size=len(words), special_ids=(0, 1, 2, 3, 4), mask_id=4)
+    assert found == Vocabulary(
+        size=len(words), special_ids=(0, 1, 2, 3, 4), mask_id=4, before=(2,), behind=(3,)
+    )
+
+
+def table_of(task, words, texts):
+    return as_table(task.encode_batch([{"text": text} for text in texts], words))
+
+
+def samples_of(table, words):
+    ends = table.token_offsets
+    return [words.convert_ids_to_tokens(table.ids[first:end]) for first, end in itertools.pairwise(ends)]
+
+
+LINES = ["the delayed flight", "was xyz", "[MASK] the", "!", "flight was the delayed"]
+JOINED = [
+    "the",
+    "delay",
+    "##ed",
+    "flight",
+    "was",
+    "[UNK]",
+    "[MASK]",
+    "the",
+    "!",
+    "flight",
+    "was",
+    "the",
+    "delay",
+    "##ed",
+]
+
+
+@pytest.mark.parametrize("most", [3, 5, 7, 16, 64])
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_lines_are_joined_into_blocks_between_the_marks(task, words, most, whole_word):
+    fixed = replace(task, blocks="fixed", block_length=most, whole_word=whole_word)
+    table = fixed.arrange(table_of(fixed, words, LINES))
+    samples = samples_of(table, words)
+    assert [token for sample in samples for token in sample[1:-1]] == JOINED
+    assert all((sample[0], sample[-1]) == ("[CLS]", "[SEP]") for sample in samples)
+    assert all(len(sample) == most for sample in samples[:-1]) and 3 <= len(samples[-1]) <= most
+    assert not table.segments.any()
+    read = []
+    for number, sample in enumerate(samples):
+        units = slice(*table.unit_offsets[number : number + 2])
+        read += [sample[place] for place in table.reads[units]]
+        if whole_word:
+            # The first piece of each word, where the block has it; else the block's first token.
+            for place, start in zip(table.reads[units], table.extras[WORD][units].astype(int), strict=True):
+                head = start if start == 1 else place - sample[place].startswith("##")
+                assert head == start
+    assert read == [token for token in JOINED if token not in ("[UNK]", "[MASK]")]
+    assert table.values.tolist() == words.convert_tokens_to_ids(read)
+
+
+def test_documents_stay_as_they_are_and_long_ones_are_not_cut_in_blocks(task, words):
+    texts = [" ".join(["flight"] * 40), "the"]
+    documents = table_of(replace(task, block_length=16), words, texts)
+    assert replace(task, block_length=16).arrange(documents) is documents
+    assert documents.lengths_B.tolist() == [16, 3] and documents.truncated_samples == 1
+    fixed = replace(task, blocks="fixed", block_length=16)
+    table = table_of(fixed, words, texts)
+    assert table.truncated_samples == 0
+    assert fixed.arrange(table).lengths_B.tolist() == [16, 16, 15]
+
+
+def test_rows_of_token_ids_are_joined_with_and_without_their_marks(task, words):
+    fixed = replace(task, blocks="fixed", block_length=8)
+    rows = [{"input_ids": [2, 5, 6, 3]}, {"input_ids": [6, 9]}, {"input_ids": [3]}, {"input_ids": [2, 3]}]
+    table = fixed.arrange(as_table(fixed.encode_batch(rows, words)))
+    assert table.ids.tolist() == [2, 5, 6, 6, 9, 3, 3]
+    assert table.reads.tolist() == [1, 2, 3, 4]
+
+
+def test_blocks_are_masked_anew_each_epoch_and_need_room(task, words):
+    fixed = replace(task, blocks="fixed", block_length=7, probability=0.3)
+    table = fixed.arrange(table_of(fixed, words, LINES))
+    rows = np.arange(len(table))
+    epochs = [fixed.view(table, rows, np.full(len(rows), epoch)) for epoch in (0, 1)]
+    assert [len(each) for each in epochs] == [len(table)] * 2
+    assert epochs[0].reads.tolist() != epochs[1].reads.tolist()
+    with pytest.raises(DataError, match=r"data.max_length: found 2; a block has room for a token from 3 on"):
+        replace(fixed, block_length=2).arrange(table_of(fixed, words, LINES))
+    with pytest.raises(RecipeError, match="expected documents or fixed"):
+        MaskedLM(blocks="some")
+    empty = as_table(fixed.encode_batch([{"input_ids": [2, 3]}], words))
+    assert fixed.arrange(empty) is empty

@@ -153,6 +153,9 @@ class MlmOptions(Section):
     """`mlm`: of the masked tokens, the share shown as the mask token."""
     random_share: Fraction = 0.1
     """`mlm`: of the masked tokens, the share shown as a random token; the rest are shown as they are."""
+    blocks: Literal["documents", "fixed"] = "documents"
+    """`mlm`: `documents`: each row by itself, cut at data.max_length; `fixed`: all rows joined and cut into blocks of
+    data.max_length, each between the tokenizer's marks."""
     mask_id: Annotated[int | None, Field(ge=0)] = None
     """`mlm`: id of the mask token, for rows of token ids without a tokenizer; null: the tokenizer's."""
 

@@ -77,11 +77,8 @@ def _language(found: Findings) -> PickedTask:
     notes: tuple[str, ...] = ()
     if found.running is not None:
         share = f"{found.running:.0%} of the lines are carried on by the next one"
-        if name == "clm":
-            options["blocks"] = "fixed"
-            notes = (f"blocks: fixed: {share}, so lines are joined; documents: each row by itself",)
-        else:
-            notes = (f"{share}: a running text, of which each line is a sample here",)
+        options["blocks"] = "fixed"
+        notes = (f"blocks: fixed: {share}, so lines are joined; documents: each row by itself",)
     what = "causal" if causal else "masked"
     return PickedTask(
         name=name,

@@ -1,16 +1,18 @@
-"""The samples that a causal language model is trained in, cut out of tokenised documents.
+"""The samples that language models are trained in, cut out of tokenised documents. Causal ones:
 
     documents:  d0 d1 d2 d3 d4 d5 d6 | e0 e1        fixed (3):  d0 d1 d2 | d3 d4 d5 | d6 e0 e1
     pieces (4): d0 d1 d2 d3 | d3 d4 d5 d6 | e0 e1
 
 Position i predicts token i + 1. Pieces of a document overlap by one token, so that each token but its first is
-predicted exactly once. Blocks do not overlap: the first token of a block is not predicted.
+predicted exactly once. Blocks do not overlap: the first token of a block is not predicted. Masked language models have
+blocks between the marks that stand around a text (`framed_blocks`).
 
 Shapes: S samples, T tokens, U units (predicted tokens).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +73,75 @@ def next_token_table(table: TokenTable, firsts_S: np.ndarray, ends_S: np.ndarray
         weights=table.weights[targets_U],
         extras={name: values[targets_U] for name, values in table.extras.items()},
     )
+
+
+def framed_blocks(
+    table: TokenTable, most_tokens: int, before: Sequence[int], behind: Sequence[int], group: str
+) -> TokenTable:
+    """All documents joined, without what their tokenizer put around them, in blocks that have it around themselves.
+
+    Args:
+        table: documents; a unit for each token that may be predicted.
+        most_tokens: of a block, its frame included; the last block may be shorter.
+        before: ids in front of a text.
+        behind: ids behind a text.
+        group: name of the extra that holds, for each unit, the place of its word's first token; a word that a block
+            cuts is two.
+
+    Raises:
+        DataError: blocks without room.
+    """
+    room = most_tokens - len(before) - len(behind)
+    if room < 1:
+        raise DataError(
+            f"data.max_length: found {most_tokens}; a block has room for a token from {most_tokens - room + 1} on"
+        )
+    kept_T = _unframed(table, before, behind)
+    total = int(kept_T.sum())
+    if not total:
+        return table
+    joined_T = np.cumsum(kept_T) - 1  # place of each kept token among them
+    starts_U = np.repeat(table.token_offsets[:-1], np.diff(table.unit_offsets))
+    places_U = joined_T[starts_U + table.reads]
+    firsts_S = np.arange(0, total, room, dtype=np.int64)
+    sizes_S = np.minimum(firsts_S + room, total) - firsts_S
+    lengths_S = sizes_S + len(before) + len(behind)
+    offsets = _offsets(lengths_S)
+    ids = np.empty(int(offsets[-1]), table.ids.dtype)
+    for place, token in enumerate(before):
+        ids[offsets[:-1] + place] = token
+    for place, token in enumerate(behind):
+        ids[offsets[1:] - len(behind) + place] = token
+    ids[_stretches(offsets[:-1] + len(before), sizes_S)] = np.asarray(table.ids)[kept_T]
+    blocks_U = places_U // room
+    extras = {name: np.asarray(values) for name, values in table.extras.items()}
+    if group in extras:
+        words_U = np.maximum(joined_T[starts_U + extras[group].astype(np.int64)], blocks_U * room)
+        extras[group] = (words_U - blocks_U * room + len(before)).astype(np.float32)
+    return replace(
+        table,
+        ids=ids,
+        token_offsets=offsets,
+        segments=None if table.segments is None else np.zeros(len(ids), np.int8),
+        reads=(places_U - blocks_U * room + len(before)).astype(np.int32),
+        unit_offsets=_offsets(np.bincount(blocks_U, minlength=len(firsts_S))),
+        extras=extras,
+    )
+
+
+def _unframed(table: TokenTable, before: Sequence[int], behind: Sequence[int]) -> np.ndarray:
+    """(tokens,) bool: what is left of documents without the frame, where they have it."""
+    ids, starts_D, ends_D = np.asarray(table.ids), table.token_offsets[:-1], table.token_offsets[1:]
+    kept_T = np.ones(len(ids), bool)
+    whole_D = ends_D - starts_D >= len(before) + len(behind)
+    framed_D = whole_D.copy()
+    places = [(starts_D + place, token) for place, token in enumerate(before)]
+    places += [(ends_D - len(behind) + place, token) for place, token in enumerate(behind)]
+    for place_D, token in places:
+        framed_D[whole_D] &= ids[place_D[whole_D]] == token
+    for place_D, _ in places:
+        kept_T[place_D[framed_D]] = False
+    return kept_T
 
 
 def _stretches(firsts_S: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:

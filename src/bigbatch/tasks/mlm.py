@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, Problem, RecipeError
 from bigbatch.protocols import Metric
 from bigbatch.records import Sample, Targets, TokenTable
+from bigbatch.tasks.blocks import framed_blocks
 from bigbatch.tasks.classes import SET_BY_THE_RUN
 from bigbatch.tasks.documents import Document, encode_documents
 from bigbatch.tasks.heads import build_model
@@ -49,11 +50,15 @@ class MaskedLM(LanguageModelling):
     """Of the predicted tokens: shown as the mask token."""
     random_share: float = 0.1
     """Of the predicted tokens: shown as a random token; the rest are shown as they are."""
+    blocks: Literal["documents", "fixed"] = "documents"
+    """`documents`: each row by itself, cut at max_length; `fixed`: all rows joined, cut into blocks of max_length."""
     mask_id: int | None = None
     """Id of the mask token, for rows of token ids without a tokenizer."""
 
     max_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
     """Tokens kept of a sample."""
+    block_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
+    """Tokens of a block at most: `max_length`."""
     vocabulary: Vocabulary | None = field(default=None, metadata=SET_BY_THE_RUN)
     """The tokenizer's ids."""
     data_seed: int = field(default=0, metadata=SET_BY_THE_RUN)
@@ -68,6 +73,9 @@ class MaskedLM(LanguageModelling):
     wants_tokenizer = True
 
     def __post_init__(self) -> None:
+        if self.blocks not in ("documents", "fixed"):
+            what = f"found {self.blocks!r}; expected documents or fixed"
+            raise RecipeError([Problem(where="recipe", key="task.blocks", what=what)])
         shares = {"mask_share": self.mask_share, "random_share": self.random_share}
         bad = {name: value for name, value in shares.items() if not 0 <= value <= 1}
         if not 0 < self.probability <= 1:
@@ -100,12 +108,21 @@ class MaskedLM(LanguageModelling):
 
     def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
         """Many rows with one call of the tokenizer."""
-        return [self._sample(document) for document in encode_documents(rows, tokenizer, self.max_length)]
+        most = None if self.blocks == "fixed" else self.max_length
+        return [self._sample(document) for document in encode_documents(rows, tokenizer, most)]
 
     def encode_unlabelled(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
         """Rows to predict: their units are the mask tokens that the text holds."""
         documents = encode_documents(rows, tokenizer, self.max_length)
         return [_units(document, document.ids == self._mask_id, {}) for document in documents]
+
+    def arrange(self, table: TokenTable) -> TokenTable:
+        """Documents as they are, or joined and cut into blocks."""
+        if self.blocks == "documents":
+            return table
+        assert self.block_length is not None, "the run tells the task its max_length"
+        known = self._known
+        return framed_blocks(table, self.block_length, known.before, known.behind, WORD)
 
     def _sample(self, document: Document) -> Sample:
         ordinary_T = ~np.isin(document.ids, [*self._known.special_ids, self._mask_id])
