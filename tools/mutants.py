@@ -550,8 +550,20 @@ MUTANTS = (
     Mutant(
         name="latest-for-best",
         fault="the model folder holds the latest weights, not the best",
-        patches=(("run/finish.py", "trouble = loop.keeper.load_best(parts, progress)", "trouble = None"),),
+        patches=(
+            (
+                "run/finish.py",
+                'loop.keeper.load_earlier(parts, kept.update) if kept.of == "best" else None',
+                "None",
+            ),
+        ),
         tests=("tests/run/test_loop.py::test_the_model_folder_holds_the_best_weights_not_the_latest",),
+    ),
+    Mutant(
+        name="luck-for-best",
+        fault="an earlier evaluation replaces the final weights however small its lead",
+        patches=(("run/choice.py", "if p < BEYOND_CHANCE:", "if p <= 1.0:"),),
+        tests=("tests/run/test_choice.py",),
     ),
     Mutant(
         name="journal-not-rewound",
