@@ -307,6 +307,7 @@ def plan(
     audit: bool = False,
     dry_run: bool = False,
     ranks: int | None = None,
+    width: int | None = None,
 ) -> list[str]:
     """What would run, how long, how much memory and why, as lines to print; writes no run directory.
 
@@ -315,20 +316,21 @@ def plan(
         audit: also what the plan's number format (bf16, when that is fp32) does to each block of the model.
         dry_run: what one of many ranks would hold and send, from shapes alone, instead of measuring this machine.
         ranks: of the dry run; None: `plan.ranks`, or what `plan.mesh` needs.
+        width: letters of a terminal's line; None: lines stay whole.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory, or the dry run `plan.memory`.
     """
     loaded = load_recipe(recipe, overrides, environ=environ)
     if dry_run:
-        return _dry(loaded, ranks)
+        return _dry(loaded, ranks, width)
     from bigbatch.run.inputs import Live
     from bigbatch.run.start import plan_only
 
     console = ConsoleObserver()
     try:
         parts = plan_only(loaded, Live(), console.say, console.progress, audit=audit)
-        lines = explain(parts.plan, parts.notes)
+        lines = explain(parts.plan, parts.notes, width)
         if parts.audit is not None:
             from bigbatch.precision.audit import audit_lines
 
@@ -366,7 +368,7 @@ def prepare(
         console.close()
 
 
-def _dry(recipe: Recipe, ranks: int | None) -> list[str]:
+def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:
     """The plan of a dry run, and what it found."""
     from bigbatch.plan.dry import dry_lines
     from bigbatch.run.dry import dry_run
@@ -374,7 +376,7 @@ def _dry(recipe: Recipe, ranks: int | None) -> list[str]:
     console = ConsoleObserver()
     try:
         parts, found = dry_run(recipe, ranks, console.say, console.progress)
-        return [*explain(parts.plan, parts.notes), "", *dry_lines(found)]
+        return [*explain(parts.plan, parts.notes, width), "", *dry_lines(found)]
     finally:
         console.close()
 

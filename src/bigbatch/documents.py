@@ -125,6 +125,7 @@ class ResultFile(TypedDict):
     missed_gates: NotRequired[list[str]]
     baseline: NotRequired[dict[str, dict[str, dict[str, Figure]]]]
     verdict: NotRequired[str]
+    model: NotRequired[str]
 
 
 class BaselineFile(TypedDict):

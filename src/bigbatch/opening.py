@@ -16,7 +16,7 @@ from bigbatch.launch.place import note_of_torchrun
 from bigbatch.launch.signs import signs_of_life, watched_from_inside
 from bigbatch.launch.worker import Worker
 from bigbatch.places import Place
-from bigbatch.plan.explain import explain
+from bigbatch.plan.explain import brief
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
 from bigbatch.recipe.schema import Recipe
@@ -265,15 +265,24 @@ def _silent(_text: str) -> None:
 
 
 def _show_plan(console: ConsoleObserver | None, parts: Parts) -> None:
-    if console is not None:
-        console.start(explain(parts.plan, parts.notes), parts.length.updates, parts.length.samples)
+    if console is None:
+        return
+    from bigbatch.run.about import about, chosen_figure
+
+    lines = brief(parts.plan, about(parts), parts.notes, console.width)
+    lines.append(
+        f"all {len(parts.plan.choices)} choices, each with its reason: plan.json, or `bigbatch plan`"
+    )
+    console.start(lines, parts.length.updates, parts.length.samples, chosen_figure(parts))
 
 
 def last_lines(run: Run, again: str) -> list[str]:
-    """Where a run's results are, and how to go on."""
+    """Where a run's results are, and how to go on; the last line says what the run is worth."""
     if run.status == "interrupted":
         return [f"interrupted; {again} ({run.path})"]
-    return [f"{kind}: {run.path / name}" for kind, name in (("report", "report.html"), ("model", "model"))]
+    files = [f"{kind}: {run.path / name}" for kind, name in (("report", "report.html"), ("model", "model"))]
+    verdict = (run.result or {}).get("verdict")
+    return [*files, f"result: {verdict}"] if verdict else files
 
 
 @dataclass(frozen=True)

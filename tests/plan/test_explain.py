@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bigbatch.plan.explain import explain, shown
+from bigbatch.plan.explain import brief, explain, shown
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.timing import Work
 from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
@@ -54,3 +54,51 @@ def test_values_as_read() -> None:
     assert shown("peak_memory_bytes", choice({}, "bytes", 3 * 1024**3)) == "3.0 GiB"
     assert shown("betas", choice([0.6, 0.996])) == "0.6, 0.996"
     assert shown("learning_rate", choice(5e-4)) == "0.0005"
+
+
+def test_a_newcomer_reads_eight_lines(
+    hardware: HardwareFacts,
+    model: ModelFacts,
+    lengths: LengthFacts,
+    probe: ProbeFacts,
+    calibration: CalibrationFacts,
+    recipe_with: Callable[..., Any],
+) -> None:
+    plan = make_plan(
+        recipe_with(length="1 epochs"), hardware, model, lengths, probe, calibration,
+        work=Work(validation_tokens=5000),
+    )  # fmt: skip
+    facts = [("task", "classify, 3 classes"), ("rows", "11,213 train"), ("model", "m, 22 parameters")]
+    lines = brief(plan, facts, ["one row is odd"])
+    told = [line for line in lines if not line.startswith(("warning: ", "note: "))]
+    assert [line.split("  ")[0] for line in told] == [
+        "task", "rows", "model", "length", "learning rate", "training time", "peak memory", "machine",
+    ]  # fmt: skip
+    assert "256 samples an update; 44 updates" in told[3] and "of evaluation" in told[5] and "GiB" in told[6]
+    assert "micro-batches of 1,024 tokens" in told[7]
+    assert lines[-1] == "note: one row is odd" and any(line.startswith("warning: only 44") for line in lines)
+
+
+def test_lines_end_where_the_terminal_does(
+    hardware: HardwareFacts,
+    model: ModelFacts,
+    lengths: LengthFacts,
+    probe: ProbeFacts,
+    calibration: CalibrationFacts,
+    recipe_with: Callable[..., Any],
+) -> None:
+    plan = make_plan(recipe_with(length="1 epochs"), hardware, model, lengths, probe, calibration)
+    for width in (60, 80, 100):
+        lines = explain(plan, ["a note that is much longer than a narrow terminal is wide " * 3], width)
+        assert all(len(line) <= width for line in lines if " " in line.strip())
+        words = " ".join(" ".join(lines).split())
+        assert all(" ".join(choice.reason.split()) in words for choice in plan.choices.values())
+
+
+def test_who_said_so_is_called_as_in_plan_json(
+    hardware: HardwareFacts, model: ModelFacts, lengths: LengthFacts, recipe_with: Callable[..., Any]
+) -> None:
+    plan = make_plan(recipe_with(length="1 epochs"), hardware, model, lengths)
+    for line, (name, entry) in zip(explain(plan), plan.to_json().items(), strict=False):
+        if name != "warnings":
+            assert f"  {entry['source']} " in line

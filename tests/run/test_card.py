@@ -68,7 +68,7 @@ def test_a_whole_card() -> None:
     )
     progress: Any = SimpleNamespace(update=1, position=8, tokens=64)
     kept = "the final weights are kept: <b> was never better"
-    card = model_card(parts, {"test": {"accuracy": 0.5}}, progress, kept=kept)
+    card = model_card(parts, {"test": {"accuracy": 0.5}}, progress, base="a/<img src=x>", kept=kept)
     assert "- `the final weights are kept: <b> was never better`" in card
     assert "Labels: `R&D`, `![x](https://t.example/p)`." in card
     assert "&amp;" not in card and "| accuracy | 0.5000 |" in card

@@ -86,7 +86,7 @@ def test_evaluations_and_events_are_always_shown() -> None:
     observer(Event(step=5, event="nonfinite", why="the loss was infinite", did="skipped the update"))
     observer(Event(step=6, event="checkpoint", why="5 min", did="saved"))
     assert stream.getvalue().splitlines() == [
-        "update 4  validation  loss 0.41  accuracy 0.85  f1_macro 0.7932",
+        "update 4  validation  loss 0.41  f1_macro 0.7932  accuracy 0.85  other 1",
         "update 5  nonfinite: the loss was infinite: skipped the update",
     ]
 
@@ -249,3 +249,29 @@ def test_forced_colours_on_a_pipe_move_no_cursor(monkeypatch, capsys) -> None:
     shown = capsys.readouterr().err
     assert "update 1/1" in shown
     assert not [code for code in ("\x1b[?25", "\x1b[1A", "\x1b[2K", "\r") if code in shown]
+
+
+def test_the_figure_that_chooses_the_weights_comes_first() -> None:
+    clock = Clock()
+    observer, stream = plain(clock)
+    observer.start(total_updates=10, total_samples=1000, chosen="f1")
+    observer(evaluation(accuracy=0.936, precision=0.4, f1=0.309))
+    observer(
+        Eval(step=4, split="validation.hard", loss=1.0, metrics={"f1": 0.1}, seconds=1, samples_per_second=1)
+    )
+    clock.now = 20.0
+    observer(update(5))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "update 4  validation  f1 0.309  loss 0.41  accuracy 0.936  precision 0.4"
+    assert "update 5/10  f1 0.309  loss 0.5  " in lines[2]
+
+
+def test_perplexity_and_recall_come_before_accuracy() -> None:
+    observer, stream = plain()
+    observer.start(chosen="loss")
+    observer(evaluation(accuracy=0.2, perplexity=40.0))
+    observer(evaluation(**{"ndcg@10": 0.5, "recall@1": 0.3}))
+    observer(update(5))
+    lines = stream.getvalue().splitlines()
+    assert "loss 0.41  perplexity 40  accuracy 0.2" in lines[0] and "recall@1 0.3  ndcg@10 0.5" in lines[1]
+    assert lines[2].startswith("update 5  validation loss 0.41  loss 0.5")

@@ -30,7 +30,7 @@ from bigbatch.cli.options import (
     Set,
 )
 from bigbatch.cli.outcome import as_worker, exit_code_of_run, guarded
-from bigbatch.cli.words import columns_of, figures, say
+from bigbatch.cli.words import columns_of, figures, say, terminal_width
 from bigbatch.errors import UsageError
 from bigbatch.launch.passed import unstowed
 from bigbatch.launch.python import look_only_where_installed
@@ -147,6 +147,7 @@ def plan(
             audit=audit,
             dry_run=dry_run,
             ranks=ranks,
+            width=terminal_width(),
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -33,6 +34,11 @@ def say(lines: str | Iterable[str], stream: TextIO | None = None) -> None:
         text = visible(str(line)).encode(encoding, "backslashreplace").decode(encoding)
         out.write(f"{text}\n")
     out.flush()
+
+
+def terminal_width() -> int | None:
+    """Letters of a line of standard output, where that is a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def figures(values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +133,18 @@ def final_metrics(run: RunData) -> dict[str, dict[str, float]]:
             splits[str(split)] = _numbers(metrics)
     # The test split answers the question, so it comes first.
     return dict(sorted(splits.items(), key=lambda item: (item[0] != "test", item[0])))
+
+
+def baseline_metrics(run: RunData, splits: Iterable[str]) -> dict[str, dict[str, float]]:
+    """`bag of words: test` -> figures of a simple model of the same rows, of these splits in their order."""
+    found = run.result.get("baseline")
+    baselines = found if isinstance(found, Mapping) else {}
+    return {
+        f"{str(name).replace('_', ' ')}: {split}": _numbers(of_splits[split])
+        for split in splits
+        for name, of_splits in baselines.items()
+        if isinstance(of_splits, Mapping) and isinstance(of_splits.get(split), Mapping)
+    }
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:

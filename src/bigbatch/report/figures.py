@@ -11,12 +11,12 @@ from bigbatch.report.quality import SplitQuality, calibration_error
 from bigbatch.report.read import RunData
 from bigbatch.report.scales import Points, smoothed, thinned
 from bigbatch.report.text import clean, shorten, show_number, show_share, title_of
+from bigbatch.rules.headline import in_order
 
 WIDE_PX = 1040
 CARD_PX = 310
 _SMOOTH_FROM = 120
 """Curves with more updates than this are drawn as a moving average over the faint raw values."""
-_PREFERRED = ("f1_macro", "accuracy", "balanced_accuracy", "matthews_corrcoef", "r2", "pearsonr", "f1_micro")
 
 
 def samples_at(run: RunData) -> dict[int, float]:
@@ -168,8 +168,7 @@ def leading_metrics(run: RunData, limit: int = 3) -> list[str]:
     """The metric the run is judged by, then the usual ones, of those that were evaluated."""
     names = {key for record in run.evals for key, value in record.items() if facts.number(value) is not None}
     best = facts.best(run)
-    wanted = [best.metric] if best else []
-    return [name for name in dict.fromkeys([*wanted, *_PREFERRED]) if name in names][:limit]
+    return in_order(sorted(names), best.metric if best else None, usual_only=True)[:limit]
 
 
 def confusion_figure(quality: SplitQuality) -> Markup | None:

@@ -22,6 +22,8 @@ _EVENTS_SHOWN = 100
 _CLASSES_SHOWN = 25
 _CONFUSED_SHOWN = 6
 _EXAMPLES_SHOWN = 12
+_MEMORY_SLACK = 0.02
+"""By how much a run may need more memory than predicted before that is marked."""
 _STATES = ("running", "finished", "interrupted", "failed")
 _SOURCES = ("user", "default", "derived", "measured")
 
@@ -50,6 +52,7 @@ def render_report(run: RunData) -> str:
         "name": clean(run.name),
         "when": _when(run),
         "state": run.state if run.state in _STATES else "unknown",
+        "verdict": _verdict(run),
         "lead": _lead(run),
         "tiles": _tiles(run),
         "problems": [clean(line) for line in run.problems],
@@ -61,12 +64,24 @@ def render_report(run: RunData) -> str:
     return render("report.html.j2", view)
 
 
+def _verdict(run: RunData) -> str:
+    """What the run is worth, as its result says it: the first thing to read."""
+    said = run.result.get("verdict")
+    text = shorten(clean(said), 600) if isinstance(said, str) else ""
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
 def _lead(run: RunData) -> str:
     """What was trained on what, in two or three short sentences."""
     recipe = flat_recipe(run.recipe)
-    model = recipe.get("model.name") or recipe.get("model") or "A model"
+    base = run.result.get("model")
+    model = (
+        base
+        if isinstance(base, str) and base
+        else recipe.get("model.name") or recipe.get("model") or "A model"
+    )
     task = recipe.get("task.name") or recipe.get("task")
-    model = clean(model.rstrip("/").rsplit("/", 1)[-1])
+    model = shorten(clean(model.rstrip("/") if base else model.rstrip("/").rsplit("/", 1)[-1]), 120)
     unit = "samples" if recipe.get("batch.samples") not in (None, "", "null") else "tokens"
     amount = recipe.get(f"batch.{unit}") or recipe.get("batch")
     words = [f"{model}, trained to {clean(task)}." if task else f"{model}."]
@@ -108,10 +123,11 @@ def _tiles(run: RunData) -> list[dict[str, str]]:
     tiles = []
     best = facts.best(run)
     if best:
-        where = f"best on {clean(best.split)}" if best.split else "best"
+        split, metric = clean(best.split or "validation"), best.metric
         after = f", after update {show_number(best.step)}" if best.step else ""
         after += "; the final weights are kept" if facts.kept_final(run) else ""
-        tiles.append(_tile(title_of(best.metric), show_number(best.value), where + after))
+        name = f"Loss on {split}" if metric == "loss" else title_of(metric)
+        tiles.append(_tile(name, show_number(best.value), f"best on {split}{after}"))
     metrics = facts.final_metrics(run)
     test = {} if not metrics else next(iter(metrics.values()))
     split = clean(next(iter(metrics), ""))
@@ -120,7 +136,7 @@ def _tiles(run: RunData) -> list[dict[str, str]]:
     for name in leading[: 2 if best else 3]:
         tiles.append(_tile(title_of(name), show_number(test[name]), f"on {split}"))
     if "loss" in test and len(tiles) < 3:
-        tiles.append(_tile("Loss", show_number(test["loss"]), f"on {split}"))
+        tiles.append(_tile(f"Loss on {split}", show_number(test["loss"]), "at the end"))
     return tiles + _cost_tiles(run)
 
 
@@ -166,6 +182,7 @@ def _learning(run: RunData) -> dict[str, Any]:
 
 def _quality(run: RunData, qualities: Sequence[SplitQuality]) -> dict[str, Any]:
     metrics = facts.final_metrics(run)
+    shown = {**metrics, **facts.baseline_metrics(run, metrics)}
     known = "test" in metrics or "test" in run.evaluation
     examples = next((quality.examples for quality in qualities if quality.examples), ())
     return {
@@ -173,8 +190,8 @@ def _quality(run: RunData, qualities: Sequence[SplitQuality]) -> dict[str, Any]:
         if known
         else "Measured on validation data; there is no test split yet.",
         "qualities": [_split_view(quality) for quality in qualities],
-        "splits": [clean(split) for split in metrics],
-        "metric_rows": facts.metric_rows(metrics),
+        "splits": [clean(split) for split in shown],
+        "metric_rows": facts.metric_rows(shown),
         "examples": [_example_view(example) for example in examples[:_EXAMPLES_SHOWN]],
     }
 
@@ -293,6 +310,9 @@ def _compared_view(line: facts.Compared) -> dict[str, Any]:
     longest = max(abs(line.predicted), abs(line.measured or 0.0)) or 1.0
     error = line.error
     grade = "" if error is None else "good" if abs(error) <= 0.1 else "" if abs(error) <= 0.25 else "warn"
+    # More memory than was said is what ends runs; less only leaves some of it unused.
+    if line.name == "peak_memory_bytes" and error is not None and error < -_MEMORY_SLACK:
+        grade = "warn"
     return {
         "title": title_of(line.name),
         "predicted": show_measured(line.name, line.predicted),

@@ -116,18 +116,25 @@ def line_chart(chart: Chart, *, width: float, height: float) -> Markup:
     xs = [x for one in chart.series for x, _ in one.points] + [mark.x for mark in chart.marks]
     # Charts over samples begin at the first sample of the run, whatever was recorded first.
     horizontal = _across(chart, xs, left + 4, right - 4)
+    y_label = _labelled(chart.y_label, chart.log)
+    x_label = _labelled(chart.x_label, chart.x_log)
     return picture(
         width,
         bottom + 38,
         chart.title,
         chart.description,
         *_grid(labels, vertical, left, right),
-        *_horizontal_axis(horizontal, bottom, chart.x_label, chart.x_names),
-        tag("text", chart.y_label, x=px(left), y=13, class_="label") if chart.y_label else None,
+        *_horizontal_axis(horizontal, bottom, x_label, chart.x_names),
+        tag("text", y_label, x=px(left), y=13, class_="label") if y_label else None,
         *legend,
         *(_mark(mark, horizontal, top, bottom) for mark in chart.marks),
         *(_curve(one, horizontal, vertical) for one in chart.series),
     )
+
+
+def _labelled(label: str, log: bool) -> str:
+    """An axis by its name; a logarithmic one says so."""
+    return f"{label} (log scale)".strip() if log else label
 
 
 def _nothing(chart: Chart, width: float) -> Markup:

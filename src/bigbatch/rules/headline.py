@@ -25,23 +25,13 @@ _USUAL = (
 )
 
 
-def short(key: str | None, splits: Iterable[str] = ()) -> str | None:
-    """The figure's own name of a key that may name a split: `hard.f1_macro` -> `f1_macro`."""
-    if key is None:
-        return None
-    names = {name for split in splits for name in (split, split.removeprefix("validation."), "main")}
-    for name in sorted(names, key=len, reverse=True):
-        if key.startswith(f"{name}."):
-            return key.removeprefix(f"{name}.")
-    return key
-
-
-def in_order(names: Iterable[str], chosen: str | None = None) -> list[str]:
+def in_order(names: Iterable[str], chosen: str | None = None, *, usual_only: bool = False) -> list[str]:
     """Figures, the most telling first.
 
     Args:
         names: those that there are.
         chosen: the one that chooses the weights, if it is known.
+        usual_only: whether those that few people know are left out.
 
     Example:
         >>> in_order(["loss", "accuracy", "precision", "f1"], chosen="loss")
@@ -50,7 +40,7 @@ def in_order(names: Iterable[str], chosen: str | None = None) -> list[str]:
     there = list(dict.fromkeys(names))
     usual = [name for name in _USUAL if name in there]
     first = [chosen] if chosen in there else []
-    return list(dict.fromkeys([*first, *usual, *there]))
+    return list(dict.fromkeys([*first, *usual, *(() if usual_only else there)]))
 
 
 def telling(names: Iterable[str], chosen: str | None = None) -> str | None:

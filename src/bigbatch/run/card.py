@@ -31,6 +31,7 @@ def model_card(
     final: Figures,
     progress: Progress,
     *,
+    base: str,
     baselines: Mapping[str, Figures] = {},
     verdict: str = "",
     kept: str = "",
@@ -41,12 +42,11 @@ def model_card(
         parts: of the run.
         final: its figures.
         progress: how far it came.
+        base: what the model is called that training started from.
         baselines: by name, the figures of simple models of the same rows.
         verdict: the run in one sentence; class names in it are data.
         kept: which weights these are, and why, in one sentence.
     """
-    recipe = parts.recipe
-    base = recipe.model.name or type(parts.module).__name__
     names = getattr(parts.task, "label_names", ())
     pipeline, auto, _ = _HEADS[head_kind(parts.task)]
     lines = [

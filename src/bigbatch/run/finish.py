@@ -14,6 +14,7 @@ from bigbatch.graph.compiled import compilations
 from bigbatch.infer.evaluate import EvalResult, Example
 from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record, TokenTable
+from bigbatch.run.about import base_name
 from bigbatch.run.baselines import kept_or_fitted
 from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
@@ -76,8 +77,11 @@ def _written(
 ) -> Iterator[Record]:
     """Rank 0 writes the model and the final files."""
     found = kept_or_fitted(parts, directory)
+    base = base_name(parts)
     said = run_verdict(parts, loop, final, found)
-    card = model_card(parts, final, loop.progress, baselines=found.figures, verdict=said, kept=kept.why)
+    card = model_card(
+        parts, final, loop.progress, base=base, baselines=found.figures, verdict=said, kept=kept.why
+    )
     # No rank holds all of a divided model; its checkpoint does.
     stored = loop.keeper.stored_weights() if loop.world.divides else None
     files = extra_files(parts.task, parts.module)
@@ -89,7 +93,12 @@ def _written(
     directory.report.unlink(missing_ok=True)
     directory.write_json(
         directory.result,
-        {**result_file(parts, loop, final, kept), "baseline": found.figures, "verdict": said},
+        {
+            **result_file(parts, loop, final, kept),
+            "model": base,
+            "baseline": found.figures,
+            "verdict": said,
+        },
     )
 
 

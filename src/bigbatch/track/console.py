@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bigbatch.records import Eval, Event, Record, Update
+from bigbatch.rules.headline import in_order
 from bigbatch.units import show_seconds
 
 _PLAIN_SECONDS = 10.0
@@ -24,7 +25,6 @@ _RECENT_UPDATES = 20
 _SHOWN_METRICS = 4
 _QUIET_EVENTS = ("checkpoint", "note", "nothing_to_learn")
 """Routine: shown in the report, but one line every few minutes would bury what matters here."""
-_PREFERRED = ("accuracy", "f1_macro", "balanced_accuracy", "matthews_corrcoef", "r2", "mae", "f1_micro")
 # Controls and the characters that reorder text: a label must not be able to move the cursor or forge a line.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -63,9 +63,20 @@ class ConsoleObserver:
         self._skipped = self._empty = 0
         self._worth = ""
         self._last_eval = ""
+        self._chosen: str | None = None
+        self._chosen_words = ""
+
+    @property
+    def width(self) -> int | None:
+        """Letters of a terminal's line; None where lines may have any length."""
+        return self._console.width if self._has_cursor else None
 
     def start(
-        self, lines: Iterable[str] = (), total_updates: int | None = None, total_samples: int | None = None
+        self,
+        lines: Iterable[str] = (),
+        total_updates: int | None = None,
+        total_samples: int | None = None,
+        chosen: str | None = None,
     ) -> None:
         """Print the plan's summary and start the clock.
 
@@ -73,7 +84,9 @@ class ConsoleObserver:
             lines: printed as they are, one by one.
             total_updates: updates of the whole run, those before a resume included.
             total_samples: samples of the whole run; the remaining time follows from it.
+            chosen: the figure that chooses the weights: it is named first.
         """
+        self._chosen = chosen
         self._safely(self._start, list(lines), total_updates, total_samples)
 
     def __call__(self, record: Record) -> None:
@@ -142,7 +155,8 @@ class ConsoleObserver:
             self._take(record)
             self._progress(last=self._share() >= 1)
         elif isinstance(record, Eval):
-            self._last_eval = _eval_words(record)
+            self._last_eval = _eval_words(record, self._chosen)
+            self._note_chosen(record)
             words = f"update {record.step:,}  {printable(record.split)}  {self._last_eval}"
             self._print(Text(words, style="bold"))
         elif isinstance(record, Event) and record.event not in _QUIET_EVENTS:
@@ -150,6 +164,13 @@ class ConsoleObserver:
                 self._total_updates = record.details.get("updates", self._total_updates)
                 self._total_samples = record.details.get("samples", self._total_samples)
             self._print(_event_text(record))
+
+    def _note_chosen(self, record: Eval) -> None:
+        """The figure that chooses the weights, as progress lines have it until the next evaluation."""
+        figures = {"loss": record.loss, **record.metrics}
+        if self._chosen in figures and record.split == "validation":
+            name = "validation loss" if self._chosen == "loss" else printable(self._chosen)
+            self._chosen_words = f"{name} {_figure(figures[self._chosen])}"
 
     def _take(self, update: Update) -> None:
         self._first = self._first or update
@@ -206,6 +227,8 @@ class ConsoleObserver:
             return "waiting for the first update"
         total = f"/{self._total_updates:,}" if self._total_updates else ""
         words = [f"update {update.step:,}{total}", f"loss {_figure(update.loss)}"]
+        if self._chosen_words:
+            words.insert(1, self._chosen_words)
         seconds = sum(one.seconds for one in self._recent)
         if seconds > 0:
             words.append(f"{_rate(sum(one.batch_samples for one in self._recent) / seconds)} samples/s")
@@ -268,10 +291,11 @@ def _worth_words(noise: Mapping[str, float | None]) -> str:
     return f"{words} ({_figure(low)} to {'?' if high is None else _figure(high)})"
 
 
-def _eval_words(record: Eval) -> str:
-    names = [name for name in _PREFERRED if name in record.metrics] or list(record.metrics)
-    figures = [f"{printable(name)} {_figure(record.metrics[name])}" for name in names[:_SHOWN_METRICS]]
-    return "  ".join([f"loss {_figure(record.loss)}", *figures])
+def _eval_words(record: Eval, chosen: str | None) -> str:
+    figures = {"loss": record.loss, **record.metrics}
+    first = [chosen] if chosen in figures else []
+    names = list(dict.fromkeys([*first, "loss", *in_order(record.metrics)]))[: _SHOWN_METRICS + 1]
+    return "  ".join(f"{printable(name)} {_figure(figures[name])}" for name in names)
 
 
 def _event_text(record: Event) -> Text:
