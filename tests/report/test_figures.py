@@ -46,8 +46,8 @@ def test_the_learning_rate_is_never_smoothed(tmp_path: Path) -> None:
 def test_the_metric_of_the_run_leads(tmp_path: Path) -> None:
     assert figures.leading_metrics(read_run(write_run(tmp_path / "run"))) == [
         "f1_macro",
-        "matthews_corrcoef",
         "accuracy",
+        "matthews_corrcoef",
     ]
 
 

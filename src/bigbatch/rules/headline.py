@@ -19,9 +19,9 @@ _USUAL = (
     "ndcg@10",
     "r2",
     "mae",
+    "accuracy",
     "balanced_accuracy",
     "matthews_corrcoef",
-    "accuracy",
 )
 
 

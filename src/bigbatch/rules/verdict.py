@@ -205,7 +205,7 @@ def shown(value: float) -> str:
 
 def still_improving(curves: Curves, larger_is_better: bool, share: bool) -> bool:
     """Whether the last third of a run brought something, and its end was its best."""
-    if len(curves.values) >= 3:
+    if len(curves.values) >= 2:
         at = _two_thirds(curves.steps)
         signed = [value if larger_is_better else -value for value in curves.values]
         gain = signed[-1] - signed[at]
@@ -222,7 +222,7 @@ def _two_thirds(steps: Sequence[int]) -> int:
 
 def _fall(curves: Curves) -> float:
     """By what share the validation loss fell in the last third; 0 where its end is not its lowest."""
-    if len(curves.losses) < 3 or curves.losses[-1] > min(curves.losses):
+    if len(curves.losses) < 2 or curves.losses[-1] > min(curves.losses):
         return 0.0
     before = curves.losses[_two_thirds(curves.steps)]
     return (before - curves.losses[-1]) / before if before > 0 else 0.0

@@ -47,7 +47,7 @@ class Baselines:
     seconds: float = 0.0
 
     def words(self, split: str) -> str:
-        """`macro F1 on validation: a bag of words 0.914, …`, the best last; empty where there is none."""
+        """`always saying the most frequent class 0.012, a bag of words 0.914`; empty where there is none."""
         found = [
             f"{baseline_title(name)} {shown(value)}"
             for name, splits in self.figures.items()
@@ -130,7 +130,7 @@ def event(parts: Parts, found: Baselines, step: int) -> Event | None:
     words = found.words(split)
     if not words and not found.notes:
         return None
-    why = f"{split} {found.metric}: {words}" if words else "none"
+    why = f"{words} ({found.metric} on {split})" if words else "none"
     did = "; ".join([f"fitted in {found.seconds:.1f} s", *found.notes] if words else found.notes)
     return Event(step=step, event="baseline", why=why, did=did)
 
