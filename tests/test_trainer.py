@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -355,6 +357,28 @@ def test_an_interrupted_run_goes_on_when_asked():
     assert again.run.path == run.path
     with pytest.raises(UsageError, match="elsewhere is not in out"):
         trainer(0).train(resume_from_checkpoint="elsewhere")
+
+
+@pytest.mark.usefixtures("here")
+def test_ctrl_c_ends_the_script_once_everything_is_saved():
+    trainer = Trainer(tiny("bert", num_labels=2), arguments(eval_strategy="steps", eval_steps=2), None, ROWS, ROWS[:9],
+                      compute_metrics=interrupting, quiet=True)  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.run.status == "interrupted" and (trainer.run.path / "checkpoints").exists()
+    again = Trainer(trainer.model, arguments(), train_dataset=ROWS, eval_dataset=ROWS[:9], quiet=True)
+    assert again.train(resume_from_checkpoint=True).global_step == 4 and again.run.path == trainer.run.path
+
+
+def interrupting(prediction):
+    """Ctrl-C while the model is evaluated; the first call is with perfect logits, before the run."""
+    interrupting.calls += 1
+    if interrupting.calls == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    return {"calls": interrupting.calls}
+
+
+interrupting.calls = 0
 
 
 @pytest.mark.usefixtures("here")

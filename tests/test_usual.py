@@ -135,6 +135,20 @@ def test_the_ranks_that_the_caller_names_count_as_their_devices():
     assert found["defaults"]["batch"] == {"samples": 24}
 
 
+def test_machines_count_as_one_device_each_where_nobody_says_how_many_they_have():
+    asked = {"model_or_recipe": "m", "args": SimpleNamespace(per_device_train_batch_size=4)}
+    found, lost = usual(asked, nodes=3)
+    assert found["defaults"]["batch"] == {"samples": 12}
+    assert (
+        "the global batch is 12 samples, as of one device a node; where nodes have several, say ranks="
+        in lost
+    )
+    found, lost = usual(asked, ranks="auto", nodes=3)
+    assert found["defaults"]["batch"] == {"samples": 12} and lost
+    found, lost = usual({**asked, "set": {"plan.ranks": 5}}, nodes=3)
+    assert found["defaults"]["batch"] == {"samples": 20} and not lost
+
+
 @pytest.mark.parametrize("recipe", ["job.yaml", {"batch": 4}])
 def test_two_recipes_are_refused(recipe):
     with pytest.raises(UsageError, match="both say how to train"):
@@ -188,6 +202,29 @@ def test_callbacks_are_refused_with_what_does_their_work():
     assert "instead of EarlyStoppingCallback: set=" in str(refused.value)
     assert "instead of Mine: observers=[function]" in str(refused.value)
     assert usual({"model_or_recipe": "m", "callbacks": []})[0] == {"model_or_recipe": "m"}
+
+
+HEADS = {
+    "classify": (lambda: tiny("bert"), lambda n: {"labels": n % 3}, {}),
+    "tag": (lambda: tiny("bert", head="tokens"), lambda n: {"labels": [-100, n % 3, -100]}, {}),
+    "mlm": (lambda: tiny("bert", head="masked"), lambda n: {}, {"task": {"name": "mlm", "mask_id": 4}}),
+    "clm": (lambda: tiny("gpt2", head="causal"), lambda n: {}, {}),
+    "regression": (lambda: tiny("bert", num_labels=1), lambda n: {"labels": n / 7}, {}),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_says_which_task_it_is_for(name):
+    model, labels, keys = HEADS[name]
+    rows = [{"input_ids": [2, 5 + number % 3, 3], **labels(number)} for number in range(40)]
+    with bigbatch.start(model(), rows, batch_size=8, set={"updates": 1, **keys}, run_dir="r") as run:
+        recipe, task = run._parts.recipe, run._parts.task
+    assert (recipe.task.name, getattr(task, "kind", "")) in ((name, "single"), (name, ""), ("classify", name))
+
+
+def test_a_named_task_wins_over_the_head():
+    with pytest.raises(bigbatch.errors.ModelError, match="one output per token"):
+        bigbatch.train(tiny("bert", head="masked"), ids(), task="classify")
 
 
 # ---------------------------------------------------------------- what is printed

@@ -162,7 +162,7 @@ def distributed_train(
         raise TypeError(f"distributed_train() got an unexpected keyword argument {unknown[0]!r}")
     if place_of() is not None:
         return trained({**_NOTHING, **arguments})
-    sorted_out = noted(arguments, ranks)
+    sorted_out = noted(arguments, ranks=ranks, nodes=len(names))
     recipe = launch_recipe(model, train_dataset, sorted_out)
     asked = ranks if ranks is not None else recipe.plan.ranks
     if names or recipe.launch.hosts or asked not in (None, 1):

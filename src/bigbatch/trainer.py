@@ -11,6 +11,7 @@ instead. What the numbers are here and there: docs/from-huggingface.md.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -172,7 +173,8 @@ class Trainer:
             resume_from_checkpoint: True insists on going on, whatever weights the model has now.
 
         Raises:
-            BigbatchError: see `bigbatch.errors`. After an interruption it returns; `trainer.run.status` says so.
+            BigbatchError: see `bigbatch.errors`.
+            KeyboardInterrupt: after Ctrl-C, once everything is saved: the rest of a script is not for half a model.
         """
         if self.train_dataset is None:
             raise UsageError("Trainer.train: no train_dataset")
@@ -192,6 +194,8 @@ class Trainer:
                 "quiet": self._quiet,
             }
         )
+        if self.run.signal == signal.SIGINT:
+            raise KeyboardInterrupt
         return _output(self.run.path)
 
     @property

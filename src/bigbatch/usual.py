@@ -30,12 +30,15 @@ _EAGER: Mapping[bool, Mapping[str, Any]] = {
 """`computation_eager`: the model's own operations one by one, on padded batches; or compiled blocks."""
 
 
-def usual(asked: Mapping[str, Any], *, ranks: int | None = None) -> tuple[dict[str, Any], list[str]]:
+def usual(
+    asked: Mapping[str, Any], *, ranks: int | str | None = None, nodes: int = 0
+) -> tuple[dict[str, Any], list[str]]:
     """The arguments of `train` as `opening.open_sorted` takes them, and what of them could not be done as it says.
 
     Args:
         asked: as they were given, by name.
         ranks: processes that will share an update, where the caller names them.
+        nodes: machines that will, where the caller names them.
 
     Raises:
         UsageError: what cannot be meant, with what to use instead.
@@ -50,11 +53,19 @@ def usual(asked: Mapping[str, Any], *, ranks: int | None = None) -> tuple[dict[s
     if args is None:
         return found, []
     _check(args, found["model_or_recipe"])
-    said = translated(args, devices=ranks)
+    counted = ranks if ranks is not None else (found.get("set") or {}).get("plan.ranks")
+    devices = counted if isinstance(counted, int) else nodes or None
+    said = translated(args, devices=devices)
     best = _best(args, found.get("val_dataset"))
     found["defaults"] = said.values | ({"best": best} if best else {})
     found["larger_is_better"] = getattr(args, "greater_is_better", None)
-    return found, said.lost
+    lost = list(said.lost)
+    if nodes and not isinstance(counted, int):
+        samples = said.values["batch"]["samples"]
+        lost.append(
+            f"the global batch is {samples} samples, as of one device a node; where nodes have several, say ranks="
+        )
+    return found, lost
 
 
 def _unwrapped(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,9 +205,9 @@ def _columns(args: Any) -> dict[str, str]:
     return {"label": names[0]} if len(names) == 1 else {}
 
 
-def noted(asked: Mapping[str, Any], ranks: int | None = None) -> dict[str, Any]:
+def noted(asked: Mapping[str, Any], **processes: Any) -> dict[str, Any]:
     """As `usual`, with what was lost printed, once for all processes."""
-    found, notes = usual(asked, ranks=ranks)
+    found, notes = usual(asked, **processes)
     place = place_of()
     if not found.get("quiet") and (place is None or place.rank == 0):
         for note in notes:
