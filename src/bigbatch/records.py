@@ -402,10 +402,11 @@ class ForwardFacts:
     """Seconds per token of each kernel that was tried, forward and backward, at best."""
     attention_failed: Mapping[str, str] = field(default_factory=dict)
     """Why a kernel cannot be used."""
+    attention_expected: str = "sdpa"
+    """The kernel that is used when none was timed."""
     embedding_rows: int = 0
     """Rows of trainable embeddings whose gradients can be added in place; 0: there are none."""
     drops_on_cpu: bool = False
-    """Whether the model has dropout and runs on a CPU."""
     recomputable_blocks: int = 0
     """Blocks that can compute their activations again."""
     compiled: CompileFacts | None = None

@@ -76,7 +76,7 @@ def test_without_measurements_nothing_is_predicted_about_time(
     facts: dict[str, Any], recipe_with: MakeRecipe
 ) -> None:
     plan = make_plan(recipe_with(), **facts | {"calibration": None, "probe": None})
-    assert (plan.value("micro_tokens"), plan.choices["micro_tokens"].source) == (2048, "default")
+    assert (plan.value("micro_tokens"), plan.choices["micro_tokens"].source) == (1024, "default")
     assert (plan.value("packing"), plan.choices["packing"].source) == ("padded", "default")
     assert set(plan.predictions()) == {"peak_memory_bytes"}
     assert "guessed" in plan.choices["peak_memory_bytes"].reason

@@ -13,7 +13,11 @@ import torch
 from bigbatch.graph import lazy
 from bigbatch.graph.dropout import QuickDropout
 from bigbatch.plan.forward import ForwardPlan
+from bigbatch.plan.load import Load
+from bigbatch.probe.load import LoadWatch
 from bigbatch.recipe.load import load_recipe
+from bigbatch.run import budget, compiling, planning
+from bigbatch.run.budget import Budget
 from bigbatch.run.build import Parts, build
 from bigbatch.run.inputs import Live, read_inputs
 from bigbatch.run.start import live_task
@@ -45,7 +49,7 @@ def test_a_classifier_is_lazy_and_lets_go_of_its_model() -> None:
     found = how(parts)
     assert (found.packing, found.last_block, found.dropout_masks) == ("packed", "read tokens", "quick")
     assert found.attention in ("chunked", "sdpa") and found.compile == "off" and found.recompute == "none"
-    assert "tokens/s" in parts.plan.choices["attention"].reason
+    assert (found.attention, parts.plan.choices["attention"].source) == ("chunked", "default")
     assert any(isinstance(part, QuickDropout) for part in module.modules())
     parts.forward.close()
     assert not any(isinstance(part, QuickDropout) for part in module.modules())
@@ -83,7 +87,16 @@ def test_a_last_block_that_fails_runs_in_full(monkeypatch: pytest.MonkeyPatch) -
     assert "no such argument" in parts.plan.choices["last_block"].reason
 
 
-def test_what_was_measured_is_remembered_for_the_same_model_and_machine(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else this machine does."""
+    monkeypatch.setattr(LoadWatch, "load", lambda self: None)
+
+
+def test_what_was_measured_is_remembered_for_the_same_model_and_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_SIZES_MAY_SAVE", 1e9)  # trying sizes pays
     said: list[str] = []
     cache = tmp_path / "tokens"
     first = parts_of(cache=cache, said=said)
@@ -134,7 +147,7 @@ def test_compiling_that_cannot_work_is_said_and_eager_runs(monkeypatch: pytest.M
 
 def test_short_runs_are_not_compiled() -> None:
     reason = parts_of().plan.choices["compile"].reason
-    assert "compiling takes longer" in reason
+    assert "only plan.compile=blocks compiles on a CPU" in reason
 
 
 def test_a_lazy_run_gives_the_plain_runs_gradient() -> None:
@@ -173,3 +186,65 @@ def test_a_compiled_run_counts_its_recompilations(tmp_path: Path, monkeypatch: p
     assert run.plan.value("compile") == "blocks", run.plan.choices["compile"].reason
     assert 0 <= run.result["recompilations"] <= compiled.MOST_RECOMPILATIONS
     assert all("forward" not in vars(part) for part in run.model.modules())
+
+
+BUSY = Load(wall_seconds=10.0, cpu_seconds=5.0, waited_seconds=10.0, others_cores=1.4, cores=2)
+
+
+def test_beside_other_work_one_size_is_measured_and_the_forecast_is_for_a_quiet_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_SIZES_MAY_SAVE", 1e9)
+    monkeypatch.setattr(LoadWatch, "load", lambda self: BUSY)
+    said: list[str] = []
+    parts = parts_of(cache=tmp_path / "tokens", said=said)
+    assert any("other processes use 1.4 of 2 cores" in text for text in said)
+    micro = parts.plan.choices["micro_tokens"]
+    assert (micro.value, micro.source) == (1024, "default")
+    assert "other processes use 1.4 of 2 cores: speeds cannot be compared" in micro.reason
+    train = parts.plan.choices["train_seconds"]
+    assert "which may make it 3.0 times as long" in train.reason
+    # What was measured beside other work is not taken for the machine's speed later.
+    assert not list((tmp_path / "calibration").glob("*.json"))
+    # A figure from a quiet time is used in its place.
+    monkeypatch.setattr(LoadWatch, "load", lambda self: None)
+    parts_of(cache=tmp_path / "tokens")
+    (file,) = (tmp_path / "calibration").glob("*.json")
+    content = {**json.loads(file.read_text()), "seconds_per_token": 1.0, "seconds_per_update": 0.5}
+    file.write_text(json.dumps(content))
+    monkeypatch.setattr(LoadWatch, "load", lambda self: BUSY)
+    forecast = parts_of(cache=tmp_path / "tokens").plan.choices["train_seconds"].prediction
+    tokens = parts.lengths.tokens / parts.lengths.samples * parts.length.samples
+    assert forecast == pytest.approx(tokens + 0.5 * parts.length.updates, rel=0.05)
+
+
+def test_sizes_are_not_tried_when_that_takes_longer_than_it_saves() -> None:
+    micro = parts_of().plan.choices["micro_tokens"]
+    assert (micro.value, micro.source) == (1024, "default")
+    assert "more than the 1% that it may save" in micro.reason
+
+
+@pytest.mark.parametrize(
+    ("spent", "run", "seconds", "may_save", "told"),
+    [
+        (0.0, 100.0, 9.0, 1.0, ""),  # ten seconds are always there
+        (2.0, 100.0, 9.0, 1.0, "all measuring before a run of 1 min 40 s may take 10.0 s"),
+        (2.0, 1000.0, 9.0, 1.0, ""),  # 3 % of a long run
+        (25.0, 1000.0, 9.0, 1.0, "may take 30.0 s"),
+        (0.0, 100.0, 9.0, 0.05, "more than the 5% that it may save"),
+    ],
+)
+def test_measuring_has_a_budget(spent: float, run: float, seconds: float, may_save: float, told: str) -> None:
+    now = [100.0]
+    account = Budget(run_tokens=run * 1000, clock=lambda: now[0])
+    now[0] += spent
+    assert account.spent_seconds == spent
+    refused = account.refusal(seconds, 1e-3, may_save=may_save)
+    assert told in refused if told else refused == ""
+
+
+def test_nothing_is_compiled_on_a_cpu_however_long_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "LEAST_SECONDS", 1e9)
+    monkeypatch.setattr(compiling, "_MAY_SAVE", 1e9)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    assert how(parts_of()).compile == "off"

@@ -17,6 +17,9 @@ GOOD = {
     "evaluation_micro_tokens": 1024,
     "tried": {"256": 1e-5, "512": 9e-6},
     "attention": {"sdpa": 0.01},
+    "seconds_per_token": 9e-6,
+    "seconds_per_token_forward": 3e-6,
+    "seconds_per_update": 0.01,
 }
 
 
@@ -30,6 +33,7 @@ def test_what_was_written_comes_back(tmp_path: Path, found):
     assert not found().known
     (tmp_path / "k.json").write_text(json.dumps(GOOD))
     known = found()
+    assert known.speeds["seconds_per_token"] == 9e-6
     assert (known.known, known.micro_tokens, known.tried) == (True, 512, {256: 1e-5, 512: 9e-6})
 
 
@@ -39,7 +43,7 @@ def test_what_was_written_comes_back(tmp_path: Path, found):
         {"micro_tokens": 0}, {"micro_tokens": -1}, {"micro_tokens": "many"}, {"micro_tokens": 2**40},
         {"micro_tokens": 1.5}, {"evaluation_micro_tokens": None}, {"tried": {"x": 1.0}}, {"tried": {"-5": 1.0}},
         {"tried": {"5": -1.0}}, {"tried": {"5": 0}}, {"tried": [1]}, {"tried": {"9" * 5000: 1.0}},
-        {"attention": {"sdpa": "fast"}}, {"attention": None},
+        {"attention": {"sdpa": "fast"}}, {"attention": None}, {"seconds_per_token": -1.0},
     ],
 )  # fmt: skip
 def test_what_no_measurement_says_is_forgotten(tmp_path: Path, found, change):

@@ -312,14 +312,14 @@ def trained_until(job: Job, last: int | None, ledger: dict[int, list[int]], *, c
 def measured_as(micro_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let calibration choose this size; counts how often it is asked."""
     asked: list[int] = []
-    original = bigbatch.run.planning.calibrate
+    original = bigbatch.run.planning.calibrate_one
 
     def calibrate(*args: Any, **kwargs: Any) -> Any:
         asked.append(micro_tokens)
         found = original(*args, **kwargs)
         return replace(found, micro_tokens=micro_tokens, evaluation_micro_tokens=micro_tokens)
 
-    monkeypatch.setattr(bigbatch.run.planning, "calibrate", calibrate)
+    monkeypatch.setattr(bigbatch.run.planning, "calibrate_one", calibrate)
     return asked
 
 

@@ -141,7 +141,8 @@ def _by_distinct_value(
     coded = (coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded).dictionary_encode()
     names: list[str | None] = []
     faults: dict[int, str] = {}
-    for code, value in enumerate(coded.dictionary.to_pylist()):
+    given = coded.dictionary.to_pylist()
+    for code, value in enumerate(given):
         try:
             names.append(label_of(value))
         except ValueError as error:
@@ -153,7 +154,9 @@ def _by_distinct_value(
         for row, code in enumerate(codes)
         if code in faults
     ]
-    return pa.chunked_array([pa.array(names, _TEXT).take(coded.indices)]), problems
+    # `pa.array` loads pandas, where that is installed: not for labels that stay as they are.
+    labels = coded.dictionary if names == given else pa.array(names, _TEXT)
+    return pa.chunked_array([labels.take(coded.indices)]), problems
 
 
 def _mixed(values: Sequence[Any], key: str, where: Where) -> list[Problem]:

@@ -10,6 +10,7 @@
     ├── memory.py    peak memory as a sum of named parts; what would fit
     ├── noise.py     whether the gradient noise is measured, and its memory
     ├── timing.py    seconds of training and of evaluation
+    ├── load.py      what else the machine did while it was measured
     ├── explain.py   the plan as lines for people
     ├── graph.py     what one micro-batch computes: the record of an analysis
     ├── graph_words.py  that, as lines for people

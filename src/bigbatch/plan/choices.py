@@ -18,7 +18,7 @@ from bigbatch.rules.schedules import SCHEDULES, schedule_from
 from bigbatch.rules.warmup import scaled_warmup
 from bigbatch.units import show_bytes, show_seconds
 
-DEFAULT_MICRO_TOKENS = 2048
+DEFAULT_MICRO_TOKENS = 1024
 """When nothing was measured: 1,000 to 2,000 tokens were fastest on CPUs, larger ones leave the caches."""
 
 
@@ -120,7 +120,7 @@ def packing(recipe: Any, probe: ProbeFacts | None) -> tuple[Choice, tuple[str, .
     return Choice(value="packed", reason=probe.reason, source="measured", prediction=probe.error), ()
 
 
-def micro_tokens(recipe: Any, calibration: CalibrationFacts | None) -> Choice:
+def micro_tokens(recipe: Any, calibration: CalibrationFacts | None, not_tried: str = "") -> Choice:
     """Computed tokens of a micro-batch: the user's, else the fastest measured, else the default."""
     if recipe.plan.micro_tokens:
         return Choice(
@@ -132,6 +132,9 @@ def micro_tokens(recipe: Any, calibration: CalibrationFacts | None) -> Choice:
     if calibration is None:
         why = "fast on most CPUs; nothing was measured"
         return Choice(value=DEFAULT_MICRO_TOKENS, reason=why, source="default", unit="tokens")
+    if not_tried:
+        why = f"fast on most CPUs; no other size was tried: {not_tried}"
+        return Choice(value=calibration.micro_tokens, reason=why, source="default", unit="tokens")
     tried = sorted(calibration.tried.items())
     speeds = ", ".join(f"{1 / seconds:,.0f} tokens/s at {size:,}" for size, seconds in tried)
     why = f"the smallest of the fastest tried: {speeds}" if len(tried) > 1 else "the size that was measured"
@@ -200,6 +203,9 @@ def times(
     every = recipe.run.evaluate_every
     seconds = predict_seconds(calibration, length, cut.computed_tokens, evaluate_every=every, work=work)
     train = f"{length.updates:,} updates of {seconds.update:.3g} s: {cut.computed_tokens:,} tokens each"
+    load = work.measuring.load if work is not None else None
+    if load is not None and load.busy:
+        train += f", on a quiet machine; {load} now, which may make it {load.slowdown:.1f} times as long"
     choices = {
         "train_seconds": Choice(
             value=show_seconds(seconds.train),
@@ -250,7 +256,8 @@ def evaluation(calibration: CalibrationFacts | None) -> dict[str, Choice]:
     """Micro-batch of evaluations, which keep nothing for a backward pass."""
     if calibration is None or not calibration.evaluation_micro_tokens:
         return {}
-    why = "the smallest of the fastest tried, forward only"
+    tried = len(calibration.tried) > 1
+    why = "the smallest of the fastest tried, forward only" if tried else "no other size was tried"
     size = calibration.evaluation_micro_tokens
     return {"evaluation_micro_tokens": Choice(value=size, reason=why, source="measured", unit="tokens")}
 

@@ -43,6 +43,9 @@ def _attention(recipe: Any, packing: str, facts: ForwardFacts) -> Choice:
     if asked is not None and asked not in facts.attention_failed:
         return Choice(value=asked, reason="asked for by plan.attention", source="user")
     failed = "".join(f"; {name}: {why}" for name, why in facts.attention_failed.items())
+    if not tried and facts.attention_expected != "sdpa":
+        why = "fastest wherever it was measured; trying others takes longer than it could save"
+        return Choice(value=facts.attention_expected, reason=why, source="default")
     if not tried:
         return Choice(value="sdpa", reason=f"torch's own{failed}", source="default")
     expected = next(name for name in _EXPECTED if name in tried)

@@ -101,7 +101,7 @@ def make_plan(
             bitwise=recipe.plan.reproducible == "bitwise",
         )
 
-    micro_tokens = chosen.micro_tokens(recipe, calibration)
+    micro_tokens = chosen.micro_tokens(recipe, calibration, work.measuring.sizes_not_tried if work else "")
     limit_bytes = recipe.plan.memory or hardware.memory_bytes
     recomputable = forward.recomputable_blocks if forward is not None else 0
     ways = list(options(model, activation_bytes_per_token(model, calibration), calibration, recomputable))

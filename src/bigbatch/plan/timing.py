@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bigbatch.plan.load import Measuring
 from bigbatch.records import CalibrationFacts
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.ramp import Ramp
@@ -22,6 +23,8 @@ class Work:
     """Of all validation sets, once."""
     test_tokens: int = 0
     """Of the test split, read once, at the end."""
+    measuring: Measuring = field(default_factory=Measuring)
+    """What measuring left out, and what else the machine did."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,12 +26,14 @@ class Bench:
     def __init__(
         self, *, forward: Forward, task: Task, device: torch.device, weight_copies_bytes: int = 0
     ) -> None:
-        self._weight_copies_bytes = weight_copies_bytes
+        self.weight_copies_bytes = weight_copies_bytes
         self._forward = forward
         self._task = task
         self._device = device
         self.high_water_bytes = 0
         """Highest memory in use seen between forward and backward, and after them."""
+        self.forward_seconds = 0.0
+        """Of the forward passes of all micro-batches that were timed forward and backward, on a CPU."""
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """Sum of all terms over the units; its scale does not matter for time and memory."""
@@ -44,7 +46,9 @@ class Bench:
         return self._timed(micro_batches, self._train)
 
     def _train(self, micro_batch: MicroBatch) -> None:
+        start = time.perf_counter()
         loss = self.loss(micro_batch)
+        self.forward_seconds += time.perf_counter() - start
         self._look_at_memory()
         loss.backward()
         self._look_at_memory()
@@ -92,7 +96,7 @@ class Bench:
                 found = saved_bytes(lambda: self.loss(micro_batch), module)
         if kept is not None:
             kept.append(products.bytes / micro_batch.computed_tokens)
-        return max(0, found - self._weight_copies_bytes) / micro_batch.computed_tokens
+        return max(0, found - self.weight_copies_bytes) / micro_batch.computed_tokens
 
 
 def saved_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:

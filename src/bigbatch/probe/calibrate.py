@@ -35,7 +35,15 @@ _ABOUT_AS_FAST = 1.03
 _CLEARLY_SLOWER = 1.05
 """Larger micro-batches are not tried once one was this much slower than the best."""
 _THROW_AWAY_VALUES = 16_000_000
-"""Parameters that the optimiser is timed on; more are scaled up, so that timing needs little memory."""
+_CPU_THROW_AWAY_VALUES = 4_000_000
+"""Parameters that the optimiser is timed on; more are scaled up, so that timing needs little memory, and on a CPU
+little time."""
+CPU_DEFAULT = 1024
+CPU_EVALUATION_DEFAULT = 2048
+"""Micro-batches of a CPU where trying sizes would take longer than it could save: those of 1,000 to 2,000 tokens were
+fastest where it was measured, in evaluation those of 2,000 to 4,000 (docs/experiments/speed-log.md)."""
+TRIAL_TOKENS = len(CPU_CANDIDATES) * _CPU_TRIAL_TOKENS + 6 * CPU_DEFAULT
+"""About so many are computed forward and backward when a CPU's sizes are tried (`calibrate`)."""
 
 
 def calibrate(
@@ -118,30 +126,91 @@ def calibrate(
             allowed=lambda size: memory_bytes is None or resting + activation_bytes * size <= memory_bytes,
         )
         longest = smallest_of_the_fastest(forward_tried)
-    # Libraries load on first use and a heap keeps what it was given: what the run will rest on is the level
-    # that real micro-batches reached, less the parts that the plan counts by itself.
-    gradients = [parameter.nbytes for parameter in module.parameters() if parameter.requires_grad]
-    activations = round(activation_bytes * largest.computed_tokens)
-    resting = max(resting, bench.high_water_bytes - sum(gradients) - activations - weight_copies_bytes)
-    if device.type == "cpu":
-        # The largest gradient (word embeddings) exists twice while it is added to the one before.
-        resting += max(
-            (item.nbytes for item in module.parameters() if item.requires_grad and item not in set(in_place)),
-            default=0,
-        )
     return CalibrationFacts(
         seconds_per_token=median(timed[best]),
         seconds_per_update=_update_seconds(module, optimizer_factory, name),
         seconds_per_token_forward=forward_tried[longest],
         activation_bytes_per_token=activation_bytes,
-        resting_bytes=resting,
         micro_tokens=best,
         tried=tried,
-        # The kernel updates its high-water mark late: it can lie a little below what is resident now.
-        peak_bytes=max(peak_memory_bytes(name), resting),
         selective_bytes_per_token=kept[0],
         evaluation_micro_tokens=longest,
+        **_memory(bench, module, in_place, resting, round(activation_bytes * largest.computed_tokens)),
     )
+
+
+def calibrate_one(
+    forward: Forward,
+    task: Task,
+    module: nn.Module,
+    make_micro_batches: Callable[[int], Sequence[MicroBatch]],
+    optimizer_factory: Callable[[nn.Module], Optimizer],
+    *,
+    micro_tokens: int,
+    evaluation_micro_tokens: int,
+    in_place: Sequence[Tensor] = (),
+    weight_copies_bytes: int = 0,
+    more: Callable[[float, float], bool] = lambda seconds, seconds_per_token: False,
+) -> CalibrationFacts:
+    """Measure one size on a CPU, in little more than the time of one micro-batch.
+
+    Args:
+        forward, task, module, make_micro_batches, optimizer_factory, in_place, weight_copies_bytes: as of `calibrate`.
+        micro_tokens: the size.
+        evaluation_micro_tokens: size of evaluations, which is not measured: their speed is that of a forward pass here.
+        more: (seconds, seconds per token) -> whether another micro-batch may be timed; there are up to three.
+    """
+    device = next(module.parameters()).device
+    resting = resident_bytes(str(device))
+    bench = Bench(forward=forward, task=task, device=device, weight_copies_bytes=weight_copies_bytes)
+    kept: list[float] = []
+    with untouched(module, in_place):
+        module.train()
+        batches = make_micro_batches(micro_tokens)
+        largest = max(batches, key=lambda one: one.computed_tokens)
+        pieces = spread(batches)
+        pieces.insert(0, pieces.pop(len(pieces) // 2))  # the typical length first
+        # Counting the bytes of a pass warms up, too.
+        activation_bytes = bench.activation_bytes(largest, module, kept)
+        timed: list[float] = []
+        for piece in pieces:
+            if timed and not more(timed[0] * piece.computed_tokens, timed[0]):
+                break
+            timed += bench.train_seconds_per_token([piece])
+        computed = sum(piece.computed_tokens for piece in pieces[: len(timed)])
+    return CalibrationFacts(
+        seconds_per_token=median(timed),
+        seconds_per_update=_update_seconds(module, optimizer_factory, str(device)),
+        seconds_per_token_forward=bench.forward_seconds / computed,
+        activation_bytes_per_token=activation_bytes,
+        micro_tokens=micro_tokens,
+        tried={micro_tokens: min(timed)},
+        selective_bytes_per_token=kept[0],
+        evaluation_micro_tokens=max(
+            micro_tokens, min(evaluation_micro_tokens, sum(each.tokens for each in batches))
+        ),
+        **_memory(bench, module, in_place, resting, round(activation_bytes * largest.computed_tokens)),
+    )
+
+
+def _memory(
+    bench: Bench, module: nn.Module, in_place: Sequence[Tensor], resting: int, activations: int
+) -> dict[str, int]:
+    """Bytes that the process rests on, and the highest that measuring has reached."""
+    name = str(next(module.parameters()).device)
+    # Libraries load on first use and a heap keeps what it was given: what the run will rest on is the level
+    # that real micro-batches reached, less the parts that the plan counts by itself.
+    gradients = [parameter.nbytes for parameter in module.parameters() if parameter.requires_grad]
+    counted = sum(gradients) + activations + bench.weight_copies_bytes
+    resting = max(resting, bench.high_water_bytes - counted)
+    if name == "cpu":
+        # The largest gradient (word embeddings) exists twice while it is added to the one before.
+        resting += max(
+            (item.nbytes for item in module.parameters() if item.requires_grad and item not in set(in_place)),
+            default=0,
+        )
+    # The kernel updates its high-water mark late: it can lie a little below what is resident now.
+    return {"resting_bytes": resting, "peak_bytes": max(peak_memory_bytes(name), resting)}
 
 
 def _count(size: int, device: torch.device) -> int:
@@ -251,7 +320,7 @@ def _update_seconds(
     """Seconds of one clipped update of all trainable parameters, on throw-away ones of their shapes."""
     names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
     trainable = list(names)
-    chosen = _some(trainable, _THROW_AWAY_VALUES)
+    chosen = _some(trainable, _CPU_THROW_AWAY_VALUES if device == "cpu" else _THROW_AWAY_VALUES)
     # Under their own names: what an optimiser does with a tensor may depend on where it sits.
     tried = stand_in({names[parameter]: torch.zeros_like(parameter) for parameter in chosen})
     for parameter in tried.parameters():

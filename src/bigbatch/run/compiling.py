@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.calibrate import compare, compared_tokens
-from bigbatch.records import CalibrationFacts, CompileFacts, ProbeFacts
+from bigbatch.records import CalibrationFacts, CompileFacts
+from bigbatch.run.budget import Budget
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.probing import compared, probe_samples
 from bigbatch.tasks.heads import measured_as
@@ -17,14 +18,17 @@ from bigbatch.units import show_seconds
 if TYPE_CHECKING:
     from bigbatch.run.planning import Measured
 
-_HOPED_FOR = {"cpu": 0.05, "cuda": 0.4}
-"""Share of the time that compiling may save at best; measured 5 % on CPUs (docs/experiments/speed-log.md)."""
+_MAY_SAVE = 0.4
+"""Share of the time that compiling may save at best on an accelerator."""
+_NOT_ON_A_CPU = (
+    "only plan.compile=blocks compiles on a CPU: it saved 5 % where it was measured, for 10 to 50 s"
+)
 _AT_LEAST_SECONDS = 30.0
 """Compiling takes about this long, whatever the model: its blocks share their code."""
 
 
 def try_compiled(
-    on: Measured, how: ForwardPlan, calibration: CalibrationFacts, last_block: ProbeFacts | None
+    on: Measured, how: ForwardPlan, calibration: CalibrationFacts, budget: Budget
 ) -> CompileFacts | None:
     """Compile and measure, unless the run is too short for it to pay.
 
@@ -36,13 +40,13 @@ def try_compiled(
         return None
     train_seconds = on.length.samples * on.lengths.tokens / on.lengths.samples * calibration.seconds_per_token
     if wish == "auto":
-        hoped = _HOPED_FOR.get(on.hardware.device.partition(":")[0], 0.0)
-        if train_seconds * hoped < _AT_LEAST_SECONDS:
-            why = (
-                f"training takes {show_seconds(train_seconds)}; compiling takes longer than the {hoped:.0%} "
-                "that it may save"
+        if not on.hardware.device.startswith("cuda"):
+            return CompileFacts(
+                ok=False, reason=_NOT_ON_A_CPU if on.hardware.device == "cpu" else "only on CUDA"
             )
-            return CompileFacts(ok=False, reason=why)
+        refused = budget.refusal(_AT_LEAST_SECONDS, calibration.seconds_per_token, may_save=_MAY_SAVE)
+        if refused:
+            return CompileFacts(ok=False, reason=refused)
     on.say("compiling the blocks: does it pay?")
     way = replace(how, compile="blocks" if wish == "auto" else wish)
     found = _measured(on, how, way)

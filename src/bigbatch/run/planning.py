@@ -15,13 +15,23 @@ from bigbatch.data.packs import micro_batches
 from bigbatch.graph.embeddings import large_embeddings
 from bigbatch.model.first_blocks import first_blocks
 from bigbatch.optim.build import state_multiple
-from bigbatch.plan.forward import ForwardPlan
+from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.frozen import Plan
+from bigbatch.plan.load import Load, Measuring
 from bigbatch.plan.means import means
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.precision import PrecisionFacts, precision
 from bigbatch.plan.timing import Work
-from bigbatch.probe.calibrate import calibrate, compare, compared_tokens
+from bigbatch.probe.calibrate import (
+    CPU_DEFAULT,
+    CPU_EVALUATION_DEFAULT,
+    TRIAL_TOKENS,
+    calibrate,
+    calibrate_one,
+    compare,
+    compared_tokens,
+)
+from bigbatch.probe.load import LoadWatch
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import (
     CalibrationFacts,
@@ -37,6 +47,7 @@ from bigbatch.records import (
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.ramp import Ramp
 from bigbatch.run.bitwise import is_bitwise
+from bigbatch.run.budget import Budget
 from bigbatch.run.compiling import try_compiled
 from bigbatch.run.coupling import with_cost
 from bigbatch.run.excerpt import extrapolated, line
@@ -45,7 +56,7 @@ from bigbatch.run.noise import obstacle
 from bigbatch.run.precision import precision_facts
 from bigbatch.run.probing import probe_forward
 from bigbatch.run.ready import Ready
-from bigbatch.run.remembered import Remembered
+from bigbatch.run.remembered import SPEEDS, Remembered
 from bigbatch.tasks.heads import measured_as
 
 
@@ -95,7 +106,9 @@ def measured_plan(on: Measured) -> Plan:
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
     """
-    packed, last_block = probe_forward(on)
+    budget, watch = Budget(_train_tokens(on)), LoadWatch()
+    expected = expected_attention(on)
+    packed, last_block = probe_forward(on, expected)
     packing: Packing = "packed" if packed.packed_ok and on.recipe.plan.packing != "padded" else "padded"
     remembered = Remembered.of(on, packing)
     on.say(
@@ -107,10 +120,11 @@ def measured_plan(on: Measured) -> Plan:
     formats = precision_facts(on, exact)
     in_format = precision(on.recipe, formats)[0]
     facts = _forward_facts(on, replace(ForwardPlan.of(in_format), packing=packing), last_block, remembered)
+    facts = replace(facts, attention_expected=expected if lazy else "sdpa")
     how = ForwardPlan.of({**means(on.recipe, packing, facts), **in_format})
     how = replace(how, packing=packing, compile="off")
-    calibration, copies_bytes = _calibrate(on, how, remembered)
-    compiled = try_compiled(on, how, calibration, last_block)
+    calibration, copies_bytes, not_tried = _calibrate(on, how, remembered, budget, watch)
+    compiled = try_compiled(on, how, calibration, budget)
     if compiled is not None:
         facts = replace(facts, compiled=compiled)
         if compiled.ok and on.excerpt:
@@ -118,10 +132,27 @@ def measured_plan(on: Measured) -> Plan:
             calibration = replace(calibration, seconds_per_token=calibration.seconds_per_token * faster)
         elif compiled.ok:
             calibration = replace(calibration, seconds_per_token=compiled.seconds_per_token)
-    remembered.keep(facts, calibration)
+    load = watch.load() if on.hardware.device == "cpu" else None
+    if load is not None and load.busy:
+        on.say(f"{load}: the forecast is for a quiet machine")
+        calibration = quiet(calibration, load, remembered)
+    else:
+        remembered.keep(facts, calibration)
     tokens = int(on.lengths.tokens / max(1, on.lengths.samples) * on.length.samples / on.length.updates)
     calibration = with_cost(on.recipe, on.ready.task, calibration, tokens)
-    return _plan(on, packed, calibration, facts, formats, copies_bytes)
+    measuring = Measuring(load=load, sizes_not_tried=not_tried)
+    return _plan(on, packed, calibration, facts, formats, copies_bytes, measuring)
+
+
+def _train_tokens(on: Measured) -> float:
+    """Of the whole run."""
+    return on.length.samples * on.lengths.tokens / max(1, on.lengths.samples)
+
+
+def quiet(calibration: CalibrationFacts, load: Load, remembered: Remembered) -> CalibrationFacts:
+    """What was measured beside other work, as it would be without: as it once was, else less the waiting."""
+    speeds = remembered.speeds or {name: getattr(calibration, name) / load.slowdown for name in SPEEDS}
+    return replace(calibration, **speeds)
 
 
 def _plan(
@@ -131,6 +162,7 @@ def _plan(
     facts: ForwardFacts,
     formats: PrecisionFacts | None,
     copies_bytes: int,
+    measuring: Measuring,
 ) -> Plan:
     optimizer = on.recipe.optimizer
     return make_plan(
@@ -148,6 +180,7 @@ def _plan(
                 _tokens(on.tables, name) for name in on.tables if name.startswith("validation")
             ),
             test_tokens=_tokens(on.tables, "test"),
+            measuring=measuring,
         ),
         facts,
         formats,
@@ -165,7 +198,9 @@ def _forward_facts(
     drops = on_cpu and any(isinstance(part, nn.Dropout) and part.p > 0 for part in module.modules())
     tried, failed = remembered.attention, dict[str, str]()
     kernels = attention_kernels(on, packing)
-    if len(kernels) > 1 and not set(kernels) <= set(tried):
+    # A CPU's are timed only where the user named one: it costs more than it could save.
+    wanted = not on_cpu or on.recipe.plan.attention is not None
+    if wanted and len(kernels) > 1 and not set(kernels) <= set(tried):
         typical = on.pieces(packing, on.recipe.plan.micro_tokens or compared_tokens(on.hardware.device))
         middle = [typical[len(typical) // 2]]
         ways = {name: partial(open_forward, on.ready, replace(base, attention=name)) for name in kernels}
@@ -181,6 +216,13 @@ def _forward_facts(
         drops_on_cpu=drops,
         recomputable_blocks=on.recomputable_blocks,
     )
+
+
+def expected_attention(on: Measured) -> Attention:
+    """Of the kernels that a CPU has for this model, the one that was fastest wherever it was measured."""
+    if on.hardware.device != "cpu" or on.recipe.plan.attention is not None:
+        return "sdpa"
+    return "chunked" if "chunked" in attention_kernels(on, "packed") else "sdpa"
 
 
 def attention_kernels(on: Measured, packing: Packing) -> tuple[Any, ...]:
@@ -200,54 +242,89 @@ def attention_kernels(on: Measured, packing: Packing) -> tuple[Any, ...]:
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout")
 
 
-def _calibrate(on: Measured, how: ForwardPlan, remembered: Remembered) -> tuple[CalibrationFacts, int]:
-    """Speed and memory, and the bytes of weights that each pass copies; of the whole model, also from an excerpt."""
-    asked = on.recipe.plan.micro_tokens
-    found, copies_bytes = _timed(
-        on,
-        how,
-        candidates=[asked] if asked else [remembered.micro_tokens] if remembered.known else None,
-        evaluation_candidates=[asked]
-        if is_bitwise(on.recipe) and asked
-        else [remembered.evaluation_micro_tokens]
-        if remembered.known
-        else None,
-    )
+def _calibrate(
+    on: Measured, how: ForwardPlan, remembered: Remembered, budget: Budget, watch: LoadWatch
+) -> tuple[CalibrationFacts, int, str]:
+    """Speed and memory, and the bytes of weights that each pass copies; of the whole model, also from an excerpt.
+
+    Last why sizes were not tried; empty where they were, or where the user named one.
+    """
+    asked, not_tried = on.recipe.plan.micro_tokens, ""
+    sizes = _Sizes(on, remembered)
+    found, copies_bytes = _timed(on, how, sizes, budget)
+    if sizes.unknown and on.hardware.device == "cpu":
+        seconds, load = TRIAL_TOKENS * found.seconds_per_token, watch.load()
+        not_tried = budget.refusal(seconds, found.seconds_per_token, may_save=_SIZES_MAY_SAVE)
+        if load is not None and load.busy:
+            not_tried = f"{load}: speeds cannot be compared"
+        if not not_tried:
+            found, copies_bytes = _timed(on, how, None, budget)
     if on.excerpt:
         with first_blocks(on.ready.module, on.ready.anatomy, 1) as kept:
             one, one_copies = _timed(
                 replace(on, ready=replace(on.ready, anatomy=kept)),
                 how,
-                candidates=[found.micro_tokens],
-                evaluation_candidates=[found.evaluation_micro_tokens],
+                _Sizes(on, remembered, found.micro_tokens, found.evaluation_micro_tokens),
+                budget,
             )
         found = extrapolated(one, found, on)
         copies_bytes = round(line(one_copies, copies_bytes, on.model.blocks))
     tried = found.tried if asked else {**remembered.tried, **found.tried}
-    return replace(found, tried=tried), copies_bytes
+    return replace(found, tried=tried), copies_bytes, not_tried
+
+
+_SIZES_MAY_SAVE = 0.01
+"""Share of a run on a CPU that another size of micro-batch than the default saved where it was measured."""
+
+
+_FORECAST_WORTH = 0.003
+"""Share of a run that a second and a third timed micro-batch may take: a median forecasts better than one."""
+
+
+class _Sizes:
+    """The sizes that are measured alone: named by the user, known, or a CPU's defaults."""
+
+    def __init__(
+        self, on: Measured, remembered: Remembered, training: int | None = None, evaluation: int | None = None
+    ) -> None:
+        asked, known = on.recipe.plan.micro_tokens, remembered.known
+        self.unknown = not (asked or known or training)
+        self.training = training or asked or (remembered.micro_tokens if known else CPU_DEFAULT)
+        self.evaluation = evaluation or (
+            asked or (remembered.evaluation_micro_tokens if known else CPU_EVALUATION_DEFAULT)
+        )
 
 
 def _timed(
-    on: Measured,
-    how: ForwardPlan,
-    *,
-    candidates: list[int] | None,
-    evaluation_candidates: list[int] | None,
+    on: Measured, how: ForwardPlan, sizes: _Sizes | None, budget: Budget
 ) -> tuple[CalibrationFacts, int]:
+    """Measure these sizes alone, or try several: where None is named, and on an accelerator where none is known."""
     forward = open_forward(on.ready, how)
+    what = (forward, measured_as(on.ready.task), on.ready.module, partial(on.pieces, how.packing))
+    common: dict[str, Any] = {
+        "in_place": forward.in_place,
+        "weight_copies_bytes": forward.weight_copies_bytes,
+    }
     try:
-        found = calibrate(
-            forward,
-            measured_as(on.ready.task),
-            on.ready.module,
-            partial(on.pieces, how.packing),
-            on.new_optimizer,
-            candidates=candidates,
-            evaluation_candidates=evaluation_candidates,
-            memory_bytes=on.memory_bytes,
-            in_place=forward.in_place,
-            weight_copies_bytes=forward.weight_copies_bytes,
-        )
+        if on.hardware.device == "cpu" and sizes is not None:
+            found = calibrate_one(
+                *what,
+                on.new_optimizer,
+                micro_tokens=sizes.training,
+                evaluation_micro_tokens=sizes.evaluation,
+                more=lambda seconds, each: not budget.refusal(seconds, each, may_save=_FORECAST_WORTH),
+                **common,
+            )
+        else:
+            named = None if sizes is None or sizes.unknown else sizes
+            found = calibrate(
+                *what,
+                on.new_optimizer,
+                candidates=[named.training] if named else None,
+                evaluation_candidates=[named.evaluation] if named else None,
+                memory_bytes=on.memory_bytes,
+                **common,
+            )
         return found, forward.weight_copies_bytes
     finally:
         forward.close()

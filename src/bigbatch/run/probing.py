@@ -12,7 +12,7 @@ from bigbatch.data.packs import micro_batches
 from bigbatch.data.ragged import counted_units
 from bigbatch.model.forwards import can_pack
 from bigbatch.model.logits import comparable
-from bigbatch.plan.forward import ForwardPlan
+from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.precision import PLAIN_RATIO, is_low
 from bigbatch.precision.casting import PlainAutocast
 from bigbatch.probe.exactness import probe_packing
@@ -24,13 +24,14 @@ from bigbatch.run.ready import Ready
 if TYPE_CHECKING:
     from bigbatch.run.planning import Measured
 
-PROBE_SAMPLES = 16
+PROBE_SAMPLES = 8
+"""The longest, the shortest and some between: a fault of a path shows in any pack of several."""
 
 
-def probe_forward(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
+def probe_forward(on: Measured, attention: Attention = "sdpa") -> tuple[ProbeFacts, ProbeFacts | None]:
     """Whether samples can be packed, and whether the last block can be computed for read tokens only.
 
-    Both at once: where that succeeds the packed path alone need not be tried.
+    All at once, with the attention that will be used: where that succeeds the packed path alone need not be tried.
 
     Returns:
         Facts of packing; facts of the last block, None where nothing is packed or it was not asked for.
@@ -41,7 +42,9 @@ def probe_forward(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
     on.say("probing: does the unpadded path give the plain path's numbers on these samples?")
     samples = probe_samples(on.batches)
     if on.recipe.plan.lazy is not False:
-        both = compared(on.ready, ForwardPlan(packing="packed", last_block="read tokens"), samples)
+        both = compared(
+            on.ready, ForwardPlan(packing="packed", last_block="read tokens", attention=attention), samples
+        )
         if both.packed_ok:
             return both, both
         return compared(on.ready, ForwardPlan(packing="packed"), samples), both

@@ -25,8 +25,9 @@ from bigbatch.written import make_folders
 if TYPE_CHECKING:
     from bigbatch.run.planning import Measured
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_BYTES = 2**20
+SPEEDS = ("seconds_per_token", "seconds_per_token_forward", "seconds_per_update")
 _Tokens = Annotated[int, Field(gt=0, lt=2**31)]
 _Seconds = Annotated[float, Field(gt=0, lt=1e6)]
 
@@ -38,6 +39,9 @@ class _Content(TypedDict):
     evaluation_micro_tokens: _Tokens
     tried: dict[Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}$")], _Seconds]
     attention: dict[str, _Seconds]
+    seconds_per_token: _Seconds
+    seconds_per_token_forward: _Seconds
+    seconds_per_update: _Seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +49,20 @@ class Remembered:
     """Sizes and kernels that were tried."""
 
     file: Path | None
-    known: bool = False
+    found: bool = False
+    """Whether anything is known."""
     micro_tokens: int = 0
     evaluation_micro_tokens: int = 0
     tried: dict[int, float] = field(default_factory=dict)
     """Micro-batch tokens -> seconds per token."""
     attention: dict[str, float] = field(default_factory=dict)
+    speeds: dict[str, float] = field(default_factory=dict)
+    """The figures of `CalibrationFacts` that other work on the machine changes, from a time when there was none."""
+
+    @property
+    def known(self) -> bool:
+        """Whether sizes were tried and need not be tried again."""
+        return len(self.tried) > 1
 
     @staticmethod
     def of(on: Measured, packing: Packing) -> Remembered:
@@ -63,23 +75,27 @@ class Remembered:
             found = checked(read_object(file, most_bytes=_MOST_BYTES), _Content)
             return Remembered(
                 file=file,
-                known=True,
+                found=True,
                 micro_tokens=found["micro_tokens"],
                 evaluation_micro_tokens=found["evaluation_micro_tokens"],
                 tried={int(size): seconds for size, seconds in found["tried"].items()},
                 attention=found["attention"],
+                speeds={name: found[name] for name in SPEEDS},
             )
         return Remembered(file=file)
 
     def keep(self, facts: ForwardFacts, calibration: CalibrationFacts) -> None:
-        """Write down what was measured the first time."""
-        if self.file is None or self.known or len(calibration.tried) < 2:
+        """Write down what was measured the first time, or sizes when they are first tried. To be called when the
+        machine does nothing else.
+        """
+        if self.file is None or (self.found and len(calibration.tried) <= len(self.tried)):
             return
         content = {
             "micro_tokens": calibration.micro_tokens,
             "evaluation_micro_tokens": calibration.evaluation_micro_tokens,
             "tried": {str(size): seconds for size, seconds in calibration.tried.items()},
             "attention": dict(facts.attention_seconds),
+            **{name: getattr(calibration, name) for name in SPEEDS},
         }
         with suppress(OSError):
             make_folders(self.file.parent, ours=2)
