@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigbatch.data.split import stratified_share
+from bigbatch.data.split import last_share, stratified_share
 from bigbatch.errors import DataError
 from tests.data.tables import MULTI, REGRESSION, read
 
@@ -60,3 +60,17 @@ def test_a_share_that_leaves_nothing_is_refused():
         DataError, match=r"a share of 0.1 of 2 rows leaves 2 to train on and 0 to validate on"
     ):
         stratified_share(table(["a", "b"]), 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "held_out"), [(10, 0.1, 1), (10, 0.01, 1), (15, 0.1, 2), (100, 0.25, 25)]
+)
+def test_rows_that_are_joined_give_their_last_ones(rows: int, share: float, held_out: int):
+    train, validation = last_share(table(["a"] * rows), share)
+    assert train.tolist() == list(range(rows - held_out))
+    assert validation.tolist() == list(range(rows - held_out, rows))
+
+
+def test_a_share_of_one_row_leaves_nothing():
+    with pytest.raises(DataError, match="leaves 0 to train on and 1 to validate on"):
+        last_share(table(["a"]), 0.5)

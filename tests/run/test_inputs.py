@@ -8,6 +8,7 @@ from bigbatch.errors import DataError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.run.inputs import Inputs, Live, local_model, model_digest, read_inputs
 from bigbatch.run.start import live_task
+from bigbatch.tasks.catalog import task_from_recipe
 from tests.models import tiny, tiny_folder
 
 ROWS = [{"text": f"text {number}", "label": "abc"[number % 3]} for number in range(30)]
@@ -99,3 +100,19 @@ def test_the_digest_of_a_model_follows_its_weights(folder):
     assert before == model_digest(recipe, Live(module=tiny("bert"))) != model_digest(recipe, Live())
     module.classifier.bias.data[0] += 1e-7
     assert model_digest(recipe, Live(module=module)) != before
+
+
+@pytest.mark.parametrize("task", ["mlm", "clm"])
+def test_a_running_text_is_validated_on_its_last_lines(tmp_path, task):
+    lines = [f"line {number}" for number in range(20)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    base = {"model": "m", "data": {"train": str(tmp_path / "a.txt"), "validation": 0.2}}
+
+    def read(options):
+        recipe = load_recipe({**base, "task": options})
+        return read_inputs(recipe, task_from_recipe(recipe), Live())
+
+    fixed = read({"name": task, "blocks": "fixed"})
+    assert fixed.validation["validation"].rows.column("text").to_pylist() == lines[16:]
+    assert fixed.train.rows.column("text").to_pylist() == lines[:16]
+    assert read(task).validation["validation"].rows.column("text").to_pylist() != lines[16:]

@@ -1,4 +1,4 @@
-"""A share of the training rows for validation: stratified by label, fixed by `seed.data`."""
+"""A share of the training rows for validation: stratified by label, fixed by `seed.data`; or the last rows."""
 
 from __future__ import annotations
 
@@ -43,11 +43,26 @@ def stratified_share(
     chosen = np.zeros(len(table), bool)
     chosen[order] = rank < np.repeat(taken, counts)
     train, validation = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return _checked(train, validation, share)
+
+
+def last_share(table: DataTable, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same of rows that are joined, whose neighbours belong together: the last ones are held out.
+
+    Raises:
+        DataError: as `stratified_share`.
+    """
+    rows = np.arange(len(table))
+    first = len(table) - max(1, int(np.floor(len(table) * share + 0.5)))
+    return _checked(rows[:first], rows[first:], share)
+
+
+def _checked(train: np.ndarray, validation: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     if not len(train) or not len(validation):
-        raise one_error(
-            "", "data.validation", f"a share of {share:g} of {len(table)} rows leaves {len(train)} to train on and "
-            f"{len(validation)} to validate on; name a file instead"
-        )  # fmt: skip
+        rows = len(train) + len(validation)
+        left = f"{len(train)} to train on and {len(validation)} to validate on"
+        what = f"a share of {share:g} of {rows} rows leaves {left}; name a file instead"
+        raise one_error("", "data.validation", what)
     return train, validation
 
 

@@ -67,7 +67,8 @@ class DataSpec(Section):
     train: Files = Field(default_factory=list)
     """File(s) to learn from: a path, a list of paths, or a list of {path, columns}."""
     validation: Validation | None = None
-    """File(s), {name: file, …}, or a share of `train` between 0 and 1 (stratified by label, fixed by seed.data)."""
+    """File(s), {name: file, …}, or a share of `train` between 0 and 1 (stratified by label, fixed by seed.data;
+    the last rows where they are joined, as with task.blocks: fixed)."""
     test: Files = Field(default_factory=list)
     """File(s) evaluated once, at the end, with the best weights."""
     columns: dict[str, Text] = Field(default_factory=dict)

@@ -270,9 +270,9 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
     if splits["validation"]:
         lines.append(f"  validation: {_paths(splits['validation'], found.out)}")
     else:
-        stratified = picked_task(found).name == "classify"
-        how = ", stratified by label" if stratified else ""
-        lines.append(f"  validation: {VALIDATION_SHARE}   # this share of train{how}")
+        how = "the last lines of train" if found.running else "this share of train"
+        how += ", stratified by label" if picked_task(found).name == "classify" else ""
+        lines.append(f"  validation: {VALIDATION_SHARE}   # {how}")
     if splits["test"]:
         lines.append(f"  test: {_paths(splits['test'], found.out)}   # evaluated once, at the end")
     columns = {**columns_of_task(found), "id": found.id}

@@ -12,7 +12,7 @@ from bigbatch.data.checks import check_splits
 from bigbatch.data.fingerprint import fingerprint
 from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_of, label_role, matched
 from bigbatch.data.sources import read_table
-from bigbatch.data.split import stratified_share
+from bigbatch.data.split import last_share, stratified_share
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import DataError, Problem
 from bigbatch.model.files import check_file
@@ -90,7 +90,11 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
     named = _validation(recipe, live, read)
     if isinstance(recipe.data.validation, float) and live.validation is None:
         strata = role if kind in ("single", "multi") else None
-        train_rows, held_out = stratified_share(train, recipe.data.validation, recipe.seed.data, strata)
+        share = recipe.data.validation
+        if getattr(task, "blocks", None) == "fixed":
+            train_rows, held_out = last_share(train, share)
+        else:
+            train_rows, held_out = stratified_share(train, share, recipe.seed.data, strata)
         train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
     _check_one_kind(train, [*named.values(), *([] if test is None else [test])], task)
