@@ -27,7 +27,7 @@ from benchmarks.pages import write_between  # noqa: E402
 
 from bigbatch.recipe.load import load_recipe  # noqa: E402
 from bigbatch.study.bench import bench  # noqa: E402
-from bigbatch.study.results import CEILING, Results, figure, ratio, read_results  # noqa: E402
+from bigbatch.study.results import Results, figure, ratio, read_results  # noqa: E402
 from bigbatch.study.tables import OURS, shown  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -42,22 +42,23 @@ WORDS = {
         "intro": "bigbatch against Hugging Face's Trainer and a plain PyTorch loop: the same samples, model, batch "
         "and optimiser; {name}, {threads} threads, {date}; {rounds}. "
         "[How it is made fair](docs/benchmarks.md).",
+        "rest": "The rest, over these data sets, from the least to the greatest; every figure with its range is in "
+        "[benchmarks/results](benchmarks/results):",
         "rounds": {
             "one": "one round",
             "same": "median of {most} rounds and their range",
             "mixed": "{fewest} to {most} rounds: their median and, where there is more than one, their range",
         },
-        "head": ("", "real tokens/s", "share of the best matrix product"),
+        "head": ("training", "real tokens/s"),
         "against": {
-            "hf-default": "of the Trainer's, defaults",
-            "hf-best": "of the Trainer's, at its best",
-            "torch-loop": "of a plain loop's",
+            "hf-default": "times the Trainer, defaults",
+            "hf-best": "times the Trainer at its best",
+            "torch-loop": "times a plain loop",
         },
         "figures": {
-            "tokens_per_second": "training, times",
-            "predict_samples_per_second": "prediction, times",
-            "peak_memory_bytes": "peak memory, times (less is better)",
-            "first_update_seconds": "command to first update, times (less is better)",
+            "predict_samples_per_second": "speed of prediction",
+            "peak_memory_bytes": "peak memory of training (less is better)",
+            "first_update_seconds": "command to first update (less is better)",
         },
     },
     "zh": {
@@ -67,22 +68,22 @@ WORDS = {
         "newsgroups": "长文档，平均 {mean} 个词元",
         "intro": "bigbatch 与 Hugging Face Trainer 以及一个普通的 PyTorch 循环相比：样本、模型、批量和优化器都相同；"
         "{name}，{threads} 个线程，{date}；{rounds}。[怎样做到公平](docs/benchmarks.md)。",
+        "rest": "其余各项，取各数据集中的最小值到最大值；全部数字与范围见 [benchmarks/results](benchmarks/results)：",
         "rounds": {
             "one": "只测了一轮",
             "same": "{most} 轮的中位数与范围",
             "mixed": "{fewest} 到 {most} 轮：中位数，多于一轮时附范围",
         },
-        "head": ("", "每秒真实词元", "占最快矩阵乘法的比例"),
+        "head": ("训练", "每秒真实词元"),
         "against": {
-            "hf-default": "相对 Trainer 默认设置",
-            "hf-best": "相对调到最好的 Trainer",
-            "torch-loop": "相对普通循环",
+            "hf-default": "Trainer 默认设置的倍数",
+            "hf-best": "调到最好的 Trainer 的倍数",
+            "torch-loop": "普通循环的倍数",
         },
         "figures": {
-            "tokens_per_second": "训练（倍）",
-            "predict_samples_per_second": "预测（倍）",
-            "peak_memory_bytes": "峰值内存（倍，越小越好）",
-            "first_update_seconds": "从命令到第一次更新（倍，越小越好）",
+            "predict_samples_per_second": "预测速度",
+            "peak_memory_bytes": "训练的峰值内存（越小越好）",
+            "first_update_seconds": "从命令到第一次更新（越小越好）",
         },
     },
 }
@@ -103,26 +104,31 @@ def section(found: Mapping[str, Results], language: str) -> str:
         date=newest.date[:10],
         rounds=_rounds(words, [len(results.rounds) for results in found.values()]),
     )
-    lines = [words["title"], "", intro, "", *_row(words["head"]), "|---" * len(words["head"]) + "|"]
-    for name, results in found.items():
-        cells = [
-            shown(figure(results, "tokens_per_second", OURS), 1, 0),
-            shown(figure(results, CEILING, OURS), 100, 0, " %"),
-        ]
-        lines += _row((_called(words, name, results), *cells))
     references = [
         name for name in words["against"] if all(name in each.contestants for each in found.values())
     ]
-    lines += [
-        "",
-        *_row(("", *(words["against"][name] for name in references))),
-        "|---" * (1 + len(references)) + "|",
-    ]
+    head = (*words["head"], *(words["against"][name] for name in references))
+    lines = [words["title"], "", intro, "", *_row(head), "|---" * len(head) + "|"]
+    for name, results in found.items():
+        ratios = [shown(ratio(results, "tokens_per_second", OURS, each), 1, 2) for each in references]
+        reached = shown(figure(results, "tokens_per_second", OURS), 1, 0)
+        lines += _row((_called(words, name, results), reached, *ratios))
+    lines += ["", words["rest"], ""]
     for key, title in words["figures"].items():
-        for name, results in found.items():
-            ratios = [shown(ratio(results, key, OURS, reference), 1, 2) for reference in references]
-            lines += _row((f"{title}: {_called(words, name, results)}", *ratios))
+        compared = [f"{_span(found, key, each)} {words['against'][each]}" for each in references]
+        lines.append(f"- {title}: {', '.join(compared)}")
     return "\n".join(lines)
+
+
+def _span(found: Mapping[str, Results], key: str, reference: str) -> str:
+    """From the least to the greatest median of the data sets: `1.12 to 1.25`."""
+    medians = [
+        each.median for each in (ratio(results, key, OURS, reference) for results in found.values()) if each
+    ]
+    if not medians:
+        return "–"
+    low, high = f"{min(medians):.2f}", f"{max(medians):.2f}"
+    return low if low == high else f"{low}–{high}"
 
 
 def _rounds(words: Mapping, counts: Sequence[int]) -> str:
