@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import AutoModel, AutoTokenizer
 
 import bigbatch
@@ -85,6 +86,30 @@ def test_what_belongs_together_is_learnt(run: Any) -> None:
     assert set(run.metrics) >= {"test.recall@1", "test.mrr@10", "test.loss"}
     assert run.plan.value("packing") == "packed"
     assert "couples" in run.plan.choices["noise_scale"].reason
+
+
+def test_it_is_held_against_tf_idf(run: Any) -> None:
+    """Ranked again by scikit-learn's weights, words of one and two."""
+    said = run.result["baseline"]["tf_idf"]["test"]
+    found = rows(60, 2)
+    texts = list(dict.fromkeys(row["answer"] for row in found))
+    kinds = [
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]"),
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(2, 4), analyzer="char"),
+    ]
+    every = [text for row in found for text in (row["question"], row["answer"])]
+    scores = np.zeros((len(found), len(texts)))
+    for kind, shown in zip(kinds, ("{}", " {} "), strict=True):
+        kind.fit([shown.format(text) for text in every])
+        left, right = (
+            kind.transform([shown.format(text) for text in some])
+            for some in ([row["question"] for row in found], texts)
+        )
+        scores += (left @ right.T).toarray()
+    own = np.array([texts.index(row["answer"]) for row in found])
+    hits = [float(scores[query].argmax() == own[query]) for query in range(len(found))]
+    assert said["recall@1"] == pytest.approx(np.mean(hits), abs=0.035) and set(said) == {"recall@1", "mrr@10"}
+    assert "TF-IDF retrieval" in run.result["verdict"] and "mrr@10" in run.result["verdict"]
 
 
 def test_the_loss_starts_at_what_guessing_costs(run: Any, place: Path) -> None:

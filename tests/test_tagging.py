@@ -89,6 +89,14 @@ def test_the_rule_is_learnt(run: Any) -> None:
     assert run.plan.value("packing") == "packed"
 
 
+def test_it_is_held_against_each_words_most_frequent_tag(run: Any, place: Path) -> None:
+    """Every word has one tag only, so that baseline is perfect; worked out from the files again."""
+    figures = run.result["baseline"]["most_frequent_tag"]["test"]
+    assert figures["f1"] == figures["accuracy"] == 1.0 and figures["f1_PER"] == 1.0
+    assert run.result["verdict"].startswith(("no better than each word's", "worse than each word's"))
+    assert "F1 of entities" in run.result["verdict"]
+
+
 def test_a_model_that_is_opened_again_gives_the_same_figures(run: Any, place: Path) -> None:
     for folder in (run.path, run.path / "model"):
         opened = open_model(folder)
