@@ -344,17 +344,16 @@ def _first_choices(model: ModelFacts | None, rows: int, validation_rows: int, co
 def _model_of_init(name: str | None, language: str, *, matched: bool) -> ModelChoice:
     """The model asked for, with what its folder says, or the one that can be had."""
     from bigbatch.model.nearby import facts_of, hub_answers, nearby_models, why_no_hub
-    from bigbatch.recipe.starter_model import check_trainable, chosen_model
+    from bigbatch.recipe.starter_model import asked_model, chosen_model
 
     if name is not None:
         known = facts_of(name)
-        if known is not None:
-            check_trainable(known)
-        return ModelChoice(name=name, known=known)
+        why = "" if known else "the hub has no config.json of it" if hub_answers() else why_no_hub()
+        return asked_model(name, known, why)
     return chosen_model(
         None if language == "unknown" else language,
         matched=matched,
         nearby=nearby_models(),
-        answers=hub_answers(),
-        why_not=why_no_hub(),
+        answers=hub_answers,
+        why_not=why_no_hub,
     )

@@ -6,7 +6,7 @@ import pytest
 
 from bigbatch.errors import UsageError
 from bigbatch.recipe.model_facts import ModelFacts
-from bigbatch.recipe.starter_model import check_trainable, chosen_model
+from bigbatch.recipe.starter_model import asked_model, check_trainable, chosen_model
 
 
 def near(name, **changes):
@@ -16,7 +16,9 @@ def near(name, **changes):
 
 
 def choose(*nearby, language="en", matched=False, answers=False):
-    return chosen_model(language, matched=matched, nearby=nearby, answers=answers, why_not="no answer")
+    return chosen_model(
+        language, matched=matched, nearby=nearby, answers=lambda: answers, why_not=lambda: "no answer"
+    )
 
 
 def test_the_usual_one_where_it_can_be_had():
@@ -53,3 +55,23 @@ def test_an_encoder_decoder_is_refused_with_what_is_trained():
     with pytest.raises(UsageError, match="encoder-decoder, whose task .seq2seq. is planned"):
         check_trainable(near("t5", kind="encoder-decoder"))
     check_trainable(near("gpt", kind="causal"))
+
+
+def test_the_hub_is_not_asked_for_what_is_here():
+    def asked():
+        raise AssertionError
+
+    found = chosen_model(
+        "en", matched=False, nearby=[near("distilbert-base-uncased")], answers=asked, why_not=asked
+    )
+    assert found.name == "distilbert-base-uncased"
+
+
+def test_a_model_that_cannot_be_seen_is_said():
+    assert asked_model("m", near("m"), "").said == ()
+    assert (
+        "which kind of model m is could not be seen (no answer)"
+        in asked_model("m", None, "no answer").said[0]
+    )
+    with pytest.raises(UsageError):
+        asked_model("t5", near("t5", kind="encoder-decoder"), "")

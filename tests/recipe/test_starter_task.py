@@ -72,6 +72,20 @@ def test_tagging_is_judged_by_entities_where_tags_mark_some(tmp_path, tags, best
     assert recipe.data.columns == {"words": "tokens", "tags": "ner"}
 
 
+def test_tags_without_prefixes_among_words_outside_are_entities_too(tmp_path):
+    text, recipe = start(
+        tmp_path, kind="tags", label="ner", text="w", class_counts={"O": 90, "PER": 6, "LOC": 4}
+    )
+    assert (recipe.task.args["scheme"], recipe.best.metric) == (
+        "io",
+        "f1",
+    ) and "a run of words of one tag" in text
+    _, words = start(
+        tmp_path, kind="tags", label="pos", text="w", class_counts={"O": 10, "NOUN": 50, "VERB": 40}
+    )
+    assert (words.task.args["scheme"], words.best.metric) == ("auto", "accuracy")
+
+
 def test_weights_are_never_the_default(tmp_path):
     for kind, loss in (("single", "cross_entropy"), ("multi", "bce")):
         text, recipe = start(tmp_path, label="l", kind=kind, class_counts={"a": 3000, "b": 600})

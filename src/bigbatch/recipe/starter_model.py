@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bigbatch.errors import UsageError
@@ -35,8 +35,8 @@ def chosen_model(
     *,
     matched: bool,
     nearby: Sequence[ModelFacts],
-    answers: bool,
-    why_not: str,
+    answers: Callable[[], bool],
+    why_not: Callable[[], str],
 ) -> ModelChoice:
     """The usual model where it can be had, else the one on this machine that fits best.
 
@@ -44,15 +44,16 @@ def chosen_model(
         language: of the texts.
         matched: whether texts are matched with texts.
         nearby: models on this machine.
-        answers: whether the hub does.
+        answers: whether the hub does; only asked where it matters, since that may take seconds.
         why_not: in words.
     """
     usual = usual_model(language, matched=matched)
     here = next((each for each in nearby if each.name == usual), None)
     if here is not None:
         return ModelChoice(name=usual, known=here, why=f"{language_words(language)}; it is in {here.origin}")
-    if answers:
+    if answers():
         return ModelChoice(name=usual, why=language_words(language))
+    silent = why_not()
     fitting = [each for each in nearby if each.kind == "masked" and each.weights == "pretrained"]
     fitting.sort(key=lambda each: (each.labels_of is not None, each.multilingual != (language != "en")))
     found = (
@@ -66,8 +67,8 @@ def chosen_model(
         )
         return ModelChoice(
             name=usual,
-            why=f"{why_not}: {remedy}",
-            said=(f"warning: {why_not}, and {usual} is not on this machine; {found}. Remedy: {remedy}",),
+            why=f"{silent}: {remedy}",
+            said=(f"warning: {silent}, and {usual} is not on this machine; {found}. Remedy: {remedy}",),
         )
     best = fitting[0]
     knows = (
@@ -76,9 +77,29 @@ def chosen_model(
     return ModelChoice(
         name=best.name,
         known=best,
-        why=f"in {best.origin}; {why_not}, so the usual {usual} is not to be had{knows}",
-        said=(f"model: {why_not}; {found}; another one: --model NAME",),
+        why=f"in {best.origin}; {silent}, so the usual {usual} is not to be had{knows}",
+        said=(f"model: {silent}; {found}; another one: --model NAME",),
     )
+
+
+def asked_model(name: str, known: ModelFacts | None, why_not: str) -> ModelChoice:
+    """The model that the user names.
+
+    Args:
+        name: hub name or folder.
+        known: what is known about it.
+        why_not: why nothing is, in words.
+
+    Raises:
+        UsageError: no task trains such a model.
+    """
+    if known is not None:
+        check_trainable(known)
+        return ModelChoice(name=name, known=known)
+    said = (
+        f"warning: which kind of model {name} is could not be seen ({why_not}): the task is chosen without it"
+    )
+    return ModelChoice(name=name, said=(said,))
 
 
 def check_trainable(known: ModelFacts) -> None:

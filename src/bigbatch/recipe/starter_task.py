@@ -35,7 +35,16 @@ class PickedTask:
 def picked_task(found: Findings) -> PickedTask:
     """Labels say what is learnt; without them two texts are matched, and one is learnt as its model reads."""
     if found.kind == "tags":
-        return PickedTask(name="tag", written="tag", why="a tag for each word of a sentence", said="tags")
+        runs = _entities(found) == "runs"
+        why = "a tag for each word of a sentence"
+        why += (
+            "; most words are O and no tag has B- or I-: a run of words of one tag is an entity"
+            if runs
+            else ""
+        )
+        return PickedTask(
+            name="tag", written="{name: tag, scheme: io}" if runs else "tag", why=why, said="tags"
+        )
     if found.label is not None:
         why = {
             "single": "one label a row",
@@ -88,6 +97,15 @@ def _language(found: Findings) -> PickedTask:
         + (", running text" if found.running is not None else ""),
         notes=notes,
     )
+
+
+def _entities(found: Findings) -> Literal["marks", "runs"] | None:
+    """How tags mark entities: by prefixes, as runs of one tag among words that are mostly outside, or not at all."""
+    counts = found.class_counts
+    if all(name == "O" or (name[:1] in "BIESLUM" and name[1:2] == "-") for name in counts):
+        return "marks"
+    prefixed = any(name[1:2] == "-" for name in counts)
+    return "runs" if not prefixed and 2 * counts.get("O", 0) > sum(counts.values()) else None
 
 
 def columns_of_task(found: Findings) -> dict[str, str | None]:
@@ -150,10 +168,7 @@ def best_lines(found: Findings) -> list[str]:
 def _best(found: Findings) -> tuple[str, str]:
     task = picked_task(found).name
     if task == "tag":
-        marked = all(
-            name == "O" or (name[:1] in "BIESLUM" and name[1:2] == "-") for name in found.class_counts
-        )
-        return ("f1", "of entities, as seqeval counts them") if marked else ("accuracy", "of words")
+        return ("f1", "of entities, as seqeval counts them") if _entities(found) else ("accuracy", "of words")
     if task == "match":
         if found.rows < _FEWEST_RANKED:
             return (
