@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -133,6 +134,24 @@ def test_the_ranks_that_the_caller_names_count_as_their_devices():
     args = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=2)
     found, _ = usual({"model_or_recipe": "m", "args": args}, ranks=3)
     assert found["defaults"]["batch"] == {"samples": 24}
+
+
+def test_a_batch_is_never_more_than_all_rows(folder, capsys):
+    run = bigbatch.train(folder, TEXTS, args=arguments(per_device_train_batch_size=100))
+    assert run._parts.recipe.batch.samples == 60
+    assert "the global batch is 60 samples, all rows there are: 100 were asked for" in capsys.readouterr().err
+    columns = {name: [row[name] for row in TEXTS] for name in TEXTS[0]}
+    found, _ = usual(
+        {"model_or_recipe": "m", "args": arguments(per_device_train_batch_size=100), "train_dataset": columns}
+    )
+    assert found["defaults"]["batch"] == {"samples": 60}
+    for files in ("a.csv", ["a.csv"], [Path("a.csv")], None):
+        asked = {
+            "model_or_recipe": "m",
+            "args": arguments(per_device_train_batch_size=100),
+            "train_dataset": files,
+        }
+        assert usual(asked)[0]["defaults"]["batch"] == {"samples": 100}
 
 
 def test_machines_count_as_one_device_each_where_nobody_says_how_many_they_have():

@@ -24,7 +24,7 @@ import numpy as np
 from bigbatch.api import read
 from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
-from bigbatch.usual import refuse_callbacks, task_and_columns, trained
+from bigbatch.usual import by_place, refuse_callbacks, task_and_columns, trained
 from bigbatch.written import as_named, copy_files
 
 
@@ -183,8 +183,8 @@ class Trainer:
             {
                 **_TRAIN,
                 "model_or_recipe": self.model,
-                "train_dataset": self.train_dataset,
-                "val_dataset": self.eval_dataset,
+                "train_dataset": by_place(self.train_dataset, self._columns),
+                "val_dataset": by_place(self.eval_dataset, self._columns),
                 "task": self.task,
                 "columns": self._columns,
                 "tokenizer": self.processing_class,
@@ -244,7 +244,7 @@ class Trainer:
             self.model if inner is None else inner.module,
             self.processing_class if inner is None else self.processing_class or inner.tokenizer,
             self._opened_task(),
-            data,
+            by_place(data, self._columns),
             columns=self._columns,
             compute_metrics=self.compute_metrics,
             device="cpu" if getattr(self.args, "use_cpu", False) else None,

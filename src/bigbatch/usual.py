@@ -57,9 +57,13 @@ def usual(
     devices = counted if isinstance(counted, int) else nodes or None
     said = translated(args, devices=devices)
     best = _best(args, found.get("val_dataset"))
+    lost = list(said.lost)
+    rows, asked_samples = _rows(found.get("train_dataset")), said.values["batch"]["samples"]
+    if rows and rows < asked_samples:  # there an epoch's last batch is what is left of the rows
+        said.values["batch"]["samples"] = rows
+        lost.append(f"the global batch is {rows} samples, all rows there are: {asked_samples} were asked for")
     found["defaults"] = said.values | ({"best": best} if best else {})
     found["larger_is_better"] = getattr(args, "greater_is_better", None)
-    lost = list(said.lost)
     if nodes and not isinstance(counted, int):
         samples = said.values["batch"]["samples"]
         lost.append(
@@ -105,6 +109,14 @@ def _check(args: Any, model: Any) -> None:
             "args beside a recipe: both say how to train; pass a model instead of the recipe, or leave args out and "
             "change keys of the recipe with set={…}"
         )
+
+
+def _rows(data: Any) -> int | None:
+    """Rows of a dataset in memory; None of files."""
+    if isinstance(data, Mapping):
+        return len(next(iter(data.values()), ()))
+    named = isinstance(data, (list, tuple)) and any(isinstance(each, (str, os.PathLike)) for each in data)
+    return len(data) if hasattr(data, "__len__") and not named and not isinstance(data, str) else None
 
 
 def _best(args: Any, validation: Any) -> str | None:
@@ -153,7 +165,7 @@ def task_and_columns(
     from bigbatch.model.sentence import is_sentence_model, sentence_model
     from bigbatch.tasks.catalog import task_of_module
 
-    found = task_of_module(model)
+    found: dict[str, Any] | None = task_of_module(model)
     if is_sentence_model(model):
         found = {"name": "match", **sentence_model(model).options}
     elif found is None and getattr(model, "base_model", None) is model:
@@ -169,9 +181,28 @@ def task_and_columns(
         raise UsageError(
             "Trainer: loss is for pairs of texts; for another loss: bigbatch.train(…, loss=function)"
         )
-    if found == {"name": "classify"} and _several(rows):
-        found = {"name": "classify", "kind": "multi"}
-    return {**found, **task_options(collator, found["name"])}, _columns(args)
+    columns = _columns(args)
+    label = _first_label(rows, columns)
+    if found == {"name": "classify"} and label.ndim == 1 and label.dtype.kind == "f":
+        found = {"name": "classify", "kind": "multi"}  # zeros and ones with a decimal point say so there
+    if (
+        found["name"] in ("classify", "tag")
+        and found.get("kind") != "regression"
+        and label.dtype.kind in "iufb"
+    ):
+        found["labels"] = _names_of_outputs(model, rows, columns)
+    return {**found, **task_options(collator, found["name"])}, columns
+
+
+def by_place(rows: Any, columns: Mapping[str, str]) -> Any:
+    """Rows of token ids whose class ids are places among the model's outputs, whatever their dataset calls them."""
+    from bigbatch.data.objects import without_class_names
+    from bigbatch.data.tables import TOKENISED_COLUMNS
+
+    wanted = [*TOKENISED_COLUMNS, "label", *columns.values()]
+    if isinstance(rows, Mapping) and type(rows).__module__.partition(".")[0] != "datasets":
+        return {name: without_class_names(each, wanted) for name, each in rows.items()}
+    return without_class_names(rows, wanted)
 
 
 def _pairs(rows: Any) -> dict[str, str]:
@@ -189,14 +220,31 @@ def _pairs(rows: Any) -> dict[str, str]:
     return columns_by_place(raw.columns)
 
 
-def _several(rows: Any) -> bool:
-    """Whether the first row's labels are several zeros and ones with a decimal point, which says multi-label there."""
+def _first_label(rows: Any, columns: Mapping[str, str]) -> np.ndarray:
+    """The label of the first row, where that is one of token ids; else of no kind."""
     try:
         first = rows[0]
-        labels = np.asarray(first["labels" if "labels" in first else "label"])
-    except (KeyError, IndexError, TypeError, ValueError):
-        return False
-    return labels.ndim == 1 and labels.dtype.kind == "f"
+        name = next(name for name in (*columns.values(), "labels", "label") if name in first)
+        return np.asarray(first[name] if "input_ids" in first else None)
+    except (KeyError, IndexError, TypeError, ValueError, StopIteration):
+        return np.asarray(None)
+
+
+def _names_of_outputs(model: Any, rows: Any, columns: Mapping[str, str]) -> list[str]:
+    """A name for each output: the model's, else those of the dataset where there are as many, else LABEL_0, …
+
+    There a class id is a place among the outputs, whichever ids the rows happen to have.
+    """
+    from bigbatch.data.objects import class_names
+    from bigbatch.model.anatomy import headed_model
+    from bigbatch.model.load import known_labels
+
+    known = known_labels(None, model)
+    config: Any = headed_model(model).config
+    found = [class_names(rows, name) for name in (*columns.values(), "labels", "label")]
+    fitting = [names for names in found if len(names) == config.num_labels]
+    generic = [f"LABEL_{index}" for index in range(config.num_labels)]
+    return list(known or (fitting[0] if fitting else generic))
 
 
 def _columns(args: Any) -> dict[str, str]:

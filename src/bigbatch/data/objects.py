@@ -102,6 +102,24 @@ def _hugging_face(dataset: Any) -> Raw:
     )
 
 
+def without_class_names(data: Any, columns: Sequence[str]) -> Any:
+    """Rows of token ids of `datasets`, with these columns, whose class ids are numbers and nothing else; others as they
+    are.
+    """
+    library = type(data).__module__.partition(".")[0]
+    if library != "datasets" or "input_ids" not in getattr(data, "column_names", ()):
+        return data
+    raw = _hugging_face(data)
+    wanted = [name for name in columns if name in raw.columns]
+    return pa.table(dict(raw.load(wanted))) if {*raw.class_names} & {*wanted} else data
+
+
+def class_names(data: Any, column: str) -> tuple[str, ...]:
+    """What a dataset calls the class ids of a column; empty where it does not say."""
+    feature = (getattr(data, "features", None) or {}).get(column)
+    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
+
+
 def column_values(data: Any) -> dict[str, Any]:
     """The columns of a mapping: of `DataFrame.to_dict()`, where each is a mapping from row to value, the values.
 

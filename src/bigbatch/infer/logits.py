@@ -134,6 +134,8 @@ def _with_labels(task: Any, module: Any, table: DataTable | None) -> Any:
     """The task with the model's labels; those of the rows, where the model's names mean nothing."""
     if not hasattr(task, "label_set"):
         return task
+    if task.labels:
+        return told(task, label_set=LabelSet(tuple(task.labels)))
     names = known_labels(None, module)
     outer: Any = getattr(module, "config", None)
     if outer is None:
