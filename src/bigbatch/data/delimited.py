@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow import csv
 
+from bigbatch.data.line_numbers import Lines
 from bigbatch.data.problems import data_error, one_error
 from bigbatch.data.raw import Column, Raw
 from bigbatch.errors import Problem
@@ -237,13 +238,13 @@ def _diagnose(
     name: str, data: bytes, grammar: _Grammar, header: list[str], encoding: str, skipped: int
 ) -> list[Problem]:
     """Every bad row, in order; with its line where that is another number, as after texts of several lines."""
-    problems, lines = [], _Lines(data)
+    problems, lines = [], Lines(data)
     for number, record in enumerate(_scan(data, grammar), start=1):
         fault = record.fault
         column = ""
         if fault is None and len(record.fields) != len(header):
             found = f"{len(record.fields)} fields, but the header has {len(header)}"
-            fault = (record.start, found + lines.stray_return(record.end, skipped))
+            fault = (record.start, found + _stray(lines, record.end, skipped))
         elif fault is None:
             column, fault = _bad_field(data, record, header, encoding)
         if fault is not None:
@@ -255,29 +256,9 @@ def _diagnose(
     return problems
 
 
-class _Lines:
-    """Lines as an editor counts them, asked for in ascending order."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._end = b"\n" if b"\n" in data[:-1] else b"\r"  # of old Macs
-        self._number, self._counted = 1, 0
-
-    def number(self, offset: int) -> int:
-        """The line that a byte is in."""
-        self._number += self._data.count(self._end, self._counted, offset)
-        self._counted = offset
-        return self._number
-
-    def stray_return(self, end: int, skipped: int) -> str:
-        """What to say where a row ends in a carriage return, and the lines of this file do not."""
-        if self._end == b"\r" or self._data[end - 1 : end] != b"\r":
-            return ""
-        place = f"(\\r, byte offset {end - 1 + skipped:,})"
-        return (
-            f"; it ends in a bare carriage return {place}, and lines here end in \\n: put the field that holds it "
-            "between quotes, or replace it by a blank"
-        )
+def _stray(lines: Lines, end: int, skipped: int) -> str:
+    remedy = "put the field that holds it between quotes, or replace it by a blank"
+    return lines.stray_return(end, skipped, remedy)
 
 
 def _hint(grammar: _Grammar) -> str:

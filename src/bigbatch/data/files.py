@@ -13,6 +13,7 @@ from bigbatch.data.contents import PACKED, content_of
 from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
 from bigbatch.data.ipc import read_arrow
 from bigbatch.data.jsonlines import read_json_lines
+from bigbatch.data.line_numbers import Lines
 from bigbatch.data.parquets import check_parquet, read_parquet
 from bigbatch.data.plain import lines_of
 from bigbatch.data.problems import data_error, nearest, one_error
@@ -171,12 +172,13 @@ def _decoded(place: str, content: bytes, encoding: str) -> str:
     Raises:
         DataError: the first byte that is no UTF-8, with its line.
     """
-    content = content[check_mark(place, content, encoding) :]
+    mark = check_mark(place, content, encoding)
+    content = content[mark:]
     try:
         return content.decode("latin-1" if encoding == "latin-1" else "utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        what = f"{not_utf8(content[error.start])} (line {line:,}, byte offset {error.start:,})"
+        line = Lines(content).number(error.start)
+        what = f"{not_utf8(content[error.start])} (line {line:,}, byte offset {error.start + mark:,})"
         raise data_error([Problem(where=place, what=what)]) from None
 
 

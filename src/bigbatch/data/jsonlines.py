@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from bigbatch.data.delimited import check_mark, not_utf8
+from bigbatch.data.line_numbers import Lines
 from bigbatch.data.problems import data_error, one_error
 from bigbatch.data.raw import Raw, from_dicts
 from bigbatch.errors import Problem
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_RETURN = "within a text it is written as the two characters \\r"
 _NEXT = re.compile(r"[ \t\r\n]*")
 
 
@@ -31,6 +33,7 @@ def read_json_lines(name: str, content: bytes, encoding: str) -> Raw:
     if content[offset:].lstrip()[:1] == b"[":
         return _array(name, content[offset:], encoding)
     problems: list[Problem] = []
+    lines = Lines(content)
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     for number, (start, line) in enumerate(_lines(content, offset), start=1):
@@ -41,7 +44,11 @@ def read_json_lines(name: str, content: bytes, encoding: str) -> Raw:
             rows.append(row)
             numbers.append(number)
         else:
-            what = f"{fault[1]} (byte offset {start + fault[0]:,})"
+            end = start + len(line) + 1
+            stray = "" if content[end : end + 1] == b"\n" else lines.stray_return(end, 0, _RETURN)
+            real = lines.number(start)
+            at = "" if real == number else f"line {real:,}, "
+            what = f"{fault[1]}{stray} ({at}byte offset {start + fault[0]:,})"
             problems.append(Problem(where=f"{name}:{number}", what=what))
     if problems and content[offset:].lstrip()[:1] == b"{":
         found = _spread(name, content[offset:], encoding, nothing_else=not rows)
