@@ -6,8 +6,8 @@
     last batch     2 times the first, 8 times from 50,000, 16 times from 500,000 rows on    (by the measured noise)
     length         at most 10 sqrt(10,000 / rows) epochs, between 1 and 30; at least 300 updates of the first batch
                    (from random weights three times as much); too few rows to see a plateau: 160 updates
-    rate           at 32 samples: 3e-4 (384 / hidden)^2.4; from random weights 6e-4 (768 / hidden); at most 1e-3
-                   sqrt(batch / 32) times that for others
+    rate           up to 32 samples: 3e-4 (384 / hidden)^2.4; from random weights 6e-4 (768 / hidden); at most 1e-3
+                   sqrt(batch / 32) times that for more
 
 The rate's line goes through what is usual for BERT (5e-5 at 768 hidden units, 3e-5 at 1,024; Devlin et al. 2019,
 appendix A.3), and what this project found at 384; for random weights through GPT-2's size in Brown et al. 2020, table
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 BASE_BATCH = 32
-"""Samples that rates are given for."""
+"""Most samples that rates are given for."""
 MANY_ROWS = 5_000
 FEWEST_VALIDATION_ROWS = 100
 """Rows from which on a plateau of validation can be told from noise."""
@@ -72,7 +72,7 @@ class Choices:
     lr: float
     """At `base_batch`."""
     lr_reason: str
-    base_batch: int = BASE_BATCH
+    base_batch: int
 
 
 def first_run(known: FirstRun) -> Choices:
@@ -94,6 +94,8 @@ def first_run(known: FirstRun) -> Choices:
         epochs_reason=why,
         lr=lr,
         lr_reason=lr_why,
+        # Smaller batches train as well at the same rate, and sooner.
+        base_batch=min(BASE_BATCH, known.batch or first),
     )
 
 
@@ -148,7 +150,7 @@ def _rate(known: FirstRun) -> tuple[float, str]:
     else:
         lr = min(1e-3, 6e-4 * 768 / known.hidden)
         why = f"usual for random weights of width {known.hidden:,}"
-    return _two_digits(lr), f"{why} at {BASE_BATCH} samples, sqrt(batch / {BASE_BATCH}) for others"
+    return _two_digits(lr), f"{why} up to {BASE_BATCH} samples, sqrt(batch / {BASE_BATCH}) times that for more"
 
 
 # ---------------------------------------------------------------- the test of the rate
