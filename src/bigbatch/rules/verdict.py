@@ -53,6 +53,8 @@ _SHARES = (
 )
 _LEAST_GAIN, _LEAST_FALL = 0.01, 0.05
 """Of a share, and of a loss (relative), over the last third of a run: it was still improving."""
+_LEAST_NATS = 0.02
+"""Below it a loss that is next to nothing halves without any meaning."""
 _STEEP = 0.25
 """A loss that falls by so much there has not nearly arrived."""
 _FEW_UPDATES, _SMALL_BATCH = 300, 32
@@ -225,7 +227,8 @@ def _fall(curves: Curves) -> float:
     if len(curves.losses) < 2 or curves.losses[-1] > min(curves.losses):
         return 0.0
     before = curves.losses[_two_thirds(curves.steps)]
-    return (before - curves.losses[-1]) / before if before > 0 else 0.0
+    fall = before - curves.losses[-1]
+    return fall / before if fall >= _LEAST_NATS else 0.0
 
 
 def _training_fall(losses: Sequence[float]) -> float:
