@@ -150,7 +150,8 @@ def _rate(known: FirstRun) -> tuple[float, str]:
     else:
         lr = min(1e-3, 6e-4 * 768 / known.hidden)
         why = f"usual for random weights of width {known.hidden:,}"
-    return _two_digits(lr), f"{why} up to {BASE_BATCH} samples, sqrt(batch / {BASE_BATCH}) times that for more"
+    why += f" up to {BASE_BATCH} samples, sqrt(batch / {BASE_BATCH}) times that for more"
+    return _two_digits(lr), why
 
 
 # ---------------------------------------------------------------- the test of the rate
