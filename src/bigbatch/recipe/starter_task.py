@@ -30,6 +30,8 @@ class PickedTask:
     """The same in a few words, for the line that says what was found."""
     notes: tuple[str, ...] = ()
     """Further comments."""
+    joined: bool = False
+    """Whether rows are joined into blocks."""
 
 
 def picked_task(found: Findings) -> PickedTask:
@@ -96,6 +98,7 @@ def _language(found: Findings) -> PickedTask:
         said=f"no label column: {what} language modelling (task: {name})"
         + (", running text" if found.running is not None else ""),
         notes=notes,
+        joined=found.running is not None,
     )
 
 
@@ -122,7 +125,7 @@ def columns_of_task(found: Findings) -> dict[str, str | None]:
 
 def length_lines(found: Findings) -> list[str]:
     """`data.max_length`: of blocks how long they are, else a remark."""
-    if "blocks: fixed" in picked_task(found).written:
+    if picked_task(found).joined:
         positions = (found.known.positions if found.known else None) or BLOCK_TOKENS
         return [f"  max_length: {min(positions, BLOCK_TOKENS)}   # tokens of a block"]
     if not found.lengths:
@@ -133,8 +136,8 @@ def length_lines(found: Findings) -> list[str]:
 def loss_lines(found: Findings) -> list[str]:
     """Nothing, or what class weights would do: they are never the default.
 
-    A weight raises the recall of small classes and the false alarms of all; where a class has a handful of rows, each
-    of them would count as much as hundreds of others, and the run would learn those rows instead of the class.
+    A weight raises the recall of small classes and the false alarms of all. Where a class has a handful of rows each of
+    them would count many times, and the run would learn those rows instead of the class.
     """
     counts = {label: count for label, count in found.class_counts.items() if count > 0}
     if found.kind not in ("single", "multi") or not counts:
@@ -148,14 +151,14 @@ def loss_lines(found: Findings) -> list[str]:
     if counts[smallest] < HANDFUL:
         return [
             "",
-            f"# No class weights: {skew} ({name}: {counts[smallest]:,}), and each of its rows would count as much as",
-            "# hundreds of others: such weights teach the rows, not the class. More rows of it help.",
+            f"# No class weights: {skew} ({name}: {counts[smallest]:,}), and each of its few rows would count",
+            f"# as much as {ratio:,.0f} of the largest: such weights teach the rows, not the class.",
         ]
     loss = "bce" if found.kind == "multi" else "cross_entropy"
     return [
         "",
         f"# loss: {{name: {loss}, class_weights: balanced}}   # {skew}; weights find more rows of small",
-        "# classes and raise more false alarms. Not the default: f1_macro often falls. Try it, and compare.",
+        "# classes and raise more false alarms. Not the default: it can cost more than it gains. Compare.",
     ]
 
 
