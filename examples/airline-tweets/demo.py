@@ -15,6 +15,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RUN = HERE.parents[1] / "runs" / "airline-tweets"
+SPENT = HERE / "data" / "interrupted.json"
+"""Seconds of calls that were interrupted; the next call goes on where they stopped."""
 MARGIN = 0.02
 FIGURES = {"accuracy": "accuracy", "macro F1": "f1_macro"}
 
@@ -22,7 +24,7 @@ FIGURES = {"accuracy": "accuracy", "macro F1": "f1_macro"}
 def step(title: str, *command: str) -> None:
     """Say what comes, run it with its output visible, stop when it fails."""
     print(f"\n== {title}", flush=True)
-    code = subprocess.run(command).returncode
+    code = run(*command)
     if code:
         sys.exit(code)
 
@@ -61,6 +63,22 @@ def measurements(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def run(*command: str) -> int:
+    """Run a command and return its exit code. Ctrl-C goes to it, too: it ends by itself, and this waits for that."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def interrupted_after(seconds: float) -> None:
+    """Remember the time of a call that did not come to the end: the next one goes on, and counts it."""
+    before = json.loads(SPENT.read_text(encoding="utf-8")) if SPENT.exists() else []
+    SPENT.write_text(json.dumps([*before, seconds]), encoding="utf-8")
+
+
 def main() -> int:
     """Run the demo; 0 when the model beats the baseline by the margin."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -76,8 +94,9 @@ def main() -> int:
     recipe = HERE / "recipe.yaml"
     print(f"\n== The large batch: bigbatch train {shown(recipe)}", flush=True)
     bigbatch = (sys.executable, "-P", "-m", "bigbatch")
-    code = subprocess.run([*bigbatch, "train", str(recipe), f"run.dir={RUN}", *settings]).returncode
+    code = run(*bigbatch, "train", str(recipe), f"run.dir={RUN}", *settings)
     if code:
+        interrupted_after(time.perf_counter() - started)
         return code
 
     baseline = json.loads((HERE / "data" / "baseline.json").read_text(encoding="utf-8"))
@@ -86,7 +105,10 @@ def main() -> int:
     plan = json.loads((RUN / "plan.json").read_text(encoding="utf-8"))
     print("\n== Result", *table(baseline, final), "", *measurements(result), sep="\n")
     print(f"({plan['padding_share']['reason']})")
-    print(f"\nThe whole demo took {(time.perf_counter() - started) / 60:.1f} minutes.")
+    spent = sum(json.loads(SPENT.read_text(encoding="utf-8"))) if SPENT.exists() else 0.0
+    calls = "" if not spent else ", with the calls that were interrupted"
+    print(f"\nThe whole demo took {(spent + time.perf_counter() - started) / 60:.1f} minutes{calls}.")
+    SPENT.unlink(missing_ok=True)
     print(f"Report: {shown(RUN / 'report.html')}\nModel:  {shown(RUN / 'model')} (Hugging Face format)")
     beaten = all(final[key] >= baseline[key] + MARGIN for key in FIGURES.values())
     if not beaten:
@@ -97,4 +119,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -37,8 +37,7 @@ def test_before_there_is_an_interval_the_curve_stands_alone(tmp_path: Path) -> N
     section = noise_section(run)
     assert section is not None
     assert section["sentence"] == (
-        "A batch of about 230 samples is worth using (too few measurements for an interval: 2, 30 are needed); "
-        "you use 256."
+        "2 updates were measured: 30 are needed to say how large a batch is worth using."
     )
     page = render_report(run)
     assert "noise scale" in page and "95 %, lower end" not in page and "batch in use" in page
@@ -77,6 +76,9 @@ def test_what_is_larger_than_measurable_is_said_and_not_drawn(tmp_path: Path) ->
     run = measured(tmp_path, [{"noise_scale": None, "noise_scale.head": None, "noise_scale.block 0": 12.0}])
     section = noise_section(run)
     assert section is not None
-    assert section["sentence"].startswith("How large a batch is worth using is larger than measurable")
+    assert section["sentence"].startswith("1 update was measured: 30 are needed")
+    many = [{"noise_scale": None, "noise_scale.head": None, "noise_scale.block 0": 12.0}] * 30
+    sentence = (noise_section(measured(tmp_path / "many", many)) or {})["sentence"]
+    assert sentence.startswith("How large a batch is worth using is larger than measurable")
     assert section["groups"] == [("head", "larger than measurable"), ("block 0", "12 samples")]
     assert "larger than measurable" in render_report(run)

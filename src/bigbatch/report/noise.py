@@ -9,6 +9,7 @@ from bigbatch.report import facts, svg
 from bigbatch.report.figures import responsive, update_points
 from bigbatch.report.read import RunData
 from bigbatch.report.text import clean, show_number
+from bigbatch.rules.noise_scale import FEWEST
 
 _MUCH = 3.0
 """So many times larger or smaller than the noise scale is worth a word."""
@@ -33,11 +34,15 @@ def sentence(run: RunData) -> str:
     latest = _latest(run)
     scale, low, high = (facts.number(latest.get(key)) for key in ("noise_scale", *_BOUNDS))
     used = facts.last(run, "batch_samples")
+    count = facts.number(latest.get("noise_scale_measurements"))
+    if low is None and count is not None and count < FEWEST:
+        few = f"{show_number(count)} {'update was' if count == 1 else 'updates were'}"
+        return f"{few} measured: {FEWEST} are needed to say how large a batch is worth using."
     if scale is None:
         words = "How large a batch is worth using is larger than measurable"
     else:
         words = f"A batch of about {_samples(scale)} is worth using"
-    words += f"{_interval(low, high, latest)}; you use {show_number(used)}."
+    words += f"{_interval(low, high)}; you use {show_number(used)}."
     return f"{words} {_advice(used, low, high)}".rstrip()
 
 
@@ -52,10 +57,9 @@ def _latest(run: RunData) -> Mapping[str, Any]:
     return {name: run.updates[name][row].as_py() for name in names}
 
 
-def _interval(low: float | None, high: float | None, latest: Mapping[str, Any]) -> str:
+def _interval(low: float | None, high: float | None) -> str:
     if low is None:
-        count = show_number(latest.get("noise_scale_measurements"))
-        return f" (too few measurements for an interval: {count}, 30 are needed)"
+        return ""
     if high is None:
         return f" (95 %: at least {show_number(round(low))})"
     return f" (95 %: {show_number(round(low))} to {show_number(round(high))})"

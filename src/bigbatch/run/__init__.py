@@ -20,6 +20,7 @@
     graph.py         what one micro-batch of this run computes
     planning.py      measure a little, then plan
     budget.py        how long that may take
+    forecast.py      the time that is left, held against the updates
     dry.py           a few updates of one rank among many, for their shapes alone
     clocks.py        how many updates, the schedule over them, how the batch grows
     build.py         facts -> probe -> plan -> parts

@@ -34,6 +34,7 @@ from bigbatch.run.build import Parts
 from bigbatch.run.choice import note_best, note_for_stopping, scored_figures, stopping_metric
 from bigbatch.run.defined import Missing, look
 from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
+from bigbatch.run.forecast import Forecast
 from bigbatch.run.growth import Growth
 from bigbatch.run.guard import Guard
 from bigbatch.run.interruptible import Interruptible
@@ -100,6 +101,7 @@ class Loop:
         self._last_checkpoint = 0.0
         self._growth = Growth(parts, progress)
         self._plateau = Plateau(parts, progress)
+        self._forecast = Forecast(parts, progress)
         self._supply = Supply(
             parts.batches,
             parts.micro_batches,
@@ -161,6 +163,7 @@ class Loop:
                 self.parts.recipe.run.evaluate_every, before
             )
             yield self.emit(record)
+            yield from map(self.emit, self._forecast.news(record))
             yield from map(self.emit, larger)
             if record.skipped or record.empty:
                 yield self.emit((skipped if record.skipped else empty)(record, batch))

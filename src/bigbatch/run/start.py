@@ -26,6 +26,7 @@ from bigbatch.run.build import Parts, Say, build
 from bigbatch.run.build import Progress as TokenProgress
 from bigbatch.run.directory import RunDirectory, environment_facts, environment_versions
 from bigbatch.run.durable import atomic_write_bytes, atomic_write_text, make_folders
+from bigbatch.run.forecast import told_anew
 from bigbatch.run.guard import Guard
 from bigbatch.run.homes import as_begun, told_home
 from bigbatch.run.identity import (
@@ -285,7 +286,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     first_save = "carried on with other settings" if carried_on else keeper.recount(progress, world)
     keeper.write_plan(parts.plan)
     directory.write_status("running", progress.update)
-    wishes.planned(parts)
+    wishes.planned(told_anew(parts, progress))
     loop = Loop(
         parts,
         keeper,

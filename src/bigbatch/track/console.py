@@ -16,6 +16,7 @@ from rich.text import Text
 
 from bigbatch.records import Eval, Event, Record, Update
 from bigbatch.rules.headline import in_order
+from bigbatch.rules.noise_scale import FEWEST
 from bigbatch.units import show_seconds
 
 _PLAIN_SECONDS = 10.0
@@ -280,8 +281,8 @@ def _rate(value: float) -> str:
 
 
 def _worth_words(noise: Mapping[str, float | None]) -> str:
-    """`noise scale 230 samples (180 to 310)`: how large a batch is worth using; empty when it was not measured."""
-    if "noise_scale" not in noise:
+    """`noise scale 230 samples (180 to 310)`: how large a batch is worth using; empty before enough was measured."""
+    if "noise_scale" not in noise or (noise.get("noise_scale_measurements") or 0) < FEWEST:
         return ""
     scale = noise["noise_scale"]
     words = "noise scale " + ("larger than measurable" if scale is None else f"{_figure(scale)} samples")
