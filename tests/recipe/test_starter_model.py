@@ -37,7 +37,10 @@ def test_without_a_hub_the_fitting_one_on_this_machine():
     assert choose(*unfit, labelled, near("plain"), many, language="zh").name == "many"
     picked = choose(*unfit, labelled)
     assert picked.name == "labelled" and "no answer" in picked.why
-    assert picked.said[0].startswith("model: no answer; found here: gpt (a package), t5 (a package)")
+    assert picked.said == (
+        "model: labelled (a package), since no answer; also here: gpt (a package), t5 (a package), raw (a package); "
+        "another one: --model NAME",
+    )
 
 
 def test_without_any_the_remedy_is_a_folder():

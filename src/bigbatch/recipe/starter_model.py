@@ -71,6 +71,8 @@ def chosen_model(
             said=(f"warning: {silent}, and {usual} is not on this machine; {found}. Remedy: {remedy}",),
         )
     best = fitting[0]
+    others = [each for each in nearby if each is not best]
+    also = f"; also here: {listed_models(others)}" if others else ""
     knows = (
         "" if language in (None, "en") or best.multilingual else f"; whether it knows {language} is not known"
     )
@@ -78,7 +80,7 @@ def chosen_model(
         name=best.name,
         known=best,
         why=f"in {best.origin}; {silent}, so the usual {usual} is not to be had{knows}",
-        said=(f"model: {silent}; {found}; another one: --model NAME",),
+        said=(f"model: {listed_models([best])}, since {silent}{also}; another one: --model NAME",),
     )
 
 
