@@ -291,6 +291,19 @@ def test_text_rows_are_tokenised_here(tmp_path):
 
 
 @pytest.mark.usefixtures("here")
+def test_files_are_read_here(tmp_path):
+    folder = tiny_folder(tmp_path / "model", id2label={0: "bad", 1: "good"})
+    names = ("bad", "good")
+    lines_of = [f"{row['text']},{names[row['label']]}" for row in REVIEWS]
+    Path("reviews.csv").write_text("\n".join(["text,label", *lines_of]) + "\n")
+    module = AutoModelForSequenceClassification.from_pretrained(folder)
+    trainer = Trainer(module, arguments(), train_dataset="reviews.csv", eval_dataset=["reviews.csv"])
+    trainer.train()
+    assert trainer.evaluate()["eval_accuracy"] == trainer.run.metrics["validation.accuracy"]
+    assert trainer.predict("reviews.csv").predictions.shape == (80, 2)
+
+
+@pytest.mark.usefixtures("here")
 def test_labels_of_several_zeros_and_ones_are_several_labels():
     rows = [{"input_ids": row["input_ids"], "labels": [float(row["labels"]), 1.0, 0.0]} for row in ROWS]
     trainer = Trainer(tiny("bert"), arguments(), train_dataset=rows, eval_dataset=rows[:9])

@@ -113,10 +113,11 @@ def _check(args: Any, model: Any) -> None:
 
 def _rows(data: Any) -> int | None:
     """Rows of a dataset in memory; None of files."""
+    from bigbatch.data.objects import names_files
+
     if isinstance(data, Mapping):
         return len(next(iter(data.values()), ()))
-    named = isinstance(data, (list, tuple)) and any(isinstance(each, (str, os.PathLike)) for each in data)
-    return len(data) if hasattr(data, "__len__") and not named and not isinstance(data, str) else None
+    return len(data) if hasattr(data, "__len__") and not names_files(data) else None
 
 
 def _best(args: Any, validation: Any) -> str | None:
@@ -207,9 +208,10 @@ def by_place(rows: Any, columns: Mapping[str, str]) -> Any:
 
 def _pairs(rows: Any) -> dict[str, str]:
     """Role -> column of pairs or triplets, by their place."""
-    if rows is None:
+    from bigbatch.data.objects import names_files, read_object
+
+    if rows is None or names_files(rows):
         return {}
-    from bigbatch.data.objects import read_object
 
     raw = read_object(rows, PAIR_ROLES)
     named = [name for name in raw.columns if name.lower() in PAIR_LABELS]

@@ -6,6 +6,7 @@ Libraries are told by the name of the object's module and never imported here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -51,6 +52,14 @@ def read_object(data: Any, positions: Sequence[str]) -> Raw:
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise one_error("", "", f"found {kind}, which has no length and no rows by number; {_EXPECTED}")
     return from_dicts("", [_row(data[number], number, positions) for number in range(len(data))])
+
+
+def names_files(data: Any) -> bool:
+    """Whether data are paths, one or several, instead of rows."""
+    entries = data if isinstance(data, (list, tuple)) else [data]
+    return bool(entries) and all(
+        isinstance(entry, (str, Path)) or hasattr(entry, "path") for entry in entries
+    )
 
 
 def is_table(data: Any) -> bool:

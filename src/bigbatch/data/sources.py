@@ -23,7 +23,7 @@ from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.columns import ID, pick_columns
 from bigbatch.data.files import find_files, read_file
 from bigbatch.data.labels import class_name
-from bigbatch.data.objects import read_object
+from bigbatch.data.objects import names_files, read_object
 from bigbatch.data.problems import data_error, listed, nearest, one_error, shown_names
 from bigbatch.data.raw import Column, Raw, named_order
 from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable, innermost
@@ -79,9 +79,9 @@ def _sources(
     files: Any, base: Path, roles: Mapping[str, Role], encoding: str, quoting: str
 ) -> list[tuple[Raw, Mapping[str, str]]]:
     """(source, its own column mapping) of each file, or of the one object."""
-    entries = files if isinstance(files, (list, tuple)) else [files]
-    if not entries or not all(isinstance(entry, (str, Path)) or hasattr(entry, "path") for entry in entries):
+    if not names_files(files):
         return [(read_object(files, list(roles)), {})]
+    entries = files if isinstance(files, (list, tuple)) else [files]
     found = []
     for entry in entries:
         if getattr(entry, "share", None) is not None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from bigbatch.data.columns import guess_column
 from bigbatch.data.labels import LabelSet, find_labels, kind_of, label_role
-from bigbatch.data.objects import read_object
+from bigbatch.data.objects import names_files, read_object
 from bigbatch.data.sources import read_table
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import as_table
@@ -24,8 +22,11 @@ from bigbatch.infer.rows import evaluate_rows
 from bigbatch.model.load import known_labels
 from bigbatch.model.origin import tokenizer_of
 from bigbatch.records import Predictions, Targets, TokenTable
-from bigbatch.tasks.computed import as_arrays, computed_metrics
+from bigbatch.tasks.computed import ComputedMetrics, as_arrays, computed_metrics
 from bigbatch.tasks.heads import told
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,52 +70,35 @@ def evaluate_live(
     """
     if compute_metrics is not None:
         task = told(task, chosen_metrics=(computed_metrics(compute_metrics, task, None),))
-    names = read_object(rows, list(task.roles)).columns
+    files = names_files(rows)
+    names = () if files else read_object(rows, list(task.roles)).columns
     if tokenizer is None and "input_ids" not in names:
         tokenizer = tokenizer_of(module)[1]
     table = None
-    if _has_labels(task, names, columns):
+    if files or _has_labels(task, names, columns):
         table = read_table(rows, base=Path.cwd(), columns=columns, roles=task.roles)
     opened = open_live(module, tokenizer, _with_labels(task, module, table), names, device)
     if table is None:
         found, tokens = _outputs(opened, rows, columns)
         values, _ = as_arrays(found, _targets(tokens))
         return Answer(figures={}, logits=values, labels=None, samples=len(tokens))
-    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    kept: list[EvalPrediction] = []
+
+    def keep(shown: EvalPrediction) -> dict[str, float]:
+        kept.append(shown)
+        return {}
+
     if logits:
-        opened = replace(opened, task=told(opened.task, chosen_metrics=(*opened.task.metrics, _Kept(kept))))
+        chosen = (*opened.task.metrics, ComputedMetrics(function=keep))
+        opened = replace(opened, task=told(opened.task, chosen_metrics=chosen))
     result = evaluate_rows(opened, table, Path.cwd(), columns)
-    figures = {
-        "loss": result.loss,
-        **{name: each for name, each in result.metrics.items() if name != _Kept.name},
-    }
-    predictions, labels = kept[0] if kept else (None, None)
-    numbers = {name: float("nan") if each is None else each for name, each in figures.items()}
-    return Answer(figures=numbers, logits=predictions, labels=labels, samples=result.samples)
-
-
-class _Kept:
-    """A metric whose figure is that it keeps what it is shown."""
-
-    name = "kept"
-    larger_is_better = True
-    own = False
-    reported = (name,)
-
-    def __init__(self, kept: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        self._kept = kept
-
-    def add(self, predictions: Predictions, targets: Targets) -> Any:
-        return ((predictions, targets),)
-
-    def merge(self, left: Any, right: Any) -> Any:
-        return left + right
-
-    def value(self, state: Any) -> float:
-        from bigbatch.tasks.states import joined
-
-        self._kept.append(as_arrays(*joined(state)))
-        return 0.0
+    figures = {"loss": result.loss, **result.metrics}
+    return Answer(
+        figures={name: float("nan") if each is None else each for name, each in figures.items()},
+        logits=kept[0].predictions if kept else None,
+        labels=kept[0].label_ids if kept else None,
+        samples=result.samples,
+    )
 
 
 def _has_labels(task: Any, names: Sequence[str], columns: Mapping[str, str]) -> bool:
