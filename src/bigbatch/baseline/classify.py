@@ -19,7 +19,7 @@ from bigbatch.baseline.model import Baseline, Split, spread
 BAG_OF_WORDS = "bag_of_words"
 _WITH_CHARACTERS = 2_000_000
 """Characters of training text up to which n-grams of characters are features, too; longer texts do as well without."""
-_MOST_SYMBOLS = 20_000_000
+_MOST_SYMBOLS = 24_000_000
 """Characters of training text (a token id counts as four) that are looked at."""
 _MOST_WEIGHTS = 2_000_000
 """Of the linear model: bounds its memory; more change the third digit."""
