@@ -294,3 +294,53 @@ def test_a_folder_in_place_of_the_report_is_named(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"cannot write .*report.html: Is a directory"):
         write_report(run)
     assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+
+
+def held(folder: Path, **changes: Any) -> Path:
+    """A finished run with a verdict."""
+    said = {
+        "verdict": "better than a bag of words by 3.1 points of macro F1",
+        "baseline": {"bag_of_words": {"test": {"f1_macro": 0.777, "accuracy": 0.8}}},
+        "model": "org/base",
+        **changes,
+    }
+    return write_run(folder, files={"result.json": {**result(records()), **said}})
+
+
+def test_the_first_line_is_the_verdict_and_the_model_has_its_bases_name(tmp_path: Path) -> None:
+    text = page(held(tmp_path / "run")).text
+    first, second = (
+        text.index("Better than a bag of words by 3.1 points"),
+        text.index("org/base, trained to classify"),
+    )
+    assert 0 < first < second < text.index("Learning curves" if "Learning curves" in text else "F1 macro")
+    assert "bag of words: test" in text and "0.777" in text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_verdict_with_names_of_classes_is_only_text(tmp_path: Path, text: str) -> None:
+    baselines = {text: {"test": {text: 0.5}}}
+    found = page(
+        held(tmp_path / "run", verdict=f"class {text} is never predicted", model=text, baseline=baselines)
+    )
+    assert "script" not in found.tags and not [name for name, _ in found.attributes if name.startswith("on")]
+    assert "\x1b" not in found.text
+
+
+@pytest.mark.parametrize(("share", "grade"), [(0.9, "warn"), (0.99, "good"), (1.05, "good"), (0.5, "warn")])
+def test_memory_that_was_under_predicted_is_marked(tmp_path: Path, share: float, grade: str) -> None:
+    """Ten per cent too little looks harmless in a table, and is what ends runs."""
+    measured = result(records())["peak_memory_bytes"]
+    lines = records()
+    figures = {**result(lines), "predicted": {"peak_memory_bytes": share * measured}}
+    write_run(tmp_path / "run", files={"result.json": figures})
+    html = write_report(tmp_path / "run").read_text()
+    assert f'<div class="error {grade}">' in html
+
+
+def test_the_large_loss_says_which_it_is(tmp_path: Path) -> None:
+    lines = records()
+    figures = {**result(lines), "best": {"metric": "loss", "value": 0.41, "step": 44}}
+    write_run(tmp_path / "run", files={"result.json": figures})
+    text = page(tmp_path / "run").text
+    assert "Loss on validation 0.410 best on validation, after update 44" in text

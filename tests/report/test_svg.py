@@ -112,3 +112,10 @@ def test_a_logarithmic_chart_leaves_out_what_is_not_positive() -> None:
     markup = line_chart(chart([(0, 0.0), (1, 1.0), (2, 10.0), (3, 100.0)], log=True), width=300, height=150)
     (path,) = [node.attrib["d"] for node in drawn(markup, "path")]
     assert path.count("L") == 2
+
+
+def test_a_logarithmic_axis_says_that_it_is_one() -> None:
+    for log, x_log in ((True, False), (False, True), (False, False)):
+        markup = line_chart(chart([(1, 1.0), (10, 100.0)], log=log, x_log=x_log), width=300, height=150)
+        words = [node.text or "" for node in drawn(markup, "text")]
+        assert sum("(log scale)" in text for text in words) == log + x_log

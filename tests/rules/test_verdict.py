@@ -80,6 +80,15 @@ def test_other_curves_suggest_other_things(curves, words):
     assert words in verdict(held(0.5), curves, course())
 
 
+def test_few_updates_are_told():
+    assert verdict(held(0.5), FLAT, course(batch_samples=256, updates=99)).endswith(
+        "only 99 updates: batch=64 makes 396 updates of the same samples"
+    )
+    assert verdict(held(0.5), FLAT, course(batch_samples=16, updates=4)).endswith(
+        "only 4 updates: a longer run"
+    )
+
+
 def test_better_is_not_said_of_what_chance_explains():
     said = verdict(held(0.92, rows=200), FLAT, course())
     assert said.startswith(

@@ -63,3 +63,12 @@ def test_what_is_no_such_file_is_forgotten_and_never_waited_for(tmp_path: Path, 
     else:
         path.write_text(content)
     assert not found().known
+
+
+def test_todays_speed_of_one_size_is_not_held_against_others_of_another_day(tmp_path: Path, found):
+    """On a busy day 512 alone is measured again, slower than 256 was: 512 was the choice, and the plan has to show why."""
+    (tmp_path / "k.json").write_text(json.dumps(GOOD))
+    assert found().tried_together({512: 3e-5}) == {256: 1e-5, 512: 9e-6}
+    assert Remembered(file=None).tried_together({512: 3e-5}) == {512: 3e-5}
+    # One size alone was no comparison: what is tried now is.
+    assert Remembered(file=None, tried={512: 1e-6}).tried_together({512: 3e-5, 1024: 2e-5})[512] == 3e-5

@@ -69,7 +69,7 @@ def test_every_combination_has_a_row(here):
         "test.loss": "", "train_seconds": "0.5", "exit_reason": "completed", "run": "runs/batch.samples-32,seed-0",
     }  # fmt: skip
     [words] = starts(folder, "batch.samples-8,seed-1")
-    assert words.startswith("train recipe.yaml batch.samples=8 seed=1 run.dir=")
+    assert words.startswith("train recipe.yaml baseline=off batch.samples=8 seed=1 run.dir=")
     assert any("4 of 4 done" in line for line in said) and any("to go" in line for line in said)
     assert {path.name for path in (folder / "figures").iterdir()} == {
         "test.f1_macro.svg",

@@ -22,6 +22,11 @@ DEFAULT_MICRO_TOKENS = 1024
 """When nothing was measured: 1,000 to 2,000 tokens were fastest on CPUs, larger ones leave the caches."""
 
 
+ABOUT_AS_FAST = 1.03
+"""Micro-batches within this factor of the fastest differ by less than a measurement repeated on a quiet machine."""
+_NEAR = f"the smallest within {ABOUT_AS_FAST - 1:.0%} of the fastest tried"
+
+
 def _asked(value: Any, key: str) -> Choice:
     return Choice(value=value, reason=f"asked for by {key}", source="user")
 
@@ -137,7 +142,7 @@ def micro_tokens(recipe: Any, calibration: CalibrationFacts | None, not_tried: s
         return Choice(value=calibration.micro_tokens, reason=why, source="default", unit="tokens")
     tried = sorted(calibration.tried.items())
     speeds = ", ".join(f"{1 / seconds:,.0f} tokens/s at {size:,}" for size, seconds in tried)
-    why = f"the smallest of the fastest tried: {speeds}" if len(tried) > 1 else "the size that was measured"
+    why = f"{_NEAR}: {speeds}" if len(tried) > 1 else "the size that was measured"
     return Choice(value=calibration.micro_tokens, reason=why, source="measured", unit="tokens")
 
 
@@ -257,7 +262,11 @@ def evaluation(calibration: CalibrationFacts | None) -> dict[str, Choice]:
     if calibration is None or not calibration.evaluation_micro_tokens:
         return {}
     tried = len(calibration.tried) > 1
-    why = "the smallest of the fastest tried, forward only" if tried else "no other size was tried"
+    why = (
+        f"the smallest within {ABOUT_AS_FAST - 1:.0%} of the fastest tried, forward only"
+        if tried
+        else "no other size was tried"
+    )
     size = calibration.evaluation_micro_tokens
     return {"evaluation_micro_tokens": Choice(value=size, reason=why, source="measured", unit="tokens")}
 

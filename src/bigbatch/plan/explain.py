@@ -40,7 +40,7 @@ def explain(plan: Plan, notes: Sequence[str] = (), width: int | None = None) -> 
         width: of the terminal: longer reasons go on below themselves; None: lines stay whole.
 
     Example:
-        `micro-batch     1,024 tokens   measured    the smallest of the fastest tried: 8,100 tokens/s at 512, …`
+        `micro-batch   1,024 tokens   measured   the smallest within 3% of the fastest tried: 8,100 tokens/s at 512, …`
     """
     rows = [
         (_NAMES.get(name, name), shown(name, choice), choice.source, choice.reason)

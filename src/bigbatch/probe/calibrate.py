@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from bigbatch.model.stand_in import stand_in
 from bigbatch.model.untouched import untouched
+from bigbatch.plan.choices import ABOUT_AS_FAST
 from bigbatch.probe.bench import TIMED, Bench, spread
 from bigbatch.probe.hardware import peak_memory_bytes, resident_bytes, synchronize
 from bigbatch.protocols import Forward, Task
@@ -30,8 +31,6 @@ _CPU_TRIAL_TOKENS = 2048
 accelerator computes them in a few milliseconds, so it is given `TIMED` micro-batches of every size."""
 _COMPARED = 2
 """Timed passes of each way in `compare`, after one that warms up."""
-_ABOUT_AS_FAST = 1.03
-"""Sizes within this factor of the fastest differ by less than a measurement repeated on a quiet machine."""
 _CLEARLY_SLOWER = 1.05
 """Larger micro-batches are not tried once one was this much slower than the best."""
 _THROW_AWAY_VALUES = 16_000_000
@@ -271,7 +270,7 @@ def smallest_of_the_fastest(tried: Mapping[int, float]) -> int:
         tried: micro-batch tokens -> seconds per token.
     """
     fastest = min(tried.values())
-    return min(size for size, seconds in tried.items() if seconds <= _ABOUT_AS_FAST * fastest)
+    return min(size for size, seconds in tried.items() if seconds <= ABOUT_AS_FAST * fastest)
 
 
 def try_sizes(

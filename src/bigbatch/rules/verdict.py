@@ -261,6 +261,8 @@ def _advice(curves: Curves, course: Course, improving: bool) -> str:
             return f"the training loss hardly moved: try optimizer.lr={10 * course.lr:g}"
     if smaller:
         return f"only {course.updates:,} updates: {smaller}"
+    if course.updates < _FEW_UPDATES // 3 and not course.stopped:
+        return f"only {course.updates:,} updates: a longer run"
     return "its curves have levelled off: another optimizer.lr or model, or the simple model itself"
 
 

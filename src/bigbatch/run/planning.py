@@ -269,7 +269,7 @@ def _calibrate(
             )
         found = extrapolated(one, found, on)
         copies_bytes = round(line(one_copies, copies_bytes, on.model.blocks))
-    tried = found.tried if asked else {**remembered.tried, **found.tried}
+    tried = found.tried if asked else remembered.tried_together(found.tried)
     return replace(found, tried=tried), copies_bytes, not_tried
 
 

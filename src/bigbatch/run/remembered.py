@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,14 @@ class Remembered:
     def known(self) -> bool:
         """Whether sizes were tried and need not be tried again."""
         return len(self.tried) > 1
+
+    def tried_together(self, now: Mapping[int, float]) -> dict[int, float]:
+        """Seconds per token by size, such that the size in use was chosen among them.
+
+        Sizes that were tried are not tried again; the one that is, is measured on another day, and is not held against
+        what the others were then.
+        """
+        return {**now, **self.tried} if self.known else {**self.tried, **now}
 
     @staticmethod
     def of(on: Measured, packing: Packing) -> Remembered:

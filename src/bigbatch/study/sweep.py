@@ -183,7 +183,8 @@ class _Running:
     def _work(self, point: Point, shared: Sequence[str]) -> Work:
         sweep = self._sweep
         run = (sweep.folder / "runs" / point.name).resolve()
-        changes = [*sweep.changes, *sweep.words, *shared, *point.words, f"run.dir={run}"]
+        # Runs of a sweep are held against each other, and all have the same rows.
+        changes = ["baseline=off", *sweep.changes, *sweep.words, *shared, *point.words, f"run.dir={run}"]
         return Work(
             name=point.name,
             words=["train", str(sweep.recipe), *changes],
