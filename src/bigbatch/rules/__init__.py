@@ -8,6 +8,8 @@
     ├── warmup.py       how long a warm-up is when the batch is not the one it was tuned for
     ├── noise_scale.py  how large a batch is worth using, from gradients of parts of a batch
     ├── ramp.py         through which sizes a batch grows, and when
+    ├── headline.py     which of a run's figures says most
+    ├── verdict.py      a finished run in one sentence
     ├── paired.py       is one evaluation better than another on the same rows, or is it chance
     └── batch_size.py   learning rate, betas and eps when the batch is not the one they were tuned for
 """

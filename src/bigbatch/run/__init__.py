@@ -33,6 +33,9 @@
     noise.py         when the gradient noise is measured, and what is remembered of it
     progress.py      position and clocks
     keeper.py        what the loop saves, and how it comes back
+    baselines.py     simple models of the same rows, fitted once and kept
     finish.py        best weights, final evaluation, model folder, result.json
+    verdict.py       the sentence that a finished run ends with
+    about.py         a run in words for people
     card.py          the model card
 """

@@ -107,7 +107,7 @@ def kept_or_fitted(parts: Parts, directory: RunDirectory) -> Baselines:
         found = _fitted(parts, digest)
     except Exception as error:  # no simple model is worth a run
         reason = str(error).partition("\n")[0]
-        return Baselines(of=digest, notes=[f"could not be computed ({type(error).__name__}: {reason})"])
+        found = Baselines(of=digest, notes=[f"could not be computed ({type(error).__name__}: {reason})"])
     directory.write_json(directory.baseline, asdict(found))
     return found
 
