@@ -136,6 +136,17 @@ def test_the_ranks_that_the_caller_names_count_as_their_devices():
     assert found["defaults"]["batch"] == {"samples": 24}
 
 
+def test_processes_that_are_here_already_are_counted(monkeypatch):
+    """As torchrun tells them; transformers counts one where it sees no accelerator."""
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    args = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=3, world_size=1)
+    found, _ = usual({"model_or_recipe": "m", "args": args})
+    assert found["defaults"]["batch"] == {"samples": 24}
+
+
 def test_a_batch_is_never_more_than_all_rows(folder, capsys):
     run = bigbatch.train(folder, TEXTS, args=arguments(per_device_train_batch_size=100))
     assert run._parts.recipe.batch.samples == 60

@@ -54,8 +54,10 @@ def usual(
         return found, []
     _check(args, found["model_or_recipe"])
     counted = ranks if ranks is not None else (found.get("set") or {}).get("plan.ranks")
-    devices = counted if isinstance(counted, int) else nodes or None
-    said = translated(args, devices=devices)
+    place = place_of()
+    # Without accelerators transformers may not count the processes that torchrun has started.
+    here = None if place is None else place.size
+    said = translated(args, devices=here or (counted if isinstance(counted, int) else nodes or None))
     best = _best(args, found.get("val_dataset"))
     lost = list(said.lost)
     rows, asked_samples = _rows(found.get("train_dataset")), said.values["batch"]["samples"]
