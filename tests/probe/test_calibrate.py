@@ -121,7 +121,33 @@ def test_facts_are_complete() -> None:
     assert found.seconds_per_token > 0
     assert found.seconds_per_update > 0 and found.seconds_per_token_forward > 0
     assert found.activation_bytes_per_token > 0
-    assert 0 < found.resting_bytes <= found.peak_bytes
+    activations = found.activation_bytes_per_token * found.micro_tokens
+    assert 0 < found.resting_bytes <= found.peak_bytes + 1.2 * activations + 1
+
+
+def test_what_micro_batches_leave_in_the_heap_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_LEFT_IN_THE_HEAP", 1e6)
+    found = run(Path(Small()), candidates=(16,))
+    assert found.resting_bytes - found.peak_bytes > 0.9e6 * found.activation_bytes_per_token * 16 - 2**30
+
+
+def test_one_size_is_measured_in_little_more_than_one_pass() -> None:
+    path = Path(Small())
+    what = (path, Task(), path.module, micro_batches, adamw)
+    found = calibration.calibrate_one(*what, micro_tokens=16, evaluation_micro_tokens=32)  # type: ignore[arg-type]
+    assert path.sizes == [16, 16]  # bytes, then seconds
+    assert (found.micro_tokens, found.evaluation_micro_tokens, set(found.tried)) == (16, 32, {16})
+    assert 0 < found.seconds_per_token_forward < found.seconds_per_token
+    assert found.activation_bytes_per_token == run(Path(Small()), candidates=(16,)).activation_bytes_per_token
+    path.sizes.clear()
+    calibration.calibrate_one(*what, micro_tokens=16, evaluation_micro_tokens=32, more=lambda *_: True)  # type: ignore[arg-type]
+    assert path.sizes == [16] * 4
+
+
+def test_each_size_that_is_tried_is_said() -> None:
+    said: list[str] = []
+    run(Path(Small()), candidates=(16,), say=said.append)
+    assert said == ["calibrating: 16 tokens at once"]
 
 
 def test_the_users_size_is_measured_alone() -> None:

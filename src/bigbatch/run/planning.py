@@ -323,6 +323,7 @@ def _timed(
                 candidates=[named.training] if named else None,
                 evaluation_candidates=[named.evaluation] if named else None,
                 memory_bytes=on.memory_bytes,
+                say=on.say,
                 **common,
             )
         return found, forward.weight_copies_bytes
