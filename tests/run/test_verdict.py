@@ -46,7 +46,7 @@ def parts(name: str | None, base: Any) -> Any:
     [
         ('---\nbase_model: "org/base"\n---\n', "org/base"),
         ("---\nbase_model: org/base\n---\n", "org/base"),
-        ('---\nbase_model: "/home/me/secret/tiny"\n---\n', "tiny"),
+        ('---\nbase_model: "/secret/tiny"\n---\n', "tiny"),
         ("no header\nbase_model: org/base\n", "tweets/model"),
         ("---\ntags: [x]\n---\nbase_model: org/base\n", "tweets/model"),
         (None, "tweets/model"),
