@@ -464,6 +464,25 @@ def test_the_model_folder(tmp_path):
         trainer.push_to_hub()
 
 
+@pytest.mark.usefixtures("here")
+def test_a_place_that_cannot_hold_a_model_is_refused(tmp_path):
+    folder = tiny_folder(tmp_path / "model", num_labels=2)
+    module = AutoModelForSequenceClassification.from_pretrained(folder)
+    Path("taken").write_text("mine")
+    trainer = Trainer(module, arguments(), train_dataset=ROWS, quiet=True)
+    with pytest.raises(UsageError, match="taken cannot be written: "):
+        trainer.save_model("taken")
+    assert Path("taken").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("here")
+def test_evaluations_without_data_are_refused_before_the_run():
+    trainer = Trainer(tiny("bert", num_labels=2), arguments(eval_strategy="epoch"), train_dataset=ROWS)
+    with pytest.raises(UsageError, match="eval_strategy: epoch .* eval_dataset="):
+        trainer.train()
+    assert not Path("out").exists()
+
+
 REFUSED = {
     "callbacks": ([EarlyStoppingCallback()], "early_stopping"),
     "compute_loss_func": (len, "loss=function"),

@@ -272,12 +272,14 @@ class Trainer:
         if self.run is not None and not self.run.leads:
             return
         kept = None if self.run is None else self.run.path / "model"
-        if kept is not None and kept.is_dir():
-            copy_files(kept, folder)
-            return
         with tempfile.TemporaryDirectory(prefix="bigbatch-model-") as passing:
-            save_model(self.model, self.processing_class, Path(passing) / "model", "")
-            copy_files(Path(passing) / "model", folder)
+            if kept is None or not kept.is_dir():
+                kept = Path(passing) / "model"
+                save_model(self.model, self.processing_class, kept, "")
+            try:
+                copy_files(kept, folder)
+            except OSError as error:
+                raise UsageError(f"save_model: {folder} cannot be written: {error.strerror}") from error
 
     @said_plainly
     def push_to_hub(self, *words: Any, **options: Any) -> None:

@@ -53,6 +53,7 @@ def usual(
     if args is None:
         return found, []
     _check(args, found["model_or_recipe"])
+    _refuse_unevaluated(args, found.get("val_dataset"))
     counted = ranks if ranks is not None else (found.get("set") or {}).get("plan.ranks")
     place = place_of()
     # Without accelerators transformers may not count the processes that torchrun has started.
@@ -110,6 +111,16 @@ def _check(args: Any, model: Any) -> None:
         raise UsageError(
             "args beside a recipe: both say how to train; pass a model instead of the recipe, or leave args out and "
             "change keys of the recipe with set={…}"
+        )
+
+
+def _refuse_unevaluated(args: Any, validation: Any) -> None:
+    asked = getattr(args, "eval_strategy", None) or "no"
+    asked = str(getattr(asked, "value", asked))
+    if validation is None and asked != "no":
+        raise UsageError(
+            f"args.eval_strategy: {asked} asks for evaluations, and there is no data to evaluate on; pass it "
+            "(eval_dataset= of a Trainer, val_dataset= of train), or eval_strategy='no'"
         )
 
 

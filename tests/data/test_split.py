@@ -72,5 +72,5 @@ def test_rows_that_are_joined_give_their_last_ones(rows: int, share: float, held
 
 
 def test_a_share_of_one_row_leaves_nothing():
-    with pytest.raises(DataError, match="leaves 0 to train on and 1 to validate on"):
+    with pytest.raises(DataError, match="leaves 1 to train on and 0 to validate on"):
         last_share(table(["a"]), 0.5)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigbatch.plan.explain import brief, explain, shown
+from bigbatch.plan.frozen import Plan
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.timing import Work
 from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
@@ -102,3 +103,13 @@ def test_who_said_so_is_called_as_in_plan_json(
     for line, (name, entry) in zip(explain(plan), plan.to_json().items(), strict=False):
         if name != "warnings":
             assert f"  {entry['source']} " in line
+
+
+def test_a_rate_that_was_left_to_the_run_says_why_it_is_this_one() -> None:
+    def choice(value: object, reason: str) -> Choice:
+        return Choice(value=value, reason=reason, source="derived")
+
+    own = {"learning_rate": choice(3e-4, "lr 0.0003 as it is"), "micro_tokens": choice(1024, "")}
+    assert "0.0003 (lr 0.0003 as it is)" in "\n".join(brief(Plan(choices=own), []))
+    lines = brief(Plan(choices={**own, "auto_lr": choice(3e-4, "usual for this width")}), [])
+    assert "0.0003 (usual for this width)" in "\n".join(lines)

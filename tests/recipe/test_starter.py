@@ -174,3 +174,38 @@ def test_without_a_label_the_text_itself_is_learnt(tmp_path):
         0.1,
         {"text": "tweet"},
     )
+
+
+def test_what_training_will_refuse_is_said_at_once(tmp_path):
+    def said(**changes):
+        found = a_profile(**{"warnings": (), "missing_labels": 0, "empty_texts": 0, **changes})
+        return [line for line in write_starter(tmp_path / "r.yaml", found, force=True) if "warning" in line]
+
+    assert said() == []
+    assert said(class_counts={"a": 400}) == ["warning: every row has the label 'a'; training refuses that"]
+    few = "rows are too few to hold some out for validation; name a file under data.validation"
+    assert said(rows=2, class_counts={"a": 1, "b": 1}) == [f"warning: 2 {few}"]
+    assert said(empty_texts=400) == [f"warning: 0 {few}"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, (360, 40)),
+        ({"rows": 300, "class_counts": {f"c{n}": 1 + n % 3 for n in range(150)}}, (200, 100)),
+        ({"rows": 10, "class_counts": {"a": 5, "b": 5}}, (8, 2)),
+        ({"empty_texts": 100, "columns": {"text": "tweet"}, "class_counts": {}}, (270, 30)),
+    ],
+)
+def test_the_rows_that_auto_is_told_are_those_of_the_split(tmp_path, changes, rows):
+    found = {"rows": 400, "class_counts": {"a": 300, "b": 100}, "empty_texts": 0, **changes}
+    told = []
+
+    def first(*known):
+        told.append(known[:2])
+        return SimpleNamespace(
+            first_batch=1, last_batch=1, batch_reason="", epochs=1, epochs_reason="", measured=False
+        )
+
+    write_starter(tmp_path / "r.yaml", a_profile(**found), first=first)
+    assert told == [rows]

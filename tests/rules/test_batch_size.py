@@ -175,3 +175,8 @@ def test_betas_that_are_none_are_refused(name: str) -> None:
 def test_a_rule_says_where_it_is_known_to_hold() -> None:
     told = scaled(settings(base_batch=32, lr_rule="sqrt", betas_rule="half_life"), 128).notes
     assert "LAMB to 32,768" in told[0] and "pre-training of language models" in told[2]
+
+
+def test_the_tuned_batch_itself_is_not_told_as_a_change():
+    found = scaled(settings(lr=1e-3, base_batch=16, lr_rule="sqrt"), 16)
+    assert (found.lr, found.notes) == (1e-3, ("lr 0.001 as it is: the batch is optimizer.base_batch",))

@@ -127,3 +127,10 @@ def test_rounding_rarely_moves_the_choice(turn, noise):
 
 def test_a_cool_down_is_its_share_of_the_whole():
     assert cool_down_end(800, 0.2) == 1_000
+
+
+@pytest.mark.parametrize("validation", [50, 1_000])
+def test_where_nothing_is_evaluated_no_plateau_can_be_seen(validation):
+    unseen, without = chosen(9_002, validation, watched=False), chosen(9_002, 0)
+    assert (unseen.epochs, unseen.measured) == (without.epochs, False)
+    assert "run.evaluate_every" in unseen.epochs_reason

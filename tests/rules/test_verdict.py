@@ -143,3 +143,13 @@ def test_without_evaluations_the_training_loss_tells():
     falling = Curves(steps=[100], values=[0.5], losses=[1.0], training=np.linspace(2, 1, 100).tolist())
     assert still_improving(falling, True, True)
     assert not still_improving(Curves(steps=[], values=[], losses=[], training=[1.0] * 100), True, True)
+
+
+def test_a_handful_of_rows_tells_nothing():
+    said = verdict(held(0.733, rows=4, baselines={"majority": 0.5}), FLAT, course(), never=["b"])
+    assert said == (
+        "macro F1 0.733 against 0.500 on test: 4 rows are too few to tell it from always saying the most frequent "
+        "class; more rows to evaluate on would tell"
+    )
+    # What is far apart is far apart on few rows, too.
+    assert verdict(held(1.0, rows=15, baselines={"majority": 0.1}), FLAT, course()).startswith("better than")

@@ -9,6 +9,7 @@ from bigbatch.recipe.load import load_recipe
 from bigbatch.records import Event
 from bigbatch.run.identity import fingerprint
 from bigbatch.run.rate_test import _losses
+from bigbatch.run.verdict import _course
 from tests.jobs import document, events, exhaust, lines, weights
 from tests.models import tiny
 from tests.split import rows_of
@@ -123,8 +124,19 @@ def test_few_validation_rows_mean_a_fixed_length(tmp_path):
         assert "too few" in run.plan.choices["auto_epochs"].reason
 
 
+@pytest.mark.parametrize("every", ["never", "end"])
+def test_a_plateau_is_not_waited_for_where_nothing_is_evaluated(tmp_path, every):
+    with start(tmp_path / "run", **{"run.evaluate_every": every}) as run:
+        assert not run._parts.open_end
+        assert run.plan.value("auto_epochs") == 15
+        assert "run.evaluate_every" in run.plan.choices["auto_epochs"].reason
+
+
 def test_the_test_of_the_rate_leaves_nothing_behind(tmp_path):
     with start(tmp_path / "run", epochs=3) as run:
+        part = run.model.bert.embeddings
+        part.register_buffer("seen", torch.zeros(1))
+        part.register_forward_hook(lambda module, *_: module.seen.add_(1) and None)
         before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
         found = _losses(run._parts, 16, [1e-3] * 6, lambda pieces: pieces)
         assert len(found) == 6
@@ -157,7 +169,10 @@ def test_a_run_that_is_long_enough_tests_its_rate(tmp_path):
     ("keys", "part"),
     [
         ({"epochs": "auto", "schedule": "linear"}, "epochs: auto needs schedule: wsd"),
+        ({"epochs": "auto", "schedule": "linear"}, "such as epochs=5"),
         ({"optimizer": {"name": "lamb", "lr": "auto"}}, "knows the rates of adamw"),
+        ({"optimizer": {"name": "lamb", "lr": "auto"}}, "optimizer.lr=0.000625, its default"),
+        ({"optimizer": {"name": "mine:Optimizer", "lr": "auto"}}, "optimizer.lr="),
         ({"optimizer": {"lr": "auto", "base_batch": 32}}, "leave base_batch and lr_rule out"),
         ({"batch": {"samples": "auto", "ramp": {"from": 8}}}, "auto decides the ramp too"),
         ({"batch": "auto", "sync": {"replicas": 2}}, "is not built"),
@@ -188,4 +203,6 @@ def test_a_plateau_of_a_named_split_reads_that_split(tmp_path):
         list(run)
         assert len(run._loop.progress.scores["plateau.f1_macro"]) == 110
         assert len(run._loop.progress.scores["plateau.loss"]) == 110
+        # What is told of longer runs starts from this one's length, not from its bound.
+        assert _course(run._parts, run._loop).amount == run._parts.length.epochs < 90
     assert len(events(tmp_path / "run", "plateau")) == 1

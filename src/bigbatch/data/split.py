@@ -7,6 +7,7 @@ import numpy as np
 from bigbatch.data.order import mixed, splitmix64
 from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
+from bigbatch.recipe.held_out import held_out_of
 
 _STREAM = 0x5711
 """Keeps the split's random numbers apart from the order's, which start from the same seed."""
@@ -38,7 +39,8 @@ def stratified_share(
     # Rows by stratum and, within it, by random number: each stratum's first rows are its share.
     order = np.lexsort((drawn, strata))
     counts = np.bincount(strata, minlength=1)
-    taken = np.minimum(np.maximum(np.floor(counts * share + 0.5), 1), counts - 1).clip(0).astype(np.int64)
+    sizes, which = np.unique(counts, return_inverse=True)
+    taken = np.array([held_out_of(size, share) for size in sizes.tolist()], np.int64)[which]
     rank = np.arange(len(table)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = np.zeros(len(table), bool)
     chosen[order] = rank < np.repeat(taken, counts)
@@ -53,7 +55,7 @@ def last_share(table: DataTable, share: float) -> tuple[np.ndarray, np.ndarray]:
         DataError: as `stratified_share`.
     """
     rows = np.arange(len(table))
-    first = len(table) - max(1, int(np.floor(len(table) * share + 0.5)))
+    first = len(table) - held_out_of(len(table), share)
     return _checked(rows[:first], rows[first:], share)
 
 

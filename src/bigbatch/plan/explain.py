@@ -70,7 +70,8 @@ def brief(
         if name == "updates":
             words = [choices[name].reason]
         elif name == "learning_rate":
-            words.append(f"({choices[name].reason})")
+            # A rate that was left to the run: why it is this one, not how it was scaled.
+            words.append(f"({choices.get('auto_lr', choices[name]).reason})")
         elif name == "train_seconds" and "evaluate_seconds" in choices:
             words.append(
                 f"and {shown('evaluate_seconds', choices['evaluate_seconds'])} of evaluation, predicted"

@@ -303,7 +303,11 @@ class OptimizerSpec(Section):
                     f"{rule}: {value} needs base_batch, the batch that lr and betas were tuned for"
                 )
         if self.lr == AUTO and self.name != "adamw":
-            raise ValueError(f"lr: auto knows the rates of adamw, not those of {self.name}")
+            usual = DEFAULT_LR.get(self.name)
+            instead = f"such as optimizer.lr={usual:g}, its default" if usual else "optimizer.lr=…"
+            raise ValueError(
+                f"lr: auto knows the rates of adamw, not those of {self.name}; write a number, {instead}"
+            )
         if self.lr == AUTO and (self.base_batch is not None or self.lr_rule != "none"):
             raise ValueError(
                 "lr: auto fits the rate to the batch by itself; leave base_batch and lr_rule out"

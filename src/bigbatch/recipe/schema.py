@@ -167,7 +167,7 @@ class Recipe(Section):
         if self.epochs == AUTO and self.schedule.name != "wsd":
             yield (
                 f"epochs: auto needs schedule: wsd, whose cool-down begins when validation no longer improves; "
-                f"{self.schedule.name} must know its end from the start"
+                f"{self.schedule.name} must know its end from the start: write epochs as a number, such as epochs=5"
             )
         if self.is_auto and self.sync.apart:
             yield "auto (epochs, batch, optimizer.lr) with sync.replicas is not built: write numbers"
@@ -194,9 +194,9 @@ class Recipe(Section):
         # Without training files the data comes from Python, and validation may come with it.
         if self.data.train and self.data.validation is None:
             if self.early_stopping is not None:
-                yield "early_stopping needs data.validation"
+                yield "early_stopping needs data.validation; early_stopping=null leaves it out"
             if self.best.metric is not None:
-                yield "best needs data.validation"
+                yield "best needs data.validation; best=null leaves it out"
             if self.gate and not self.data.test:
                 yield "gate needs data.validation or data.test"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from bigbatch.errors import DataError, Problem, UsageError
+from bigbatch.recipe.held_out import held_out_of
 from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
 from bigbatch.recipe.starter_model import language_words, model_words, usual_model
 from bigbatch.recipe.starter_task import (
@@ -203,6 +203,14 @@ def _said(found: Findings, profile: Profile) -> list[str]:
     lines = [f"{', '.join(found.files)}: {profile.rows:,} rows; {columns}; {task.said}"]
     lines += _facts(found)
     lines += [f"warning: {warning}" for warning in profile.warnings]
+    if found.label and found.kind == "single" and len(found.class_counts) == 1:
+        only = next(iter(found.class_counts))
+        lines.append(f"warning: every row has the label {only!r}; training refuses that")
+    elif min(_rows(found)) < 1:
+        lines.append(
+            f"warning: {_rows(found)[0]:,} rows are too few to hold some out for validation; name a file under "
+            "data.validation"
+        )
     if profile.missing_labels and found.label:
         lines.append(f"warning: {profile.missing_labels:,} rows have no label; training refuses them")
     return lines
@@ -230,8 +238,12 @@ def _rows(found: Findings) -> tuple[int, int]:
     """Training and validation rows; a file for validation is held to be large enough."""
     if split_files(found.files)["validation"]:
         return found.rows, found.rows
-    held_out = math.ceil(found.rows * VALIDATION_SHARE)
-    return found.rows - held_out, held_out
+    rows = found.rows - found.empty_texts  # those are left out before
+    classes = [rows]
+    if found.kind == "single" and found.class_counts and picked_task(found).name == "classify":
+        classes = list(found.class_counts.values())
+    held_out = min(sum(held_out_of(each, VALIDATION_SHARE) for each in classes), rows)
+    return rows - held_out, held_out
 
 
 def split_files(files: tuple[str, ...]) -> dict[str, list[str]]:

@@ -147,6 +147,9 @@ def scaled(settings: OptimizerSettings, batch: float) -> Effective:
         note = f"lr {settings.lr:g} as typed: nothing is rescaled without optimizer.base_batch"
         return Effective(lr=settings.lr, betas=_pair(settings.betas), eps=settings.eps, notes=(note,))
     ratio = batch / settings.base_batch
+    if ratio == 1:
+        note = f"lr {settings.lr:g} as it is: the batch is optimizer.base_batch"
+        return Effective(lr=settings.lr, betas=_pair(settings.betas), eps=settings.eps, notes=(note,))
     lr, eps, notes = _learning_rate(
         settings, ratio, f"batch {batch:g} is {ratio:g} times {settings.base_batch:g}"
     )

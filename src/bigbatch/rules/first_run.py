@@ -46,6 +46,8 @@ class FirstRun:
     """Training samples."""
     validation_rows: int
     """Of the first validation split; 0: there is none."""
+    watched: bool = True
+    """Whether validation is evaluated while the run trains, so that a plateau can be seen."""
     hidden: int
     """Width of the model."""
     pretrained: bool
@@ -130,6 +132,9 @@ def _length(known: FirstRun, batch: int) -> tuple[float, bool, str]:
     most = 10 * math.sqrt(10_000 / rows) * from_random
     most = max(most, FEWEST_UPDATES * batch / rows, 1.0)
     most = _short(min(most, float(MOST_EPOCHS * from_random)))
+    if known.validation_rows and not known.watched:
+        why = "nothing is evaluated while the run trains (run.evaluate_every): half of what would be the most"
+        return _short(max(1.0, most / 2)), False, why
     if known.validation_rows >= FEWEST_VALIDATION_ROWS:
         return most, True, "at most; a cool-down begins when validation no longer improves beyond chance"
     why = (

@@ -61,6 +61,8 @@ _FEW_UPDATES, _SMALL_BATCH = 300, 32
 _FLAT = 0.98
 """A training loss that ends above so much of what it began with has hardly moved."""
 _RISEN = 1.05
+_FEWEST_ROWS = 20
+"""Evaluated rows below which a difference within chance says nothing, and nor do curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +144,8 @@ def verdict(
     """The sentence; `never`: names of the classes (or types of entities: `kind`) that are never predicted."""
     if held is None:
         return "not evaluated: the recipe names no validation or test data"
+    if _told_by_too_few(held):
+        return f"{_comparison(held)}; more rows to evaluate on would tell"
     won = held.best is None or held.beats(held.best) is True
     parts = [_comparison(held)]
     improving = not course.stopped and still_improving(curves, held.larger_is_better, is_share(held.metric))
@@ -188,6 +192,9 @@ def _comparison(held: Held) -> str:
     theirs = held.baselines[name]
     both = f"{shown(held.ours)} against {shown(theirs)} {where}"
     if beats is None:
+        if _told_by_too_few(held):
+            rows = f"{held.rows:,} {'row is' if held.rows == 1 else 'rows are'} too few to tell it"
+            return f"{title(held.metric)} {both}: {rows} from {baseline_title(name)}"
         rows = f"{held.rows:,} {'row' if held.rows == 1 else 'rows'}"
         return f"no better than {baseline_title(name)}: {title(held.metric)} {both}, {rows}, is within chance"
     word = "better" if beats else "worse"
@@ -195,6 +202,15 @@ def _comparison(held: Held) -> str:
         points = 100 * abs(held.ours - theirs)
         return f"{word} than {baseline_title(name)} by {points:.1f} points of {title(held.metric)} ({both})"
     return f"{word} than {baseline_title(name)}: {title(held.metric)} {both}"
+
+
+def _told_by_too_few(held: Held) -> bool:
+    """Whether no baseline is told from the run, on so few rows that none could be."""
+    return (
+        held.rows < _FEWEST_ROWS
+        and bool(held.baselines)
+        and all(held.beats(name) is None for name in held.baselines)
+    )
 
 
 def shown(value: float) -> str:

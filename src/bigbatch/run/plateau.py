@@ -61,8 +61,8 @@ class Plateau:
                 step=progress.update,
                 event="plateau",
                 why=told,
-                did=f"cools the learning rate down to {parts.recipe.schedule.final_fraction:g} of its peak until "
-                f"update {parts.length.updates:,}: {parts.length.epochs:.3g} epochs in all",
+                did=f"cools the learning rate down to {_low(parts)} until update "
+                f"{parts.length.updates:,}: {parts.length.epochs:.3g} epochs in all",
                 details={"updates": parts.length.updates, "samples": parts.length.samples},
             )
         ]
@@ -98,6 +98,11 @@ class Plateau:
         batch = parts.length.samples / parts.length.updates
         scale = {"updates": batch, "samples": 1.0, "epochs": float(len(parts.train))}
         return position + math.ceil(in_samples("schedule.decay", decay, scale))
+
+
+def _low(parts: Parts) -> str:
+    share = parts.recipe.schedule.final_fraction
+    return f"{share:g} of its peak" if share else "0"
 
 
 def _at_peak(parts: Parts, position: int) -> bool:

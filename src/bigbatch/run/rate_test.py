@@ -89,7 +89,9 @@ def _use_rate(parts: Parts, lr: float, why: str) -> None:
 def _losses(parts: Parts, samples: int | None, rates: list[float], watched: Pieces) -> list[float]:
     """Loss of each update, up to the first that is not finite."""
     step = parts.step
-    before = [parameter.detach().clone() for parameter in step.parameters]
+    # Buffers, too: running averages of a module of the user's move with every forward.
+    moved = [*step.parameters, *parts.module.buffers()]
+    before = [tensor.detach().clone() for tensor in moved]
     factor = parts.in_stage(0).lr / float(parts.plan.value(RATE))  # the first batch is not the base
     losses: list[float] = []
     position = 0
@@ -111,8 +113,8 @@ def _losses(parts: Parts, samples: int | None, rates: list[float], watched: Piec
             position += batch.samples
     finally:
         with torch.no_grad():
-            for parameter, old in zip(step.parameters, before, strict=True):
-                parameter.copy_(old)
+            for tensor, old in zip(moved, before, strict=True):
+                tensor.copy_(old)
         step.optimizer.state.clear()
         step.optimizer.zero_grad(set_to_none=True)
     return losses

@@ -87,6 +87,7 @@ def _known(recipe: Recipe, ready: Ready, tables: Mapping[str, TokenTable], hidde
     return FirstRun(
         rows=len(tables["train"]),
         validation_rows=len(tables[validation[0]]) if validation else 0,
+        watched=recipe.run.evaluate_every.unit not in ("never", "end"),
         hidden=hidden,
         pretrained=not is_untrained(ready.module),
         batch=None if recipe.batch.samples == AUTO else recipe.batch.samples,

@@ -71,7 +71,8 @@ def _course(parts: Parts, loop: Loop) -> Course:
     progress, length = loop.progress, parts.recipe.length
     return Course(
         length=length.unit,
-        amount=length.amount,
+        # A run whose end validation found was as long as it became, not as its bound allowed.
+        amount=parts.length.epochs if parts.open_end else length.amount,
         seconds=progress.train_seconds + progress.evaluate_seconds,
         batch_samples=parts.recipe.batch.samples,
         updates=progress.update,
