@@ -106,6 +106,17 @@ def test_the_remaining_time_counts_evaluations_and_starts_at_the_resume() -> Non
     assert "4 min 30 s left" in stream.getvalue()  # 9 more of the kind of the one that was done
 
 
+def test_the_test_of_the_rate_does_not_lengthen_the_remaining_time() -> None:
+    clock = Clock()
+    observer, stream = plain(clock)
+    observer.start(total_updates=100, total_samples=10_000)
+    clock.now = 500.0
+    observer(Event(step=0, event="rate_test", why="it turned", did="trains", details={}))
+    clock.now = 502.0
+    observer(update(1))
+    assert "3 min 18 s left" in stream.getvalue()
+
+
 def test_skipped_updates_and_infinite_losses_are_shown() -> None:
     observer, stream = plain()
     observer.start(total_updates=2)

@@ -164,6 +164,8 @@ class ConsoleObserver:
             if record.event == "plateau":  # the end has come nearer
                 self._total_updates = record.details.get("updates", self._total_updates)
                 self._total_samples = record.details.get("samples", self._total_samples)
+            elif record.event == "rate_test":  # it took time, and no update of the run
+                self._started = self._clock()
             self._print(_event_text(record))
 
     def _note_chosen(self, record: Eval) -> None:
