@@ -478,7 +478,7 @@ def test_a_place_that_cannot_hold_a_model_is_refused(tmp_path):
 @pytest.mark.usefixtures("here")
 def test_evaluations_without_data_are_refused_before_the_run():
     trainer = Trainer(tiny("bert", num_labels=2), arguments(eval_strategy="epoch"), train_dataset=ROWS)
-    with pytest.raises(UsageError, match="eval_strategy: epoch .* eval_dataset="):
+    with pytest.raises(UsageError, match="eval_strategy: epoch .*eval_dataset="):
         trainer.train()
     assert not Path("out").exists()
 

@@ -53,7 +53,8 @@ def usual(
     if args is None:
         return found, []
     _check(args, found["model_or_recipe"])
-    _refuse_unevaluated(args, found.get("val_dataset"))
+    if "data.validation" not in (found.get("set") or {}):
+        _refuse_unevaluated(args, found.get("val_dataset"))
     counted = ranks if ranks is not None else (found.get("set") or {}).get("plan.ranks")
     place = place_of()
     # Without accelerators transformers may not count the processes that torchrun has started.
