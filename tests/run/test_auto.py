@@ -7,7 +7,7 @@ import bigbatch
 from bigbatch.errors import RecipeError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.records import Event
-from bigbatch.run.identity import fingerprint
+from bigbatch.run.identity import continue_run, differences, fingerprint, write_identity
 from bigbatch.run.rate_test import _losses
 from bigbatch.run.verdict import _course
 from tests.jobs import document, events, exhaust, lines, weights
@@ -107,6 +107,20 @@ def test_a_resume_cools_down_just_the_same(straight, tmp_path, after):
     ]
 
 
+def test_a_resume_within_the_cool_down_tells_where_it_ends(straight, tmp_path, monkeypatch):
+    plateau = events(straight[0], "plateau")[0]
+    with start(tmp_path / "run") as run:
+        for record in run:
+            if record.kind == "update" and record.step == plateau["step"] + 2:
+                break
+    told = []
+    monkeypatch.setattr(
+        "bigbatch.run.start.told_anew", lambda parts, progress: told.append(parts.length.updates) or parts
+    )
+    with start(tmp_path / "run"):
+        assert told == [plateau["updates"]]
+
+
 @pytest.mark.parametrize("keys", [{"updates": 4}, {"scale.every": "never", "epochs": 1}])
 def test_a_batch_that_cannot_grow_stays(tmp_path, keys):
     rows = rows_of("single", 1_700, longest=6)
@@ -192,6 +206,22 @@ def test_when_evaluations_are_is_part_of_what_is_computed():
     assert digest(epochs="auto") != digest(epochs="auto", **every)
     assert digest(epochs=3) == digest(epochs=3, **every)
     assert digest(batch="auto") != digest(batch="auto", scale={"every": "50 updates"})
+
+
+@pytest.mark.parametrize("key", ["epochs", "batch"])
+def test_what_only_auto_makes_count_is_no_difference_of_its_own(tmp_path, key):
+    def what(**keys):
+        usual = {
+            "model": "m",
+            "data": {"train": "a.csv"},
+            "schedule": {"name": "wsd", "warmup": "40 updates"},
+        }
+        return fingerprint(load_recipe({**usual, **keys}))
+
+    found = differences(what(**{key: "auto"}), what(**{key: 16}))
+    assert found and not [each for each in found if each.startswith(("run.", "scale."))]
+    write_identity(tmp_path, what(**{key: "auto"}))
+    assert continue_run(tmp_path, what(**{key: 16}), [key]).differences == tuple(found)
 
 
 def test_a_plateau_of_a_named_split_reads_that_split(tmp_path):

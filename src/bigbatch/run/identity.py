@@ -295,8 +295,13 @@ def _differing(old: Fingerprint, new: Fingerprint) -> dict[str, str]:
     return {
         key: f"{key}: {_show(old.what, key)} -> {_show(new.what, key)}"
         for key in sorted({*old.what, *new.what})
-        if old.what.get(key) != new.what.get(key)
+        if old.what.get(key) != new.what.get(key) and not _counts_in_one(key, old, new)
     }
+
+
+def _counts_in_one(key: str, old: Fingerprint, new: Fingerprint) -> bool:
+    """Whether a key says how to compute in one of two runs alone, since another key differs: that one is told."""
+    return key.startswith(("run.", "scale.")) and (key in old.what) != (key in new.what)
 
 
 def _show(what: Mapping[str, Any], key: str) -> str:

@@ -286,7 +286,6 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     first_save = "carried on with other settings" if carried_on else keeper.recount(progress, world)
     keeper.write_plan(parts.plan)
     directory.write_status("running", progress.update)
-    wishes.planned(told_anew(parts, progress))
     loop = Loop(
         parts,
         keeper,
@@ -299,6 +298,8 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         check=lock.check if lock is not None else lambda: None,
         beat=wishes.beat,
     )
+    # The loop knows of a cool-down that has begun: its end is the run's.
+    wishes.planned(told_anew(parts, progress))
     return Run(directory, parts=parts, loop=loop, stack=stack.pop_all(), finished=wishes.finished)
 
 

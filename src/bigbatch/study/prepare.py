@@ -129,7 +129,7 @@ def refuse_what_others_lack(recipe: Recipe) -> None:
     by_row = recipe.task.name == "clm" and options.get("blocks", "documents") == "documents"
     found = {
         "task": (one_class or by_row, "classify with one class of several, or clm on documents"),
-        "auto": (not recipe.is_auto, "numbers: epochs, batch and optimizer.lr"),
+        "auto": (not recipe.is_auto, "numbers, such as epochs=3 batch=32 optimizer.lr=5e-5 schedule=linear"),
         "batch.samples": (recipe.batch.samples is not None, "a batch in samples"),
         "optimizer.name": (recipe.optimizer.name == "adamw", "adamw"),
         "optimizer.lr_rule": (recipe.optimizer.base_batch is None, "lr as typed, without base_batch"),
