@@ -134,3 +134,8 @@ def test_where_nothing_is_evaluated_no_plateau_can_be_seen(validation):
     unseen, without = chosen(9_002, validation, watched=False), chosen(9_002, 0)
     assert (unseen.epochs, unseen.measured) == (without.epochs, False)
     assert "run.evaluate_every" in unseen.epochs_reason
+
+
+def test_one_row_is_one():
+    assert chosen(9, 1).epochs_reason.startswith("1 validation row is too few")
+    assert chosen(90, 9).epochs_reason.startswith("9 validation rows are too few")

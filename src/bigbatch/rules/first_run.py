@@ -138,7 +138,7 @@ def _length(known: FirstRun, batch: int) -> tuple[float, bool, str]:
     if known.validation_rows >= FEWEST_VALIDATION_ROWS:
         return most, True, "at most; a cool-down begins when validation no longer improves beyond chance"
     why = (
-        f"{known.validation_rows} validation rows are too few to see a plateau"
+        f"{_counted(known.validation_rows)} too few to see a plateau"
         if known.validation_rows
         else "there is no validation data to see a plateau"
     )
@@ -146,6 +146,10 @@ def _length(known: FirstRun, batch: int) -> tuple[float, bool, str]:
         fixed = max(FIXED_UPDATES * batch / rows, 5.0) * from_random
         return _short(min(fixed, most)), False, f"{why}: about {FIXED_UPDATES} updates"
     return _short(max(1.0, most / 2)), False, f"{why}: half of what would be the most"
+
+
+def _counted(rows: int) -> str:
+    return f"{rows} validation {'row is' if rows == 1 else 'rows are'}"
 
 
 def _rate(known: FirstRun) -> tuple[float, str]:

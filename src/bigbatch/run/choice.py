@@ -172,7 +172,8 @@ def choose(parts: Parts, progress: Progress, results: Mapping[str, EvalResult]) 
         why = f"the weights of update {best.step:,} are kept: {then} ({asked})"
         return Kept(update=best.step, of="best", why=why, **facts)
     p = best_of(found.p, others)
-    sure = f"p {shown_p(p)} on {found.rows:,} rows{f', as the best of {others} evaluations' if others > 1 else ''}"
+    rows = f"{found.rows:,} {'row' if found.rows == 1 else 'rows'}"
+    sure = f"p {shown_p(p)} on {rows}{f', as the best of {others} evaluations' if others > 1 else ''}"
     facts |= {"p": p, "rows": found.rows}
     if p < BEYOND_CHANCE:
         why = f"the weights of update {best.step:,} are kept: {then}, a difference beyond chance ({sure})"
