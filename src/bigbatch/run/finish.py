@@ -52,6 +52,8 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
     kept = choose(parts, progress, loop.results)
     # All ranks have the same scores; that they decide alike must not hang on the last bit of a logarithm.
     kept = Kept(**loop.world.share(asdict(kept)))
+    # The newest checkpoint may still be on its way to the disk, and whole weights are read from it.
+    loop.keeper.flush()
     trouble = loop.keeper.load_earlier(parts, kept.update) if kept.of == "best" else None
     restored = kept.of == "best" and trouble is None
     if trouble:
