@@ -24,7 +24,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "examples" / "airline-tweets" / "data" / "model"
 RESULTS = ROOT / "benchmarks" / "results"
-WAYS: Mapping[str, Mapping[str, str]] = {"torch's own": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
+WAYS: Mapping[str, Mapping[str, str]] = {
+    "torch's own": {},
+    "passive": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"},
+}
 BUSY = (0, 1, 2)
 _SETS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 # No import of bigbatch: it would choose the way of waiting itself.

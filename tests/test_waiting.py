@@ -15,7 +15,7 @@ from bigbatch.waiting import CHOSEN_BY, PASSIVE, notes_of_waiting, wait_passivel
 def test_it_is_set_where_nobody_has_chosen():
     environ: dict[str, str] = {}
     assert wait_passively(environ, {"sys", "numpy"})
-    assert environ == {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+    assert environ == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
 
 
 @pytest.mark.parametrize("name", CHOSEN_BY)
