@@ -18,8 +18,8 @@ from collections.abc import Container, Mapping, MutableMapping
 from typing import Protocol
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
-"""GNU's OpenMP reads the first two: it turns round for some microseconds before it sleeps, which wins back the tenth that
-a quiet machine would lose by sleeping at once. LLVM's and Intel's read the first and the last."""
+"""GNU's OpenMP reads the first two: threads turn round for some microseconds before they sleep, which wins back what
+a quiet machine would lose, a tenth. LLVM's and Intel's read the first and the last."""
 CHOSEN_BY = (*PASSIVE, "KMP_LIBRARY")
 """Whoever set one of these has chosen how threads wait."""
 
