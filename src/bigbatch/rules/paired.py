@@ -48,6 +48,11 @@ class Paired:
     changed: int
     """Rows whose two scores differ."""
 
+    @property
+    def plausible(self) -> bool:
+        """Whether `now` counts as an improvement while training goes on; where it does not, it is at a plateau."""
+        return self.p <= PLAUSIBLE
+
 
 def paired(then: ArrayLike, now: ArrayLike) -> Paired:
     """Compare the scores of the same rows, in the same order.
@@ -96,16 +101,6 @@ def best_of(p: float, candidates: int) -> float:
         0.401
     """
     return 1.0 if p >= 1.0 else -math.expm1(max(candidates, 1) * math.log1p(-p))
-
-
-def no_longer_improving(then: ArrayLike, now: ArrayLike) -> bool:
-    """Whether nothing speaks for an improvement since `then`: the plateau of a noisy validation.
-
-    Args:
-        then: (n,) scores of the evaluation to beat, such as the best until some evaluations ago; larger is better.
-        now: (n,) scores of the same rows.
-    """
-    return paired(then, now).p > PLAUSIBLE
 
 
 def sign_p(better: int, worse: int) -> float:

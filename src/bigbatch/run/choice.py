@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bigbatch.infer.evaluate import EvalResult
-from bigbatch.rules.paired import BEYOND_CHANCE, PLAUSIBLE, Paired, best_of, paired
+from bigbatch.rules.paired import BEYOND_CHANCE, Paired, best_of, paired
 from bigbatch.run.progress import Best, Progress
 from bigbatch.run.watched import better, figure_of
 from bigbatch.tasks.row_scores import scored_by_itself
@@ -120,7 +120,7 @@ def note_for_stopping(parts: Parts, progress: Progress, results: Mapping[str, Ev
         and scored_by_itself(figure_of(name, parts.validation)[1], parts.metrics)
     ):
         found = compared(progress.scores.get(STOPPING), scores)
-        improved = found is None or found.p <= PLAUSIBLE
+        improved = found is None or found.plausible
     if improved:
         progress.stop_best, progress.stale_evaluations = value, 0
         _remember(progress, STOPPING, scores)

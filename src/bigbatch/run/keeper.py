@@ -196,7 +196,6 @@ class Keeper:
         Returns:
             None, or why the latest weights are used instead.
         """
-        self.flush()
         world = parts.step.world
         path = self.directory.checkpoints / f"step-{update:06d}"
         if not world.share(path.is_dir()):

@@ -16,7 +16,6 @@ from bigbatch.infer.evaluate import EvalResult
 from bigbatch.records import Event
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.first_run import PATIENCE, cool_down_end
-from bigbatch.rules.paired import PLAUSIBLE
 from bigbatch.rules.schedules import in_samples
 from bigbatch.run.build import Parts
 from bigbatch.run.choice import compared, shown_p, stopping_metric
@@ -78,7 +77,7 @@ class Plateau:
             if now_N is None or not len(now_N):  # rows have no part in it
                 continue
             found = compared(progress.scores.get(kept), now_N)
-            improved = improved or found is None or found.p <= PLAUSIBLE
+            improved = improved or found is None or found.plausible
             if found is not None:
                 said.append(f"{each} {found.difference:+.3g} (p {shown_p(found.p)})")
             if found is None or found.difference > 0:

@@ -32,7 +32,7 @@ class Settled:
 
     recipe: Recipe
     choices: Mapping[str, Choice] = field(default_factory=dict)
-    """For the plan: what was decided, and why."""
+    """For the plan: what was decided, and why; a frozen plan has them already."""
     open_end: bool = False
     """Whether validation decides when the cool-down begins; `epochs` is the most there will be."""
 
@@ -56,12 +56,10 @@ def settled(
         found = _as_before(found, frozen)
     changes: dict[str, Any] = {}
     choices: dict[str, Choice] = {}
-    batch = recipe.batch.samples
-    if batch == AUTO:
+    if recipe.batch.samples == AUTO:
         changes["batch"] = _batch(recipe, found)
         sizes = [found.first_batch, found.last_batch]
         choices[BATCH] = Choice(value=sizes, reason=found.batch_reason, source="derived")
-        batch = found.first_batch
     if recipe.epochs == AUTO:
         changes["epochs"] = found.epochs
         choices[EPOCHS] = Choice(value=found.epochs, reason=found.epochs_reason, source="derived")
@@ -76,8 +74,6 @@ def settled(
         optimizer = {"base_batch": found.first_batch, "lr_rule": "sqrt"}
     if optimizer:
         changes["optimizer"] = recipe.optimizer.model_copy(update=optimizer)
-    if frozen is not None:
-        choices = {name: frozen.choices.get(name, choice) for name, choice in choices.items()}
     copy = recipe.model_copy(update=changes)
     return Settled(recipe=copy, choices=choices, open_end=EPOCHS in choices and found.measured)
 
