@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from bigbatch.data.order import splitmix64
+from tests.exact import exact_weights, numbers
 from tests.models import VOCABULARY, tiny
 from tests.split import Rows, parts_of, train_split
 
@@ -46,11 +46,6 @@ The masks come from torch's generator, by way of Intel's random numbers where to
 Windows on x86); elsewhere they are other masks and the file says nothing."""
 
 
-def numbers(seed: int, count: int, below: int) -> list[int]:
-    """Integers from 0 to below - 1, the same on every machine."""
-    return [int(value) % below for value in splitmix64(seed, count=count)]
-
-
 def golden_rows() -> Rows:
     """300 rows of 2 to 48 tokens, mostly short; the class is what most of a row's tokens say."""
     rows: Rows = []
@@ -67,13 +62,7 @@ def golden_rows() -> Rows:
 
 def golden_model(golden: Golden) -> torch.nn.Module:
     """A tiny BERT whose matrices are multiples of 2**-12: exact in every precision, the same everywhere."""
-    module = tiny("bert", dropout=golden.dropout)
-    with torch.no_grad():
-        for seed, parameter in enumerate(module.parameters()):
-            if parameter.ndim > 1:
-                values = torch.tensor(numbers(seed, parameter.numel(), 1025)) - 512
-                parameter.copy_(values.reshape(parameter.shape) / 4096)
-    return module.to(golden.dtype)
+    return exact_weights(tiny("bert", dropout=golden.dropout)).to(golden.dtype)
 
 
 def figures(golden: Golden, micro_tokens: int = 512) -> list[tuple[float, float]]:
