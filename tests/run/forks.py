@@ -165,7 +165,9 @@ def _child(request: dict[str, Any]) -> None:
 def _serve() -> None:
     for name in (
         "bigbatch.api",
+        "bigbatch.cli.app",
         "bigbatch.run.start",
+        "pandas",  # pyarrow imports it at the first scalar
         "transformers.models.bert.modeling_bert",
         "transformers.models.auto.modeling_auto",
         "transformers.models.auto.tokenization_auto",

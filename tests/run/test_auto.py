@@ -1,5 +1,7 @@
 """`auto`: the run decides, says so, and decides the same after a kill and on every number of ranks."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -8,28 +10,15 @@ from bigbatch.errors import RecipeError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.records import Event
 from bigbatch.run.identity import continue_run, differences, fingerprint, write_identity
+from bigbatch.run.inputs import Live
 from bigbatch.run.rate_test import _losses
+from bigbatch.run.start import Wishes, open_run
 from bigbatch.run.verdict import _course
 from tests.jobs import document, events, exhaust, lines, weights
 from tests.models import tiny
+from tests.run.auto_jobs import HELD_OUT, KEYS, ROWS, decided, trained
+from tests.run.auto_jobs import begin as start
 from tests.split import rows_of
-
-ROWS = rows_of("single", 160, longest=12)
-HELD_OUT = rows_of("single", 120, longest=12, seed=1)
-KEYS = {"plan.micro_tokens": 256, "plan.packing": "padded", "run.checkpoint_every": "5 updates"}
-
-
-def trained():
-    """A model that does not look as if it had just been made."""
-    model = tiny("bert")
-    with torch.no_grad():
-        model.bert.embeddings.LayerNorm.bias[0] += 1e-3
-    return model
-
-
-def start(folder, rows=ROWS, validation=HELD_OUT, model=trained, **keys):
-    return bigbatch.start(model(), rows, validation, set={**KEYS, **keys}, run_dir=folder)
-
 
 def test_weights_that_nothing_has_trained_are_trained_longer(tmp_path):
     with start(tmp_path / "trained") as run:
@@ -90,6 +79,37 @@ def test_the_cool_down_begins_at_a_plateau(straight):
     assert document(folder, "result.json")["updates"] == end
 
 
+@pytest.mark.world_size(2)
+def test_two_ranks_decide_as_one_and_a_resume_among_them_is_the_same(straight, tmp_path, ranks):
+    folder, _ = straight
+    stop = events(folder, "plateau")[0]["step"] + 2
+    found = ranks.run("tests.run.auto_jobs:through", 2, tmp_path, root=str(tmp_path), stop=stop)[0]
+    assert found["differing"] == []
+    two, again = found["decided"]
+    assert two == again
+    _alike(decided(folder), two, 1e-5)
+
+
+@pytest.mark.world_size(2)
+def test_two_ranks_test_the_rate_as_one(tmp_path, ranks):
+    """1,700 rows: the bound is long enough for a test of the rate."""
+    keys = {"end": 6, "stop": 3, "rows": 1_700, "scale.every": "2 updates", "plan.micro_tokens": 64}
+    one, two = (
+        ranks.run("tests.run.auto_jobs:through", size, tmp_path, root=str(tmp_path / str(size)), **keys)[0]
+        for size in (1, 2)
+    )
+    assert one["differing"] == two["differing"] == []
+    assert [name for name, *_ in one["decided"][0]["events"]] == ["rate_test"]
+    _alike(one["decided"][0], two["decided"][0], 1e-3)
+
+
+def _alike(one, two, tolerance):
+    """The same decisions; losses that differ by rounding alone, which a narrow model with a high rate blows up."""
+    losses = [each.pop("loss") for each in (one, two)]
+    assert one == two
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+
+
 @pytest.mark.parametrize("after", ["before", "within"])
 def test_a_resume_cools_down_just_the_same(straight, tmp_path, after):
     folder, wanted = straight
@@ -119,6 +139,50 @@ def test_a_resume_within_the_cool_down_tells_where_it_ends(straight, tmp_path, m
     )
     with start(tmp_path / "run"):
         assert told == [plateau["updates"]]
+
+
+def carry_on(folder, **keys):
+    """The run of `straight`, gone on with by `--continue`."""
+    given = Live(module=trained(), train=ROWS, validation=HELD_OUT)
+    recipe = load_recipe(folder / "recipe.yaml", [f"{key}={value}" for key, value in keys.items()])
+    return open_run(recipe, given, Wishes(continue_from=folder, allow=("optimizer",)))
+
+
+@pytest.mark.parametrize("when", ["finished", "cooling down"])
+def test_carrying_on_after_a_cool_down_warms_up_again_and_says_so(straight, tmp_path, when):
+    folder = tmp_path / "run"
+    plateau = events(straight[0], "plateau")[0]
+    if when == "finished":
+        shutil.copytree(straight[0], folder)
+    else:
+        with start(folder) as run:
+            for record in run:
+                if record.kind == "update" and record.step == plateau["step"] + 5:
+                    break
+    before = len(lines(folder, "update"))
+    with carry_on(folder, **{"optimizer.lr": 5e-4}) as run:
+        for record in run:
+            if record.kind == "update" and record.step == before + 5:
+                break
+    told = events(folder, "carried_on")[-1]
+    assert "had begun to cool down" in told["did"] and "40 updates (schedule.warmup)" in told["did"]
+    with carry_on(folder, **{"optimizer.lr": 5e-4}) as run:  # killed and gone on with
+        for record in run:
+            if record.kind == "update" and record.step == before + 60:
+                break
+    rates = [line["lr"] for line in lines(folder, "update")][before:]
+    wanted = [5e-4 * min(1.0, (number + 0.5) / 40) for number in range(60)]
+    assert rates == pytest.approx(wanted)
+    assert f"lr {wanted[0]:.6g}" in told["did"]
+
+
+def test_carrying_on_without_a_change_only_finishes_a_cool_down(straight, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(straight[0], folder)
+    before = lines(folder, "update")
+    exhaust(carry_on(folder))
+    assert lines(folder, "update") == before
+    assert "only finished anew" in events(folder, "carried_on")[-1]["did"]
 
 
 @pytest.mark.parametrize("keys", [{"updates": 4}, {"scale.every": "never", "epochs": 1}])
@@ -159,9 +223,25 @@ def test_the_test_of_the_rate_leaves_nothing_behind(tmp_path):
         assert not run._parts.step.optimizer.state
 
 
-def test_a_run_that_is_long_enough_tests_its_rate(tmp_path):
-    folder = tmp_path / "run"
-    with start(folder, **{"updates": 700}) as run:
+def test_the_test_of_the_rate_halves_the_loss_scale_of_fp16_and_puts_it_back(tmp_path):
+    with start(tmp_path / "run", epochs=3, **{"plan.precision": "fp16"}) as run:
+        scale = run._parts.step.loss_scale
+        scale.value = scale.largest  # some halvings away from where gradients are finite
+        before = weights(run)
+        seen = []
+        halve = type(scale).halve
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(scale), "halve", lambda own: seen.append(own.value) or halve(own))
+            found = _losses(run._parts, 16, [1e-3] * 3, lambda pieces: pieces)
+        assert len(found) == 3 and found[-1] < found[0] and seen
+        assert (scale.value, scale.good_updates) == (scale.largest, 0)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run).items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_run_that_is_long_enough_tests_its_rate(tmp_path, precision):
+    folder, keys = tmp_path / "run", {"updates": 700, "plan.precision": precision}
+    with start(folder, **keys) as run:
         for record in run:
             if record.kind == "update":
                 break
@@ -170,7 +250,7 @@ def test_a_run_that_is_long_enough_tests_its_rate(tmp_path):
     choice = document(folder, "plan.json")["auto_lr"]
     assert choice["source"] == "measured"
     assert told[0]["lr"] == choice["value"]
-    with start(folder, **{"updates": 700}) as run:
+    with start(folder, **keys) as run:
         assert run._parts.recipe.optimizer.lr == choice["value"]
         for record in run:
             if isinstance(record, Event):

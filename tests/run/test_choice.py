@@ -235,5 +235,5 @@ def test_scores_have_no_place_in_the_state():
 def test_carrying_on_forgets_what_ended_the_run():
     progress = Progress()
     progress.scores = {BEST: right(3), STOPPING: right(3)}
-    progress.carry_on()
+    progress.carry_on(changed=True)
     assert set(progress.scores) == {BEST} and not math.isnan(progress.scores[BEST].sum())

@@ -97,6 +97,8 @@ class Schedule:
     """`fn(progress_samples, total_samples, **args) -> factor`, when the schedule is your own code."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Options of `custom`."""
+    again_from: float | None = None
+    """Where a run that had cooled down goes on: from here on the rate rises a second time, as it did at the start."""
     warnings: tuple[str, ...] = ()
     """Sentences for the plan: a warm-up that never ends, phases that overlap."""
 
@@ -106,6 +108,12 @@ class Schedule:
 
     def factor_at(self, progress_samples: float) -> float:
         """Factor after so many samples."""
+        factor = self._laid(progress_samples)
+        if self.again_from is None or not 0.0 <= progress_samples - self.again_from < self.warmup_samples:
+            return factor
+        return min(factor, (progress_samples - self.again_from) / self.warmup_samples)
+
+    def _laid(self, progress_samples: float) -> float:
         if self.custom is not None:
             return float(self.custom(progress_samples, self.total_samples, **self.args))
         return learning_rate_factor(

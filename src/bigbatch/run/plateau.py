@@ -35,8 +35,7 @@ class Plateau:
 
     def __init__(self, parts: Parts, progress: Progress) -> None:
         self._parts, self._progress = parts, progress
-        if progress.cool_down is not None:
-            shorten(parts, progress)
+        follow(parts, progress)
 
     def see(self, results: Mapping[str, EvalResult], keeper: Keeper) -> list[Event]:
         """Compare an evaluation with the best so far; the event that the cool-down begins."""
@@ -106,8 +105,21 @@ def _low(parts: Parts) -> str:
 
 def _at_peak(parts: Parts, position: int) -> bool:
     """Whether the rate neither rises nor falls any more: before and after, a plateau says nothing."""
-    done = parts.batches.tokens_before(position) if parts.clock == "tokens" else position
-    return parts.schedule.factor_at(done) >= 1
+    return parts.schedule.factor_at(_clock(parts, position)) >= 1
+
+
+def follow(parts: Parts, progress: Progress) -> None:
+    """Lay the schedule as the run so far decided: a second rise after a cool-down that was given up, the next end."""
+    if progress.warm_again is not None:
+        # Else the rate would jump from where it had cooled down to, to its peak.
+        parts.schedule = replace(parts.schedule, again_from=float(_clock(parts, progress.warm_again)))
+    if progress.cool_down is not None:
+        shorten(parts, progress)
+
+
+def _clock(parts: Parts, position: int) -> int:
+    """A position on the clock of the schedule."""
+    return parts.batches.tokens_before(position) if parts.clock == "tokens" else position
 
 
 def shorten(parts: Parts, progress: Progress) -> None:
@@ -126,9 +138,7 @@ def shorten(parts: Parts, progress: Progress) -> None:
         first, now = parts.ramp.sizes[0], parts.ramp.sizes[progress.batch_stage]
         left = math.ceil((end - position) / first) * first
         position, updates = position + left, updates + math.ceil(left / now)
-    by_tokens = parts.clock == "tokens"
-    total = parts.batches.tokens_before(position) if by_tokens else position
-    begun = parts.batches.tokens_before(start) if by_tokens else start
+    total, begun = _clock(parts, position), _clock(parts, start)
     parts.schedule = replace(parts.schedule, total_samples=float(total), decay_samples=float(total - begun))
     if parts.ramp is not None:
         parts.ramp = replace(parts.ramp, total_samples=position)

@@ -64,6 +64,8 @@ class Progress:
     """Averages of the gradient noise (`rules.noise_scale.State`)."""
     cool_down: list[int] | None = None
     """Samples at which the cool-down of `epochs: auto` began and will end; None: it has not begun."""
+    warm_again: int | None = None
+    """Samples at which a run that had begun to cool down was carried on with other settings; None: it was not."""
     stale_plateau: int = 0
     """Evaluations in a row that `run.plateau` holds to be no improvement."""
     stopped: str | None = None
@@ -88,9 +90,14 @@ class Progress:
             for name, value in figures.items()
         }
 
-    def carry_on(self) -> None:
-        """Forget what ended the run: its settings were changed on purpose."""
-        self.stopped = self.stop_best = self.cool_down = None
+    def carry_on(self, *, changed: bool) -> None:
+        """Forget what ended the run: its settings were changed on purpose.
+
+        Where none was, a cool-down goes on to its end: what is computed from here on is what it was.
+        """
+        if self.cool_down is not None and changed:
+            self.cool_down, self.warm_again = None, self.position
+        self.stopped = self.stop_best = None
         self.stale_plateau = 0
         self.scores = {name: each for name, each in self.scores.items() if name == "best"}
         self.stale_evaluations = 0

@@ -1,7 +1,8 @@
 """A short test of the learning rate before update 1: from small to large, then everything is put back.
 
 It trains on the run's own first batches. Weights are copied before, and stand as they were afterwards, whatever
-happens; the optimiser starts from nothing. The same on every split of the work: what it finds lies on a coarse grid.
+happens; the optimiser starts from nothing, fp16's loss scale where it was: a run that is killed before its first
+checkpoint does not test again. The same on every split of the work: what it finds lies on a coarse grid.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from bigbatch.data.packs import micro_batches
+from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.protocols import Record
-from bigbatch.records import MicroBatch
+from bigbatch.records import GlobalBatch, MicroBatch, Update
 from bigbatch.rules.batch_size import scaled
 from bigbatch.rules.first_run import rate_found, rate_test_updates, tested_rates
 from bigbatch.run.build import Parts
@@ -30,7 +32,7 @@ Pieces = Callable[[Iterator[MicroBatch]], Iterator[MicroBatch]]
 def _wanted(parts: Parts) -> int:
     """Updates that the test takes; 0 where the rate is not open, or known since an earlier start."""
     choice = parts.plan.choices.get(RATE)
-    if choice is None or choice.source != "default" or parts.step.loss_scale is not None:
+    if choice is None or choice.source != "default":
         return 0
     return rate_test_updates(parts.length.updates)
 
@@ -92,6 +94,7 @@ def _losses(parts: Parts, samples: int | None, rates: list[float], watched: Piec
     # Buffers, too: running averages of a module of the user's move with every forward.
     moved = [*step.parameters, *parts.module.buffers()]
     before = [tensor.detach().clone() for tensor in moved]
+    scale = None if step.loss_scale is None else step.loss_scale.to_state()
     factor = parts.in_stage(0).lr / float(parts.plan.value(RATE))  # the first batch is not the base
     losses: list[float] = []
     position = 0
@@ -99,14 +102,7 @@ def _losses(parts: Parts, samples: int | None, rates: list[float], watched: Piec
         parts.resume_training()
         for number, rate in enumerate(rates, start=1):
             batch = parts.batches.at(position, number, samples)
-            cut = micro_batches(
-                batch,
-                parts.train,
-                micro_tokens=parts.micro_tokens,
-                packing=parts.packing,
-                part=step.world.part,
-            )
-            record = parts.update(step, batch, watched(cut), lr=rate * factor, tokens_before=0)
+            record = _updated(parts, batch, watched, rate * factor)
             losses.append(math.inf if record.loss is None or record.skipped else float(record.loss))
             if not math.isfinite(losses[-1]):
                 break
@@ -117,4 +113,24 @@ def _losses(parts: Parts, samples: int | None, rates: list[float], watched: Piec
                 tensor.copy_(old)
         step.optimizer.state.clear()
         step.optimizer.zero_grad(set_to_none=True)
+        if step.loss_scale is not None and scale is not None:
+            step.loss_scale.restore(scale)
     return losses
+
+
+def _updated(parts: Parts, batch: GlobalBatch, watched: Pieces, lr: float) -> Update:
+    """One update of the test, at the largest loss scale that it does not overflow at."""
+    step = parts.step
+    while True:
+        cut = micro_batches(
+            batch,
+            parts.train,
+            micro_tokens=parts.micro_tokens,
+            packing=parts.packing,
+            part=step.world.part,
+        )
+        try:
+            return parts.update(step, batch, watched(cut), lr=lr, tokens_before=0)
+        except GradientOverflow:
+            assert step.loss_scale is not None
+            step.loss_scale.halve()

@@ -48,6 +48,7 @@ from bigbatch.run.live import give_back, live_digests, live_task, with_its_token
 from bigbatch.run.lock import RunLock
 from bigbatch.run.loop import Loop
 from bigbatch.run.mending import mend
+from bigbatch.run.plateau import follow
 from bigbatch.run.progress import Progress
 from bigbatch.run.ranks import by_leader, check_same, decided, leader_only, shapes_of
 from bigbatch.run.ready import ready_model, ready_tables
@@ -277,9 +278,11 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     events += _damaged([*damaged, *journal.notes], progress, wishes.say)
     events += _other_ranks(parts, progress)
     # After a kill of `--continue` the same recipe goes on with what it had begun: the checkpoint is of another *what*.
-    carried_on = wishes.continue_from is not None or keeper.restored_digest not in (None, keeper.digest)
+    changed = keeper.restored_digest not in (None, keeper.digest)
+    carried_on = wishes.continue_from is not None or changed
     if carried_on:
-        progress.carry_on()
+        progress.carry_on(changed=changed)
+        follow(parts, progress)
         parts.tell_length()
         events.append(carried_on_event(parts, progress, decision, asked=wishes.continue_from is not None))
         wishes.say(f"{events[-1].why}: {events[-1].did}")
@@ -410,6 +413,11 @@ def carried_on_event(
             f"the schedule {parts.recipe.schedule.name} is laid anew over all {length.updates} updates, not over "
             f"those that are left: update {after + 1} has lr {lr:.6g}"
         )
+        if progress.warm_again == progress.position:
+            did += (
+                f"; it had begun to cool down, so it rises again within {parts.recipe.schedule.warmup} "
+                "(schedule.warmup) and cools down once more at the end"
+            )
     return Event(
         step=after,
         event="carried_on",

@@ -92,6 +92,9 @@ class _Progress(TypedDict, total=False):
     batch_stage: Count
     batch_votes: Count
     noise: dict[str, Any]
+    cool_down: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    warm_again: Count | None
+    stale_plateau: Count
     stopped: str | None
 
 
