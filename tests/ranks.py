@@ -25,6 +25,8 @@ WARM = (
     "transformers",
     "bigbatch.run.start",
     "bigbatch.parallel.enter",
+    "transformers.models.bert.modeling_bert",
+    "pandas",  # pyarrow imports it at the first scalar
     "tests.split",
 )
 
