@@ -35,7 +35,9 @@ def trained() -> Any:
     return model
 
 
-def begin(folder: Path, rows: Any = ROWS, validation: Any = HELD_OUT, model: Any = trained, **keys: Any) -> Run:
+def begin(
+    folder: Path, rows: Any = ROWS, validation: Any = HELD_OUT, model: Any = trained, **keys: Any
+) -> Run:
     """A run of this process, whose batch, length and rate are left to it."""
     return bigbatch.start(model(), rows, validation, set={**KEYS, **keys}, run_dir=folder)
 
@@ -43,7 +45,9 @@ def begin(folder: Path, rows: Any = ROWS, validation: Any = HELD_OUT, model: Any
 def decided(folder: Path) -> dict[str, Any]:
     """What a run decided, and when; losses beside it."""
     plan = document(folder, "plan.json")
-    told = [line for line in lines(folder, "event") if line["event"] in ("plateau", "rate_test", "batch_grown")]
+    told = [
+        line for line in lines(folder, "event") if line["event"] in ("plateau", "rate_test", "batch_grown")
+    ]
     return {
         "choices": {name: plan[name]["value"] for name in plan if name.startswith("auto_")},
         "updates": plan["updates"]["value"],

@@ -20,6 +20,7 @@ from tests.run.auto_jobs import HELD_OUT, KEYS, ROWS, decided, trained
 from tests.run.auto_jobs import begin as start
 from tests.split import rows_of
 
+
 def test_weights_that_nothing_has_trained_are_trained_longer(tmp_path):
     with start(tmp_path / "trained") as run:
         assert run.plan.value("auto_epochs") == 30
