@@ -13,6 +13,7 @@ from bigbatch.infer.load import open_model
 from bigbatch.infer.predict import predict_rows
 from bigbatch.infer.quick import FEWEST_SAMPLES, QuickForward
 from bigbatch.model.forwards import PackedForward
+from bigbatch.model.products import has_onednn, plain_layers
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Choice
 from tests.models import WORDS, tiny_folder
@@ -158,3 +159,43 @@ def test_a_plan_that_cannot_be_read_is_tried_anew(tmp_path, text):
     assert loaded.forward.facts is None
     predicted(loaded, texts(100))
     assert loaded.forward.facts.packed_ok
+
+
+@pytest.mark.skipif(not has_onednn(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize(("family", "head"), [("bert", "sequence"), ("gpt2", "sequence"), ("gpt2", "causal")])
+def test_products_by_the_quicker_library_are_the_plain_path_s(tmp_path, family, head, monkeypatch):
+    made: list[int] = []
+    original = torch.ops.mkldnn._linear_pointwise
+
+    def counting(inputs, weight, *rest):
+        made.append(len(weight))
+        return original(inputs, weight, *rest)
+
+    monkeypatch.setattr("bigbatch.infer.quick.onednn_is_quicker", lambda module: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counting)
+    loaded, rows = opened(tmp_path, family, head), texts(100)
+    quick = predicted(loaded, rows)
+    layers = [layer for layer, _ in plain_layers(loaded.module)]  # as they were: nothing is left changed
+    if head == "causal":  # its last layer is computed later
+        assert len(loaded.module.lm_head.weight) in made
+    assert len(layers) >= 9
+    assert len(made) >= len(layers)
+    made.clear()
+    plain = predicted(loaded, rows, loaded.forward.plain)
+    assert not made
+    for ours, theirs in zip(quick, plain, strict=True):
+        shown = (ours["probabilities"], theirs["probabilities"]) if head == "sequence" else (ours, theirs)
+        assert shown[0] == pytest.approx(shown[1], rel=1e-4, abs=1e-6)
+
+
+def test_small_tables_do_not_try_the_libraries(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        "bigbatch.infer.quick.onednn_is_quicker", lambda module: tried.append(module) or False
+    )
+    loaded = opened(tmp_path)
+    predicted(loaded, texts(FEWEST_SAMPLES - 1))
+    assert not tried
+    for _ in range(2):
+        predicted(loaded, texts(FEWEST_SAMPLES))
+    assert tried == [loaded.module]

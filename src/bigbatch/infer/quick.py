@@ -1,4 +1,5 @@
-"""Inference without padding and without work that nobody reads, once it has given the plain path's outputs.
+"""Inference without padding, without work that nobody reads and with the quicker of two libraries for matrix products,
+once it has given the plain path's outputs.
 
 A run has its plan, whose way was compared with the plain one before it trained. A model folder has none: there the
 first table that is large enough decides, and sixteen of its samples run both ways. The module is changed only while
@@ -19,8 +20,10 @@ from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.forwards import ModuleForward, PackedForward, can_pack
 from bigbatch.model.logits import DeferredForward, comparable
 from bigbatch.model.pooling import PooledForward, pooled
+from bigbatch.model.products import by_onednn, onednn_linear
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.exactness import probe_packing
+from bigbatch.probe.products import onednn_is_quicker
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch, Packing, ProbeFacts, TokenTable
 
@@ -56,6 +59,8 @@ class QuickForward(ModuleForward):
         self.facts: ProbeFacts | None = None
         """What the trial found; None before it."""
         self._parts = parts
+        self._by_onednn: bool | None = None
+        """Whether oneDNN multiplies its matrices; None before that was tried."""
         self._narrow: bool | None = None
         """Of the packed way: whether the last block runs for read tokens only; None where it is not taken."""
         if planned is not None:
@@ -77,14 +82,18 @@ class QuickForward(ModuleForward):
             self._try(table)
         if self._copies is None:  # while the module is as it was: packing changes it
             self._copies = self._make_copies()
+        if self._by_onednn is None:
+            self._by_onednn = onednn_is_quicker(self.module)
+        ways = (self, *self._copies)
         with ExitStack() as stack:
-            if self._narrow is None:
-                yield [each.plain for each in (self, *self._copies)], "padded"
-                return
-            forwards = [each._packed(self._narrow) for each in (self, *self._copies)]
-            for forward in forwards:
-                stack.callback(forward.close)
-            yield forwards, "packed"
+            forwards = [each.plain for each in ways]
+            if self._narrow is not None:
+                forwards = [each._packed(self._narrow) for each in ways]
+                for forward in forwards:
+                    stack.callback(forward.close)
+            for forward in forwards if self._by_onednn else ():
+                stack.callback(_multiplied_by_onednn(forward))
+            yield forwards, "padded" if self._narrow is None else "packed"
 
     def _try(self, table: TokenTable) -> None:
         """Take the first way that gives the plain path's outputs: the last block for read tokens only, or whole."""
@@ -109,6 +118,20 @@ class QuickForward(ModuleForward):
         if isinstance(self.plain, DeferredForward):
             return DeferredForward(forward, self.plain.output_layer)
         return pooled(forward, self.plain.pooling if isinstance(self.plain, PooledForward) else None)
+
+
+def _multiplied_by_onednn(forward: ModuleForward) -> Callable[[], None]:
+    """Have oneDNN multiply its matrices, those of logits that are computed later too; returns what undoes it."""
+    if not isinstance(forward, DeferredForward):
+        return by_onednn(forward.module)
+    undo = by_onednn(forward.module, but=forward.output_layer)
+    usual, forward.product = forward.product, onednn_linear
+
+    def both() -> None:
+        forward.product = usual
+        undo()
+
+    return both
 
 
 def _some(table: TokenTable) -> list[MicroBatch]:

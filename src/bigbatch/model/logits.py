@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from bigbatch.model.anatomy import Anatomy, evaluating, trial_ids
 from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.products import Product
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
 
@@ -46,6 +47,8 @@ class DeferredLogits:
     """(V,), or None."""
     low: torch.dtype | None = None
     """What they are multiplied in, where that is less than they have; logits are fp32 all the same."""
+    product: Product = functional.linear
+    """What multiplies them."""
 
     def __len__(self) -> int:
         return len(self.hidden_UD)
@@ -58,7 +61,7 @@ class DeferredLogits:
     def logits(self, part: slice = slice(None)) -> Tensor:
         """The logits of some units (U', V), at last."""
         weight_VD, bias_V = self._low_factors if self.low is not None else self.factors()
-        logits_UV = functional.linear(self.hidden_UD[part].to(weight_VD.dtype), weight_VD, bias_V)
+        logits_UV = self.product(self.hidden_UD[part].to(weight_VD.dtype), weight_VD, bias_V)
         return logits_UV if self.low is None else logits_UV.float()
 
     @cached_property
@@ -96,6 +99,7 @@ class DeferredForward(ModuleForward):
         self.span = forward.span
         self.weight_copies_bytes = forward.weight_copies_bytes
         self.output_layer: Any = output_layer
+        self.product: Product = functional.linear
         self.when_closed(forward.close)
 
     def __call__(self, micro_batch: MicroBatch) -> DeferredLogits:
@@ -103,7 +107,7 @@ class DeferredForward(ModuleForward):
         hidden_UD = self.hidden(micro_batch)
         layer = self.output_layer
         low = self.forward.format_of(layer)
-        return DeferredLogits(hidden_UD, layer.weight, getattr(layer, "bias", None), low)
+        return DeferredLogits(hidden_UD, layer.weight, getattr(layer, "bias", None), low, self.product)
 
     def hidden(self, micro_batch: MicroBatch) -> Tensor:
         """(U, D) hidden states alone, in the order of the micro-batch's units."""
