@@ -13,6 +13,7 @@ from bigbatch.rules.first_run import (
     cool_down_end,
     first_run,
     rate_found,
+    rate_is_too_high,
     rate_test_updates,
 )
 
@@ -139,3 +140,18 @@ def test_where_nothing_is_evaluated_no_plateau_can_be_seen(validation):
 def test_one_row_is_one():
     assert chosen(9, 1).epochs_reason.startswith("1 validation row is too few")
     assert chosen(90, 9).epochs_reason.startswith("9 validation rows are too few")
+
+
+@pytest.mark.parametrize(
+    ("losses", "cuts", "too_high"),
+    [
+        ([0.70, 0.27, 0.22, 0.24, 0.20, 0.19], 0, True),  # 8 classes of 1,583 : 1 at 3e-4
+        ([0.70, 0.27, 0.22, 0.24, 0.20, 0.19], 2, False),
+        ([2.11, 0.56, 0.35, 0.26, 0.21], 0, False),  # 77 intents
+        ([0.44, 0.27, 0.20, 0.14], 0, False),  # peptides
+        ([0.70, 0.02, 0.02, 0.02], 0, False),  # learnt
+        ([0.70, 0.69], 0, False),  # too early to tell
+    ],
+)
+def test_a_training_loss_that_stalls_tells_a_rate_that_is_too_high(losses, cuts, too_high):
+    assert rate_is_too_high(losses, cuts) is too_high

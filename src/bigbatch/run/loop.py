@@ -205,7 +205,10 @@ class Loop:
         parts, progress = self.parts, self.progress
         lr = alone(
             self.world,
-            lambda: parts.learning_rate(batch.first_position, batch.samples, progress.batch_stage),
+            lambda: (
+                parts.learning_rate(batch.first_position, batch.samples, progress.batch_stage)
+                * self._plateau.rate_factor
+            ),
         )
         self._growth.prepare()
         self.results.clear()
