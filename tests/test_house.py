@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import house as figures_of
+
 LONGEST_FILE_LINES = 450
 
 
@@ -220,3 +222,40 @@ def test_only_these_modules_write_the_environment(root):
         "run/build.py",  # cuBLAS
         "waiting.py",  # how threads wait
     }
+
+
+# ---------------------------------------------------------------- figures that may only get better: tools/house.py
+
+
+@pytest.fixture(scope="module")
+def house(root):
+    return figures_of.House(root)
+
+
+@pytest.fixture(scope="module")
+def traced(root):
+    return figures_of.path(root)
+
+
+def test_no_figure_of_the_house_is_worse_than_it_was(root, house):
+    found = figures_of.figures(house)
+    assert {f"{word}_lines" for word in figures_of.SCREENS} <= found.keys(), (
+        "update, loop or build has moved: say where in tools/house.py, SCREENS"
+    )
+    assert figures_of.complaints(found, figures_of.read_bounds(root)) == []
+
+
+def test_no_room_says_any_more_often(root, house):
+    bounds = figures_of.read_bounds(root)["any_of"]
+    assert figures_of.complaints_of_rooms(figures_of.mentions_of_any(house), bounds) == []
+
+
+def test_the_path_from_the_command_line_to_the_weights_grows_no_longer(root, traced):
+    assert figures_of.complaints(figures_of.path_figures(traced), figures_of.read_bounds(root)) == []
+    assert traced["gradient"][0].file == traced["optimizer"][0].file == "cli/app.py"
+
+
+def test_the_page_shows_the_path_as_it_is(root, traced):
+    page = (root / "docs" / "house.md").read_text(encoding="utf-8")
+    assert figures_of.PATH_BEGINS in page
+    assert figures_of.with_path(page, figures_of.path_text(traced)) == page, "python tools/house.py --lower"
