@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bigbatch.run.stored_index import index_bytes
+from bigbatch.store.stored_index import index_bytes
 
 Damage = Callable[[Path], object]
 

@@ -17,10 +17,10 @@ from bigbatch.launch.worker import Worker
 from bigbatch.report.page import write_atomic
 from bigbatch.report.standalone import write_figure
 from bigbatch.run.beat import Beat
-from bigbatch.run.directory import RunDirectory
-from bigbatch.run.durable import append_line, atomic_write_text, fsync_file, make_folders
-from bigbatch.run.journal import Journal
-from bigbatch.run.lock import RunLock
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.durable import append_line, atomic_write_text, fsync_file, make_folders
+from bigbatch.store.journal import Journal
+from bigbatch.store.lock import RunLock
 from bigbatch.study.children import Work, _start
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="its links and pipes are others")

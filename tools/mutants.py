@@ -553,7 +553,7 @@ MUTANTS = (
         patches=(
             (
                 "run/finish.py",
-                'loop.keeper.load_earlier(parts, kept.update) if kept.of == "best" else None',
+                'loop.keeper.load_earlier(kept.update) if kept.of == "best" else None',
                 "None",
             ),
         ),
@@ -580,7 +580,7 @@ MUTANTS = (
     Mutant(
         name="optimizer-state-forgotten",
         fault="a resume starts the optimiser's averages from zero",
-        patches=(("run/keeper.py", "load_optimizer_state(parts.step.optimizer, states)", "del states"),),
+        patches=(("run/build.py", "load_optimizer_state(self.step.optimizer, held.tensors)", "del held"),),
         tests=(EXACT,),
     ),
     # ------------------------------------------------------------ precision
@@ -614,9 +614,9 @@ MUTANTS = (
         fault="the loss scale is not in the checkpoint, so a resume starts from the first one",
         patches=(
             (
-                "run/keeper.py",
-                '"digest": self.digest,\n                **_loss_scale(parts),',
-                '"digest": self.digest,',
+                "run/build.py",
+                'facts = {} if scale is None else {"loss_scale": scale.to_state()}',
+                "facts = {}",
             ),
         ),
         tests=(f"{PRECISION}::test_a_resumed_run_gives_the_same_bits",),

@@ -254,6 +254,18 @@ class Executor(Protocol):
     ) -> LossSums: ...
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class State:
+    """What a way to train holds beside the model's own tensors, as a checkpoint keeps it."""
+
+    tensors: Mapping[str, Tensor]
+    """`<state>/<parameter>`; the way's own tensors, not copies."""
+    facts: Mapping[str, Any]
+    """Strict JSON."""
+    own: bool = False
+    """Whether these tensors are this rank's alone; otherwise every rank holds the same, or its part of the same."""
+
+
 Observer = Callable[[Record], "Request | None"]
 """Watches records on rank 0; may ask for a stop, a save or an evaluation. Its exceptions become events."""
 

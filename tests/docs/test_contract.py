@@ -8,8 +8,8 @@ from pathlib import Path
 import bigbatch
 from bigbatch import errors
 from bigbatch.recipe.learning import PLANNED_TASKS, TASKS
-from bigbatch.run.identity import _ABOUT, _HOW
-from bigbatch.run.lock import HEARTBEAT_SECONDS, STALE_SECONDS
+from bigbatch.store.identity import _ABOUT, _HOW
+from bigbatch.store.lock import HEARTBEAT_SECONDS, STALE_SECONDS
 from bigbatch.tasks.catalog import build_task
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "contract.md").read_text(encoding="utf-8")

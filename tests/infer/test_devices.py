@@ -19,7 +19,7 @@ from bigbatch.infer.devices import devices_of, only_cpu
 from bigbatch.infer.load import ACCELERATOR_TOKENS, MICRO_TOKENS, open_model
 from bigbatch.infer.predict import predict_rows
 from bigbatch.model.forwards import PackedForward, PaddedForward
-from bigbatch.step.memory import OutOfMemory
+from bigbatch.parallel.agree import OutOfMemory
 from tests.models import WORDS, tiny_folder
 
 TEXTS = [" ".join(WORDS[number % 7 : number % 7 + 1 + number % 11]) for number in range(200)]

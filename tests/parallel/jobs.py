@@ -13,19 +13,20 @@ from torch import nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from bigbatch.infer.evaluate import evaluate
+from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.groups import names_of
 from bigbatch.optim.state import load_optimizer_state
 from bigbatch.parallel import axes
+from bigbatch.parallel.agree import Leaving, together
 from bigbatch.parallel.gradients import Buckets
 from bigbatch.parallel.group import GroupWorld, patience
 from bigbatch.parallel.periodic import Meeting
 from bigbatch.protocols import World
 from bigbatch.records import Update
 from bigbatch.run.build import Parts
-from bigbatch.run.checkpoints import CheckpointState, load_newest
-from bigbatch.run.holdings import MODEL, all_tensors, load_weights, to_read, to_write
-from bigbatch.run.saving import save_checkpoint
-from bigbatch.step.together import Leaving, together
+from bigbatch.store.checkpoints import CheckpointState, load_newest
+from bigbatch.store.saving import save_checkpoint
+from bigbatch.store.tensors import MODEL, load_weights, to_read, to_write
 from tests.models import tiny
 from tests.split import (
     SMALL,
@@ -110,7 +111,7 @@ def words(world: World) -> dict[str, Any]:
 
 def trouble(world: World, *, kind: str, rank: int) -> dict[str, Any]:
     """All ranks leave some work when one cannot do it."""
-    from bigbatch.step.memory import OutOfMemory
+    from bigbatch.parallel.agree import OutOfMemory
 
     def work() -> int:
         if world.rank == rank:
@@ -275,13 +276,11 @@ def means(world: World, *, replicas: int, bucket_bytes: int) -> Any:
 def _hashes(parts: Any) -> dict[str, str]:
     """SHA-256 of every whole tensor of model and optimiser, by its checkpoint name."""
     world = parts.step.world
-    tensors, _ = all_tensors(parts)
+    model = {MODEL + name: tensor for name, tensor in named_tensors(parts.module)[0].items()}
     by_name = {name: parameter for parameter, name in names_of(parts.step.optimizer.param_groups).items()}
-    model = {name: tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
     states = {
         name: world.gathered_like(tensor, by_name[name.partition("/")[2]])
-        for name, tensor in tensors.items()
-        if name not in model
+        for name, tensor in parts.state().tensors.items()
     }
     return {
         name: hashlib.sha256(tensor.detach().numpy().tobytes()).hexdigest()
@@ -308,7 +307,7 @@ def saved(world: World, *, root: str, mesh: dict[str, int] | None) -> dict[str, 
     """Train, save what each rank holds."""
     parts = _meshed(world, mesh)
     train_split(parts, 2)
-    tensors, pieces, aliases = to_write(parts)
+    tensors, pieces, aliases = to_write(parts.module, parts.state(), parts.step.world)
     state = CheckpointState(step=2, tensors=tensors, pieces=pieces, aliases=aliases, run_id="r")
     save_checkpoint(Path(root), state, 2, world=parts.step.world)
     return _hashes(parts)
@@ -317,7 +316,9 @@ def saved(world: World, *, root: str, mesh: dict[str, int] | None) -> dict[str, 
 def loaded(world: World, *, root: str, mesh: dict[str, int] | None) -> dict[str, str]:
     """Put a checkpoint into a fresh model and optimiser, however it was cut."""
     parts = _meshed(world, mesh)
-    found, notes = load_newest(Path(root), run_id="r", world=parts.step.world, wanted=to_read(parts))
+    found, notes = load_newest(
+        Path(root), run_id="r", world=parts.step.world, wanted=to_read(parts.module, parts.step.world)
+    )
     assert found is not None and notes == []
     load_weights(parts.module, found, parts.step.world)
     states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
-from bigbatch.run.directory import RunDirectory
+from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
+from bigbatch.store.directory import RunDirectory
 from tests.models import WORDS, tiny_folder
 
 LABELS = ("negative", "neutral", "positive")

@@ -14,15 +14,15 @@ import bigbatch
 from bigbatch.errors import RecipeError, UsageError
 from bigbatch.places import Place
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.run.inputs import Live
 from bigbatch.run.start import Wishes, open_run
+from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from tests.run.forks import Forks, Kill
 from tests.run.jobs import Job, outcome, records, state, write_job
 
 TRAIN = ("train", "recipe.yaml")
 BACKWARD = "bigbatch.step.executor:PlainExecutor._backward"
-AFTER_UPDATE = "bigbatch.run.progress:Progress.after_update"
+AFTER_UPDATE = "bigbatch.store.progress:Progress.after_update"
 SYNC = {"replicas": 3, "period": 4}
 """Checkpoints after 5, 10, 15, … updates lie between two meetings, evaluations after 8, 16, … at one."""
 

@@ -9,11 +9,11 @@ import bigbatch
 from bigbatch.errors import RecipeError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.records import Event
-from bigbatch.run.identity import continue_run, differences, fingerprint, write_identity
 from bigbatch.run.inputs import Live
 from bigbatch.run.rate_test import _losses
 from bigbatch.run.start import Wishes, open_run
 from bigbatch.run.verdict import _course
+from bigbatch.store.identity import continue_run, differences, fingerprint, write_identity
 from tests.jobs import document, events, exhaust, lines, weights
 from tests.models import tiny
 from tests.run.auto_jobs import HELD_OUT, KEYS, ROWS, decided, trained

@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model: Path, parent: Fork
 def test_the_same_recipe_goes_on_after_a_kill(tmp_path, finished, parent, about, when):
     shutil.copytree(finished.folder, tmp_path / "job")
     job = Job(tmp_path / "job")
-    kill = Kill(target="bigbatch.run.durable:FileOps.rename", about=f"/{about}", when=when)
+    kill = Kill(target="bigbatch.store.durable:FileOps.rename", about=f"/{about}", when=when)
     code, output = parent.run(job.folder, CONTINUE, kill)
     assert code == -9, output
     code, output = parent.run(job.folder, ("train", "recipe.yaml", *CHANGE))

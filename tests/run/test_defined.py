@@ -12,7 +12,7 @@ from bigbatch.data.tokens import as_table
 from bigbatch.errors import RecipeError
 from bigbatch.infer.evaluate import impossible_figures
 from bigbatch.records import Predictions, Targets
-from bigbatch.run.checkpoints import list_checkpoints
+from bigbatch.store.checkpoints import list_checkpoints
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.metrics import default_metrics
 from tests.jobs import ROWS, document, events, exhaust, lines, start

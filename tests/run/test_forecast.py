@@ -11,7 +11,7 @@ import pytest
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Choice, Event
 from bigbatch.run.forecast import Forecast, told_anew
-from bigbatch.run.progress import Progress
+from bigbatch.store.progress import Progress
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bigbatch.run.journal import read_records
+from bigbatch.store.journal import read_records
 from tests.run.forks import Forks, Kill
 from tests.run.jobs import (
     UPDATES,
@@ -27,28 +27,28 @@ KILLED = -signal.SIGKILL
 
 # Where a process can die, in the order in which a run gets there. `nth` is drawn between 1 and the last number.
 BACKWARD = "bigbatch.step.executor:PlainExecutor._backward"
-WRITE = "bigbatch.run.durable:FileOps.write"
-RENAME = "bigbatch.run.durable:FileOps.rename"
-SYNC = "bigbatch.run.durable:FileOps.fsync"
-SYNC_FOLDER = "bigbatch.run.durable:FileOps.fsync_dir"
-REMOVE = "bigbatch.run.durable:FileOps.remove"
+WRITE = "bigbatch.store.durable:FileOps.write"
+RENAME = "bigbatch.store.durable:FileOps.rename"
+SYNC = "bigbatch.store.durable:FileOps.fsync"
+SYNC_FOLDER = "bigbatch.store.durable:FileOps.fsync_dir"
+REMOVE = "bigbatch.store.durable:FileOps.remove"
 EVALUATE = "bigbatch.run.loop:Loop.evaluate_split"
 PHASES: dict[str, Sequence[tuple[str, str, str, int]]] = {
     "start": (
-        ("bigbatch.run.lock:RunLock.acquire", "after", "", 1),
+        ("bigbatch.store.lock:RunLock.acquire", "after", "", 1),
         ("bigbatch.data.cache:Writer._rename", "before", "", 3),
         (RENAME, "before", "identity.json", 1),
         (RENAME, "after", "identity.json", 1),
         (WRITE, "half", "plan.json", 1),
-        ("bigbatch.run.keeper:Keeper.write_plan", "after", "", 1),
+        ("bigbatch.store.keeper:Keeper.write_plan", "after", "", 1),
     ),
     "update": (
         (BACKWARD, "before", "", 9),
         (BACKWARD, "after", "", 9),
         ("torch.optim:AdamW.step", "before", "", 4),
         ("torch.optim:AdamW.step", "after", "", 4),
-        ("bigbatch.run.journal:Journal.append", "before", "Update(", 4),
-        ("bigbatch.run.progress:Progress.after_update", "after", "", 4),
+        ("bigbatch.store.journal:Journal.append", "before", "Update(", 4),
+        ("bigbatch.store.progress:Progress.after_update", "after", "", 4),
         (WRITE, "half", "metrics.jsonl", 5),
     ),
     "save": (
@@ -56,9 +56,9 @@ PHASES: dict[str, Sequence[tuple[str, str, str, int]]] = {
         (SYNC, "before", ".tmp-step-", 3),
         (RENAME, "before", ".tmp-step-", 1),
         (RENAME, "after", ".tmp-step-", 1),
-        ("bigbatch.run.saving:_prune", "before", "", 1),
+        ("bigbatch.store.saving:_prune", "before", "", 1),
         (REMOVE, "after", ".tmp-remove-", 2),
-        ("bigbatch.run.keeper:Keeper.save", "after", "", 1),
+        ("bigbatch.store.keeper:Keeper.save", "after", "", 1),
     ),
     "evaluation": (
         (EVALUATE, "before", "validation", 1),

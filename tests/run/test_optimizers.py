@@ -9,7 +9,7 @@ import torch
 
 from bigbatch.errors import RecipeError
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
+from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from tests.jobs import HELD_OUT, differing, document, exhaust, lines, start, weights
 
 KEYS = {

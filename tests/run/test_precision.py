@@ -9,7 +9,7 @@ import torch
 
 import bigbatch.run.precision
 from bigbatch.errors import Diverged, RecipeError
-from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
+from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from tests.jobs import HELD_OUT, Faulty, differing, document, events, exhaust, lines, start, weights
 from tests.models import tiny
 

@@ -17,7 +17,7 @@ from tests.run.jobs import Job, outcome, records, write_job
 
 SIZES, SAMPLES = (4, 8, 16), 320
 TRAIN = ("train", "recipe.yaml")
-SAVE = "bigbatch.run.keeper:Keeper.save"
+SAVE = "bigbatch.store.keeper:Keeper.save"
 
 
 def new_job(folder: Path, model: Path) -> Job:

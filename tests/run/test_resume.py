@@ -19,8 +19,8 @@ import bigbatch
 import bigbatch.run.planning
 from bigbatch.data.order import Stream
 from bigbatch.errors import CheckpointError
-from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
-from bigbatch.run.journal import read_records
+from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
+from bigbatch.store.journal import read_records
 from tests.run.forks import Forks, Kill
 from tests.run.jobs import (
     BATCH,
@@ -35,7 +35,7 @@ from tests.run.jobs import (
 
 TRAIN = ("train", "recipe.yaml")
 BACKWARD = "bigbatch.step.executor:PlainExecutor._backward"
-AFTER_UPDATE = "bigbatch.run.progress:Progress.after_update"
+AFTER_UPDATE = "bigbatch.store.progress:Progress.after_update"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_second_signal_exits_at_once(parent, job, straight, left_after, number
     """It comes in the middle of the save that the first one caused."""
     first = Kill(target=BACKWARD, nth=40, signal=number)
     saved = f"step-{left_after:06d}"
-    second = Kill(target="bigbatch.run.saving:_publish", about=saved, signal=number)
+    second = Kill(target="bigbatch.store.saving:_publish", about=saved, signal=number)
     count, _ = parent.run(job.folder, TRAIN, first, second)
     assert count == code
     assert any(path.name.startswith(".tmp-step-") for path in (job.run / "checkpoints").iterdir())

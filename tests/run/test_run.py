@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from bigbatch.run.directory import RunDirectory
 from bigbatch.run.run import Run
+from bigbatch.store.directory import RunDirectory
 from tests.jobs import HELD_OUT, document, events, exhaust, lines, start
 
 

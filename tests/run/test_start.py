@@ -14,9 +14,9 @@ import pytest
 import bigbatch
 import bigbatch.run.build
 from bigbatch.errors import DiskError, RunLocked
-from bigbatch.run.checkpoints import list_checkpoints
-from bigbatch.run.directory import RunDirectory
-from bigbatch.run.lock import RunLock
+from bigbatch.store.checkpoints import list_checkpoints
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.lock import RunLock
 from tests.run.forks import Forks, Kill
 from tests.run.jobs import (
     Job,
@@ -29,7 +29,7 @@ from tests.run.jobs import (
 )
 
 TRAIN = ("train", "recipe.yaml")
-AFTER_UPDATE = "bigbatch.run.progress:Progress.after_update"
+AFTER_UPDATE = "bigbatch.store.progress:Progress.after_update"
 
 
 @pytest.fixture(scope="module")

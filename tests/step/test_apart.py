@@ -12,13 +12,13 @@ from torch import nn
 from bigbatch.data.ragged import all_targets
 from bigbatch.data.shares import share_of
 from bigbatch.data.tokens import as_table
+from bigbatch.parallel.agree import OutOfMemory
 from bigbatch.parallel.outer import Outer
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.recipe.machine import SyncSpec
 from bigbatch.records import GlobalBatch, Sample
 from bigbatch.step.apart import apply_apart
 from bigbatch.step.executor import PlainExecutor
-from bigbatch.step.memory import OutOfMemory
 from bigbatch.step.replicas import Apart
 from bigbatch.step.update import StepParts
 from tests.models import tiny

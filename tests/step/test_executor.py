@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bigbatch.parallel.agree import OutOfMemory
 from bigbatch.records import MicroBatch, Targets
 from bigbatch.step.executor import PlainExecutor
-from bigbatch.step.memory import OutOfMemory
 
 CPU = torch.device("cpu")
 

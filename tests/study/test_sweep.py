@@ -14,7 +14,7 @@ import pytest
 
 from bigbatch import api
 from bigbatch.errors import RecipeError, RunLocked, UsageError
-from bigbatch.run.lock import RunLock
+from bigbatch.store.lock import RunLock
 from bigbatch.study import children
 from tests.study import stand_in
 

@@ -15,11 +15,10 @@ from torch import nn
 from bigbatch.data.packs import evaluation_batches
 from bigbatch.data.ragged import flat_indexes
 from bigbatch.infer.quick import QuickForward
+from bigbatch.parallel.agree import OutOfMemory, memory_errors, together
 from bigbatch.places import ALL
 from bigbatch.protocols import Forward, World
 from bigbatch.records import MicroBatch, Packing, Targets, TokenTable
-from bigbatch.step.memory import OutOfMemory, memory_errors
-from bigbatch.step.together import together
 
 FEWEST_TOKENS = 16
 """A micro-batch that does not fit is halved down to this."""

@@ -64,7 +64,7 @@ def train_sent(
     Raises:
         BigbatchError: what the rank that failed first raised, by its exit code.
     """
-    from bigbatch.run.parcel import pack
+    from bigbatch.launch.bundle import pack
 
     shared = recipe.run_folder.parent / ".cache"
     make_folders(shared)
@@ -92,9 +92,9 @@ def _ended(path: Path) -> Any:
 
 
 def _run(content: Mapping[str, Any], arguments: Mapping[str, Any]) -> Run:
-    from bigbatch.run.directory import RunDirectory
     from bigbatch.run.live import give_back
     from bigbatch.run.run import Run
+    from bigbatch.store.directory import RunDirectory
 
     run = Run(RunDirectory(Path(content["path"]), writes=False))
     run.status, run.signal = content["status"], content["signal"]
@@ -112,7 +112,7 @@ def train_received(folder: Path, train: Callable[[Mapping[str, Any]], Run], open
         train: given the arguments.
         opened: the run, as soon as there is one.
     """
-    from bigbatch.run.parcel import unpack
+    from bigbatch.launch.bundle import unpack
 
     try:
         return train(unpack(folder))

@@ -13,7 +13,7 @@ from bigbatch.launch.worker import Worker
 from bigbatch.places import Place
 from bigbatch.processes import descends
 from bigbatch.run.beat import NO_BEAT, Beat
-from bigbatch.run.durable import make_folders
+from bigbatch.store.durable import make_folders
 
 
 def signs_of_life(place: Place | None, environ: Mapping[str, str] | None = None) -> Beat:

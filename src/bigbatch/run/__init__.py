@@ -1,21 +1,13 @@
-"""The run directory and everything that must survive a kill.
+"""A run: from its recipe to an iterator of records.
 
 ::
 
-    durable.py       the only file operations that must survive a crash, behind one small object
-    directory.py     paths of the run directory, status.json, environment.json, the check before the start
-    identity.py      what a run computes: fingerprint, differences, start | resume | finished | another name
-    lock.py          one process at a time: heartbeat, stale locks taken over
-    journal.py       metrics.jsonl: exactly one record per update, also after resumes
-    shards.py        tensors <-> safetensors files, with a checksum for each slice
-    checkpoints.py   complete and verified, or absent: save, find the newest, fall back
     signals.py       the first Ctrl-C is a request, the second an exit
     guard.py         counts non-finite updates, ends a run that diverged
     watched.py       which figure `best`, `early_stopping` and `gate` mean
     choice.py        which weights are kept: evaluations paired row by row
     inputs.py        recipe -> checked rows and labels
     live.py          what Python brings: its part of the fingerprint, a live model's weights
-    parcel.py        live objects in a folder that fresh processes open
     ready.py         model, tokenizer, task and tokens, made to fit each other
     graph.py         what one micro-batch of this run computes
     planning.py      measure a little, then plan
@@ -31,8 +23,6 @@
     beat.py          signs of life of this rank
     growth.py        the size of the next batch, where a ramp decides it
     noise.py         when the gradient noise is measured, and what is remembered of it
-    progress.py      position and clocks
-    keeper.py        what the loop saves, and how it comes back
     baselines.py     simple models of the same rows, fitted once and kept
     finish.py        best weights, final evaluation, model folder, result.json
     verdict.py       the sentence that a finished run ends with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from bigbatch.model.anatomy import model_facts
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
-from bigbatch.optim.build import build_optimizer
+from bigbatch.optim.build import build_optimizer, set_scaled
 from bigbatch.optim.limbs import limbs_of
+from bigbatch.optim.state import load_optimizer_state, optimizer_state
+from bigbatch.parallel.agree import by_leader, leader_first
 from bigbatch.parallel.bitwise import aligned
 from bigbatch.parallel.mesh import MeshShape, meshed
 from bigbatch.parallel.single import SingleWorld
@@ -34,7 +36,7 @@ from bigbatch.plan.frozen import Plan
 from bigbatch.precision.audit import Audit
 from bigbatch.probe.bench import warm_up
 from bigbatch.probe.hardware import choose_device, hardware_facts
-from bigbatch.protocols import Metric, World
+from bigbatch.protocols import Metric, State, World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import GlobalBatch, HardwareFacts, LengthFacts, MicroBatch, Packing, TokenTable, Update
 from bigbatch.rules.batch_size import Effective
@@ -51,7 +53,6 @@ from bigbatch.run.inputs import Inputs, Live
 from bigbatch.run.noise import NoiseScale, noise_scale, refuse_unmeasured
 from bigbatch.run.planning import Measured, measured_plan
 from bigbatch.run.precision import audited, loss_scale_for
-from bigbatch.run.ranks import by_leader, leader_first
 from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.settled import BATCH, settled
 from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
@@ -192,6 +193,27 @@ class Parts:
         self.module.train()
         if self.step.apart is None and hasattr(self.step.optimizer, "train"):
             self.step.optimizer.train()  # type: ignore[attr-defined]
+
+    def state(self) -> State:
+        """What is held beside the module's own tensors; settled, so that those are the weights that the run has."""
+        self.settle()
+        scale, apart = self.step.loss_scale, self.step.apart
+        facts = {} if scale is None else {"loss_scale": scale.to_state()}
+        if apart is None:
+            return State(tensors=optimizer_state(self.step.optimizer), facts=facts)
+        return State(tensors=apart.state(), facts={**facts, "sync": asdict(apart.rhythm)}, own=True)
+
+    def restore(self, held: State, stage: int) -> None:
+        """Put back what `state` held, at this size of the ramp; the module has its weights already."""
+        if self.ramp is not None:  # before: averages are loaded as they are where betas are the same
+            here = self.in_stage(stage)
+            set_scaled(self.step.optimizer, here.betas, here.eps)
+        if self.step.apart is not None:
+            self.step.apart.restore(held.tensors, held.facts["sync"])
+        else:
+            load_optimizer_state(self.step.optimizer, held.tensors)
+        if self.step.loss_scale is not None and "loss_scale" in held.facts:
+            self.step.loss_scale.restore(held.facts["loss_scale"])
 
     def tell_length(self) -> None:
         """The plan says anew how many updates there are, at which rates."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import bigbatch
 from bigbatch.run.build import Parts
-from bigbatch.run.progress import Progress
+from bigbatch.store.progress import Progress
 from bigbatch.tasks.heads import head_kind
 
 _HEADS = {

@@ -16,8 +16,8 @@ import numpy as np
 
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.rules.paired import BEYOND_CHANCE, Paired, best_of, paired
-from bigbatch.run.progress import Best, Progress
 from bigbatch.run.watched import better, figure_of
+from bigbatch.store.progress import Best, Progress
 from bigbatch.tasks.row_scores import scored_by_itself
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from bigbatch.infer.evaluate import EvalResult, impossible_figures, perfect_figu
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event, Record, TokenTable
-from bigbatch.run.progress import Progress
 from bigbatch.run.watched import asked_figures, figure_of, validation_splits
+from bigbatch.store.progress import Progress
 from bigbatch.tasks.computed import ComputedMetrics
 from bigbatch.tasks.naming import is_own, reported_names
 

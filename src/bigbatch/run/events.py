@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bigbatch.precision.loss_scale import LossScale
 from bigbatch.records import Event, GlobalBatch, Update
-from bigbatch.run.progress import Progress
+from bigbatch.store.progress import Progress
 
 if TYPE_CHECKING:
     from bigbatch.run.build import Parts

@@ -19,14 +19,14 @@ from bigbatch.run.baselines import kept_or_fitted
 from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
 from bigbatch.run.choice import Kept, choose, needs_final_scores
-from bigbatch.run.directory import RunDirectory
 from bigbatch.run.graph import keep_analysis
 from bigbatch.run.loop import Loop
 from bigbatch.run.noise import obstacle
 from bigbatch.run.noise import result as noise_result
-from bigbatch.run.progress import Progress
 from bigbatch.run.verdict import run_verdict
 from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.progress import Progress
 from bigbatch.tasks.entities import PIECE
 from bigbatch.tasks.heads import extra_files
 
@@ -54,7 +54,7 @@ def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record
     kept = Kept(**loop.world.share(asdict(kept)))
     # The newest checkpoint may still be on its way to the disk, and whole weights are read from it.
     loop.keeper.flush()
-    trouble = loop.keeper.load_earlier(parts, kept.update) if kept.of == "best" else None
+    trouble = loop.keeper.load_earlier(kept.update) if kept.of == "best" else None
     restored = kept.of == "best" and trouble is None
     if trouble:
         kept = replace(kept, update=progress.update, of="final", why=trouble)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bigbatch.records import Event, Update
 from bigbatch.run.build import Parts
-from bigbatch.run.progress import Progress
+from bigbatch.store.progress import Progress
 from bigbatch.units import show_seconds
 
 _WRONG = 1.5

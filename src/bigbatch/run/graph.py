@@ -18,10 +18,10 @@ from bigbatch.plan.graph import GraphAnalysis, Plain
 from bigbatch.protocols import Forward
 from bigbatch.records import Event, MicroBatch, Record
 from bigbatch.run.build import Parts
-from bigbatch.run.directory import RunDirectory
 from bigbatch.run.forwards import open_forward
 from bigbatch.run.loop import Loop
 from bigbatch.run.ready import Ready
+from bigbatch.store.directory import RunDirectory
 from bigbatch.tasks.heads import measured_as
 
 LONG_ENOUGH_SECONDS = 60.0

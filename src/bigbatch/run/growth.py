@@ -8,7 +8,7 @@ from bigbatch.rules.noise_scale import interval_of
 from bigbatch.rules.ramp import Ramp
 from bigbatch.run.build import Parts
 from bigbatch.run.events import batch_grown
-from bigbatch.run.progress import Progress
+from bigbatch.store.progress import Progress
 
 
 class Growth:

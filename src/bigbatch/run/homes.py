@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bigbatch.run.checkpoints import list_checkpoints
-from bigbatch.run.directory import RunDirectory
-from bigbatch.run.identity import Decision, Fingerprint, NewName, Start, read_identity
 from bigbatch.run.inputs import Live
+from bigbatch.store.checkpoints import list_checkpoints
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.identity import Decision, Fingerprint, NewName, Start, read_identity
 
 MODEL = "data.contents.model"
 """Key of the fingerprint: the weights that a run began with."""

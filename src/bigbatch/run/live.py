@@ -18,10 +18,10 @@ from bigbatch.documents import readable
 from bigbatch.errors import CheckpointError
 from bigbatch.model.origin import tokenizer_of
 from bigbatch.recipe.schema import Recipe
-from bigbatch.run.checkpoints import list_checkpoints, read_checkpoint
-from bigbatch.run.directory import RunDirectory
-from bigbatch.run.holdings import load_weights
 from bigbatch.run.inputs import Inputs, Live
+from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.tensors import load_weights
 from bigbatch.tasks.catalog import as_metric, task_from_recipe, with_settings
 from bigbatch.tasks.computed import computed_metrics
 from bigbatch.tasks.heads import told

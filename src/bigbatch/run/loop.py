@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from bigbatch.data.ahead import LEAD, Supply
 from bigbatch.errors import DoesNotFit, MachineError
 from bigbatch.infer.evaluate import EvalResult, evaluate
+from bigbatch.parallel.agree import Leaving, OutOfMemory, alone, memory_errors, together, was_agreed
 from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Forward, Observer
@@ -38,13 +40,11 @@ from bigbatch.run.forecast import Forecast
 from bigbatch.run.growth import Growth
 from bigbatch.run.guard import Guard
 from bigbatch.run.interruptible import Interruptible
-from bigbatch.run.keeper import Keeper
 from bigbatch.run.plateau import Plateau
-from bigbatch.run.progress import Progress
 from bigbatch.run.rate_test import tested_rate
 from bigbatch.run.signals import SignalFlag
-from bigbatch.step.memory import OutOfMemory, memory_errors
-from bigbatch.step.together import Leaving, alone, together, was_agreed
+from bigbatch.store.keeper import Keeper
+from bigbatch.store.progress import Progress
 from bigbatch.units import Quantity
 
 SMALLEST_MICRO_TOKENS = 16
@@ -387,7 +387,9 @@ class Loop:
     def save(self, why: str) -> Event:
         """Write a checkpoint of this update boundary."""
         self._beat.phase("save")
-        path = self.keeper.save(self.parts, self.progress, self.guard, self.clock())
+        held = self.parts.state()
+        held = replace(held, facts={**held.facts, "guard": self.guard.to_state()})
+        path = self.keeper.save(held, self.progress, self.clock())
         self._last_checkpoint = self.boundary.now
         return self.event("checkpoint", why, f"saved {path.name}")
 

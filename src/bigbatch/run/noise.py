@@ -19,9 +19,9 @@ from bigbatch.rules.clocks import Clock, Length, mark_crossed
 from bigbatch.rules.noise_scale import ADAM, WHOLE, Interval, State, advanced, interval_of, names, part_sizes
 from bigbatch.rules.ramp import Ramp
 from bigbatch.run.bitwise import is_bitwise
-from bigbatch.run.progress import Progress
 from bigbatch.step.noise import NoiseMeter
 from bigbatch.step.update import StepParts
+from bigbatch.store.progress import Progress
 from bigbatch.tasks.heads import is_coupled
 
 HALF_LIFE_MEASUREMENTS = 20

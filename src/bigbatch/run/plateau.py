@@ -24,9 +24,10 @@ from bigbatch.run.choice import compared, shown_p, stopping_metric
 from bigbatch.run.progress import Progress
 from bigbatch.run.settled import RATE
 from bigbatch.run.watched import figure_of
+from bigbatch.store.progress import Progress
 
 if TYPE_CHECKING:
-    from bigbatch.run.keeper import Keeper
+    from bigbatch.store.keeper import Keeper
 
 
 PLATEAU = "plateau"

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from bigbatch.documents import checked
 from bigbatch.records import CalibrationFacts, ForwardFacts, Packing
-from bigbatch.run.durable import atomic_write_text
+from bigbatch.store.durable import atomic_write_text
 from bigbatch.stored import Damaged, read_object
 from bigbatch.written import make_folders
 

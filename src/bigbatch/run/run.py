@@ -16,14 +16,14 @@ from bigbatch.infer.load import Loaded, open_model
 from bigbatch.infer.predict import predict_rows
 from bigbatch.model.forwards import PaddedForward
 from bigbatch.model.pooling import pooled
+from bigbatch.parallel.agree import Leaving
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Evaluate, Record, Request, Save, Stop
 from bigbatch.run.build import Parts
-from bigbatch.run.directory import RunDirectory, State
 from bigbatch.run.finish import finish, missed_gates
 from bigbatch.run.loop import Loop
 from bigbatch.run.signals import Interrupted, SignalFlag
-from bigbatch.step.together import Leaving
+from bigbatch.store.directory import RunDirectory, State
 
 
 class Run:

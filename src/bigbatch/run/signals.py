@@ -9,7 +9,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from bigbatch.step.together import Leaving
+from bigbatch.parallel.agree import Leaving
 
 _WATCHED = (signal.SIGINT, signal.SIGTERM)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from bigbatch.documents import readable
 from bigbatch.errors import MachineError, UsageError
+from bigbatch.model.tensors import named_tensors
+from bigbatch.optim.build import state_multiple
+from bigbatch.parallel.agree import by_leader, check_same, leader_only, shapes_of
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.places import Place
 from bigbatch.plan.frozen import Plan
@@ -24,12 +27,20 @@ from bigbatch.records import Event
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.build import Parts, Say, build
 from bigbatch.run.build import Progress as TokenProgress
-from bigbatch.run.directory import RunDirectory, environment_facts, environment_versions
-from bigbatch.run.durable import atomic_write_bytes, atomic_write_text, make_folders
 from bigbatch.run.forecast import told_anew
 from bigbatch.run.guard import Guard
 from bigbatch.run.homes import as_begun, told_home
-from bigbatch.run.identity import (
+from bigbatch.run.inputs import Inputs, Live, file_digest, model_digest, read_inputs
+from bigbatch.run.live import give_back, live_digests, live_task, with_its_tokenizer
+from bigbatch.run.loop import Loop
+from bigbatch.run.plateau import follow
+from bigbatch.run.ready import ready_model, ready_tables
+from bigbatch.run.run import Run
+from bigbatch.run.watched import check_watched
+from bigbatch.store.checkpoints import checkpoint_bytes
+from bigbatch.store.directory import RunDirectory, environment_facts, environment_versions
+from bigbatch.store.durable import atomic_write_bytes, atomic_write_text, make_folders
+from bigbatch.store.identity import (
     Decision,
     Fingerprint,
     Finished,
@@ -41,21 +52,19 @@ from bigbatch.run.identity import (
     fingerprint,
     write_identity,
 )
-from bigbatch.run.inputs import Inputs, Live, file_digest, model_digest, read_inputs
-from bigbatch.run.journal import Journal, NoJournal
-from bigbatch.run.keeper import Keeper, bytes_needed, first_guess_bytes
-from bigbatch.run.live import give_back, live_digests, live_task, with_its_tokenizer
-from bigbatch.run.lock import RunLock
-from bigbatch.run.loop import Loop
-from bigbatch.run.mending import mend
-from bigbatch.run.plateau import follow
-from bigbatch.run.progress import Progress
-from bigbatch.run.ranks import by_leader, check_same, decided, leader_only, shapes_of
-from bigbatch.run.ready import ready_model, ready_tables
-from bigbatch.run.run import Run
-from bigbatch.run.same_classes import check_same_classes
-from bigbatch.run.watched import check_watched
+from bigbatch.store.journal import Journal, NoJournal
+from bigbatch.store.keeper import Keeper
+from bigbatch.store.lock import RunLock
+from bigbatch.store.mending import mend
+from bigbatch.store.progress import Progress
+from bigbatch.store.same_classes import check_same_classes
 from bigbatch.tasks.heads import told
+
+_RECORD_BYTES = 2**24
+"""Room for metrics.jsonl, report and the small files."""
+_DECISIONS: Mapping[str, type[Decision]] = {
+    kind.__name__: kind for kind in (Start, Resume, Finished, NewName)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +248,28 @@ def _decide(
     return decision
 
 
+def decided(world: World, decide: Callable[[], Decision]) -> Decision:
+    """Rank 0 decides which directory the run lives in."""
+    return by_leader(world, decide, _words, _decision)
+
+
+def _words(decision: Decision) -> dict[str, Any]:
+    values = {entry.name: getattr(decision, entry.name) for entry in fields(decision)}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {"kind": type(decision).__name__, **plain}
+
+
+def _decision(words: Mapping[str, Any]) -> Decision:
+    kind = _DECISIONS[words["kind"]]
+    values = {name: value for name, value in words.items() if name != "kind"}
+    for name, value in values.items():
+        if name in ("path", "taken"):
+            values[name] = Path(value)
+        elif name == "differences":
+            values[name] = tuple(value)
+    return kind(**values)
+
+
 def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     """Take the directory, build the parts, write the first files, go to the newest checkpoint."""
     recipe, decision, world = start.recipe, start.decision, wishes.world
@@ -272,7 +303,15 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     if leads:
         _write_facts(directory, parts, start)
     journal = Journal(directory.path) if leads else NoJournal()
-    keeper = Keeper(directory, journal, run_id=run_id, digest=start.what.digest, keep=recipe.run.keep)
+    keeper = Keeper(
+        directory,
+        journal,
+        parts.module,
+        parts.step.world,
+        run_id=run_id,
+        digest=start.what.digest,
+        keep=recipe.run.keep,
+    )
     guard = Guard(patience=recipe.guard.patience, on_nonfinite=recipe.guard.on_nonfinite)
     progress, events = _position(keeper, parts, guard, decision)
     events += _damaged([*damaged, *journal.notes], progress, wishes.say)
@@ -286,7 +325,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         parts.tell_length()
         events.append(carried_on_event(parts, progress, decision, asked=wishes.continue_from is not None))
         wishes.say(f"{events[-1].why}: {events[-1].did}")
-    first_save = "carried on with other settings" if carried_on else keeper.recount(progress, world)
+    first_save = "carried on with other settings" if carried_on else keeper.recount(progress)
     keeper.write_plan(parts.plan)
     directory.write_status("running", progress.update)
     loop = Loop(
@@ -382,8 +421,12 @@ def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) ->
     if not isinstance(decision, Resume):
         said = [Event(step=0, event="note", why=note, did="goes on") for note in parts.notes]
         return Progress(), said
-    progress, notes = keeper.restore(parts, guard)
-    progress = progress or Progress()
+    found, notes = keeper.restore()
+    progress = Progress()
+    if found is not None:
+        progress = found.progress
+        parts.restore(found.held, progress.batch_stage)
+        guard.restore(found.held.facts["guard"])
     lost = keeper.journal.rewind_to(progress.update, progress.journal_records)
     event = Event(
         step=progress.update,
@@ -442,3 +485,34 @@ def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     made = made_here.mark(directory.path) if start.code else None
     if made is not None:
         atomic_write_text(directory.path / made_here.MARK, made)
+
+
+def first_guess_bytes(recipe: Recipe, live: Live) -> int:
+    """Disk space of a run as far as the size of its weights is known without loading them."""
+    if live.module is not None:
+        weights = sum(tensor.nbytes for tensor in named_tensors(live.module)[0].values())
+    else:
+        folder = recipe.resolve_path(recipe.model.name or "")
+        weights = (
+            sum(path.stat().st_size for path in folder.glob("*.safetensors")) if recipe.model.name else 0
+        )
+    optimizer = recipe.optimizer
+    checkpoint = weights * (1 + state_multiple(optimizer.name, optimizer.momentum, optimizer.state))
+    return int((recipe.run.keep + 2) * checkpoint + weights) + _RECORD_BYTES
+
+
+def bytes_needed(parts: Parts, keep: int) -> int:
+    """Disk space of a run: its checkpoints (one more while one is written), the exported model, records.
+
+    Optimiser states do not exist before the first update, so they are counted from the parameters.
+    """
+    tensors, _ = named_tensors(parts.module)
+    optimizer = parts.recipe.optimizer
+    per_parameter = state_multiple(optimizer.name, optimizer.momentum, optimizer.state)
+    trainable = sum(parameter.nbytes for parameter in parts.step.parameters)
+    checkpoint = checkpoint_bytes(tensors) + int(per_parameter * trainable)
+    model = sum(tensor.nbytes for tensor in tensors.values())
+    if parts.step.apart is not None:
+        # Each replica has weights and a state of its own; the outer step has both too.
+        checkpoint *= 1 + parts.step.apart.replicas
+    return (keep + 2) * checkpoint + model + _RECORD_BYTES

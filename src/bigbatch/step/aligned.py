@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from bigbatch.parallel.agree import memory_errors
 from bigbatch.records import LossSums, MicroBatch
 from bigbatch.rules.tree import TreeSum
 from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
 from bigbatch.step.executor import PlainExecutor
-from bigbatch.step.memory import memory_errors
 
 Leaf = tuple[list[Tensor | None], dict[str, float]]
 """Gradients in the order of the parameters, and the loss of each term."""

@@ -17,11 +17,11 @@ import torch
 from bigbatch.data.shares import replica_of
 from bigbatch.optim.build import set_lr
 from bigbatch.optim.lamb import local_sum_of_squares
+from bigbatch.parallel.agree import alone, together
 from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.records import GlobalBatch, LossSums, MicroBatch, Update
 from bigbatch.step.replicas import Apart, Replica
-from bigbatch.step.together import alone, together
 from bigbatch.step.update import StepParts, is_overflow, move, nothing_learnt, told_terms
 
 

@@ -22,12 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigbatch.parallel.agree import memory_errors, together
 from bigbatch.protocols import World
 from bigbatch.records import LossSums, MicroBatch, Targets
 from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
 from bigbatch.step.executor import PlainExecutor
-from bigbatch.step.memory import memory_errors
-from bigbatch.step.together import together
 from bigbatch.tasks.losses import shares_of
 
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from bigbatch.errors import DoesNotFit
 from bigbatch.optim.build import set_lr
+from bigbatch.parallel.agree import alone, is_memory_error, summed, together
 from bigbatch.precision.loss_scale import GradientOverflow, LossScale
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Task, World
 from bigbatch.records import GlobalBatch, LossSums, MicroBatch, Update
 from bigbatch.step.executor import PlainExecutor
-from bigbatch.step.memory import is_memory_error
-from bigbatch.step.together import alone, summed, together
 
 if TYPE_CHECKING:
     from bigbatch.step.noise import NoiseMeter

@@ -58,8 +58,8 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
     from bigbatch.infer.load import open_model
     from bigbatch.model.encoder import bare
     from bigbatch.model.export import save_model
-    from bigbatch.run.checkpoints import read_checkpoint
-    from bigbatch.run.holdings import MODEL
+    from bigbatch.store.checkpoints import read_checkpoint
+    from bigbatch.store.tensors import MODEL
     from bigbatch.tasks.heads import extra_files
 
     opened = open_model(home)

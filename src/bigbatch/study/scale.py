@@ -14,7 +14,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.values import AUTO
 from bigbatch.report.scale import lines_of, write_scale
 from bigbatch.report.sweep import SweepView
-from bigbatch.run.durable import atomic_write_json
+from bigbatch.store.durable import atomic_write_json
 from bigbatch.study.branch import branch_words
 from bigbatch.study.points import Axis
 from bigbatch.study.scaling import analyse

@@ -26,9 +26,9 @@ from bigbatch.errors import RecipeError, UsageError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.report.points import PointRow
 from bigbatch.report.sweep import SweepView, write_sweep
-from bigbatch.run.durable import atomic_write_json
-from bigbatch.run.identity import Fingerprint, differences, fingerprint
-from bigbatch.run.lock import RunLock, is_running, read_holder, this_machine
+from bigbatch.store.durable import atomic_write_json
+from bigbatch.store.identity import Fingerprint, differences, fingerprint
+from bigbatch.store.lock import RunLock, is_running, read_holder, this_machine
 from bigbatch.stored import Damaged, read_object
 from bigbatch.study.children import Ended, Work, run_all
 from bigbatch.study.pace import Pace

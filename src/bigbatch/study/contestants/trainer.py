@@ -197,7 +197,7 @@ def _trial(job: Job, examples: Sequence[dict[str, Any]], lengths: Sequence[int],
 
 
 def _is_memory_error(error: BaseException) -> bool:
-    from bigbatch.step.memory import is_memory_error
+    from bigbatch.parallel.agree import is_memory_error
 
     return is_memory_error(error)
 

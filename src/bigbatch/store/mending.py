@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from bigbatch.documents import DOCUMENTS, read_document
 from bigbatch.plan.frozen import Plan
-from bigbatch.run.directory import RunDirectory
-from bigbatch.run.durable import set_aside
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.durable import set_aside
 from bigbatch.stored import Damaged
 
 _FOLDERS = ("checkpoints", "model", "code", "logs")

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from bigbatch.errors import DiskError
-from bigbatch.run.durable import (
+from bigbatch.store.durable import (
     FileOps,
     append_line,
     atomic_write_bytes,
@@ -18,7 +18,7 @@ from bigbatch.run.durable import (
     nearest_folder,
     remove_tree,
 )
-from tests.run.crashes import Disk, FailingOps, RecordingOps, crash_states
+from tests.store.crashes import Disk, FailingOps, RecordingOps, crash_states
 
 
 def test_every_crash_leaves_the_old_bytes_or_the_new_ones(tmp_path):

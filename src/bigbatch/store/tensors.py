@@ -6,16 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bigbatch.errors import CheckpointError
 from bigbatch.model.tensors import named_tensors
-from bigbatch.optim.groups import names_of
-from bigbatch.optim.state import optimizer_state
-from bigbatch.protocols import World
-from bigbatch.run.build import Parts
-from bigbatch.run.checkpoints import CheckpointState, Wanted
-from bigbatch.run.pieces import Piece, Region, dealt
+from bigbatch.protocols import State, World
+from bigbatch.store.checkpoints import CheckpointState, Wanted
+from bigbatch.store.slices import Piece, Region, dealt
 
 MODEL = "model/"
 """Prefix of the model's own tensors in a checkpoint; optimiser states have the state's name instead."""
@@ -25,37 +22,35 @@ SCORES = "scores/"
 """Prefix of the scores of rows in a checkpoint (`run.choice`)."""
 
 
-def all_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Model and optimiser tensors by checkpoint name as this rank holds them, and the aliases of tied ones."""
-    tensors, aliases = named_tensors(parts.module)
-    states = {} if parts.step.apart is not None else optimizer_state(parts.step.optimizer)
-    return (
-        {**{MODEL + name: tensor for name, tensor in tensors.items()}, **states},
-        {MODEL + name: MODEL + stored for name, stored in aliases.items()},
-    )
-
-
-def to_write(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Piece], dict[str, str]]:
+def to_write(
+    module: nn.Module, state: State, world: World
+) -> tuple[dict[str, Tensor], dict[str, Piece], dict[str, str]]:
     """What this rank writes: whole tensors, parts of tensors, aliases. All ranks together write everything once.
+
+    Args:
+        module: whole, or this rank's part of it.
+        state: what the way to train holds beside it.
+        world: the ranks.
 
     Raises:
         CheckpointError: the optimiser keeps a state whose parts cannot be put together.
     """
-    world = parts.step.world
-    tensors, aliases = all_tensors(parts)
-    if parts.step.apart is not None:  # replicas are where they train, home is everywhere
-        return {**dealt(tensors, world.rank, world.size), **parts.step.apart.state()}, {}, aliases
+    like, same = named_tensors(module)
+    model = {MODEL + name: tensor for name, tensor in like.items()}
+    aliases = {MODEL + name: MODEL + stored for name, stored in same.items()}
+    if state.own:
+        return {**dealt(model, world.rank, world.size), **state.tensors}, {}, aliases
+    tensors = {**model, **state.tensors}
     if not world.divides:  # every rank holds all of it
         return dealt(tensors, world.rank, world.size), {}, aliases
-    laid_out_as = _laid_out_as(parts)
     whole: dict[str, Tensor] = {}
     pieces: dict[str, Piece] = {}
     for name, tensor in tensors.items():
-        like = tensor if name.startswith(MODEL) else laid_out_as[name.partition("/")[2]]
-        shape, offset, here = world.place_of(like)
+        parameter = like[name.partition("/")[2]]
+        shape, offset, here = world.place_of(parameter)
         local = world.local(tensor)
         if tuple(local.shape) == here and local.ndim:
-            if world.owns(like):
+            if world.owns(parameter):
                 pieces[name] = Piece(shape=shape, offset=offset, local=local)
         elif local.numel() > 1 and shape != here:
             raise CheckpointError(
@@ -67,16 +62,15 @@ def to_write(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Piece], dict[st
     return whole, pieces, aliases
 
 
-def to_read(parts: Parts, *, weights_only: bool = False) -> Wanted:
+def to_read(module: nn.Module, world: World, *, weights_only: bool = False) -> Wanted:
     """What this rank needs: its own part of each tensor."""
-    world = parts.step.world
-    model = {MODEL + name: tensor for name, tensor in named_tensors(parts.module)[0].items()}
-    laid_out_as = _laid_out_as(parts)
+    held = named_tensors(module)[0]
 
     def wanted(name: str, shape: tuple[int, ...]) -> Region | None:
         if weights_only and not name.startswith(MODEL):
             return None
-        like = model.get(name) if name.startswith(MODEL) else laid_out_as.get(name.partition("/")[2])
+        # A state is laid out as its parameter, whose name it ends with.
+        like = held.get(name.partition("/")[2])
         if like is not None and world.divides:
             whole, offset, here = world.place_of(like)
             if whole == shape and shape:
@@ -85,11 +79,6 @@ def to_read(parts: Parts, *, weights_only: bool = False) -> Wanted:
         return (0,) * len(shape), shape
 
     return wanted
-
-
-def _laid_out_as(parts: Parts) -> Mapping[str, Tensor]:
-    """Parameter by the name that its states end with."""
-    return {name: parameter for parameter, name in names_of(parts.step.optimizer.param_groups).items()}
 
 
 def scores_to_write(scores: Mapping[str, np.ndarray], world: World) -> dict[str, Tensor]:
@@ -112,7 +101,7 @@ def scores_read(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in found.items()}
 
 
-def load_weights(module: torch.nn.Module, found: CheckpointState, world: World | None = None) -> None:
+def load_weights(module: nn.Module, found: CheckpointState, world: World | None = None) -> None:
     """Copy a checkpoint's model tensors into the module, in place.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bigbatch.documents import record_of
 from bigbatch.records import Event, Record
-from bigbatch.run.durable import FILES, FileOps, append_line, atomic_write_bytes, fsync_file, set_aside
+from bigbatch.store.durable import FILES, FileOps, append_line, atomic_write_bytes, fsync_file, set_aside
 from bigbatch.stored import Damaged, open_plain, read_bytes
 from bigbatch.units import show_bytes
 

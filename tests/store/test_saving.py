@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from bigbatch.errors import CheckpointError, DiskError, PeerFailed
-from bigbatch.run.checkpoints import CheckpointState, load_newest, read_checkpoint, read_region
-from bigbatch.run.durable import FileOps
-from bigbatch.run.pieces import Piece, dealt
-from bigbatch.run.saving import save_checkpoint
-from tests.run.crashes import same
-from tests.run.worlds import Killed, ThreadWorld, in_threads
+from bigbatch.store.checkpoints import CheckpointState, load_newest, read_checkpoint, read_region
+from bigbatch.store.durable import FileOps
+from bigbatch.store.saving import save_checkpoint
+from bigbatch.store.slices import Piece, dealt
+from tests.store.crashes import same
+from tests.store.worlds import Killed, ThreadWorld, in_threads
 
 WHOLE = {
     "model/embed": torch.randn(11, 6, generator=torch.Generator().manual_seed(1)),

@@ -10,9 +10,9 @@ import torch
 from pydantic import BaseModel
 
 from bigbatch.errors import UsageError
-from bigbatch.run.checkpoints import CheckpointState
-from bigbatch.run.directory import RunDirectory
-from bigbatch.run.identity import (
+from bigbatch.store.checkpoints import CheckpointState
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.identity import (
     Fingerprint,
     Finished,
     NewName,
@@ -25,7 +25,7 @@ from bigbatch.run.identity import (
     read_identity,
     write_identity,
 )
-from bigbatch.run.saving import save_checkpoint
+from bigbatch.store.saving import save_checkpoint
 from bigbatch.units import Quantity
 
 RECIPE = {
@@ -298,7 +298,7 @@ def test_continue_goes_on_with_allowed_changes_only(tmp_path):
 
 def test_identity_is_written_durably_and_first(tmp_path):
     """A directory without identity.json was never started: the file is complete as soon as it has its name."""
-    from tests.run.crashes import Disk, RecordingOps, crash_states
+    from tests.store.crashes import Disk, RecordingOps, crash_states
 
     ops = RecordingOps()
     before = Disk.of(tmp_path)

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from bigbatch.errors import CheckpointError
-from bigbatch.run.shards import dtype_name, dtype_of, write_shard
+from bigbatch.store.shards import dtype_name, dtype_of, write_shard
 
 
 def test_a_shard_is_the_file_the_library_would_write_but_for_metadata(tmp_path):

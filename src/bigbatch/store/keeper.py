@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from bigbatch.model.streams import Weights
-from bigbatch.model.tensors import named_tensors
-from bigbatch.optim.build import set_scaled, state_multiple
-from bigbatch.optim.state import load_optimizer_state
 from bigbatch.plan.frozen import Plan
-from bigbatch.protocols import World
-from bigbatch.recipe.schema import Recipe
+from bigbatch.protocols import State, World
 from bigbatch.rules.clocks import Clock
-from bigbatch.run.background import BackgroundSaver
-from bigbatch.run.build import Parts
-from bigbatch.run.checkpoints import (
+from bigbatch.store.background import BackgroundSaver
+from bigbatch.store.checkpoints import (
     CheckpointState,
     StoredCheckpoint,
-    checkpoint_bytes,
     load_newest,
     read_together,
 )
-from bigbatch.run.directory import RunDirectory
-from bigbatch.run.guard import Guard
-from bigbatch.run.holdings import (
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.journal import Journal, NoJournal
+from bigbatch.store.progress import Progress
+from bigbatch.store.stored_index import check_run_state
+from bigbatch.store.tensors import (
     MODEL,
     SCORES,
     load_weights,
@@ -36,13 +32,14 @@ from bigbatch.run.holdings import (
     to_read,
     to_write,
 )
-from bigbatch.run.inputs import Live
-from bigbatch.run.journal import Journal, NoJournal
-from bigbatch.run.progress import Progress
-from bigbatch.run.stored_index import check_run_state
 
-_RECORD_BYTES = 2**24
-"""Room for metrics.jsonl, report and the small files."""
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What a checkpoint held beside the weights."""
+
+    progress: Progress
+    held: State
 
 
 class Keeper:
@@ -52,6 +49,8 @@ class Keeper:
         self,
         directory: RunDirectory,
         journal: Journal | NoJournal,
+        module: nn.Module,
+        world: World,
         *,
         run_id: str,
         digest: str = "",
@@ -63,6 +62,8 @@ class Keeper:
         Args:
             directory: the run's files.
             journal: metrics.jsonl, open.
+            module: whole, or this rank's part of it.
+            world: the ranks, which write and read together.
             run_id: of identity.json; checkpoints of another run are refused.
             digest: of what is computed, likewise; `--continue` changes it.
             keep: checkpoints that stay.
@@ -70,6 +71,8 @@ class Keeper:
         """
         self.directory = directory
         self.journal = journal
+        self.module = module
+        self.world = world
         self.run_id = run_id
         self.digest = digest
         self.restored_digest: str | None = None
@@ -83,10 +86,15 @@ class Keeper:
         self._weights_of: Path | None = None
         """Checkpoint whose weights the module holds, when they are not the latest."""
 
-    def save(self, parts: Parts, progress: Progress, guard: Guard, clock: Clock) -> Path:
+    def save(self, held: State, progress: Progress, clock: Clock) -> Path:
         """Save this update boundary; the checkpoint with the best weights stays beside the newest.
 
         With memory for a copy, files are written while training goes on: `poll` or `flush` makes them a checkpoint.
+
+        Args:
+            held: what is kept beside the module's tensors, which are those that the run has.
+            progress: of the run.
+            clock: how far that is.
 
         Returns:
             Where it is, or will be.
@@ -94,26 +102,19 @@ class Keeper:
         Raises:
             DiskError: this one or the one before could not be written; older checkpoints are intact.
         """
-        parts.settle()
-        tensors, pieces, aliases = to_write(parts)
+        tensors, pieces, aliases = to_write(self.module, held, self.world)
         state = CheckpointState(
             step=progress.update,
-            tensors={**tensors, **scores_to_write(progress.scores, parts.step.world)},
+            tensors={**tensors, **scores_to_write(progress.scores, self.world)},
             pieces=pieces,
             aliases=aliases,
-            state={
-                "progress": progress.to_dict(),
-                "guard": guard.to_state(),
-                "digest": self.digest,
-                **_loss_scale(parts),
-                **_rhythm(parts),
-            },
+            state={"progress": progress.to_dict(), "digest": self.digest, **held.facts},
             run_id=self.run_id,
         )
         self.journal.sync()
         best = [progress.best.step] if progress.best else []
         if self.saver is None:
-            self.saver = BackgroundSaver(parts.step.world, room_bytes=self.room_bytes)
+            self.saver = BackgroundSaver(self.world, room_bytes=self.room_bytes)
         path = self.saver.save(self.directory.checkpoints, state, self.keep, protect=best)
         self.saved_update, self.saved_clock = progress.update, clock
         self.directory.write_status("running", progress.update)
@@ -142,68 +143,58 @@ class Keeper:
         if self.saver is not None:
             self.saver.close()
 
-    def restore(self, parts: Parts, guard: Guard) -> tuple[Progress | None, list[str]]:
-        """Put the newest complete checkpoint into model, optimiser and guard.
+    def restore(self) -> tuple[Restored | None, list[str]]:
+        """Put the newest complete checkpoint's weights into the module.
 
         Returns:
-            Where the run was, or None without a complete checkpoint; and notes for the user.
+            The rest of it, or None without a complete checkpoint; and notes for the user.
 
         Raises:
             CheckpointError: it belongs to another run, or does not fit the model.
         """
-        world = parts.step.world
         found, notes = load_newest(
-            self.directory.checkpoints, run_id=self.run_id, world=world, wanted=to_read(parts)
+            self.directory.checkpoints,
+            run_id=self.run_id,
+            world=self.world,
+            wanted=to_read(self.module, self.world),
         )
         if found is None:
             return None, notes
         check_run_state(found.state)
-        load_weights(parts.module, found, world)
-        states = {
-            name: tensor for name, tensor in found.tensors.items() if not name.startswith((MODEL, SCORES))
-        }
+        load_weights(self.module, found, self.world)
         progress = Progress.from_dict(found.state["progress"])
         progress.scores = scores_read(found.tensors)
-        if parts.ramp is not None:  # before: averages are loaded as they are where betas are the same
-            here = parts.in_stage(progress.batch_stage)
-            set_scaled(parts.step.optimizer, here.betas, here.eps)
-        if parts.step.apart is not None:
-            parts.step.apart.restore(states, found.state["sync"])
-        else:
-            load_optimizer_state(parts.step.optimizer, states)
-        guard.restore(found.state["guard"])
-        if parts.step.loss_scale is not None and "loss_scale" in found.state:
-            parts.step.loss_scale.restore(found.state["loss_scale"])
         self.restored_digest = found.state.get("digest") or None
         self.saved_update = progress.update
         self.saved_clock = progress.clock(0.0)
-        return progress, notes
+        rest = {name: value for name, value in found.tensors.items() if not name.startswith((MODEL, SCORES))}
+        return Restored(progress=progress, held=State(tensors=rest, facts=found.state)), notes
 
-    def recount(self, progress: Progress, world: World) -> str | None:
+    def recount(self, progress: Progress) -> str | None:
         """Count records as metrics.jsonl has them; why a checkpoint must know, where there are fewer than it says.
 
         From a count that is too large, a resume after another kill could not tell which evaluations it repeats.
         """
-        found = world.share(self.journal.records)
+        found = self.world.share(self.journal.records)
         if found >= progress.journal_records:
             return None
         progress.journal_records = found
         return "records of metrics.jsonl are gone"
 
-    def load_earlier(self, parts: Parts, update: int) -> str | None:
+    def load_earlier(self, update: int) -> str | None:
         """Put the best weights, those of an earlier update, into the model, on every rank or on none.
 
         Returns:
             None, or why the latest weights are used instead.
         """
-        world = parts.step.world
         path = self.directory.checkpoints / f"step-{update:06d}"
-        if not world.share(path.is_dir()):
+        if not self.world.share(path.is_dir()):
             return f"the checkpoint of update {update} with the best weights is gone"
-        found, trouble = read_together(path, world, to_read(parts, weights_only=True))
+        wanted = to_read(self.module, self.world, weights_only=True)
+        found, trouble = read_together(path, self.world, wanted)
         if found is None:
             return f"checkpoint {path.name} with the best weights cannot be read ({trouble})"
-        load_weights(parts.module, found, world)
+        load_weights(self.module, found, self.world)
         self._weights_of = path
         return None
 
@@ -231,44 +222,3 @@ class Keeper:
     def write_plan(self, plan: Plan) -> None:
         """Make the plan durable; it must be before any update that follows it."""
         self.directory.write_json(self.directory.plan, plan.to_json())
-
-
-def _loss_scale(parts: Parts) -> dict[str, dict[str, float]]:
-    scale = parts.step.loss_scale
-    return {} if scale is None else {"loss_scale": scale.to_state()}
-
-
-def _rhythm(parts: Parts) -> dict[str, Any]:
-    apart = parts.step.apart
-    return {} if apart is None else {"sync": asdict(apart.rhythm)}
-
-
-def first_guess_bytes(recipe: Recipe, live: Live) -> int:
-    """Disk space of a run as far as the size of its weights is known without loading them."""
-    if live.module is not None:
-        weights = sum(tensor.nbytes for tensor in named_tensors(live.module)[0].values())
-    else:
-        folder = recipe.resolve_path(recipe.model.name or "")
-        weights = (
-            sum(path.stat().st_size for path in folder.glob("*.safetensors")) if recipe.model.name else 0
-        )
-    optimizer = recipe.optimizer
-    checkpoint = weights * (1 + state_multiple(optimizer.name, optimizer.momentum, optimizer.state))
-    return int((recipe.run.keep + 2) * checkpoint + weights) + _RECORD_BYTES
-
-
-def bytes_needed(parts: Parts, keep: int) -> int:
-    """Disk space of a run: its checkpoints (one more while one is written), the exported model, records.
-
-    Optimiser states do not exist before the first update, so they are counted from the parameters.
-    """
-    tensors, _ = named_tensors(parts.module)
-    optimizer = parts.recipe.optimizer
-    per_parameter = state_multiple(optimizer.name, optimizer.momentum, optimizer.state)
-    trainable = sum(parameter.nbytes for parameter in parts.step.parameters)
-    checkpoint = checkpoint_bytes(tensors) + int(per_parameter * trainable)
-    model = sum(tensor.nbytes for tensor in tensors.values())
-    if parts.step.apart is not None:
-        # Each replica has weights and a state of its own; the outer step has both too.
-        checkpoint *= 1 + parts.step.apart.replicas
-    return (keep + 2) * checkpoint + model + _RECORD_BYTES

@@ -12,8 +12,8 @@ import pytest
 
 from bigbatch.errors import DiskError
 from bigbatch.records import Eval, Event, Update
-from bigbatch.run.journal import Journal, read_records
-from tests.run.crashes import Disk, FailingOps, RecordingOps, crash_states
+from bigbatch.store.journal import Journal, read_records
+from tests.store.crashes import Disk, FailingOps, RecordingOps, crash_states
 
 
 def update(step: int, loss: float = 0.5) -> Update:
@@ -221,7 +221,7 @@ def test_a_killed_process_loses_no_appended_record(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from bigbatch.run.journal import Journal
+from bigbatch.store.journal import Journal
 journal, step = Journal(Path(sys.argv[1])), 0
 while True:
     step += 1

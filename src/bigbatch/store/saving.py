@@ -20,7 +20,7 @@ from bigbatch.errors import CheckpointError, DiskError, PeerFailed
 from bigbatch.model.streams import split_shards
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
-from bigbatch.run.checkpoints import (
+from bigbatch.store.checkpoints import (
     OLD,
     CheckpointState,
     checkpoint_bytes,
@@ -28,7 +28,7 @@ from bigbatch.run.checkpoints import (
     looks_complete,
     step_of,
 )
-from bigbatch.run.durable import (
+from bigbatch.store.durable import (
     FILES,
     TEMPORARY,
     FileOps,
@@ -38,9 +38,9 @@ from bigbatch.run.durable import (
     set_aside,
     write_file,
 )
-from bigbatch.run.pieces import check_cover
-from bigbatch.run.shards import SHARD_BYTES, dtype_name, write_shard
-from bigbatch.run.stored_index import FORMAT, index_bytes
+from bigbatch.store.shards import SHARD_BYTES, dtype_name, write_shard
+from bigbatch.store.slices import check_cover
+from bigbatch.store.stored_index import FORMAT, index_bytes
 
 _RESERVED = ("step", "run_id")
 

@@ -16,7 +16,7 @@ import bigbatch
 from bigbatch.documents import State, readable
 from bigbatch.errors import DiskError
 from bigbatch.records import HardwareFacts, utc_now
-from bigbatch.run.durable import (
+from bigbatch.store.durable import (
     FILES,
     TEMPORARY,
     FileOps,

@@ -12,7 +12,7 @@ from pathlib import Path
 from bigbatch.data.labels import class_name
 from bigbatch.documents import readable
 from bigbatch.errors import UsageError
-from bigbatch.run.directory import RunDirectory
+from bigbatch.store.directory import RunDirectory
 from bigbatch.stored import Damaged, read_object
 
 

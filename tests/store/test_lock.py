@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import bigbatch.run.lock as lock_module
+import bigbatch.store.lock as lock_module
 from bigbatch.errors import DiskError, RunLocked
-from bigbatch.run.lock import (
+from bigbatch.store.lock import (
     Holder,
     RunLock,
     heartbeat_age_seconds,
@@ -28,7 +28,7 @@ from bigbatch.run.lock import (
 HOLD = """
 import sys, time
 from pathlib import Path
-from bigbatch.run.lock import RunLock
+from bigbatch.store.lock import RunLock
 lock = RunLock(Path(sys.argv[1]), job_id="77")
 lock.acquire()
 print(lock.note or "mine", flush=True)
@@ -189,7 +189,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 from bigbatch.errors import RunLocked
-from bigbatch.run.lock import RunLock
+from bigbatch.store.lock import RunLock
 print("ready", flush=True)
 for line in sys.stdin:
     lock = RunLock(Path(line.strip()))

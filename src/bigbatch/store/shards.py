@@ -16,8 +16,8 @@ from typing_extensions import TypedDict
 from bigbatch.documents import Count, checked
 from bigbatch.errors import CheckpointError
 from bigbatch.model.streams import CODES, aligned, header_bytes, raw_bytes
-from bigbatch.run.durable import FILES, Buffer, FileOps, write_file
-from bigbatch.run.stored_index import whole
+from bigbatch.store.durable import FILES, Buffer, FileOps, write_file
+from bigbatch.store.stored_index import whole
 from bigbatch.stored import Damaged, check_plain, json_value, open_plain
 
 SHARD_BYTES = 2**30

@@ -9,8 +9,8 @@ import pytest
 
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Choice
-from bigbatch.run.directory import RunDirectory
-from bigbatch.run.mending import mend
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.mending import mend
 from bigbatch.stored import Damaged
 
 

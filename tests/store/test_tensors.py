@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from bigbatch.run.checkpoints import read_checkpoint
+from bigbatch.store.checkpoints import read_checkpoint
 
 CUTS = [
     (1, None),

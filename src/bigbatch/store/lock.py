@@ -28,7 +28,7 @@ from typing import BinaryIO
 from bigbatch.documents import LockFile, checked
 from bigbatch.errors import MachineError, RunLocked
 from bigbatch.processes import is_running, process_start, this_machine
-from bigbatch.run.durable import atomic_write_json, disk_error, make_folders
+from bigbatch.store.durable import atomic_write_json, disk_error, make_folders
 from bigbatch.stored import Damaged, read_object
 from bigbatch.written import beside, open_kept, open_new, remove
 

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from bigbatch.documents import Amount, Count, Figure, Name, checked
 from bigbatch.errors import CheckpointError
-from bigbatch.run.progress import Progress
+from bigbatch.store.progress import Progress
 from bigbatch.stored import Damaged, json_value, read_bytes
 
 FORMAT = 1
@@ -70,7 +70,7 @@ class _Best(TypedDict):
 
 
 class _Progress(TypedDict, total=False):
-    """As `run.progress.Progress`, which may have grown since."""
+    """As `store.progress.Progress`, which may have grown since."""
 
     update: Count
     position: Count

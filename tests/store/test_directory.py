@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import bigbatch.run.directory as directory_module
+import bigbatch.store.directory as directory_module
 from bigbatch.errors import DiskError
 from bigbatch.records import HardwareFacts
-from bigbatch.run.directory import RunDirectory, environment_facts
-from tests.run.crashes import FailingOps
+from bigbatch.store.directory import RunDirectory, environment_facts
+from tests.store.crashes import FailingOps
 
 HARDWARE = HardwareFacts(device="cpu", device_name="x", memory_bytes=8, cores=2, threads=1)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bigbatch.errors import CheckpointError, DiskError
-from bigbatch.run.checkpoints import (
+from bigbatch.store.checkpoints import (
     CheckpointState,
     checkpoint_bytes,
     list_checkpoints,
@@ -24,9 +24,9 @@ from bigbatch.run.checkpoints import (
     read_checkpoint,
     verify,
 )
-from bigbatch.run.durable import FileOps
-from bigbatch.run.saving import clean_checkpoints, save_checkpoint
-from tests.run.crashes import Disk, FailingOps, RecordingOps, crash_states, same
+from bigbatch.store.durable import FileOps
+from bigbatch.store.saving import clean_checkpoints, save_checkpoint
+from tests.store.crashes import Disk, FailingOps, RecordingOps, crash_states, same
 
 
 def make_state(step: int, *, run_id: str = "run-1", mark: int = 0) -> CheckpointState:
@@ -239,7 +239,7 @@ def test_a_renamed_folder_is_rejected(damaged):
 
 def rewrite_index(folder: Path, change) -> None:
     """An index that somebody wrote on purpose: its checksum is right."""
-    from bigbatch.run.stored_index import index_bytes
+    from bigbatch.store.stored_index import index_bytes
 
     index = json.loads((folder / "index.json").read_text())
     del index["sha256"]
@@ -443,8 +443,8 @@ KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from bigbatch.run.checkpoints import CheckpointState, load_newest
-from bigbatch.run.saving import save_checkpoint
+from bigbatch.store.checkpoints import CheckpointState, load_newest
+from bigbatch.store.saving import save_checkpoint
 torch.set_num_threads(1)
 root, moments = Path(sys.argv[1]), random.Random(7)
 

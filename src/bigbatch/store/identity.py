@@ -18,9 +18,9 @@ from typing import Any
 from bigbatch.documents import readable
 from bigbatch.errors import CheckpointError, MachineError, UsageError
 from bigbatch.recipe.references import read_code
-from bigbatch.run.checkpoints import StoredCheckpoint, list_checkpoints
-from bigbatch.run.directory import RunDirectory
-from bigbatch.run.durable import FILES, FileOps, atomic_write_json
+from bigbatch.store.checkpoints import StoredCheckpoint, list_checkpoints
+from bigbatch.store.directory import RunDirectory
+from bigbatch.store.durable import FILES, FileOps, atomic_write_json
 from bigbatch.units import Quantity
 
 _HOW = frozenset({"plan", "launch", "observers", "run", "guard", "scale"})

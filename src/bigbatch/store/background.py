@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from bigbatch.protocols import World
-from bigbatch.run.checkpoints import CheckpointState
-from bigbatch.run.durable import FILES, FileOps
-from bigbatch.run.saving import Saving
+from bigbatch.store.checkpoints import CheckpointState
+from bigbatch.store.durable import FILES, FileOps
+from bigbatch.store.saving import Saving
 
 
 class BackgroundSaver:

@@ -1,4 +1,4 @@
-"""Ranks finish a piece of work together, or leave it together: nobody waits for one that has gone.
+"""Ranks finish a piece of work together, or leave it together: nobody waits for one that has gone. Rank 0 leads.
 
 ::
 
@@ -7,25 +7,33 @@
 
 A rank that leaves in the middle of a pass lets the others out of the collectives of that pass (`World.leave`): they
 fail there, and come to the same `agreed`. So trouble may come up anywhere between two agreements, on any rank.
+
+Before update 1 rank 0 works first or alone (`leader_first`, `by_leader`, `leader_only`), and all must hold the same
+things (`check_same`).
 """
 
 from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from bigbatch.errors import PeerFailed
+import torch
+
+from bigbatch.errors import PeerFailed, UsageError
 from bigbatch.protocols import World
 from bigbatch.records import LossSums
 from bigbatch.rules.tree import tree_total
-from bigbatch.step.memory import OutOfMemory, is_memory_error
 
 Result = TypeVar("Result")
 _AGREED = "agreed_by_all_ranks"
 """Attribute of an exception that every rank has raised, or an equal one: there is nothing left to tell."""
+
+
+class OutOfMemory(Exception):
+    """A micro-batch did not fit; the weights are untouched, so the loop can replay the update in smaller pieces."""
 
 
 class Leaving(Exception):
@@ -189,3 +197,121 @@ def _sum(column: Sequence[float]) -> float:
     found = tree_total(enumerate(column), lambda one, other: one + other)
     assert found is not None
     return found
+
+
+# ------------------------------------------------------------ out of memory, in whichever words torch and Python say it
+
+_CPU_ALLOCATOR = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+"""How torch's CPU allocator says it, on Windows and on Linux: as a plain RuntimeError."""
+
+
+def is_memory_error(error: BaseException | None) -> bool:
+    """Whether torch, or Python, ran out of memory."""
+    if isinstance(error, (OutOfMemory, torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATOR)
+
+
+class memory_errors:
+    """Turn every way in which torch says "out of memory" into OutOfMemory."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if is_memory_error(error) and not isinstance(error, OutOfMemory):
+            raise OutOfMemory(str(error)) from error
+
+
+# ------------------------------------------------------------ before update 1
+
+
+def leader_first(world: World, work: Callable[[], Result]) -> Result:
+    """Rank 0 works while the others wait; then they do the same, and find what it left (a cache, say).
+
+    Raises:
+        PeerFailed: rank 0 could not.
+    """
+    if world.rank:
+        _heard(world)
+        return work()
+    return by_leader(world, work, lambda _: True, lambda _: work())
+
+
+def by_leader(
+    world: World, work: Callable[[], Result], told: Callable[[Result], Any], heard: Callable[[Any], Result]
+) -> Result:
+    """Rank 0 works and tells the others what came of it, as JSON.
+
+    Raises:
+        PeerFailed: rank 0 could not.
+    """
+    if world.rank:
+        return heard(_heard(world))
+    try:
+        result = work()
+    except Exception as error:
+        world.share({"failed": f"{type(error).__name__}: {error}"})
+        raise
+    world.share({"done": told(result)})
+    return result
+
+
+def leader_only(world: World, work: Callable[[], Result]) -> Result | None:
+    """Rank 0 works; the others go on once it is done.
+
+    Raises:
+        PeerFailed: rank 0 could not.
+    """
+
+    def led() -> Result | None:
+        return work()
+
+    return by_leader(world, led, lambda _: True, lambda _: None)
+
+
+def _heard(world: World) -> Any:
+    said = world.share()
+    if "failed" in said:
+        raise PeerFailed(f"rank 0: {said['failed']}")
+    return said["done"]
+
+
+def check_same(world: World, facts: Mapping[str, Any], host: str) -> None:
+    """Refuse ranks that would compute something else.
+
+    Args:
+        world: the ranks.
+        facts: what must be equal, by the name that the user knows it under; JSON values.
+        host: this machine's name.
+
+    Raises:
+        UsageError: on every rank, naming the first ranks and items that differ.
+    """
+    if world.size == 1:
+        return
+    everyone = world.gather({"host": host, "facts": dict(facts)})
+    first = everyone[0]
+    differing = [
+        f"{name}: rank 0 on {first['host']} has {_short(first['facts'].get(name))}, "
+        f"rank {rank} on {other['host']} has {_short(other['facts'].get(name))}"
+        for rank, other in enumerate(everyone)
+        for name in sorted({*first["facts"], *other["facts"]})
+        if first["facts"].get(name) != other["facts"].get(name)
+    ]
+    if differing:
+        more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise UsageError(
+            "the ranks do not compute the same: " + "; ".join(differing[:5]) + more + ". "
+            "Nothing was started; bring recipe, data, model and installation of all machines to the same state"
+        )
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def shapes_of(module: Any) -> dict[str, list[int]]:
+    """Shape of every parameter and buffer, by name."""
+    return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bigbatch.errors import MachineError, UsageError
-from bigbatch.run.parcel import pack, unpack
+from bigbatch.launch.bundle import pack, unpack
 from tests.models import tiny, tiny_tokenizer
 
 ROWS = [{"text": f"flight {number}", "label": number % 3} for number in range(9)]

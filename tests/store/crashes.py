@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 import torch
 
-from bigbatch.run.checkpoints import CheckpointState
-from bigbatch.run.durable import Buffer, FileOps
+from bigbatch.store.checkpoints import CheckpointState
+from bigbatch.store.durable import Buffer, FileOps
 
 
 @dataclass(frozen=True)

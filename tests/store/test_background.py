@@ -13,11 +13,11 @@ import torch
 
 from bigbatch.errors import DiskError
 from bigbatch.parallel.single import SingleWorld
-from bigbatch.run.background import BackgroundSaver
-from bigbatch.run.checkpoints import CheckpointState, load_newest, read_checkpoint
-from bigbatch.run.durable import FileOps
-from bigbatch.run.pieces import Piece
-from tests.run.worlds import ThreadWorld, in_threads
+from bigbatch.store.background import BackgroundSaver
+from bigbatch.store.checkpoints import CheckpointState, load_newest, read_checkpoint
+from bigbatch.store.durable import FileOps
+from bigbatch.store.slices import Piece
+from tests.store.worlds import ThreadWorld, in_threads
 
 
 class SlowDisk(FileOps):
@@ -139,9 +139,9 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from bigbatch.parallel.single import SingleWorld
-from bigbatch.run.background import BackgroundSaver
-from bigbatch.run.checkpoints import CheckpointState
-from bigbatch.run.durable import FileOps
+from bigbatch.store.background import BackgroundSaver
+from bigbatch.store.checkpoints import CheckpointState
+from bigbatch.store.durable import FileOps
 
 class Kills(FileOps):
     def __init__(self): self.left = None

@@ -30,9 +30,9 @@ from bigbatch.errors import CheckpointError
 from bigbatch.model.streams import header_bytes
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
-from bigbatch.run.pieces import Piece, Region, check_cover, overlap, within
-from bigbatch.run.shards import Span, dtype_of, read_spans, read_tensor
-from bigbatch.run.stored_index import read_index, read_state
+from bigbatch.store.shards import Span, dtype_of, read_spans, read_tensor
+from bigbatch.store.slices import Piece, Region, check_cover, overlap, within
+from bigbatch.store.stored_index import read_index, read_state
 
 OLD = ".old-"
 """Prefix of a checkpoint that stands aside; readable."""
