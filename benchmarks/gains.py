@@ -26,16 +26,16 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from benchmarks.corpora import RECIPES, ready  # noqa: E402
 
+from bigbatch.build.build import Parts  # noqa: E402
+from bigbatch.build.inputs import Live  # noqa: E402
+from bigbatch.build.only import plan_only  # noqa: E402
+from bigbatch.build.ready import Ready  # noqa: E402
+from bigbatch.build.runners import open_forward  # noqa: E402
 from bigbatch.data.packs import micro_batches  # noqa: E402
 from bigbatch.model.adjust import set_dropout  # noqa: E402
 from bigbatch.plan.forward import ForwardPlan  # noqa: E402
 from bigbatch.recipe.load import load_recipe  # noqa: E402
 from bigbatch.records import MicroBatch  # noqa: E402
-from bigbatch.run.build import Parts  # noqa: E402
-from bigbatch.run.forwards import open_forward  # noqa: E402
-from bigbatch.run.inputs import Live  # noqa: E402
-from bigbatch.run.ready import Ready  # noqa: E402
-from bigbatch.run.start import plan_only  # noqa: E402
 from bigbatch.step.executor import PlainExecutor  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from benchmarks.corpora import RECIPES, ready  # noqa: E402
 
+from bigbatch.build.build import Parts  # noqa: E402
+from bigbatch.build.inputs import Live  # noqa: E402
+from bigbatch.build.only import plan_only  # noqa: E402
 from bigbatch.recipe.load import load_recipe  # noqa: E402
-from bigbatch.run.build import Parts  # noqa: E402
-from bigbatch.run.inputs import Live  # noqa: E402
-from bigbatch.run.start import plan_only  # noqa: E402
 from bigbatch.step.update import apply_update  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bigbatch.build.build import Parts
 from bigbatch.protocols import World
-from bigbatch.run.build import Parts
 from tests.models import WORDS, tiny, tiny_tokenizer
 from tests.reference import decay_groups, padded
 from tests.split import CLIP, Trajectory, parts_of

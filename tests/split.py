@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bigbatch.build.build import Parts, build
+from bigbatch.build.inputs import Live, read_inputs
+from bigbatch.build.live import live_task
 from bigbatch.data.packs import micro_batches
 from bigbatch.model.names import clean_name
 from bigbatch.optim.groups import names_of
@@ -19,9 +22,6 @@ from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import World
 from bigbatch.recipe.load import load_recipe
 from bigbatch.records import Choice
-from bigbatch.run.build import Parts, build
-from bigbatch.run.inputs import Live, read_inputs
-from bigbatch.run.start import live_task
 from bigbatch.step.update import apply_update
 from tests.models import VOCABULARY
 from tests.reference import reference_updates

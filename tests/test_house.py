@@ -219,7 +219,7 @@ def test_only_these_modules_write_the_environment(root):
         "parallel/agent.py",
         "parallel/meeting.py",
         "private.py",  # where compiled code lies
-        "run/build.py",  # cuBLAS
+        "build/build.py",  # cuBLAS
         "waiting.py",  # how threads wait
     }
 

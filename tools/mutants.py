@@ -41,7 +41,7 @@ class Mutant:
 
 
 SPLIT, FAMILIES, EXACT = "tests/step/test_split.py", "tests/step/test_families.py", "tests/run/test_exact.py"
-PRECISION = "tests/run/test_precision.py"
+PRECISION = "tests/build/test_formats.py"
 LANGUAGE = "tests/step/test_language_split.py"
 
 MUTANTS = (
@@ -98,7 +98,7 @@ MUTANTS = (
         fault="the loop multiplies class weights in that the table has already",
         patches=(
             (
-                "run/build.py",
+                "build/build.py",
                 "micro_batches(batch, self.train, part=self.step.world.part, **cut)",
                 "micro_batches(batch, self.train, part=self.step.world.part, unit_weights=self.task.prepare, **cut)",
             ),
@@ -405,7 +405,7 @@ MUTANTS = (
         fault="which samples an update sees depends on the micro-batch size",
         patches=(
             (
-                "run/build.py",
+                "build/build.py",
                 "seed=recipe.seed.data,\n        samples=",
                 "seed=recipe.seed.data + (recipe.plan.micro_tokens or 0),\n        samples=",
             ),
@@ -458,7 +458,7 @@ MUTANTS = (
     Mutant(
         name="dropout-forgotten",
         fault="the model trains in eval mode",
-        patches=(("run/build.py", "self.module.train()", "self.module.eval()"),),
+        patches=(("build/build.py", "self.module.train()", "self.module.eval()"),),
         tests=("tests/run/test_loop.py::test_dropout_is_on_in_training_and_off_afterwards",),
     ),
     Mutant(
@@ -543,7 +543,7 @@ MUTANTS = (
     Mutant(
         name="tokens-clock-counts-samples",
         fault="the learning rate of a causal model moves with samples",
-        patches=(("run/build.py", 'if self.clock == "tokens":', 'if self.clock == "nothing":'),),
+        patches=(("build/build.py", 'if self.clock == "tokens":', 'if self.clock == "nothing":'),),
         tests=("tests/run/test_language.py",),
     ),
     # ------------------------------------------------------------ what survives a run
@@ -580,7 +580,7 @@ MUTANTS = (
     Mutant(
         name="optimizer-state-forgotten",
         fault="a resume starts the optimiser's averages from zero",
-        patches=(("run/build.py", "load_optimizer_state(self.step.optimizer, held.tensors)", "del held"),),
+        patches=(("build/build.py", "load_optimizer_state(self.step.optimizer, held.tensors)", "del held"),),
         tests=(EXACT,),
     ),
     # ------------------------------------------------------------ precision
@@ -614,7 +614,7 @@ MUTANTS = (
         fault="the loss scale is not in the checkpoint, so a resume starts from the first one",
         patches=(
             (
-                "run/build.py",
+                "build/build.py",
                 'facts = {} if scale is None else {"loss_scale": scale.to_state()}',
                 "facts = {}",
             ),

@@ -256,7 +256,7 @@ def train_command(
         GateMissed: after everything is written.
     """
     loaded = load_recipe(recipe, overrides, environ=environ)
-    from bigbatch.run.inputs import Live
+    from bigbatch.build.inputs import Live
 
     def opened(console: ConsoleObserver | None) -> Run:
         return open_with_observers(
@@ -324,8 +324,8 @@ def plan(
     loaded = load_recipe(recipe, overrides, environ=environ)
     if dry_run:
         return _dry(loaded, ranks, width)
-    from bigbatch.run.inputs import Live
-    from bigbatch.run.start import plan_only
+    from bigbatch.build.inputs import Live
+    from bigbatch.build.only import plan_only
 
     console = ConsoleObserver()
     try:
@@ -337,7 +337,7 @@ def plan(
             lines += ["", *audit_lines(parts.audit)]
         if graph is False:
             return lines
-        from bigbatch.run.graph import analyse_parts
+        from bigbatch.build.graph import analyse_parts
 
         return [*lines, "", *graph_told(analyse_parts(parts), graph, Path(recipe).stem)]
     finally:
@@ -356,8 +356,8 @@ def prepare(
     Raises:
         BigbatchError: whatever would stop `train` before its first update for model or data.
     """
-    from bigbatch.run.inputs import Live
-    from bigbatch.run.start import prepare_only
+    from bigbatch.build.inputs import Live
+    from bigbatch.build.only import prepare_only
 
     console = ConsoleObserver()
     try:
@@ -370,8 +370,8 @@ def prepare(
 
 def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:
     """The plan of a dry run, and what it found."""
+    from bigbatch.build.dry import dry_run
     from bigbatch.plan.dry import dry_lines
-    from bigbatch.run.dry import dry_run
 
     console = ConsoleObserver()
     try:

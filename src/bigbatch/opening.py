@@ -28,8 +28,8 @@ from bigbatch.track.console import ConsoleObserver
 from bigbatch.track.observers import load_observers
 
 if TYPE_CHECKING:
-    from bigbatch.run.build import Parts
-    from bigbatch.run.inputs import Live
+    from bigbatch.build.build import Parts
+    from bigbatch.build.inputs import Live
     from bigbatch.run.run import Run
 
 PathOrText = str | PathLike[str]
@@ -76,7 +76,7 @@ def open_sorted(
     keys |= {"observers": references} if references else {}
     if isinstance(val_dataset, float):
         keys["data.validation"] = val_dataset
-    from bigbatch.run.inputs import Live
+    from bigbatch.build.inputs import Live
 
     module = model_or_recipe if is_module(model_or_recipe) else None
     if task is None and not any(key.partition(".")[0] == "task" for key in {**defaults, **set}):
@@ -109,7 +109,7 @@ def _task_of_head(module: Any) -> dict[str, Any]:
 
 def launch_recipe(model_or_recipe: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> Recipe:
     """The recipe that the arguments of `train` stand for, as far as starting processes needs it."""
-    from bigbatch.run.inputs import Live
+    from bigbatch.build.inputs import Live
 
     keys = {
         SHORT[name]: _plain(value) for name, value in arguments.items() if name in SHORT and value is not None

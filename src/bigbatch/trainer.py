@@ -214,7 +214,7 @@ class Trainer:
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         if data is None:
             raise UsageError("Trainer.evaluate: no eval_dataset")
-        from bigbatch.run.inputs import is_dataset
+        from bigbatch.build.inputs import is_dataset
 
         if isinstance(data, Mapping) and all(map(is_dataset, data.values())):
             parts = [self.evaluate(each, None, f"{metric_key_prefix}_{name}") for name, each in data.items()]

@@ -8,13 +8,13 @@ import shutil
 
 import pytest
 
+from bigbatch.build.inputs import Live, model_digest
 from bigbatch.errors import ModelError
 from bigbatch.model.files import check_file, check_weights
 from bigbatch.model.load import load_model, load_tokenizer
 from bigbatch.model.nesting import check_nesting
 from bigbatch.recipe.learning import ModelSpec
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.inputs import Live, model_digest
 from bigbatch.stored import Damaged
 from tests.models import tiny_folder
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
+from bigbatch.build.build import Parts
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.groups import names_of
@@ -23,7 +24,6 @@ from bigbatch.parallel.group import GroupWorld, patience
 from bigbatch.parallel.periodic import Meeting
 from bigbatch.protocols import World
 from bigbatch.records import Update
-from bigbatch.run.build import Parts
 from bigbatch.store.checkpoints import CheckpointState, load_newest
 from bigbatch.store.saving import save_checkpoint
 from bigbatch.store.tensors import MODEL, load_weights, to_read, to_write

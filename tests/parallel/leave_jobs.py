@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from bigbatch.build.build import Parts
 from bigbatch.parallel.agree import Leaving
 from bigbatch.protocols import World
 from bigbatch.records import MicroBatch, Update
-from bigbatch.run.build import Parts
 from tests.matching import base_of, match_parts, pairs
 from tests.models import tiny
 from tests.split import SMALL, parts_of, rows_of

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 import bigbatch
+from bigbatch.build.inputs import Live
 from bigbatch.parallel.group import GroupWorld
 from bigbatch.protocols import World
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.inputs import Live
 from bigbatch.run.run import Run
 from bigbatch.run.start import Wishes, open_run
 from tests.jobs import differing, document, lines, weights

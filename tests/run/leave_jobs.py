@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from bigbatch.build.inputs import Live
 from bigbatch.errors import BigbatchError
 from bigbatch.parallel.group import GroupWorld
 from bigbatch.protocols import World
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.inputs import Live
 from bigbatch.run.run import Run
 from bigbatch.run.start import Wishes, open_run
 from tests.jobs import Faulty, lines

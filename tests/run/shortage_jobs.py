@@ -7,9 +7,9 @@ import resource
 from pathlib import Path
 from typing import Any
 
+from bigbatch.build.inputs import Live
 from bigbatch.protocols import World
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.inputs import Live
 from bigbatch.run.start import Wishes, open_run
 from tests.jobs import lines
 from tests.models import tiny

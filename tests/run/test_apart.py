@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import bigbatch
+from bigbatch.build.inputs import Live
 from bigbatch.errors import RecipeError, UsageError
 from bigbatch.places import Place
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.inputs import Live
 from bigbatch.run.start import Wishes, open_run
 from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from tests.run.forks import Forks, Kill

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import bigbatch
+from bigbatch.build.inputs import Live
 from bigbatch.errors import RecipeError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.records import Event
-from bigbatch.run.inputs import Live
 from bigbatch.run.rate_test import _losses
 from bigbatch.run.start import Wishes, open_run
 from bigbatch.run.verdict import _course

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import bigbatch
-import bigbatch.run.planning
+import bigbatch.build.measure
 from bigbatch.data.order import Stream
 from bigbatch.errors import CheckpointError
 from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
@@ -312,14 +312,14 @@ def trained_until(job: Job, last: int | None, ledger: dict[int, list[int]], *, c
 def measured_as(micro_tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let calibration choose this size; counts how often it is asked."""
     asked: list[int] = []
-    original = bigbatch.run.planning.calibrate_one
+    original = bigbatch.build.measure.calibrate_one
 
     def calibrate(*args: Any, **kwargs: Any) -> Any:
         asked.append(micro_tokens)
         found = original(*args, **kwargs)
         return replace(found, micro_tokens=micro_tokens, evaluation_micro_tokens=micro_tokens)
 
-    monkeypatch.setattr(bigbatch.run.planning, "calibrate_one", calibrate)
+    monkeypatch.setattr(bigbatch.build.measure, "calibrate_one", calibrate)
     return asked
 
 

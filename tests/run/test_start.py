@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import bigbatch
-import bigbatch.run.build
+import bigbatch.build.build
 from bigbatch.errors import DiskError, RunLocked
 from bigbatch.store.checkpoints import list_checkpoints
 from bigbatch.store.directory import RunDirectory

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bigbatch.build.build import Parts, build
+from bigbatch.build.inputs import Live, read_inputs
+from bigbatch.build.live import live_task
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.build import Parts, build
-from bigbatch.run.inputs import Live, read_inputs
-from bigbatch.run.start import live_task
 from tests.models import VOCABULARY, tiny
 from tests.split import CLIP, SMALL, TOLERANCE, assert_equal, gradient_error, plan_of, train_split
 

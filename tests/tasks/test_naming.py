@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score
 
+from bigbatch.build.watched import figure_of, larger_is_better
 from bigbatch.errors import RecipeError
 from bigbatch.records import Predictions, Targets
-from bigbatch.run.watched import figure_of, larger_is_better
 from bigbatch.tasks.catalog import as_metric
 from bigbatch.tasks.metrics import default_metrics, known_metrics, metric_for
 from bigbatch.tasks.naming import clashes, figure_of_class, named_figures

@@ -24,6 +24,7 @@ import torch
 from pyarrow import ipc
 from typing_extensions import TypedDict
 
+from bigbatch.build.inputs import is_dataset
 from bigbatch.data.objects import read_object
 from bigbatch.data.raw import to_table
 from bigbatch.documents import checked
@@ -33,7 +34,6 @@ from bigbatch.model.source import opened, quiet
 from bigbatch.model.tensors import named_tensors
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import ModelSpec, Recipe
-from bigbatch.run.inputs import is_dataset
 from bigbatch.stored import Damaged, read_json
 from bigbatch.written import replace_text
 

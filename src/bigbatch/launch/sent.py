@@ -92,7 +92,7 @@ def _ended(path: Path) -> Any:
 
 
 def _run(content: Mapping[str, Any], arguments: Mapping[str, Any]) -> Run:
-    from bigbatch.run.live import give_back
+    from bigbatch.build.live import give_back
     from bigbatch.run.run import Run
     from bigbatch.store.directory import RunDirectory
 

@@ -233,7 +233,7 @@ class Recipe(Section):
 
     @property
     def is_auto(self) -> bool:
-        """Whether something is left for the run to decide (`run.settled`)."""
+        """Whether something is left for the run to decide (`build.settled`)."""
         return AUTO in (self.epochs, self.batch.samples, self.optimizer.lr)
 
     @property

@@ -160,7 +160,7 @@ class AutoOr:
         return number
 
 
-# Numbers to everybody who reads a recipe that is settled: only `run.settled` meets the word.
+# Numbers to everybody who reads a recipe that is settled: only `build.settled` meets the word.
 AutoPasses = Annotated[Any, PlainValidator(AutoOr(_number, most=1e6))]
 AutoRate = Annotated[Any, PlainValidator(AutoOr(_number))]
 AutoCount = Annotated[Any, PlainValidator(AutoOr(_count, 1, MOST_COUNT - 1, "whole number"))]

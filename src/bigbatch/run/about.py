@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bigbatch.run.build import Parts
-from bigbatch.run.inputs import local_model
-from bigbatch.run.watched import figure_of
+from bigbatch.build.build import Parts
+from bigbatch.build.inputs import local_model
+from bigbatch.build.watched import figure_of
 from bigbatch.stored import Damaged, read_bytes
 
 _CARD = "README.md"

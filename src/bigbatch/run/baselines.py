@@ -12,14 +12,14 @@ import numpy as np
 
 from bigbatch.baseline.fit import Figures, fitted, has_baselines
 from bigbatch.baseline.model import Split
+from bigbatch.build.build import Parts
+from bigbatch.build.watched import figure_of
 from bigbatch.documents import readable
 from bigbatch.parallel.agree import by_leader
 from bigbatch.protocols import World
 from bigbatch.records import Event, Record
 from bigbatch.rules.headline import telling
 from bigbatch.rules.verdict import baseline_title, shown
-from bigbatch.run.build import Parts
-from bigbatch.run.watched import figure_of
 from bigbatch.store.directory import RunDirectory
 from bigbatch.tasks.naming import is_own, reported_names
 

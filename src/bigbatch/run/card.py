@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import bigbatch
-from bigbatch.run.build import Parts
+from bigbatch.build.build import Parts
 from bigbatch.store.progress import Progress
 from bigbatch.tasks.heads import head_kind
 

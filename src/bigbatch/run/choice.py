@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from bigbatch.build.watched import better, figure_of
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.rules.paired import BEYOND_CHANCE, Paired, best_of, paired
-from bigbatch.run.watched import better, figure_of
 from bigbatch.store.progress import Best, Progress
 from bigbatch.tasks.row_scores import scored_by_itself
 
 if TYPE_CHECKING:
-    from bigbatch.run.build import Parts
+    from bigbatch.build.build import Parts
 
 BEST, STOPPING = "best", "stopping"
 """Names of the row scores that a checkpoint holds: of the best evaluation, and of the one that stopping is held to."""

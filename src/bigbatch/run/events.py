@@ -9,7 +9,7 @@ from bigbatch.records import Event, GlobalBatch, Update
 from bigbatch.store.progress import Progress
 
 if TYPE_CHECKING:
-    from bigbatch.run.build import Parts
+    from bigbatch.build.build import Parts
 
 
 def skipped(record: Update, batch: GlobalBatch) -> Event:

@@ -9,6 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.build.build import Parts
+from bigbatch.build.graph import analyse_parts
+from bigbatch.build.noise import obstacle
+from bigbatch.build.noise import result as noise_result
+from bigbatch.build.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.data.tables import DataTable
 from bigbatch.graph.compiled import compilations
 from bigbatch.infer.evaluate import EvalResult, Example
@@ -16,15 +21,10 @@ from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.about import base_name
 from bigbatch.run.baselines import kept_or_fitted
-from bigbatch.run.build import Parts
 from bigbatch.run.card import model_card
 from bigbatch.run.choice import Kept, choose, needs_final_scores
-from bigbatch.run.graph import keep_analysis
 from bigbatch.run.loop import Loop
-from bigbatch.run.noise import obstacle
-from bigbatch.run.noise import result as noise_result
 from bigbatch.run.verdict import run_verdict
-from bigbatch.run.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.progress import Progress
 from bigbatch.tasks.entities import PIECE
@@ -33,6 +33,8 @@ from bigbatch.tasks.heads import extra_files
 SHOWN_EXAMPLES = 20
 SHOWN_WORDS = 12
 """Words of a sentence that are shown before and behind a mistake."""
+LONG_ENOUGH_SECONDS = 60.0
+"""Training that took less is not analysed on its own: tracing takes about a second."""
 Figures = Mapping[str, Mapping[str, float | None]]
 """Split -> name -> loss or metric; None where the figure does not exist."""
 
@@ -90,7 +92,7 @@ def _written(
     save_model(parts.module, parts.tokenizer, directory.model, card, stored, files=files)
     directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
     if stored is None:  # the analysis runs the model, which takes every rank of a divided one
-        yield from keep_analysis(parts, directory, loop)
+        yield from _keep_analysis(parts, directory, loop)
     # A report of an earlier moment would otherwise pass for this result's after a kill.
     directory.report.unlink(missing_ok=True)
     directory.write_json(
@@ -216,3 +218,26 @@ def _word_of(example: Example, table: TokenTable) -> int:
     first = int(table.unit_offsets[example.row])
     further_U = np.asarray(table.extras[PIECE][first : first + example.unit + 1])
     return int((further_U == 0).sum()) - 1
+
+
+def _keep_analysis(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record]:
+    """Write `RUN/graph.json` at the end of a long run, for the report; a failure is an event, not the run's.
+
+    At the end, because a start should be short, and because the weights do not matter to it.
+    """
+    if loop.progress.train_seconds < LONG_ENOUGH_SECONDS or directory.graph.exists():
+        return
+    try:
+        found = analyse_parts(parts)
+    except Exception as error:
+        first = str(error).partition("\n")[0]
+        yield loop.emit(
+            Event(
+                step=loop.progress.update,
+                event="graph_not_analysed",
+                why=f"{type(error).__name__}: {first}",
+                did="the report comes without that section",
+            )
+        )
+        return
+    directory.write_json(directory.graph, found.to_json())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from bigbatch.build.build import Parts
 from bigbatch.records import Event, Update
-from bigbatch.run.build import Parts
 from bigbatch.store.progress import Progress
 from bigbatch.units import show_seconds
 

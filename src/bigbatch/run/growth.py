@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from bigbatch.build.build import Parts
 from bigbatch.optim.build import set_scaled
 from bigbatch.records import Event, Update
 from bigbatch.rules.noise_scale import interval_of
 from bigbatch.rules.ramp import Ramp
-from bigbatch.run.build import Parts
 from bigbatch.run.events import batch_grown
 from bigbatch.store.progress import Progress
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bigbatch.run.inputs import Live
+from bigbatch.build.inputs import Live
 from bigbatch.store.checkpoints import list_checkpoints
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.identity import Decision, Fingerprint, NewName, Start, read_identity

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from bigbatch.build.build import Parts
+from bigbatch.build.defined import Missing, look
 from bigbatch.data.ahead import LEAD, Supply
 from bigbatch.errors import DoesNotFit, MachineError
 from bigbatch.infer.evaluate import EvalResult, evaluate
@@ -32,9 +34,7 @@ from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run import baselines
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary
-from bigbatch.run.build import Parts
 from bigbatch.run.choice import note_best, note_for_stopping, scored_figures, stopping_metric
-from bigbatch.run.defined import Missing, look
 from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.forecast import Forecast
 from bigbatch.run.growth import Growth

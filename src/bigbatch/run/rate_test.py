@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from bigbatch.build.build import Parts
+from bigbatch.build.settled import RATE
 from bigbatch.data.packs import micro_batches
 from bigbatch.parallel.agree import OutOfMemory
 from bigbatch.precision.loss_scale import GradientOverflow
@@ -20,8 +22,6 @@ from bigbatch.protocols import Record
 from bigbatch.records import GlobalBatch, MicroBatch, Update
 from bigbatch.rules.batch_size import scaled
 from bigbatch.rules.first_run import rate_found, rate_test_updates, tested_rates
-from bigbatch.run.build import Parts
-from bigbatch.run.settled import RATE
 
 if TYPE_CHECKING:
     from bigbatch.run.loop import Loop

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bigbatch.build.build import Parts
 from bigbatch.documents import readable
 from bigbatch.errors import BigbatchError, GateMissed, RunLocked, UsageError
 from bigbatch.frames import each_said_plainly, said_plainly
@@ -19,7 +20,6 @@ from bigbatch.model.pooling import pooled
 from bigbatch.parallel.agree import Leaving
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Evaluate, Record, Request, Save, Stop
-from bigbatch.run.build import Parts
 from bigbatch.run.finish import finish, missed_gates
 from bigbatch.run.loop import Loop
 from bigbatch.run.signals import Interrupted, SignalFlag

@@ -9,6 +9,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bigbatch.build.build import Parts, Say, build
+from bigbatch.build.build import Progress as TokenProgress
+from bigbatch.build.inputs import Inputs, Live, file_digest
+from bigbatch.build.live import give_back, live_task, with_its_tokenizer
+from bigbatch.build.only import checked_inputs, token_cache, what_is_computed
+from bigbatch.build.ready import ready_model
 from bigbatch.documents import readable
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.model.tensors import named_tensors
@@ -25,18 +31,12 @@ from bigbatch.recipe.references import read_code, referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
 from bigbatch.run.beat import NO_BEAT, Beat
-from bigbatch.run.build import Parts, Say, build
-from bigbatch.run.build import Progress as TokenProgress
 from bigbatch.run.forecast import told_anew
 from bigbatch.run.guard import Guard
 from bigbatch.run.homes import as_begun, told_home
-from bigbatch.run.inputs import Inputs, Live, file_digest, model_digest, read_inputs
-from bigbatch.run.live import give_back, live_digests, live_task, with_its_tokenizer
 from bigbatch.run.loop import Loop
 from bigbatch.run.plateau import follow
-from bigbatch.run.ready import ready_model, ready_tables
 from bigbatch.run.run import Run
-from bigbatch.run.watched import check_watched
 from bigbatch.store.checkpoints import checkpoint_bytes
 from bigbatch.store.directory import RunDirectory, environment_facts, environment_versions
 from bigbatch.store.durable import atomic_write_bytes, atomic_write_text, make_folders
@@ -49,7 +49,6 @@ from bigbatch.store.identity import (
     Start,
     continue_run,
     decide,
-    fingerprint,
     write_identity,
 )
 from bigbatch.store.journal import Journal, NoJournal
@@ -58,7 +57,6 @@ from bigbatch.store.lock import RunLock
 from bigbatch.store.mending import mend
 from bigbatch.store.progress import Progress
 from bigbatch.store.same_classes import check_same_classes
-from bigbatch.tasks.heads import told
 
 _RECORD_BYTES = 2**24
 """Room for metrics.jsonl, report and the small files."""
@@ -128,7 +126,7 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     _distinct_names(code)
     task = live_task(recipe, live)
     wishes.say("reading the data")
-    inputs = _checked_inputs(recipe, task, live)
+    inputs = checked_inputs(recipe, task, live)
     live = with_its_tokenizer(recipe, task, inputs, live, wishes.say)
     what = what_is_computed(recipe, inputs, live, code)
     if wishes.resume:
@@ -153,67 +151,6 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     with ExitStack() as stack:
         stack.callback(wishes.beat.close)
         return _open(start, wishes, stack)
-
-
-def plan_only(
-    recipe: Recipe,
-    live: Live,
-    say: Say,
-    progress: TokenProgress | None = None,
-    *,
-    audit: bool = False,
-    **ways: Any,
-) -> Parts:
-    """Build everything up to the first update without a run directory; `audit` looks at the number format too.
-
-    `ways` are further arguments of `build`: the ranks, and what a dry run does otherwise.
-
-    Raises:
-        DoesNotFit: the prediction exceeds the machine's memory.
-    """
-    with placed(recipe):
-        task = live_task(recipe, live)
-        inputs = _checked_inputs(recipe, task, live)
-        cache = token_cache(recipe)
-        return build(
-            recipe, task, inputs, live, cache_dir=cache, say=say, progress=progress, audit=audit, **ways
-        )
-
-
-def prepare_only(recipe: Recipe, live: Live, say: Say, progress: TokenProgress | None = None) -> list[str]:
-    """Everything before the first update that another machine can do: model, rows, tokens in the cache; in words.
-
-    Raises:
-        ModelError: the model or tokenizer cannot be used.
-        DataError: every problem of the rows.
-    """
-    with placed(recipe):
-        task = live_task(recipe, live)
-        inputs = _checked_inputs(recipe, task, live)
-        ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan).device, say)
-        cache = token_cache(recipe)
-        tables, _, notes = ready_tables(recipe, inputs, ready, cache, say, progress)
-    found = [f"{name}: {len(table):,} samples, {len(table.ids):,} tokens" for name, table in tables.items()]
-    return [
-        *(f"note: {note}" for note in (*inputs.warnings, *ready.notes, *notes)),
-        *found,
-        f"tokens: {cache}",
-    ]
-
-
-def _checked_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
-    """The rows; and every figure that the recipe watches is one that their evaluation will report."""
-    inputs = read_inputs(recipe, task, live)
-    task = told(task, label_set=inputs.labels)
-    check_watched(recipe, task.metrics, inputs.splits)
-    return inputs
-
-
-def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[Path]) -> Fingerprint:
-    """Fingerprint of recipe, data, code and the weights that training starts from."""
-    contents = {"rows": inputs.digest, "model": model_digest(recipe, live)}
-    what = fingerprint(recipe, contents, code).what
-    return Fingerprint(what=dict(sorted({**what, **live_digests(live)}.items())))
 
 
 def _distinct_names(code: Sequence[Path]) -> None:
@@ -389,11 +326,6 @@ def _other_ranks(parts: Parts, progress: Progress) -> list[Event]:
             details={"ranks_before": before, "ranks": now},
         )
     ]
-
-
-def token_cache(recipe: Recipe) -> Path:
-    """Beside the run directories, so that runs share it; it can be deleted at any time."""
-    return recipe.run_folder.parent / ".cache" / "tokens"
 
 
 def _frozen_plan(content: dict[str, Any] | None, recipe: Recipe, say: Say) -> Plan | None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bigbatch.build.build import Parts
+from bigbatch.build.watched import larger_is_better
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.rules.verdict import Course, Curves, Held, verdict
 from bigbatch.run import baselines
 from bigbatch.run.baselines import Baselines
-from bigbatch.run.build import Parts
-from bigbatch.run.watched import larger_is_better
 from bigbatch.tasks.entities import scheme_of
 
 if TYPE_CHECKING:

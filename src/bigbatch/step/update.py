@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StepParts:
-    """What an update is made of; built once by `run.build`."""
+    """What an update is made of; built once by `build.build`."""
 
     task: Task
     executor: PlainExecutor

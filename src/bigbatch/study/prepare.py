@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.build.inputs import Inputs, Live, read_inputs
+from bigbatch.build.live import live_task
+from bigbatch.build.ready import Ready, ready_model
 from bigbatch.data.order import Stream
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.source import quiet
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.recipe.load import dump_recipe, load_recipe, placed, recipe_values
 from bigbatch.recipe.schema import Recipe
-from bigbatch.run.inputs import Inputs, Live, read_inputs
-from bigbatch.run.ready import Ready, ready_model
-from bigbatch.run.start import live_task
 from bigbatch.study.contestants.common import documents, texts_of
 from bigbatch.study.jobs import Job, Kind
 from bigbatch.study.work import Work, counted_work, matrix_shapes

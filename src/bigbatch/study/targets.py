@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
+from bigbatch.build.watched import figure_of, validation_splits
 from bigbatch.errors import UsageError
 from bigbatch.report.read import read_run
-from bigbatch.run.watched import figure_of, validation_splits
 
 Unit = Literal["samples", "tokens"]
 

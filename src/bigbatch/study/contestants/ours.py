@@ -20,7 +20,7 @@ PROFILED_ROWS = 25
 def compete(variant: str, job: Job) -> Outcome:
     """Train, then predict with the model that training wrote; `profile`: with torch's profiler on."""
     recipe = load_recipe(Path(job.recipe), {"run.root": job.folder, "baseline": "off"})
-    from bigbatch.run.inputs import Live
+    from bigbatch.build.inputs import Live
     from bigbatch.run.start import Wishes, open_run
 
     clock, console, updates = Clock(job), ConsoleObserver(), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bigbatch.build.ready import Ready
 from bigbatch.graph.compiled import compile_parts
 from bigbatch.graph.dropout import quick_dropout
 from bigbatch.graph.embeddings import rows_in_place
@@ -14,7 +15,6 @@ from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import is_low
 from bigbatch.precision.casting import Casting
 from bigbatch.precision.policy import Policy, policy_of
-from bigbatch.run.ready import Ready
 
 
 def open_forward(ready: Ready, how: ForwardPlan) -> ModuleForward:

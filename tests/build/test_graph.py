@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from bigbatch import api
+from bigbatch.build.graph import analyse_parts
 from bigbatch.data.ahead import Supply
 from bigbatch.plan.graph import GraphAnalysis
-from bigbatch.run import graph as run_graph
+from bigbatch.run import finish
 from bigbatch.run import loop as run_loop
-from bigbatch.run.graph import analyse_parts
 from tests.jobs import HELD_OUT, differing, document, events, exhaust, lines, start, weights
 from tests.models import tiny
 from tests.run.jobs import tiny_model
@@ -46,7 +46,7 @@ def test_the_plain_way_has_nothing_to_be_compared_with(tmp_path):
 
 
 def test_long_runs_keep_it_for_their_report(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_graph, "LONG_ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr(finish, "LONG_ENOUGH_SECONDS", 0.0)
     exhaust(start(tmp_path / "r", validation=HELD_OUT))
     found = GraphAnalysis.from_json(document(tmp_path / "r", "graph.json"))
     assert found.cost.flops > 0
@@ -65,8 +65,8 @@ def test_an_analysis_that_fails_is_an_event_and_the_run_finishes(tmp_path, monke
     def fail(parts):
         raise RuntimeError("no such operation\nand more")
 
-    monkeypatch.setattr(run_graph, "LONG_ENOUGH_SECONDS", 0.0)
-    monkeypatch.setattr(run_graph, "analyse_parts", fail)
+    monkeypatch.setattr(finish, "LONG_ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr(finish, "analyse_parts", fail)
     run = exhaust(start(tmp_path / "r"))
     assert run.status == "finished" and (tmp_path / "r/result.json").exists()
     (event,) = events(tmp_path / "r", "graph_not_analysed")

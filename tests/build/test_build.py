@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from bigbatch.build.build import build
+from bigbatch.build.inputs import Live, read_inputs
+from bigbatch.build.live import live_task
+from bigbatch.build.measure import measured_plan
 from bigbatch.errors import DataError, RecipeError
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.build import build
-from bigbatch.run.inputs import Live, read_inputs
-from bigbatch.run.planning import measured_plan
-from bigbatch.run.start import live_task
 from tests.models import tiny
 from tests.split import plan_of, rows_of
 

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bigbatch.build.noise import obstacle
+from bigbatch.build.ready import Ready
+from bigbatch.build.watched import validation_splits
 from bigbatch.model.untrained import is_untrained
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.inputs import BatchSpec, Ramp
@@ -17,9 +20,6 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.values import AUTO
 from bigbatch.records import Choice, TokenTable
 from bigbatch.rules.first_run import Choices, FirstRun, first_run
-from bigbatch.run.noise import obstacle
-from bigbatch.run.ready import Ready
-from bigbatch.run.watched import validation_splits
 from bigbatch.tasks.heads import is_coupled
 
 BATCH, EPOCHS, RATE = "auto_batch", "auto_epochs", "auto_lr"

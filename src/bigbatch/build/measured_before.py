@@ -11,20 +11,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from bigbatch.build.measured import Measured
 from bigbatch.documents import checked
 from bigbatch.records import CalibrationFacts, ForwardFacts, Packing
 from bigbatch.store.durable import atomic_write_text
 from bigbatch.stored import Damaged, read_object
 from bigbatch.written import make_folders
-
-if TYPE_CHECKING:
-    from bigbatch.run.planning import Measured
 
 _FORMAT = 2
 _MOST_BYTES = 2**20

@@ -1,4 +1,4 @@
-"""What a loss that couples the batch can be combined with."""
+"""What cannot be combined: a loss that couples the batch, arrangements of ranks, same bits."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from bigbatch.errors import Problem, RecipeError
+from bigbatch.build.bitwise import is_bitwise
+from bigbatch.errors import Problem, RecipeError, UsageError
+from bigbatch.parallel.mesh import MeshShape, meshed
+from bigbatch.probe.hardware import choose_device
 from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import CalibrationFacts
-from bigbatch.run.bitwise import is_bitwise
 from bigbatch.tasks.heads import is_coupled
 from bigbatch.tasks.match import Match
 
@@ -60,6 +62,28 @@ def check_coupling(recipe: Recipe, task: Any, world: World, columns: Sequence[st
         )
     if problems:
         _refuse(problems)
+
+
+def arranged_in_mesh(world: World, recipe: Recipe) -> World:
+    """The ranks as `plan.mesh` arranges them.
+
+    Raises:
+        UsageError: it needs another number of ranks, or cannot be had with `plan.reproducible: bitwise` or with
+            replicas that train apart.
+    """
+    asked = recipe.plan.mesh
+    if asked is None:
+        return world
+    shape = MeshShape(replicate=asked.replicate, shard=asked.shard, tensor=asked.tensor)
+    if is_bitwise(recipe) and shape.replicate != shape.size:
+        raise UsageError(
+            "plan.reproducible: bitwise needs whole copies of the model: plan.mesh replicate alone"
+        )
+    if recipe.sync.apart and shape.replicate != shape.size:
+        raise UsageError("sync.replicas: each rank holds whole replicas today: plan.mesh replicate alone")
+    if recipe.sync.apart:
+        return world
+    return meshed(world, shape, choose_device(recipe.plan.device))
 
 
 def with_cost(recipe: Recipe, task: Any, found: CalibrationFacts, update_tokens: int) -> CalibrationFacts:

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from bigbatch.build.build import Parts, build
+from bigbatch.build.inputs import Live, read_inputs
+from bigbatch.build.live import live_task
+from bigbatch.build.measured import Budget
 from bigbatch.graph import lazy
 from bigbatch.graph.dropout import QuickDropout
 from bigbatch.plan.forward import ForwardPlan
@@ -17,10 +21,6 @@ from bigbatch.plan.load import Load
 from bigbatch.probe.load import LoadWatch
 from bigbatch.recipe.load import load_recipe
 from bigbatch.run import budget, compiling, planning
-from bigbatch.run.budget import Budget
-from bigbatch.run.build import Parts, build
-from bigbatch.run.inputs import Live, read_inputs
-from bigbatch.run.start import live_task
 from tests.models import tiny
 from tests.split import rows_of
 

@@ -10,18 +10,18 @@ import pytest
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from bigbatch.build.dry import dry_run
+from bigbatch.build.inputs import Live, read_inputs
+from bigbatch.build.live import live_task
+from bigbatch.build.ready import ready_model
 from bigbatch.errors import DoesNotFit, UsageError
 from bigbatch.model.anatomy import model_facts
 from bigbatch.plan.dry import DryRun, dry_lines
 from bigbatch.plan.memory import Division, predict_memory
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.dry import dry_run
-from bigbatch.run.inputs import Live, read_inputs
-from bigbatch.run.ready import ready_model
-from bigbatch.run.start import live_task
-from tests.run.dry_jobs import write_job
+from tests.build.dry_jobs import write_job
 
-JOB = "tests.run.dry_jobs:looked_at"
+JOB = "tests.build.dry_jobs:looked_at"
 WAYS = {
     "copies": (2, []),
     "more ranks than the batch fills": (3, ["batch=2"]),

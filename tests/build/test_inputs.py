@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from bigbatch.build.inputs import Inputs, Live, local_model, model_digest, read_inputs
+from bigbatch.build.live import live_task
 from bigbatch.errors import DataError
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.inputs import Inputs, Live, local_model, model_digest, read_inputs
-from bigbatch.run.start import live_task
 from bigbatch.tasks.catalog import task_from_recipe
 from tests.models import tiny, tiny_folder
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import nn
 
+from bigbatch.build.measured import Measured
 from bigbatch.model.first_blocks import distinct_blocks, first_blocks
 from bigbatch.plan.memory import activation_bytes_per_token
 from bigbatch.probe.hardware import resident_bytes
 from bigbatch.records import CalibrationFacts
 from bigbatch.units import show_bytes
-
-if TYPE_CHECKING:
-    from bigbatch.run.planning import Measured
 
 BLOCKS = 2
 """Blocks that stand for all: the least whose difference shows one."""

@@ -14,6 +14,13 @@ from typing import Any
 
 from torch import nn
 
+from bigbatch.build.build import Parts, Progress, Say
+from bigbatch.build.compare import probe_samples
+from bigbatch.build.inputs import Live
+from bigbatch.build.measured import Measured
+from bigbatch.build.only import plan_only
+from bigbatch.build.ready import Ready
+from bigbatch.build.runners import open_forward
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import ALIGNED, cut
 from bigbatch.errors import DoesNotFit, UsageError
@@ -31,13 +38,6 @@ from bigbatch.plan.timing import Work
 from bigbatch.probe.dry import Shapes
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Choice, ForwardFacts, GlobalBatch, ProbeFacts
-from bigbatch.run.build import Parts, Progress, Say
-from bigbatch.run.forwards import open_forward
-from bigbatch.run.inputs import Live
-from bigbatch.run.planning import Measured
-from bigbatch.run.probing import probe_samples
-from bigbatch.run.ready import Ready
-from bigbatch.run.start import plan_only
 from bigbatch.units import show_bytes
 
 _ENDLESS_BYTES = 2**60

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from bigbatch.build.compare import compared, probe_samples
+from bigbatch.build.measured import Budget, Measured
+from bigbatch.build.runners import open_forward
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.calibrate import compare, compared_tokens
 from bigbatch.records import CalibrationFacts, CompileFacts
-from bigbatch.run.budget import Budget
-from bigbatch.run.forwards import open_forward
-from bigbatch.run.probing import compared, probe_samples
 from bigbatch.tasks.heads import measured_as
 from bigbatch.units import show_seconds
-
-if TYPE_CHECKING:
-    from bigbatch.run.planning import Measured
 
 _MAY_SAVE = 0.4
 """Share of the time that compiling may save at best on an accelerator."""

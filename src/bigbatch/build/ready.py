@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from bigbatch.build.inputs import Inputs, Live, local_model
 from bigbatch.data.ragged import all_targets, counted_units
 from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, ModelError, Problem
@@ -22,7 +23,6 @@ from bigbatch.model.logits import why_not_deferred
 from bigbatch.model.pooling import usual_pooling
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Targets, TokenTable
-from bigbatch.run.inputs import Inputs, Live, local_model
 from bigbatch.tasks.entities import SEEN
 from bigbatch.tasks.given import given_tokens
 from bigbatch.tasks.heads import arranged, told

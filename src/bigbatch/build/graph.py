@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 
+from bigbatch.build.build import Parts
+from bigbatch.build.ready import Ready
+from bigbatch.build.runners import open_forward
 from bigbatch.data.lengths import padding_by_way
 from bigbatch.data.packs import micro_batches
 from bigbatch.graph.analyse import analyse, middle
@@ -16,16 +18,8 @@ from bigbatch.model.logits import DeferredForward
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.graph import GraphAnalysis, Plain
 from bigbatch.protocols import Forward
-from bigbatch.records import Event, MicroBatch, Record
-from bigbatch.run.build import Parts
-from bigbatch.run.forwards import open_forward
-from bigbatch.run.loop import Loop
-from bigbatch.run.ready import Ready
-from bigbatch.store.directory import RunDirectory
+from bigbatch.records import MicroBatch
 from bigbatch.tasks.heads import measured_as
-
-LONG_ENOUGH_SECONDS = 60.0
-"""Training that took less is not analysed on its own: tracing takes about a second."""
 
 
 def analyse_parts(parts: Parts) -> GraphAnalysis:
@@ -63,29 +57,6 @@ def analyse_parts(parts: Parts) -> GraphAnalysis:
             padded = _traced(forward, ready, replace(piece, packing="padded"))
         plain = Plain(computed_tokens=padded.computed_tokens, cost=padded.cost)
     return replace(found, padding=padding_by_way(batch.lengths_B, parts.micro_tokens), plain=plain)
-
-
-def keep_analysis(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record]:
-    """Write `RUN/graph.json` at the end of a long run, for the report; a failure is an event, not the run's.
-
-    At the end, because a start should be short, and because the weights do not matter to it.
-    """
-    if loop.progress.train_seconds < LONG_ENOUGH_SECONDS or directory.graph.exists():
-        return
-    try:
-        found = analyse_parts(parts)
-    except Exception as error:
-        first = str(error).partition("\n")[0]
-        yield loop.emit(
-            Event(
-                step=loop.progress.update,
-                event="graph_not_analysed",
-                why=f"{type(error).__name__}: {first}",
-                did="the report comes without that section",
-            )
-        )
-        return
-    directory.write_json(directory.graph, found.to_json())
 
 
 def _traced(forward: Forward, ready: Ready, piece: MicroBatch) -> GraphAnalysis:

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from bigbatch.build.measured_before import Remembered
 from bigbatch.run import remembered
-from bigbatch.run.remembered import Remembered
 
 GOOD = {
     "micro_tokens": 512,

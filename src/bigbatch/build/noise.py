@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bigbatch.build.bitwise import is_bitwise
 from bigbatch.data.random_parts import part_micro_batches
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.optim.groups import names_of
@@ -18,7 +19,6 @@ from bigbatch.records import GlobalBatch, MicroBatch, Packing, TokenTable, Updat
 from bigbatch.rules.clocks import Clock, Length, mark_crossed
 from bigbatch.rules.noise_scale import ADAM, WHOLE, Interval, State, advanced, interval_of, names, part_sizes
 from bigbatch.rules.ramp import Ramp
-from bigbatch.run.bitwise import is_bitwise
 from bigbatch.step.noise import NoiseMeter
 from bigbatch.step.update import StepParts
 from bigbatch.store.progress import Progress

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-import bigbatch.run.precision
+import bigbatch.build.formats
 from bigbatch.errors import Diverged, RecipeError
 from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from tests.jobs import HELD_OUT, Faulty, differing, document, events, exhaust, lines, start, weights
@@ -29,13 +29,13 @@ def figures(folder):
 @pytest.fixture
 def slow_halves(monkeypatch):
     """A CPU without units for 16 bits, whatever this one has."""
-    real = bigbatch.run.precision.product_seconds
+    real = bigbatch.build.formats.product_seconds
 
     def product_seconds(device, formats):
         seconds, unavailable = real(device, formats)
         return {name: 1.0 if name == "fp32" else 40.0 for name in seconds}, unavailable
 
-    monkeypatch.setattr(bigbatch.run.precision, "product_seconds", product_seconds)
+    monkeypatch.setattr(bigbatch.build.formats, "product_seconds", product_seconds)
 
 
 @pytest.mark.parametrize(("name", "error"), [("bf16", 0.02), ("fp16", 0.004)])

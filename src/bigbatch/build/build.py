@@ -12,10 +12,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from bigbatch.build.bitwise import fixed, is_bitwise, said
+from bigbatch.build.clocks import clocks_of, custom
+from bigbatch.build.coupling import arranged_in_mesh, check_coupling
+from bigbatch.build.defined import check_defined
+from bigbatch.build.excerpt import at_work
+from bigbatch.build.formats import audited, loss_scale_for
+from bigbatch.build.inputs import Inputs, Live
+from bigbatch.build.measure import measured_plan
+from bigbatch.build.measured import Measured
+from bigbatch.build.noise import NoiseScale, noise_scale, refuse_unmeasured
+from bigbatch.build.ready import ready_model, ready_tables
+from bigbatch.build.runners import open_forward
+from bigbatch.build.settled import BATCH, settled
+from bigbatch.build.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.tables import DataTable
-from bigbatch.errors import UsageError
 from bigbatch.graph.compiled import compilations
 from bigbatch.graph.recompute import candidates as recomputable
 from bigbatch.model.anatomy import model_facts
@@ -27,7 +40,6 @@ from bigbatch.optim.limbs import limbs_of
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
 from bigbatch.parallel.agree import by_leader, leader_first
 from bigbatch.parallel.bitwise import aligned
-from bigbatch.parallel.mesh import MeshShape, meshed
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.places import Place
 from bigbatch.plan.choices import asked_for
@@ -35,7 +47,7 @@ from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.precision.audit import Audit
 from bigbatch.probe.bench import warm_up
-from bigbatch.probe.hardware import choose_device, hardware_facts
+from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Metric, State, World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import GlobalBatch, HardwareFacts, LengthFacts, MicroBatch, Packing, TokenTable, Update
@@ -43,19 +55,6 @@ from bigbatch.rules.batch_size import Effective
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.ramp import Ramp, scaled_in_stage
 from bigbatch.rules.schedules import Schedule
-from bigbatch.run.bitwise import fixed, is_bitwise, said
-from bigbatch.run.clocks import clocks_of, custom
-from bigbatch.run.coupling import check_coupling
-from bigbatch.run.defined import check_defined
-from bigbatch.run.excerpt import at_work
-from bigbatch.run.forwards import open_forward
-from bigbatch.run.inputs import Inputs, Live
-from bigbatch.run.noise import NoiseScale, noise_scale, refuse_unmeasured
-from bigbatch.run.planning import Measured, measured_plan
-from bigbatch.run.precision import audited, loss_scale_for
-from bigbatch.run.ready import ready_model, ready_tables
-from bigbatch.run.settled import BATCH, settled
-from bigbatch.run.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.step.aligned import AlignedExecutor
 from bigbatch.step.apart import apply_apart
 from bigbatch.step.coupled import CoupledExecutor
@@ -435,28 +434,6 @@ def build(
         open_end=decided.open_end,
         notes=(*inputs.warnings, *ready.notes, *token_notes, *notes_of_waiting(hardware)),
     )
-
-
-def arranged_in_mesh(world: World, recipe: Recipe) -> World:
-    """The ranks as `plan.mesh` arranges them.
-
-    Raises:
-        UsageError: it needs another number of ranks, or cannot be had with `plan.reproducible: bitwise` or with
-            replicas that train apart.
-    """
-    asked = recipe.plan.mesh
-    if asked is None:
-        return world
-    shape = MeshShape(replicate=asked.replicate, shard=asked.shard, tensor=asked.tensor)
-    if is_bitwise(recipe) and shape.replicate != shape.size:
-        raise UsageError(
-            "plan.reproducible: bitwise needs whole copies of the model: plan.mesh replicate alone"
-        )
-    if recipe.sync.apart and shape.replicate != shape.size:
-        raise UsageError("sync.replicas: each rank holds whole replicas today: plan.mesh replicate alone")
-    if recipe.sync.apart:
-        return world
-    return meshed(world, shape, choose_device(recipe.plan.device))
 
 
 def _cut(plan: Plan) -> dict[str, Any]:

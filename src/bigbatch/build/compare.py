@@ -3,52 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bigbatch.build.ready import Ready
+from bigbatch.build.runners import open_forward
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.ragged import counted_units
-from bigbatch.model.forwards import can_pack
 from bigbatch.model.logits import comparable
-from bigbatch.plan.forward import Attention, ForwardPlan
+from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import PLAIN_RATIO, is_low
 from bigbatch.precision.casting import PlainAutocast
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.precision import FormatErrors, format_errors
 from bigbatch.records import MicroBatch, ProbeFacts
-from bigbatch.run.forwards import open_forward
-from bigbatch.run.ready import Ready
-
-if TYPE_CHECKING:
-    from bigbatch.run.planning import Measured
 
 PROBE_SAMPLES = 8
 """The longest, the shortest and some between: a fault of a path shows in any pack of several."""
-
-
-def probe_forward(on: Measured, attention: Attention = "sdpa") -> tuple[ProbeFacts, ProbeFacts | None]:
-    """Whether samples can be packed, and whether the last block can be computed for read tokens only.
-
-    All at once, with the attention that will be used: where that succeeds the packed path alone need not be tried.
-
-    Returns:
-        Facts of packing; facts of the last block, None where nothing is packed or it was not asked for.
-    """
-    possible, reason = can_pack(on.ready.module)
-    if not possible:
-        return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
-    on.say("probing: does the unpadded path give the plain path's numbers on these samples?")
-    samples = probe_samples(on.batches)
-    if on.recipe.plan.lazy is not False:
-        both = compared(
-            on.ready, ForwardPlan(packing="packed", last_block="read tokens", attention=attention), samples
-        )
-        if both.packed_ok:
-            return both, both
-        return compared(on.ready, ForwardPlan(packing="packed"), samples), both
-    return compared(on.ready, ForwardPlan(packing="packed"), samples), None
 
 
 def compared(ready: Ready, how: ForwardPlan, samples: list[MicroBatch]) -> ProbeFacts:

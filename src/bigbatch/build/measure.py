@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from bigbatch.data.batches import Batches
-from bigbatch.data.packs import micro_batches
+from bigbatch.build.bitwise import is_bitwise
+from bigbatch.build.compare import compared, probe_samples
+from bigbatch.build.compiling import try_compiled
+from bigbatch.build.coupling import with_cost
+from bigbatch.build.excerpt import extrapolated, line
+from bigbatch.build.formats import precision_facts
+from bigbatch.build.measured import Budget, Measured
+from bigbatch.build.measured_before import SPEEDS, Remembered
+from bigbatch.build.noise import obstacle
+from bigbatch.build.runners import open_forward
 from bigbatch.graph.embeddings import large_embeddings
 from bigbatch.model.first_blocks import first_blocks
+from bigbatch.model.forwards import can_pack
 from bigbatch.optim.build import state_multiple
 from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.frozen import Plan
@@ -32,72 +40,14 @@ from bigbatch.probe.calibrate import (
     compared_tokens,
 )
 from bigbatch.probe.load import LoadWatch
-from bigbatch.recipe.schema import Recipe
 from bigbatch.records import (
     CalibrationFacts,
     ForwardFacts,
-    HardwareFacts,
-    LengthFacts,
-    MicroBatch,
-    ModelFacts,
     Packing,
     ProbeFacts,
     TokenTable,
 )
-from bigbatch.rules.clocks import Length
-from bigbatch.rules.ramp import Ramp
-from bigbatch.run.bitwise import is_bitwise
-from bigbatch.run.budget import Budget
-from bigbatch.run.compiling import try_compiled
-from bigbatch.run.coupling import with_cost
-from bigbatch.run.excerpt import extrapolated, line
-from bigbatch.run.forwards import open_forward
-from bigbatch.run.noise import obstacle
-from bigbatch.run.precision import precision_facts
-from bigbatch.run.probing import probe_forward
-from bigbatch.run.ready import Ready
-from bigbatch.run.remembered import SPEEDS, Remembered
 from bigbatch.tasks.heads import measured_as
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Measured:
-    """What measuring needs."""
-
-    recipe: Recipe
-    hardware: HardwareFacts
-    ready: Ready
-    tables: Mapping[str, TokenTable]
-    batches: Batches
-    lengths: LengthFacts
-    length: Length
-    new_optimizer: Callable[[nn.Module], Any]
-    say: Callable[[str], None]
-    model: ModelFacts
-    """Sizes of the whole model."""
-    recomputable_blocks: int
-    """Blocks of the whole model whose activations can be computed again."""
-    divided: bool = False
-    """Whether ranks will hold parts of the model (`plan.mesh`); until then it waits on the CPU."""
-    excerpt: bool = False
-    """Whether `ready` is the model's first blocks alone (`run.excerpt`)."""
-    ramp: Ramp | None = None
-    """How the batch grows."""
-    cache_dir: Path | None = None
-    """Where measurements of this model on this machine are remembered; None: nowhere."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """What may be used."""
-        return self.recipe.plan.memory or self.hardware.memory_bytes
-
-    def pieces(self, packing: Packing, micro_tokens: int) -> list[MicroBatch]:
-        """The first update, cut as training will cut it."""
-        return list(
-            micro_batches(
-                self.batches.at(0, 1), self.tables["train"], micro_tokens=micro_tokens, packing=packing
-            )
-        )
 
 
 def measured_plan(on: Measured) -> Plan:
@@ -142,6 +92,29 @@ def measured_plan(on: Measured) -> Plan:
     calibration = with_cost(on.recipe, on.ready.task, calibration, tokens)
     measuring = Measuring(load=load, sizes_not_tried=not_tried)
     return _plan(on, packed, calibration, facts, formats, copies_bytes, measuring)
+
+
+def probe_forward(on: Measured, attention: Attention = "sdpa") -> tuple[ProbeFacts, ProbeFacts | None]:
+    """Whether samples can be packed, and whether the last block can be computed for read tokens only.
+
+    All at once, with the attention that will be used: where that succeeds the packed path alone need not be tried.
+
+    Returns:
+        Facts of packing; facts of the last block, None where nothing is packed or it was not asked for.
+    """
+    possible, reason = can_pack(on.ready.module)
+    if not possible:
+        return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
+    on.say("probing: does the unpadded path give the plain path's numbers on these samples?")
+    samples = probe_samples(on.batches)
+    if on.recipe.plan.lazy is not False:
+        both = compared(
+            on.ready, ForwardPlan(packing="packed", last_block="read tokens", attention=attention), samples
+        )
+        if both.packed_ok:
+            return both, both
+        return compared(on.ready, ForwardPlan(packing="packed"), samples), both
+    return compared(on.ready, ForwardPlan(packing="packed"), samples), None
 
 
 def _train_tokens(on: Measured) -> float:

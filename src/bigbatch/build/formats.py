@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bigbatch.build.compare import errors_of, probe_samples
+from bigbatch.build.measured import Measured
+from bigbatch.build.ready import Ready
+from bigbatch.build.runners import open_forward, policy_for
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.logits import comparable
 from bigbatch.plan.forward import ForwardPlan
@@ -18,13 +22,7 @@ from bigbatch.precision.policy import only, units_of
 from bigbatch.precision.speed import product_seconds
 from bigbatch.probe.precision import error_of
 from bigbatch.records import Choice, MicroBatch
-from bigbatch.run.forwards import open_forward, policy_for
-from bigbatch.run.probing import errors_of, probe_samples
-from bigbatch.run.ready import Ready
 from bigbatch.tasks.heads import measured_as
-
-if TYPE_CHECKING:
-    from bigbatch.run.planning import Measured
 
 SAMPLES = 8
 """Real samples that formats are compared on: few, since a CPU emulates them slowly."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
+from bigbatch.build.dry import as_shapes, look_at, unmeasured_plan
+from bigbatch.build.inputs import Live
+from bigbatch.build.only import plan_only
 from bigbatch.places import Place
 from bigbatch.probe.dry import Shapes
 from bigbatch.protocols import World
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run.dry import as_shapes, look_at, unmeasured_plan
-from bigbatch.run.inputs import Live
-from bigbatch.run.start import plan_only
 from tests.models import WORDS, tiny_folder
 
 RECIPE: dict[str, Any] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bigbatch.build.coupling import check_coupling
 from bigbatch.errors import RecipeError
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.recipe.schema import Recipe
-from bigbatch.run.coupling import check_coupling
 from bigbatch.tasks.match import Match
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import nn
 
+from bigbatch.build.inputs import Inputs, Live
 from bigbatch.data.tokens import tokenizer_fingerprint
 from bigbatch.documents import readable
 from bigbatch.errors import CheckpointError
 from bigbatch.model.origin import tokenizer_of
 from bigbatch.recipe.schema import Recipe
-from bigbatch.run.inputs import Inputs, Live
 from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.tensors import load_weights

@@ -1,0 +1,84 @@
+"""What is built without a run directory: a plan, or tokens in the cache; and what every start begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bigbatch.build.build import Parts, Progress, Say, build
+from bigbatch.build.inputs import Inputs, Live, model_digest, read_inputs
+from bigbatch.build.live import live_digests, live_task
+from bigbatch.build.ready import ready_model, ready_tables
+from bigbatch.build.watched import check_watched
+from bigbatch.probe.hardware import hardware_facts
+from bigbatch.recipe.load import placed
+from bigbatch.recipe.schema import Recipe
+from bigbatch.store.identity import Fingerprint, fingerprint
+from bigbatch.tasks.heads import told
+
+
+def plan_only(
+    recipe: Recipe,
+    live: Live,
+    say: Say,
+    progress: Progress | None = None,
+    *,
+    audit: bool = False,
+    **ways: Any,
+) -> Parts:
+    """Build everything up to the first update without a run directory; `audit` looks at the number format too.
+
+    `ways` are further arguments of `build`: the ranks, and what a dry run does otherwise.
+
+    Raises:
+        DoesNotFit: the prediction exceeds the machine's memory.
+    """
+    with placed(recipe):
+        task = live_task(recipe, live)
+        inputs = checked_inputs(recipe, task, live)
+        cache = token_cache(recipe)
+        return build(
+            recipe, task, inputs, live, cache_dir=cache, say=say, progress=progress, audit=audit, **ways
+        )
+
+
+def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None = None) -> list[str]:
+    """Everything before the first update that another machine can do: model, rows, tokens in the cache; in words.
+
+    Raises:
+        ModelError: the model or tokenizer cannot be used.
+        DataError: every problem of the rows.
+    """
+    with placed(recipe):
+        task = live_task(recipe, live)
+        inputs = checked_inputs(recipe, task, live)
+        ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan).device, say)
+        cache = token_cache(recipe)
+        tables, _, notes = ready_tables(recipe, inputs, ready, cache, say, progress)
+    found = [f"{name}: {len(table):,} samples, {len(table.ids):,} tokens" for name, table in tables.items()]
+    return [
+        *(f"note: {note}" for note in (*inputs.warnings, *ready.notes, *notes)),
+        *found,
+        f"tokens: {cache}",
+    ]
+
+
+def checked_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
+    """The rows; and every figure that the recipe watches is one that their evaluation will report."""
+    inputs = read_inputs(recipe, task, live)
+    task = told(task, label_set=inputs.labels)
+    check_watched(recipe, task.metrics, inputs.splits)
+    return inputs
+
+
+def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[Path]) -> Fingerprint:
+    """Fingerprint of recipe, data, code and the weights that training starts from."""
+    contents = {"rows": inputs.digest, "model": model_digest(recipe, live)}
+    what = fingerprint(recipe, contents, code).what
+    return Fingerprint(what=dict(sorted({**what, **live_digests(live)}.items())))
+
+
+def token_cache(recipe: Recipe) -> Path:
+    """Beside the run directories, so that runs share it; it can be deleted at any time."""
+    return recipe.run_folder.parent / ".cache" / "tokens"
