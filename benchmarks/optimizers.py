@@ -31,7 +31,7 @@ from torch.optim import Optimizer  # noqa: E402
 from bigbatch.errors import RecipeError  # noqa: E402
 from bigbatch.model.stand_in import stand_in  # noqa: E402
 from bigbatch.optim.build import build_optimizer  # noqa: E402
-from bigbatch.optim.limbs import Limbs  # noqa: E402
+from bigbatch.optim.depths import Depths  # noqa: E402
 from bigbatch.rules.batch_size import Effective  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -73,7 +73,7 @@ def ours(name: str, **changes: Any) -> Callable[[Any], Optimizer]:
 
     def build(module: torch.nn.Module) -> Optimizer:
         wanted = SimpleNamespace(**{**settings, "layer_decay": 1.0, "args": {}, **changes})
-        return build_optimizer(module, wanted, effective, limbs=Limbs(depths=depths, head=LAYERS + 1))
+        return build_optimizer(module, wanted, effective, depths=Depths(depths=depths, head=LAYERS + 1))
 
     return build
 

@@ -169,7 +169,7 @@ MUTANTS = (
         name="layers-alike",
         fault="the learning rate of a layer does not depend on its depth",
         patches=(("optim/groups.py", "lr_scale=layer_decay**steps", "lr_scale=1.0"),),
-        tests=("tests/optim/test_limbs.py::test_rates_fall_from_the_head_down",),
+        tests=("tests/optim/test_depths.py::test_rates_fall_from_the_head_down",),
     ),
     Mutant(
         name="average-computed-back",

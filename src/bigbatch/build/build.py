@@ -36,7 +36,7 @@ from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
 from bigbatch.optim.build import build_optimizer, set_scaled
-from bigbatch.optim.limbs import limbs_of
+from bigbatch.optim.depths import depths_of
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
 from bigbatch.parallel.agree import by_leader, leader_first
 from bigbatch.parallel.bitwise import aligned
@@ -55,11 +55,11 @@ from bigbatch.rules.batch_size import Effective
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.ramp import Ramp, scaled_in_stage
 from bigbatch.rules.schedules import Schedule
-from bigbatch.step.aligned import AlignedExecutor
 from bigbatch.step.apart import apply_apart
 from bigbatch.step.coupled import CoupledExecutor
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.replicas import Apart
+from bigbatch.step.tree import TreeExecutor
 from bigbatch.step.update import StepParts, apply_update
 from bigbatch.tasks.heads import is_coupled, measured_as
 from bigbatch.waiting import notes_of_waiting
@@ -305,7 +305,7 @@ def build(
         custom=custom(recipe, recipe.optimizer.name),
         rename=clean_name,
         seed=recipe.seed.dropout,
-        limbs=limbs_of(ready.module, ready.anatomy, clean_name),
+        depths=depths_of(ready.module, ready.anatomy, clean_name),
     )
     on = Measured(
         recipe=recipe,
@@ -386,7 +386,7 @@ def build(
             **of_executor,
         )
     elif is_bitwise(recipe):
-        executor = AlignedExecutor(parameters=parameters, **of_executor)
+        executor = TreeExecutor(parameters=parameters, **of_executor)
     else:
         executor = PlainExecutor(in_place=forward.in_place, before_last=world.last_backward, **of_executor)
     step = StepParts(

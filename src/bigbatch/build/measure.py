@@ -26,10 +26,10 @@ from bigbatch.optim.build import state_multiple
 from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.load import Load, Measuring
-from bigbatch.plan.means import means
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.precision import PrecisionFacts, precision
 from bigbatch.plan.timing import Work
+from bigbatch.plan.ways import ways
 from bigbatch.probe.calibrate import (
     CPU_DEFAULT,
     CPU_EVALUATION_DEFAULT,
@@ -71,7 +71,7 @@ def measured_plan(on: Measured) -> Plan:
     in_format = precision(on.recipe, formats)[0]
     facts = _forward_facts(on, replace(ForwardPlan.of(in_format), packing=packing), last_block, remembered)
     facts = replace(facts, attention_expected=expected if lazy else "sdpa")
-    how = ForwardPlan.of({**means(on.recipe, packing, facts), **in_format})
+    how = ForwardPlan.of({**ways(on.recipe, packing, facts), **in_format})
     how = replace(how, packing=packing, compile="off")
     calibration, copies_bytes, not_tried = _calibrate(on, how, remembered, budget, watch)
     compiled = try_compiled(on, how, calibration, budget)

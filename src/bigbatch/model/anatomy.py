@@ -138,11 +138,11 @@ def anatomy(module: nn.Module) -> Anatomy:
     return Anatomy(
         outer=outer,
         base=base,
-        embeddings=tuple(trial.limbs["before"]),
+        embeddings=tuple(trial.outside["before"]),
         blocks=tuple(BlockApplication(block, index) for index, block in enumerate(trial.applied)),
         blocks_container=trial.container,
         final_norm=trial.final_norm,
-        head=tuple(limb for limb in trial.limbs["after"] if limb is not trial.final_norm),
+        head=tuple(part for part in trial.outside["after"] if part is not trial.final_norm),
         output_layer=output_layer_of(outer),
         tied=tied_names(outer),
         pools=pools,
@@ -206,7 +206,7 @@ class _Trial:
             block: owner for owner, blocks in _outermost_lists(base).items() for block in blocks
         }
         self.applied: list[nn.Module] = []
-        self.limbs: dict[str, list[nn.Module]] = {"before": [], "after": []}
+        self.outside: dict[str, list[nn.Module]] = {"before": [], "after": []}
         self.final_norm: nn.Module | None = None
         self.positions: tuple[int, nn.Embedding | None] = (0, None)
         self.container: nn.Module = base
@@ -233,15 +233,15 @@ class _Trial:
         self.applied = [calls[index] for index in at]
         self.container = self.candidates[self.applied[-1]]
         inside_last = set(self.applied[-1].modules())
-        limbs = self._limbs()
+        outside = self._outside_parts()
         for index, part in enumerate(calls):
-            if part not in limbs or part in inside_last:
+            if part not in outside or part in inside_last:
                 continue
             phase = "before" if index < at[0] else "after" if index > at[-1] else "between"
-            if phase in self.limbs and part not in self.limbs[phase]:
-                self.limbs[phase].append(part)
+            if phase in self.outside and part not in self.outside[phase]:
+                self.outside[phase].append(part)
         within = set(self.base.modules())
-        norms = [part for part in self.limbs["after"] if part in within and _is_norm(part)]
+        norms = [part for part in self.outside["after"] if part in within and _is_norm(part)]
         self.final_norm = norms[0] if norms else None
 
     def pooled(self) -> tuple[Pools, bool]:
@@ -288,7 +288,7 @@ class _Trial:
             if row == list(range(row[0], row[0] + _TRIAL_TOKENS)) and isinstance(part, nn.Embedding):
                 self.positions = (row[0], part)
 
-    def _limbs(self) -> set[nn.Module]:
+    def _outside_parts(self) -> set[nn.Module]:
         """Modules with parameters that hang directly on the path from the model down to its blocks."""
         path = {""}
         for block in self.applied:

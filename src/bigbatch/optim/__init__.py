@@ -3,7 +3,7 @@
 ::
 
     optim/
-    ├── limbs.py    where a parameter sits: embeddings, which block, head
+    ├── depths.py   where a parameter sits: embeddings, which block, head
     ├── groups.py   parameters with and without weight decay, rates by layer, names kept
     ├── blocks.py   elementwise work in pieces that fit a CPU's caches
     ├── debias.py   averages that go on under other betas

@@ -15,10 +15,10 @@ from bigbatch.errors import ModelError, Problem, RecipeError
 from bigbatch.optim.adamw_8bit import adamw_8bit
 from bigbatch.optim.adamw_bf16 import AdamWBf16
 from bigbatch.optim.debias import set_betas
+from bigbatch.optim.depths import Depths
 from bigbatch.optim.groups import decay_groups
 from bigbatch.optim.lamb import Lamb, SumOfSquares
 from bigbatch.optim.lars import Lars
-from bigbatch.optim.limbs import Limbs
 from bigbatch.optim.lion import Lion
 from bigbatch.optim.muon import Muon, Whole
 from bigbatch.optim.schedule_free import schedule_free_adamw
@@ -65,7 +65,7 @@ def build_optimizer(
     rename: Callable[[str], str] = str,
     seed: int = 0,
     trainable: Iterable[tuple[str, Tensor]] | None = None,
-    limbs: Limbs | None = None,
+    depths: Depths | None = None,
 ) -> Optimizer:
     """Build the optimiser that the recipe names.
 
@@ -80,7 +80,7 @@ def build_optimizer(
         rename: parameter name -> name in checkpoints.
         seed: of stochastic rounding: `seed.dropout`.
         trainable: name and tensor of what is trained, where that is not the module's own.
-        limbs: where parameters sit, for `layer_decay` and Muon; None: all count as inside one block.
+        depths: where parameters sit, for `layer_decay` and Muon; None: all count as inside one block.
 
     Returns:
         An optimiser whose groups carry `names`, `adapt` and `lr_scale`.
@@ -94,7 +94,7 @@ def build_optimizer(
         settings.weight_decay,
         rename=rename,
         trainable=trainable,
-        limbs=limbs,
+        depths=depths,
         layer_decay=settings.layer_decay,
         matrices_apart=settings.name == "muon",
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bigbatch.optim.limbs import Limbs
+from bigbatch.optim.depths import Depths
 
 
 def decay_groups(
@@ -16,7 +16,7 @@ def decay_groups(
     *,
     rename: Callable[[str], str] = str,
     trainable: Iterable[tuple[str, Tensor]] | None = None,
-    limbs: Limbs | None = None,
+    depths: Depths | None = None,
     layer_decay: float = 1.0,
     matrices_apart: bool = False,
 ) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def decay_groups(
         weight_decay: of the groups that decay.
         rename: parameter name -> name in checkpoints (strips the prefixes of wrappers).
         trainable: name and tensor of what is trained, where that is not the module's own: parts of its parameters.
-        limbs: where parameters sit; None: nobody knows, all are alike.
+        depths: where parameters sit; None: nobody knows, all are alike.
         layer_decay: learning rate of a layer / that of the one above it.
         matrices_apart: whether matrices inside blocks are in groups of their own, with `orthogonal: True`.
 
@@ -52,9 +52,9 @@ def decay_groups(
     found: dict[tuple[int, int, int], list[tuple[str, Tensor]]] = {}
     for raw_name, parameter in trainable:
         name = rename(raw_name)
-        steps = limbs.below_head(name) if limbs is not None and layer_decay != 1 else 0
+        steps = depths.below_head(name) if depths is not None and layer_decay != 1 else 0
         decays = parameter.ndim >= 2
-        inside = limbs is None or limbs.in_block(name)
+        inside = depths is None or depths.in_block(name)
         apart = matrices_apart and parameter.ndim == 2 and inside
         found.setdefault((steps, 1 - decays, 1 - apart), []).append((name, parameter))
     return [

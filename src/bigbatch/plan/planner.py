@@ -10,7 +10,6 @@ from bigbatch.errors import DoesNotFit
 from bigbatch.plan import choices as chosen
 from bigbatch.plan.batches import cut_batch
 from bigbatch.plan.frozen import Plan
-from bigbatch.plan.means import means
 from bigbatch.plan.memory import (
     Division,
     MemoryBreakdown,
@@ -125,7 +124,7 @@ def make_plan(
             **chosen.replicas(recipe),
             "packing": packing,
             "micro_tokens": micro_tokens,
-            **means(recipe, packing.value, forward),
+            **ways(recipe, packing.value, forward),
             **chosen.recompute(
                 again, memory_of(fits.micro_tokens), limit_bytes, wish, known=forward is not None
             ),

@@ -10,7 +10,7 @@
     run.py           a run as Python sees it
     loop.py          the iterator of records
     beat.py          signs of life of this rank
-    growth.py        the size of the next batch, where a ramp decides it
+    ramp.py          the size of the next batch, where a ramp decides it
     baselines.py     simple models of the same rows, fitted once and kept
     finish.py        best weights, final evaluation, model folder, result.json
     verdict.py       the sentence that a finished run ends with

@@ -37,10 +37,10 @@ from bigbatch.run.boundary import Boundary
 from bigbatch.run.choice import note_best, note_for_stopping, scored_figures, stopping_metric
 from bigbatch.run.events import empty, halve_loss_scale, loss_scale_grown, skipped
 from bigbatch.run.forecast import Forecast
-from bigbatch.run.growth import Growth
 from bigbatch.run.guard import Guard
 from bigbatch.run.interruptible import Interruptible
 from bigbatch.run.plateau import Plateau
+from bigbatch.run.ramp import Growth
 from bigbatch.run.rate_test import tested_rate
 from bigbatch.run.signals import SignalFlag
 from bigbatch.store.keeper import Keeper

@@ -4,8 +4,9 @@
 
     update.py      one update on one screen: count, accumulate, reduce, check, clip, update, record
     executor.py    micro-batches -> gradients (`protocols.Executor`); the one place that sums and divides
+    tree.py        sums in the order of a tree: the same bits on any number of ranks
     coupled.py     a loss that needs all outputs of the batch, in two passes
-    dropout.py     the generator's seed of each micro-batch, a pure function of the recipe and the position
+    masks.py       the generator's seed of each micro-batch, a pure function of the recipe and the position
     noise.py       what the gradients of a batch's random parts say about its noise
     apart.py       one update of replicas that train apart
     replicas.py    what each replica holds, and their meetings

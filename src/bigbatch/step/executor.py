@@ -20,7 +20,7 @@ from bigbatch.parallel.agree import memory_errors
 from bigbatch.precision.loss_scale import LossScale
 from bigbatch.protocols import Forward, Task
 from bigbatch.records import LossSums, MicroBatch
-from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
+from bigbatch.step.masks import mask_seed, private_generator, seed_generator
 from bigbatch.tasks.losses import shares_of
 
 

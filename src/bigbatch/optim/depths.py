@@ -11,7 +11,7 @@ from bigbatch.model.anatomy import Anatomy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limbs:
+class Depths:
     """Depths of a model's parameters."""
 
     depths: Mapping[str, int]
@@ -28,7 +28,7 @@ class Limbs:
         return self.head - self.depths.get(name, self.head)
 
 
-def limbs_of(module: nn.Module, anatomy: Anatomy, rename: Callable[[str], str] = str) -> Limbs:
+def depths_of(module: nn.Module, anatomy: Anatomy, rename: Callable[[str], str] = str) -> Depths:
     """Depth of every parameter of a model.
 
     A block that is applied several times counts as its last application. An output layer that is tied to the
@@ -46,7 +46,7 @@ def limbs_of(module: nn.Module, anatomy: Anatomy, rename: Callable[[str], str] =
         depths.update((parameter, number) for parameter in application.module.parameters())
     for part in anatomy.embeddings:
         depths.update((parameter, 0) for parameter in part.parameters())
-    return Limbs(
+    return Depths(
         depths={rename(name): depths.get(parameter, 0) for name, parameter in module.named_parameters()},
         head=head,
     )

@@ -13,14 +13,14 @@ from torch import Tensor
 from bigbatch.parallel.agree import memory_errors
 from bigbatch.records import LossSums, MicroBatch
 from bigbatch.rules.tree import TreeSum
-from bigbatch.step.dropout import mask_seed, private_generator, seed_generator
 from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.masks import mask_seed, private_generator, seed_generator
 
 Leaf = tuple[list[Tensor | None], dict[str, float]]
 """Gradients in the order of the parameters, and the loss of each term."""
 
 
-class AlignedExecutor(PlainExecutor):
+class TreeExecutor(PlainExecutor):
     """`PlainExecutor` with sums in the order of a tree."""
 
     def __init__(self, *, parameters: Sequence[Tensor], **plain: object) -> None:

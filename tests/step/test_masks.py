@@ -5,7 +5,7 @@ import itertools
 import torch
 
 import bigbatch
-from bigbatch.step.dropout import mask_seed, private_generator
+from bigbatch.step.masks import mask_seed, private_generator
 from tests.jobs import HELD_OUT, ROWS, exhaust, start
 from tests.models import tiny
 

@@ -6,18 +6,18 @@ import pytest
 from torch import nn
 
 from bigbatch.model.anatomy import anatomy
+from bigbatch.optim.depths import Depths, depths_of
 from bigbatch.optim.groups import decay_groups
-from bigbatch.optim.limbs import Limbs, limbs_of
 from tests.models import FAMILIES, tiny
 
 
-def limbs(family: str) -> tuple[nn.Module, Limbs]:
+def laid_out(family: str) -> tuple[nn.Module, Depths]:
     module = tiny(family)
-    return module, limbs_of(module, anatomy(module))
+    return module, depths_of(module, anatomy(module))
 
 
 def test_bert_has_depths_from_embeddings_to_head() -> None:
-    _, found = limbs("bert")
+    _, found = laid_out("bert")
     assert found.head == 3
     assert found.depths["bert.embeddings.word_embeddings.weight"] == 0
     assert found.depths["bert.embeddings.LayerNorm.weight"] == 0
@@ -28,7 +28,7 @@ def test_bert_has_depths_from_embeddings_to_head() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_all_depths(family: str) -> None:
-    module, found = limbs(family)
+    module, found = laid_out(family)
     assert found.depths.keys() == {name for name, _ in module.named_parameters()}
     depths = set(found.depths.values())
     # ALBERT's only block counts as its last application.
@@ -36,8 +36,8 @@ def test_every_family_has_all_depths(family: str) -> None:
 
 
 def test_rates_fall_from_the_head_down() -> None:
-    module, found = limbs("bert")
-    groups = decay_groups(module, 0.01, limbs=found, layer_decay=0.5)
+    module, found = laid_out("bert")
+    groups = decay_groups(module, 0.01, depths=found, layer_decay=0.5)
     assert groups[0]["lr_scale"] == 1.0 and "classifier.weight" in groups[0]["names"]
     rates = {name: group["lr_scale"] for group in groups for name in group["names"]}
     assert rates["bert.encoder.layer.1.attention.self.query.weight"] == 0.5
@@ -48,8 +48,8 @@ def test_rates_fall_from_the_head_down() -> None:
 
 
 def test_matrices_of_blocks_are_muons() -> None:
-    module, found = limbs("bert")
-    groups = decay_groups(module, 0.01, limbs=found, matrices_apart=True)
+    module, found = laid_out("bert")
+    groups = decay_groups(module, 0.01, depths=found, matrices_apart=True)
     turned = [name for group in groups if group["orthogonal"] for name in group["names"]]
     assert turned and all(".layer." in name and name.endswith("weight") for name in turned)
     rest = {name for group in groups if not group["orthogonal"] for name in group["names"]}
@@ -71,12 +71,12 @@ def test_a_tied_output_layer_is_an_embedding() -> None:
         pad_token_id=0,
     )
     module = BertForMaskedLM(config)
-    found = limbs_of(module, anatomy(module))
+    found = depths_of(module, anatomy(module))
     assert found.depths["bert.embeddings.word_embeddings.weight"] == 0
     assert found.depths["cls.predictions.transform.dense.weight"] == 3
 
 
 def test_unknown_names_count_as_a_block_at_full_rate() -> None:
-    found = Limbs(depths={"a": 0}, head=3)
+    found = Depths(depths={"a": 0}, head=3)
     assert found.in_block("b") and not found.in_block("a")
     assert (found.below_head("b"), found.below_head("a")) == (0, 3)

@@ -15,7 +15,7 @@ _EXPECTED = ("flash", "chunked", "sdpa", "flex")
 _PLAIN = "the plain way: plan.lazy is false"
 
 
-def means(recipe: Any, packing: str, facts: ForwardFacts | None) -> dict[str, Choice]:
+def ways(recipe: Any, packing: str, facts: ForwardFacts | None) -> dict[str, Choice]:
     """Attention, last block, embedding gradients, dropout masks and compilation.
 
     Args:

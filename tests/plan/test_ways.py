@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bigbatch.plan.forward import ForwardPlan
-from bigbatch.plan.means import means
+from bigbatch.plan.ways import ways
 from bigbatch.records import CompileFacts, ForwardFacts, ProbeFacts
 
 GOOD = ProbeFacts(packed_ok=True, reason="packed: 3e-7 of padded on 32 real samples", error=3e-7, samples=32)
@@ -27,7 +27,7 @@ def facts(**changes: Any) -> ForwardFacts:
 
 
 def chosen(plan: dict[str, Any] | None = None, packing: str = "packed", **changes: Any) -> dict[str, Any]:
-    found = means(recipe(**(plan or {})), packing, facts(**changes))
+    found = ways(recipe(**(plan or {})), packing, facts(**changes))
     assert all(len(choice.reason) > 5 for choice in found.values())
     return {name: (choice.value, choice.source) for name, choice in found.items()}
 
@@ -51,13 +51,13 @@ def test_the_plain_way_on_request() -> None:
         ("dropout_masks", "torch"),
     ):
         assert found[name] == (value, "user")
-    assert ForwardPlan.of(means(recipe(lazy=False), "padded", facts())) == ForwardPlan()
+    assert ForwardPlan.of(ways(recipe(lazy=False), "padded", facts())) == ForwardPlan()
 
 
 def test_a_last_block_that_is_not_exact_runs_in_full_and_says_why() -> None:
-    found = means(recipe(), "packed", facts(last_block=BAD))["last_block"]
+    found = ways(recipe(), "packed", facts(last_block=BAD))["last_block"]
     assert (found.value, found.source, found.reason) == ("all tokens", "measured", BAD.reason)
-    assert means(recipe(), "padded", facts(last_block=None))["last_block"].value == "all tokens"
+    assert ways(recipe(), "padded", facts(last_block=None))["last_block"].value == "all tokens"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_attention_that_was_asked_for_is_used_unless_it_fails() -> None:
         "flash",
         "user",
     )
-    failed = means(recipe(attention="flash"), "packed", facts(attention_failed={"flash": "no CUDA"}))[
+    failed = ways(recipe(attention="flash"), "packed", facts(attention_failed={"flash": "no CUDA"}))[
         "attention"
     ]
     assert failed.value == "sdpa" and "flash: no CUDA" in failed.reason
@@ -86,18 +86,18 @@ def test_attention_that_was_asked_for_is_used_unless_it_fails() -> None:
 
 def test_compiled_when_it_pays() -> None:
     pays = CompileFacts(ok=True, reason="", seconds=20, eager_seconds_per_token=2e-4, seconds_per_token=1e-4)
-    found = means(recipe(), "packed", facts(compiled=pays))["compile"]
+    found = ways(recipe(), "packed", facts(compiled=pays))["compile"]
     assert (found.value, found.source) == (
         "blocks",
         "measured",
     ) and "10,000 tokens/s compiled" in found.reason
-    assert means(recipe(compile="whole"), "packed", facts(compiled=pays))["compile"].value == "whole"
+    assert ways(recipe(compile="whole"), "packed", facts(compiled=pays))["compile"].value == "whole"
     late = CompileFacts(ok=False, reason="compiling took 20 s and would save 3 s")
-    found = means(recipe(compile="blocks"), "packed", facts(compiled=late))["compile"]
+    found = ways(recipe(compile="blocks"), "packed", facts(compiled=late))["compile"]
     assert (found.value, found.reason) == ("off", late.reason)
-    assert means(recipe(compile="off"), "packed", facts())["compile"].source == "user"
+    assert ways(recipe(compile="off"), "packed", facts())["compile"].source == "user"
 
 
 def test_plans_of_earlier_versions_mean_the_plain_way() -> None:
     assert ForwardPlan.of({}) == ForwardPlan()
-    assert means(recipe(), "packed", None) == {}
+    assert ways(recipe(), "packed", None) == {}
