@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bigbatch.build.build import Parts
+from bigbatch.build.settled import RATE
 from bigbatch.build.watched import figure_of
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.records import Event
@@ -22,9 +23,6 @@ from bigbatch.rules.clocks import Length
 from bigbatch.rules.first_run import PATIENCE, RATE_CUT, cool_down_end, rate_is_too_high
 from bigbatch.rules.schedules import in_samples
 from bigbatch.run.choice import compared, shown_p, stopping_metric
-from bigbatch.run.progress import Progress
-from bigbatch.run.settled import RATE
-from bigbatch.run.watched import figure_of
 from bigbatch.store.progress import Progress
 
 if TYPE_CHECKING:
