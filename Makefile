@@ -2,6 +2,7 @@
 #
 #   make demo         fine-tune a BERT on 13,000 tweets, 256 samples per update, and beat a baseline
 #   make test         the test suite, a process a core (WORKERS=0: in one process)
+#   make stress       every fault at every place, of which the suite takes a sample (half an hour)
 #   make test-cluster  SSH hosts and Slurm on this machine, and faults on them (root; a quarter of an hour)
 #   make lint         ruff, pyright, the house's import rules
 #   make docs         the documentation, into docs/_build/html
@@ -20,7 +21,7 @@ BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test test-cluster lint format docs mutants kills benchmarks clean
+.PHONY: help demo test stress test-cluster lint format docs mutants kills benchmarks clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
@@ -45,6 +46,10 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
+
+stress: $(VENV)/.installed-test
+	DAMAGE_EVERY=1 $(BIN)/python -m pytest -m stress $(ARGS)
+	DAMAGE_EVERY=1 $(BIN)/python -m pytest tests/test_damaged_runs.py $(ARGS)
 
 test-cluster: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)

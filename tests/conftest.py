@@ -71,7 +71,13 @@ def python() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out `gpu` tests where there is no CUDA device; pytest counts them as deselected."""
+    """Leave out `stress` unless the marker is asked for, and `gpu` where there is no CUDA device; pytest counts them as
+    deselected.
+    """
+    stress = [item for item in items if item.get_closest_marker("stress")]
+    if stress and "stress" not in config.getoption("markexpr"):
+        config.hook.pytest_deselected(items=stress)
+        items[:] = [item for item in items if item not in stress]
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

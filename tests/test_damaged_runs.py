@@ -1,7 +1,7 @@
 """Whatever lies in a run directory: no command ends in a traceback or waits for ever, and nothing else is lost.
 
 The ordinary test tries some kinds of damage to each file, with one command after the other; the slow one goes
-through the product of all files, ways and commands, or every seventh of it: DAMAGE_EVERY=1 tries the whole.
+through the product of all files, ways and commands, or every 13th of it: DAMAGE_EVERY=1 tries the whole.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bigbatch.errors import BigbatchError
 from tests.damage import CONTENTS, Damage, inside, whole_file
 from tests.run.jobs import tiny_model, write_job
 
-EVERY = int(os.environ.get("DAMAGE_EVERY", "7"))
+EVERY = int(os.environ.get("DAMAGE_EVERY", "13"))
 """Of the product that the slow test goes through; 1, the whole of it, takes about ten minutes."""
 SECONDS = 60
 """For one command; it takes about half of one, where nobody else computes."""

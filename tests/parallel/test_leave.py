@@ -49,11 +49,32 @@ def test_all_ranks_leave_together_and_can_do_it_again(ranks, tmp_path):
     check(ranks.run(JOB, 2, tmp_path, **given), KINDS, QUICK)
 
 
+def pairwise(size: int) -> list[list[Any]]:
+    """Every way at every point, every point at every place and every way at every place, each on every rank."""
+    numbers = itertools.product(range(len(WAYS)), range(len(POINTS)))
+    squares = [(WAYS[way], POINTS[point], PLACES[(way + point) % len(PLACES)]) for way, point in numbers]
+    return [[*case, rank] for case, rank in itertools.product(squares, range(size))]
+
+
+def test_the_pairs_are_all_there():
+    cases = pairwise(2)
+    for first, second in itertools.combinations(range(4), 2):
+        found = {(case[first], case[second]) for case in cases}
+        assert found == set(
+            itertools.product({case[first] for case in cases}, {case[second] for case in cases})
+        )
+    assert len(cases) == 24
+
+
 @pytest.mark.slow
 @pytest.mark.world_size(4)
+@pytest.mark.parametrize(
+    "every", [False, pytest.param(True, marks=pytest.mark.stress)], ids=["pairs", "every"]
+)
 @pytest.mark.parametrize("kind", [*KINDS, "both"])
-def test_every_way_out_at_every_place_on_every_rank(ranks, tmp_path, kind):
+def test_ways_out_at_places_on_every_rank(ranks, tmp_path, kind, every):
     size = 4 if kind == "both" else 2
-    cases = [list(case) for case in itertools.product(WAYS, POINTS, PLACES, range(size))]
+    product = [list(case) for case in itertools.product(WAYS, POINTS, PLACES, range(size))]
+    cases = product if every else pairwise(size)
     given = {"kinds": [kind], "cases": cases, "place": str(tmp_path)}
     check(ranks.run(JOB, size, tmp_path, seconds=900, **given), [kind], cases)

@@ -160,25 +160,36 @@ FULL = {
 }
 
 
-SLOW = (1, 4, 6)
-"""With 0 these reach every place that PHASES knows."""
-SEEDS = (0, *SLOW)
+def place_of(kill: Kill) -> tuple[str, str, str]:
+    return kill.target, kill.when, kill.about
 
 
-def points_of(seeds: Sequence[int]) -> set[tuple[str, str, str]]:
-    """Where the chains of these seeds are killed."""
-    return {(kill.target, kill.when, kill.about) for seed in seeds for _, kill in drawn(seed, FULL)}
+def others(seed: int) -> list[tuple[str, Kill]]:
+    """A kill at each place of PHASES that the chain of this seed leaves out."""
+    met = {place_of(kill) for _, kill in drawn(seed, FULL)}
+    everywhere = drawn(seed, {phase: len(points) for phase, points in PHASES.items()})
+    return [(phase, kill) for phase, kill in everywhere if place_of(kill) not in met]
 
 
-def test_the_chains_together_are_killed_everywhere():
+CHAINS = {"seed 0": drawn(0, FULL), "the other places": others(0)} | {
+    f"seed {seed}": drawn(seed, FULL) for seed in (1, 4, 6)
+}
+STRESS = [pytest.mark.slow, pytest.mark.stress]
+
+
+def test_the_first_two_chains_together_are_killed_everywhere():
     known = {(target, when, about) for points in PHASES.values() for target, when, about, _ in points}
-    assert points_of(SEEDS) == known
+    chains = CHAINS["seed 0"], CHAINS["the other places"]
+    assert {place_of(kill) for chain in chains for _, kill in chain} == known
+    assert len(chains[0]) == 21
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW)])
-def test_killed_twenty_one_times_in_every_phase(parent, job, straight, seed):
-    kills = drawn(seed, FULL)
-    assert len(kills) == 21
+@pytest.mark.parametrize(
+    "chain",
+    ["seed 0", *(pytest.param(name, marks=STRESS[: 1 + name.startswith("seed")]) for name in [*CHAINS][1:])],
+)
+def test_killed_again_and_again_in_every_phase(parent, job, straight, chain):
+    kills = CHAINS[chain]
     starts = killed_chain(parent, job, kills)
     assert starts == sorted(starts), "a resume went further back than the one before"
     assert starts[-1] > 0
@@ -209,7 +220,7 @@ def test_killed_by_the_clock(job, straight):
     """The real command line, killed from outside at random moments of its work."""
     source = random.Random(3)
     fired = 0
-    for _ in range(5):
+    for _ in range(3):
         (job.run / "lock.json").unlink(missing_ok=True)
         process = job.started()
         while process.poll() is None and not (job.run / "lock.json").exists():
