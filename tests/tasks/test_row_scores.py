@@ -223,5 +223,110 @@ def test_figures_that_give_rows_no_score():
         *known_metrics("single", ABC).values(),
         WholeMetric(name="mine", figure=lambda p, t: 0.0, own=True),
     ]
-    for name in ("roc_auc_ovr", "expected_calibration_error", "mine", "loss", "unheard"):
+    for name in ("mine", "loss", "unheard"):
         assert scorer_of(name, metrics) is None
+
+
+# ---------------------------------------------------------------- figures of ranks and squares
+
+
+def multi(rows=40, labels=3, seed=0):
+    random = np.random.default_rng(seed)
+    true_UC = random.random((rows, labels)) < 0.4
+    scores = np.round(2.0 * true_UC + random.normal(size=true_UC.shape), 1)  # some are equal
+    shares = 1 / (1 + np.exp(-scores))
+    targets = Targets(values=true_UC.astype(np.float32), weights=np.ones(rows, np.float32), extras={})
+    return Predictions(kind="multi", scores=scores, probabilities=shares, values=shares > 0.5), targets
+
+
+def regression(rows=40, outputs=2, seed=0):
+    random = np.random.default_rng(seed)
+    true_UC = np.round(random.normal(size=(rows, outputs)), 1)  # some are equal
+    found_UC = np.round(true_UC + random.normal(size=true_UC.shape), 1)
+    targets = Targets(values=true_UC, weights=np.ones(rows, np.float32), extras={})
+    return Predictions(kind="regression", scores=found_UC, probabilities=None, values=found_UC), targets
+
+
+WHOLE = {
+    "roc_auc_ovr": ("single", single),
+    "expected_calibration_error": ("single", single),
+    "average_precision": ("multi", multi),
+    "r2": ("regression", regression),
+    "pearson": ("regression", regression),
+    "spearman": ("regression", regression),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_figures_of_the_whole_move_with_the_weight_of_a_row(name):
+    kind, made = WHOLE[name]
+    predictions, targets = made(rows=24)
+    metric = known_metrics(kind, ABC)[name]
+    sign = 1 if metric.larger_is_better else -1
+    wanted = of_repeated(metric, name, predictions, targets, np.arange(24))
+    for pieces in (1, 3):
+        found = scored(metric, name, predictions, targets, np.arange(24), pieces=pieces)
+        np.testing.assert_allclose(found, sign * wanted, atol=2e-3)
+        assert sign * found.mean() == pytest.approx(figure(metric, name, predictions, targets), abs=1e-9)
+
+
+SQUARES = {
+    "roc_auc_ovr": lambda t, p, w: np.mean(
+        [sk.roc_auc_score(t.values == each, p.probabilities[:, each], sample_weight=w) for each in range(3)]
+    ),
+    "average_precision": lambda t, p, w: sk.average_precision_score(
+        t.values, p.probabilities, sample_weight=w
+    ),
+    "r2": lambda t, p, w: sk.r2_score(t.values, p.values, sample_weight=w),
+}
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_they_are_slopes_of_scikit_learns_figures(name):
+    kind, made = WHOLE[name]
+    predictions, targets = made()
+    found = scored(known_metrics(kind, ABC)[name], name, predictions, targets, np.arange(40))
+    np.testing.assert_allclose(found, slopes(lambda w: SQUARES[name](targets, predictions, w), 40), atol=1e-5)
+
+
+def test_the_spread_of_an_area_is_delongs():
+    """From the definition: each positive against each negative."""
+    predictions, targets = single(classes=2)
+    right_U, scores_U = targets.values == 1, predictions.probabilities[:, 1]
+    wins = (scores_U[right_U][:, None] > scores_U[~right_U]) + 0.5 * (
+        scores_U[right_U][:, None] == scores_U[~right_U]
+    )
+    wanted = wins.mean(1).var() / len(wins) + wins.mean(0).var() / wins.shape[1]
+    found = scored(
+        known_metrics("single", "ab")["roc_auc_ovr"], "roc_auc_ovr", predictions, targets, np.arange(40)
+    )
+    assert found.var() / 40 == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", ["roc_auc_ovr", "r2"])
+def test_units_of_a_row_are_added_and_those_without_weight_left_out(name):
+    kind, made = WHOLE[name]
+    predictions, targets = made()
+    weights = np.ones(40, np.float32)
+    weights[[3, 10, 11]] = 0
+    rows_U = np.repeat(np.arange(20), 2)  # row 5 has nothing that counts
+    targets = Targets(values=targets.values, weights=weights, extras={})
+    metric = known_metrics(kind, ABC)[name]
+    found = scored(metric, name, predictions, targets, rows_U, pieces=2)
+    kept = weights > 0
+    each = scored(metric, name, *some(predictions, targets, kept), np.arange(37))
+    value = figure(metric, name, predictions, targets)
+    wanted = np.array(
+        [value + 19 / 37 * (each[rows_U[kept] == row] - value).sum() for row in range(20) if row != 5]
+    )
+    np.testing.assert_allclose(found, wanted)
+
+
+def test_a_figure_that_does_not_exist_gives_rows_no_score():
+    predictions, targets = single()
+    targets = Targets(values=np.minimum(targets.values, 1), weights=targets.weights, extras={})
+    metric = known_metrics("single", ABC)["roc_auc_ovr"]
+    assert len(scored(metric, "roc_auc_ovr", predictions, targets, np.arange(40))) == 0
+    predictions, targets = regression()
+    targets = Targets(values=np.ones((40, 2)), weights=targets.weights, extras={})
+    assert len(scored(known_metrics("regression", ABC)["r2"], "r2", predictions, targets, np.arange(40))) == 0

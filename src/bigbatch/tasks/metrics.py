@@ -14,7 +14,7 @@ import numpy as np
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Metric, MetricFunction
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks import figures
+from bigbatch.tasks import figures, slopes
 from bigbatch.tasks.figures import Undefined
 from bigbatch.tasks.naming import figure_of_class
 from bigbatch.tasks.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, shares_of
@@ -53,7 +53,11 @@ _SINGLE_COUNTS: Mapping[str, Callable[[np.ndarray], float]] = {
     "matthews_corrcoef": figures.matthews_corrcoef,
 }
 _AVERAGES = {"macro": figures.macro, "weighted": figures.weighted, "micro": figures.micro}
-_WHOLE_REGRESSION = {"r2": figures.r2, "pearson": figures.pearson, "spearman": figures.spearman}
+_WHOLE_REGRESSION = {
+    "r2": (figures.r2, slopes.of_r2),
+    "pearson": (figures.pearson, slopes.of_pearson),
+    "spearman": (figures.spearman, slopes.of_spearman),
+}
 _DEFAULTS = {
     "single": (
         "accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_weighted",
@@ -77,8 +81,12 @@ def known_metrics(kind: str, labels: Sequence[str]) -> dict[str, Metric]:
                 name="mae", per_unit=lambda p, t: np.abs(_errors(p, t)).mean(-1), larger_is_better=False
             ),
         }
-        whole = {name: _regression(figure) for name, figure in _WHOLE_REGRESSION.items()}
-        return found | {name: WholeMetric(name=name, figure=figure) for name, figure in whole.items()}
+        return found | {
+            name: WholeMetric(
+                name=name, figure=_regression(figure), slope=partial(slopes.mean_over_outputs, slope)
+            )
+            for name, (figure, slope) in _WHOLE_REGRESSION.items()
+        }
     averages = _AVERAGES | ({"macro": figures.macro_all} if kind == "multi" else {})
     found = {
         f"{name}_{average}": CountMetric(name=f"{name}_{average}", figure=partial(combine, figure))
@@ -101,7 +109,9 @@ def _single_metrics(labels: Sequence[str]) -> dict[str, Metric]:
     }
     found["log_loss"] = MeanMetric(name="log_loss", per_unit=log_loss_per_unit, larger_is_better=False)
     found["roc_auc_ovr"] = WholeMetric(
-        name="roc_auc_ovr", figure=lambda p, t: figures.roc_auc_ovr(t.values, shares_of(p), labels)
+        name="roc_auc_ovr",
+        figure=lambda p, t: figures.roc_auc_ovr(t.values, shares_of(p), labels),
+        slope=slopes.of_roc_auc_ovr,
     )
     found["expected_calibration_error"] = CalibrationMetric()
     return found
@@ -116,6 +126,7 @@ def _multi_metrics() -> dict[str, Metric]:
     precision = WholeMetric(
         name="average_precision",
         figure=lambda p, t: figures.average_precision_macro(t.values, shares_of(p)),
+        slope=slopes.of_average_precision_macro,
     )
     return {**matches, "average_precision": precision}
 

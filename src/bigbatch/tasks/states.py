@@ -56,6 +56,13 @@ def confusion(predictions: Predictions, targets: Targets) -> np.ndarray:
     return np.bincount(cells_U, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
+def bins_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Largest probability of each unit (U,) and the bin of the calibration error that it lies in (U,)."""
+    shares_U = shares_of(predictions).max(-1)
+    bins_U = np.ceil(np.nan_to_num(shares_U) * BINS).astype(np.int64) - 1
+    return shares_U, np.clip(bins_U, 0, BINS - 1)
+
+
 def shares_of(predictions: Predictions) -> np.ndarray:
     """Probabilities of a classification (U, C)."""
     assert predictions.probabilities is not None, "classification has probabilities"
@@ -120,6 +127,8 @@ class WholeMetric:
     name: str
     figure: MetricFunction
     larger_is_better: bool = True
+    slope: Callable[[Predictions, Targets], np.ndarray] | None = None
+    """How the figure, where it is defined, moves with the weight of each unit (U,) (`tasks.slopes`); None: unknown."""
     own: bool = False
     """Whether the function is the user's."""
 
@@ -192,11 +201,10 @@ class CalibrationMetric:
     def add(self, predictions: Predictions, targets: Targets) -> CalibrationState:
         """Bins of these units; a probability that is not a number is in none."""
         predictions, targets = counted(predictions, targets)
-        shares_U = shares_of(predictions).max(-1)
+        shares_U, bins_U = bins_of(predictions)
         correct_U = predictions.values == targets.values
         finite_U = np.isfinite(shares_U)
-        shares_U, correct_U = shares_U[finite_U], correct_U[finite_U]
-        bins_U = np.clip(np.ceil(shares_U * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        shares_U, bins_U, correct_U = shares_U[finite_U], bins_U[finite_U], correct_U[finite_U]
         counts = np.stack(
             [np.bincount(bins_U, minlength=BINS), np.bincount(bins_U[correct_U], minlength=BINS)]
         )
