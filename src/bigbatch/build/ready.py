@@ -14,6 +14,7 @@ from torch import nn
 from bigbatch.build.inputs import Inputs, Live, local_model
 from bigbatch.data.ragged import all_targets, counted_units
 from bigbatch.data.tokens import token_table
+from bigbatch.data.unknown import unknown_note
 from bigbatch.errors import DataError, ModelError, Problem
 from bigbatch.model.adjust import read_given_types
 from bigbatch.model.anatomy import Anatomy, anatomy
@@ -128,6 +129,7 @@ def ready_tables(
     """
     tables: dict[str, TokenTable] = {}
     notes: list[str] = []
+    unknown: dict[str, str] = {}
     given = given_tokens(ready.module, ready.tokenizer, ready.max_length)
     for name, rows in inputs.splits.items():
         rows, padded = given.table(rows)
@@ -146,6 +148,8 @@ def ready_tables(
             say=say,
         )
         say(f"{name}: {len(rows):,} rows{', tokens from the cache' if reused else ' tokenised'}")
+        strange = unknown_note(name, tables[name].ids, ready.tokenizer)
+        unknown |= {} if strange is None else {name: strange}
         tables[name] = arranged(ready.task, tables[name], evaluation=name != "train")
         if len(tables[name]) != len(rows):
             say(
@@ -166,27 +170,30 @@ def ready_tables(
             given.check(tables[name].ids, int(tables[name].lengths_B.max()), name)
     task = ready.task.weighted(tables["train"]) if hasattr(ready.task, "weighted") else ready.task
     tables["train"] = _with_class_weights(tables["train"], task)
-    notes += [note for name, table in tables.items() for note in _what_counts(name, table, task)]
+    for name, table in tables.items():
+        notes += _what_counts(name, table, task, unknown.get(name))
     return tables, replace(ready, task=task), tuple(notes)
 
 
-def _what_counts(name: str, table: TokenTable, task: Any) -> list[str]:
-    """Notes on samples of a split from which nothing can be learnt.
+def _what_counts(name: str, table: TokenTable, task: Any, unknown: str | None) -> list[str]:
+    """Notes on samples of a split from which nothing, or with what is unknown little, can be learnt.
 
     Raises:
         DataError: all of the training data are such.
     """
     kinds = "no token to predict, no label, or all weights 0"
+    said = [] if unknown is None else [unknown]
     if not any(task.denominators(all_targets(table)).values()):
         if name == "train":
-            what = f"none of its {len(table):,} samples has anything to learn from: {kinds}"
+            because = kinds if unknown is None else unknown.removeprefix(f"{name}: ")
+            what = f"none of its {len(table):,} samples has anything to learn from: {because}"
             raise DataError([Problem(where=name, what=what)])
-        return [f"{name}: nothing in it counts ({kinds}): its figures do not exist"]
+        return [*said, f"{name}: nothing in it counts ({kinds}): its figures do not exist"]
     idle = int((counted_units(table) == 0).sum())
     if not idle:
-        return []
+        return said
     did = "learnt from" if name == "train" else "scored"
-    return [f"{name}: {idle:,} of {len(table):,} samples have nothing to be {did} ({kinds})"]
+    return [*said, f"{name}: {idle:,} of {len(table):,} samples have nothing to be {did} ({kinds})"]
 
 
 def _key_parts(ready: Ready) -> Mapping[str, Any]:
