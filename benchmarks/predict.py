@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,10 @@ def padded(forward: Any) -> None:
     forward._narrow = None
 
 
-def measured(contestants: dict[str, Contestant], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(wall, CPU) seconds of every round, the contestants taking turns, after one round that wakes everything up."""
+def measured(
+    contestants: dict[str, Contestant], rounds: int
+) -> Iterator[dict[str, list[tuple[float, float]]]]:
+    """(wall, CPU) seconds of the rounds so far, the contestants taking turns, after one that wakes everything up."""
     reference: list[dict[str, float]] = []
     for name, contest in contestants.items():
         found = contest()
@@ -104,7 +106,7 @@ def measured(contestants: dict[str, Contestant], rounds: int) -> dict[str, list[
         print(
             f"round {number + 1} of {rounds}", {name: each[-1] for name, each in seconds.items()}, flush=True
         )
-    return seconds
+        yield seconds
 
 
 def shares(contest: Contestant) -> list[tuple[str, float]]:
@@ -187,24 +189,38 @@ def main() -> None:
             "bigbatch, torch's products": ours(run, texts, without_onednn),
             "bigbatch, padded": ours(run, texts, padded),
         }
-        seconds = measured(contestants, arguments.rounds)
+        profiles: dict[str, list[tuple[str, float]]] = {}
+        kept = arguments.out / f"{datetime.now(UTC):%Y-%m-%d}-predict-{arguments.name}.md"
+        for seconds in measured(contestants, arguments.rounds):
+            write(kept, arguments, len(texts), seconds, profiles)
         profiles = {name: shares(contestants[name]) for name in ("loop of 32, by length", "bigbatch")}
+        write(kept, arguments, len(texts), seconds, profiles)
+    print(kept.read_text(encoding="utf-8"))
+
+
+def write(
+    kept: Path,
+    arguments: argparse.Namespace,
+    rows: int,
+    seconds: dict[str, list[tuple[float, float]]],
+    profiles: dict[str, list[tuple[str, float]]],
+) -> None:
+    """The rounds so far, and where the time goes once that is known."""
+    rounds = len(next(iter(seconds.values())))
     lines = [
         f"# Prediction: {arguments.name}",
         "",
-        f"{len(texts)} rows of {arguments.data.name}, at most {arguments.max_length} tokens; {arguments.threads} "
-        f"thread(s); torch {torch.__version__}; {arguments.rounds} rounds in turns; medians and range; load "
-        f"{os.getloadavg()[0]:.1f} when it ended. `python benchmarks/predict.py` makes it.",
+        f"{rows} rows of {arguments.data.name}, at most {arguments.max_length} tokens; {arguments.threads} thread(s); "
+        f"torch {torch.__version__}; {rounds} rounds in turns: median (range); load {os.getloadavg()[0]:.1f} when they "
+        "ended. `python benchmarks/predict.py` makes it.",
         "",
-        *table(seconds, len(texts)),
+        *table(seconds, rows),
     ]
     for name, found in profiles.items():
         lines += ["", f"## Where {name} spends its time", "", "| operation | share |", "|---|---|"]
         lines += [f"| {key} | {100 * share:.1f} % |" for key, share in found]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    kept = arguments.out / f"{datetime.now(UTC):%Y-%m-%d}-predict-{arguments.name}.md"
+    kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(kept.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

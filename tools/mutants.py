@@ -344,6 +344,18 @@ MUTANTS = (
         patches=(("infer/quick.py", "            if facts.packed_ok:", "            if True:"),),
         tests=("tests/infer/test_quick.py",),
     ),
+    Mutant(
+        name="products-without-a-gradient",
+        fault="oneDNN multiplies where a gradient is wanted, too, and none arrives",
+        patches=(("model/products.py", "        and not torch.is_grad_enabled()\n", ""),),
+        tests=("tests/model/test_products.py",),
+    ),
+    Mutant(
+        name="products-untried",
+        fault="the faster library is taken whatever numbers it gives",
+        patches=(("probe/products.py", "<= _ROUNDING * usual.abs().max()):", ">= 0 * usual.abs().max()):"),),
+        tests=("tests/probe/test_products.py",),
+    ),
     # ------------------------------------------------------------ several units a sample
     Mutant(
         name="reads-of-another-sample",
