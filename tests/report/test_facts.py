@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bigbatch.report import facts
+from bigbatch.report.html import render_report
 from bigbatch.report.read import read_run
 from tests.report.fake_run import choice, plan, records, result, write_run
 
@@ -42,6 +43,26 @@ def test_predictions_stand_against_measurements(tmp_path: Path) -> None:
     line = lines["train_seconds"]
     assert line.measured == pytest.approx(run.result["train_seconds"])
     assert line.error == pytest.approx((498 - line.measured) / line.measured)
+
+
+def test_time_is_held_against_its_first_correction(tmp_path: Path) -> None:
+    """A plan that was made beside other work says far too much; updates soon show it."""
+    lines = [line for line in records(40) if line["kind"] != "event"]
+    told = {
+        "kind": "event", "event": "forecast", "why": "updates take 0.1 times as long as was foretold",
+        "did": "expects less", "time": lines[0]["time"], "train_seconds_left": 5.0,
+    }  # fmt: skip
+    at = next(number for number, line in enumerate(lines) if line["kind"] == "update" and line["step"] == 3)
+    lines[at + 1 : at + 1] = [told | {"step": 3}]
+    lines.append(told | {"step": 40, "train_seconds_left": 0.0})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    run = read_run(write_run(tmp_path / "run", files={"metrics.jsonl": text}))
+    line = next(line for line in facts.compared(run) if line.name == "train_seconds")
+    until = sum(each["seconds"] for each in lines if each["kind"] == "update" and each["step"] <= 3)
+    assert line.predicted == pytest.approx(until + 5.0)
+    page = render_report(run)
+    assert "as it was corrected after update 3 (updates take 0.1 times as long as was foretold)" in page
+    assert "the plan had said 8 min 18 s" in page
 
 
 def test_without_a_list_the_choices_named_like_figures_are_the_predictions(tmp_path: Path) -> None:

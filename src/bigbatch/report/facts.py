@@ -41,6 +41,19 @@ class Compared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """The training time as it was expected once updates had shown the plan's forecast to be wrong, such as one that was
+    made beside other work.
+    """
+
+    step: int
+    """Update after which it was said first."""
+    seconds: float
+    """Of the whole run: of the updates until then, and what was expected of the others."""
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Padding:
     """Tokens that ran through the model in training, and what random padded batches of 32 would have cost."""
 
@@ -185,14 +198,35 @@ def kept_final(run: RunData) -> bool:
 
 def compared(run: RunData) -> list[Compared]:
     """Every prediction that was recorded, with its measurement where there is one."""
-    done = bool(run.result)
+    done, later = bool(run.result), corrected(run)
     lines = []
     for name, value in _predicted(run).items():
-        stated = number(value)
+        stated = later.seconds if later is not None and name == "train_seconds" else number(value)
         if stated is not None:
             figure = measured(run, str(name)) if done else None
             lines.append(Compared(name=str(name), predicted=stated, measured=figure))
     return lines
+
+
+def planned_seconds(run: RunData) -> float | None:
+    """Training time as the plan had it."""
+    return number(_predicted(run).get("train_seconds"))
+
+
+def corrected(run: RunData) -> Corrected | None:
+    """The first correction of the forecast; None where the plan's own stands."""
+    for event in run.events:
+        left, step = number(event.get("train_seconds_left")), number(event.get("step"))
+        if event.get("event") != "forecast" or left is None or step is None:
+            continue
+        columns = run.updates.select(["step", "seconds"]).to_pydict()
+        until = [
+            seconds or 0.0
+            for at, seconds in zip(columns["step"], columns["seconds"], strict=True)
+            if at <= step
+        ]
+        return Corrected(step=int(step), seconds=sum(until) + left, why=clean(event.get("why") or ""))
+    return None
 
 
 def _predicted(run: RunData) -> Mapping[str, Any]:

@@ -248,9 +248,15 @@ def _plan(run: RunData) -> dict[str, Any]:
     done = any(line.measured is not None for line in compared)
     return {
         "compared": [_compared_view(line) for line in compared],
-        "compared_caption": "The plan said so before the first update. Error is predicted minus measured."
-        if done
-        else "The plan said so before the first update. The measurement follows when the run has finished.",
+        "compared_caption": " ".join(
+            [
+                "The plan said so before the first update.",
+                *_corrected_sentence(run),
+                "Error is predicted minus measured."
+                if done
+                else "The measurement follows when the run has finished.",
+            ]
+        ),
         "padding_figure": figures.padding_figure(padding) if padding else None,
         "padding_sentence": facts.padding_sentence(padding) if padding else "",
         "choices": [
@@ -304,6 +310,16 @@ def _audit_view(block: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "verdict": shorten(clean(block.get("verdict")), 300),
     }
+
+
+def _corrected_sentence(run: RunData) -> list[str]:
+    later, said = facts.corrected(run), facts.planned_seconds(run)
+    if later is None or said is None:
+        return []
+    return [
+        f"Training time alone is as it was corrected after update {later.step:,} ({later.why}); the plan had said "
+        f"{show_measured('train_seconds', said)}."
+    ]
 
 
 def _compared_view(line: facts.Compared) -> dict[str, Any]:
