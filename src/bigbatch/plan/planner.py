@@ -22,6 +22,7 @@ from bigbatch.plan.precision import PrecisionFacts
 from bigbatch.plan.precision import precision as precision_choices
 from bigbatch.plan.recompute import Recomputation, asked, options
 from bigbatch.plan.timing import Work
+from bigbatch.plan.ways import ways as ways_to_run
 from bigbatch.records import (
     CalibrationFacts,
     Choice,
@@ -124,7 +125,7 @@ def make_plan(
             **chosen.replicas(recipe),
             "packing": packing,
             "micro_tokens": micro_tokens,
-            **ways(recipe, packing.value, forward),
+            **ways_to_run(recipe, packing.value, forward),
             **chosen.recompute(
                 again, memory_of(fits.micro_tokens), limit_bytes, wish, known=forward is not None
             ),
