@@ -21,6 +21,7 @@ from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
 from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.sugar import LENGTH_KEYS
+from bigbatch.recipe.values import AUTO
 from bigbatch.records import Event, utc_now
 from bigbatch.report.html import write_report
 from bigbatch.rules.first_run import Choices, FirstRun, first_run
@@ -172,11 +173,11 @@ def _left_open(keys: Iterable[str]) -> dict[str, Any]:
     if "sync" in first:  # replicas that train apart need numbers
         return found
     if not first & {*LENGTH_KEYS, "schedule"}:
-        found["epochs"] = "auto"
+        found["epochs"] = AUTO
     if "batch" not in first:
-        found["batch"] = "auto"
+        found["batch"] = AUTO
     if "optimizer" not in first:
-        found["optimizer"] = {"lr": "auto"}
+        found["optimizer"] = {"lr": AUTO}
     return found
 
 

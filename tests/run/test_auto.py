@@ -43,6 +43,20 @@ def test_what_is_not_said_is_decided_and_told(tmp_path):
     assert (recipe.epochs, recipe.batch.samples, recipe.optimizer.lr) == ("auto", "auto", "auto")
 
 
+def test_a_very_short_run_is_not_all_warm_up(tmp_path):
+    rows = rows_of("single", 3, longest=12)
+    with start(tmp_path / "run", rows=rows, validation=None) as run:
+        updates = run._parts.length.updates
+        assert updates == 45
+        rates = [record.lr for record in run if record.kind == "update"]
+    peak = max(rates)
+    assert rates.index(peak) == 11 and rates[:11] == sorted(rates[:11])
+    assert rates.count(peak) == 45 - 11 - 9  # the last fifth cools down
+    typed = {"schedule": {"name": "wsd", "warmup": "30 updates"}}
+    with start(tmp_path / "typed", rows=rows, validation=None, **typed) as run:
+        assert run._parts.recipe.schedule.warmup.amount == 30
+
+
 def test_what_is_said_stays(tmp_path):
     with bigbatch.start(
         tiny("bert"), ROWS, HELD_OUT, epochs=2, batch_size=8, lr=1e-4, set=KEYS, run_dir=tmp_path / "run"

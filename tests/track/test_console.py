@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -89,6 +90,30 @@ def test_evaluations_and_events_are_always_shown() -> None:
         "update 4  validation  loss 0.41  f1_macro 0.7932  accuracy 0.85  other 1",
         "update 5  nonfinite: the loss was infinite: skipped the update",
     ]
+
+
+def test_a_fast_run_that_is_evaluated_often_shows_some_evaluations_and_the_last() -> None:
+    observer, stream = plain()
+    observer.start(total_updates=1000, total_samples=100_000)
+    for step in range(1, 1001):
+        observer(update(step))
+        for split in ("validation", "validation.hard"):
+            observer(replace(evaluation(accuracy=step / 1000), step=step, split=split))
+    lines = [line for line in stream.getvalue().splitlines() if "  validation  " in line]
+    assert 20 <= len(lines) <= 22
+    assert lines[0].startswith("update 1 ") and lines[-1].startswith("update 1,000 ")
+    assert stream.getvalue().count("  validation.hard  ") == len(lines)
+
+
+def test_evaluations_that_are_ten_seconds_apart_are_all_shown() -> None:
+    clock = Clock()
+    observer, stream = plain(clock)
+    observer.start(total_updates=1000, total_samples=100_000)
+    for step in range(1, 41):
+        observer(update(step))
+        clock.now += 10.0
+        observer(replace(evaluation(accuracy=0.5), step=step))
+    assert stream.getvalue().count("validation  loss") == 40
 
 
 def test_a_metric_that_does_not_exist_is_a_dash() -> None:

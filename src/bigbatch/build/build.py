@@ -287,7 +287,7 @@ def build(
         world, lambda: ready_tables(recipe, inputs, loaded, cache_dir, say, progress)
     )
     check_defined(recipe, ready.task, tables)
-    model = model_facts(ready.module)
+    model = model_facts(ready.module, ready.anatomy)
     decided = settled(asked, ready, tables, model.hidden, frozen_plan)
     asked, recipe = decided.recipe, fixed(decided.recipe)
     batches = Batches(

@@ -139,7 +139,7 @@ def _ways(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
 
     Comparing takes gradients, and this machine may have no room for those of the whole model.
     """
-    possible, reason = can_pack(on.ready.module)
+    possible, reason = can_pack(on.ready.module, on.ready.anatomy)
     if not possible:
         return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
     packed = ProbeFacts(packed_ok=True, reason=_ASSUMED, error=None, samples=0)

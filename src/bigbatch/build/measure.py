@@ -102,7 +102,7 @@ def probe_forward(on: Measured, attention: Attention = "sdpa") -> tuple[ProbeFac
     Returns:
         Facts of packing; facts of the last block, None where nothing is packed or it was not asked for.
     """
-    possible, reason = can_pack(on.ready.module)
+    possible, reason = can_pack(on.ready.module, on.ready.anatomy)
     if not possible:
         return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
     on.say("probing: does the unpadded path give the plain path's numbers on these samples?")

@@ -13,7 +13,7 @@ from torch import nn
 
 from bigbatch.build.inputs import Inputs, Live, local_model
 from bigbatch.data.ragged import all_targets, counted_units
-from bigbatch.data.tokens import token_table
+from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.data.unknown import unknown_note
 from bigbatch.errors import DataError, ModelError, Problem
 from bigbatch.model.adjust import read_given_types
@@ -85,7 +85,7 @@ def ready_model(
     parts = anatomy(module)
     max_length = parts.max_positions or 2**31
     if tokenizer is not None:
-        max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True)
+        max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True, parts=parts)
     task = told(
         task,
         pool=parts.pools,
@@ -131,6 +131,8 @@ def ready_tables(
     notes: list[str] = []
     unknown: dict[str, str] = {}
     given = given_tokens(ready.module, ready.tokenizer, ready.max_length)
+    # Taken once: calls leave it as it was, and its text is long.
+    digest = None if inputs.train.tokenised or cache_dir is None else tokenizer_fingerprint(ready.tokenizer)
     for name, rows in inputs.splits.items():
         rows, padded = given.table(rows)
         if padded:
@@ -144,6 +146,7 @@ def ready_tables(
             tokenizer=ready.tokenizer,
             cache_dir=cache_dir,
             key_parts=_key_parts(ready),
+            tokenizer_digest=digest,
             progress=(lambda done, total, name=name: progress(name, done, total)) if progress else None,
             say=say,
         )

@@ -16,11 +16,13 @@ from bigbatch.build.watched import validation_splits
 from bigbatch.model.untrained import is_untrained
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.inputs import BatchSpec, Ramp
+from bigbatch.recipe.learning import ScheduleSpec
 from bigbatch.recipe.schema import Recipe
-from bigbatch.recipe.values import AUTO
+from bigbatch.recipe.values import AUTO, AUTO_WARMUP
 from bigbatch.records import Choice, TokenTable
-from bigbatch.rules.first_run import Choices, FirstRun, first_run
+from bigbatch.rules.first_run import Choices, FirstRun, first_run, warmup_updates
 from bigbatch.tasks.heads import is_coupled
+from bigbatch.units import Quantity, parse_quantity
 
 BATCH, EPOCHS, RATE = "auto_batch", "auto_epochs", "auto_lr"
 """Names of the choices in plan.json."""
@@ -63,6 +65,7 @@ def settled(
     if recipe.epochs == AUTO:
         changes["epochs"] = found.epochs
         choices[EPOCHS] = Choice(value=found.epochs, reason=found.epochs_reason, source="derived")
+        changes["schedule"] = _schedule(recipe, found, len(tables["train"]))
     optimizer: dict[str, Any] = {}
     if recipe.optimizer.lr == AUTO:
         optimizer = {"lr": found.lr, "base_batch": found.base_batch, "lr_rule": "sqrt"}
@@ -104,6 +107,16 @@ def _batch(recipe: Recipe, found: Choices) -> BatchSpec:
     if found.last_batch > found.first_batch:
         ramp = Ramp.model_validate({"from": found.first_batch, "by": "noise"})
     return recipe.batch.model_copy(update={"samples": found.last_batch, "ramp": ramp})
+
+
+def _schedule(recipe: Recipe, found: Choices, rows: int) -> ScheduleSpec:
+    """With the usual warm-up, unless the run is too short for it; one that the user chose stays."""
+    usual = recipe.schedule.warmup
+    if usual != parse_quantity(AUTO_WARMUP) or recipe.batch.tokens is not None:
+        return recipe.schedule
+    samples = found.first_batch if recipe.batch.samples == AUTO else recipe.batch.samples
+    kept = warmup_updates(usual.amount, rows * found.epochs / (samples or 1))
+    return recipe.schedule.model_copy(update={"warmup": Quantity(kept, "updates")})
 
 
 def _as_before(found: Choices, frozen: Plan) -> Choices:

@@ -39,6 +39,7 @@ def token_table(
     tokenizer: Any,
     cache_dir: Path | None,
     key_parts: Mapping[str, Any],
+    tokenizer_digest: str | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = _log.warning,
 ) -> tuple[TokenTable, bool]:
@@ -51,6 +52,7 @@ def token_table(
         tokenizer: a Hugging Face tokenizer; unused for rows of token ids.
         cache_dir: where entries are kept; None keeps everything in memory.
         key_parts: what else decides the result: the task's options, labels, max_length, … (JSON-like).
+        tokenizer_digest: its `tokenizer_fingerprint`, where the caller has several splits.
         progress: called after every chunk of rows.
         say: told when a damaged entry is rebuilt or the cache cannot be written.
 
@@ -61,7 +63,7 @@ def token_table(
         DataError: a row of token ids cannot be used, or the task's samples do not fit together.
         DiskError: the disk filled up.
     """
-    key = None if cache_dir is None else cache_key(table, task, tokenizer, key_parts)
+    key = None if cache_dir is None else cache_key(table, task, tokenizer, key_parts, tokenizer_digest)
     if cache_dir is None or key is None:
         return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
     folder = cache_dir / key
@@ -89,7 +91,13 @@ def as_table(samples: Sequence[Sample]) -> TokenTable:
     return _assemble((_columns(samples), {"truncated_samples": sum(sample.truncated for sample in samples)}))
 
 
-def cache_key(table: DataTable, task: Any, tokenizer: Any, key_parts: Mapping[str, Any]) -> str | None:
+def cache_key(
+    table: DataTable,
+    task: Any,
+    tokenizer: Any,
+    key_parts: Mapping[str, Any],
+    tokenizer_digest: str | None = None,
+) -> str | None:
     """Hash of all that decides what encode returns: data, tokenizer, the task's options and its code.
 
     None when the task's code cannot be read (a class typed in a notebook): then nothing may be reused.
@@ -100,7 +108,7 @@ def cache_key(table: DataTable, task: Any, tokenizer: Any, key_parts: Mapping[st
     parts = {
         "format": cache.FORMAT,
         "data": fingerprint(table),
-        "tokenizer": None if table.tokenised else tokenizer_fingerprint(tokenizer),
+        "tokenizer": None if table.tokenised else tokenizer_digest or tokenizer_fingerprint(tokenizer),
         "task": code,
         "options": _options_of(task),
         "parts": dict(key_parts),
@@ -201,26 +209,41 @@ def _naming(place: str, encode: Callable[[Any, Any], Any], rows: Any, tokenizer:
 
 def _check(table: DataTable, first: int, samples: list[Sample], task: Any, layout: str) -> str:
     """Refuse samples that do not fit together; returns what those of this table look like, "" before the first."""
-    limit = getattr(task, "max_length", None)
+    limit = getattr(task, "max_length", None) if table.tokenised else None
+    kind: tuple[object, ...] | None = None
     for number, sample in enumerate(samples, start=first):
-        place = table.where(number)
-        segments = "no token types" if sample.segments is None else "token types"
-        found = f"{segments}, targets {sample.values.dtype}{sample.values.shape[1:]}, extras {sorted(sample.extras)}"
-        layout = layout or found
-        units = {len(rows) for rows in (sample.reads, sample.values, sample.weights, *sample.extras.values())}
-        if found != layout:
-            raise one_error(place, "", f"the task's encode gave {found}, but {layout} in the rows before")
-        if len(sample.ids) == 0 or len(units) > 1:
+        values, units = sample.values, len(sample.reads)
+        # Put into words only where it changes: rows are many.
+        found_kind = (sample.segments is None, values.dtype, values.shape[1:], *sample.extras)
+        if found_kind != kind:
+            kind, found = found_kind, _layout_of(sample)
+            layout = layout or found
+            if found != layout:
+                what = f"the task's encode gave {found}, but {layout} in the rows before"
+                raise one_error(table.where(number), "", what)
+        if (
+            len(sample.ids) == 0
+            or len(values) != units
+            or len(sample.weights) != units
+            or any(len(rows) != units for rows in sample.extras.values())
+        ):
+            what = "the task's encode gave no tokens, or arrays of unequal numbers of units"
+            raise one_error(table.where(number), "", what)
+        if limit is not None and len(sample.ids) > limit:
             raise one_error(
-                place, "", "the task's encode gave no tokens, or arrays of unequal numbers of units"
-            )
-        if table.tokenised and limit is not None and len(sample.ids) > limit:
-            raise one_error(
-                place,
+                table.where(number),
                 "input_ids",
                 f"{len(sample.ids)} tokens, but max_length is {limit}; token ids are not cut here",
             )
     return layout
+
+
+def _layout_of(sample: Sample) -> str:
+    """What must be alike in all samples of a table, in words."""
+    segments = "no token types" if sample.segments is None else "token types"
+    return (
+        f"{segments}, targets {sample.values.dtype}{sample.values.shape[1:]}, extras {sorted(sample.extras)}"
+    )
 
 
 def _columns(samples: Sequence[Sample]) -> dict[str, np.ndarray]:

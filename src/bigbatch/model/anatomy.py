@@ -161,9 +161,9 @@ def output_layer_of(outer: nn.Module) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
-def model_facts(module: nn.Module) -> ModelFacts:
-    """What the planner needs: tied parameters count once."""
-    parts = anatomy(module)
+def model_facts(module: nn.Module, parts: Anatomy | None = None) -> ModelFacts:
+    """What the planner needs: tied parameters count once; `parts` are the module's, where they are known already."""
+    parts = parts or anatomy(module)
     parameters = list(module.parameters())
     config: Any = parts.outer.config
     blocks = dict.fromkeys(application.module for application in parts.blocks)
@@ -210,6 +210,8 @@ class _Trial:
         self.final_norm: nn.Module | None = None
         self.positions: tuple[int, nn.Embedding | None] = (0, None)
         self.container: nn.Module = base
+        self.shape: torch.Size = torch.Size()
+        """Of the logits."""
 
     def run(self) -> None:
         """One pass; fills the fields."""
@@ -221,7 +223,7 @@ class _Trial:
             if isinstance(part, nn.Embedding)
         ]
         try:
-            self._forward()
+            self.shape = self._forward().shape
         finally:
             for handle in handles:
                 handle.remove()
@@ -246,7 +248,7 @@ class _Trial:
 
     def pooled(self) -> tuple[Pools, bool]:
         """Which token the head reads, and whether it reads only that one."""
-        if self._forward().shape[1:-1] == (_TRIAL_TOKENS,):
+        if self.shape[1:-1] == (_TRIAL_TOKENS,):
             alone = [self._finite_with_only(token, (0, token)) for token in range(_TRIAL_TOKENS)]
             return "tokens", all(alone)
         if self._finite_with_only(0):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from bigbatch.errors import ModelError
-from bigbatch.model.anatomy import anatomy, headed_model
+from bigbatch.model.anatomy import Anatomy, anatomy, headed_model
 
 _NO_LIMIT = 1_000_000
 """Tokenizers without a limit report an astronomically large `model_max_length`."""
@@ -24,7 +24,13 @@ def pad_id(module: nn.Module, tokenizer: Any) -> int | None:
     return found if found is not None else getattr(tokenizer, "pad_token_id", None)
 
 
-def check_model(module: nn.Module, tokenizer: Any, max_length: int | None, padded: bool) -> int:
+def check_model(
+    module: nn.Module,
+    tokenizer: Any,
+    max_length: int | None,
+    padded: bool,
+    parts: Anatomy | None = None,
+) -> int:
     """Check that the model can take what the tokenizer makes; returns the `max_length` to use, in tokens.
 
     A model without a pad token is given the tokenizer's (its `config.pad_token_id` is set): models that
@@ -35,11 +41,12 @@ def check_model(module: nn.Module, tokenizer: Any, max_length: int | None, padde
         tokenizer: its tokenizer.
         max_length: from the recipe; None takes the smaller limit of tokenizer and model.
         padded: whether samples may be padded.
+        parts: the model's, where they are known already.
 
     Raises:
         ModelError: naming the key to change.
     """
-    parts = anatomy(module)
+    parts = parts or anatomy(module)
     config: Any = parts.outer.config
     rows = parts.outer.get_input_embeddings().num_embeddings  # pyright: ignore
     if len(tokenizer) > rows:

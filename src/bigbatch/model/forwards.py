@@ -178,14 +178,15 @@ class PackedForward(ModuleForward):
         return {**inputs, **self._options}
 
 
-def can_pack(module: nn.Module) -> tuple[bool, str]:
+def can_pack(module: nn.Module, parts: Anatomy | None = None) -> tuple[bool, str]:
     """Whether samples can be packed, and why not, in plain words.
 
     By structure and a trial of three short samples: every block must have called the attention function
     with the layout, the head must read one token, and changing one sample must not change a bit of the
-    others' logits. The numbers themselves are compared on real samples by `probe.exactness`.
+    others' logits. The numbers themselves are compared on real samples by `probe.exactness`. `parts` are the module's,
+    where they are known already.
     """
-    parts = anatomy(module)
+    parts = parts or anatomy(module)
     reason = _structural_obstacle(parts)
     if reason:
         return False, reason

@@ -74,7 +74,11 @@ class Bench:
         return seconds
 
     def activation_bytes(
-        self, micro_batch: MicroBatch, module: nn.Module, kept: list[float] | None = None
+        self,
+        micro_batch: MicroBatch,
+        module: nn.Module,
+        kept: list[float] | None = None,
+        timed: list[float] | None = None,
     ) -> float:
         """Peak bytes above the resting state, per computed token, of forward and backward.
 
@@ -82,6 +86,8 @@ class Bench:
             micro_batch: whose size is typical.
             module: that is run.
             kept: receives the part that matrix products and attention give, per computed token.
+            timed: on a CPU, asks for the backward pass, too, and receives the seconds per computed token of both:
+                counting adds about a hundredth.
         """
         products = _Kept()
         if self._device.type == "cuda":
@@ -92,14 +98,22 @@ class Bench:
             loss.backward()
             found = torch.cuda.max_memory_allocated(self._device) - before
         else:
+            start = time.perf_counter()
             with products:
-                found = saved_bytes(lambda: self.loss(micro_batch), module)
+                losses: list[Tensor] = []
+                found = saved_bytes(lambda: losses.append(self.loss(micro_batch)), module)
+            if timed is not None:
+                self.forward_seconds += time.perf_counter() - start
+                self._look_at_memory()
+                losses[0].backward()
+                self._look_at_memory()
+                timed.append((time.perf_counter() - start) / micro_batch.computed_tokens)
         if kept is not None:
             kept.append(products.bytes / micro_batch.computed_tokens)
         return max(0, found - self.weight_copies_bytes) / micro_batch.computed_tokens
 
 
-def saved_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:
+def saved_bytes(run: Callable[[], object], module: nn.Module) -> int:
     """Bytes that a forward pass keeps for its backward pass, and the largest temporaries of both.
 
     Resident memory of a process is too noisy to measure this on a CPU, so storages are counted: those that

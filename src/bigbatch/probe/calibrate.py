@@ -175,10 +175,10 @@ def calibrate_one(
         largest = max(batches, key=lambda one: one.computed_tokens)
         pieces = spread(batches)
         pieces.insert(0, pieces.pop(len(pieces) // 2))  # the typical length first
-        # Counting the bytes of a pass warms up, too.
-        activation_bytes = bench.activation_bytes(largest, module, kept)
         timed: list[float] = []
-        for piece in pieces:
+        # Counting the bytes of a pass warms up, too; where there is nothing else to time, it is what is timed.
+        activation_bytes = bench.activation_bytes(largest, module, kept, timed if len(batches) == 1 else None)
+        for piece in pieces if len(batches) > 1 else ():
             if timed and not more(timed[0] * piece.computed_tokens, timed[0]):
                 break
             timed += bench.train_seconds_per_token([piece])

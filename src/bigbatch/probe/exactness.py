@@ -146,7 +146,7 @@ def outcome_of(
 ) -> Outcome:
     """Logits of all units, and (if asked for) the gradient of their sum weighted by fixed pseudo-random numbers."""
     trainable = [each for each in module.parameters() if each.requires_grad] if gradient else []
-    summed = [torch.zeros_like(parameter) for parameter in trainable]
+    summed: list[Tensor | None] = [None] * len(trainable)
     generator = torch.Generator().manual_seed(0)
     outputs = []
     for batch in micro_batches:
@@ -154,11 +154,17 @@ def outcome_of(
         weights_UC = torch.randn(logits_UC.shape, generator=generator, dtype=torch.float64).to(logits_UC)
         if trainable:
             parts = torch.autograd.grad((logits_UC * weights_UC).sum(), trainable, allow_unused=True)
-            for total, part in zip(summed, parts, strict=True):
-                if part is not None:
-                    total += part
+            summed = [_plus(total, part) for total, part in zip(summed, parts, strict=True)]
         outputs.append(logits_UC.detach())
-    return Outcome(torch.cat(outputs), summed)
+    gradient = [
+        torch.zeros_like(parameter) if total is None else total
+        for parameter, total in zip(trainable, summed, strict=True)
+    ]
+    return Outcome(torch.cat(outputs), gradient)
+
+
+def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    return total if part is None else part if total is None else total + part
 
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:

@@ -39,7 +39,16 @@ from bigbatch.recipe.machine import (
     SyncSpec,
 )
 from bigbatch.recipe.sugar import LENGTH_KEYS, desugar
-from bigbatch.recipe.values import AUTO, AutoPasses, Count, Number, PositiveNumber, Section, Text
+from bigbatch.recipe.values import (
+    AUTO,
+    AUTO_WARMUP,
+    AutoPasses,
+    Count,
+    Number,
+    PositiveNumber,
+    Section,
+    Text,
+)
 from bigbatch.units import Quantity
 
 HOW_KEYS = ("plan", "launch", "observers", "run", "guard", "scale")
@@ -148,7 +157,7 @@ class Recipe(Section):
         if values.get("best") is None:
             values.pop("best", None)
         if values.get("epochs") == AUTO and values.get("schedule") is None:
-            values["schedule"] = {"name": "wsd", "warmup": "40 updates"}
+            values["schedule"] = {"name": "wsd", "warmup": AUTO_WARMUP}
         if values.get("gradient") is None and _is_match(values.get("task")):
             values["gradient"] = {"name": "cached"}
         return values

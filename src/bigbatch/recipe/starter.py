@@ -21,6 +21,7 @@ from bigbatch.recipe.starter_task import (
     loss_lines,
     picked_task,
 )
+from bigbatch.recipe.values import AUTO_WARMUP
 from bigbatch.recipe.yaml12 import inline_yaml
 from bigbatch.written import as_named, open_new, replace_text
 
@@ -337,7 +338,7 @@ def _optimizer() -> list[str]:
     return [
         "",
         "optimizer: {name: adamw, lr: auto}   # by the model's width, tested before update 1; `bigbatch plan` shows it",
-        "schedule: {name: wsd, warmup: 40 updates, decay: 20 %}   # rise, stay, cool down over the last 20 %",
+        f"schedule: {{name: wsd, warmup: {AUTO_WARMUP}, decay: 20 %}}   # rise, stay, cool down over the last 20 %",
     ]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from bigbatch.recipe.values import AUTO
+
 NAMED_SECTIONS = ("model", "task", "optimizer", "schedule", "loss", "gradient")
 """Sections whose short form is a name."""
 ROLE_SUGAR = ("text", "pair", "label")
@@ -34,7 +36,7 @@ def desugar(values: dict[str, Any]) -> tuple[dict[str, Any], dict[Path, Path]]:
     if isinstance(out.get("best"), str):
         out["best"] = {"metric": out["best"]}
         moved["best", "metric"] = ("best",)
-    if _is_number(out.get("batch")) or out.get("batch") == "auto":
+    if _is_number(out.get("batch")) or out.get("batch") == AUTO:
         out["batch"] = {"samples": out["batch"]}
     if _is_number(out.get("seed")):
         out["seed"] = dict.fromkeys(("model", "data", "dropout"), out["seed"])

@@ -23,6 +23,8 @@ from bigbatch.units import Quantity, Unit, parse_bytes, parse_quantity
 PLANNED = "planned, not built yet"
 AUTO = "auto"
 """Decided before update 1, from the data, the model and what the run measures (`rules.first_run`)."""
+AUTO_WARMUP = "40 updates"
+"""With `epochs: auto`; at most a quarter of the run (`build.settled`)."""
 _REFERENCE = re.compile(r"(?:[^\s:][^\n]*\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
 
 

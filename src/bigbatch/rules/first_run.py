@@ -43,6 +43,8 @@ LEARNT = 0.05
 """Training loss over that of the first interval below which there is nothing left to learn."""
 UPDATES_AN_EPOCH = 100
 """Updates of the first batch in an epoch from which on it may grow."""
+WARMUP_SHARE = 0.25
+"""Most of a run that its warm-up may take."""
 RATE_SHARE = 0.03
 """Most of a run that may be spent on the test of its rate."""
 RATE_UPDATES = (20, 60)
@@ -185,6 +187,16 @@ def _rate(known: FirstRun) -> tuple[float, str]:
         why = f"usual for random weights of width {known.hidden:,}"
     why += f" up to {BASE_BATCH} samples, sqrt(batch / {BASE_BATCH}) times that for more"
     return _two_digits(lr), why
+
+
+def warmup_updates(usual: float, updates: float) -> float:
+    """Updates of the warm-up of a run of so many: the usual ones, in a very short run fewer.
+
+    Example:
+        >>> warmup_updates(40, 1000), warmup_updates(40, 45)
+        (40, 11)
+    """
+    return min(usual, max(1, int(updates * WARMUP_SHARE)))
 
 
 # ---------------------------------------------------------------- the test of the rate

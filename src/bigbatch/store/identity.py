@@ -18,6 +18,7 @@ from typing import Any
 from bigbatch.documents import readable
 from bigbatch.errors import CheckpointError, MachineError, UsageError
 from bigbatch.recipe.references import read_code
+from bigbatch.recipe.values import AUTO
 from bigbatch.store.checkpoints import StoredCheckpoint, list_checkpoints
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.durable import FILES, FileOps, atomic_write_json
@@ -101,7 +102,7 @@ Decision = Start | Resume | Finished | NewName
 def _measured_ramp(resolved: Mapping[str, Any]) -> bool:
     batch = resolved.get("batch")
     ramp = batch.get("ramp") if isinstance(batch, Mapping) else None
-    if isinstance(batch, Mapping) and batch.get("samples") == "auto":
+    if isinstance(batch, Mapping) and batch.get("samples") == AUTO:
         return True
     return isinstance(ramp, Mapping) and ramp.get("by", "noise") == "noise"
 
@@ -122,7 +123,7 @@ def fingerprint(
         code_files: the user's own files that the recipe names.
     """
     resolved = dict(_plain(recipe))
-    length = getattr(recipe, "length", None) if resolved.get("epochs") != "auto" else None
+    length = getattr(recipe, "length", None) if resolved.get("epochs") != AUTO else None
     if isinstance(length, Quantity):  # a default that no key spells out
         resolved = {key: value for key, value in resolved.items() if key not in _LENGTHS}
         resolved[length.unit] = _number(length.amount)
@@ -135,7 +136,7 @@ def fingerprint(
     # What is measured decides what is computed.
     if _measured_ramp(resolved):
         kept["scale"] = resolved.get("scale")
-    if resolved.get("epochs") == "auto" and isinstance(resolved.get("run"), Mapping):
+    if resolved.get("epochs") == AUTO and isinstance(resolved.get("run"), Mapping):
         kept["run"] = {"evaluate_every": resolved["run"].get("evaluate_every")}
     if data_fingerprint is not None and isinstance(kept.get("data"), Mapping):
         kept["data"] = _without_paths(kept["data"])

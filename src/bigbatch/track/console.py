@@ -64,6 +64,8 @@ class ConsoleObserver:
         self._skipped = self._empty = 0
         self._worth = ""
         self._last_eval = ""
+        self._evaluated: dict[str, tuple[float, float]] = {}
+        """Split -> clock and share of the run when an evaluation of it was shown last."""
         self._chosen: str | None = None
         self._chosen_words = ""
 
@@ -158,8 +160,9 @@ class ConsoleObserver:
         elif isinstance(record, Eval):
             self._last_eval = _eval_words(record, self._chosen)
             self._note_chosen(record)
-            words = f"update {record.step:,}  {printable(record.split)}  {self._last_eval}"
-            self._print(Text(words, style="bold"))
+            if self._shows_eval(record.split):
+                words = f"update {record.step:,}  {printable(record.split)}  {self._last_eval}"
+                self._print(Text(words, style="bold"))
         elif isinstance(record, Event) and record.event not in _QUIET_EVENTS:
             if record.event == "plateau":  # the end has come nearer
                 self._total_updates = record.details.get("updates", self._total_updates)
@@ -167,6 +170,17 @@ class ConsoleObserver:
             elif record.event == "rate_test":  # it took time, and no update of the run
                 self._started = self._clock()
             self._print(_event_text(record))
+
+    def _shows_eval(self, split: str) -> bool:
+        """The first and the last evaluation of a split, and as many between as there are progress lines."""
+        now, share = self._clock(), self._share()
+        before = self._evaluated.get(split)
+        if before is not None and 0 < share < 1:
+            seconds, earlier_share = before
+            if now - seconds < _PLAIN_SECONDS and share - earlier_share < _PLAIN_SHARE:
+                return False
+        self._evaluated[split] = (now, share)
+        return True
 
     def _note_chosen(self, record: Eval) -> None:
         """The figure that chooses the weights, as progress lines have it until the next evaluation."""
