@@ -86,9 +86,9 @@ class Trajectory:
         )
 
 
-def plan_of(micro_tokens: int, packing: str) -> Plan:
+def plan_of(micro_tokens: int, packing: str, products: str = "torch") -> Plan:
     """A frozen plan, so that nothing is measured."""
-    chosen = {"micro_tokens": micro_tokens, "packing": packing}
+    chosen = {"micro_tokens": micro_tokens, "packing": packing, "products": products}
     return Plan(
         choices={
             name: Choice(value=value, reason="the test", source="user") for name, value in chosen.items()
@@ -105,6 +105,7 @@ def parts_of(
     packing: str,
     world: World | None = None,
     tokenizer: Any = None,
+    products: str = "torch",
     **keys: Any,
 ) -> Parts:
     """A copy of the module with the rows, ready to be trained in this split."""
@@ -130,7 +131,7 @@ def parts_of(
         read_inputs(recipe, task, live),
         live,
         cache_dir=None,
-        frozen_plan=plan_of(micro_tokens, packing),
+        frozen_plan=plan_of(micro_tokens, packing, products),
         world=world,
     )
 

@@ -407,10 +407,10 @@ class ForwardFacts:
     embedding_rows: int = 0
     """Rows of trainable embeddings whose gradients can be added in place; 0: there are none."""
     drops_on_cpu: bool = False
+    onednn_speed: float | None = None  # against torch's usual products; 0: nothing to gain; None: no choice
     recomputable_blocks: int = 0
     """Blocks that can compute their activations again."""
-    compiled: CompileFacts | None = None
-    """None: not tried."""
+    compiled: CompileFacts | None = None  # None: not tried
 
 
 @dataclass(frozen=True, kw_only=True)

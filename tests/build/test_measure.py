@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bigbatch.build import compiling, measure, measured
 from bigbatch.build.build import Parts, build
 from bigbatch.build.inputs import Live, read_inputs
 from bigbatch.build.live import live_task
@@ -20,7 +21,6 @@ from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.load import Load
 from bigbatch.probe.load import LoadWatch
 from bigbatch.recipe.load import load_recipe
-from bigbatch.run import budget, compiling, planning
 from tests.models import tiny
 from tests.split import rows_of
 
@@ -96,7 +96,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_measured_is_remembered_for_the_same_model_and_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "_SIZES_MAY_SAVE", 1e9)  # trying sizes pays
+    monkeypatch.setattr(measure, "_SIZES_MAY_SAVE", 1e9)  # trying sizes pays
     said: list[str] = []
     cache = tmp_path / "tokens"
     first = parts_of(cache=cache, said=said)
@@ -194,7 +194,7 @@ BUSY = Load(wall_seconds=10.0, cpu_seconds=5.0, waited_seconds=10.0, others_core
 def test_beside_other_work_one_size_is_measured_and_the_forecast_is_for_a_quiet_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "_SIZES_MAY_SAVE", 1e9)
+    monkeypatch.setattr(measure, "_SIZES_MAY_SAVE", 1e9)
     monkeypatch.setattr(LoadWatch, "load", lambda self: BUSY)
     said: list[str] = []
     parts = parts_of(cache=tmp_path / "tokens", said=said)
@@ -244,7 +244,7 @@ def test_measuring_has_a_budget(spent: float, run: float, seconds: float, may_sa
 
 
 def test_nothing_is_compiled_on_a_cpu_however_long_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "LEAST_SECONDS", 1e9)
+    monkeypatch.setattr(measured, "LEAST_SECONDS", 1e9)
     monkeypatch.setattr(compiling, "_MAY_SAVE", 1e9)
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
     assert how(parts_of()).compile == "off"

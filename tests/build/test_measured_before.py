@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from bigbatch.build import measured_before
 from bigbatch.build.measured_before import Remembered
-from bigbatch.run import remembered
 
 GOOD = {
     "micro_tokens": 512,
@@ -25,7 +25,7 @@ GOOD = {
 
 @pytest.fixture
 def found(tmp_path, monkeypatch):
-    monkeypatch.setattr(remembered, "_key", lambda on, packing: "k")
+    monkeypatch.setattr(measured_before, "_key", lambda on, packing: "k")
     return lambda: Remembered.of(SimpleNamespace(cache_dir=tmp_path), "packed")  # pyright: ignore
 
 

@@ -30,6 +30,15 @@ def test_updates_equal_the_whole_batch(ranks, tmp_path, mesh, dtype):
 
 @pytest.mark.world_size(2)
 @pytest.mark.parametrize("mesh", [{"shard": 2}, {"tensor": 2}], ids=str)
+def test_products_by_onednn(ranks, tmp_path, mesh):
+    """Shared weights are whole when they are multiplied; divided ones multiply as they always do."""
+    given = {"updates": 2, "micro_tokens": 1024, "products": "onednn"}
+    found = ranks.run(JOB, 2, tmp_path, mesh=mesh, families=["bert"], dtype="fp32", **given)
+    assert found[0]["bert"]["error"] <= found[0]["bert"]["bound"]
+
+
+@pytest.mark.world_size(2)
+@pytest.mark.parametrize("mesh", [{"shard": 2}, {"tensor": 2}], ids=str)
 def test_other_families(ranks, tmp_path, mesh):
     families = ["roberta", "distilbert", "llama", "qwen2"] + (
         ["modernbert", "gpt2"] if "shard" in mesh else []

@@ -39,6 +39,7 @@ def test_everything_lazy_where_it_is_exact() -> None:
         "last_block": ("read tokens", "measured"),
         "embedding_gradients": ("rows", "derived"),
         "dropout_masks": ("quick", "derived"),
+        "products": ("torch", "derived"),
         "compile": ("off", "default"),
     }
 
@@ -101,3 +102,25 @@ def test_compiled_when_it_pays() -> None:
 def test_plans_of_earlier_versions_mean_the_plain_way() -> None:
     assert ForwardPlan.of({}) == ForwardPlan()
     assert ways(recipe(), "packed", None) == {}
+
+
+@pytest.mark.parametrize(
+    ("plan", "speed", "expected"),
+    [
+        ({}, 2.1, ("onednn", "measured")),
+        ({}, 1.1, ("torch", "measured")),
+        ({}, 0.0, ("torch", "derived")),
+        ({}, None, ("torch", "derived")),
+        ({"products": "torch"}, 2.1, ("torch", "user")),
+        ({"products": "onednn"}, 1.0, ("onednn", "user")),
+    ],
+)
+def test_matrix_products_go_to_the_library_that_is_clearly_faster(plan, speed, expected) -> None:
+    assert chosen(plan, onednn_speed=speed)["products"] == expected
+
+
+def test_what_is_compiled_multiplies_its_own_way() -> None:
+    compiled = CompileFacts(
+        ok=True, reason="", seconds=1, eager_seconds_per_token=2e-4, seconds_per_token=1e-4
+    )
+    assert chosen(onednn_speed=2.1, compiled=compiled)["products"] == ("torch", "derived")

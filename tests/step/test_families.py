@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from bigbatch.data.packs import micro_batches
+from bigbatch.model import products
 from bigbatch.model.forwards import can_pack
+from bigbatch.model.products import has_onednn
 from tests.models import FAMILIES, LAST_TOKEN, PACKABLE, tiny
 from tests.split import CLIP, Rows, Trajectory, assert_equal, parts_of, rows_of, train_reference, train_split
 
@@ -29,11 +31,13 @@ def job(family: str, dtype: torch.dtype):
     return module, rows_of("single", 48, longest=40)
 
 
-def trained(family: str, dtype: torch.dtype, packing: str, updates: int) -> tuple[Trajectory, Trajectory]:
+def trained(
+    family: str, dtype: torch.dtype, packing: str, updates: int, **how: str
+) -> tuple[Trajectory, Trajectory]:
     """What bigbatch did in small micro-batches, and the oracle with whole padded batches."""
     module, rows = job(family, dtype)
     assert can_pack(module)[0] == (packing == "packed")
-    parts = parts_of(module, rows, "single", micro_tokens=MICRO_TOKENS, packing=packing, **KEYS)
+    parts = parts_of(module, rows, "single", micro_tokens=MICRO_TOKENS, packing=packing, **how, **KEYS)
     expected = train_reference(
         module, parts, rows, "single", updates, pools="last" if family in LAST_TOKEN else "first"
     )
@@ -57,6 +61,15 @@ def test_packed_updates_equal_the_whole_padded_batch_in_fp64(family):
 @pytest.mark.parametrize("family", PACKABLE)
 def test_the_packed_gradient_equals_the_whole_padded_batch_in_fp32(family):
     assert_equal(*trained(family, torch.float32, "packed", 1), torch.float32)
+
+
+@pytest.mark.skipif(not has_onednn(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_so_does_the_gradient_of_products_by_onednn(family, monkeypatch):
+    calls, right = [], products._product
+    monkeypatch.setattr(products, "_product", lambda *given: calls.append(given) or right(*given))
+    assert_equal(*trained(family, torch.float32, "packed", 1, products="onednn"), torch.float32)
+    assert len(calls) > 20
 
 
 @pytest.mark.parametrize("family", sorted(PADDED_BECAUSE))

@@ -11,6 +11,7 @@ _FIXED: dict[str, Any] = {
     "micro_tokens": 1024,
     "attention": "sdpa",
     "compile": "off",
+    "products": "torch",
     "threads": 1,
     "recompute": "none",
 }

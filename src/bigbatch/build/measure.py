@@ -40,6 +40,7 @@ from bigbatch.probe.calibrate import (
     compared_tokens,
 )
 from bigbatch.probe.load import LoadWatch
+from bigbatch.probe.products import onednn_speed
 from bigbatch.records import (
     CalibrationFacts,
     ForwardFacts,
@@ -187,6 +188,7 @@ def _forward_facts(
         if is_bitwise(on.recipe)
         else sum(part.num_embeddings for part in large_embeddings(module)),
         drops_on_cpu=drops,
+        onednn_speed=onednn_speed(module) if on_cpu and base.precision == "fp32" else None,
         recomputable_blocks=on.recomputable_blocks,
     )
 

@@ -24,7 +24,7 @@ from bigbatch.store.durable import atomic_write_text
 from bigbatch.stored import Damaged, read_object
 from bigbatch.written import make_folders
 
-_FORMAT = 2
+_FORMAT = 3
 _MOST_BYTES = 2**20
 SPEEDS = ("seconds_per_token", "seconds_per_token_forward", "seconds_per_update")
 _Tokens = Annotated[int, Field(gt=0, lt=2**31)]

@@ -11,6 +11,7 @@ from bigbatch.graph.recompute import recompute
 from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
 from bigbatch.model.logits import DeferredForward
 from bigbatch.model.pooling import pooled
+from bigbatch.model.products import by_onednn, has_onednn, onednn_linear
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import is_low
 from bigbatch.precision.casting import Casting
@@ -32,7 +33,10 @@ def open_forward(ready: Ready, how: ForwardPlan) -> ModuleForward:
     _change(forward, ready, how)
     layer = ready.anatomy.output_layer
     if ready.deferred and layer is not None:
-        return DeferredForward(forward, layer)
+        deferred = DeferredForward(forward, layer)
+        if how.products == "onednn" and has_onednn():
+            deferred.product = onednn_linear
+        return deferred
     return pooled(forward, getattr(ready.task, "pooling", None))
 
 
@@ -48,6 +52,9 @@ def _change(forward: ModuleForward, ready: Ready, how: ForwardPlan) -> None:
     casting = casting_for(ready, how)
     if casting is not None:
         casting.forward(forward)
+    elif how.products == "onednn" and how.compile == "off" and has_onednn():
+        undo = by_onednn(ready.module, but=ready.anatomy.output_layer if ready.deferred else None)
+        forward.when_closed(undo)
     compile_parts(forward, ready.anatomy, how.compile)
 
 

@@ -16,10 +16,11 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bigbatch.model.anatomy import Anatomy
+from bigbatch.model.products import has_onednn
 from bigbatch.plan.forward import Recompute
 
 _aten = torch.ops.aten
-_KEPT = {
+KEPT = {
     _aten.mm.default,
     _aten.addmm.default,
     _aten.bmm.default,
@@ -29,8 +30,9 @@ _KEPT = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
+    *((torch.ops.mkldnn._linear_pointwise.default,) if has_onednn() else ()),
 }
-"""`selective` keeps the results of matrix products and attention and computes the cheap rest again."""
+"""Matrix products and attention: `selective` keeps their results and computes the cheap rest again."""
 
 
 def candidates(parts: Anatomy) -> list[nn.Module]:
@@ -74,7 +76,7 @@ _again = partial(checkpoint, use_reentrant=False)
 
 
 def _policy(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 _cheap_again = partial(

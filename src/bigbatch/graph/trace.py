@@ -383,6 +383,7 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "_scaled_dot_product_flash_attention_for_cpu_backward": _cpu_attention_backward,
     "_varlen_attn": flop_registry[aten._flash_attention_forward],
     "_varlen_attn_backward": flop_registry[aten._flash_attention_backward],
+    "_linear_pointwise": lambda inputs, weight, *_, **__: 2 * inputs.numel() * weight.shape[0],
     # Logits and, on the way, the gradients of hidden states and weight, if they are wanted.
     "_linear_cross_entropy_batch_chunked": lambda hidden, weight, *rest, **_: (
         2 * (1 + rest[10] + rest[11]) * hidden.shape[0] * weight.numel()

@@ -20,6 +20,7 @@ _NAMES = {
     "last_block": "last block",
     "embedding_gradients": "embedding gradients",
     "dropout_masks": "dropout masks",
+    "products": "matrix products",
     "recomputed_blocks": "recomputed blocks",
     "evaluation_micro_tokens": "evaluation micro-batch",
     "peak_memory_bytes": "peak memory",

@@ -14,6 +14,7 @@ EmbeddingGradients = Literal["whole", "rows"]
 DropoutMasks = Literal["torch", "quick"]
 Recompute = Literal["none", "selective", "blocks"]
 Compile = Literal["off", "blocks", "whole"]
+Products = Literal["torch", "onednn"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 
 
@@ -37,6 +38,8 @@ class ForwardPlan:
     """How many blocks, spread evenly, recompute."""
     compile: Compile = "off"
     """What is compiled."""
+    products: Products = "torch"
+    """Which of torch's libraries multiplies the matrices of linear layers on a CPU."""
     precision: Precision = "fp32"
     """Number format of forward and backward."""
     keep_fp32: tuple[str, ...] = ()

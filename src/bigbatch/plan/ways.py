@@ -10,13 +10,15 @@ from bigbatch.units import show_seconds
 CLEARLY_FASTER = 0.8
 """A kernel replaces the one that is expected to be fastest when it needs at most this share of its time. Kernels draw
 other dropout masks, so noise must not choose between them."""
+ONEDNN_WORTH = 1.2
+"""oneDNN is taken where it is so many times as fast: below that, noise could choose."""
 _EXPECTED = ("flash", "chunked", "sdpa", "flex")
 """Of the kernels that a device has, the first was fastest wherever it was measured."""
 _PLAIN = "the plain way: plan.lazy is false"
 
 
 def ways(recipe: Any, packing: str, facts: ForwardFacts | None) -> dict[str, Choice]:
-    """Attention, last block, embedding gradients, dropout masks and compilation.
+    """Attention, last block, embedding gradients, dropout masks, matrix products and compilation.
 
     Args:
         recipe: for what the user asked for in `plan`.
@@ -31,6 +33,7 @@ def ways(recipe: Any, packing: str, facts: ForwardFacts | None) -> dict[str, Cho
         "last_block": _last_block(packing, facts.last_block, lazy),
         "embedding_gradients": _embeddings(facts, lazy),
         "dropout_masks": _dropout(facts, lazy),
+        "products": _products(recipe, facts),
         "compile": _compile(recipe, facts.compiled),
     }
 
@@ -89,6 +92,20 @@ def _dropout(facts: ForwardFacts, lazy: bool) -> Choice:
     return Choice(
         value="quick", reason="four masks from each 64-bit draw, probability to 1/65536", source="derived"
     )
+
+
+def _products(recipe: Any, facts: ForwardFacts) -> Choice:
+    asked, speed = getattr(recipe.plan, "products", None), facts.onednn_speed
+    if facts.compiled is not None and facts.compiled.ok:
+        return Choice(value="torch", reason="what is compiled chooses for itself", source="derived")
+    if asked is not None:
+        return Choice(value=asked, reason="asked for by plan.products", source="user")
+    if speed is None:
+        return Choice(value="torch", reason="only fp32 on a CPU has a choice", source="derived")
+    if not speed:
+        return Choice(value="torch", reason="no layer is large enough for a difference", source="derived")
+    told = f"oneDNN multiplies {speed:.1f} times as fast as torch's usual library"
+    return Choice(value="onednn" if speed > ONEDNN_WORTH else "torch", reason=told, source="measured")
 
 
 def _compile(recipe: Any, found: CompileFacts | None) -> Choice:

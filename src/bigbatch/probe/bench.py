@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bigbatch.graph.recompute import KEPT
 from bigbatch.model.untouched import untouched
 from bigbatch.probe.hardware import resident_bytes, synchronize
 from bigbatch.protocols import Forward, Task
@@ -140,23 +141,6 @@ def warm_up(forward: Any, task: Task, micro_batch: MicroBatch) -> None:
     with untouched(module, forward.in_place):
         module.train()
         Bench(forward=forward, task=task, device=forward.device).train_seconds_per_token([micro_batch])
-
-
-KEPT = frozenset(
-    getattr(torch.ops.aten, name).default
-    for name in (
-        "mm",
-        "addmm",
-        "bmm",
-        "baddbmm",
-        "_scaled_dot_product_flash_attention",
-        "_flash_attention_forward",
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-    )
-)
-"""Matrix products and attention: their results are worth keeping when activations are computed again."""
 
 
 class _Kept(TorchDispatchMode):

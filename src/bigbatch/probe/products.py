@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bigbatch.model.products import Product, has_onednn, onednn_linear, plain_layers
+from bigbatch.plan.ways import ONEDNN_WORTH
 
-_WORTH = 1.2
-"""oneDNN is taken where it is so many times as fast: below that, noise could choose."""
 _OPERATIONS = 5e8
 """Of one product that is tried: 2 to 5 ms on a core."""
 _MOST_ROWS, _FEWEST_ROWS = 1024, 32
@@ -23,25 +22,32 @@ _ROUNDING = 1e-5
 
 
 def onednn_is_quicker(module: nn.Module) -> bool:
-    """Whether oneDNN gives the same products of the module's most frequent layer clearly faster. About 40 ms.
+    """Whether oneDNN multiplies clearly faster here (`onednn_speed`)."""
+    return onednn_speed(module) > ONEDNN_WORTH
+
+
+def onednn_speed(module: nn.Module) -> float:
+    """How many times as fast oneDNN gives the same products of the module's most frequent layer. About 40 ms.
+
+    0 where it gives others, where there is no such layer, or none that takes time.
 
     Time of this thread, the better of a few tries in turns: other processes do not choose.
     """
     weight = _frequent(module) if has_onednn() else None
     if weight is None or weight.numel() < _FEWEST_WEIGHTS:
-        return False
+        return 0.0
     rows = min(_MOST_ROWS, max(_FEWEST_ROWS, int(_OPERATIONS / 2 / weight.numel())))
     inputs = torch.randn(rows, weight.shape[1], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         usual, other = functional.linear(inputs, weight), onednn_linear(inputs, weight)
         if not bool((usual - other).abs().max() <= _ROUNDING * usual.abs().max()):
-            return False
+            return 0.0
         tries = [
             (_seconds(functional.linear, inputs, weight), _seconds(onednn_linear, inputs, weight))
             for _ in range(_ROUNDS)
         ]
     usual_seconds, other_seconds = map(min, zip(*tries, strict=True))
-    return usual_seconds > _WORTH * other_seconds
+    return usual_seconds / max(other_seconds, 1e-12)
 
 
 def _frequent(module: nn.Module) -> Tensor | None:

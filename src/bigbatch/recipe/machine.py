@@ -160,6 +160,9 @@ class PlanSpec(Section):
     every n-th block; null: as little as fits the memory."""
     attention: Literal["sdpa", "chunked", "flash", "flex"] | None = None
     """What computes attention over a pack; null: the fastest that was measured."""
+    products: Literal["torch", "onednn"] | None = None
+    """What multiplies fp32 matrices on a CPU: torch's usual library, or oneDNN, which torch brings too; null: the
+    faster one, as measured."""
     lazy: bool | None = None
     """false: compute everything in full, also what nobody reads; null: leave out what can be."""
     packing: Literal["packed", "padded"] | None = None
