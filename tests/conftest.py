@@ -65,6 +65,20 @@ def ranks():
 
 
 @pytest.fixture(scope="session")
+def two_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny classifier of two labels."""
+    from tests.models import tiny_folder
+
+    return tiny_folder(tmp_path_factory.mktemp("models") / "bert", id2label={0: "neg", 1: "pos"})
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's own folder is the current one."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
 def python() -> str:
     """The interpreter for tests that start a process."""
     return sys.executable

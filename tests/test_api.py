@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from inspect import signature
 
 import numpy as np
 import pandas
@@ -533,3 +534,9 @@ def test_rooms_that_are_named_like_functions_are_called_like_them(tmp_path):
         bigbatch.report(tmp_path / "nothing")  # type: ignore[operator]
     with pytest.raises(UsageError):
         bigbatch.plan(str(tmp_path / "nothing.yaml"))
+
+
+def test_start_takes_what_train_takes():
+    assert signature(bigbatch.start) == signature(bigbatch.train)
+    with pytest.raises(TypeError, match=r"start\(\) got an unexpected keyword argument 'epoch'"):
+        bigbatch.start("recipe.yaml", epoch=3)

@@ -13,18 +13,10 @@ from bigbatch.errors import UsageError
 from bigbatch.recipe.training_arguments import translated
 from bigbatch.usual import usual
 from tests.jobs import lines
-from tests.models import tiny, tiny_folder
+from tests.models import tiny
 from tests.test_api import KEYS, TEXTS
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_folder(tmp_path_factory.mktemp("models") / "bert", id2label={0: "neg", 1: "pos"})
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def arguments(**changes):
@@ -38,9 +30,9 @@ def test_train_model_is_train():
 # ---------------------------------------------------------------- TrainingArguments
 
 
-def test_training_arguments_say_what_they_say_there(folder):
+def test_training_arguments_say_what_they_say_there(two_labels):
     args = arguments(per_device_train_batch_size=4, gradient_accumulation_steps=3, learning_rate=1e-3)
-    run = bigbatch.train(folder, TEXTS, TEXTS[:20], args=args)
+    run = bigbatch.train(two_labels, TEXTS, TEXTS[:20], args=args)
     recipe = run._parts.recipe
     assert (run.path.name, run.result["updates"]) == ("out", 3)
     assert recipe.batch.samples == 12 and recipe.optimizer.weight_decay == 0.0
@@ -63,9 +55,9 @@ def ids():
     return [{"input_ids": [2, 5 + number % 3, 3], "labels": number % 3} for number in range(60)]
 
 
-def test_every_other_argument_overrules_them(folder):
+def test_every_other_argument_overrules_them(two_labels):
     run = bigbatch.train(
-        folder,
+        two_labels,
         TEXTS,
         args=arguments(learning_rate=1e-3),
         batch_size=20,
@@ -78,16 +70,16 @@ def test_every_other_argument_overrules_them(folder):
     assert (recipe.batch.samples, recipe.optimizer.lr) == (20, 2e-3)
 
 
-def test_an_epoch_count_replaces_their_number_of_steps(folder):
-    assert bigbatch.train(folder, TEXTS, args=arguments(), epochs=1).result["updates"] == 8
+def test_an_epoch_count_replaces_their_number_of_steps(two_labels):
+    assert bigbatch.train(two_labels, TEXTS, args=arguments(), epochs=1).result["updates"] == 8
 
 
-def test_what_is_lost_is_printed_once_and_what_is_not_lost_is_not(folder, capsys):
+def test_what_is_lost_is_printed_once_and_what_is_not_lost_is_not(two_labels, capsys):
     quiet = arguments(per_device_eval_batch_size=4, eval_strategy="epoch", save_strategy="epoch")
-    bigbatch.train(folder, TEXTS, TEXTS[:20], args=quiet)
+    bigbatch.train(two_labels, TEXTS, TEXTS[:20], args=quiet)
     assert "bigbatch: note" not in capsys.readouterr().err
     loud = arguments(optim="adafactor", use_liger_kernel=False, eval_on_start=True, output_dir="loud")
-    bigbatch.train(folder, TEXTS, TEXTS[:20], args=loud)
+    bigbatch.train(two_labels, TEXTS, TEXTS[:20], args=loud)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bigbatch: note")]
     assert [note.partition("=")[0] for note in notes] == [
         "bigbatch: note: optim",
@@ -108,7 +100,7 @@ def test_nothing_that_was_chosen_is_lost_in_silence():
     assert translated(TrainingArguments(output_dir="x", use_cpu=True, **best)).lost == []
 
 
-def test_the_named_metric_chooses_the_weights(folder):
+def test_the_named_metric_chooses_the_weights(two_labels):
     args = arguments(
         eval_strategy="steps",
         eval_steps=1,
@@ -116,10 +108,10 @@ def test_the_named_metric_chooses_the_weights(folder):
         load_best_model_at_end=True,
         metric_for_best_model="accuracy",
     )
-    run = bigbatch.train(folder, TEXTS, TEXTS[:20], args=args)
+    run = bigbatch.train(two_labels, TEXTS, TEXTS[:20], args=args)
     assert run._parts.recipe.best.metric == "accuracy"
     assert run.result["best"]["metric"] == "accuracy"
-    assert bigbatch.start(folder, TEXTS, args=arguments(output_dir="b"))._parts.recipe.best.metric is None
+    assert bigbatch.start(two_labels, TEXTS, args=arguments(output_dir="b"))._parts.recipe.best.metric is None
 
 
 def test_a_metric_of_a_named_set():
@@ -147,8 +139,8 @@ def test_processes_that_are_here_already_are_counted(monkeypatch):
     assert found["defaults"]["batch"] == {"samples": 24}
 
 
-def test_a_batch_is_never_more_than_all_rows(folder, capsys):
-    run = bigbatch.train(folder, TEXTS, args=arguments(per_device_train_batch_size=100))
+def test_a_batch_is_never_more_than_all_rows(two_labels, capsys):
+    run = bigbatch.train(two_labels, TEXTS, args=arguments(per_device_train_batch_size=100))
     assert run._parts.recipe.batch.samples == 60
     assert "the global batch is 60 samples, all rows there are: 100 were asked for" in capsys.readouterr().err
     columns = {name: [row[name] for row in TEXTS] for name in TEXTS[0]}
@@ -197,8 +189,8 @@ def test_something_else_as_args_is_refused():
     ("eager", "expected"),
     [(True, ("off", False, "padded")), (None, ("auto", None, None)), (False, ("blocks", None, None))],
 )
-def test_eager_computation_is_the_plain_path(folder, eager, expected):
-    found, _ = usual({"model_or_recipe": str(folder), "computation_eager": eager, "set": {"updates": 1}})
+def test_eager_computation_is_the_plain_path(two_labels, eager, expected):
+    found, _ = usual({"model_or_recipe": str(two_labels), "computation_eager": eager, "set": {"updates": 1}})
     plan = bigbatch.Recipe.model_validate({"plan": plan_of(found["set"])}).plan
     assert (plan.compile, plan.lazy, plan.packing) == expected and found["set"]["updates"] == 1
 
@@ -207,9 +199,11 @@ def plan_of(keys):
     return {key.removeprefix("plan."): value for key, value in keys.items() if key.startswith("plan.")}
 
 
-def test_eager_computation_gives_the_same_first_update(folder):
+def test_eager_computation_gives_the_same_first_update(two_labels):
     runs = [
-        bigbatch.train(folder, TEXTS, batch_size=16, computation_eager=eager, set=KEYS, run_dir=f"r{eager}")
+        bigbatch.train(
+            two_labels, TEXTS, batch_size=16, computation_eager=eager, set=KEYS, run_dir=f"r{eager}"
+        )
         for eager in (True, None)
     ]
     assert [run.plan.value("packing") for run in runs] == ["padded", "packed"]
@@ -260,17 +254,17 @@ def test_a_named_task_wins_over_the_head():
 # ---------------------------------------------------------------- what is printed
 
 
-def test_progress_is_printed_without_a_terminal_and_silenced_by_quiet(folder, capsys):
-    bigbatch.train(folder, TEXTS, TEXTS[:20], batch_size=16, set=KEYS, run_dir="a")
+def test_progress_is_printed_without_a_terminal_and_silenced_by_quiet(two_labels, capsys):
+    bigbatch.train(two_labels, TEXTS, TEXTS[:20], batch_size=16, set=KEYS, run_dir="a")
     shown = capsys.readouterr()
     assert "update 3/3" in shown.err and "report: " in shown.err and "\x1b" not in shown.err
     assert shown.out == ""
-    bigbatch.train(folder, TEXTS, TEXTS[:20], batch_size=16, set=KEYS, run_dir="b", quiet=True)
+    bigbatch.train(two_labels, TEXTS, TEXTS[:20], batch_size=16, set=KEYS, run_dir="b", quiet=True)
     assert capsys.readouterr().err == ""
 
 
-def test_who_iterates_over_the_records_has_nothing_printed(folder, capsys):
-    with bigbatch.start(folder, TEXTS, batch_size=16, set=KEYS, run_dir="a") as run:
+def test_who_iterates_over_the_records_has_nothing_printed(two_labels, capsys):
+    with bigbatch.start(two_labels, TEXTS, batch_size=16, set=KEYS, run_dir="a") as run:
         for _ in run:
             pass
     assert capsys.readouterr().err == ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from bigbatch.answers import evaluate as evaluate
 from bigbatch.answers import predict as predict
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from bigbatch.run.run import Run
     from bigbatch.study.results import Results
     from bigbatch.study.sweep import Outcome
+
+P = ParamSpec("P")
 
 
 @said_plainly
@@ -176,30 +178,19 @@ train_model = train
 """The same under the name that some look for."""
 
 
+def _called_as(other: Callable[P, Any]) -> Callable[[Callable[..., Run]], Callable[P, Run]]:
+    """Give a function the arguments of another, for `help`, editors and type checkers."""
+
+    def called(function: Callable[..., Run]) -> Callable[P, Run]:
+        function.__signature__ = signature(other)  # type: ignore[attr-defined]
+        return function
+
+    return called
+
+
+@_called_as(train)
 @said_plainly
-def start(
-    model_or_recipe: Any,
-    train_dataset: Any = None,
-    val_dataset: Any = None,
-    *,
-    epochs: float | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    task: Any = None,
-    columns: Mapping[str, str] | None = None,
-    tokenizer: Any = None,
-    loss: Any = None,
-    metrics: Sequence[Any] = (),
-    observers: Sequence[Any] = (),
-    set: Mapping[str, Any] = {},
-    run_dir: PathOrText | None = None,
-    resume: bool | None = None,
-    args: Any = None,
-    computation_eager: bool | None = None,
-    compute_metrics: Any = None,
-    callbacks: Any = None,
-    quiet: bool = False,
-) -> Run:
+def start(*given: Any, **named: Any) -> Run:
     """As `train`, but returns the run before its first update: iterate over it for its records.
 
     Example:
@@ -209,7 +200,11 @@ def start(
                 for record in run:
                     ...
     """
-    return open_sorted(console=None, place=place_of(), **noted(dict(locals())))
+    try:
+        arguments = signature(train).bind(*given, **named).arguments
+    except TypeError as error:
+        raise TypeError(f"start() {error}") from None
+    return open_sorted(console=None, place=place_of(), **noted({**_NOTHING, **arguments}))
 
 
 def launch_command(

@@ -9,24 +9,16 @@ import torch
 import bigbatch
 from bigbatch.errors import RecipeError, UsageError
 from tests.jobs import lines
-from tests.models import tiny, tiny_folder
+from tests.models import tiny
 from tests.test_api import KEYS, TEXTS
+
+pytestmark = pytest.mark.usefixtures("here")
 
 TAGS = ("O", "B-X", "I-X")
 SENTENCES = [
     {"words": ["great", "crew", "late"][: 1 + number % 3], "tags": ["B-X", "I-X", "O"][: 1 + number % 3]}
     for number in range(24)
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_folder(tmp_path_factory.mktemp("models") / "bert", id2label={0: "neg", 1: "pos"})
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def accuracy(prediction):
@@ -40,21 +32,21 @@ def train(model, rows, compute, **options):
     return bigbatch.train(model, rows, rows[:20], **{**call, **options})
 
 
-def test_it_sees_the_logits_and_labels_of_the_whole_split(folder):
+def test_it_sees_the_logits_and_labels_of_the_whole_split(two_labels):
     seen = []
 
     def compute(prediction):
         seen.append((prediction.predictions, prediction.label_ids))
         return accuracy(prediction)
 
-    run = train(folder, TEXTS, compute)
+    run = train(two_labels, TEXTS, compute)
     assert set(run.metrics) == {"validation.loss", "validation.right", "validation.rows"}
     assert run.metrics["validation.rows"] == 20
     logits, labels = seen[-1]
     assert (logits.dtype, logits.shape, labels.dtype, labels.shape) == (np.float32, (20, 2), np.int64, (20,))
     from transformers import AutoTokenizer
 
-    batch = AutoTokenizer.from_pretrained(folder)(
+    batch = AutoTokenizer.from_pretrained(two_labels)(
         [row["text"] for row in TEXTS[:20]], padding=True, return_tensors="pt"
     )
     with torch.no_grad():
@@ -65,7 +57,7 @@ def test_it_sees_the_logits_and_labels_of_the_whole_split(folder):
     assert lines(run.path, "eval")[-1]["right"] == run.metrics["validation.right"]
 
 
-def test_one_that_looks_at_batches_would_give_something_else(folder):
+def test_one_that_looks_at_batches_would_give_something_else(two_labels):
     """Of a figure that is no mean, such as a rank among all rows: computed once, over the whole split."""
     calls = []
 
@@ -73,7 +65,7 @@ def test_one_that_looks_at_batches_would_give_something_else(folder):
         calls.append(len(prediction.label_ids))
         return {"spread": float(np.ptp(prediction.predictions))}
 
-    train(folder, TEXTS, compute, set={"plan.micro_tokens": 16})
+    train(two_labels, TEXTS, compute, set={"plan.micro_tokens": 16})
     assert calls == [20, 20], "once with perfect logits before the run, once with the model's"
 
 
@@ -131,14 +123,14 @@ def test_several_labels_and_numbers_have_the_shapes_that_they_have_there():
     assert shapes == {"multi": ((20, 3), (20, 3)), "regression": ((20, 1), (20,))}
 
 
-def test_its_figures_choose_the_weights_in_the_direction_that_is_named(folder):
+def test_its_figures_choose_the_weights_in_the_direction_that_is_named(two_labels):
     values = iter([0.0, 3.0, 1.0, 2.0])  # perfect logits first
 
     def compute(prediction):
         return {"cost": next(values, 5.0)}
 
     keys = {"run.evaluate_every": "1 updates", "best": "cost"}
-    run = train(folder, TEXTS, compute, set=keys)
+    run = train(two_labels, TEXTS, compute, set=keys)
     assert (run.result["best"]["metric"], run.result["best"]["step"]) == ("cost", 1)
     from transformers import TrainingArguments
 
@@ -147,24 +139,26 @@ def test_its_figures_choose_the_weights_in_the_direction_that_is_named(folder):
         output_dir="s", use_cpu=True, metric_for_best_model="eval_cost", greater_is_better=False
     )
     keys = {"run.evaluate_every": "1 updates", "updates": 3, "plan.micro_tokens": 128}
-    run = bigbatch.train(folder, TEXTS, TEXTS[:20], args=args, set=keys, compute_metrics=compute, quiet=True)
+    run = bigbatch.train(
+        two_labels, TEXTS, TEXTS[:20], args=args, set=keys, compute_metrics=compute, quiet=True
+    )
     assert (run.result["best"]["metric"], run.result["best"]["step"]) == ("cost", 2)
 
 
-def test_a_name_that_it_does_not_give_is_refused_before_the_first_update(folder, tmp_path):
+def test_a_name_that_it_does_not_give_is_refused_before_the_first_update(two_labels, tmp_path):
     with pytest.raises(
         RecipeError, match="'f1' is not among the figures that compute_metrics gives: right, rows"
     ):
-        train(folder, TEXTS, accuracy, set={"best": "f1"})
+        train(two_labels, TEXTS, accuracy, set={"best": "f1"})
     assert not (tmp_path / "r" / "metrics.jsonl").exists()
 
 
-def test_one_that_fails_does_so_before_the_first_update(folder, tmp_path):
+def test_one_that_fails_does_so_before_the_first_update(two_labels, tmp_path):
     def compute(prediction):
         raise ZeroDivisionError("mine")
 
     with pytest.raises(ZeroDivisionError, match="mine"):
-        train(folder, TEXTS, compute)
+        train(two_labels, TEXTS, compute)
     assert not (tmp_path / "r" / "metrics.jsonl").exists()
 
 
@@ -173,9 +167,9 @@ def test_one_that_fails_does_so_before_the_first_update(folder, tmp_path):
     [(0.5, "it gave 0.5; expected a dictionary"), ({"a": "high"}, "a is 'high'; expected a number"),
      ({"a": np.zeros(3)}, "expected a number")],
 )  # fmt: skip
-def test_what_is_no_figure_is_refused(folder, given, sentence):
+def test_what_is_no_figure_is_refused(two_labels, given, sentence):
     with pytest.raises(UsageError, match=sentence):
-        train(folder, TEXTS, lambda prediction: given)
+        train(two_labels, TEXTS, lambda prediction: given)
 
 
 def test_language_models_and_embeddings_have_no_logits_to_give():
