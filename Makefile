@@ -1,6 +1,7 @@
 # Needs only Python >= 3.11 and make. Everything is installed into .venv, once.
 #
 #   make demo         fine-tune a BERT on 13,000 tweets, 256 samples per update, and beat a baseline
+#   make check        all that continuous integration runs, fastest first; what to wait for is marked
 #   make test         the test suite, a process a core (WORKERS=0: in one process)
 #   make stress       every fault at every place, of which the suite takes a sample (half an hour)
 #   make test-cluster  SSH hosts and Slurm on this machine, and faults on them (root; a quarter of an hour)
@@ -50,6 +51,18 @@ test: $(VENV)/.installed-test
 stress: $(VENV)/.installed-test
 	DAMAGE_EVERY=1 $(BIN)/python -m pytest -m stress $(ARGS)
 	DAMAGE_EVERY=1 $(BIN)/python -m pytest tests/test_damaged_runs.py $(ARGS)
+
+# The house's figures, then types, then the tests that start no process: what to wait for before a commit. Then the rest.
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python -m pytest -q tests/test_house.py tests/test_house_figures.py
+	$(BIN)/pyright -p pyproject.toml
+	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile --part quick
+	@echo "Good enough for a commit. The rest is what takes its time: processes, kills, training; then the documentation."
+	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile --part rest
+	$(MAKE) docs
 
 test-cluster: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)

@@ -84,10 +84,29 @@ def python() -> str:
     return sys.executable
 
 
+QUICK = ("golden", "optim", "plan", "recipe", "report", "rules")
+"""Folders and files (`tests/optim/`, `tests/test_golden.py`) that are quick and say most: `make check` has them first."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--part quick` and `--part rest` are the whole session between them."""
+    parser.addoption("--part", choices=("quick", "rest"), help="the quick tests alone, or all others")
+
+
+def is_quick(item: pytest.Item) -> bool:
+    """Whether a test is among those that a person waits for."""
+    where = item.path.relative_to(ROOT / "tests").parts[0].removeprefix("test_").removesuffix(".py")
+    return where in QUICK and not any(item.get_closest_marker(name) for name in ("slow", "world_size"))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out `stress` unless the marker is asked for, and `gpu` where there is no CUDA device; pytest counts them as
-    deselected.
+    """Keep the asked part; leave out `stress` unless the marker is asked for, and `gpu` where there is no CUDA device.
+    pytest counts them as deselected.
     """
+    if part := config.getoption("--part"):
+        other = [item for item in items if is_quick(item) != (part == "quick")]
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if is_quick(item) == (part == "quick")]
     stress = [item for item in items if item.get_closest_marker("stress")]
     if stress and "stress" not in config.getoption("markexpr"):
         config.hook.pytest_deselected(items=stress)

@@ -224,6 +224,15 @@ def test_only_these_modules_write_the_environment(root):
     }
 
 
+def test_the_quick_tests_are_there(root):
+    from tests.conftest import QUICK
+
+    assert all(
+        list((root / "tests").glob(f"{name}/test_*.py")) + list((root / "tests").glob(f"test_{name}.py"))
+        for name in QUICK
+    )
+
+
 # ---------------------------------------------------------------- figures that may only get better: tools/house.py
 
 

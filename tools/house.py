@@ -32,7 +32,7 @@ MANY_ARGUMENTS = 3
 SCREENS = {
     "update": ("step/update.py", "apply_update"),
     "loop": ("run/loop.py", "Loop._all_records"),
-    "build": ("run/build.py", "build"),
+    "build": ("build/build.py", "build"),
 }
 """The three functions that are to be read on one screen each: where they are."""
 PATH_BEGINS, PATH_ENDS = "<!-- the path -->", "<!-- the path ends -->"
