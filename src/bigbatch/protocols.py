@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from bigbatch.places import Part
 from bigbatch.records import LossSums, MicroBatch, Predictions, Record, Request, Sample, Targets, TokenTable
@@ -14,18 +14,49 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+RoleKind = Literal["text", "label", "labels", "number", "words", "tags", "numbers"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Role:
     """A column that a task reads, by what it means rather than by its name."""
 
     meaning: str
     """One line for messages and documentation."""
-    kind: Literal["text", "label", "labels", "number", "words", "tags"] = "text"
+    kind: RoleKind = "text"
     """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number; `words`: a sentence
-    as a list of strings; `tags`: a class for each of its words."""
+    as a list of strings; `tags`: a class for each of its words; `numbers`: a finite number for each of its words."""
     required: bool = True
     absent_when_predicting: bool = False
     """Whether rows to predict may come without it, though rows to learn from may not."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the model reads it; what it learns are the others."""
+        return self.kind in ("text", "words")
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether its values name classes."""
+        return self.kind in ("label", "labels", "tags")
+
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+"""What JSON can hold."""
+Row = Mapping[str, Any]
+"""One row of a table: role or column -> value."""
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer: Hugging Face's, or one of the user's own that does as much."""
+
+    def __call__(self, text: Any, /, **options: Any) -> Any:
+        """`input_ids` of each text, and whatever else the options ask for."""
+        ...
+
+    def decode(self, ids: Any, /, **options: Any) -> str:
+        """The text of token ids."""
+        ...
 
 
 @runtime_checkable
@@ -51,8 +82,24 @@ class Metric(Protocol):
         ...
 
 
-class Task(Protocol):
-    """What is learnt: columns, targets, loss and metrics. A frozen dataclass; its fields are the recipe's options."""
+class Losses(Protocol):
+    """What the step asks of a task."""
+
+    def denominators(self, targets: Targets) -> dict[str, float]:
+        """Per loss term, from data alone, before any forward; floats, since weights count."""
+        ...
+
+    def loss(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
+        """Per term, one weighted value per unit (U,), or their sum (), never a mean."""
+        ...
+
+
+class Task(Losses, Protocol):
+    """The least that a task of the user's own has: columns, samples, loss and metrics.
+
+    A frozen dataclass; its fields are the recipe's options. Most extend `tasks.base.Task`, which has a default for
+    everything else that a run may ask; what does not is wrapped in `tasks.catalog.Foreign`.
+    """
 
     @property
     def roles(self) -> Mapping[str, Role]: ...
@@ -67,15 +114,7 @@ class Task(Protocol):
 
     def build(self, spec: Any, facts: Any) -> nn.Module: ...
 
-    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample: ...
-
-    def denominators(self, targets: Targets) -> dict[str, float]:
-        """Per loss term, from data alone, before any forward; floats, since weights count."""
-        ...
-
-    def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Per term, one weighted value per unit (U,), or their sum (), never a mean."""
-        ...
+    def encode(self, row: Row, tokenizer: Any) -> Sample: ...
 
     def decode(self, outputs: Any) -> Predictions: ...
 
@@ -83,33 +122,6 @@ class Task(Protocol):
 View = Callable[[TokenTable, "ndarray", "ndarray"], TokenTable]
 """`view(table, rows_B, epochs_B)`: these rows as each of these epochs sees them, row after row. A pure function, so
 that neither the split nor a resume can change what is seen."""
-
-
-class LanguageTask(Protocol):
-    """What a task may have besides `Task`: it keeps tokens apart from what is learnt of them, and outputs small.
-
-    Every method may be left out on its own; `run` and `infer` ask for each with `getattr`.
-    """
-
-    def arrange(self, table: TokenTable) -> TokenTable:
-        """The samples that a tokenised (and cached) split is trained in: pieces, blocks, …"""
-        ...
-
-    def view(self, table: TokenTable, rows_B: ndarray, epochs_B: ndarray) -> TokenTable:
-        """See `View`: training batches are cut out of this."""
-        ...
-
-    def fixed(self, table: TokenTable) -> TokenTable:
-        """A split as evaluations see it, always the same."""
-        ...
-
-    def reduce(self, outputs: Any, targets: Targets) -> Tensor:
-        """(U, k) float64: all that loss, `decode` and metrics need of each unit; evaluation keeps nothing else."""
-        ...
-
-    def reduced_loss(self, reduced_Uk: ndarray, targets: Targets) -> dict[str, ndarray]:
-        """As `loss`, from what `reduce` gave (numpy)."""
-        ...
 
 
 class World(Protocol):

@@ -82,9 +82,7 @@ class Oracle:
 def test_every_probability_is_the_definitions():
     rows, unseen = sentences(60, 0), [*sentences(20, 1), [5, 0], [0] * 8]
     oracle, held_out = Oracle(rows), causal(unseen)
-    model = next(
-        clm_baselines(None, Split(rows=from_rows([]), table=causal(rows)), 30.0, vocabulary=VOCABULARY)
-    )
+    model = next(clm_baselines(Split(rows=from_rows([]), table=causal(rows)), vocabulary=VOCABULARY))
     found = model.outputs(Split(rows=from_rows([]), table=held_out))
     wanted = [
         -np.log(oracle.share(tuple((["*"] * (ORDER - 1) + row[:end])[-(ORDER - 1) :]), row[end]))
@@ -106,7 +104,7 @@ def test_shares_of_all_words_sum_to_one():
 def test_neighbours_tell_the_token_between():
     rows = [[0, 3, 1], [0, 3, 1], [1, 4, 0], [1, 4, 0], [0, 5, 0]] * 10
     train = Split(rows=from_rows([]), table=table(rows))
-    unigram, neighbours = mlm_baselines(None, train, 30.0, vocabulary=VOCABULARY)
+    unigram, neighbours = mlm_baselines(train, vocabulary=VOCABULARY)
     masked = table([[0, 2, 1], [1, 2, 0], [2, 2, 2]])  # 2 stands for the mask: nobody has seen it
     middle = TokenTable(
         ids=masked.ids, token_offsets=masked.token_offsets, segments=None, reads=np.array([1, 1, 1], np.int32),

@@ -26,7 +26,7 @@ def sample(ids, reads, values, further=None) -> Sample:
 
 
 def guesses(train: Split, asked: Split) -> list[int]:
-    (found,) = tag_baselines(TASK, train, 30.0)
+    (found,) = tag_baselines(TASK, train)
     return found.outputs(asked).argmax(-1).tolist()
 
 
@@ -63,14 +63,14 @@ def test_nothing_to_learn_from_is_no_baseline():
     split = Split(
         rows=from_rows([{"words": ["x"], "tags": ["-100"]}]), table=as_table([sample([7], [0], [-100])])
     )
-    assert list(tag_baselines(TASK, split, 30.0)) == []
+    assert list(tag_baselines(TASK, split)) == []
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_probabilities_are_those_of_counts(count):
     rows = [{"words": ["x"], "tags": ["A"]}] * count + [{"words": ["x"], "tags": ["B"]}]
     table = as_table([sample([7], [0], [0])] * count + [sample([7], [0], [1])])
-    (found,) = tag_baselines(TASK, Split(rows=from_rows(rows), table=table), 30.0)
+    (found,) = tag_baselines(TASK, Split(rows=from_rows(rows), table=table))
     shares = np.exp(found.outputs(Split(rows=from_rows(rows[:1]), table=as_table([sample([7], [0], [0])]))))[
         0
     ]

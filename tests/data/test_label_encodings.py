@@ -421,7 +421,7 @@ def test_rows_of_token_ids_have_ids_or_names(values, names, ids):
     table = read_table(_with_labels(values), base=Path(), columns={}, roles=task.roles)
     labels = find_labels(table, "label")
     assert labels.names == names
-    task = Classify(label_set=labels)
+    task = Classify().with_facts(labels=labels)
     found = [task.encode(row, None) for row in table.rows.to_pylist()]
     assert [int(sample.values[0]) for sample in found] == ids
     assert [sample.weights[0] for sample in found] == [float(value >= 0) for value in ids]
@@ -441,7 +441,7 @@ def test_several_names_a_row_of_token_ids():
     rows = _with_labels([["a", "b"], [], ["b"]])
     table = read_table(rows, base=Path(), columns={}, roles=task.roles)
     labels = find_labels(table, "label", "multi")
-    task = Classify(kind="multi", label_set=labels)
+    task = Classify(kind="multi").with_facts(labels=labels)
     found = [task.encode(row, None).values.tolist() for row in table.rows.to_pylist()]
     assert labels.names == ("a", "b") and found == [[[1, 1]], [[0, 0]], [[0, 1]]]
 

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bigbatch.data import tokens as keys_of_cache
 from bigbatch.data.tables import from_rows
-from bigbatch.data.tokens import cache_key, token_table, tokenizer_fingerprint
+from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.errors import DataError
 from bigbatch.records import Sample, TokenTable
+from bigbatch.tasks.catalog import Foreign
 from tests.data.tables import Letters, LetterTask, read
 
 ROWS = from_rows([{"text": " ".join("ab" * (i % 7 + 1) for _ in range(i % 4))} for i in range(2300)])
@@ -26,12 +28,16 @@ def tokens(table=ROWS, task=None, tokenizer=None, cache_dir=None, **more) -> tup
     parts = more.pop("key_parts", {})
     return token_table(
         table,
-        task=task or LetterTask(),
+        task=Foreign(own=task or LetterTask()),
         tokenizer=tokenizer or Letters(),
         cache_dir=cache_dir,
         key_parts=parts,
         **more,
     )
+
+
+def cache_key(table, task, tokenizer, key_parts) -> str | None:
+    return keys_of_cache.cache_key(table, Foreign(own=task), tokenizer, key_parts)
 
 
 def same(left: TokenTable, right: TokenTable) -> None:
@@ -230,6 +236,7 @@ FILL = """
     from bigbatch.data.tables import from_rows
     from bigbatch.data.tokens import token_table
     from bigbatch.records import Sample
+    from bigbatch.tasks.catalog import Foreign
 
     class Task:
         def encode(self, row, tokenizer):
@@ -241,7 +248,7 @@ FILL = """
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(5):
-        table, reused = token_table(rows, task=Task(), tokenizer=None, cache_dir=Path(sys.argv[1]), key_parts={})
+        table, reused = token_table(rows, task=Foreign(own=Task()), tokenizer=None, cache_dir=Path(sys.argv[1]), key_parts={})
         assert table.values.tolist() == [i % 50 for i in range(3000)]
         assert int(table.ids.sum()) == sum(n * (n + 1) // 2 for n in range(50)) * 60
 """

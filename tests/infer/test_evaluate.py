@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ def table_of(task, tokenizer, rows=60, label=lambda random: random.choice(["neg"
 
 @pytest.fixture
 def task():
-    return Classify(label_set=AB)
+    return Classify().with_facts(labels=AB)
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ def test_modes_come_back_after_an_error(forward, task, table):
 
 def test_class_weights_are_in_the_loss_and_not_in_the_metrics(forward, task, table):
     plain = evaluate(forward, task, table, micro_tokens=64, packing="packed")
-    heavy = replace(task, class_weights_C=(1.0, 3.0))
+    heavy = task.with_facts(weights_C=(1.0, 3.0))
     found = evaluate(forward, heavy, table, micro_tokens=64, packing="packed")
     wanted = torch.nn.functional.cross_entropy(
         outputs_by_hand(forward, table).double(), torch.from_numpy(table.values),
@@ -162,7 +161,7 @@ def test_regression_and_a_metric_of_your_own(make_forward, tokenizer):
 
 
 def test_multi_label(forward, tokenizer):
-    task = Classify(kind="multi", label_set=AB)
+    task = Classify(kind="multi").with_facts(labels=AB)
     table = table_of(task, tokenizer, 30, lambda random: list(AB.names[: random.integers(0, 3)]))
     found = evaluate(forward, task, table, micro_tokens=64, packing="packed")
     shares = torch.sigmoid(outputs_by_hand(forward, table).double()).numpy()
@@ -191,7 +190,7 @@ def test_rows_are_scored_by_the_figures_that_are_asked_for(forward, task, table,
 
 
 def test_weights_of_classes_are_in_the_scores_by_the_loss(forward, task, table):
-    heavy = replace(task, class_weights_C=(1.0, 3.0))
+    heavy = task.with_facts(weights_C=(1.0, 3.0))
     found = evaluate(forward, heavy, table, micro_tokens=64, packing="packed", scored=["loss"])
     plain = evaluate(forward, task, table, micro_tokens=64, packing="packed", scored=["loss"])
     weights = np.where(table.values == 1, 3.0, 1.0)

@@ -26,7 +26,7 @@ from bigbatch.tasks.match import Match
 from bigbatch.tasks.tag import Tag
 
 TEXTS = ["a b c", "d", "e f"]
-TASK = Classify(label_set=LabelSet(("neg", "pos")))
+TASK = Classify().with_facts(labels=LabelSet(("neg", "pos")))
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def test_a_paired_row_changes_no_other(predict):
 # ---------------------------------------------------------------- sentences and matches
 
 
-TAGS = Tag(label_set=LabelSet(("B-X", "O")))
+TAGS = Tag().with_facts(labels=LabelSet(("B-X", "O")))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def loaded(forward, tokenizer):
     return Loaded(
         module=forward.module,
         tokenizer=tokenizer,
-        task=Classify(label_set=LabelSet(("neg", "=pos"))),
+        task=Classify().with_facts(labels=LabelSet(("neg", "=pos"))),
         forward=forward,
         max_length=16,
         columns={"text": "review", "label": "stars"},

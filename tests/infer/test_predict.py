@@ -14,7 +14,7 @@ TEXTS = ["a b c d e f g", "h", "i j", "k l m n", "o p q", "r s t u v w"]
 
 
 def test_order_and_ids_are_kept(forward, tokenizer):
-    task = Classify(label_set=AB)
+    task = Classify().with_facts(labels=AB)
     alone = [next(predict_rows(forward, task, tokenizer, [text])) for text in TEXTS]
     rows = [{"id": f"r{index}", "text": text, "label": "unseen"} for index, text in enumerate(TEXTS)]
     found = list(predict_rows(forward, task, tokenizer, rows, window_rows=4, micro_tokens=8))
@@ -33,13 +33,13 @@ def test_no_more_than_a_window_is_read_ahead(forward, tokenizer):
             read.append(1)
             yield {"text": "a"}
 
-    predictions = predict_rows(forward, Classify(label_set=AB), tokenizer, endless(), window_rows=5)
+    predictions = predict_rows(forward, Classify().with_facts(labels=AB), tokenizer, endless(), window_rows=5)
     next(predictions)
     assert len(read) == 5
 
 
 def test_other_kinds(make_forward, tokenizer):
-    multi = Classify(kind="multi", label_set=AB)
+    multi = Classify(kind="multi").with_facts(labels=AB)
     row = next(predict_rows(make_forward(), multi, tokenizer, ["a b"]))
     assert row["labels"] == [name for name, share in row["probabilities"].items() if share > 0.5]
     number = next(predict_rows(make_forward(1), Classify(kind="regression"), tokenizer, ["a b"]))
@@ -50,7 +50,7 @@ def test_other_kinds(make_forward, tokenizer):
 
 def test_what_is_not_finite_is_none(forward, tokenizer):
     forward.module.head.data[:] = np.nan
-    row = next(predict_rows(forward, Classify(label_set=AB), tokenizer, ["a"]))
+    row = next(predict_rows(forward, Classify().with_facts(labels=AB), tokenizer, ["a"]))
     assert row["probability"] is None and row["probabilities"] == {"neg": None, "pos": None}
 
 
@@ -65,12 +65,12 @@ def test_what_is_not_finite_is_none(forward, tokenizer):
 )
 def test_a_row_without_text_is_named(forward, tokenizer, row, what):
     with pytest.raises(DataError, match=what):
-        list(predict_rows(forward, Classify(label_set=AB), tokenizer, [{"text": "a"}, row]))
+        list(predict_rows(forward, Classify().with_facts(labels=AB), tokenizer, [{"text": "a"}, row]))
 
 
 def test_many_bad_rows_are_counted(forward, tokenizer):
     with pytest.raises(DataError, match="and 10 more") as caught:
-        list(predict_rows(forward, Classify(label_set=AB), tokenizer, {"text": [["a"]] * 30}))
+        list(predict_rows(forward, Classify().with_facts(labels=AB), tokenizer, {"text": [["a"]] * 30}))
     assert len(caught.value.problems) == 21
 
 
@@ -84,7 +84,7 @@ class Confident(Classify):
 
 
 def test_a_role_of_your_own_that_encode_needs_is_named(forward, tokenizer):
-    task = Confident(label_set=AB)
+    task = Confident().with_facts(labels=AB)
     assert next(predict_rows(forward, task, tokenizer, [{"text": "a", "confidence": 1}]))["label"] in AB.names
     with pytest.raises(DataError, match="the task reads 'confidence'"):
         next(predict_rows(forward, task, tokenizer, ["a"]))
@@ -103,11 +103,11 @@ def test_a_role_of_your_own_that_encode_needs_is_named(forward, tokenizer):
 )
 def test_tuples_of_other_things_than_texts_are_refused(forward, tokenizer, rows, what):
     with pytest.raises(DataError, match=what):
-        list(predict_rows(forward, Classify(label_set=AB), tokenizer, rows()))
+        list(predict_rows(forward, Classify().with_facts(labels=AB), tokenizer, rows()))
 
 
 def test_columns_by_row_are_read_by_row(forward, tokenizer):
-    task = Classify(label_set=AB)
+    task = Classify().with_facts(labels=AB)
     plain = list(predict_rows(forward, task, tokenizer, TEXTS))
     by_row = {"text": dict(enumerate(TEXTS, start=7)), "label": dict.fromkeys(range(7, 13), "neg")}
     assert list(predict_rows(forward, task, tokenizer, by_row)) == plain
@@ -123,4 +123,4 @@ def test_columns_by_row_are_read_by_row(forward, tokenizer):
 )
 def test_columns_without_order_are_refused(forward, tokenizer, columns, what):
     with pytest.raises(DataError, match=what):
-        list(predict_rows(forward, Classify(label_set=AB), tokenizer, columns))
+        list(predict_rows(forward, Classify().with_facts(labels=AB), tokenizer, columns))

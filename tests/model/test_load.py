@@ -316,7 +316,7 @@ def test_an_encoder_decoder_is_refused_before_anything_is_built(tmp_path):
         T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     )
     model.save_pretrained(tmp_path)
-    for kind in ("sequence", "tokens", "masked", "causal", "states"):
+    for kind in ("sequence", "tokens", "masked", "causal", "hidden"):
         with pytest.raises(ModelError, match=r"encoder-decoder \(t5\).*seq2seq\) is planned"):
             load_model(_spec(tmp_path), kind=kind, outputs=2, seed=0, dropout=None)
     with pytest.raises(ModelError, match=r"T5ForConditionalGeneration: found an encoder-decoder"):

@@ -18,7 +18,7 @@ from bigbatch.records import MicroBatch
 from bigbatch.tasks.classify import Classify
 from tests.models import tiny, tiny_batch
 
-TASK = Classify(kind="single", label_set=LabelSet(("a", "b", "c")))
+TASK = Classify(kind="single").with_facts(labels=LabelSet(("a", "b", "c")))
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,7 @@ def test_a_whole_card() -> None:
         effective=SimpleNamespace(lr=0.1),
         max_length=8,
         module=None,
-        task=SimpleNamespace(
-            label_names=("R&D", "![x](https://t.example/p)"), kind="single", head=Classify().head
-        ),
+        task=Classify(labels=("R&D", "![x](https://t.example/p)")),
     )
     progress: Any = SimpleNamespace(update=1, position=8, tokens=64)
     kept = "the final weights are kept: <b> was never better"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,8 +52,9 @@ def recipe_of(tmp_path: Path, task="classify", options=None, metrics=(), **loss)
 def test_the_built_in_task(tmp_path: Path):
     recipe = recipe_of(tmp_path, options={"kind": "single"}, class_weights={"pos": 2.0}, label_smoothing=0.1)
     task = task_from_recipe(recipe)
-    assert isinstance(task, Classify) and task.max_length == 64 and task.class_weight_setting == {"pos": 2.0}
-    assert task.unit_loss is not None and task.unit_loss.args == {"label_smoothing": 0.1}
+    assert isinstance(task, Classify) and task.facts.max_length == 64
+    assert task.facts.class_weights == {"pos": 2.0}
+    assert task.facts.loss is not None and task.facts.loss.args == {"label_smoothing": 0.1}
 
 
 def test_task_loss_and_metric_of_your_own(tmp_path: Path, tokenizer):
@@ -63,10 +63,10 @@ def test_task_loss_and_metric_of_your_own(tmp_path: Path, tokenizer):
         tmp_path, "mine.py:Confident", {"floor": 0.25}, ["accuracy", "mine.py:cost", "f1_pos"],
         name="mine.py:focal", args={"gamma": 1.0},
     )  # fmt: skip
-    task = replace(task_from_recipe(recipe), label_set=LabelSet(("neg", "pos")))
+    task = task_from_recipe(recipe).with_facts(labels=LabelSet(("neg", "pos")))
     rows = [{"text": "a", "label": "pos", "confidence": 0.0}]
     assert task.encode_batch(rows, tokenizer)[0].weights.tolist() == [0.25]
-    assert "confidence" in task.roles and task.unit_loss.name == "focal"
+    assert "confidence" in task.roles and task.facts.loss.name == "focal"
     assert [metric.name for metric in task.metrics] == ["accuracy", "cost", "f1_pos"]
     cost = task.metrics[1]
     predictions = task.decode(np.array([[1.0, 0.0], [1.0, 0.0]]))
@@ -81,7 +81,7 @@ def test_what_is_wrong_is_named(tmp_path: Path):
     ):
         task_from_recipe(recipe_of(tmp_path, "mine.py:Confident", {"floors": 1}))
     with pytest.raises(RecipeError, match="unknown option"):
-        build_task("classify", {"label_set": None}, tmp_path)
+        build_task("classify", {"facts": None}, tmp_path)
     with pytest.raises(RecipeError, match="did you mean classify"):
         build_task("clasify", {}, tmp_path)
     with pytest.raises(RecipeError, match="rank is planned, not built yet"):

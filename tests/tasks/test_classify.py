@@ -11,6 +11,7 @@ from scipy import special
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import DataError, RecipeError
+from bigbatch.model.heads import Head
 from bigbatch.protocols import Role
 from bigbatch.records import Sample, Targets
 from bigbatch.tasks.classify import Classify
@@ -29,7 +30,7 @@ def same(left: Sample, right: Sample) -> bool:
 
 
 def test_samples_of_single_labels(tokenizer):
-    task = Classify(label_set=ABC, max_length=4)
+    task = Classify().with_facts(labels=ABC, max_length=4)
     rows = [{"text": "a b c", "label": "pos"}, {"text": "a", "label": "neg"}, {"text": "b"}]
     samples = task.encode_batch(rows, tokenizer)
     assert [sample.values.tolist() for sample in samples] == [[2], [0], [-100]]
@@ -37,18 +38,20 @@ def test_samples_of_single_labels(tokenizer):
     assert [sample.truncated for sample in samples] == [True, False, False]
     assert samples[0].reads.tolist() == [0] and samples[0].values.dtype == np.int64
     assert all(same(task.encode(row, tokenizer), sample) for row, sample in zip(rows, samples, strict=True))
-    last = replace(task, pool="last").encode(rows[0], tokenizer)
+    last = task.with_facts(pools="last").encode(rows[0], tokenizer)
     assert last.reads.tolist() == [3]
 
 
 def test_samples_of_other_kinds(tokenizer):
-    multi = Classify(kind="multi", label_set=ABC)
+    multi = Classify(kind="multi").with_facts(labels=ABC)
     assert multi.encode({"text": "a", "label": ["pos", "neg"]}, tokenizer).values.tolist() == [[1, 0, 1]]
     empty = multi.encode({"text": "a", "label": []}, tokenizer)
     assert empty.values.tolist() == [[0, 0, 0]] and empty.weights.tolist() == [1]
     assert multi.encode({"text": "a"}, tokenizer).weights.tolist() == [0]
-    number = Classify(kind="regression", label_set=LabelSet(())).encode(
-        {"text": "a", "label": 2.5}, tokenizer
+    number = (
+        Classify(kind="regression")
+        .with_facts(labels=LabelSet(()))
+        .encode({"text": "a", "label": 2.5}, tokenizer)
     )
     assert number.values.tolist() == [2.5] and number.values.dtype == np.float32
     two = Classify(kind="regression", labels=("x", "y")).encode({"text": "a", "label": [1, 2]}, tokenizer)
@@ -58,14 +61,14 @@ def test_samples_of_other_kinds(tokenizer):
 
 
 def test_pairs_are_read_together(tokenizer):
-    found = Classify(label_set=ABC).encode({"text": "a", "pair": "b", "label": "neg"}, tokenizer)
+    found = Classify().with_facts(labels=ABC).encode({"text": "a", "pair": "b", "label": "neg"}, tokenizer)
     assert found.ids.tolist() == [2, 4, 3, 5, 3] and found.segments.tolist() == [0, 0, 0, 1, 1]
     assert not Classify().roles["pair"].required
 
 
 def test_rows_of_token_ids(tokenizer):
     row = {"input_ids": [2, 4, 3, 0], "attention_mask": [1, 1, 1, 0], "labels": 1}
-    task = Classify(label_set=ABC, pool="last")
+    task = Classify().with_facts(labels=ABC, pools="last")
     found = task.encode(row, tokenizer)
     assert found.ids.tolist() == [2, 4, 3] and found.reads.tolist() == [2] and found.values.tolist() == [1]
     assert task.encode({**row, "labels": -100}, tokenizer).weights.tolist() == [0]
@@ -101,12 +104,12 @@ def test_a_task_of_your_own_is_not_bypassed_by_batches(tokenizer):
         {"text": "a", "label": "neg", "confidence": 0.5},
         {"text": "b c", "label": "pos", "confidence": 0.25},
     ]
-    samples = Weighted(label_set=ABC).encode_batch(rows, tokenizer)
+    samples = Weighted().with_facts(labels=ABC).encode_batch(rows, tokenizer)
     assert [sample.weights.tolist() for sample in samples] == [[0.5], [0.25]]
     assert samples[1].extras["confidence"].tolist() == [0.25]
-    squared = Finished(label_set=ABC, power=2).encode_batch(rows, tokenizer)
+    squared = Finished(power=2).with_facts(labels=ABC).encode_batch(rows, tokenizer)
     assert [sample.weights.tolist() for sample in squared] == [[0.25], [0.0625]]
-    assert same(squared[0], Finished(label_set=ABC, power=2).encode(rows[0], tokenizer))
+    assert same(squared[0], Finished(power=2).with_facts(labels=ABC).encode(rows[0], tokenizer))
 
 
 def targets(values, weights=None):
@@ -131,7 +134,7 @@ def test_sum_of_losses_over_denominator_is_the_weighted_mean(kind, dtype):
     weights = random.random(9).astype(np.float32)
     weights[4] = 0
     task = Classify(kind=kind)
-    found = task.prepare(targets(values, weights))
+    found = task.weigh(targets(values, weights))
     (name, losses_U), (denominator,) = (
         *task.loss(outputs, tensors(found)).items(),
         task.denominators(found).values(),
@@ -151,18 +154,18 @@ def test_class_weights_equal_torchs_weighted_mean():
     random = np.random.default_rng(1)
     values, logits = random.integers(0, 3, 30), torch.from_numpy(random.normal(size=(30, 3)))
     train = SimpleNamespace(values=np.array([0, 0, 0, 1, 2, 2, 1]), weights=np.array([1, 1, 1, 1, 1, 1, 0]))
-    task = Classify(label_set=ABC, class_weight_setting="balanced").weighted(train)
-    assert task.class_weights_C == (6 / 9, 6 / 3, 6 / 6)
-    found = task.prepare(targets(values))
+    task = Classify().with_facts(labels=ABC, class_weights="balanced").fit(train)
+    assert task.facts.weights_C == (6 / 9, 6 / 3, 6 / 6)
+    found = task.weigh(targets(values))
     got = task.loss(logits, tensors(found))["cross_entropy"].sum() / task.denominators(found)["cross_entropy"]
     wanted = torch.nn.functional.cross_entropy(
-        logits, torch.from_numpy(values), weight=torch.tensor(task.class_weights_C).double()
+        logits, torch.from_numpy(values), weight=torch.tensor(task.facts.weights_C).double()
     )
     torch.testing.assert_close(got, wanted, rtol=1e-6, atol=0)
-    named = Classify(label_set=ABC, class_weight_setting={"neg": 2.0}).weighted(train)
-    assert named.class_weights_C == (2.0, 1.0, 1.0)
+    named = Classify().with_facts(labels=ABC, class_weights={"neg": 2.0}).fit(train)
+    assert named.facts.weights_C == (2.0, 1.0, 1.0)
     with pytest.raises(RecipeError, match="kind regression has none"):
-        Classify(kind="regression", class_weight_setting="balanced").weighted(train)
+        Classify(kind="regression").with_facts(class_weights="balanced").fit(train)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -171,30 +174,30 @@ def test_weights_of_several_labels_are_torchs_pos_weight(dtype):
     values = (random.random((40, 3)) < [0.1, 0.5, 0.8]).astype(np.float32)
     counted = np.array([1.0] * 36 + [0.0] * 4, np.float32)
     train = SimpleNamespace(values=values, weights=counted)
-    task = Classify(kind="multi", label_set=ABC, class_weight_setting="balanced").weighted(train)
+    task = Classify(kind="multi").with_facts(labels=ABC, class_weights="balanced").fit(train)
     known = values[:36]
     wanted_C = (1 - known).sum(0, np.float64) / known.sum(0, np.float64)
-    np.testing.assert_allclose(task.class_weights_C, wanted_C, rtol=1e-6)
+    np.testing.assert_allclose(task.facts.weights_C, wanted_C, rtol=1e-6)
     logits = torch.from_numpy(random.normal(size=(40, 3))).to(dtype)
-    found = task.prepare(targets(values, counted))
+    found = task.weigh(targets(values, counted))
     assert task.denominators(found) == {"bce": 36.0}
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(
         logits[:36], torch.from_numpy(known).to(dtype), pos_weight=torch.from_numpy(wanted_C).to(dtype)
     )
     got = task.loss(logits, tensors(found))["bce"].sum() / 36
     torch.testing.assert_close(got, wanted, rtol=1e-12 if dtype == torch.float64 else 1e-6, atol=0)
-    named = Classify(kind="multi", label_set=ABC, class_weight_setting={"neg": 2.0}).weighted(train)
-    assert named.class_weights_C == (2.0, 1.0, 1.0)
+    named = Classify(kind="multi").with_facts(labels=ABC, class_weights={"neg": 2.0}).fit(train)
+    assert named.facts.weights_C == (2.0, 1.0, 1.0)
     with pytest.raises(RecipeError, match="is no label"):
-        Classify(kind="multi", label_set=ABC, class_weight_setting={"nag": 2.0}).weighted(train)
+        Classify(kind="multi").with_facts(labels=ABC, class_weights={"nag": 2.0}).fit(train)
 
 
 def test_a_label_that_never_or_always_applies_weighs_one():
     train = SimpleNamespace(
         values=np.array([[0, 1, 1], [0, 1, 0], [0, 1, 0]], np.float32), weights=np.ones(3)
     )
-    task = Classify(kind="multi", label_set=ABC, class_weight_setting="balanced").weighted(train)
-    assert task.class_weights_C == (1.0, 1.0, 2.0)
+    task = Classify(kind="multi").with_facts(labels=ABC, class_weights="balanced").fit(train)
+    assert task.facts.weights_C == (1.0, 1.0, 2.0)
 
 
 def test_a_unit_of_weight_zero_adds_nothing_even_if_its_loss_is_not_finite():
@@ -207,7 +210,7 @@ def test_a_unit_of_weight_zero_adds_nothing_even_if_its_loss_is_not_finite():
 
 def test_a_loss_of_your_own_names_its_term():
     loss = UnitLoss(name="margin", function=lambda logits, values: 1 - logits[torch.arange(2), values])
-    task = Classify(unit_loss=loss)
+    task = Classify().with_facts(loss=loss)
     found = targets([1, -100], np.array([2, 0], np.float32))
     logits = torch.tensor([[0.0, 0.25], [1.0, 1.0]])
     assert task.loss(logits, tensors(found))["margin"].tolist() == [1.5, 0.0]
@@ -229,14 +232,14 @@ def test_predictions():
 
 
 def test_head_and_options():
-    assert Classify(label_set=ABC).head == {
-        "kind": "sequence",
-        "outputs": 3,
-        "id2label": {0: "neg", 1: "neutral", 2: "pos"},
-        "problem_type": "single_label_classification",
-    }
-    assert Classify(kind="regression", label_set=LabelSet(())).head["outputs"] == 1
-    assert [metric.name for metric in Classify(chosen_metrics=("f1_neg",), label_set=ABC).metrics] == [
+    assert Classify().with_facts(labels=ABC).head == Head(
+        kind="sequence",
+        outputs=3,
+        id2label={0: "neg", 1: "neutral", 2: "pos"},
+        problem_type="single_label_classification",
+    )
+    assert Classify(kind="regression").with_facts(labels=LabelSet(())).head.outputs == 1
+    assert [metric.name for metric in Classify().with_facts(metrics=("f1_neg",), labels=ABC).metrics] == [
         "f1_neg"
     ]
     with pytest.raises(RecipeError, match="expected single, multi or regression"):

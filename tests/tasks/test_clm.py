@@ -48,7 +48,7 @@ documents = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=30), min_
 
 @given(rows=documents, most=st.integers(2, 12))
 def test_pieces_predict_every_token_of_a_document_but_its_first_once(rows, most):
-    task = CausalLM(block_length=most)
+    task = CausalLM().with_facts(block_length=most)
     if all(len(row) < 2 for row in rows):
         alone = task.arrange(table_of(rows))
         assert len(alone) == len(rows) and not len(alone.reads)
@@ -64,7 +64,7 @@ def test_pieces_predict_every_token_of_a_document_but_its_first_once(rows, most)
 
 @given(rows=documents, most=st.integers(2, 12))
 def test_blocks_are_the_joined_documents_cut(rows, most):
-    task = CausalLM(blocks="fixed", block_length=most)
+    task = CausalLM(blocks="fixed").with_facts(block_length=most)
     flat = [token for row in rows for token in row]
     if len(flat) < 2:
         return
@@ -79,12 +79,12 @@ def test_blocks_are_the_joined_documents_cut(rows, most):
 
 def test_short_documents_and_whole_blocks_are_not_copied():
     rows = table_of([[1, 2, 3], [4, 5], [6, 7, 8]])
-    assert np.shares_memory(CausalLM(block_length=8).arrange(rows).ids, rows.ids)
-    assert np.shares_memory(CausalLM(blocks="fixed", block_length=4).arrange(rows).ids, rows.ids)
+    assert np.shares_memory(CausalLM().with_facts(block_length=8).arrange(rows).ids, rows.ids)
+    assert np.shares_memory(CausalLM(blocks="fixed").with_facts(block_length=4).arrange(rows).ids, rows.ids)
 
 
 def test_texts_end_and_know_their_bytes(bytewise):
-    task = CausalLM(block_length=4)
+    task = CausalLM().with_facts(block_length=4)
     sample = task.encode({"text": "né 🙂"}, bytewise)
     assert len(sample.ids) == len("né 🙂".encode()) + 1 and sample.ids[-1] == 256
     assert sample.extras[BYTES].tolist() == [1, 2, 0, 1, 4, 0, 0, 0, 0]
@@ -99,7 +99,7 @@ def test_texts_end_and_know_their_bytes(bytewise):
 
 
 def test_figures_by_hand(bytewise):
-    task = CausalLM(block_length=64)
+    task = CausalLM().with_facts(block_length=64)
     table = task.arrange(as_table(task.encode_batch([{"text": "ab"}, {"text": "né"}], bytewise)))
     # a|b <end>, n|é(2 bytes) <end>
     nll = np.array([1.0, 2.0, 0.5, 0.25, 4.0])
@@ -155,16 +155,16 @@ def test_figures_that_do_not_exist():
 
 
 def test_rows_are_scored_whole_however_long(bytewise):
-    task = CausalLM(block_length=3)
+    task = CausalLM().with_facts(block_length=3)
     samples = task.encode_batch([{"text": "abcdef"}, {"text": "x"}], bytewise)
     samples += task.encode_batch([{"input_ids": [7]}], None)
 
-    def run(table, reduce):
-        assert reduce == task.reduce
+    def run(table, keep):
+        assert keep == task.keep
         assert table.lengths_B.max() == 3
         return np.stack([np.asarray(table.values, np.float64), np.ones(len(table.values))], 1)
 
-    found = list(task.predict(samples, run, bytewise))
+    found = list(task.predict([], samples, run, bytewise))
     predicted = [sample.ids[1:].astype(float) for sample in samples]
     assert [row["tokens"] for row in found] == [6, 1, 0]
     assert [row["nll"] for row in found[:2]] == [ids.sum() for ids in predicted[:2]]
@@ -176,10 +176,10 @@ def test_options_and_too_short_blocks():
     with pytest.raises(RecipeError, match="task.blocks: found 'pages'; expected documents or fixed"):
         CausalLM(blocks="pages")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="data.max_length: found 1"):
-        CausalLM(block_length=1).arrange(table_of([[1, 2]]))
-    assert CausalLM().head == {"kind": "causal"} and CausalLM().clock == "tokens"
+        CausalLM().with_facts(block_length=1).arrange(table_of([[1, 2]]))
+    assert CausalLM().head.kind == "causal" and CausalLM().clock == "tokens"
     assert torch.is_tensor(
-        CausalLM().reduce(torch.zeros(1, 3), Targets(values=torch.zeros(1), weights=torch.ones(1)))
+        CausalLM().keep(torch.zeros(1, 3), Targets(values=torch.zeros(1), weights=torch.ones(1)))
     )
 
 
@@ -191,7 +191,7 @@ def weights_of(task, row):
 
 
 def test_labels_of_minus_100_are_read_and_not_predicted():
-    task = CausalLM(block_length=64)
+    task = CausalLM().with_facts(block_length=64)
     row = {
         "input_ids": [5, 6, 7, 8, 0],
         "attention_mask": [1, 1, 1, 1, 0],
@@ -213,6 +213,6 @@ def test_labels_that_are_something_else_are_refused(labels, sentence):
 
 
 def test_ids_that_are_never_predicted():
-    task = CausalLM(block_length=64, not_predicted=[7])
+    task = CausalLM(not_predicted=[7]).with_facts(block_length=64)
     assert weights_of(task, {"input_ids": [7, 6, 7, 8]}) == [1.0, 0.0, 1.0]
     assert weights_of(task, {"input_ids": [7, 6, 7, 8], "labels": [7, -100, 7, 8]}) == [0.0, 0.0, 1.0]

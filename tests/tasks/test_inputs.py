@@ -88,11 +88,11 @@ def test_rows_with_and_without_token_types_fit_together(first):
         {"input_ids": [2, 9, 3], "labels": 1},
     ]
     rows = rows[first:] + rows[:first]
-    task = Classify(label_set=LabelSet(("a", "b")))
+    task = Classify().with_facts(labels=LabelSet(("a", "b")))
     table = read_table(rows, base=Path(), columns={}, roles=task.roles)
     tokens, _ = token_table(table, task=task, tokenizer=None, cache_dir=None, key_parts={})
     wanted = [[0, 1, 1], [0, 0, 0]]
     assert tokens.segments is not None
     assert tokens.segments.reshape(2, 3).tolist() == wanted[first:] + wanted[:first]
-    predicted = as_table(task.encode_unlabelled(rows, None))
+    predicted = as_table(task.encode_batch(rows, None, labelled=False))
     assert predicted.segments is not None and predicted.segments.tolist() == tokens.segments.tolist()

@@ -36,8 +36,8 @@ def table_of(rows: list[list[int]], words: list[list[int]] | None = None) -> Tok
     return as_table(samples)
 
 
-def task(**options) -> MaskedLM:
-    return MaskedLM(vocabulary=VOCABULARY, **options)
+def task(data_seed: int = 0, **options) -> MaskedLM:
+    return MaskedLM(**options).with_facts(vocabulary=VOCABULARY, data_seed=data_seed)
 
 
 def shown(view: TokenTable, row: int) -> tuple[list[int], dict[int, int]]:

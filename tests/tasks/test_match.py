@@ -188,7 +188,7 @@ def test_evaluations_compare_so_many_pairs_whatever_the_batch(monkeypatch):
     task = Match(temperature=0.5)
     texts = text_table(as_table(ROWS), np.arange(3))
     vectors = np.random.default_rng(0).normal(size=(len(texts), 5)).astype(np.float32)
-    found = task.reduced_loss(vectors, Targets(values=texts.values, weights=texts.weights))["contrastive"]
+    found = task.kept_loss(vectors, Targets(values=texts.values, weights=texts.weights))["contrastive"]
     first = contrastive_losses(
         torch.from_numpy(vectors[:5]).double(),
         torch.from_numpy(texts.values[:5]),
@@ -201,15 +201,15 @@ def test_evaluations_compare_so_many_pairs_whatever_the_batch(monkeypatch):
 
 
 def test_what_the_folder_tells_sentence_transformers():
-    task = Match(pooling="last", similarity="dot", query_prefix="query: ", max_length=64)
+    task = Match(pooling="last", similarity="dot", query_prefix="query: ").with_facts(max_length=64)
     module = SimpleNamespace(config=SimpleNamespace(hidden_size=8))
-    files = {name: json.loads(content) for name, content in task.folder_files(module).items()}
+    files = {name: json.loads(content) for name, content in task.files(module).items()}
     assert [each["type"].rpartition(".")[2] for each in files["modules.json"]] == ["Transformer", "Pooling"]
     assert files["1_Pooling/config.json"]["pooling_mode_lasttoken"] is True
     assert files["1_Pooling/config.json"]["word_embedding_dimension"] == 8
     assert files["config_sentence_transformers.json"]["prompts"] == {"query": "query: "}
     assert files["sentence_bert_config.json"]["max_seq_length"] == 64
-    normalised = Match(pooling="mean").folder_files(module)
+    normalised = Match(pooling="mean").files(module)
     assert "2_Normalize/config.json" in normalised
 
 

@@ -33,7 +33,7 @@ def words(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task(words):
-    return MaskedLM(vocabulary=vocabulary_of(words, tiny("bert", head="masked")), max_length=16)
+    return MaskedLM().with_facts(vocabulary=vocabulary_of(words, tiny("bert", head="masked")), max_length=16)
 
 
 def test_the_units_are_the_tokens_that_are_text(task, words):
@@ -74,10 +74,10 @@ def test_without_a_tokenizer_the_configuration_says_what_is_special():
     found = vocabulary_of(None, model)
     assert (found.size, found.special_ids, found.mask_id) == (100, (0, 1, 2, 7), None)
     with pytest.raises(ModelError, match=r"no mask token; .*task\.mask_id"):
-        MaskedLM(vocabulary=found).encode({"input_ids": [5, 6]}, None)
+        MaskedLM().with_facts(vocabulary=found).encode({"input_ids": [5, 6]}, None)
     with pytest.raises(ModelError, match="task.mask_id: found 100; expected an id from 0 to 99"):
-        MaskedLM(vocabulary=found, mask_id=100).encode({"input_ids": [5, 6]}, None)
-    sample = MaskedLM(vocabulary=found, mask_id=9).encode({"input_ids": [5, 9, 7, 8]}, None)
+        MaskedLM(mask_id=100).with_facts(vocabulary=found).encode({"input_ids": [5, 6]}, None)
+    sample = MaskedLM(mask_id=9).with_facts(vocabulary=found).encode({"input_ids": [5, 9, 7, 8]}, None)
     assert sample.reads.tolist() == [0, 3]
 
 
@@ -128,7 +128,7 @@ def test_weights_count_in_the_loss_and_below_it(deferred, weights):
     outputs, logits = outputs_of(4, deferred)
     targets = Targets(values=torch.tensor([3, 39, 7, 0], dtype=torch.int32), weights=torch.tensor(weights))
     whole = set(weights) <= {0.0, 1.0}
-    task = MaskedLM(whole_weights=whole)
+    task = MaskedLM().with_facts(whole_weights=whole)
     expected = (F.cross_entropy(logits, targets.values.long(), reduction="none") * targets.weights).sum()
     (found,) = task.loss(outputs, targets).values()
     assert found.shape == (() if whole else (4,))
@@ -150,7 +150,7 @@ def test_no_units_are_no_loss(deferred):
     assert float(loss.detach()) == 0.0
     if deferred:
         loss.backward()
-    assert task.reduce(none, targets).shape == (0, 2)
+    assert task.keep(none, targets).shape == (0, 2)
 
 
 @pytest.mark.parametrize("deferred", [True, False])
@@ -162,30 +162,29 @@ def test_evaluation_keeps_likelihood_and_hit_of_each_unit(deferred, monkeypatch)
     values = torch.where(torch.arange(20) % 2 == 0, logits.argmax(-1), torch.arange(20))
     targets = Targets(values=values.int(), weights=torch.ones(20))
     task = MaskedLM()
-    reduced = task.reduce(outputs, targets)
+    reduced = task.keep(outputs, targets)
     assert reduced.dtype == torch.float64 and reduced.shape == (20, 2)
     expected = F.cross_entropy(logits, values, reduction="none")
     torch.testing.assert_close(reduced[:, 0].float(), expected)
     assert reduced[:, 1].tolist() == (logits.argmax(-1) == values).double().tolist()
-    found = task.reduced_loss(reduced.numpy(), Targets(values=values.numpy(), weights=np.arange(20.0)))
+    found = task.kept_loss(reduced.numpy(), Targets(values=values.numpy(), weights=np.arange(20.0)))
     assert found["cross_entropy"] == pytest.approx(reduced[:, 0].numpy() * np.arange(20.0))
     decoded = task.decode(reduced.numpy())
     assert (decoded.kind, decoded.values.dtype) == ("language", bool)
 
 
 def test_masks_are_filled_with_what_is_likeliest(task, words):
-    samples = task.encode_unlabelled(
-        [{"text": "the [MASK] was [MASK]"}, {"text": "the flight"}, {"text": "[MASK]"}], words
-    )
+    rows = [{"text": "the [MASK] was [MASK]"}, {"text": "the flight"}, {"text": "[MASK]"}]
+    samples = task.encode_batch(rows, words, labelled=False)
     assert [len(sample.reads) for sample in samples] == [2, 0, 1]
     flight, delay = words.convert_tokens_to_ids(["flight", "delay"])
 
-    def run(table, reduce):
+    def run(table, keep):
         logits = torch.zeros(3, 40)
         logits[torch.arange(3), torch.tensor([flight, delay, flight])] = 5.0
-        return reduce(logits, Targets(values=None, weights=None)).numpy()
+        return keep(logits, Targets(values=None, weights=None)).numpy()
 
-    found = list(task.predict(samples, run, words))
+    found = list(task.predict(rows, samples, run, words))
     assert [row["text"] for row in found] == ["the flight was delay", "the flight", "flight"]
     assert [len(row["masks"]) for row in found] == [2, 0, 1]
     best = found[0]["masks"][0]
@@ -242,7 +241,7 @@ JOINED = [
 @pytest.mark.parametrize("most", [3, 5, 7, 16, 64])
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_lines_are_joined_into_blocks_between_the_marks(task, words, most, whole_word):
-    fixed = replace(task, blocks="fixed", block_length=most, whole_word=whole_word)
+    fixed = replace(task, blocks="fixed", whole_word=whole_word).with_facts(block_length=most)
     table = fixed.arrange(table_of(fixed, words, LINES))
     samples = samples_of(table, words)
     assert [token for sample in samples for token in sample[1:-1]] == JOINED
@@ -264,17 +263,17 @@ def test_lines_are_joined_into_blocks_between_the_marks(task, words, most, whole
 
 def test_documents_stay_as_they_are_and_long_ones_are_not_cut_in_blocks(task, words):
     texts = [" ".join(["flight"] * 40), "the"]
-    documents = table_of(replace(task, block_length=16), words, texts)
-    assert replace(task, block_length=16).arrange(documents) is documents
+    documents = table_of(task.with_facts(block_length=16), words, texts)
+    assert task.with_facts(block_length=16).arrange(documents) is documents
     assert documents.lengths_B.tolist() == [16, 3] and documents.truncated_samples == 1
-    fixed = replace(task, blocks="fixed", block_length=16)
+    fixed = replace(task, blocks="fixed").with_facts(block_length=16)
     table = table_of(fixed, words, texts)
     assert table.truncated_samples == 0
     assert fixed.arrange(table).lengths_B.tolist() == [16, 16, 15]
 
 
 def test_rows_of_token_ids_are_joined_with_and_without_their_marks(task, words):
-    fixed = replace(task, blocks="fixed", block_length=8)
+    fixed = replace(task, blocks="fixed").with_facts(block_length=8)
     rows = [{"input_ids": [2, 5, 6, 3]}, {"input_ids": [6, 9]}, {"input_ids": [3]}, {"input_ids": [2, 3]}]
     table = fixed.arrange(as_table(fixed.encode_batch(rows, words)))
     assert table.ids.tolist() == [2, 5, 6, 6, 9, 3, 3]
@@ -282,14 +281,14 @@ def test_rows_of_token_ids_are_joined_with_and_without_their_marks(task, words):
 
 
 def test_blocks_are_masked_anew_each_epoch_and_need_room(task, words):
-    fixed = replace(task, blocks="fixed", block_length=7, probability=0.3)
+    fixed = replace(task, blocks="fixed", probability=0.3).with_facts(block_length=7)
     table = fixed.arrange(table_of(fixed, words, LINES))
     rows = np.arange(len(table))
     epochs = [fixed.view(table, rows, np.full(len(rows), epoch)) for epoch in (0, 1)]
     assert [len(each) for each in epochs] == [len(table)] * 2
     assert epochs[0].reads.tolist() != epochs[1].reads.tolist()
     with pytest.raises(DataError, match=r"data.max_length: found 2; a block has room for a token from 3 on"):
-        replace(fixed, block_length=2).arrange(table_of(fixed, words, LINES))
+        fixed.with_facts(block_length=2).arrange(table_of(fixed, words, LINES))
     with pytest.raises(RecipeError, match="expected documents or fixed"):
         MaskedLM(blocks="some")
     empty = as_table(fixed.encode_batch([{"input_ids": [2, 3]}], words))

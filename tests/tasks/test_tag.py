@@ -11,6 +11,7 @@ import torch
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import DataError, RecipeError
+from bigbatch.model.heads import Head
 from bigbatch.records import Targets
 from bigbatch.tasks.entities import PIECE, SEEN, STARTS
 from bigbatch.tasks.inputs import encode_words
@@ -29,7 +30,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def tag(**fields: Any) -> Tag:
-    return Tag(**{"label_set": TAGS, **fields})
+    options = {name: fields.pop(name) for name in ("scheme", "pieces") if name in fields}
+    return Tag(**options).with_facts(**{"labels": TAGS, **fields})
 
 
 def row(words: str, tags: str) -> dict[str, Any]:
@@ -81,9 +83,9 @@ def test_many_rows_at_once_are_the_same_samples(tokenizer: Any) -> None:
 
 
 def test_rows_without_tags(tokenizer: Any) -> None:
-    (sample,) = tag().encode_unlabelled([{"words": "the great gate"}], tokenizer)
+    (sample,) = tag().encode_batch([{"words": "the great gate"}], tokenizer, labelled=False)
     assert sample.weights.tolist() == [0, 0, 0] and sample.reads.tolist() == [1, 2, 3]
-    (given,) = tag().encode_unlabelled([{"input_ids": [2, 7, 3]}], None)
+    (given,) = tag().encode_batch([{"input_ids": [2, 7, 3]}], None, labelled=False)
     assert given.reads.tolist() == [0, 1, 2]
 
 
@@ -130,11 +132,11 @@ def test_words_keep_the_space_before_them(tmp_path: Path) -> None:
 
 
 def test_loss_and_denominator_count_weights() -> None:
-    task = tag(class_weights_C=(1.0, 2.0, 1.0, 0.5))
+    task = tag(weights_C=(1.0, 2.0, 1.0, 0.5))
     targets = Targets(
         values=np.array([B_PER, OUT, OUT, IGNORED]), weights=np.array([1, 1, 0, 0], np.float32), extras={}
     )
-    prepared = task.prepare(targets)
+    prepared = task.weigh(targets)
     assert prepared.weights.tolist() == [2, 0.5, 0, 0]
     assert task.denominators(prepared) == {"cross_entropy": 2.5}
     logits = torch.tensor(
@@ -157,13 +159,13 @@ def test_class_weights_come_from_the_words_that_are_seen() -> None:
         values=values,
         weights=np.array([1, 1, 0, 1], np.float32),
     )
-    weighted = tag(class_weight_setting="balanced").weighted(as_table([sample]))
-    assert weighted.class_weights_C == pytest.approx((1.0, 3 / 4, 1.0, 3 / 8))
+    weighted = tag(class_weights="balanced").fit(as_table([sample]))
+    assert weighted.facts.weights_C == pytest.approx((1.0, 3 / 4, 1.0, 3 / 8))
 
 
 def test_predictions_are_tags_and_entities(tokenizer: Any) -> None:
     task, given = tag(max_length=6), {"words": ["staff", "kind", "the", "gate", "late"]}
-    (sample,) = task.encode_unlabelled([given], tokenizer)
+    (sample,) = task.encode_batch([given], tokenizer, labelled=False)
     logits = np.full((5, 4), 0.0)
     logits[[0, 1, 2, 3, 4], [B_PER, I_PER, OUT, B_LOC, B_LOC]] = 2.0
     found = task.describe(given, sample, task.decode(logits))
@@ -177,16 +179,16 @@ def test_predictions_are_tags_and_entities(tokenizer: Any) -> None:
 
 
 def test_predictions_without_entities(tokenizer: Any) -> None:
-    task = Tag(label_set=LabelSet(("NOUN", "VERB")), max_length=3)
-    (sample,) = task.encode_unlabelled([{"words": ["the", "gate"]}], tokenizer)
+    task = Tag().with_facts(labels=LabelSet(("NOUN", "VERB")), max_length=3)
+    (sample,) = task.encode_batch([{"words": ["the", "gate"]}], tokenizer, labelled=False)
     found = task.describe({"words": ["the", "gate"]}, sample, task.decode(np.array([[0.0, 1.0], [1.0, 0.0]])))
     assert found == {"tags": ["VERB", None], "probabilities": [pytest.approx(1 / (1 + np.exp(-1))), None]}
 
 
 def test_options_and_head() -> None:
-    assert tag().head == {"kind": "tokens", "outputs": 4, "id2label": dict(enumerate(TAGS.names))}
+    assert tag().head == Head(kind="tokens", outputs=4, id2label=dict(enumerate(TAGS.names)))
     assert tag().marked and not tag(scheme="none").marked
-    assert not Tag(label_set=LabelSet(("NOUN", "VERB"))).marked
+    assert not Tag().with_facts(labels=LabelSet(("NOUN", "VERB"))).marked
     with pytest.raises(
         RecipeError, match="task.scheme: found 'bio'; expected auto, iob1, iob2, bioes, bilou, io or none"
     ):
@@ -198,7 +200,7 @@ def test_options_and_head() -> None:
 
 
 def test_metrics_by_name() -> None:
-    names = [metric.name for metric in tag(chosen_metrics=("f1", "recall_PER")).metrics]
+    names = [metric.name for metric in tag(metrics=("f1", "recall_PER")).metrics]
     assert names == ["f1", "recall_PER"]
     Tag().check_metric("f1_anything")
     with pytest.raises(RecipeError, match="did you mean accuracy"):
@@ -233,13 +235,13 @@ def test_a_word_of_minus_100_is_no_unit_in_any_form(tokenizer: Any) -> None:
     ],
 )
 def test_schemes_that_mark_entities(scheme: Any, names: tuple[str, ...]) -> None:
-    task = Tag(scheme=scheme, label_set=LabelSet(names))
+    task = Tag(scheme=scheme).with_facts(labels=LabelSet(names))
     assert task.marked and task.metrics[0].name == "f1" and not task.data_warnings
 
 
 def test_tags_without_prefix_are_said() -> None:
-    task = Tag(label_set=LabelSet(("LOC", "O", "PER")))
+    task = Tag().with_facts(labels=LabelSet(("LOC", "O", "PER")))
     assert not task.marked and "task.scheme: io" in task.data_warnings[0]
-    assert not Tag(scheme="none", label_set=LabelSet(("O", "PER"))).data_warnings
+    assert not Tag(scheme="none").with_facts(labels=LabelSet(("O", "PER"))).data_warnings
     with pytest.raises(RecipeError, match="bilou, but the tags are PER"):
-        Tag(scheme="bilou", label_set=LabelSet(("O", "PER")))
+        Tag(scheme="bilou").with_facts(labels=LabelSet(("O", "PER")))

@@ -15,6 +15,7 @@ import numpy as np
 from bigbatch.baseline.features import CHARACTERS, TOKENS, WORDS, Bag, Kind
 from bigbatch.baseline.linear import Loss, fit
 from bigbatch.baseline.model import Baseline, Split, spread
+from bigbatch.tasks.classify import Classify
 
 BAG_OF_WORDS = "bag_of_words"
 _WITH_CHARACTERS = 2_000_000
@@ -28,12 +29,12 @@ Column = Any
 """A sequence of texts, or arrays of token ids."""
 
 
-def classify_baselines(task: Any, train: Split, seconds: float) -> Iterator[Baseline]:
+def classify_baselines(task: Classify, train: Split, seconds: float) -> Iterator[Baseline]:
     """Those of `task: classify`, for rows with one unit each."""
     kind: Loss = task.kind
     counted = np.flatnonzero(np.asarray(train.table.weights) > 0)
     targets = np.asarray(train.table.values)[counted]
-    outputs = int(task.head["outputs"])
+    outputs = task.head.outputs
     if not len(counted):
         return
     constant_C = _constant(targets, kind, outputs)

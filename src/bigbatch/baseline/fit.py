@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from bigbatch.baseline.neighbours import mlm_baselines
 from bigbatch.baseline.ngram import clm_baselines
 from bigbatch.baseline.tag import tag_baselines
 from bigbatch.infer.evaluate import judged
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.match import Match
@@ -42,13 +41,13 @@ class Fitted:
     """Name -> split -> one score a row (`tasks.row_scores`), where that was asked for."""
 
 
-def has_baselines(task: Any) -> bool:
+def has_baselines(task: Task) -> bool:
     """Whether a task is one of ours as it is: nobody knows what one of the user's own reads."""
     return type(task) in (Classify, Tag, Match, CausalLM, MaskedLM)
 
 
 def fitted(
-    task: Any,
+    task: Task,
     train: Split,
     evaluated: Mapping[str, Split],
     *,
@@ -99,15 +98,16 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _fitted(task: Any, train: Split, seconds: float, vocabulary: int) -> Iterator[Baseline]:
-    kinds: Mapping[type, Callable[[Any, Split, float], Iterator[Baseline]]] = {
-        Classify: classify_baselines,
-        Tag: tag_baselines,
-        Match: match_baselines,
-        CausalLM: partial(clm_baselines, vocabulary=vocabulary),
-        MaskedLM: partial(mlm_baselines, vocabulary=vocabulary),
-    }
+def _fitted(task: Task, train: Split, seconds: float, vocabulary: int) -> Iterator[Baseline]:
     table = train.table
-    if isinstance(task, Classify) and not np.array_equal(table.unit_offsets, np.arange(len(table) + 1)):
-        return
-    yield from kinds[type(task)](task, train, seconds)
+    if isinstance(task, Classify):
+        if np.array_equal(table.unit_offsets, np.arange(len(table) + 1)):
+            yield from classify_baselines(task, train, seconds)
+    elif isinstance(task, Tag):
+        yield from tag_baselines(task, train)
+    elif isinstance(task, Match):
+        yield from match_baselines(seconds)
+    elif isinstance(task, CausalLM):
+        yield from clm_baselines(train, vocabulary=vocabulary)
+    elif isinstance(task, MaskedLM):
+        yield from mlm_baselines(train, vocabulary=vocabulary)

@@ -10,7 +10,6 @@ each interpolated with the next (`baseline.counts`). A neighbour that is masked 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -22,9 +21,8 @@ _MOST_UNITS = 3_000_000
 _AT_A_TIME = 500_000
 
 
-def mlm_baselines(task: Any, train: Split, seconds: float, *, vocabulary: int) -> Iterator[Baseline]:
+def mlm_baselines(train: Split, *, vocabulary: int) -> Iterator[Baseline]:
     """The most frequent token, and the one between these neighbours; `vocabulary`: ids that the model can predict."""
-    del task, seconds
     size = max(vocabulary, int(np.max(train.table.ids, initial=0)) + 1)
     units = len(train.table.reads)
     if not units:

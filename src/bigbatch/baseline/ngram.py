@@ -9,7 +9,6 @@ Shapes: T tokens with the marks, U units (predicted tokens).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -25,9 +24,8 @@ _AT_A_TIME = 200_000
 """Tokens of a split that are scored together."""
 
 
-def clm_baselines(task: Any, train: Split, seconds: float, *, vocabulary: int) -> Iterator[Baseline]:
+def clm_baselines(train: Split, *, vocabulary: int) -> Iterator[Baseline]:
     """That of `task: clm`; `vocabulary`: token ids that the model can predict."""
-    del task, seconds
     table = train.table
     samples = spread(len(table), max(1, int(len(table) * min(1.0, _MOST_TOKENS / max(1, len(table.ids))))))
     model = NGram(table, samples, vocabulary)

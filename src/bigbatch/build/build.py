@@ -61,7 +61,8 @@ from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.replicas import Apart
 from bigbatch.step.tree import TreeExecutor
 from bigbatch.step.update import StepParts, apply_update
-from bigbatch.tasks.heads import is_coupled, measured_as
+from bigbatch.tasks.base import Task
+from bigbatch.tasks.stand_in import measured_loss
 from bigbatch.waiting import notes_of_waiting
 
 Say = Callable[[str], None]
@@ -76,7 +77,7 @@ class Parts:
 
     recipe: Recipe
     plan: Plan
-    task: Any
+    task: Task
     tokenizer: Any
     module: nn.Module
     max_length: int
@@ -229,7 +230,7 @@ class Parts:
 
 def build(
     recipe: Recipe,
-    task: Any,
+    task: Task,
     inputs: Inputs,
     live: Live,
     *,
@@ -295,9 +296,9 @@ def build(
         seed=recipe.seed.data,
         samples=recipe.batch.samples,
         tokens=recipe.batch.tokens,
-        view=getattr(ready.task, "view", None),
+        view=ready.task.view if ready.task.has_view else None,
     )
-    clocks = clocks_of(recipe, tables["train"], batches, getattr(ready.task, "clock", "samples"))
+    clocks = clocks_of(recipe, tables["train"], batches, ready.task.clock)
     new_optimizer = partial(
         build_optimizer,
         settings=recipe.optimizer,
@@ -348,7 +349,7 @@ def build(
         say("compiling")
         warm_up(
             forward,
-            measured_as(ready.task),
+            measured_loss(ready.task),
             next(micro_batches(batches.at(0, 1), tables["train"], **_cut(plan))),
         )
     loss_scale = loss_scale_for(plan)
@@ -377,7 +378,7 @@ def build(
             last_update=clocks.length.updates,
             shared_gradients=forward.in_place,
         )
-    elif is_coupled(ready.task):
+    elif ready.task.couples == "batch":
         executor = CoupledExecutor(
             world=world,
             cached=recipe.gradient.name == "cached",

@@ -11,7 +11,7 @@ from bigbatch.build.runners import open_forward
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.calibrate import compare, compared_tokens
 from bigbatch.records import CalibrationFacts, CompileFacts
-from bigbatch.tasks.heads import measured_as
+from bigbatch.tasks.stand_in import measured_loss
 from bigbatch.units import show_seconds
 
 _MAY_SAVE = 0.4
@@ -69,13 +69,16 @@ def _measured(on: Measured, how: ForwardPlan, way: ForwardPlan) -> CompileFacts:
     pieces = on.pieces(how.packing, on.recipe.plan.micro_tokens or compared_tokens(on.hardware.device))
     middle = [pieces[len(pieces) // 2]]
     _, failed = compare(
-        {"compiled": lambda: open_forward(on.ready, way)}, measured_as(on.ready.task), on.ready.module, middle
+        {"compiled": lambda: open_forward(on.ready, way)},
+        measured_loss(on.ready.task),
+        on.ready.module,
+        middle,
     )
     if failed:
         return CompileFacts(ok=False, reason=failed["compiled"])
     seconds = time.perf_counter() - started
     both = {"eager": lambda: open_forward(on.ready, how), "compiled": lambda: open_forward(on.ready, way)}
-    tried, _ = compare(both, measured_as(on.ready.task), on.ready.module, middle)
+    tried, _ = compare(both, measured_loss(on.ready.task), on.ready.module, middle)
     return CompileFacts(
         ok=True,
         reason="",

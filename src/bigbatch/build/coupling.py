@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from bigbatch.build.bitwise import is_bitwise
 from bigbatch.errors import Problem, RecipeError, UsageError
@@ -13,17 +12,17 @@ from bigbatch.probe.hardware import choose_device
 from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import CalibrationFacts
-from bigbatch.tasks.heads import is_coupled
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.match import Match
 
 
-def check_coupling(recipe: Recipe, task: Any, world: World, columns: Sequence[str] = ()) -> None:
+def check_coupling(recipe: Recipe, task: Task, world: World, columns: Sequence[str] = ()) -> None:
     """Refuse what is not built for such a loss.
 
     Raises:
         RecipeError: all of it, each with its key.
     """
-    if not is_coupled(task):
+    if task.couples != "batch":
         if recipe.gradient.name == "cached":
             _refuse(
                 [
@@ -86,7 +85,7 @@ def arranged_in_mesh(world: World, recipe: Recipe) -> World:
     return meshed(world, shape, choose_device(recipe.plan.device))
 
 
-def with_cost(recipe: Recipe, task: Any, found: CalibrationFacts, update_tokens: int) -> CalibrationFacts:
+def with_cost(recipe: Recipe, task: Task, found: CalibrationFacts, update_tokens: int) -> CalibrationFacts:
     """What was measured of single micro-batches, with what such a loss adds to it.
 
     Args:
@@ -95,7 +94,7 @@ def with_cost(recipe: Recipe, task: Any, found: CalibrationFacts, update_tokens:
         found: of micro-batches that are forgotten one by one.
         update_tokens: computed tokens of an update.
     """
-    if not is_coupled(task):
+    if task.couples != "batch":
         return found
     if recipe.gradient.name == "cached":
         return replace(found, seconds_per_token=found.seconds_per_token + found.seconds_per_token_forward)

@@ -16,6 +16,7 @@ from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event, Record, TokenTable
 from bigbatch.store.progress import Progress
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.computed import ComputedMetrics
 from bigbatch.tasks.naming import is_own, reported_names
 
@@ -36,7 +37,7 @@ class Missing:
     """Whether the run cannot be steered by it."""
 
 
-def check_defined(recipe: Recipe, task: Any, tables: Mapping[str, TokenTable]) -> None:
+def check_defined(recipe: Recipe, task: Task, tables: Mapping[str, TokenTable]) -> None:
     """Refuse to be steered by a figure that even a perfect model would not have on its split.
 
     A `compute_metrics` is called with what a perfect model would give: one that fails does so before the first update,
@@ -58,11 +59,11 @@ def check_defined(recipe: Recipe, task: Any, tables: Mapping[str, TokenTable]) -
 
 
 def _not_computed(
-    recipe: Recipe, task: Any, tables: Mapping[str, TokenTable], where: str
+    recipe: Recipe, task: Task, tables: Mapping[str, TokenTable], where: str
 ) -> Iterator[Problem]:
     """Watched figures that the caller's `compute_metrics` does not give, nor anybody else."""
-    computed = [metric for metric in getattr(task, "metrics", ()) if isinstance(metric, ComputedMetrics)]
-    others = [metric for metric in getattr(task, "metrics", ()) if metric not in computed]
+    computed = [metric for metric in task.metrics if isinstance(metric, ComputedMetrics)]
+    others = [metric for metric in task.metrics if metric not in computed]
     if not computed or any(is_own(metric) for metric in others):
         return
     known = {"loss", *(name for metric in others for name in reported_names(metric))}

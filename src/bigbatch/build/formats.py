@@ -22,7 +22,7 @@ from bigbatch.precision.policy import only, units_of
 from bigbatch.precision.speed import product_seconds
 from bigbatch.probe.precision import error_of
 from bigbatch.records import Choice, MicroBatch
-from bigbatch.tasks.heads import measured_as
+from bigbatch.tasks.stand_in import measured_loss
 
 SAMPLES = 8
 """Real samples that formats are compared on: few, since a CPU emulates them slowly."""
@@ -113,7 +113,7 @@ def _audit(on: Measured, way: ForwardPlan, samples: int) -> Audit:
             way.precision,
             policy_for(ready, way),
             ready.anatomy,
-            measured_as(ready.task),
+            measured_loss(ready.task),
             pieces,
             on.new_optimizer,
         )

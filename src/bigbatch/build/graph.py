@@ -19,7 +19,7 @@ from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.graph import GraphAnalysis, Plain
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
-from bigbatch.tasks.heads import measured_as
+from bigbatch.tasks.stand_in import measured_loss
 
 
 def analyse_parts(parts: Parts) -> GraphAnalysis:
@@ -60,4 +60,4 @@ def analyse_parts(parts: Parts) -> GraphAnalysis:
 
 
 def _traced(forward: Forward, ready: Ready, piece: MicroBatch) -> GraphAnalysis:
-    return analyse(forward, measured_as(ready.task), ready.module, ready.anatomy, piece)
+    return analyse(forward, measured_loss(ready.task), ready.module, ready.anatomy, piece)

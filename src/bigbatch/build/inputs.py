@@ -19,7 +19,7 @@ from bigbatch.model.files import check_file
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import ModelSpec, Recipe
-from bigbatch.tasks.heads import told
+from bigbatch.tasks.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Inputs:
         return {"train": self.train, **self.validation, **test}
 
 
-def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
+def read_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
     """Read and check all splits.
 
     Raises:
@@ -84,14 +84,13 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
             empty_text=recipe.data.empty_text,
         )
 
-    kind = kind_of(task)
-    role = label_role(task)
+    kind, role = kind_of(task.roles), label_role(task.roles)
     train = read(live.train if live.train is not None else recipe.data.train)
     named = _validation(recipe, live, read)
     if isinstance(recipe.data.validation, float) and live.validation is None:
         strata = role if kind in ("single", "multi") else None
         share = recipe.data.validation
-        if getattr(task, "blocks", None) == "fixed":
+        if task.joins_rows:
             train_rows, held_out = last_share(train, share)
         else:
             train_rows, held_out = stratified_share(train, share, recipe.seed.data, strata)
@@ -103,7 +102,7 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
     test = None if test is None else matched(test, role, kind, labels, train)
     train = matched(train, role, kind, labels, train)
     warnings = check_splits(train, named, test, kind=kind, labels=labels, roles=task.roles)
-    warnings += getattr(told(task, label_set=labels), "data_warnings", ())
+    warnings += task.with_facts(labels=labels).data_warnings
     inputs = Inputs(
         train=train,
         validation={_split_name(name): table for name, table in named.items()},
@@ -114,13 +113,13 @@ def read_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
     return replace(inputs, digest=_digest(inputs))
 
 
-def _check_one_kind(train: DataTable, others: Sequence[DataTable], task: Any) -> None:
+def _check_one_kind(train: DataTable, others: Sequence[DataTable], task: Task) -> None:
     """Refuse token ids beside text, where rows have something to learn.
 
     Raises:
         DataError: naming the rows that are of another kind than training's.
     """
-    if all(role.kind in ("text", "words") for role in task.roles.values()):
+    if all(role.is_read for role in task.roles.values()):
         return
     kinds = {True: "token ids (input_ids)", False: "text"}
     for table in others:
@@ -130,10 +129,9 @@ def _check_one_kind(train: DataTable, others: Sequence[DataTable], task: Any) ->
             raise DataError([Problem(where=where, key="", what=f"{what}; use one kind for all splits")])
 
 
-def _labels(recipe: Recipe, task: Any, live: Live, train: DataTable, kind: Kind) -> LabelSet:
+def _labels(recipe: Recipe, task: Task, live: Live, train: DataTable, kind: Kind) -> LabelSet:
     """The recipe's labels, or the data's in their own order; a model that knows the same labels keeps its order."""
-    given = getattr(task, "labels", None)
-    role = label_role(task)
+    given, role = task.labels, label_role(task.roles)
     if role is None:
         return LabelSet(())
     if train.multi_hot and given:

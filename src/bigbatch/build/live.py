@@ -16,34 +16,38 @@ from torch import nn
 from bigbatch.build.inputs import Inputs, Live
 from bigbatch.data.tokens import tokenizer_fingerprint
 from bigbatch.documents import readable
-from bigbatch.errors import CheckpointError
+from bigbatch.errors import CheckpointError, UsageError
+from bigbatch.model.heads import HEADS
 from bigbatch.model.origin import tokenizer_of
 from bigbatch.recipe.schema import Recipe
 from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.tensors import load_weights
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.catalog import as_metric, task_from_recipe, with_settings
 from bigbatch.tasks.computed import computed_metrics
-from bigbatch.tasks.heads import told
+from bigbatch.tasks.labelled import Labelled
 from bigbatch.tasks.losses import own_loss
 
 _DEPTH = 6
 """How far a loss is followed into what it closes over or holds."""
 
 
-def live_task(recipe: Recipe, live: Live) -> Any:
+def live_task(recipe: Recipe, live: Live) -> Task:
     """The recipe's task, or the caller's own, with the caller's loss and metrics.
 
     Raises:
-        UsageError: `compute_metrics` of a task that has nothing to give it.
+        UsageError: `compute_metrics` of a task that has nothing to give it, or a loss for one that has its own.
     """
-    task: Any = task_from_recipe(recipe) if live.task is None else with_settings(live.task, recipe)
+    task = task_from_recipe(recipe) if live.task is None else with_settings(live.task, recipe)
     if live.loss is not None:
-        task = told(task, unit_loss=own_loss(live.loss, recipe.loss.args))
+        if not isinstance(task, Labelled):
+            raise UsageError(f"loss: {task.loss_is_own}")
+        task = task.with_facts(loss=own_loss(live.loss, recipe.loss.args))
     own = [as_metric(metric, getattr(metric, "__name__", "metric")) for metric in live.metrics]
     if live.compute_metrics is not None:
         own.append(computed_metrics(live.compute_metrics, task, live.larger_is_better))
-    return told(task, chosen_metrics=(*task.chosen_metrics, *own)) if own else task
+    return task.with_facts(metrics=(*task.facts.metrics, *own)) if own else task
 
 
 def live_digests(live: Live) -> dict[str, str]:
@@ -62,13 +66,13 @@ def live_digests(live: Live) -> dict[str, str]:
 
 
 def with_its_tokenizer(
-    recipe: Recipe, task: Any, inputs: Inputs, live: Live, say: Callable[[str], None]
+    recipe: Recipe, task: Task, inputs: Inputs, live: Live, say: Callable[[str], None]
 ) -> Live:
     """A live model that came without a tokenizer with the one of the place that it was loaded from, where there is one.
 
     Rows of token ids need none, unless the task asks which of them are special.
     """
-    needed = not inputs.train.tokenised or getattr(task, "wants_tokenizer", False)
+    needed = not inputs.train.tokenised or HEADS[task.head.kind].wants_tokenizer
     if live.module is None or live.tokenizer is not None or recipe.model.tokenizer or not needed:
         return live
     name, tokenizer = tokenizer_of(live.module)

@@ -48,7 +48,7 @@ from bigbatch.records import (
     ProbeFacts,
     TokenTable,
 )
-from bigbatch.tasks.heads import measured_as
+from bigbatch.tasks.stand_in import measured_loss
 
 
 def measured_plan(on: Measured) -> Plan:
@@ -178,7 +178,7 @@ def _forward_facts(
         typical = on.pieces(packing, on.recipe.plan.micro_tokens or compared_tokens(on.hardware.device))
         middle = [typical[len(typical) // 2]]
         ways = {name: partial(open_forward, on.ready, replace(base, attention=name)) for name in kernels}
-        tried, failed = compare(ways, measured_as(on.ready.task), module, middle)
+        tried, failed = compare(ways, measured_loss(on.ready.task), module, middle)
     return ForwardFacts(
         last_block=last_block,
         attention_seconds=tried,
@@ -275,7 +275,7 @@ def _timed(
 ) -> tuple[CalibrationFacts, int]:
     """Measure these sizes alone, or try several: where None is named, and on an accelerator where none is known."""
     forward = open_forward(on.ready, how)
-    what = (forward, measured_as(on.ready.task), on.ready.module, partial(on.pieces, how.packing))
+    what = (forward, measured_loss(on.ready.task), on.ready.module, partial(on.pieces, how.packing))
     common: dict[str, Any] = {
         "in_place": forward.in_place,
         "weight_copies_bytes": forward.weight_copies_bytes,

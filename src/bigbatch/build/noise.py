@@ -22,19 +22,19 @@ from bigbatch.rules.ramp import Ramp
 from bigbatch.step.noise import NoiseMeter
 from bigbatch.step.update import StepParts
 from bigbatch.store.progress import Progress
-from bigbatch.tasks.heads import is_coupled
+from bigbatch.tasks.base import Task
 
 HALF_LIFE_MEASUREMENTS = 20
 """A measurement counts half after so many others: about 58 count in full, and a changing scale is followed."""
 
 
-def obstacle(recipe: Recipe, task: Any) -> str:
+def obstacle(recipe: Recipe, task: Task) -> str:
     """Why the noise of this run's gradient cannot be measured; empty when it can."""
     if recipe.sync.apart:
         return "replicas that train apart have no common gradient"
     if is_bitwise(recipe):
         return "plan.reproducible: bitwise fixes the micro-batches and the order of sums"
-    if is_coupled(task):
+    if task.couples == "batch":
         return "the loss couples the samples of a batch: no part of it has a gradient of its own"
     if recipe.batch.samples == 1:
         return "a batch of one sample has no parts"
@@ -115,7 +115,7 @@ class NoiseScale:
 def noise_scale(
     recipe: Recipe,
     plan: Plan,
-    task: Any,
+    task: Task,
     groups: Mapping[str, str],
     *,
     step: StepParts,

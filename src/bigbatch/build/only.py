@@ -15,7 +15,7 @@ from bigbatch.probe.hardware import hardware_facts
 from bigbatch.recipe.load import placed
 from bigbatch.recipe.schema import Recipe
 from bigbatch.store.identity import Fingerprint, fingerprint
-from bigbatch.tasks.heads import told
+from bigbatch.tasks.base import Task
 
 
 def plan_only(
@@ -64,10 +64,10 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None
     ]
 
 
-def checked_inputs(recipe: Recipe, task: Any, live: Live) -> Inputs:
+def checked_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
     """The rows; and every figure that the recipe watches is one that their evaluation will report."""
     inputs = read_inputs(recipe, task, live)
-    task = told(task, label_set=inputs.labels)
+    task = task.with_facts(labels=inputs.labels)
     check_watched(recipe, task.metrics, inputs.splits)
     return inputs
 

@@ -19,14 +19,16 @@ from bigbatch.errors import DataError, ModelError, Problem
 from bigbatch.model.adjust import read_given_types
 from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model
+from bigbatch.model.heads import HEADS
 from bigbatch.model.load import load_tokenizer, pad_id
 from bigbatch.model.logits import why_not_deferred
 from bigbatch.model.pooling import usual_pooling
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Targets, TokenTable
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.entities import SEEN
+from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
-from bigbatch.tasks.heads import arranged, told
 from bigbatch.tasks.vocabulary import vocabulary_of
 
 
@@ -37,7 +39,7 @@ class Ready:
     module: nn.Module
     anatomy: Anatomy
     tokenizer: Any
-    task: Any
+    task: Task
     max_length: int
     pad_id: int
     deferred: bool
@@ -46,7 +48,7 @@ class Ready:
 
 
 def ready_model(
-    recipe: Recipe, task: Any, inputs: Inputs, live: Live, device: str, say: Callable[[str], None]
+    recipe: Recipe, task: Task, inputs: Inputs, live: Live, device: str, say: Callable[[str], None]
 ) -> Ready:
     """Load model and tokenizer, give the model the task's head, and check that they fit.
 
@@ -66,18 +68,15 @@ def ready_model(
     tokenizer = live.tokenizer
     if tokenizer is None and not inputs.train.tokenised:
         tokenizer = load_tokenizer(spec)
-    elif tokenizer is None and spec.name and getattr(task, "wants_tokenizer", False):
+    elif tokenizer is None and spec.name and HEADS[task.head.kind].wants_tokenizer:
         # It tells special tokens from others even where the rows are token ids already.
         with suppress(ModelError):
             tokenizer = load_tokenizer(spec)
-    task = told(task, label_set=inputs.labels)
+    task = task.with_facts(labels=inputs.labels)
     notes: list[str] = []
-    facts = {
-        "seed": recipe.seed.model,
-        "dropout": recipe.regularise.dropout,
-        "module": live.module,
-        "note": notes.append,
-    }
+    facts = BuildFacts(
+        seed=recipe.seed.model, dropout=recipe.regularise.dropout, module=live.module, note=notes.append
+    )
     module = task.build(spec, facts).to(device)
     if inputs.train.tokenised:
         note = read_given_types(module, inputs.train.rows.column_names)
@@ -86,18 +85,17 @@ def ready_model(
     max_length = parts.max_positions or 2**31
     if tokenizer is not None:
         max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True, parts=parts)
-    task = told(
-        task,
-        pool=parts.pools,
+    task = task.with_facts(
+        pools=parts.pools,
         max_length=max_length,
         # Rows of token ids are not cut, but joined and divided they can be.
         block_length=min(max_length, recipe.data.max_length or max_length),
         vocabulary=vocabulary_of(tokenizer, module),
         data_seed=recipe.seed.data,
-        pooling=getattr(task, "pooling", None) or usual_pooling(module, spec.name),
+        pooling=usual_pooling(module, spec.name),
     )
     deferred = False
-    if getattr(task, "defers_logits", False):
+    if HEADS[task.head.kind].defers_logits:
         obstacle = why_not_deferred(parts)
         deferred = not obstacle
         if obstacle:
@@ -153,7 +151,9 @@ def ready_tables(
         say(f"{name}: {len(rows):,} rows{', tokens from the cache' if reused else ' tokenised'}")
         strange = unknown_note(name, tables[name].ids, ready.tokenizer)
         unknown |= {} if strange is None else {name: strange}
-        tables[name] = arranged(ready.task, tables[name], evaluation=name != "train")
+        tables[name] = ready.task.arrange(tables[name])
+        if name != "train":
+            tables[name] = ready.task.fixed(tables[name])
         if len(tables[name]) != len(rows):
             say(
                 f"{name}: {len(tables[name]):,} samples of at most {int(tables[name].lengths_B.max())} tokens"
@@ -171,14 +171,14 @@ def ready_tables(
             )
         if inputs.train.tokenised:
             given.check(tables[name].ids, int(tables[name].lengths_B.max()), name)
-    task = ready.task.weighted(tables["train"]) if hasattr(ready.task, "weighted") else ready.task
+    task = ready.task.fit(tables["train"])
     tables["train"] = _with_class_weights(tables["train"], task)
     for name, table in tables.items():
         notes += _what_counts(name, table, task, unknown.get(name))
     return tables, replace(ready, task=task), tuple(notes)
 
 
-def _what_counts(name: str, table: TokenTable, task: Any, unknown: str | None) -> list[str]:
+def _what_counts(name: str, table: TokenTable, task: Task, unknown: str | None) -> list[str]:
     """Notes on samples of a split from which nothing, or with what is unknown little, can be learnt.
 
     Raises:
@@ -201,17 +201,16 @@ def _what_counts(name: str, table: TokenTable, task: Any, unknown: str | None) -
 
 def _key_parts(ready: Ready) -> Mapping[str, Any]:
     """What the run filled in; the task's own options are in the cache's key already."""
+    task = ready.task
     return {
-        "labels": list(getattr(ready.task, "label_names", ())),
+        "labels": list(task.label_names),
         "max_length": ready.max_length,
         "pool": ready.anatomy.pools,
-        "vocabulary": getattr(ready.task, "vocabulary", None),
+        "vocabulary": task.facts.vocabulary if HEADS[task.head.kind].wants_tokenizer else None,
     }
 
 
-def _with_class_weights(table: TokenTable, task: Any) -> TokenTable:
+def _with_class_weights(table: TokenTable, task: Task) -> TokenTable:
     """The training table with class weights multiplied in once, instead of in every update."""
-    if not hasattr(task, "prepare"):
-        return table
     targets = Targets(values=table.values, weights=table.weights, extras=table.extras)
-    return replace(table, weights=task.prepare(targets).weights)
+    return replace(table, weights=task.weigh(targets).weights)

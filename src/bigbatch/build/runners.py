@@ -37,7 +37,7 @@ def open_forward(ready: Ready, how: ForwardPlan) -> ModuleForward:
         if how.products == "onednn" and has_onednn():
             deferred.product = onednn_linear
         return deferred
-    return pooled(forward, getattr(ready.task, "pooling", None))
+    return pooled(forward, ready.task.pooled_by)
 
 
 def _change(forward: ModuleForward, ready: Ready, how: ForwardPlan) -> None:

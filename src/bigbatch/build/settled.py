@@ -21,7 +21,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.values import AUTO, AUTO_WARMUP
 from bigbatch.records import Choice, TokenTable
 from bigbatch.rules.first_run import Choices, FirstRun, first_run, warmup_updates
-from bigbatch.tasks.heads import is_coupled
+from bigbatch.tasks.base import Task
 from bigbatch.units import Quantity, parse_quantity
 
 BATCH, EPOCHS, RATE = "auto_batch", "auto_epochs", "auto_lr"
@@ -91,11 +91,11 @@ def _known(recipe: Recipe, ready: Ready, tables: Mapping[str, TokenTable], hidde
         pretrained=not is_untrained(ready.module),
         batch=None if recipe.batch.samples == AUTO else recipe.batch.samples,
         grows=_may_grow(recipe, ready.task),
-        coupled=is_coupled(ready.task),
+        coupled=ready.task.couples == "batch",
     )
 
 
-def _may_grow(recipe: Recipe, task: Any) -> bool:
+def _may_grow(recipe: Recipe, task: Task) -> bool:
     """Whether a ramp by noise can be laid over this run: it is measured, and its end does not depend on the ramp."""
     length = recipe.epochs == AUTO or recipe.length.unit in ("epochs", "samples")
     measured = recipe.scale.every.unit != "never" and bool(recipe.scale.every.amount)

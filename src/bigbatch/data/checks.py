@@ -21,8 +21,6 @@ from bigbatch.errors import Problem
 from bigbatch.protocols import Role
 
 _KINDS: dict[Kind, Any] = {"single": "label", "multi": "labels", "regression": "number", "tags": "tags"}
-_READ = ("text", "words")
-"""Kinds of roles that the model reads; the others are what it learns."""
 
 
 def check_splits(
@@ -84,7 +82,7 @@ def _place(split: str, table: DataTable, row: int) -> str:
 
 def _target_role(table: DataTable, roles: Mapping[str, Role]) -> str | None:
     """The column with the targets."""
-    target = next((role for role, about in roles.items() if about.kind not in _READ and about.required), None)
+    target = next((role for role, about in roles.items() if not about.is_read and about.required), None)
     return "labels" if table.tokenised and target is not None else target
 
 
@@ -102,25 +100,25 @@ def _row_problems(split: str, table: DataTable, roles: Mapping[str, Role]) -> li
     found: list[tuple[int, str, str]] = []
     for role, about in roles.items():
         if about.required:
-            found += [(row, role, what) for row, what in _bad_values(table, role, about.kind)]
+            found += [(row, role, what) for row, what in _bad_values(table, role, about)]
     found += unequal_rows(table, roles)
     return [
         Problem(where=_place(split, table, row), key=role, what=what) for row, role, what in sorted(found)
     ]
 
 
-def _bad_values(table: DataTable, role: str, kind: str) -> Iterable[tuple[int, str]]:
+def _bad_values(table: DataTable, role: str, about: Role) -> Iterable[tuple[int, str]]:
     """(row, what) for values that are missing, empty or not finite."""
     if role not in table.rows.column_names:
         return [(0, "the data has no such column")]
     column = table.rows.column(role)
-    if kind in _READ:
-        thing = "text" if kind == "text" else "sentence"
+    if about.is_read:
+        thing = "text" if about.kind == "text" else "sentence"
         what = f"empty {thing}; remove the row, or set data.empty_text: drop to leave such rows out"
         return [(int(row), what) for row in np.flatnonzero(is_empty_text(column))]
     missing = column.is_null().to_numpy()
     bad = [
-        (int(row), f"missing {kind if kind in ('number', 'tags') else 'label'}")
+        (int(row), f"missing {'label' if about.kind in ('label', 'labels') else about.kind}")
         for row in np.flatnonzero(missing)
     ]
     if pa.types.is_floating(column.type):
@@ -229,11 +227,12 @@ def _several(train: DataTable, role: str) -> bool:
 
 def _same_number(train: DataTable, roles: Mapping[str, Role]) -> list[str]:
     role = _target_role(train, roles)
-    if role is None or len(train.rows.column(role).unique()) > 1:
+    if role is None:
         return []
-    return [
-        f"every training row has the same number, {train.rows.column(role)[0].as_py()}; there is nothing to learn"
-    ]
+    values = flat(train.rows.column(role)).unique()
+    if len(values) != 1:
+        return []
+    return [f"every training row has the same number, {values[0].as_py()}; there is nothing to learn"]
 
 
 # ---------------------------------------------------------------- doubles
@@ -269,7 +268,7 @@ def _keys(table: DataTable, roles: Mapping[str, Role]) -> Sequence[Any]:
     """What makes two rows the same: all their texts, or their token ids."""
     if table.tokenised:
         return [tuple(ids) for ids in table.rows.column("input_ids").to_pylist()]
-    texts = [role for role, about in roles.items() if about.kind in _READ and role in table.rows.column_names]
+    texts = [role for role, about in roles.items() if about.is_read and role in table.rows.column_names]
     columns = [table.rows.column(role).to_pylist() for role in texts]
     columns = [[tuple(part) if isinstance(part, list) else part for part in column] for column in columns]
     return list(zip(*columns, strict=True))

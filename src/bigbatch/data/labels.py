@@ -14,21 +14,20 @@ import pyarrow as pa
 from bigbatch.data.class_names import NOT_COUNTED, label_of
 from bigbatch.data.problems import listed, nearest, one_error, shown_names
 from bigbatch.data.tables import DataTable
+from bigbatch.protocols import Role
 
 Kind = Literal["single", "multi", "regression", "tags"]
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 
 
-def label_role(task: Any) -> str | None:
+def label_role(roles: Mapping[str, Role]) -> str | None:
     """The role that holds classes, if the task reads one."""
-    return next((name for name, role in task.roles.items() if role.kind in ("label", "labels", "tags")), None)
+    return next((name for name, role in roles.items() if role.has_classes), None)
 
 
-def kind_of(task: Any) -> Kind:
-    """The task's kind; one that does not say it is told by the kinds of its columns."""
-    if hasattr(task, "kind"):
-        return task.kind
-    kinds = {role.kind for role in task.roles.values()}
+def kind_of(roles: Mapping[str, Role]) -> Kind:
+    """What a task's columns say that it learns: `regression` where they hold no classes."""
+    kinds = {role.kind for role in roles.values()}
     if "label" in kinds:
         return "single"
     return "multi" if "labels" in kinds else "tags" if "tags" in kinds else "regression"

@@ -28,12 +28,9 @@ from bigbatch.data.problems import data_error, listed, nearest, one_error, shown
 from bigbatch.data.raw import Column, Raw, named_order
 from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable, innermost
 from bigbatch.data.token_rows import id_labels, token_columns, token_lengths
-from bigbatch.data.values import Where, convert, convert_labels
+from bigbatch.data.values import NUMBERS, Where, convert, convert_labels
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
-
-CLASSES = ("label", "labels", "tags")
-"""Kinds of roles that hold classes."""
 
 
 def read_table(
@@ -108,7 +105,8 @@ def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) ->
     places = 0
     for role, column in picked.items():
         kind = "text" if role == ID else roles[role].kind
-        names = _own_names(raw, column) if kind in CLASSES else None
+        of_classes = role != ID and roles[role].has_classes
+        names = _own_names(raw, column) if of_classes else None
         values, found = with_names(loaded[column], names, column, raw.where)
         problems += found
         if kind == "labels":
@@ -116,7 +114,7 @@ def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) ->
         else:
             converted[role], found = convert(values, kind, column, raw.where)
         problems += found
-        if kind in CLASSES:
+        if of_classes:
             classes = _declared(names, raw.class_orders.get(column), places)
     if problems:
         raise data_error(problems)
@@ -183,7 +181,7 @@ def _tokenised(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -
     if ID in raw.columns:
         names[ID] = ID
     loaded = raw.load(list(dict.fromkeys(names.values())))
-    kind = next((role.kind for role in roles.values() if role.kind in (*CLASSES, "number")), None)
+    kind = next((role.kind for role in roles.values() if not role.is_read), None)
     inputs = {role: loaded[role] for role in names if role not in ("labels", ID)}
     found, problems = token_columns(inputs, raw.where, may_be_empty=kind is None)
     if problems:
@@ -200,7 +198,7 @@ def _tokenised(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -
     table = _table(raw, pa.table(found), tokenised=True)
     if as_ids:
         return replace(table, classes=_names_of_ids(raw, column, table))
-    order = None if kind == "number" else _declared(None, raw.class_orders.get(column), places)
+    order = None if kind in NUMBERS else _declared(None, raw.class_orders.get(column), places)
     return replace(table, classes=order, multi_hot=places > 0)
 
 
@@ -212,7 +210,7 @@ def _token_labels(
     Raises:
         DataError: labels that are none, each with its row.
     """
-    ids = kind != "number" and _are_ids(values)
+    ids = kind not in NUMBERS and _are_ids(values)
     if ids and column in raw.class_names:
         return _arrow(values, raw, column), 0, True  # `_named` has the names, and checks them
     places = 0
@@ -300,7 +298,7 @@ def _named(parts: Sequence[DataTable], roles: Mapping[str, Role]) -> list[DataTa
             f"class ids without names, beside files that name them {' and '.join(map(shown_names, orders))}"
         )
         raise one_error(_source(bare), "labels", f"{what}; use one order, or names in all files")
-    kind = next(role.kind for role in roles.values() if role.kind in CLASSES)
+    kind = next(role.kind for role in roles.values() if role.has_classes)
     return [_by_name(part, part.classes or orders[0], kind) if part in with_ids else part for part in parts]
 
 
@@ -377,7 +375,7 @@ def is_empty_text(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _drop_empty(table: DataTable, roles: Mapping[str, Role]) -> DataTable:
-    texts = [role for role, about in roles.items() if about.kind in ("text", "words") and about.required]
+    texts = [role for role, about in roles.items() if about.is_read and about.required]
     empty = np.zeros(len(table), bool)
     for role in texts:
         empty |= is_empty_text(table.rows.column(role))

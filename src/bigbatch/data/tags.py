@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.problems import listed
 from bigbatch.data.tables import DataTable
-from bigbatch.protocols import Role
+from bigbatch.protocols import Role, RoleKind
 
 OUTSIDE = "O"
 MEANINGS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S", "M": "I"}
@@ -54,21 +54,23 @@ def unmarked_warning(names: Sequence[str]) -> str | None:
     )
 
 
-def word_roles(roles: Mapping[str, Role]) -> tuple[str, str] | None:
-    """The roles with the words and with their tags, of a task that reads both."""
+def word_roles(roles: Mapping[str, Role], kind: RoleKind = "tags") -> tuple[str, str] | None:
+    """The roles with the words and with what there is one of a word, of a task that reads both."""
     by_kind = {role.kind: name for name, role in roles.items()}
-    return (by_kind["words"], by_kind["tags"]) if {"words", "tags"} <= set(by_kind) else None
+    return (by_kind["words"], by_kind[kind]) if {"words", kind} <= set(by_kind) else None
 
 
 def unequal_rows(table: DataTable, roles: Mapping[str, Role]) -> Iterator[tuple[int, str, str]]:
-    """(row, role, what) of rows whose words and tags are not equally many."""
-    pair = word_roles(roles)
-    if pair is None or table.tokenised or not set(pair) <= set(table.rows.column_names):
-        return
-    words, tags = (table.rows.column(name).to_pylist() for name in pair)
-    for row, (some, others) in enumerate(zip(words, tags, strict=True)):
-        if some and others is not None and len(some) != len(others):
-            yield row, pair[1], f"{len(some):,} words, but {len(others):,} tags"
+    """(row, role, what) of rows whose words and tags, or numbers, are not equally many."""
+    kinds: tuple[RoleKind, ...] = ("tags", "numbers")
+    for kind in kinds:
+        pair = word_roles(roles, kind)
+        if pair is None or table.tokenised or not set(pair) <= set(table.rows.column_names):
+            continue
+        columns = (table.rows.column(name).to_pylist() for name in pair)
+        for row, (words, each) in enumerate(zip(*columns, strict=True)):
+            if words and each is not None and len(words) != len(each):
+                yield row, pair[1], f"{len(words):,} words, but {len(each):,} {kind}"
 
 
 def iob_warnings(table: DataTable, roles: Mapping[str, Role]) -> list[str]:

@@ -13,9 +13,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,19 +22,39 @@ from bigbatch.data import cache
 from bigbatch.data.fingerprint import fingerprint
 from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
+from bigbatch.protocols import Row, Tokenizer
 from bigbatch.records import Sample, TokenTable
 
 Progress = Callable[[int, int], None]
 """`progress(done_rows, total_rows)`."""
 
 _CHUNK_ROWS = 1000
+
+
+class Encoder(Protocol):
+    """What is asked here of a task (`tasks.base.Task`)."""
+
+    @property
+    def longest(self) -> int | None: ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What the user chose of it: encode may read any of that. What the run fills in comes with `key_parts`."""
+        ...
+
+    @property
+    def written_in(self) -> type: ...
+
+    def encode_batch(self, rows: Sequence[Row], tokenizer: Tokenizer | None) -> list[Sample]: ...
+
+
 _log = logging.getLogger(__name__)
 
 
 def token_table(
     table: DataTable,
     *,
-    task: Any,
+    task: Encoder,
     tokenizer: Any,
     cache_dir: Path | None,
     key_parts: Mapping[str, Any],
@@ -47,8 +66,7 @@ def token_table(
 
     Args:
         table: rows with a column per role, or rows of token ids.
-        task: its `encode_batch(rows, tokenizer)` is called when it has one (fast tokenizers use all cores in
-            batch calls), else `encode(row, tokenizer)`.
+        task: its `encode_batch` is called, since fast tokenizers use all cores then.
         tokenizer: a Hugging Face tokenizer; unused for rows of token ids.
         cache_dir: where entries are kept; None keeps everything in memory.
         key_parts: what else decides the result: the task's options, labels, max_length, … (JSON-like).
@@ -93,7 +111,7 @@ def as_table(samples: Sequence[Sample]) -> TokenTable:
 
 def cache_key(
     table: DataTable,
-    task: Any,
+    task: Encoder,
     tokenizer: Any,
     key_parts: Mapping[str, Any],
     tokenizer_digest: str | None = None,
@@ -102,7 +120,7 @@ def cache_key(
 
     None when the task's code cannot be read (a class typed in a notebook): then nothing may be reused.
     """
-    code = _code_of(type(task))
+    code = _code_of(task.written_in)
     if code is None:
         return None
     parts = {
@@ -110,19 +128,10 @@ def cache_key(
         "data": fingerprint(table),
         "tokenizer": None if table.tokenised else tokenizer_digest or tokenizer_fingerprint(tokenizer),
         "task": code,
-        "options": _options_of(task),
+        "options": dict(task.options),
         "parts": dict(key_parts),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_as_json).encode()).hexdigest()[:40]
-
-
-def _options_of(task: Any) -> dict[str, Any]:
-    """What the user chose of a task: encode may read any of it. What the run fills in comes with `key_parts`."""
-    if not is_dataclass(task):
-        return dict(getattr(task, "__dict__", {}))
-    return {
-        entry.name: getattr(task, entry.name) for entry in fields(task) if entry.metadata.get("option", True)
-    }
 
 
 def _as_json(value: Any) -> Any:
@@ -169,7 +178,7 @@ def _code_of(kind: type) -> list[str] | None:
 
 
 def _chunks(
-    table: DataTable, task: Any, tokenizer: Any, progress: Progress | None
+    table: DataTable, task: Encoder, tokenizer: Any, progress: Progress | None
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Columns of some rows each, and how many of these rows were truncated."""
     # The Rust tokenizers turn their threads off after a fork unless told; a choice of the user's stands.
@@ -186,30 +195,25 @@ def _chunks(
 
 
 def _encode(
-    table: DataTable, first: int, rows: list[dict[str, Any]], task: Any, tokenizer: Any
+    table: DataTable, first: int, rows: list[dict[str, Any]], task: Encoder, tokenizer: Any
 ) -> list[Sample]:
-    if hasattr(task, "encode_batch"):
-        return _naming(
-            f"{table.where(first)} and the {len(rows)} rows from it", task.encode_batch, rows, tokenizer
-        )
-    return [
-        _naming(table.where(number), task.encode, row, tokenizer)
-        for number, row in enumerate(rows, start=first)
-    ]
-
-
-def _naming(place: str, encode: Callable[[Any, Any], Any], rows: Any, tokenizer: Any) -> Any:
-    """Call the task, which may be the user's own code; what it raises says where it was."""
+    """Call the task, which may be the user's own code; what it raises says at which row that was."""
     try:
-        return encode(rows, tokenizer)
+        return task.encode_batch(rows, tokenizer)
     except Exception as error:
-        error.add_note(f"while encoding {place}")
+        for number, row in enumerate(rows, start=first):
+            try:
+                task.encode_batch([row], tokenizer)
+            except Exception as alone:
+                alone.add_note(f"while encoding {table.where(number)}")
+                raise alone from None
+        error.add_note(f"while encoding {table.where(first)} and the {len(rows)} rows from it")
         raise
 
 
-def _check(table: DataTable, first: int, samples: list[Sample], task: Any, layout: str) -> str:
+def _check(table: DataTable, first: int, samples: list[Sample], task: Encoder, layout: str) -> str:
     """Refuse samples that do not fit together; returns what those of this table look like, "" before the first."""
-    limit = getattr(task, "max_length", None) if table.tokenised else None
+    limit = task.longest if table.tokenised else None
     kind: tuple[object, ...] | None = None
     for number, sample in enumerate(samples, start=first):
         values, units = sample.values, len(sample.reads)

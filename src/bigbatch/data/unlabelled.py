@@ -31,15 +31,13 @@ PlacedRow = tuple[str, Mapping[str, Any]]
 """`new.csv:12` (the header is row 1), and role -> value."""
 KEPT = "input"
 """In a row: the columns that go through untouched, name -> value. No role has this name."""
-READ = ("text", "words")
-"""Kinds of roles that the model reads."""
 _CHUNK_ROWS = 4096
 _EXPECTED = "expected texts, rows as dictionaries, pandas, datasets.Dataset, an Arrow table or a dictionary of columns"
 
 
 def read_role(roles: Mapping[str, Role]) -> str:
     """The role that a bare text stands for: the first one that the model reads."""
-    return next((name for name, role in roles.items() if role.kind in READ), "text")
+    return next((name for name, role in roles.items() if role.is_read), "text")
 
 
 # ---------------------------------------------------------------- files and streams
@@ -196,11 +194,11 @@ def roles_in(
     """Role -> column; targets are not read, and numbers are if they are there."""
     available = list(available)
     # A column of text that the recipe names has to be there, also that of a role which training may do without.
-    read = {name for name, role in roles.items() if role.kind in READ and not role.absent_when_predicting}
+    read = {name for name, role in roles.items() if role.is_read and not role.absent_when_predicting}
     kept = {
         name: Role(meaning=role.meaning, kind=role.kind, required=role.required and name in read)
         for name, role in roles.items()
-        if role.kind not in ("label", "labels", "tags") and name != "label"
+        if not role.has_classes and name != "label"
     }
     wanted = {
         role: column
@@ -213,7 +211,7 @@ def roles_in(
 
 
 def _needed(role: Role) -> bool:
-    return role.kind in READ and role.required and not role.absent_when_predicting
+    return role.is_read and role.required and not role.absent_when_predicting
 
 
 def _filled(row: dict[str, Any], roles: Mapping[str, Role] | None) -> dict[str, Any]:
@@ -388,7 +386,7 @@ def _named(
         row = row._asdict()
     if hasattr(row, "keys"):
         return {str(name): row[name] for name in row.keys()}, False  # noqa: SIM118
-    positions = [name for name, role in roles.items() if role.kind in READ]
+    positions = [name for name, role in roles.items() if role.is_read]
     if isinstance(row, (tuple, list)):
         if roles[positions[0]].kind == "words" and all(isinstance(word, (str, bytes)) for word in row):
             return {positions[0]: list(row)}, True

@@ -1,4 +1,5 @@
-"""Values of a column, brought to the form of its role: text, class name, class names, number, words or tags.
+"""Values of a column, brought to the form of its role: text, class name, class names, number, words, or tags or
+numbers of words.
 
 Which class a value stands for is decided in `class_names`; `labels` orders them.
 """
@@ -23,6 +24,8 @@ Where = Callable[[int], str]
 
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 """Of a target: losses are computed in float32."""
+NUMBERS = ("number", "numbers")
+"""Kinds of roles that hold numbers."""
 _TEXT = pa.large_string()
 _NUMBER_WORDS: dict[str, Any] = {"true": 1.0, "false": 0.0}
 
@@ -33,7 +36,7 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
     Args:
         column: the values as the source has them.
         kind: `text` -> large_string; `label` -> large_string; `labels`, `words` and `tags` -> list of
-            large_string; `number` -> float64.
+            large_string; `number` -> float64; `numbers` -> list of float64.
         key: the column's own name.
         where: names a row in messages.
     """
@@ -91,6 +94,29 @@ def number_of(value: Any) -> float | None:
     if number is None or LARGEST_NUMBER < abs(number) < math.inf:
         raise ValueError(too_large(number))
     return number
+
+
+def numbers_of(value: Any) -> list[float] | None:
+    """A list of finite numbers, also written as text (`[0.5, 2]` or `0.5 2`); None when missing.
+
+    Raises:
+        ValueError: an entry that is missing, no number or not finite.
+    """
+    value = plain(value)
+    if is_missing(value):
+        return None
+    if isinstance(value, (str, bytes)):
+        text = text_of(value) or ""
+        value = written_list(text) or text.split()
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"expected a list of numbers, found {type(value).__name__}")
+    numbers: list[float] = []
+    for place, entry in enumerate(value, start=1):
+        number = number_of(plain(entry))
+        if number is None or not math.isfinite(number):
+            raise ValueError(f"number {place} is {'missing' if number is None else number}")
+        numbers.append(number)
+    return numbers
 
 
 def too_large(number: float | None) -> str:
@@ -182,6 +208,7 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
     "text": (text_of, _TEXT),
     "label": (label_of, _TEXT),
     "number": (number_of, pa.float64()),
+    "numbers": (numbers_of, pa.list_(pa.float64())),
     "words": (words_of, pa.list_(_TEXT)),
     "tags": (tags_of, pa.list_(_TEXT)),
 }

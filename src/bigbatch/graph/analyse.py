@@ -20,14 +20,14 @@ from bigbatch.graph.trace import Operation, Trace, watching
 from bigbatch.model.anatomy import Anatomy, device_of
 from bigbatch.model.untouched import untouched
 from bigbatch.plan.graph import Cost, GraphAnalysis, ModuleCost, PartCost, total
-from bigbatch.protocols import Forward, Task
+from bigbatch.protocols import Forward, Losses
 from bigbatch.records import MicroBatch
 from bigbatch.tasks.losses import shares_of
 
 
 def analyse(
     forward: Forward,
-    task: Task,
+    task: Losses,
     module: nn.Module,
     anatomy: Anatomy,
     micro_batch: MicroBatch,
@@ -82,7 +82,7 @@ def analyse(
 
 
 def _run(
-    forward: Forward, task: Task, module: nn.Module, blocks: dict[nn.Module, None], micro_batch: MicroBatch
+    forward: Forward, task: Losses, module: nn.Module, blocks: dict[nn.Module, None], micro_batch: MicroBatch
 ) -> tuple[Trace, set[int]]:
     """The trace, and the operations whose results are really read."""
     device = device_of(module)

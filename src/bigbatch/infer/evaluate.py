@@ -11,16 +11,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from bigbatch.data.ragged import counted_units
 from bigbatch.infer.forwards import run_forward
-from bigbatch.protocols import Forward, Metric, Task, World
+from bigbatch.protocols import Forward, Metric, World
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.figures import Idle, why_undefined
-from bigbatch.tasks.heads import is_coupled
 from bigbatch.tasks.naming import named_figures, reported_names
-from bigbatch.tasks.perfect import perfect_outputs
 from bigbatch.tasks.row_scores import RowSums, scorer_of
 from bigbatch.tasks.states import CalibrationMetric, confusion, counted
 from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
@@ -108,7 +106,7 @@ def evaluate(
         table,
         micro_tokens=micro_tokens,
         packing=packing,
-        reduce=getattr(task, "reduce", None),
+        keep=task.keep,
         world=world,
     )
     return judged(task, table, outputs_UC, metrics, scored=scored, started=started)
@@ -148,7 +146,7 @@ def judged(
     known = [loss for loss in terms.values() if loss is not None]
     if not known:
         undefined = {"loss": NOTHING_COUNTS, **undefined}
-    labels = tuple(getattr(task, "label_names", ()))
+    labels = task.label_names
     return EvalResult(
         loss=sum(known) if known else None,
         terms=terms,
@@ -194,7 +192,7 @@ def _perfect(task: Task, table: TokenTable, metrics: Sequence[Metric]) -> _Gathe
     gathered = _Gathered(metrics)
     for part, rows_U in _whole_rows(table) if metrics else ():
         targets = _targets(table, part)
-        outputs_UC = perfect_outputs(task, targets)
+        outputs_UC = task.perfect(targets)
         if outputs_UC is None:
             return None
         gathered.add(task.decode(outputs_UC), targets, part.start, rows_U)
@@ -226,7 +224,7 @@ def _whole_rows(table: TokenTable, most_units: int | None = None) -> Iterator[tu
 class _Losses:
     """Per term: exact sum of weighted unit losses, and the denominator; and the sums of each row."""
 
-    def __init__(self, task: Any) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
         self._sums: dict[str, Parts] = {}
         self._denominators: dict[str, Parts] = {}
@@ -234,12 +232,12 @@ class _Losses:
 
     def add_all(self, outputs_UC: np.ndarray, table: TokenTable) -> None:
         """A whole split; a loss that couples units sees them all at once."""
-        prepare = getattr(self._task, "prepare", None)
-        for part, rows_U in _whole_rows(table, max(1, len(outputs_UC)) if is_coupled(self._task) else None):
+        most_units = max(1, len(outputs_UC)) if self._task.couples == "batch" else None
+        for part, rows_U in _whole_rows(table, most_units):
             targets = _targets(table, part)
             counts_U = np.asarray(targets.weights) > 0
-            targets = prepare(targets) if prepare else targets
-            for name, losses_U in _unit_losses(self._task, outputs_UC[part], targets).items():
+            targets = self._task.weigh(targets)
+            for name, losses_U in self._task.kept_loss(outputs_UC[part], targets).items():
                 self._sums[name] = add_parts(self._sums.get(name, ()), exact_parts(losses_U))
                 # A loss of pairs has other units: each value is a row of its own.
                 own = len(losses_U) != len(rows_U)
@@ -264,16 +262,6 @@ class _Losses:
         terms = [term_N for term_N in terms if len(term_N)]
         # Terms of other rows cannot be added row by row.
         return -np.sum(terms, axis=0) if len({len(term_N) for term_N in terms}) == 1 else np.empty(0)
-
-
-def _unit_losses(task: Any, outputs_UC: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
-    """Per term, weighted losses of these units (U,) float64, from outputs or from what was kept of them."""
-    if hasattr(task, "reduced_loss"):
-        return task.reduced_loss(outputs_UC, targets)
-    with torch.no_grad():
-        outputs = torch.from_numpy(outputs_UC).double()
-        losses = task.loss(outputs, targets.map(lambda values: torch.from_numpy(np.array(values))))
-    return {name: losses_U.double().numpy() for name, losses_U in losses.items()}
 
 
 class _Gathered:

@@ -19,6 +19,7 @@ from bigbatch.parallel.agree import OutOfMemory, memory_errors, together
 from bigbatch.places import ALL
 from bigbatch.protocols import Forward, World
 from bigbatch.records import MicroBatch, Packing, Targets, TokenTable
+from bigbatch.tasks.base import Keep
 
 FEWEST_TOKENS = 16
 """A micro-batch that does not fit is halved down to this."""
@@ -44,17 +45,13 @@ def inferring(forward: Forward) -> Iterator[None]:
             part.training = training
 
 
-Reduce = Callable[[Any, Targets], torch.Tensor]
-"""(outputs of U units, their targets) -> what is kept of each (U, k)."""
-
-
 def run_forward(
     forward: Forward,
     table: TokenTable,
     *,
     micro_tokens: int,
     packing: Packing | None = None,
-    reduce: Reduce | None = None,
+    keep: Keep | None = None,
     world: World | None = None,
 ) -> np.ndarray:
     """Outputs of all units of a table, in table order.
@@ -64,11 +61,11 @@ def run_forward(
         table: a tokenised split.
         micro_tokens: upper bound of computed tokens of a micro-batch.
         packing: `packed` or `padded`, as the forward expects it; None: the quickest way that the forward knows.
-        reduce: what to keep of a micro-batch's outputs; None keeps them whole.
+        keep: what to keep of a micro-batch's outputs; None keeps them whole.
         world: the ranks that share the work; each gets all outputs. None: this process does it alone.
 
     Returns:
-        (all units, C), fp64 where the model is, else fp32; (all units, k) of `reduce`.
+        (all units, C), fp64 where the model is, else fp32; (all units, k) of `keep`.
     """
     part = ALL if world is None else world.part
 
@@ -80,7 +77,7 @@ def run_forward(
                 lambda tokens: _all_kept(
                     runs,
                     evaluation_batches(table, micro_tokens=tokens, packing=way, part=part),
-                    lambda found, micro_batch: _kept(found, micro_batch, table, reduce),
+                    lambda found, micro_batch: _kept(found, micro_batch, table, keep),
                 ),
             )
 
@@ -146,11 +143,11 @@ def _all_kept(
 
 
 def _kept(
-    outputs: Any, micro_batch: MicroBatch, table: TokenTable, reduce: Reduce | None
+    outputs: Any, micro_batch: MicroBatch, table: TokenTable, keep: Keep | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of a micro-batch's units (U,), and what is kept of each (U, C)."""
-    if reduce is not None:
-        outputs = reduce(outputs, _tensors(micro_batch.targets, outputs))
+    if keep is not None:
+        outputs = keep(outputs, _tensors(micro_batch.targets, outputs))
     found_UC = _on_host(outputs)
     samples_B = micro_batch.sample_ids_B[micro_batch.sample_ids_B >= 0]
     units_U, _ = flat_indexes(table.unit_offsets, samples_B)

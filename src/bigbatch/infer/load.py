@@ -13,16 +13,18 @@ from bigbatch.documents import read_document
 from bigbatch.errors import ModelError, UsageError
 from bigbatch.infer.devices import devices_of, only_cpu
 from bigbatch.model.folder import CONFIG, read_in, read_list_in
+from bigbatch.model.heads import HEADS
 from bigbatch.model.size import check_numbers
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
-from bigbatch.protocols import Forward, Task
+from bigbatch.protocols import Forward
 from bigbatch.recipe.made_here import code_named, why_to_ask
 from bigbatch.recipe.references import is_reference
 from bigbatch.stored import Damaged
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.catalog import TASKS, task_from_recipe, task_named_by
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
-from bigbatch.tasks.heads import told
+from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.vocabulary import vocabulary_of
@@ -97,7 +99,7 @@ def open_model(
             f"{folder}: found neither recipe.yaml (a run) nor config.json (a Hugging Face model)"
         )
     task = task_of(folder)
-    return _open(folder, task, getattr(task, "max_length", None), devices_of(device))
+    return _open(folder, task, task.longest, devices_of(device))
 
 
 def _open_run(run: Path, device: str | None, code: bool, metrics: bool) -> Loaded:
@@ -153,7 +155,7 @@ def _with_copies(recipe: Recipe, code: Path) -> Recipe:
 
 def _open(
     folder: Path,
-    task: Any,
+    task: Task,
     max_length: int | None,
     devices: Sequence[str],
     planned: ForwardPlan | None = None,
@@ -163,12 +165,12 @@ def _open(
     from bigbatch.recipe.learning import ModelSpec
 
     spec = ModelSpec(name=str(folder.resolve()))
-    if hasattr(task, "label_set"):
+    if HEADS[task.head.kind].labelled:
         names = head_of(folder)[0]
-        one_number = getattr(task, "kind", "") == "regression" and len(names) == 1
-        task = told(task, label_set=None if one_number else LabelSet(names))
+        one_number = task.kind == "regression" and len(names) == 1
+        task = task.with_facts(labels=None if one_number else LabelSet(names))
     notes: list[str] = []
-    module = task.build(spec, {"seed": 0, "dropout": None, "module": None, "note": notes.append})
+    module = task.build(spec, BuildFacts(seed=0, dropout=None, module=None, note=notes.append))
     tokenizer = None
     if any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
         tokenizer = load_tokenizer(spec)
@@ -178,7 +180,7 @@ def _open(
 
 
 def open_live(
-    module: nn.Module, tokenizer: Any, task: Any, columns: Sequence[str], device: str | None = None
+    module: nn.Module, tokenizer: Any, task: Task, columns: Sequence[str], device: str | None = None
 ) -> Loaded:
     """A live model, moved to the device and into evaluation mode, with a task that knows its labels.
 
@@ -191,19 +193,16 @@ def open_live(
     from bigbatch.model.pooling import usual_pooling
     from bigbatch.recipe.learning import ModelSpec
 
-    facts = {"seed": 0, "dropout": None, "module": module, "note": str}
-    module = task.build(ModelSpec(), facts)
+    module = task.build(ModelSpec(), BuildFacts(seed=0, dropout=None, module=module, note=str))
     read_given_types(module, columns)
     usual = usual_pooling(module, None)
-    return _assembled(
-        module, tokenizer, task, getattr(task, "max_length", None), usual, devices_of(device)[:1]
-    )
+    return _assembled(module, tokenizer, task, task.longest, usual, devices_of(device)[:1])
 
 
 def _assembled(
     module: nn.Module,
     tokenizer: Any,
-    task: Any,
+    task: Task,
     max_length: int | None,
     usual: Pooling,
     devices: Sequence[str],
@@ -221,13 +220,12 @@ def _assembled(
     longest = min(max_length or 2**31, parts.max_positions or 2**31)
     if tokenizer is not None:
         longest = check_model(module, tokenizer, max_length, True)
-    task = told(
-        task,
-        pool=parts.pools,
+    task = task.with_facts(
+        pools=parts.pools,
         max_length=longest,
         block_length=longest,
         vocabulary=vocabulary_of(tokenizer, module),
-        pooling=getattr(task, "pooling", None) or usual,
+        pooling=usual,
     )
     pad = pad_id(module, tokenizer) or 0
 
@@ -235,13 +233,9 @@ def _assembled(
         module = module.to(device).eval()
         own = anatomy(module)
         plain: ModuleForward = PaddedForward(module, pad)
-        if (
-            getattr(task, "defers_logits", False)
-            and own.output_layer is not None
-            and not why_not_deferred(own)
-        ):
+        if HEADS[task.head.kind].defers_logits and own.output_layer is not None and not why_not_deferred(own):
             plain = DeferredForward(plain, own.output_layer)
-        return QuickForward(pooled(plain, getattr(task, "pooling", None)), own, planned, copies)
+        return QuickForward(pooled(plain, task.pooled_by), own, planned, copies)
 
     first, *others = devices
 
@@ -266,7 +260,7 @@ def task_of(folder: Path) -> Task:
         ModelError: config.json cannot be read, or names a class without a head that a task here has.
     """
     if (folder / "modules.json").is_file():
-        return Match(max_length=_kept_tokens(folder), similarity=_similarity(folder))
+        return Match(similarity=_similarity(folder)).with_facts(max_length=_kept_tokens(folder))
     found = read_in(folder).get("architectures")
     names = [str(name) for name in found] if isinstance(found, list) else []
     for name in filter(None, map(task_named_by, names)):

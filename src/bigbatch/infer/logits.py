@@ -19,11 +19,12 @@ from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.load import Loaded, open_live
 from bigbatch.infer.predict import encoded_rows
 from bigbatch.infer.rows import evaluate_rows
+from bigbatch.model.heads import HEADS
 from bigbatch.model.load import known_labels
 from bigbatch.model.origin import tokenizer_of
 from bigbatch.records import Predictions, Targets, TokenTable
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.computed import ComputedMetrics, as_arrays, computed_metrics
-from bigbatch.tasks.heads import told
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
@@ -44,7 +45,7 @@ class Answer:
 def evaluate_live(
     module: Any,
     tokenizer: Any,
-    task: Any,
+    task: Task,
     rows: Any,
     *,
     columns: Mapping[str, str],
@@ -69,7 +70,7 @@ def evaluate_live(
         ModelError: the model has another head.
     """
     if compute_metrics is not None:
-        task = told(task, chosen_metrics=(computed_metrics(compute_metrics, task, None),))
+        task = task.with_facts(metrics=(computed_metrics(compute_metrics, task, None),))
     files = names_files(rows)
     names = () if files else read_object(rows, list(task.roles)).columns
     if tokenizer is None and "input_ids" not in names:
@@ -90,7 +91,7 @@ def evaluate_live(
 
     if logits:
         chosen = (*opened.task.metrics, ComputedMetrics(function=keep))
-        opened = replace(opened, task=told(opened.task, chosen_metrics=chosen))
+        opened = replace(opened, task=opened.task.with_facts(metrics=chosen))
     result = evaluate_rows(opened, table, Path.cwd(), columns)
     figures = {"loss": result.loss, **result.metrics}
     return Answer(
@@ -101,9 +102,9 @@ def evaluate_live(
     )
 
 
-def _has_labels(task: Any, names: Sequence[str], columns: Mapping[str, str]) -> bool:
+def _has_labels(task: Task, names: Sequence[str], columns: Mapping[str, str]) -> bool:
     """Whether rows can be held against something: a language model's always can, against themselves."""
-    role = label_role(task)
+    role = label_role(task.roles)
     if role is None:
         return True
     wanted = columns.get(role)
@@ -114,26 +115,24 @@ def _has_labels(task: Any, names: Sequence[str], columns: Mapping[str, str]) -> 
     )
 
 
-def _with_labels(task: Any, module: Any, table: DataTable | None) -> Any:
+def _with_labels(task: Task, module: Any, table: DataTable | None) -> Task:
     """The task with the model's labels; those of the rows, where the model's names mean nothing."""
-    if not hasattr(task, "label_set"):
+    if not HEADS[task.head.kind].labelled:
         return task
     if task.labels:
-        return told(task, label_set=LabelSet(tuple(task.labels)))
+        return task.with_facts(labels=LabelSet(tuple(task.labels)))
     names = known_labels(None, module)
     outer: Any = getattr(module, "config", None)
     if outer is None:
         raise ModelError(f"{type(module).__name__} has no configuration that says what its outputs are")
-    if names is None and table is not None and kind_of(task) != "regression":
-        role = label_role(task)
-        assert role is not None
-        found = find_labels(table, role, kind_of(task), None)
+    role, kind = label_role(task.roles), kind_of(task.roles)
+    if names is None and table is not None and role is not None:
+        found = find_labels(table, role, kind, None)
         names = found.names if len(found) == outer.num_labels else None
-    if kind_of(task) == "regression" and outer.num_labels == 1:
+    if kind == "regression" and outer.num_labels == 1:
         return task
-    return told(
-        task, label_set=LabelSet(names or tuple(outer.id2label[each] for each in sorted(outer.id2label)))
-    )
+    known = names or tuple(outer.id2label[each] for each in sorted(outer.id2label))
+    return task.with_facts(labels=LabelSet(known))
 
 
 def _outputs(opened: Loaded, rows: Any, columns: Mapping[str, str]) -> tuple[Predictions, TokenTable]:
@@ -142,7 +141,7 @@ def _outputs(opened: Loaded, rows: Any, columns: Mapping[str, str]) -> tuple[Pre
             rows,
             roles=opened.task.roles,
             columns=columns,
-            classes=tuple(getattr(opened.task, "label_names", ())),
+            classes=opened.task.label_names,
         )
     )
     table = as_table(encoded_rows(placed, opened.task, opened.tokenizer, opened.forward))

@@ -17,8 +17,9 @@ from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
+from bigbatch.protocols import Role
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.given import given_tokens
-from bigbatch.tasks.heads import arranged
 
 
 def evaluate_rows(
@@ -55,21 +56,22 @@ def evaluate_rows(
         quoting=quoting or opened.quoting,
         empty_text=recipe.data.empty_text if recipe else "error",
     )
-    table = matched(table, label_role(task), kind_of(task), LabelSet(tuple(getattr(task, "label_names", ()))))
+    roles = task.roles
+    table = matched(table, label_role(roles), kind_of(roles), LabelSet(task.label_names))
     check_rows(table, task)
     if opened.tokenizer is None and not table.tokenised:
         raise DataError("this model has no tokenizer: it can only evaluate rows of token ids (input_ids)")
     given = given_tokens(opened.module, opened.tokenizer, opened.max_length)
     table, _ = given.table(table)
     tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
-    tokens = arranged(task, tokens, evaluation=True)
+    tokens = task.fixed(task.arrange(tokens))
     if table.tokenised:
         where = table.origin[0][0] if table.origin else "data"
         given.check(tokens.ids, int(tokens.lengths_B.max()), where)
     return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens or opened.micro_tokens)
 
 
-def check_rows(table: DataTable, task: Any) -> None:
+def check_rows(table: DataTable, task: Task) -> None:
     """Refuse rows without text or target, and labels that the model does not know.
 
     Raises:
@@ -83,7 +85,7 @@ def check_rows(table: DataTable, task: Any) -> None:
         Problem(where=table.where(int(row)), key=role, what=what)
         for role, about in task.roles.items()
         if about.required and role in table.rows.column_names
-        for row, what in _bad_rows(table, role, about.kind)
+        for row, what in _bad_rows(table, role, about)
     ]
     problems += [
         Problem(where=table.where(row), key=role, what=what)
@@ -91,20 +93,20 @@ def check_rows(table: DataTable, task: Any) -> None:
     ]
     if problems:
         raise data_error(problems)
-    role, kind = label_role(task), kind_of(task)
-    if hasattr(task, "label_set") and role is not None and kind != "regression":
+    role, kind = label_role(task.roles), kind_of(task.roles)
+    if role is not None and task.label_names:
         find_labels(table, role, kind, task.label_names)
 
 
-def _bad_rows(table: DataTable, role: str, kind: str) -> list[tuple[int, str]]:
+def _bad_rows(table: DataTable, role: str, about: Role) -> list[tuple[int, str]]:
     column = table.rows.column(role)
-    if kind in ("text", "words"):
-        thing = "text" if kind == "text" else "sentence"
+    if about.is_read:
+        thing = "text" if about.kind == "text" else "sentence"
         return [(int(row), f"empty {thing}") for row in np.flatnonzero(is_empty_text(column))]
     missing = column.is_null().to_numpy()
-    if kind == "number":
+    if about.kind == "number":
         missing = ~np.isfinite(np.asarray(column.to_numpy(), np.float64))
     return [
-        (int(row), f"missing {kind if kind in ('number', 'tags') else 'label'}")
+        (int(row), f"missing {'label' if about.kind in ('label', 'labels') else about.kind}")
         for row in np.flatnonzero(missing)
     ]

@@ -12,19 +12,12 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoTokenizer, PreTrainedModel
 
 from bigbatch.errors import ModelError
 from bigbatch.model.adjust import override_config, set_dropout, set_dropout_fields, set_trainable
@@ -32,6 +25,7 @@ from bigbatch.model.anatomy import anatomy, evaluating, headed_model, trial_ids
 from bigbatch.model.checks import check_model, check_one_stack, pad_id
 from bigbatch.model.encoder import Encoder
 from bigbatch.model.folder import CONFIG, View
+from bigbatch.model.heads import HEADS, HeadKind, ProblemType
 from bigbatch.model.masters import full_precision, tie
 from bigbatch.model.names import clean_name
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
@@ -41,28 +35,6 @@ from bigbatch.private import keep_compiled_code_private
 __all__ = ["LoadedModel", "check_model", "known_labels", "load_model", "load_tokenizer", "pad_id"]
 
 _NO_NAME = "model.name: none given; expected a folder or a hub name like org/name"
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-HeadKind = Literal["sequence", "tokens", "masked", "causal", "states"]
-"""What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token; `states`:
-there is no head, and the outputs are the tokens' states."""
-
-
-@dataclass(frozen=True)
-class _HeadClass:
-    """How transformers calls a kind of head."""
-
-    auto: Any
-    suffix: str
-    """Of the names of its model classes."""
-
-
-_HEADS: Mapping[str, _HeadClass] = {
-    "sequence": _HeadClass(AutoModelForSequenceClassification, "ForSequenceClassification"),
-    "tokens": _HeadClass(AutoModelForTokenClassification, "ForTokenClassification"),
-    "masked": _HeadClass(AutoModelForMaskedLM, "ForMaskedLM"),
-    "causal": _HeadClass(AutoModelForCausalLM, "ForCausalLM"),
-    "states": _HeadClass(AutoModel, ""),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +51,14 @@ class _Wanted:
 
     kind: HeadKind
     outputs: int
-    id2label: dict[int, str] | None
+    id2label: Mapping[int, str] | None
     problem_type: ProblemType | None
     seed: int
 
     @property
     def labelled(self) -> bool:
         """Whether its outputs stand for labels; else for token ids."""
-        return self.kind in ("sequence", "tokens")
+        return HEADS[self.kind].labelled
 
 
 def load_tokenizer(spec: Any) -> Any:
@@ -139,7 +111,7 @@ def load_model(
     *,
     kind: HeadKind = "sequence",
     outputs: int = 0,
-    id2label: dict[int, str] | None = None,
+    id2label: Mapping[int, str] | None = None,
     problem_type: ProblemType | None = None,
     seed: int,
     dropout: float | None,
@@ -167,7 +139,7 @@ def load_model(
         module, notes = _from_source(spec, wanted, dropout)
     else:
         check_one_stack(getattr(module, "config", None), type(module).__name__)
-        module = _live_encoder(module) if kind == "states" else module
+        module = _live_encoder(module) if kind == "hidden" else module
         notes = [*full_precision(module), *_adopt(module, spec, wanted, dropout)]
     _check_head(module, wanted)
     set_trainable(module, spec.trainable)
@@ -194,7 +166,7 @@ def _from_view(view: View, spec: Any, wanted: _Wanted, dropout: float | None) ->
         notes.append(f"{config.model_type} has no dropout to set")
     change = _head_change(config, wanted)
     _describe_head(config, wanted)
-    auto = _HEADS[wanted.kind].auto
+    auto = getattr(transformers, HEADS[wanted.kind].auto)
     with explained(spec.name), quiet(), _seeded(wanted.seed):
         if not view.weights:
 
@@ -220,7 +192,7 @@ def _from_view(view: View, spec: Any, wanted: _Wanted, dropout: float | None) ->
     module.config._name_or_path = module.name_or_path = view.name
     module = _headed(module, wanted)
     new = {str(key) for key in info["missing_keys"]} | {str(key[0]) for key in info["mismatched_keys"]}
-    if wanted.kind == "states":  # a pooler that was not there is not missed
+    if wanted.kind == "hidden":  # a pooler that was not there is not missed
         new &= {clean_name(name) for name, _ in module.named_parameters()}
     notes += _explain_new(module, new, info, change, wanted)
     return module.eval(), notes
@@ -228,7 +200,7 @@ def _from_view(view: View, spec: Any, wanted: _Wanted, dropout: float | None) ->
 
 def _headed(module: nn.Module, wanted: _Wanted) -> nn.Module:
     """As it is, or a base model as an encoder without the pooler that nobody reads."""
-    if wanted.kind != "states":
+    if wanted.kind != "hidden":
         return module
     if "add_pooling_layer" in signature(type(module).__init__).parameters:
         module.pooler = None  # type: ignore[assignment]
@@ -321,7 +293,7 @@ def _head_change(config: Any, wanted: _Wanted) -> str:
     if not wanted.labelled:
         return ""
     change = _label_change(config, wanted)
-    suffix = _HEADS[wanted.kind].suffix
+    suffix = HEADS[wanted.kind].suffix
     others = [name for name in config.architectures or () if "For" in str(name) and not name.endswith(suffix)]
     return change or (f"another kind of head ({others[0]} before)" if others else "")
 
@@ -365,11 +337,11 @@ def _check_head(module: nn.Module, wanted: _Wanted) -> None:
         ModelError: what was found and what the task needs.
     """
     parts = anatomy(module)
-    name, suffix = type(parts.outer).__name__, _HEADS[wanted.kind].suffix
+    name, suffix = type(parts.outer).__name__, HEADS[wanted.kind].suffix
     if (parts.pools == "tokens") != (wanted.kind != "sequence"):
         gives = "one output per token" if parts.pools == "tokens" else "one output per sample"
         raise ModelError(f"found a {name}, whose head gives {gives}; the task needs an AutoModel{suffix}")
-    if wanted.kind == "states":
+    if wanted.kind == "hidden":
         return
     if not wanted.labelled and parts.output_layer is None:
         raise ModelError(

@@ -22,7 +22,7 @@ from bigbatch.plan.precision import FORMATS, Format
 from bigbatch.precision.casting import AUTOCAST
 from bigbatch.precision.policy import Policy, Unit, units_of
 from bigbatch.precision.watching import Seen, watch
-from bigbatch.protocols import Task
+from bigbatch.protocols import Losses
 from bigbatch.records import MicroBatch
 
 _LARGE_FORWARD, _LARGE_GRADIENT = 0.05, 0.1
@@ -90,7 +90,7 @@ def audit(
     format: str,
     policy: Policy,
     parts: Anatomy,
-    task: Task,
+    task: Losses,
     micro_batches: Sequence[MicroBatch],
     optimizer_factory: Callable[[nn.Module], Optimizer],
 ) -> Audit:

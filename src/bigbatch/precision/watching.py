@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.precision.policy import Unit
-from bigbatch.protocols import Forward, Task
+from bigbatch.protocols import Forward, Losses
 from bigbatch.records import MicroBatch
 from bigbatch.tasks.losses import shares_of
 
@@ -80,7 +80,7 @@ def watch(
     forward: Forward,
     module: nn.Module,
     units: Sequence[Unit],
-    task: Task,
+    task: Losses,
     micro_batches: Sequence[MicroBatch],
     *,
     scale: float = 1.0,
@@ -160,7 +160,7 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if not any(True for _ in part.children())]
 
 
-def _denominators(task: Task, micro_batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+def _denominators(task: Losses, micro_batches: Sequence[MicroBatch]) -> Mapping[str, float]:
     found: dict[str, float] = {}
     for batch in micro_batches:
         for term, count in task.denominators(batch.targets).items():
@@ -168,7 +168,7 @@ def _denominators(task: Task, micro_batches: Sequence[MicroBatch]) -> Mapping[st
     return found
 
 
-def _loss(task: Task, output_UC: Tensor, batch: MicroBatch, denominators: Mapping[str, float]) -> Tensor:
+def _loss(task: Losses, output_UC: Tensor, batch: MicroBatch, denominators: Mapping[str, float]) -> Tensor:
     # A copy: arrays of the token cache are memory-mapped and read-only, which torch does not take.
     targets = batch.targets.map(lambda values: torch.from_numpy(np.array(values)).to(output_UC.device))
     return torch.stack([*shares_of(task.loss(output_UC, targets), denominators).values()]).sum()

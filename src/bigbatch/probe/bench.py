@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bigbatch.graph.recompute import KEPT
 from bigbatch.model.untouched import untouched
 from bigbatch.probe.hardware import resident_bytes, synchronize
-from bigbatch.protocols import Forward, Task
+from bigbatch.protocols import Forward, Losses
 from bigbatch.records import MicroBatch, Targets
 
 TIMED = 3
@@ -25,7 +25,7 @@ class Bench:
     """Runs micro-batches and reads the clock."""
 
     def __init__(
-        self, *, forward: Forward, task: Task, device: torch.device, weight_copies_bytes: int = 0
+        self, *, forward: Forward, task: Losses, device: torch.device, weight_copies_bytes: int = 0
     ) -> None:
         self.weight_copies_bytes = weight_copies_bytes
         self._forward = forward
@@ -135,7 +135,7 @@ def saved_bytes(run: Callable[[], object], module: nn.Module) -> int:
     return sum(sizes.values()) + 2 * max(sizes.values(), default=0)
 
 
-def warm_up(forward: Any, task: Task, micro_batch: MicroBatch) -> None:
+def warm_up(forward: Any, task: Losses, micro_batch: MicroBatch) -> None:
     """Run once, forward and backward: what is compiled or allocated at first use is not the first update's time."""
     module: nn.Module = forward.module
     with untouched(module, forward.in_place):

@@ -20,7 +20,7 @@ from bigbatch.model.untouched import untouched
 from bigbatch.plan.choices import ABOUT_AS_FAST
 from bigbatch.probe.bench import TIMED, Bench, spread
 from bigbatch.probe.hardware import peak_memory_bytes, resident_bytes, synchronize
-from bigbatch.protocols import Forward, Task
+from bigbatch.protocols import Forward, Losses
 from bigbatch.records import CalibrationFacts, MicroBatch
 
 CPU_CANDIDATES = (512, 1024, 2048, 4096)
@@ -50,7 +50,7 @@ TRIAL_TOKENS = len(CPU_CANDIDATES) * _CPU_TRIAL_TOKENS + 6 * CPU_DEFAULT
 
 def calibrate(
     forward: Forward,
-    task: Task,
+    task: Losses,
     module: nn.Module,
     make_micro_batches: Callable[[int], Sequence[MicroBatch]],
     optimizer_factory: Callable[[nn.Module], Optimizer],
@@ -146,7 +146,7 @@ def calibrate(
 
 def calibrate_one(
     forward: Forward,
-    task: Task,
+    task: Losses,
     module: nn.Module,
     make_micro_batches: Callable[[int], Sequence[MicroBatch]],
     optimizer_factory: Callable[[nn.Module], Optimizer],
@@ -237,7 +237,7 @@ def compared_tokens(device: str) -> int:
 
 def compare(
     forwards: Mapping[str, Callable[[], Forward]],
-    task: Task,
+    task: Losses,
     module: nn.Module,
     micro_batches: Sequence[MicroBatch],
 ) -> tuple[dict[str, float], dict[str, str]]:

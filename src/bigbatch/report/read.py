@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from bigbatch.documents import read_document, record_of
 from bigbatch.errors import UsageError
+from bigbatch.model.heads import HEADS, head_named_by
 from bigbatch.stored import Damaged, open_plain, read_bytes, read_object
 from bigbatch.units import show_bytes
 
@@ -112,15 +113,6 @@ def read_run(path: str | Path) -> RunData:
     )
 
 
-_AUTO_CLASSES = {
-    "ForTokenClassification": "AutoModelForTokenClassification",
-    "ForMaskedLM": "AutoModelForMaskedLM",
-    "ForCausalLM": "AutoModelForCausalLM",
-    "LMHeadModel": "AutoModelForCausalLM",
-}
-"""What the names of a model's classes end in -> transformers' class that opens it."""
-
-
 def auto_class(folder: Path) -> str:
     """Transformers' class that opens a model folder, by its config.json; that of classifiers where none says."""
     try:
@@ -128,8 +120,7 @@ def auto_class(folder: Path) -> str:
     except (OSError, Damaged):
         found = None
     names = [str(name) for name in found] if isinstance(found, list) else []
-    fitting = [auto for suffix, auto in _AUTO_CLASSES.items() if any(name.endswith(suffix) for name in names)]
-    return fitting[0] if fitting else "AutoModelForSequenceClassification"
+    return HEADS[next(filter(None, map(head_named_by, names)), "sequence")].auto
 
 
 def _nearest(folder: Path) -> str:

@@ -25,8 +25,8 @@ def chosen_figure(parts: Parts) -> str | None:
 
 def about(parts: Parts) -> list[tuple[str, str]]:
     """(name, words) of task, data and model."""
-    task, names = parts.recipe.task.name, getattr(parts.task, "label_names", ())
-    kind = getattr(parts.task, "kind", "single")
+    task, names = parts.recipe.task.name, parts.task.label_names
+    kind = parts.task.kind
     what = task if kind == "single" else f"{task} ({kind})"
     counted = "tag" if task == "tag" else "class" if kind == "single" else "label"
     classes = f", {len(names):,} {_plural(counted)}" if len(names) > 1 else ""

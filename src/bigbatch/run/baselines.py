@@ -174,7 +174,7 @@ def _digest(parts: Parts) -> str:
     what: Any = {
         "rows": {name: rows.content_digest for name, rows in parts.rows.items()},
         "task": [type(parts.task).__name__, parts.recipe.task.model_dump(mode="json")],
-        "classes": list(getattr(parts.task, "label_names", ())),
+        "classes": list(parts.task.label_names),
         "figures": [name for metric in parts.metrics for name in reported_names(metric)],
         "told": [figure(parts), told_split(parts)],
         "length": parts.max_length,

@@ -5,22 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import bigbatch
 from bigbatch.build.build import Parts
+from bigbatch.model.heads import HEADS
 from bigbatch.store.progress import Progress
-from bigbatch.tasks.heads import head_kind
-
-_HEADS = {
-    "sequence": ("text-classification", "AutoModelForSequenceClassification", "# Text classifier"),
-    "tokens": ("token-classification", "AutoModelForTokenClassification", "# Token classifier"),
-    "masked": ("fill-mask", "AutoModelForMaskedLM", "# Masked language model"),
-    "states": ("sentence-similarity", "AutoModel", "# Text embeddings"),
-    "causal": ("text-generation", "AutoModelForCausalLM", "# Language model"),
-}
-"""Kind of head -> Hugging Face's pipeline and class for it, and the card's title."""
-
 
 Figures = Mapping[str, Mapping[str, float | None]]
 """Split -> name -> loss or metric."""
@@ -47,17 +36,17 @@ def model_card(
         verdict: the run in one sentence; class names in it are data.
         kept: which weights these are, and why, in one sentence.
     """
-    names = getattr(parts.task, "label_names", ())
-    pipeline, auto, _ = _HEADS[head_kind(parts.task)]
+    names = parts.task.label_names
+    head = HEADS[parts.task.head.kind]
     lines = [
         "---",
         "library_name: transformers",
-        f"pipeline_tag: {pipeline}",
+        f"pipeline_tag: {head.pipeline}",
         "tags: [bigbatch]",
         f"base_model: {json.dumps(base, ensure_ascii=False)}",
         "---",
         "",
-        _title(parts.task),
+        f"# {parts.task.title}",
         "",
         f"Fine-tuned from {_shown_as_it_is(base)} with bigbatch {bigbatch.__version__}.",
         "",
@@ -66,15 +55,8 @@ def model_card(
         lines += ["Labels: " + ", ".join(map(_shown_as_it_is, names)) + ".", ""]
     if verdict:
         lines += [f"Result: {_shown_as_it_is(verdict)}", ""]
-    lines += [*_figures(final, baselines), *_training(parts, progress, kept), *_usage(auto)]
+    lines += [*_figures(final, baselines), *_training(parts, progress, kept), *_usage(head.auto)]
     return "\n".join(lines) + "\n"
-
-
-def _title(task: Any) -> str:
-    """What the model does, as far as the task says it."""
-    if not hasattr(task, "head"):
-        return "# Model"
-    return "# Text regressor" if getattr(task, "kind", "") == "regression" else _HEADS[head_kind(task)][2]
 
 
 def _figures(final: Figures, baselines: Mapping[str, Figures] = {}) -> list[str]:

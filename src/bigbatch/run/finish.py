@@ -28,7 +28,6 @@ from bigbatch.run.verdict import run_verdict
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.progress import Progress
 from bigbatch.tasks.entities import PIECE
-from bigbatch.tasks.heads import extra_files
 
 SHOWN_EXAMPLES = 20
 SHOWN_WORDS = 12
@@ -88,7 +87,7 @@ def _written(
     )
     # No rank holds all of a divided model; its checkpoint does.
     stored = loop.keeper.stored_weights() if loop.world.divides else None
-    files = extra_files(parts.task, parts.module)
+    files = parts.task.files(parts.module)
     save_model(parts.module, parts.tokenizer, directory.model, card, stored, files=files)
     directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
     if stored is None:  # the analysis runs the model, which takes every rank of a divided one
@@ -183,7 +182,7 @@ def evaluation_file(parts: Parts, results: Mapping[str, EvalResult]) -> dict[str
 def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
     rows = parts.rows[split]
     return {
-        "labels": list(getattr(parts.task, "label_names", ())),
+        "labels": list(parts.task.label_names),
         "confusion": None if result.confusion is None else result.confusion.tolist(),
         "calibration": list(result.calibration or ()),
         "examples": [

@@ -198,7 +198,7 @@ class Run:
         if parts.step.world.size == 1:  # the mean of replicas on several ranks takes all of them
             parts.settle()
         # Padded: it works whether or not the packed path still holds the module's attention.
-        forward = pooled(PaddedForward(parts.module, parts.pad_id), getattr(parts.task, "pooling", None))
+        forward = pooled(PaddedForward(parts.module, parts.pad_id), parts.task.pooled_by)
         columns = parts.recipe.data.columns
         return list(predict_rows(forward, parts.task, parts.tokenizer, rows, columns=columns))
 

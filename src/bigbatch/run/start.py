@@ -57,12 +57,11 @@ from bigbatch.store.lock import RunLock
 from bigbatch.store.mending import mend
 from bigbatch.store.progress import Progress
 from bigbatch.store.same_classes import check_same_classes
+from bigbatch.tasks.base import Task
 
 _RECORD_BYTES = 2**24
 """Room for metrics.jsonl, report and the small files."""
-_DECISIONS: Mapping[str, type[Decision]] = {
-    kind.__name__: kind for kind in (Start, Resume, Finished, NewName)
-}
+_DECISIONS: Mapping[str, type[Decision]] = {of.__name__: of for of in (Start, Resume, Finished, NewName)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ class _Start:
 
     recipe: Recipe
     live: Live
-    task: Any
+    task: Task
     inputs: Inputs
     code: tuple[Path, ...]
     what: Fingerprint

@@ -13,6 +13,7 @@ from bigbatch.infer.evaluate import EvalResult
 from bigbatch.rules.verdict import Course, Curves, Held, verdict
 from bigbatch.run import baselines
 from bigbatch.run.baselines import Baselines
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.entities import scheme_of
 
 if TYPE_CHECKING:
@@ -81,12 +82,12 @@ def _course(parts: Parts, loop: Loop) -> Course:
     )
 
 
-def never_predicted(task: Any, result: EvalResult | None) -> tuple[list[str], str]:
+def never_predicted(task: Task, result: EvalResult | None) -> tuple[list[str], str]:
     """Classes that occur in a split and are never predicted there, and what they are: classes, or types of entities."""
     if result is None or result.confusion is None:
         return [], "class"
     true_C, said_C = result.confusion.sum(1), result.confusion.sum(0)
-    if getattr(task, "marked", False):
+    if task.marked:
         scheme = scheme_of(result.labels)
         types_C = scheme.types_C[: len(true_C)]
         true_C, said_C = (

@@ -18,7 +18,7 @@ from torch import Tensor
 from bigbatch.model.layout import to_device
 from bigbatch.parallel.agree import memory_errors
 from bigbatch.precision.loss_scale import LossScale
-from bigbatch.protocols import Forward, Task
+from bigbatch.protocols import Forward, Losses
 from bigbatch.records import LossSums, MicroBatch
 from bigbatch.step.masks import mask_seed, private_generator, seed_generator
 from bigbatch.tasks.losses import shares_of
@@ -31,7 +31,7 @@ class PlainExecutor:
         self,
         *,
         forward: Forward,
-        task: Task,
+        task: Losses,
         device: torch.device,
         seed: int,
         in_place: Sequence[Tensor] = (),

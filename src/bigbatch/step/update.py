@@ -16,7 +16,7 @@ from bigbatch.optim.build import set_lr
 from bigbatch.parallel.agree import alone, is_memory_error, summed, together
 from bigbatch.precision.loss_scale import GradientOverflow, LossScale
 from bigbatch.probe.hardware import peak_memory_bytes
-from bigbatch.protocols import Task, World
+from bigbatch.protocols import Losses, World
 from bigbatch.records import GlobalBatch, LossSums, MicroBatch, Update
 from bigbatch.step.executor import PlainExecutor
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class StepParts:
     """What an update is made of; built once by `build.build`."""
 
-    task: Task
+    task: Losses
     executor: PlainExecutor
     optimizer: torch.optim.Optimizer
     parameters: Sequence[Tensor]

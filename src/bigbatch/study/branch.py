@@ -60,7 +60,6 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
     from bigbatch.model.export import save_model
     from bigbatch.store.checkpoints import read_checkpoint
     from bigbatch.store.tensors import MODEL
-    from bigbatch.tasks.heads import extra_files
 
     opened = open_model(home)
     held = read_checkpoint(checkpoint, lambda name, shape: _whole(shape) if name.startswith(MODEL) else None)
@@ -75,7 +74,7 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
         raise ModelError(
             f"--from {checkpoint}: its weights do not fit {home}: {', '.join([*lost, *unexpected][:5])}"
         )
-    files = extra_files(opened.task, module)
+    files = opened.task.files(module)
     save_model(module, opened.tokenizer, out, f"{_CARD}{checkpoint.name}.\n", files=files)
     return out
 

@@ -2,8 +2,12 @@
 
 ::
 
+    base.py       what a task is
+    facts.py      what a run tells it
+    labelled.py   what tasks share whose units have labels or numbers, and whose loss the recipe chooses
     classify.py   single label, multi-label, regression; one text or a pair
-    heads.py      the head that a task needs, and the model that has it
+    described.py  predictions as plain data
+    stand_in.py   what is measured in place of a loss of a whole batch
     tag.py        a tag for each word of a sentence
     match.py      embeddings of texts that belong together
     texts.py      rows of several texts, and tables of texts
@@ -11,7 +15,6 @@
     matching.py   the figures of matching by name
     retrieval.py  exact ranks in a corpus
     sentence_transformers.py  the files of its model folders
-    classes.py    what tasks share whose units are classes: weights, losses, probabilities
     inputs.py     text or words -> token ids, one tokenizer call for many rows
     losses.py     one value per unit, class weights, losses of your own
     metrics.py    the figures of classification by name
@@ -21,5 +24,5 @@
     figures.py    the formulas behind them: counts, ranks, correlations
     row_scores.py what each row adds to a figure, so that two evaluations can be paired
     sums.py       sums of floats that do not depend on order
-    catalog.py    recipe -> task, loss and metrics, import references included
+    catalog.py    recipe -> task, loss and metrics, import references included; tasks that do not extend the base
 """

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
 
 from bigbatch.errors import ModelError, Problem, RecipeError
-from bigbatch.protocols import Metric, Task
+from bigbatch.model.heads import Head, head_named_by
+from bigbatch.protocols import Metric, Role, Row, Tokenizer
 from bigbatch.recipe.learning import PLANNED_TASKS
 from bigbatch.recipe.references import is_reference, resolve_reference
+from bigbatch.records import Predictions, Sample, Targets, TokenTable
+from bigbatch.tasks.base import NOT_AN_OPTION, Task, options_of
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
-from bigbatch.tasks.heads import told
-from bigbatch.tasks.losses import Kind, check_weighable, default_loss, resolve_loss
+from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.states import WholeMetric
 from bigbatch.tasks.tag import Tag
 
-TASKS: Mapping[str, type] = {
+if TYPE_CHECKING:
+    from bigbatch.model.pooling import Pooling
+    from bigbatch.recipe.schema import Recipe
+
+TASKS: Mapping[str, type[Task]] = {
     "classify": Classify,
     "tag": Tag,
     "mlm": MaskedLM,
     "clm": CausalLM,
     "match": Match,
 }
-_HEADS: Mapping[str, str] = {
-    "ForSequenceClassification": "classify",
-    "ForTokenClassification": "tag",
-    "ForMaskedLM": "mlm",
-    "ForCausalLM": "clm",
-    "LMHeadModel": "clm",
-}
-"""What the names of a head's classes end in -> its task."""
 
 
 def task_named_by(head: str) -> str | None:
@@ -45,7 +46,8 @@ def task_named_by(head: str) -> str | None:
         >>> task_named_by("BertForTokenClassification"), task_named_by("T5ForConditionalGeneration")
         ('tag', None)
     """
-    return next((task for suffix, task in _HEADS.items() if head.endswith(suffix)), None)
+    kind = head_named_by(head)
+    return next((name for name, task in TASKS.items() if kind is not None and task().head.kind == kind), None)
 
 
 def task_of_module(module: Any) -> dict[str, Any] | None:
@@ -71,52 +73,33 @@ def task_of_module(module: Any) -> dict[str, Any] | None:
     return {"name": name} if kind == "single" else {"name": name, "kind": kind}
 
 
-def task_from_recipe(recipe: Any) -> Task:
+def task_from_recipe(recipe: Recipe) -> Task:
     """The task of a recipe, with its loss, metrics and `data.max_length`; labels come from the data later.
 
     Raises:
         RecipeError: unknown task, option, loss or metric.
     """
-    folder: Path = recipe.source.parent if recipe.source else Path.cwd()
+    folder = recipe.source.parent if recipe.source else Path.cwd()
     where = recipe.source.name if recipe.source else "recipe"
     task = build_task(recipe.task.name, recipe.task.args or {}, folder, where=where)
     return with_settings(task, recipe)
 
 
-def with_settings(task: Any, recipe: Any) -> Task:
-    """The task with the recipe's loss, metrics and `data.max_length`, as far as it has fields for them.
+def with_settings(found: Any, recipe: Recipe) -> Task:
+    """A task with the recipe's loss, metrics and `data.max_length`.
 
     What a task object of Python was given itself stays, unless the recipe names another.
 
     Raises:
         RecipeError: unknown loss or metric; class weights for another kind than single.
     """
-    folder: Path = recipe.source.parent if recipe.source else Path.cwd()
+    folder = recipe.source.parent if recipe.source else Path.cwd()
     where = recipe.source.name if recipe.source else "recipe"
-    settings: dict[str, Any] = {"max_length": recipe.data.max_length or getattr(task, "max_length", None)}
-    if hasattr(task, "unit_loss"):
-        settings |= _loss_settings(task, recipe.loss, folder, where)
-    elif hasattr(task, "check_loss"):
-        task.check_loss(recipe.loss, where=where)
-    if hasattr(task, "chosen_metrics"):
-        metrics = tuple(_metric(name, task, folder, where) for name in recipe.metrics)
-        settings["chosen_metrics"] = metrics or task.chosen_metrics
-    return told(task, **settings)
-
-
-def _loss_settings(task: Any, loss: Any, folder: Path, where: str) -> dict[str, Any]:
-    """The recipe's `loss:` for the fields of a task that has one of ours; classes are what most tasks predict."""
-    kind: Kind = getattr(task, "kind", "single")
-    weights = loss.class_weights or "none"
-    unit_loss = resolve_loss(loss, folder, kind=kind, where=where)
-    if weights != "none":
-        check_weighable(kind, unit_loss, where=where)
-    own_is_better = task.unit_loss is not None and unit_loss == default_loss(kind)
-    own_weights = getattr(task, "class_weight_setting", "none")
-    return {
-        "unit_loss": task.unit_loss if own_is_better else unit_loss,
-        "class_weight_setting": own_weights if weights == "none" else weights,
-    }
+    task = as_task(found).with_loss(recipe.loss, folder, where=where)
+    metrics = tuple(_metric(name, task, folder, where) for name in recipe.metrics)
+    return task.with_facts(
+        max_length=recipe.data.max_length or task.facts.max_length, metrics=metrics or task.facts.metrics
+    )
 
 
 def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "recipe") -> Task:
@@ -128,14 +111,14 @@ def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "
     if is_reference(name):
         found = resolve_reference(name, base)
         if not isinstance(found, type):
-            return _checked(found, name, where)
+            return as_task(found, name, where=where)
         kind: type = found
     elif name in TASKS:
         kind = TASKS[name]
     else:
         raise RecipeError([Problem(where=where, key="task", what=_unknown_task(name))])
     _check_options(kind, args, where)
-    return _checked(kind(**args), name, where)
+    return as_task(kind(**args), name, where=where)
 
 
 def _unknown_task(name: str) -> str:
@@ -147,6 +130,9 @@ def _unknown_task(name: str) -> str:
 
 
 def _check_options(kind: type, args: Mapping[str, Any], where: str) -> None:
+    missing = sorted(getattr(kind, "__abstractmethods__", ()))
+    if missing:
+        raise RecipeError([Problem(where=where, key="task", what=_no_task(kind.__name__, missing))])
     if not is_dataclass(kind):
         return
     options = [entry.name for entry in fields(kind) if entry.init and entry.metadata.get("option", True)]
@@ -160,17 +146,143 @@ def _check_options(kind: type, args: Mapping[str, Any], where: str) -> None:
         raise RecipeError(problems)
 
 
-def _checked(task: Any, name: str, where: str) -> Task:
-    missing = [
-        part for part in ("roles", "encode", "denominators", "loss", "decode") if not hasattr(task, part)
-    ]
+def _no_task(name: str, missing: Sequence[str]) -> str:
+    return f"{name} is no task: it has no {', '.join(missing)}"
+
+
+def as_task(found: Any, name: str | None = None, *, where: str = "recipe") -> Task:
+    """A task as it is; one of the user's own that does not extend `tasks.base.Task` is wrapped.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    if isinstance(found, Task):
+        return found
+    missing = [part for part in _LEAST if not hasattr(found, part)]
     if missing:
-        what = f"{name} is no task: it has no {', '.join(missing)}"
+        what = _no_task(name or type(found).__name__, missing)
         raise RecipeError([Problem(where=where, key="task", what=what)])
-    return task
+    return Foreign(own=found)
 
 
-def _metric(name: str, task: Any, base: Path, where: str) -> str | Metric:
+_LEAST = ("roles", "encode", "denominators", "loss", "decode")
+_OPTIONAL = frozenset({
+    "arrange", "build", "clock", "couples", "data_warnings", "files", "fixed", "joins_rows", "keep", "kept_loss",
+    "label_names", "labels", "nothing", "perfect", "predict", "view", "weigh",
+})  # fmt: skip
+"""What a task of the user's own may have as `tasks.base.Task` has it."""
+_FILLED = {"labels": "label_set", "pools": "pool"} | {
+    name: name for name in ("max_length", "block_length", "vocabulary", "data_seed", "pooling")
+}
+"""Fact -> the field of such a task that it is put into, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign(Task[Any]):
+    """A task of the user's own that does not extend the base class, and has what `protocols.Task` has.
+
+    The one place that asks what else it may have.
+    """
+
+    own: Any = field(metadata=NOT_AN_OPTION)
+
+    def __getattribute__(self, name: str) -> Any:
+        """What it has of `_OPTIONAL` is its own; the rest are the base's defaults."""
+        if name in _OPTIONAL and hasattr(self.own, name):
+            return getattr(self.own, name)
+        return super().__getattribute__(name)
+
+    def with_facts(self, **facts: Any) -> Foreign:
+        """Those that it has a field for reach it."""
+        own: Any = self.own
+        known = {each.name for each in fields(own)} if is_dataclass(own) else set()
+        filled = {_FILLED[name]: fact for name, fact in facts.items() if _FILLED.get(name) in known}
+        told = super().with_facts(**facts)
+        return replace(told, own=replace(own, **filled)) if filled else told
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What the user chose under `task:`."""
+        if not is_dataclass(self.own):
+            return dict(getattr(self.own, "__dict__", {}))
+        return options_of(self.own)
+
+    @property
+    def written_in(self) -> type:
+        """The user's class."""
+        return type(self.own)
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """Its own."""
+        return self.own.roles
+
+    @property
+    def kind(self) -> Kind:
+        """What it says, whatever its columns hold."""
+        return getattr(self.own, "kind", "single")
+
+    @property
+    def head(self) -> Head:
+        """Its own; one that does not say needs one output for a sample."""
+        found = getattr(self.own, "head", None) or Head(kind="sequence")
+        return found if isinstance(found, Head) else Head(**found)
+
+    @property
+    def title(self) -> str:
+        """Nobody knows what the model of a task without a head does."""
+        return super().title if hasattr(self.own, "head") else "Model"
+
+    @property
+    def pooled_by(self) -> Pooling | None:
+        """Its own."""
+        return getattr(self.own, "pooling", None)
+
+    @property
+    def longest(self) -> int | None:
+        """Its own."""
+        return getattr(self.own, "max_length", None)
+
+    @property
+    def has_view(self) -> bool:
+        """Whether it has one."""
+        return hasattr(self.own, "view")
+
+    @property
+    def usual_metrics(self) -> tuple[Metric, ...]:
+        """Its own."""
+        return tuple(getattr(self.own, "metrics", ()))
+
+    def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
+        """Its own."""
+        return self.own.encode(row, tokenizer)
+
+    def encode_batch(
+        self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
+    ) -> list[Sample]:
+        """Its own, for rows to learn from; else one by one."""
+        if labelled and hasattr(self.own, "encode_batch"):
+            return self.own.encode_batch(rows, tokenizer)
+        return [self.own.encode(row, tokenizer) for row in rows]
+
+    def fit(self, train: TokenTable) -> Foreign:
+        """The same task, knowing what its own says."""
+        return replace(self, own=self.own.fit(train)) if hasattr(self.own, "fit") else self
+
+    def denominators(self, targets: Targets) -> dict[str, float]:
+        """Its own."""
+        return self.own.denominators(targets)
+
+    def loss(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
+        """Its own."""
+        return self.own.loss(outputs, targets)
+
+    def decode(self, kept: np.ndarray) -> Predictions:
+        """Its own."""
+        return self.own.decode(kept)
+
+
+def _metric(name: str, task: Task, base: Path, where: str) -> str | Metric:
     """A reference as its metric; a name as it is, once the task knows it as far as labels are known."""
     if is_reference(name):
         found = resolve_reference(name, base)

@@ -6,74 +6,57 @@ The unit is the predicted token, and the clock counts tokens: schedules move wit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from bigbatch.data.tokens import as_table
-from bigbatch.errors import DataError, Problem, RecipeError
-from bigbatch.protocols import Metric
+from bigbatch.errors import DataError
+from bigbatch.model.heads import Head
+from bigbatch.protocols import Row, Tokenizer
 from bigbatch.records import Sample, TokenTable
+from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.blocks import block_bounds, next_token_table, piece_bounds
-from bigbatch.tasks.classes import SET_BY_THE_RUN
 from bigbatch.tasks.documents import Document, encode_documents
-from bigbatch.tasks.heads import build_model
 from bigbatch.tasks.inputs import is_tokenised
-from bigbatch.tasks.language import LanguageModelling, has_whole_weights
+from bigbatch.tasks.language import LanguageModelling
 from bigbatch.tasks.losses import IGNORED
-from bigbatch.tasks.mlm import Run
 from bigbatch.tasks.perplexity import BYTES
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLM(LanguageModelling):
     """Predict the next token of a text."""
 
-    blocks: Literal["documents", "fixed"] = "documents"
-    """`documents`: each row by itself, cut into pieces of max_length; `fixed`: all rows joined, cut into blocks of
-    max_length."""
     not_predicted: Sequence[int] = ()
     """Token ids that are read and never predicted, such as an end mark that is the padding, too."""
 
-    block_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
-    """Tokens of a piece or block at most: `max_length`."""
-    whole_weights: bool = field(default=True, metadata=SET_BY_THE_RUN)
-    """Whether every unit counts once or not at all."""
-    chosen_metrics: tuple[str | Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
-    """Metrics that the recipe asks for; empty: all there are."""
-
     known_metrics = ("perplexity", "bits_per_byte", "accuracy")
     clock = "tokens"
-    defers_logits = True
-    wants_tokenizer = False
-
-    def __post_init__(self) -> None:
-        if self.blocks not in ("documents", "fixed"):
-            what = f"found {self.blocks!r}; expected documents or fixed"
-            raise RecipeError([Problem(where="recipe", key="task.blocks", what=what)])
 
     @property
-    def head(self) -> dict[str, Any]:
+    def head(self) -> Head:
         """A head that gives the next token."""
-        return {"kind": "causal"}
+        return Head(kind="causal")
 
-    def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:
-        """The model of `recipe.model` with a causal-language-model head, tied weights tied."""
-        return build_model(spec, self.head, facts)
+    @property
+    def longest(self) -> int | None:
+        """Any number of tokens: documents are cut into pieces."""
+        return None
 
     # ------------------------------------------------------------ rows to samples
 
-    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample:
+    def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
         """One row as a whole document, with a unit for each of its tokens; `arrange` cuts it."""
         return self.encode_batch([row], tokenizer)[0]
 
-    def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+    def encode_batch(
+        self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
+    ) -> list[Sample]:
         """Many rows with one call of the tokenizer. Texts end with the tokenizer's end mark, if it has one."""
+        del labelled
         end = getattr(tokenizer, "eos_token_id", None)
         documents = encode_documents(rows, tokenizer, None)
         # Rows of token ids are taken as they are.
@@ -83,7 +66,7 @@ class CausalLM(LanguageModelling):
         ]
         return [self._weighed(row, sample) for row, sample in zip(rows, samples, strict=True)]
 
-    def _weighed(self, row: Mapping[str, Any], sample: Sample) -> Sample:
+    def _weighed(self, row: Row, sample: Sample) -> Sample:
         """Tokens that are not to be predicted have weight 0: those named, and those whose label is -100."""
         predicted_T = ~np.isin(sample.ids, np.asarray(self.not_predicted, np.int64))
         labels = row.get("labels") if is_tokenised(row) else None
@@ -104,18 +87,14 @@ class CausalLM(LanguageModelling):
             firsts_S, ends_S = table.token_offsets[:-1], table.token_offsets[1:]
         return next_token_table(table, firsts_S, ends_S)
 
-    def weighted(self, train: TokenTable) -> CausalLM:
-        """The same task, told whether a sum may stand for weighted values."""
-        return replace(self, whole_weights=has_whole_weights(train))
-
     @property
     def _most_tokens(self) -> int:
-        assert self.block_length is not None, "the run tells the task its max_length"
-        if self.block_length < 2:
+        assert self.facts.block_length is not None, "the run tells the task its max_length"
+        if self.facts.block_length < 2:
             raise DataError(
-                f"data.max_length: found {self.block_length}; a token that predicts another takes two"
+                f"data.max_length: found {self.facts.block_length}; a token that predicts another takes two"
             )
-        return self.block_length
+        return self.facts.block_length
 
     # ------------------------------------------------------------ prediction
 
@@ -123,21 +102,23 @@ class CausalLM(LanguageModelling):
         """The prediction of a text without tokens."""
         return {"nll": None, "tokens": 0, "perplexity": None}
 
-    def predict(self, samples: Sequence[Sample], run: Run, tokenizer: Any) -> Iterator[dict[str, Any]]:
+    def predict(
+        self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
+    ) -> Iterator[dict[str, Any]]:
         """How surprising each row is. Generating text is planned, not built yet.
 
         Yields:
             `{"nll", "tokens", "perplexity"}`: nats of all its predicted tokens, how many those are, and
             exp(nll / tokens); None where nothing is predicted.
         """
-        del tokenizer
+        del rows, tokenizer
         documents = as_table([replace(sample, extras={}) for sample in samples])
         firsts_S, ends_S, owners_S = piece_bounds(documents, self._most_tokens)
         nll_D, tokens_D = np.zeros(len(samples)), np.zeros(len(samples), np.int64)
         if len(firsts_S):
             table = next_token_table(documents, firsts_S, ends_S)
             owners_U = np.repeat(owners_S, np.diff(table.unit_offsets))
-            np.add.at(nll_D, owners_U, run(table, self.reduce)[:, 0])
+            np.add.at(nll_D, owners_U, run(table, self.keep)[:, 0])
             tokens_D = np.bincount(owners_U, minlength=len(samples))
         for nll, tokens in zip(nll_D.tolist(), tokens_D.tolist(), strict=True):
             mean = nll / tokens if tokens else math.nan
@@ -149,7 +130,7 @@ class CausalLM(LanguageModelling):
             }
 
 
-def _labelled(row: Mapping[str, Any], labels: Any, ids_T: np.ndarray) -> np.ndarray:
+def _labelled(row: Row, labels: Sequence[int] | np.ndarray, ids_T: np.ndarray) -> np.ndarray:
     """(T,) bool: which tokens a row's own labels count; those are the tokens themselves.
 
     Raises:

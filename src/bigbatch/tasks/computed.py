@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigbatch.errors import UsageError
+from bigbatch.model.heads import HEADS
 from bigbatch.records import Predictions, Targets
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.entities import PIECE, STARTS
-from bigbatch.tasks.heads import is_coupled
-from bigbatch.tasks.language import LanguageModelling
 from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.states import joined
 
@@ -61,7 +61,7 @@ class ComputedMetrics:
         return _figures(self.function(EvalPrediction(predictions=logits, label_ids=labels)))
 
 
-def computed_metrics(function: Any, task: Any, larger_is_better: bool | None) -> ComputedMetrics:
+def computed_metrics(function: Any, task: Task, larger_is_better: bool | None) -> ComputedMetrics:
     """The metric of a `compute_metrics`, where the task has what it is to be given.
 
     Raises:
@@ -78,12 +78,12 @@ def computed_metrics(function: Any, task: Any, larger_is_better: bool | None) ->
     return ComputedMetrics(function=given, larger_is_better=larger_is_better is not False)
 
 
-def why_no_logits(task: Any) -> str:
+def why_no_logits(task: Task) -> str:
     """Why a task's evaluation has no logits to hand out; empty where it has."""
-    if isinstance(task, LanguageModelling):
-        known = ", ".join(task.known_metrics)
+    if HEADS[task.head.kind].defers_logits:
+        known = ", ".join(metric.name for metric in task.usual_metrics)
         return f"a language model's logits are never kept, one a token and entry of the vocabulary (there are {known})"
-    if is_coupled(task):
+    if task.couples == "batch":
         return "the task gives embeddings, not logits of labels"
     return ""
 

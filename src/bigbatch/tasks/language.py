@@ -8,7 +8,8 @@ Shapes: U units (predicted tokens), V token ids, D hidden width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.logits import DeferredLogits
 from bigbatch.protocols import Metric, Role
 from bigbatch.records import Predictions, Targets, TokenTable
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.low_entropy import low_entropy
 from bigbatch.tasks.perplexity import language_metrics
@@ -79,13 +81,22 @@ def logits_in_parts(outputs: Tensor | DeferredLogits) -> Iterator[tuple[slice, T
         yield part, _at_least_fp32(logits_UV)
 
 
-class LanguageModelling:
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelling(Task[Tensor | DeferredLogits]):
     """The half of a language-model task that does not depend on which tokens are predicted. Abstract."""
 
-    chosen_metrics: tuple[str | Metric, ...]
-    whole_weights: bool
-    known_metrics: tuple[str, ...]
-    """Names of the metrics of this task, those that are always reported first."""
+    blocks: Literal["documents", "fixed"] = "documents"
+    """`documents`: each row by itself, cut at max_length (clm: into pieces of it); `fixed`: all rows joined, cut into
+    blocks of max_length."""
+
+    known_metrics: ClassVar[tuple[str, ...]]
+    """Names of the metrics of this task."""
+    loss_is_own = "a language model's loss is the cross-entropy of its tokens, without options; leave it out"
+
+    def __post_init__(self) -> None:
+        if self.blocks not in ("documents", "fixed"):
+            what = f"found {self.blocks!r}; expected documents or fixed"
+            raise RecipeError([Problem(where="recipe", key="task.blocks", what=what)])
 
     @property
     def roles(self) -> Mapping[str, Role]:
@@ -93,19 +104,18 @@ class LanguageModelling:
         return {"text": Role(meaning="the text")}
 
     @property
-    def couples(self) -> Literal["sample", "batch"]:
-        """The loss is a sum over tokens."""
-        return "sample"
+    def joins_rows(self) -> bool:
+        """With fixed blocks."""
+        return self.blocks == "fixed"
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """What evaluations report."""
+    def usual_metrics(self) -> tuple[Metric, ...]:
+        """All there are."""
         known = language_metrics()
-        names = self.chosen_metrics or self.known_metrics
-        return tuple(known[name] if isinstance(name, str) else name for name in names)
+        return tuple(known[name] for name in self.known_metrics)
 
-    def check_metric(self, name: str, *, where: str = "recipe") -> None:
-        """Refuse a name that no metric of this task has.
+    def metric(self, name: str, *, where: str = "recipe") -> Metric:
+        """One of these.
 
         Raises:
             RecipeError: with the names there are.
@@ -113,27 +123,13 @@ class LanguageModelling:
         if name not in self.known_metrics:
             what = f"unknown metric {name!r} for a language model (known: {', '.join(self.known_metrics)})"
             raise RecipeError([Problem(where=where, key="metrics", what=what)])
-
-    def check_loss(self, loss: Any, *, where: str = "recipe") -> None:
-        """Refuse what `loss:` of a recipe asks for beyond cross-entropy of tokens.
-
-        Raises:
-            RecipeError: naming the key.
-        """
-        found = {
-            "name": loss.name != TERM,
-            "label_smoothing": bool(loss.label_smoothing),
-            "class_weights": loss.class_weights != "none",
-            "args": bool(loss.args),
-        }
-        what = "a language model's loss is the cross-entropy of its tokens, without options; leave it out"
-        problems = [
-            Problem(where=where, key=f"loss.{key}", what=what) for key, asked in found.items() if asked
-        ]
-        if problems:
-            raise RecipeError(problems)
+        return language_metrics()[name]
 
     # ------------------------------------------------------------ weights, denominators, loss
+
+    def fit(self, train: TokenTable) -> Self:
+        """The same task, told whether a sum may stand for weighted values."""
+        return self.with_facts(whole_weights=bool(np.isin(np.asarray(train.weights), (0.0, 1.0)).all()))
 
     def denominators(self, targets: Targets) -> dict[str, float]:
         """Predicted tokens: the sum of their weights, fp64 (numpy)."""
@@ -147,37 +143,32 @@ class LanguageModelling:
             targets: as tensors on the same device.
         """
         values_U = torch.where(targets.weights == 0, IGNORED, targets.values.long())
-        if self.whole_weights:
+        if self.facts.whole_weights:
             return {TERM: surprise(outputs, values_U)}
         losses_U = surprise_U(outputs, values_U)
         return {TERM: losses_U * targets.weights.to(losses_U.dtype)}
 
     # ------------------------------------------------------------ evaluation
 
-    def reduce(self, outputs: Tensor | DeferredLogits, targets: Targets) -> Tensor:
+    def keep(self, outputs: Tensor | DeferredLogits, targets: Targets) -> Tensor:
         """(U, 2) float64: -log probability of the true token, nats; 1 where it is the likeliest, else 0."""
         values_U = targets.values.long()
-        reduced_U2 = torch.zeros(len(values_U), 2, dtype=torch.float64, device=values_U.device)
+        kept_U2 = torch.zeros(len(values_U), 2, dtype=torch.float64, device=values_U.device)
         for part, logits_UV in logits_in_parts(outputs):
-            reduced_U2[part, 0] = functional.cross_entropy(
-                logits_UV, values_U[part], reduction="none"
-            ).double()
-            reduced_U2[part, 1] = (logits_UV.argmax(-1) == values_U[part]).double()
-        return reduced_U2
+            kept_U2[part, 0] = functional.cross_entropy(logits_UV, values_U[part], reduction="none").double()
+            kept_U2[part, 1] = (logits_UV.argmax(-1) == values_U[part]).double()
+        return kept_U2
 
-    def reduced_loss(self, reduced_U2: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
+    def kept_loss(self, kept: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
         """Weighted value of each unit (U,) float64."""
         weights_U = np.asarray(targets.weights, np.float64)
-        return {TERM: np.where(weights_U == 0, 0.0, reduced_U2[:, 0] * weights_U)}
+        return {TERM: np.where(weights_U == 0, 0.0, kept[:, 0] * weights_U)}
 
-    def decode(self, outputs: Any) -> Predictions:
-        """What `reduce` kept, for the metrics."""
-        reduced_U2 = np.asarray(outputs, np.float64)
-        return Predictions(
-            kind="language", scores=reduced_U2, probabilities=None, values=reduced_U2[:, 1] > 0.5
-        )
+    def decode(self, kept: np.ndarray) -> Predictions:
+        """What `keep` kept, for the metrics."""
+        kept_U2 = np.asarray(kept, np.float64)
+        return Predictions(kind="language", scores=kept_U2, probabilities=None, values=kept_U2[:, 1] > 0.5)
 
-
-def has_whole_weights(table: TokenTable) -> bool:
-    """Whether every unit counts once or not at all."""
-    return bool(np.isin(np.asarray(table.weights), (0.0, 1.0)).all())
+    def perfect(self, targets: Targets) -> np.ndarray:
+        """No surprise; the likeliest token is the true one (U, 2)."""
+        return np.tile([0.0, 1.0], (len(np.asarray(targets.values)), 1))

@@ -8,8 +8,8 @@ Shapes: K texts, D width of an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem, RecipeError
-from bigbatch.protocols import Metric, Role
+from bigbatch.model.heads import Head
+from bigbatch.protocols import Metric, Role, Row, Tokenizer
 from bigbatch.records import Predictions, Sample, Targets, TokenTable
-from bigbatch.tasks.classes import SET_BY_THE_RUN
+from bigbatch.tasks.base import RunTable, Task
 from bigbatch.tasks.contrast import QUERY, contrastive_losses
-from bigbatch.tasks.heads import build_model
 from bigbatch.tasks.inputs import NoTokens, encode_texts
 from bigbatch.tasks.matching import USUAL, check_rank_metric, rank_metrics
 from bigbatch.tasks.sentence_transformers import folder_files
@@ -31,16 +31,17 @@ from bigbatch.tasks.texts import OWNER, ROLE, joined, present, text_table
 if TYPE_CHECKING:
     from torch import nn
 
+    from bigbatch.model.pooling import Pooling
+
 TERM = "contrastive"
 ROLES = ("query", "document", "negative")
 """In the order of their numbers in `tasks.contrast`."""
 EVALUATED_PAIRS = 1024
 """Pairs that the loss of an evaluation looks at together, whatever the batch, so that losses can be compared."""
-Run = Callable[[TokenTable, Any], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Match:
+class Match(Task[Tensor]):
     """Embeddings of texts that belong together: pairs, or triplets with a hard negative."""
 
     temperature: float = 0.05
@@ -58,10 +59,8 @@ class Match:
     document_prefix: str = ""
     """Put in front of every document and negative."""
 
-    max_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
-    """Tokens kept of a text."""
-    chosen_metrics: tuple[str | Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
-    """Metrics that the recipe asks for; empty: `USUAL`."""
+    couples = "batch"
+    loss_is_own = "task match has a loss of its own (task.temperature, task.symmetric); leave `loss` out"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -80,62 +79,57 @@ class Match:
         }
 
     @property
-    def couples(self) -> Literal["sample", "batch"]:
-        """Every query is held against every document of the batch."""
-        return "batch"
+    def usual_metrics(self) -> tuple[Metric, ...]:
+        """Those of `USUAL`."""
+        return rank_metrics(USUAL)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What evaluations report."""
-        return rank_metrics(self.chosen_metrics or USUAL)
+        """What evaluations report; they share their ranks."""
+        return rank_metrics(self.facts.metrics or USUAL)
 
-    def check_metric(self, name: str, *, where: str = "recipe") -> None:
-        """Refuse a name that no metric of this task has.
+    def metric(self, name: str, *, where: str = "recipe") -> Metric:
+        """A figure of ranks.
 
         Raises:
             RecipeError: with the names there are.
         """
         check_rank_metric(name, where=where)
-
-    def check_loss(self, loss: Any, *, where: str = "recipe") -> None:
-        """Refuse what `loss:` of a recipe asks for: the loss is this task's own.
-
-        Raises:
-            RecipeError: naming the key.
-        """
-        if loss.name != "cross_entropy" or loss.label_smoothing or loss.args or loss.class_weights != "none":
-            what = "task match has a loss of its own (task.temperature, task.symmetric); leave `loss` out"
-            raise RecipeError([Problem(where=where, key="loss", what=what)])
+        return rank_metrics((name,))[0]
 
     @property
-    def head(self) -> dict[str, Any]:
-        """No head: the states of tokens."""
-        return {"kind": "states"}
+    def head(self) -> Head:
+        """No head: the hidden states of tokens."""
+        return Head(kind="hidden")
 
-    def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:
-        """The model of `recipe.model` without a head."""
-        return build_model(spec, self.head, facts)
+    @property
+    def pooled_by(self) -> Pooling | None:
+        """What the user says, else the model."""
+        return self.pooling or self.facts.pooling
 
-    def folder_files(self, module: nn.Module) -> dict[str, str]:
+    def files(self, module: nn.Module) -> dict[str, str]:
         """Further files of the model folder, with which sentence-transformers opens it."""
-        assert self.pooling is not None, "the run tells the task its pooling"
+        assert self.pooled_by is not None, "the run tells the task its pooling"
         config: Any = module.config
         return folder_files(
             width=int(config.hidden_size),
-            pooling=self.pooling,
+            pooling=self.pooled_by,
             similarity=self.similarity,
-            max_length=self.max_length,
+            max_length=self.facts.max_length,
             prefixes={"query": self.query_prefix, "document": self.document_prefix},
         )
 
     # ------------------------------------------------------------ rows to samples
 
-    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample:
+    def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
         """One row as a sample: its texts one behind the other."""
         return self.encode_batch([row], tokenizer)[0]
 
-    def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
-        """Many rows with one call of the tokenizer."""
+    def encode_batch(
+        self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
+    ) -> list[Sample]:
+        """Many rows with one call of the tokenizer; of rows to predict, whichever texts they have."""
+        del labelled
         if tokenizer is None:
             raise DataError("task match reads texts: rows of token ids cannot say where a text ends")
         found: list[list[tuple[int, str]]] = [
@@ -145,12 +139,8 @@ class Match:
             raise NoTokens(f"a row has neither of {', '.join(ROLES[:2])}")
         prefixes = (self.query_prefix, self.document_prefix, self.document_prefix)
         texts = [prefixes[role] + text for row in found for role, text in row]
-        inputs = iter(encode_texts(texts, None, tokenizer, self.max_length))
+        inputs = iter(encode_texts(texts, None, tokenizer, self.facts.max_length))
         return [joined([(role, next(inputs)) for role, _ in row]) for row in found]
-
-    def encode_unlabelled(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
-        """Rows to embed: whichever texts they have."""
-        return self.encode_batch(rows, tokenizer)
 
     def view(self, table: TokenTable, rows_B: np.ndarray, epochs_B: np.ndarray) -> TokenTable:
         """The rows text by text; the same in every epoch."""
@@ -184,11 +174,11 @@ class Match:
             )
         }
 
-    def reduced_loss(self, outputs: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
+    def kept_loss(self, kept: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
         """Of a whole split, one value per query, fp64; the pairs are compared `EVALUATED_PAIRS` at a time."""
         values_K4, embeddings_KD = (
             torch.from_numpy(np.array(targets.values)),
-            torch.from_numpy(outputs).double(),
+            torch.from_numpy(kept).double(),
         )
         groups_K = values_K4[:, OWNER] // EVALUATED_PAIRS
         ends = torch.unique_consecutive(groups_K, return_counts=True)[1].cumsum(0).tolist()
@@ -202,9 +192,9 @@ class Match:
 
     # ------------------------------------------------------------ outputs to embeddings
 
-    def decode(self, outputs: Any) -> Predictions:
+    def decode(self, kept: Tensor | np.ndarray) -> Predictions:
         """Embeddings (K, D) float64; of length 1 for cosine."""
-        found_KD = np.asarray(outputs.cpu() if isinstance(outputs, Tensor) else outputs, np.float64)
+        found_KD = np.asarray(kept.cpu() if isinstance(kept, Tensor) else kept, np.float64)
         if self.similarity == "cosine":
             found_KD = found_KD / np.maximum(np.linalg.norm(found_KD, axis=-1, keepdims=True), 1e-12)
         return Predictions(
@@ -215,15 +205,17 @@ class Match:
         """The prediction of a row without text."""
         return {"embedding": None}
 
-    def predict(self, samples: Sequence[Sample], run: Run, tokenizer: Any) -> Iterator[dict[str, Any]]:
+    def predict(
+        self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
+    ) -> Iterator[dict[str, Any]]:
         """The embedding of each row's text; of rows with a query and a document both, and their score.
 
         Yields:
             `{"embedding": [...]}`, or `{"query": [...], "document": [...], "score": s}`.
         """
-        del tokenizer
+        del rows, tokenizer
         table = self.fixed(as_table(samples))
-        found_KD = self.decode(run(table, None)).scores
+        found_KD = self.decode(run(table, self.keep)).scores
         roles_K, owners_K = table.values[:, ROLE], table.values[:, OWNER]
         for row in range(len(samples)):
             own = {ROLES[int(roles_K[place])]: found_KD[place] for place in np.flatnonzero(owners_K == row)}

@@ -6,10 +6,10 @@ same. The token cache keeps the tokens unmasked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,25 +17,21 @@ from torch import Tensor
 
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, Problem, RecipeError
-from bigbatch.protocols import Metric
+from bigbatch.model.heads import Head
+from bigbatch.protocols import Row, Tokenizer
 from bigbatch.records import Sample, Targets, TokenTable
+from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.blocks import framed_blocks
-from bigbatch.tasks.classes import SET_BY_THE_RUN
 from bigbatch.tasks.documents import Document, encode_documents
-from bigbatch.tasks.heads import build_model
-from bigbatch.tasks.language import LanguageModelling, has_whole_weights, logits_in_parts
+from bigbatch.tasks.language import LanguageModelling, logits_in_parts
 from bigbatch.tasks.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows, sample_states
 from bigbatch.tasks.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from bigbatch.model.logits import DeferredLogits
 
 TOP = 5
 """Tokens that `predict` names for a mask."""
-Run = Callable[[TokenTable, Callable[[Any, Targets], Tensor]], np.ndarray]
-"""A table through the model, each unit's outputs reduced: what `infer` hands to `predict`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,32 +46,13 @@ class MaskedLM(LanguageModelling):
     """Of the predicted tokens: shown as the mask token."""
     random_share: float = 0.1
     """Of the predicted tokens: shown as a random token; the rest are shown as they are."""
-    blocks: Literal["documents", "fixed"] = "documents"
-    """`documents`: each row by itself, cut at max_length; `fixed`: all rows joined, cut into blocks of max_length."""
     mask_id: int | None = None
     """Id of the mask token, for rows of token ids without a tokenizer."""
 
-    max_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
-    """Tokens kept of a sample."""
-    block_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
-    """Tokens of a block at most: `max_length`."""
-    vocabulary: Vocabulary | None = field(default=None, metadata=SET_BY_THE_RUN)
-    """The tokenizer's ids."""
-    data_seed: int = field(default=0, metadata=SET_BY_THE_RUN)
-    """`seed.data`, from which the masks of training are drawn."""
-    whole_weights: bool = field(default=True, metadata=SET_BY_THE_RUN)
-    """Whether every unit counts once or not at all."""
-    chosen_metrics: tuple[str | Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
-    """Metrics that the recipe asks for; empty: all there are."""
-
     known_metrics = ("perplexity", "accuracy")
-    defers_logits = True
-    wants_tokenizer = True
 
     def __post_init__(self) -> None:
-        if self.blocks not in ("documents", "fixed"):
-            what = f"found {self.blocks!r}; expected documents or fixed"
-            raise RecipeError([Problem(where="recipe", key="task.blocks", what=what)])
+        super().__post_init__()
         shares = {"mask_share": self.mask_share, "random_share": self.random_share}
         bad = {name: value for name, value in shares.items() if not 0 <= value <= 1}
         if not 0 < self.probability <= 1:
@@ -92,37 +69,33 @@ class MaskedLM(LanguageModelling):
             )
 
     @property
-    def head(self) -> dict[str, Any]:
+    def head(self) -> Head:
         """A head that gives the token behind a mask."""
-        return {"kind": "masked"}
-
-    def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:
-        """The model of `recipe.model` with a masked-language-model head, tied weights tied."""
-        return build_model(spec, self.head, facts)
+        return Head(kind="masked")
 
     # ------------------------------------------------------------ rows to samples
 
-    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample:
+    def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
         """One row as a sample: its units are the tokens that may be masked."""
         return self.encode_batch([row], tokenizer)[0]
 
-    def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
-        """Many rows with one call of the tokenizer."""
-        most = None if self.blocks == "fixed" else self.max_length
-        return [self._sample(document) for document in encode_documents(rows, tokenizer, most)]
-
-    def encode_unlabelled(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
-        """Rows to predict: their units are the mask tokens that the text holds."""
-        documents = encode_documents(rows, tokenizer, self.max_length)
-        return [_units(document, document.ids == self._mask_id, {}) for document in documents]
+    def encode_batch(
+        self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
+    ) -> list[Sample]:
+        """Many rows with one call of the tokenizer. Of rows to predict the units are the mask tokens in the text."""
+        most = None if labelled and self.blocks == "fixed" else self.facts.max_length
+        documents = encode_documents(rows, tokenizer, most)
+        if not labelled:
+            return [_units(document, document.ids == self._mask_id, {}) for document in documents]
+        return [self._sample(document) for document in documents]
 
     def arrange(self, table: TokenTable) -> TokenTable:
         """Documents as they are, or joined and cut into blocks."""
         if self.blocks == "documents":
             return table
-        assert self.block_length is not None, "the run tells the task its max_length"
+        assert self.facts.block_length is not None, "the run tells the task its max_length"
         known = self._known
-        return framed_blocks(table, self.block_length, known.before, known.behind, WORD)
+        return framed_blocks(table, self.facts.block_length, known.before, known.behind, WORD)
 
     def _sample(self, document: Document) -> Sample:
         ordinary_T = ~np.isin(document.ids, [*self._known.special_ids, self._mask_id])
@@ -140,7 +113,7 @@ class MaskedLM(LanguageModelling):
 
     def view(self, table: TokenTable, rows_B: np.ndarray, epochs_B: np.ndarray) -> TokenTable:
         """The rows with this epoch's masks; the masked tokens are the units."""
-        states_B = sample_states(self.data_seed, TRAINING, epochs_B, rows_B)
+        states_B = sample_states(self.facts.data_seed, TRAINING, epochs_B, rows_B)
         return masked_rows(table, rows_B, states_B, self._rates)
 
     def fixed(self, table: TokenTable) -> TokenTable:
@@ -148,10 +121,6 @@ class MaskedLM(LanguageModelling):
         rows_B = np.arange(len(table), dtype=np.int64)
         states_B = sample_states(0, EVALUATION, np.zeros_like(rows_B), rows_B)
         return masked_rows(table, rows_B, states_B, self._rates)
-
-    def weighted(self, train: TokenTable) -> MaskedLM:
-        """The same task, told whether a sum may stand for weighted values."""
-        return replace(self, whole_weights=has_whole_weights(train))
 
     @cached_property
     def _rates(self) -> Rates:
@@ -167,8 +136,8 @@ class MaskedLM(LanguageModelling):
 
     @property
     def _known(self) -> Vocabulary:
-        assert self.vocabulary is not None, "the run tells the task its vocabulary"
-        return self.vocabulary
+        assert self.facts.vocabulary is not None, "the run tells the task its vocabulary"
+        return self.facts.vocabulary
 
     @property
     def _mask_id(self) -> int:
@@ -188,13 +157,16 @@ class MaskedLM(LanguageModelling):
         """The prediction of a text without tokens."""
         return {"text": "", "masks": []}
 
-    def predict(self, samples: Sequence[Sample], run: Run, tokenizer: Any) -> Iterator[dict[str, Any]]:
+    def predict(
+        self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
+    ) -> Iterator[dict[str, Any]]:
         """For each row, what stands behind its masks: the likeliest tokens with their probabilities.
 
         Yields:
             `{"text", "masks": [[{"token", "probability"}, …], …]}`: the text with each mask filled by its likeliest
             token, and for each mask in order the five likeliest. Masks are filled independently.
         """
+        del rows
         table = as_table(samples)
         found_UK = run(table, likeliest)
         for row, sample in enumerate(samples):
@@ -245,7 +217,7 @@ def _word_starts(words_T: np.ndarray) -> np.ndarray:
     return np.flatnonzero(first_T)[np.cumsum(first_T) - 1]
 
 
-def _text(tokenizer: Any, ids: Any) -> str:
+def _text(tokenizer: Tokenizer | None, ids: np.ndarray | list[int]) -> str:
     """What the ids stand for; the ids themselves for a model without tokenizer."""
     if tokenizer is None:
         return " ".join(map(str, ids))

@@ -8,28 +8,22 @@ Shapes: U units, C tags.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from bigbatch.data.tags import OUTSIDE, SCHEMES, has_scheme, unmarked_warning
+from bigbatch.data.tokens import as_table
 from bigbatch.data.values import words_of
 from bigbatch.errors import DataError, Problem, RecipeError
-from bigbatch.protocols import Metric, Role
-from bigbatch.records import Predictions, Sample, Targets, TokenTable
-from bigbatch.tasks.classes import (
-    SET_BY_THE_RUN,
-    fp64,
-    softmax,
-    sum_of_weights,
-    weighted_losses,
-    weights_of_classes,
-    with_class_weights,
-)
+from bigbatch.model.heads import Head
+from bigbatch.protocols import Metric, Role, Row, Tokenizer
+from bigbatch.records import Predictions, Sample
+from bigbatch.tasks.base import RunTable
+from bigbatch.tasks.described import finite
 from bigbatch.tasks.entities import PIECE, SEEN, STARTS, entities, scheme_of
-from bigbatch.tasks.heads import build_model
 from bigbatch.tasks.inputs import (
     Inputs,
     NoTokens,
@@ -38,25 +32,18 @@ from bigbatch.tasks.inputs import (
     is_tokenised,
     tokenised_inputs,
 )
-from bigbatch.tasks.losses import IGNORED, UnitLoss, default_loss
+from bigbatch.tasks.labelled import Labelled
+from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.tag_metrics import TYPE_PREFIXES, default_tag_metrics, tag_metric
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from bigbatch.data.labels import LabelSet
 
 _SCHEMES = ("auto", *SCHEMES, "none")
 _PIECES = ("first", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tag:
+class Tag(Labelled):
     """Predict a tag for every word of a sentence."""
 
-    labels: Sequence[str] | None = None
-    """Tag names in class order; None: those of the training data, sorted."""
     scheme: Literal["auto", "iob1", "iob2", "bioes", "bilou", "io", "none"] = "auto"
     """`iob2` (`B-PER`, `I-PER`, `O`), `iob1`, `bioes`, `bilou`: tags mark entities and entities are what is scored;
     `io`: so do tags without prefix, each run of words of one type; `none`: tags stand for themselves, such as parts of
@@ -65,18 +52,7 @@ class Tag:
     """Which pieces of a word carry its tag in training: the first, or all (the further ones `I-` where it is `B-`).
     Words are scored by their first piece either way."""
 
-    label_set: LabelSet | None = field(default=None, metadata=SET_BY_THE_RUN)
-    """Names and ids of the tags."""
-    max_length: int | None = field(default=None, metadata=SET_BY_THE_RUN)
-    """Tokens kept of a sentence."""
-    unit_loss: UnitLoss | None = field(default=None, metadata=SET_BY_THE_RUN)
-    """None: cross-entropy."""
-    class_weight_setting: str | Mapping[str, float] = field(default="none", metadata=SET_BY_THE_RUN)
-    """`loss.class_weights` of the recipe."""
-    class_weights_C: tuple[float, ...] | None = field(default=None, metadata=SET_BY_THE_RUN)
-    """The weights themselves, once `weighted` has seen the training table."""
-    chosen_metrics: tuple[str | Metric, ...] = field(default=(), metadata=SET_BY_THE_RUN)
-    """Metrics that the recipe asks for, names or objects; empty: the task's own."""
+    target = "tags"
 
     def __post_init__(self) -> None:
         for key, value, known in (("scheme", self.scheme, _SCHEMES), ("pieces", self.pieces, _PIECES)):
@@ -101,11 +77,6 @@ class Tag:
         }
 
     @property
-    def couples(self) -> Literal["sample", "batch"]:
-        """The loss is a sum over words."""
-        return "sample"
-
-    @property
     def marked(self) -> bool:
         """Whether the tags mark entities."""
         return self.scheme in SCHEMES or (self.scheme == "auto" and has_scheme(self.label_names))
@@ -117,15 +88,13 @@ class Tag:
         return () if found is None else (found,)
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """What evaluations report."""
-        names = self.label_names
-        if not self.chosen_metrics:
-            return default_tag_metrics(names, self.marked)
-        return tuple(
-            tag_metric(chosen, names, self.marked) if isinstance(chosen, str) else chosen
-            for chosen in self.chosen_metrics
-        )
+    def usual_metrics(self) -> tuple[Metric, ...]:
+        """What tagging is usually scored by."""
+        return default_tag_metrics(self.label_names, self.marked)
+
+    def metric(self, name: str, *, where: str = "recipe") -> Metric:
+        """A figure of `tasks.tag_metrics`."""
+        return tag_metric(name, self.label_names, self.marked, where=where)
 
     def check_metric(self, name: str, *, where: str = "recipe") -> None:
         """Refuse a name that no metric of this task has, as far as its tags are known.
@@ -134,7 +103,7 @@ class Tag:
             RecipeError: with the nearest name.
         """
         if self.label_names:
-            tag_metric(name, self.label_names, self.marked, where=where)
+            self.metric(name, where=where)
         elif (
             name != "accuracy"
             and name not in ("f1", "precision", "recall")
@@ -143,50 +112,17 @@ class Tag:
             tag_metric(name, ("B-TYPE", OUTSIDE), True, where=where)
 
     @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the tags in class order; empty while unknown."""
-        return tuple(self.label_set.names) if self.label_set else tuple(map(str, self.labels or ()))
-
-    @property
-    def head(self) -> dict[str, Any]:
-        """What the model must have: a head with one output per token, for so many tags of these names."""
+    def head(self) -> Head:
+        """One output per token for each of the tags."""
         names = self.label_names
-        return {"kind": "tokens", "outputs": max(1, len(names)), "id2label": dict(enumerate(names))}
-
-    def build(self, spec: Any, facts: Mapping[str, Any]) -> nn.Module:
-        """The model of `recipe.model` with this task's head; `facts` as `tasks.heads.build_model` has them."""
-        return build_model(spec, self.head, facts)
+        return Head(kind="tokens", outputs=max(1, len(names)), id2label=dict(enumerate(names)))
 
     # ------------------------------------------------------------ rows to samples
 
-    def encode(self, row: Mapping[str, Any], tokenizer: Any) -> Sample:
-        """One row (`words` and `tags`, or already tokenised with `labels`) as a sample."""
-        return self.finish(row, self._samples([row], tokenizer)[0])
-
-    def encode_batch(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
-        """Many rows at once: the same samples, with one call of the tokenizer unless `encode` is overridden."""
-        if type(self).encode is not Tag.encode:
-            return [self.encode(row, tokenizer) for row in rows]
-        samples = self._samples(rows, tokenizer)
-        return [self.finish(row, sample) for row, sample in zip(rows, samples, strict=True)]
-
-    def encode_unlabelled(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
-        """Rows to predict: without tags. Of rows of token ids every token is a word."""
-        if type(self).encode is not Tag.encode:
-            return [self.encode(row, tokenizer) for row in rows]
-        return self._samples([{**row, "tags": None, "labels": None} for row in rows], tokenizer)
-
-    def finish(self, row: Mapping[str, Any], sample: Sample) -> Sample:
-        """Override to change weights or add extras from further roles; `encode_batch` stays fast.
-
-        Called for rows to learn from and to evaluate, not for rows to predict.
-        """
-        del row
-        return sample
-
-    def _samples(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Sample]:
+    def samples(self, rows: Sequence[Row], tokenizer: Tokenizer | None) -> list[Sample]:
+        """Rows as samples, with one call of the tokenizer. Of rows of token ids to predict every token is a word."""
         sentences = [words_of(row["words"]) or [] for row in rows if not is_tokenised(row)]
-        encoded = iter(encode_words(sentences, tokenizer, self.max_length))
+        encoded = iter(encode_words(sentences, tokenizer, self.facts.max_length))
         return [
             self._given(row) if is_tokenised(row) else self._sample(row.get("tags"), next(encoded))
             for row in rows
@@ -211,7 +147,7 @@ class Tag:
         starts_U = np.arange(len(units)) == 0
         return self._units(found.inputs, reads_U, values_U, seen_U > 0, further_U > 0, starts_U)
 
-    def _given(self, row: Mapping[str, Any]) -> Sample:
+    def _given(self, row: Row) -> Sample:
         """An already tokenised row: a unit for each token whose label is not -100; all tokens without labels."""
         inputs, labels = tokenised_inputs(row), row.get("labels")
         if labels is None:
@@ -257,8 +193,8 @@ class Tag:
         )
 
     def _id_of(self, tag: str) -> int:
-        assert self.label_set is not None
-        return self.label_set.id_of(tag)
+        assert self.facts.labels is not None
+        return self.facts.labels.id_of(tag)
 
     def _continued(self, value: int) -> int:
         """The tag of a word's further pieces: inside what the word begins, where there is such a tag."""
@@ -268,55 +204,23 @@ class Tag:
             self._id_of(inside) if self.marked and name[:2] == "B-" and inside in self.label_names else value
         )
 
-    # ------------------------------------------------------------ weights, denominators, loss
+    # ------------------------------------------------------------ predictions
 
-    def weighted(self, train: TokenTable) -> Tag:
-        """The same task with its class weights computed from the words of the training table.
-
-        Raises:
-            RecipeError: a weight for a tag that does not exist.
-        """
-        weights_C = weights_of_classes(self.class_weight_setting, self.label_names, train)
-        return replace(self, class_weights_C=weights_C)
-
-    def prepare(self, targets: Targets) -> Targets:
-        """The targets (numpy) with class weights multiplied into the weights of their units."""
-        return with_class_weights(targets, self.class_weights_C)
-
-    @property
-    def _loss(self) -> UnitLoss:
-        return self.unit_loss or default_loss("single")
-
-    def denominators(self, targets: Targets) -> dict[str, float]:
-        """Sum of the weights, fp64, of prepared targets (numpy)."""
-        return {self._loss.name: sum_of_weights(targets)}
-
-    def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """One weighted value per unit (U,), nats.
-
-        Args:
-            outputs: (U, C).
-            targets: prepared, as tensors on the same device.
-        """
-        return {self._loss.name: weighted_losses(self._loss, outputs, targets)}
-
-    # ------------------------------------------------------------ outputs to predictions
-
-    def decode(self, outputs: torch.Tensor | np.ndarray) -> Predictions:
-        """Predictions of (U, C) outputs, computed in fp64."""
-        scores_UC = fp64(outputs)
-        return Predictions(
-            kind="single",
-            scores=scores_UC,
-            probabilities=softmax(scores_UC),
-            values=scores_UC.argmax(-1).astype(np.int64),
-        )
+    def predict(
+        self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
+    ) -> Iterator[dict[str, Any]]:
+        """One prediction a sentence, as `describe` has it."""
+        del tokenizer
+        outputs_UC = run(as_table(samples), self.keep)
+        ends = np.cumsum([len(sample.reads) for sample in samples])
+        for row, sample, end in zip(rows, samples, ends, strict=True):
+            yield self.describe(row, sample, self.decode(outputs_UC[end - len(sample.reads) : end]))
 
     def nothing(self) -> dict[str, Any]:
         """The prediction of a sentence without words."""
         return {"tags": [], "entities" if self.marked else "probabilities": []}
 
-    def describe(self, row: Mapping[str, Any], sample: Sample, found: Predictions) -> dict[str, Any]:
+    def describe(self, row: Row, sample: Sample, found: Predictions) -> dict[str, Any]:
         """One row's prediction as plain data.
 
         Returns:
@@ -336,7 +240,7 @@ class Tag:
             shares = zip(shares_W, seen_W, strict=True)
             return {
                 "tags": tags,
-                "probabilities": [_finite(share) if seen else None for share, seen in shares],
+                "probabilities": [finite(share) if seen else None for share, seen in shares],
             }
         words = None if is_tokenised(row) else words_of(row["words"])
         scheme = scheme_of(names)
@@ -349,12 +253,8 @@ class Tag:
                     "start": start,
                     "end": end,
                     "text": None if words is None else " ".join(words[start:end]),
-                    "probability": _finite(np.prod(shares_W[start:end])),
+                    "probability": finite(np.prod(shares_W[start:end])),
                 }
                 for kind, start, end in spans
             ],
         }
-
-
-def _finite(number: Any) -> float | None:
-    return float(number) if np.isfinite(number) else None

@@ -1,0 +1,96 @@
+"""The heads that a task can ask for: how transformers calls them, and what follows from what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+HeadKind = Literal["sequence", "tokens", "masked", "causal", "hidden"]
+"""What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token; `hidden`:
+there is no head, and the outputs are the tokens' hidden states."""
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""As the configuration of a model with labels has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The head that a task needs."""
+
+    kind: HeadKind
+    outputs: int = 0
+    """Columns of the outputs; of language models and `hidden` not asked."""
+    id2label: Mapping[int, str] | None = None
+    """Names of the classes in the order of the outputs; None where they have none."""
+    problem_type: ProblemType | None = None
+    """Written into the model's configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadClass:
+    """What is known of a kind of head."""
+
+    auto: str
+    """Name of the class of transformers that loads it."""
+    suffixes: tuple[str, ...] = ()
+    """What the names of its model classes end in, the usual one first."""
+    labelled: bool = False
+    """Whether its outputs stand for labels; else for token ids, or for nothing."""
+    defers_logits: bool = False
+    """Whether the outputs are as wide as the vocabulary, so that the forward stops in front of the output layer and the
+    task is given `model.logits.DeferredLogits`."""
+    wants_tokenizer: bool = False
+    """Whether the task asks which ids are special even where rows are token ids already."""
+    pipeline: str
+    """Hugging Face's name of what it is used for."""
+    title: str
+    """Of a model card."""
+
+    @property
+    def suffix(self) -> str:
+        """The usual ending of its class names; empty where there is no head."""
+        return self.suffixes[0] if self.suffixes else ""
+
+
+HEADS: Mapping[HeadKind, HeadClass] = {
+    "sequence": HeadClass(
+        auto="AutoModelForSequenceClassification",
+        suffixes=("ForSequenceClassification",),
+        labelled=True,
+        pipeline="text-classification",
+        title="Text classifier",
+    ),
+    "tokens": HeadClass(
+        auto="AutoModelForTokenClassification",
+        suffixes=("ForTokenClassification",),
+        labelled=True,
+        pipeline="token-classification",
+        title="Token classifier",
+    ),
+    "masked": HeadClass(
+        auto="AutoModelForMaskedLM",
+        suffixes=("ForMaskedLM",),
+        defers_logits=True,
+        wants_tokenizer=True,
+        pipeline="fill-mask",
+        title="Masked language model",
+    ),
+    "causal": HeadClass(
+        auto="AutoModelForCausalLM",
+        suffixes=("ForCausalLM", "LMHeadModel"),
+        defers_logits=True,
+        pipeline="text-generation",
+        title="Language model",
+    ),
+    "hidden": HeadClass(auto="AutoModel", pipeline="sentence-similarity", title="Text embeddings"),
+}
+
+
+def head_named_by(name: str) -> HeadKind | None:
+    """The head that a class of transformers has; None for one that no task here has.
+
+    Example:
+        >>> head_named_by("BertForTokenClassification"), head_named_by("T5ForConditionalGeneration")
+        ('tokens', None)
+    """
+    return next((kind for kind, head in HEADS.items() if name.endswith(head.suffixes)), None)

@@ -1,0 +1,60 @@
+"""What a run tells a task: what it found out, and what the model is to be made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from bigbatch.data.labels import LabelSet
+from bigbatch.protocols import Metric
+from bigbatch.tasks.losses import UnitLoss
+from bigbatch.tasks.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bigbatch.model.pooling import Pooling
+
+
+class BuildFacts(TypedDict):
+    """What `build` is told."""
+
+    seed: int
+    """`seed.model`."""
+    dropout: float | None
+    """Every dropout probability; None: the model's own."""
+    module: nn.Module | None
+    """The caller's live model; None: the model is loaded."""
+    note: Callable[[str], object]
+    """Told what the user should know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """What a run finds out and a task may need to know. Before it is known there are defaults."""
+
+    labels: LabelSet | None = None
+    """The classes in the order of the outputs; None: unknown, or there are none."""
+    max_length: int | None = None
+    """Tokens kept of a sample."""
+    block_length: int | None = None
+    """Tokens of a piece at most, where a task joins rows and cuts them anew."""
+    pools: Literal["first", "last", "tokens"] = "first"
+    """Which token of a sample a head for whole samples reads; `tokens`: the head gives an output for every token."""
+    pooling: Pooling | None = None
+    """How the model's folder pools the hidden states of a text; without a word about it, by its attention."""
+    vocabulary: Vocabulary | None = None
+    """The tokenizer's ids."""
+    data_seed: int = 0
+    """`seed.data`: what is random in a task is a function of (this, epoch, sample)."""
+    loss: UnitLoss | None = None
+    """`loss` of the recipe; None: the usual one."""
+    class_weights: str | Mapping[str, float] = "none"
+    """`loss.class_weights` of the recipe."""
+    weights_C: tuple[float, ...] | None = None
+    """The weights themselves, once `fit` has seen the training table."""
+    whole_weights: bool = True
+    """Whether every unit of the training table counts once or not at all."""
+    metrics: tuple[str | Metric, ...] = ()
+    """What the recipe asks for, names or objects; empty: the usual ones."""
