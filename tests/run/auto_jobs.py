@@ -46,9 +46,7 @@ def decided(folder: Path) -> dict[str, Any]:
     """What a run decided, and when; losses beside it."""
     plan = document(folder, "plan.json")
     told = [
-        line
-        for line in lines(folder, "event")
-        if line["event"] in ("plateau", "rate_test", "rate_cut", "batch_grown")
+        line for line in lines(folder, "event") if line["event"] in ("plateau", "rate_test", "batch_grown")
     ]
     return {
         "choices": {name: plan[name]["value"] for name in plan if name.startswith("auto_")},

@@ -81,9 +81,8 @@ def test_the_cool_down_begins_at_a_plateau(straight):
     begun, end = plateau[0]["step"], plateau[0]["updates"]
     assert updates[-1]["step"] == end < 300
     assert begun / end == pytest.approx(0.8, abs=0.02)
-    peaks = list(dict.fromkeys(line["lr"] for line in updates if 40 < line["step"] <= begun))
-    cuts = [line["lr"] for line in events(folder, "rate_cut")]
-    assert peaks == pytest.approx([peaks[0], *cuts]) if peaks else not cuts
+    peak = [line["lr"] for line in updates if 40 < line["step"] <= begun]
+    assert len(set(peak)) <= 1
     rates = [line["lr"] for line in updates if line["step"] > begun]
     assert rates == sorted(rates, reverse=True)
     # Linear to 0, read at midpoints.
@@ -93,34 +92,6 @@ def test_the_cool_down_begins_at_a_plateau(straight):
         assert rates[-1] == pytest.approx(top * 0.5 / n)
     assert document(folder, "plan.json")["updates"]["value"] == end
     assert document(folder, "result.json")["updates"] == end
-
-
-def test_a_rate_at_which_training_stalls_is_lowered_and_a_resume_lowers_it_too(tmp_path):
-    """Labels without a rule, too many to be learnt by heart: neither loss can fall."""
-    keys = {"rows": rows_of("single", 900, longest=6), "run.evaluate_every": "10 updates"}
-
-    def until(folder, *, past=None):
-        with start(folder, **keys) as run:
-            for record in run:
-                if record.kind == "event" and record["event"] == "rate_cut" and past is None:
-                    past = record.step + 12
-                if record.kind == "update" and record.step == past:
-                    break
-        return weights(run)
-
-    wanted = until(tmp_path / "straight")
-    (cut,) = events(tmp_path / "straight", "rate_cut")
-    assert "the training loss hardly falls" in cut["why"]
-    rates = {line["step"]: line["lr"] for line in lines(tmp_path / "straight", "update")}
-    assert rates[cut["step"] + 1] == pytest.approx(rates[cut["step"]] / 3)
-    assert cut["lr"] == pytest.approx(rates[cut["step"] + 1])
-    for stop in (
-        cut["step"] - 3,
-        cut["step"] + 7,
-        cut["step"] + 12,
-    ):  # left before and after it, gone on with
-        found = until(tmp_path / "resumed", past=stop)
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
 
 
 @pytest.mark.world_size(2)

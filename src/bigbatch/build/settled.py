@@ -22,6 +22,7 @@ from bigbatch.recipe.values import AUTO, AUTO_WARMUP
 from bigbatch.records import Choice, TokenTable
 from bigbatch.rules.first_run import Choices, FirstRun, first_run, warmup_updates
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.classify import Classify
 from bigbatch.units import Quantity, parse_quantity
 
 BATCH, EPOCHS, RATE = "auto_batch", "auto_epochs", "auto_lr"
@@ -89,6 +90,7 @@ def _known(recipe: Recipe, ready: Ready, tables: Mapping[str, TokenTable], hidde
         watched=recipe.run.evaluate_every.unit not in ("never", "end"),
         hidden=hidden,
         pretrained=not is_untrained(ready.module),
+        classes=len(ready.task.label_names) if isinstance(ready.task, Classify) else 0,
         batch=None if recipe.batch.samples == AUTO else recipe.batch.samples,
         grows=_may_grow(recipe, ready.task),
         coupled=ready.task.couples == "batch",

@@ -205,10 +205,7 @@ class Loop:
         parts, progress = self.parts, self.progress
         lr = alone(
             self.world,
-            lambda: (
-                parts.learning_rate(batch.first_position, batch.samples, progress.batch_stage)
-                * self._plateau.rate_factor
-            ),
+            lambda: parts.learning_rate(batch.first_position, batch.samples, progress.batch_stage),
         )
         self._growth.prepare()
         self.results.clear()

@@ -1,10 +1,8 @@
 """`epochs: auto`: the cool-down of the learning rate begins when validation no longer improves beyond chance.
 
 Evaluations are paired row by row (`rules.paired`) with the best so far, by the figure that steers and by the loss; as
-long as either improves, training goes on at the peak rate. Where the training loss has stopped falling too, it is not
-the data that are used up but the rate that is too high (a short test before update 1 cannot see that): a rate that was
-left to `auto` is lowered first, and the run goes on. Each decision is a function of the losses and evaluations, and
-part of every checkpoint: a run that was killed comes to the same one.
+long as either improves, training goes on at the peak rate. The decision is a function of the evaluations, and part of
+every checkpoint: a run that was killed comes to the same one.
 """
 
 from __future__ import annotations
@@ -15,12 +13,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bigbatch.build.build import Parts
-from bigbatch.build.settled import RATE
 from bigbatch.build.watched import figure_of
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.records import Event
 from bigbatch.rules.clocks import Length
-from bigbatch.rules.first_run import PATIENCE, RATE_CUT, cool_down_end, rate_is_too_high
+from bigbatch.rules.first_run import PATIENCE, cool_down_end
 from bigbatch.rules.schedules import in_samples
 from bigbatch.run.choice import compared, shown_p, stopping_metric
 from bigbatch.store.progress import Progress
@@ -40,15 +37,9 @@ class Plateau:
         self._parts, self._progress = parts, progress
         follow(parts, progress)
 
-    @property
-    def rate_factor(self) -> float:
-        """What the rates of `schedule` are multiplied by, after the cuts so far."""
-        return RATE_CUT**self._progress.rate_cuts
-
     def see(self, results: Mapping[str, EvalResult], keeper: Keeper) -> list[Event]:
-        """Compare an evaluation with the best so far; the event that the rate is lowered or its cool-down begins."""
+        """Compare an evaluation with the best so far; the event that the cool-down begins."""
         parts, progress = self._parts, self._progress
-        progress.end_interval()
         if not parts.open_end or progress.cool_down is not None or not progress.update:
             return []
         if not _at_peak(parts, progress.position):
@@ -57,8 +48,6 @@ class Plateau:
         stopping = parts.recipe.early_stopping
         if stale < max(1, PATIENCE if stopping is None else stopping.patience.amount):
             return []
-        if RATE in parts.plan.choices and rate_is_too_high(progress.interval_losses, progress.rate_cuts):
-            return [self._cut(told)]
         end = self._end()
         if end >= parts.length.samples:
             return []
@@ -75,22 +64,6 @@ class Plateau:
                 details={"updates": parts.length.updates, "samples": parts.length.samples},
             )
         ]
-
-    def _cut(self, told: str) -> Event:
-        """Lower the peak of the rate, and be patient anew."""
-        progress = self._progress
-        progress.rate_cuts += 1
-        progress.stale_plateau = 0
-        first, before, now = (progress.interval_losses[at] for at in (0, -1 - PATIENCE, -1))
-        progress.interval_losses = [first]
-        lr = self._parts.in_stage(progress.batch_stage).lr * self.rate_factor
-        return Event(
-            step=progress.update,
-            event="rate_cut",
-            why=f"{told}; and the training loss hardly falls ({before:.3g}, now {now:.3g}): the rate is too high",
-            did=f"goes on with a third of the learning rate: {lr:.3g}",
-            details={"lr": lr},
-        )
 
     def _compared(self, results: Mapping[str, EvalResult], name: str) -> tuple[int, str]:
         """Evaluations in a row without an improvement, and what this one said."""

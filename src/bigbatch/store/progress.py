@@ -68,12 +68,6 @@ class Progress:
     """Samples at which a run that had begun to cool down was carried on with other settings; None: it was not."""
     stale_plateau: int = 0
     """Evaluations in a row that `run.plateau` holds to be no improvement."""
-    interval_losses: list[float] = field(default_factory=list)
-    """Mean training loss between two evaluations, the newest last (`epochs: auto`)."""
-    since_evaluation: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """Samples since the latest evaluation, and the sum of their losses."""
-    rate_cuts: int = 0
-    """How often `run.plateau` has lowered the peak of the learning rate."""
     stopped: str | None = None
     """Why the run was asked to stop: after a kill it does not train on."""
 
@@ -85,17 +79,6 @@ class Progress:
         self.train_seconds += record.seconds
         self.computed_tokens += record.batch_tokens / max(1 - record.padding_share, 1e-9)
         self.peak_memory_bytes = max(self.peak_memory_bytes, record.peak_memory_bytes)
-        if record.loss is not None and math.isfinite(record.loss):
-            samples, losses = self.since_evaluation
-            samples, losses = samples + record.batch_samples, losses + record.loss * record.batch_samples
-            self.since_evaluation = [samples, losses]
-
-    def end_interval(self) -> None:
-        """An evaluation that counts: the mean training loss since the one before joins `interval_losses`."""
-        samples, losses = self.since_evaluation
-        if samples:
-            self.interval_losses.append(losses / samples)
-        self.since_evaluation = [0.0, 0.0]
 
     def after_evaluation(self, record: Eval, samples: int) -> None:
         """Count one evaluated split."""
@@ -114,11 +97,8 @@ class Progress:
         """
         if self.cool_down is not None and changed:
             self.cool_down, self.warm_again = None, self.position
-        if changed:
-            self.rate_cuts = 0
         self.stopped = self.stop_best = None
         self.stale_plateau = 0
-        self.interval_losses.clear()
         self.scores = {name: each for name, each in self.scores.items() if name == "best"}
         self.stale_evaluations = 0
         self.target_reached = False

@@ -95,9 +95,6 @@ class _Progress(TypedDict, total=False):
     cool_down: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
     warm_again: Count | None
     stale_plateau: Count
-    interval_losses: list[float]
-    since_evaluation: Annotated[list[float], Field(min_length=2, max_length=2)]
-    rate_cuts: Count
     stopped: str | None
 
 
