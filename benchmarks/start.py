@@ -42,6 +42,7 @@ from transformers import (
     TrainingArguments,
 )
 model, folder, out, way = sys.argv[1:5]
+steps = int(sys.argv[5]) if len(sys.argv) > 5 else 1
 tokenizer = AutoTokenizer.from_pretrained(model)
 files = {name: f"{folder}/{name}.csv" for name in ("train", "test")}
 if way == "map":
@@ -70,7 +71,8 @@ else:
         ]
 class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **rest):
-        open(out + "/first", "w").write("1")
+        if state.global_step == steps:
+            open(out + "/first", "w").write("1")
 Trainer(
     model=AutoModelForSequenceClassification.from_pretrained(model, num_labels=len(names)),
     args=TrainingArguments(

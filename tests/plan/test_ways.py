@@ -111,6 +111,7 @@ def test_plans_of_earlier_versions_mean_the_plain_way() -> None:
         ({}, 1.1, ("torch", "measured")),
         ({}, 0.0, ("torch", "derived")),
         ({}, None, ("torch", "derived")),
+        ({"products": "onednn"}, None, ("torch", "derived")),
         ({"products": "torch"}, 2.1, ("torch", "user")),
         ({"products": "onednn"}, 1.0, ("onednn", "user")),
     ],

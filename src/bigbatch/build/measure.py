@@ -22,6 +22,7 @@ from bigbatch.build.runners import open_forward
 from bigbatch.graph.embeddings import large_embeddings
 from bigbatch.model.first_blocks import first_blocks
 from bigbatch.model.forwards import can_pack
+from bigbatch.model.products import has_onednn
 from bigbatch.optim.build import state_multiple
 from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.frozen import Plan
@@ -188,7 +189,7 @@ def _forward_facts(
         if is_bitwise(on.recipe)
         else sum(part.num_embeddings for part in large_embeddings(module)),
         drops_on_cpu=drops,
-        onednn_speed=onednn_speed(module) if on_cpu and base.precision == "fp32" else None,
+        onednn_speed=onednn_speed(module) if on_cpu and base.precision == "fp32" and has_onednn() else None,
         recomputable_blocks=on.recomputable_blocks,
     )
 

@@ -98,10 +98,11 @@ def _products(recipe: Any, facts: ForwardFacts) -> Choice:
     asked, speed = getattr(recipe.plan, "products", None), facts.onednn_speed
     if facts.compiled is not None and facts.compiled.ok:
         return Choice(value="torch", reason="what is compiled chooses for itself", source="derived")
+    if speed is None:
+        why = "only fp32 on a CPU, by a torch that brings oneDNN, has a choice"
+        return Choice(value="torch", reason=why, source="derived")
     if asked is not None:
         return Choice(value=asked, reason="asked for by plan.products", source="user")
-    if speed is None:
-        return Choice(value="torch", reason="only fp32 on a CPU has a choice", source="derived")
     if not speed:
         return Choice(value="torch", reason="no layer is large enough for a difference", source="derived")
     told = f"oneDNN multiplies {speed:.1f} times as fast as torch's usual library"
