@@ -86,7 +86,7 @@ MUTANTS = (
         fault="the weighted losses are divided by the number of units, not by their weights",
         patches=(
             (
-                "tasks/classes.py",
+                "tasks/labelled.py",
                 "float(np.sum(targets.weights, dtype=np.float64))",
                 "float(len(targets.weights))",
             ),
@@ -486,8 +486,8 @@ MUTANTS = (
         patches=(
             (
                 "tasks/mlm.py",
-                "sample_states(self.data_seed, TRAINING, epochs_B, rows_B)",
-                "sample_states(self.data_seed, TRAINING, epochs_B, np.arange(len(rows_B)))",
+                "sample_states(self.facts.data_seed, TRAINING, epochs_B, rows_B)",
+                "sample_states(self.facts.data_seed, TRAINING, epochs_B, np.arange(len(rows_B)))",
             ),
         ),
         tests=("tests/tasks/test_masks.py", LANGUAGE),
