@@ -173,6 +173,32 @@ class TextbookLamb:
                 w -= group["lr"] * ratio * u
 
 
+Loss = Callable[[], torch.Tensor]
+
+
+def textbook_gradient(model: nn.Module, loss: Loss) -> torch.Tensor:
+    """Plain backpropagation."""
+    value = loss()
+    value.backward()
+    return value
+
+
+def textbook_sam(model: nn.Module, loss: Loss, rho: float = 0.05, adaptive: bool = False) -> torch.Tensor:
+    """Foret et al. 2021, algorithm 1; adaptive: Kwon et al. 2021, equation 3, T = |w| + 0.01. One flat vector."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    value = loss()
+    gradients = torch.autograd.grad(value, weights, allow_unused=True)
+    moved = [(w, g) for w, g in zip(weights, gradients, strict=True) if g is not None]
+    w = torch.cat([weight.detach().flatten() for weight, _ in moved])
+    g = torch.cat([gradient.flatten() for _, gradient in moved])
+    t = w.abs() + 0.01 if adaptive else torch.ones_like(w)
+    e = rho * t * t * g / (t * g).norm()
+    nn.utils.vector_to_parameters(w + e, [weight for weight, _ in moved])
+    loss().backward()
+    nn.utils.vector_to_parameters(w, [weight for weight, _ in moved])
+    return value
+
+
 def reference_updates(
     model: nn.Module,
     batches: Sequence[Sequence[Mapping[str, Any]]],
@@ -188,6 +214,7 @@ def reference_updates(
     label_smoothing: float = 0.0,
     positive: Sequence[float] | None = None,
     optimizer: Callable[[list[dict[str, Any]]], Any] | None = None,
+    gradient: Callable[[nn.Module, Callable[[], torch.Tensor]], torch.Tensor] | None = None,
     on_gradient: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
 ) -> list[tuple[float, float]]:
     """Train `model` in place, one update a batch; returns (loss, gradient norm before clipping) of each.
@@ -202,6 +229,7 @@ def reference_updates(
         label_smoothing: share of the target that is spread evenly over all classes.
         positive: of several labels, the weight of each where it applies.
         optimizer: makes the optimiser from its groups; None is AdamW.
+        gradient: of the model by the loss of a batch, left in `.grad`; returns that loss. None is the plain one.
         on_gradient: called with each update's number, from 0, and its gradient by parameter name, before clipping.
         pools: `last` for models that read the last real token and find it by `config.pad_token_id`.
     """
@@ -213,14 +241,16 @@ def reference_updates(
         stepper = optimizer(groups)
     figures = []
     for number, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
-        logits = model(**padded(batch, pad_id)).logits
-        if kind == "language":
-            loss = language_loss(logits, batch)
-        else:
+
+        def loss_of_batch(batch: Sequence[Mapping[str, Any]] = batch) -> torch.Tensor:
+            logits = model(**padded(batch, pad_id)).logits
+            if kind == "language":
+                return language_loss(logits, batch)
             weights = torch.tensor([row.get("weight", 1.0) for row in batch], dtype=logits.dtype)
-            loss = (losses_B(logits, batch, kind, label_smoothing, positive) * weights).sum() / weights.sum()
+            return (losses_B(logits, batch, kind, label_smoothing, positive) * weights).sum() / weights.sum()
+
         model.zero_grad()
-        loss.backward()
+        loss = (gradient or textbook_gradient)(model, loss_of_batch)
         if on_gradient is not None:
             named = model.named_parameters()
             on_gradient(number, {name: p.grad.clone() for name, p in named if p.grad is not None})

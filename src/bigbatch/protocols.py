@@ -261,6 +261,9 @@ class Forward(Protocol):
 class Executor(Protocol):
     """Turns micro-batches into gradients. The step never loops forward and backward itself."""
 
+    wait_seconds: float
+    """Time of the last update spent waiting for micro-batches to be cut."""
+
     def accumulate(
         self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]
     ) -> LossSums: ...

@@ -73,6 +73,7 @@ def _recipe(**changes: Any) -> SimpleNamespace:
             "memory": None, "threads": None,
         },
         "run": {"evaluate_every": parse_quantity("1 epochs")},
+        "gradient": {"name": "plain"},
         "sync": {"period": 1, "replicas": 1, "outer": "average"},
     }  # fmt: skip
     length = changes.pop("length", "3 epochs")

@@ -181,7 +181,7 @@ LATER = [
     "data.train=[{path: a.csv, share: 0.5}]",
     "data.shuffle=shards",
     "gradient=fgm",
-    "gradient=sam",
+    "gradient=rdrop",
     "sync.mode=async",
     "sync.compress=powersgd",
     "guard.spike=3",
@@ -217,6 +217,10 @@ WRONG = {
     "schedule.warmup=6": "'6' has no unit",
     "schedule.warmup=1 min": "cannot be used here",
     "schedule.final_fraction=6 %": "expected a number",
+    "gradient={rho: 0.1}": "rho: an option of sam, not of plain: leave it out",
+    "gradient={name: cached, adaptive: false}": "adaptive: an option of sam, not of cached",
+    "gradient={name: sam, rho: 0}": "found 0; expected more than 0",
+    "gradient={name: sam, rhoo: 0.1}": "did you mean gradient.rho?",
     "clip=-1": "found -1; expected more than 0",
     "loss.name=crossentropy": "did you mean cross_entropy?",
     "loss.label_smoothing=1": "found 1; expected less than 1",
@@ -309,3 +313,18 @@ def test_a_wrong_precision_names_the_key_that_was_written():
 def test_a_smaller_state_is_adamws_alone(name):
     with pytest.raises(RecipeError, match=f"bf16_sr is built for adamw; {name} keeps its state in fp32"):
         load_recipe({}, [f"optimizer.name={name}", "optimizer.state=bf16_sr"])
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["gradient=sam"], (0.05, False)),
+        (["gradient={name: sam, rho: 0.1}"], (0.1, False)),
+        (["gradient=sam", "gradient.adaptive=true"], (0.5, True)),
+        (["gradient={name: sam, adaptive: true, rho: 2}"], (2.0, True)),
+        (["gradient=plain"], (None, None)),
+    ],
+)
+def test_options_of_a_gradient_have_the_defaults_of_its_name(words, options):
+    asked = load_recipe({}, words).gradient
+    assert (asked.rho, asked.adaptive) == options

@@ -18,6 +18,7 @@ from bigbatch.build.coupling import arranged_in_mesh, check_coupling
 from bigbatch.build.defined import check_defined
 from bigbatch.build.excerpt import at_work
 from bigbatch.build.formats import audited, loss_scale_for
+from bigbatch.build.gradients import as_asked
 from bigbatch.build.inputs import Inputs, Live
 from bigbatch.build.measure import measured_plan
 from bigbatch.build.measured import Measured
@@ -392,7 +393,7 @@ def build(
         executor = PlainExecutor(in_place=forward.in_place, before_last=world.last_backward, **of_executor)
     step = StepParts(
         task=ready.task,
-        executor=executor,
+        executor=as_asked(recipe, executor, parameters, world),
         optimizer=new_trained(ready.module) if replicas is None else replicas.held[0].optimizer,
         apart=replicas,
         parameters=parameters,

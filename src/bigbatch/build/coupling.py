@@ -22,6 +22,7 @@ def check_coupling(recipe: Recipe, task: Task, world: World, columns: Sequence[s
     Raises:
         RecipeError: all of it, each with its key.
     """
+    _check_gradient(recipe, task)
     if task.couples != "batch":
         if recipe.gradient.name == "cached":
             _refuse(
@@ -59,6 +60,31 @@ def check_coupling(recipe: Recipe, task: Task, world: World, columns: Sequence[s
         problems.append(
             ("plan.recompute", "gradient: cached keeps no activations between passes; leave it out")
         )
+    if problems:
+        _refuse(problems)
+
+
+def _check_gradient(recipe: Recipe, task: Task) -> None:
+    """Refuse what `gradient: sam` cannot be had with.
+
+    Raises:
+        RecipeError: all of it, each with its key.
+    """
+    if recipe.gradient.name != "sam":
+        return
+    problems = []
+    if task.couples == "batch":
+        what = "sam is planned, not built yet, for losses of the whole batch; use gradient: cached"
+        problems.append(("gradient", what))
+    if recipe.sync.apart:
+        what = "replicas that train apart each have a gradient of their own; gradient: sam moves by that of the batch"
+        problems.append(("sync.replicas", what))
+    if recipe.optimizer.state == "bf16_sr":
+        what = (
+            f"gradient: sam moves the weights by {recipe.gradient.rho:g} in all, which weights of bf16 round away; "
+            "fp32 keeps them"
+        )
+        problems.append(("optimizer.state", what))
     if problems:
         _refuse(problems)
 

@@ -36,6 +36,10 @@ def obstacle(recipe: Recipe, task: Task) -> str:
         return "plan.reproducible: bitwise fixes the micro-batches and the order of sums"
     if task.couples == "batch":
         return "the loss couples the samples of a batch: no part of it has a gradient of its own"
+    if recipe.gradient.name == "sam":
+        return (
+            "gradient: sam moves the weights by the whole batch's gradient before it takes that of any part"
+        )
     if recipe.batch.samples == 1:
         return "a batch of one sample has no parts"
     mesh = recipe.plan.mesh

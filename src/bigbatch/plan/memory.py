@@ -3,7 +3,7 @@
 ::
 
     peak = process + parameters + gradients + optimiser state + replicas
-         + max(activations + weight copies + noise, update, evaluation + weight copies)
+         + max(activations + weight copies + kept weights + noise, update, evaluation + weight copies)
 
 With AdamW in fp32 the middle three are 16 bytes a parameter: 5.4 GB for BERT-large's 335M.
 
@@ -53,6 +53,8 @@ class MemoryBreakdown:
     """Of one micro-batch of a forward pass without gradient."""
     weight_copies: int = 0
     """Of the weights in a low number format, while a micro-batch runs; autocast makes them anew for each."""
+    weights_kept: int = 0
+    """Copies of the trained weights while micro-batches run (`gradient: sam`)."""
     replicas: int = 0
     """Weights, gradients and optimiser states of replicas that train apart, as far as they are not counted above."""
     noise_measurement: int = 0
@@ -87,7 +89,7 @@ class MemoryBreakdown:
     def running_bytes(self) -> int:
         """While a micro-batch runs, in an update that is not measured."""
         passing = max(self.activations, self.evaluation, self.returned)
-        return self.lasting_bytes + self.gathered + passing + self.weight_copies
+        return self.lasting_bytes + self.gathered + passing + self.weight_copies + self.weights_kept
 
     @property
     def peak_bytes(self) -> int:
@@ -137,6 +139,7 @@ def predict_memory(
     division: Division = Division(),
     copies: int = 1,
     bitwise: bool = False,
+    weights_kept: int = 0,
 ) -> MemoryBreakdown:
     """Peak memory of training, part by part.
 
@@ -153,6 +156,7 @@ def predict_memory(
         division: how ranks share the model.
         copies: ranks that hold the whole model and sum their gradients.
         bitwise: whether they sum in the order of a tree.
+        weights_kept: copies of the trained weights while micro-batches run.
     """
     per_token = (
         activation_bytes_per_token(model, calibration) if activation_bytes is None else activation_bytes
@@ -174,6 +178,7 @@ def predict_memory(
         # Without gradients a block's tensors go when the next block has read them: two blocks at a time.
         evaluation=round(activations * min(1.0, 2 / max(1, model.blocks))),
         weight_copies=weight_copies_bytes,
+        weights_kept=round(trained * weights_kept),
         travelling=travelling_bytes(round(trained), copies, bitwise=bitwise),
         gathered=outside + round(4 * model.largest_block_bytes / division.tensor) if sharded else 0,
         returned=outside if sharded else 0,
@@ -205,7 +210,7 @@ def largest_micro_tokens(
     while size > SMALLEST_MICRO_TOKENS:
         size //= 2
         activations = max(activation_bytes * max(size, longest), breakdown.returned)
-        running = breakdown.weight_copies + breakdown.gathered + activations
+        running = breakdown.weight_copies + breakdown.weights_kept + breakdown.gathered + activations
         needed = breakdown.lasting_bytes + max(breakdown.update, running)
         if size < below and needed <= limit_bytes:
             return size

@@ -10,6 +10,7 @@ from bigbatch.errors import DoesNotFit
 from bigbatch.plan import choices as chosen
 from bigbatch.plan.batches import cut_batch
 from bigbatch.plan.frozen import Plan
+from bigbatch.plan.gradients import cost_of, gradient, with_passes
 from bigbatch.plan.memory import (
     Division,
     MemoryBreakdown,
@@ -99,6 +100,7 @@ def make_plan(
             division=division,
             copies=1 if replicas or kept < 1 else hardware.ranks,
             bitwise=recipe.plan.reproducible == "bitwise",
+            weights_kept=cost_of(recipe).weights_kept,
         )
 
     micro_tokens = chosen.micro_tokens(recipe, calibration, work.measuring.sizes_not_tried if work else "")
@@ -123,6 +125,7 @@ def make_plan(
             **chosen.machine(recipe, hardware, formats),
             **chosen.asked_for(recipe, length, None if work is None else work.ramp),
             **chosen.replicas(recipe),
+            **gradient(recipe),
             "packing": packing,
             "micro_tokens": micro_tokens,
             **ways_to_run(recipe, packing.value, forward),
@@ -134,7 +137,12 @@ def make_plan(
             **chosen.split(cut, batch_samples, lengths),
             **chosen.memory(memory, calibration),
             **chosen.times(
-                recipe, _shared(calibration, hardware.ranks, kept), length, cut, work, again.slowdown
+                recipe,
+                _shared(with_passes(calibration, recipe), hardware.ranks, kept),
+                length,
+                cut,
+                work,
+                again.slowdown,
             ),
         },
         warnings=(

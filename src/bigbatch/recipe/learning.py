@@ -359,16 +359,39 @@ class LossSpec(Section):
     """Options of your own loss."""
 
 
+GRADIENT_OPTIONS: dict[str, dict[str, object]] = {"sam": {"rho": 0.05, "adaptive": False}}
+"""Gradient -> its options and their defaults (Foret et al. 2021, Kwon et al. 2021)."""
+
+
 class GradientSpec(Section):
     """How one global batch becomes a gradient. In YAML a name alone is enough."""
 
-    name: Annotated[Literal["plain", "cached", "fgm", "freelb", "rdrop", "sam"], built("plain", "cached")] = (
-        "plain"
-    )
-    """`plain` sums over micro-batches. Of task match, whose loss needs all embeddings of a batch: `cached` (its
-    default) computes them twice and keeps no activations; `plain` once and keeps all of the batch."""
+    name: Annotated[
+        Literal["plain", "cached", "sam", "fgm", "freelb", "rdrop"], built("plain", "cached", "sam")
+    ] = "plain"
+    """`plain` sums over micro-batches. `sam`: the gradient where the loss nearby is worst, in twice the time. Of task
+    match, whose loss needs all embeddings of a batch: `cached` (its default) computes them twice and keeps no
+    activations; `plain` once and keeps all of the batch."""
+    rho: PositiveNumber | None = None
+    """`sam`: L2 distance of the move, over all trained weights (0.05; adaptive 0.5)."""
+    adaptive: bool | None = None
+    """`sam`: whether each weight moves in proportion to its size (false)."""
     args: Annotated[dict[str, Any], built({})] = Field(default_factory=dict)
-    """Options of a gradient rule."""
+    """Options of a gradient rule of your own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_the_name(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        name = value.get("name", "plain")
+        given = {key for own in GRADIENT_OPTIONS.values() for key in own if value.get(key) is not None}
+        own = GRADIENT_OPTIONS.get(name, {}) if isinstance(name, str) else {}
+        for key in sorted(given - own.keys()):
+            names = " | ".join(other for other, options in GRADIENT_OPTIONS.items() if key in options)
+            raise ValueError(f"{key}: an option of {names}, not of {name}: leave it out")
+        defaults = {**own, "rho": 0.5} if value.get("adaptive") is True else own
+        return {**value, **{key: default for key, default in defaults.items() if value.get(key) is None}}
 
 
 class RegulariseSpec(Section):

@@ -16,9 +16,8 @@ from bigbatch.optim.build import set_lr
 from bigbatch.parallel.agree import alone, is_memory_error, summed, together
 from bigbatch.precision.loss_scale import GradientOverflow, LossScale
 from bigbatch.probe.hardware import peak_memory_bytes
-from bigbatch.protocols import Losses, World
+from bigbatch.protocols import Executor, Losses, World
 from bigbatch.records import GlobalBatch, LossSums, MicroBatch, Update
-from bigbatch.step.executor import PlainExecutor
 
 if TYPE_CHECKING:
     from bigbatch.step.noise import NoiseMeter
@@ -30,7 +29,7 @@ class StepParts:
     """What an update is made of; built once by `build.build`."""
 
     task: Losses
-    executor: PlainExecutor
+    executor: Executor
     optimizer: torch.optim.Optimizer
     parameters: Sequence[Tensor]
     """Trainable parameters, tied ones once; this rank's parts of them."""
