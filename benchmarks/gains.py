@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from benchmarks.corpora import RECIPES, ready  # noqa: E402
 
-from bigbatch.build.build import Parts  # noqa: E402
 from bigbatch.build.inputs import Live  # noqa: E402
 from bigbatch.build.only import plan_only  # noqa: E402
+from bigbatch.build.parts import Parts  # noqa: E402
 from bigbatch.build.ready import Ready  # noqa: E402
 from bigbatch.build.runners import open_forward  # noqa: E402
 from bigbatch.data.packs import micro_batches  # noqa: E402
@@ -96,7 +96,7 @@ class Bench:
 
     def gradient(self, how: ForwardPlan) -> torch.Tensor:
         self.seconds(how)
-        return torch.cat([item.grad.double().flatten() for item in self.parts.step.parameters])
+        return torch.cat([item.grad.double().flatten() for item in self.parts.strategy.parameters])
 
 
 def _spread(pieces: Sequence[MicroBatch]) -> list[MicroBatch]:
@@ -114,16 +114,7 @@ def open_bench(name: str) -> Bench:
     recipe = load_recipe(ready(name), ["plan.compile=off", "plan.micro_tokens=1024"])
     parts = plan_only(recipe, Live(), lambda text: None)
     parts.forward.close()
-    known = Ready(
-        module=parts.module,
-        anatomy=parts.forward.anatomy,  # type: ignore[union-attr]
-        tokenizer=parts.tokenizer,
-        task=parts.task,
-        max_length=parts.max_length,
-        pad_id=parts.pad_id,
-        deferred=False,
-        notes=(),
-    )
+    known = replace(parts.model, deferred=False)
     return Bench(parts, known)
 
 

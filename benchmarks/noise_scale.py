@@ -24,11 +24,12 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from benchmarks.corpora import RECIPES, ready  # noqa: E402
 
-from bigbatch.build.build import Parts  # noqa: E402
 from bigbatch.build.inputs import Live  # noqa: E402
+from bigbatch.build.noise import NoiseScale  # noqa: E402
 from bigbatch.build.only import plan_only  # noqa: E402
+from bigbatch.build.parts import Parts  # noqa: E402
+from bigbatch.protocols import Rates  # noqa: E402
 from bigbatch.recipe.load import load_recipe  # noqa: E402
-from bigbatch.step.update import apply_update  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 EVERY = 20
@@ -37,12 +38,10 @@ EVERY = 20
 
 def timed(parts: Parts, number: int) -> float:
     """Seconds of an update of the first batch; measured when `number` is a multiple of EVERY."""
-    assert parts.noise is not None
+    assert isinstance(parts.noise, NoiseScale)
     batch = replace(parts.batches.at(0, 1), update=number, first_position=(number - 1) * 256)
     started = time.perf_counter()
-    pieces = parts.micro_batches(batch, parts.micro_tokens)
-    step, watched = parts.noise.measuring(parts.step, batch, iter(pieces))
-    apply_update(step, batch, watched, lr=1e-9, tokens_before=0)
+    parts.strategy.update(batch, parts.strategy.pieces(batch, parts.cut), Rates(lr=1e-9))
     parts.noise.meter.found = {}
     return time.perf_counter() - started
 

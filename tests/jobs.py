@@ -50,7 +50,7 @@ def exhaust(run: Run) -> Run:
 def weights(run: Run) -> dict[str, Tensor]:
     """A copy of the model's tensors and of the optimizer's state."""
     assert run._parts is not None
-    found = {**run.model.state_dict(), **optimizer_state(run._parts.step.optimizer)}
+    found = {**run.model.state_dict(), **optimizer_state(run._parts.strategy.optimizer)}
     return {name: tensor.clone() for name, tensor in found.items()}
 
 

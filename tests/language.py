@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from tests.models import VOCABULARY, tiny
 from tests.reference import masked, reference_updates
 from tests.split import CLIP, SMALL, Rows, Trajectory, parts_of

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.protocols import World
 from tests.models import WORDS, tiny, tiny_tokenizer
 from tests.reference import decay_groups, padded
@@ -141,7 +141,9 @@ def train_match_reference(
     for update in range(1, updates + 1):
         batch = parts.batches.at(position, update)
         optimizer.zero_grad()
-        value = oracle_loss(model, parts.tokenizer, [rows[int(row)] for row in batch.sample_ids_B], **loss)
+        value = oracle_loss(
+            model, parts.model.tokenizer, [rows[int(row)] for row in batch.sample_ids_B], **loss
+        )
         value.backward()
         gradient = {
             name: item.grad.clone() for name, item in model.named_parameters() if item.grad is not None

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bigbatch.build.build import Parts, build
+from bigbatch.build.build import Given, build
 from bigbatch.build.inputs import Live, read_inputs
 from bigbatch.build.live import live_task
+from bigbatch.build.parts import Parts
 from bigbatch.data.packs import micro_batches
 from bigbatch.model.names import clean_name
 from bigbatch.optim.groups import names_of
 from bigbatch.plan.frozen import Plan
-from bigbatch.protocols import World
+from bigbatch.protocols import Rates, World
 from bigbatch.recipe.load import load_recipe
 from bigbatch.records import Choice
-from bigbatch.step.update import apply_update
 from tests.models import VOCABULARY
 from tests.reference import reference_updates
 
@@ -125,15 +125,9 @@ def parts_of(
     )  # fmt: skip
     live = Live(module=copy.deepcopy(module), train=rows, tokenizer=tokenizer)
     task = live_task(recipe, live)
-    return build(
-        recipe,
-        task,
-        read_inputs(recipe, task, live),
-        live,
-        cache_dir=None,
-        frozen_plan=plan_of(micro_tokens, packing, products),
-        world=world,
-    )
+    ranks = {} if world is None else {"world": world}
+    given = Given(live=live, plan=plan_of(micro_tokens, packing, products), **ranks)
+    return build(recipe, task, read_inputs(recipe, task, live), given)
 
 
 def train_split(parts: Parts, updates: int = 20) -> Trajectory:
@@ -148,17 +142,12 @@ def train_split(parts: Parts, updates: int = 20) -> Trajectory:
                 parts.train,
                 micro_tokens=parts.micro_tokens,
                 packing=parts.packing,
-                part=parts.step.world.part,
+                part=parts.strategy.world.part,
             )
         )
         with gradients_into(found, parts):
-            record = apply_update(
-                parts.step,
-                batch,
-                iter(pieces),
-                lr=parts.learning_rate(position, batch.samples),
-                tokens_before=tokens,
-            )
+            rates = Rates(lr=parts.learning_rate(position, batch.samples), tokens_before=tokens)
+            (record,) = parts.strategy.update(batch, iter(pieces), rates)
         position, tokens = record.samples, record.tokens
         found.losses.append(record.loss)
         found.norms.append(record.grad_norm)
@@ -173,12 +162,12 @@ class gradients_into:
         self.found, self.parts = found, parts
 
     def __enter__(self) -> None:
-        world: Any = self.parts.step.world
+        world: Any = self.parts.strategy.world
         reduce_gradients = world.reduce_gradients
 
         def keep(parameters: Sequence[Tensor]) -> None:
             reduce_gradients(parameters)
-            named = names_of(self.parts.step.optimizer.param_groups)
+            named = names_of(self.parts.strategy.optimizer.param_groups)
             whole = {
                 name: world.gathered_like(p.grad, p).clone()
                 for p, name in named.items()
@@ -191,7 +180,7 @@ class gradients_into:
         world.reduce_gradients = keep
 
     def __exit__(self, *_: object) -> None:
-        del self.parts.step.world.reduce_gradients  # type: ignore[attr-defined]
+        del self.parts.strategy.world.reduce_gradients  # type: ignore[attr-defined]
 
 
 def train_reference(

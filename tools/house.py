@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LONG_FUNCTION_LINES = 80
 MANY_ARGUMENTS = 3
 SCREENS = {
-    "update": ("step/update.py", "apply_update"),
-    "loop": ("run/loop.py", "Loop._all_records"),
+    "update": ("step/together.py", "Together.update"),
+    "loop": ("run/loop.py", "loop"),
     "build": ("build/build.py", "build"),
 }
 """The three functions that are to be read on one screen each: where they are."""

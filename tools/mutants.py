@@ -73,10 +73,9 @@ MUTANTS = (
         fault="the denominator is that of the last micro-batch, not of the global batch",
         patches=(
             (
-                "step/update.py",
-                "denominators = alone(world, lambda: parts.task.denominators(batch.targets))",
-                "micro_batches = list(micro_batches)\n"
-                "    denominators = parts.task.denominators(micro_batches[-1].targets)",
+                "step/together.py",
+                "denominators = alone(world, lambda: self.task.denominators(batch.targets))",
+                "pieces = list(pieces)\n        denominators = self.task.denominators(pieces[-1].targets)",
             ),
         ),
         tests=(SPLIT,),
@@ -98,9 +97,9 @@ MUTANTS = (
         fault="the loop multiplies class weights in that the table has already",
         patches=(
             (
-                "build/build.py",
-                "micro_batches(batch, self.train, part=self.step.world.part, **cut)",
-                "micro_batches(batch, self.train, part=self.step.world.part, unit_weights=self.task.prepare, **cut)",
+                "step/together.py",
+                "packing=cut.packing, part=self.world.part\n",
+                "packing=cut.packing, part=self.world.part, unit_weights=self.task.prepare\n",
             ),
         ),
         tests=(EXACT,),
@@ -110,10 +109,10 @@ MUTANTS = (
         fault="the gradient is clipped before each further micro-batch, not once",
         patches=(
             (
-                "step/update.py",
-                "parts.executor.accumulate(batch.update, micro_batches, denominators)",
-                "parts.executor.accumulate(batch.update, (torch.nn.utils.clip_grad_norm_(parts.parameters, parts.clip"
-                " or math.inf) is None or piece for piece in micro_batches), denominators)",
+                "step/together.py",
+                "self.executor.accumulate(batch.update, watched, denominators)",
+                "self.executor.accumulate(batch.update, (torch.nn.utils.clip_grad_norm_(self.parameters, self.clip"
+                " or math.inf) is None or piece for piece in watched), denominators)",
             ),
         ),
         tests=(SPLIT,),
@@ -122,7 +121,7 @@ MUTANTS = (
         name="norm-after-clipping",
         fault="the record holds the norm of the clipped gradient",
         patches=(
-            ("step/update.py", "grad_norm=grad_norm,", "grad_norm=min(grad_norm, parts.clip or grad_norm),"),
+            ("step/together.py", "grad_norm=grad_norm,", "grad_norm=min(grad_norm, self.clip or grad_norm),"),
         ),
         tests=(SPLIT,),
     ),
@@ -130,15 +129,19 @@ MUTANTS = (
         name="gradient-not-zeroed",
         fault="an update's gradient is added to the one before",
         patches=(
-            ("step/update.py", "optimizer.zero_grad(set_to_none=True)\n    denominators", "denominators"),
-            ("step/update.py", "optimizer.zero_grad(set_to_none=True)\n    return", "return"),
+            (
+                "step/together.py",
+                "self.optimizer.zero_grad(set_to_none=True)\n        set_moments",
+                "set_moments",
+            ),
+            ("step/together.py", "self.optimizer.zero_grad(set_to_none=True)\n        record", "record"),
         ),
         tests=(SPLIT,),
     ),
     Mutant(
         name="skipped-update-counts",
         fault="an update that is not finite still moves weights and optimiser state",
-        patches=(("step/update.py", "    if finite:\n", "    if True:\n"),),
+        patches=(("step/together.py", "    if finite:\n", "    if True:\n"),),
         tests=("tests/run/test_loop.py::test_a_broken_update_is_skipped_whole_and_the_clock_goes_on",),
     ),
     Mutant(
@@ -470,7 +473,7 @@ MUTANTS = (
     Mutant(
         name="dropout-forgotten",
         fault="the model trains in eval mode",
-        patches=(("build/build.py", "self.module.train()", "self.module.eval()"),),
+        patches=(("step/together.py", "self.module.train()", "self.module.eval()"),),
         tests=("tests/run/test_loop.py::test_dropout_is_on_in_training_and_off_afterwards",),
     ),
     Mutant(
@@ -521,9 +524,9 @@ MUTANTS = (
         fault="the loss of masked tokens is divided by all tokens of the batch",
         patches=(
             (
-                "step/update.py",
-                "denominators = alone(world, lambda: parts.task.denominators(batch.targets))",
-                "denominators = dict.fromkeys(parts.task.denominators(batch.targets), float(batch.tokens))",
+                "step/together.py",
+                "denominators = alone(world, lambda: self.task.denominators(batch.targets))",
+                "denominators = dict.fromkeys(self.task.denominators(batch.targets), float(batch.tokens))",
             ),
         ),
         tests=(LANGUAGE,),
@@ -555,7 +558,9 @@ MUTANTS = (
     Mutant(
         name="tokens-clock-counts-samples",
         fault="the learning rate of a causal model moves with samples",
-        patches=(("build/build.py", 'if self.clock == "tokens":', 'if self.clock == "nothing":'),),
+        patches=(
+            ("build/parts.py", 'if self.clocks.clock == "tokens":', 'if self.clocks.clock == "nothing":'),
+        ),
         tests=("tests/run/test_language.py",),
     ),
     # ------------------------------------------------------------ what survives a run
@@ -565,7 +570,7 @@ MUTANTS = (
         patches=(
             (
                 "run/finish.py",
-                'loop.keeper.load_earlier(kept.update) if kept.of == "best" else None',
+                'between.keeper.load_earlier(kept.update) if kept.of == "best" else None',
                 "None",
             ),
         ),
@@ -592,14 +597,14 @@ MUTANTS = (
     Mutant(
         name="optimizer-state-forgotten",
         fault="a resume starts the optimiser's averages from zero",
-        patches=(("build/build.py", "load_optimizer_state(self.step.optimizer, held.tensors)", "del held"),),
+        patches=(("step/together.py", "load_optimizer_state(self.optimizer, state.tensors)", "pass"),),
         tests=(EXACT,),
     ),
     # ------------------------------------------------------------ precision
     Mutant(
         name="unscale-forgotten",
         fault="the gradient is clipped and used with the loss scale still in it",
-        patches=(("step/update.py", "parts.loss_scale.unscale(gradients)", "pass"),),
+        patches=(("step/together.py", "self.scale.unscale(gradients)", "pass"),),
         tests=(
             f"{PRECISION}::test_clipping_and_the_recorded_norm_are_of_the_gradient_not_of_the_scaled_one",
         ),
@@ -608,13 +613,11 @@ MUTANTS = (
         name="unscale-after-clipping",
         fault="norm and clipping see the scaled gradient; it is unscaled afterwards",
         patches=(
-            ("step/update.py", "parts.loss_scale.unscale(gradients)", "pass"),
+            ("step/together.py", "self.scale.unscale(gradients)", "pass"),
             (
-                "step/update.py",
-                "        set_lr(optimizer, lr)\n",
-                "        if parts.loss_scale is not None:\n"
-                "            parts.loss_scale.unscale(gradients)\n"
-                "        set_lr(optimizer, lr)\n",
+                "step/together.py",
+                "set_lr(self.optimizer, rates.lr)\n",
+                "self.scale.unscale(gradients)\n            set_lr(self.optimizer, rates.lr)\n",
             ),
         ),
         tests=(
@@ -626,9 +629,9 @@ MUTANTS = (
         fault="the loss scale is not in the checkpoint, so a resume starts from the first one",
         patches=(
             (
-                "build/build.py",
-                'facts = {} if scale is None else {"loss_scale": scale.to_state()}',
-                "facts = {}",
+                "step/update.py",
+                'return {"loss_scale": scale.to_state()} if scale.varies else {}',
+                "return {}",
             ),
         ),
         tests=(f"{PRECISION}::test_a_resumed_run_gives_the_same_bits",),
@@ -636,9 +639,7 @@ MUTANTS = (
     Mutant(
         name="overflow-is-skipped",
         fault="an overflow at a scale that could be halved loses the batch",
-        patches=(
-            ("step/update.py", "        raise GradientOverflow\n", "        parts.loss_scale.halve()\n"),
-        ),
+        patches=(("step/together.py", "            raise GradientOverflow\n", "            pass\n"),),
         tests=(f"{PRECISION}::test_an_overflow_halves_the_scale_and_does_the_same_batch_again",),
     ),
     Mutant(

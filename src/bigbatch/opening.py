@@ -29,8 +29,8 @@ from bigbatch.track.console import ConsoleObserver
 from bigbatch.track.observers import load_observers
 
 if TYPE_CHECKING:
-    from bigbatch.build.build import Parts
     from bigbatch.build.inputs import Live
+    from bigbatch.build.parts import Parts
     from bigbatch.run.run import Run
 
 PathOrText = str | PathLike[str]
@@ -274,7 +274,7 @@ def _show_plan(console: ConsoleObserver | None, parts: Parts) -> None:
     lines.append(
         f"all {len(parts.plan.choices)} choices, each with its reason: plan.json, or `bigbatch plan`"
     )
-    console.start(lines, parts.length.updates, parts.length.samples, chosen_figure(parts))
+    console.start(lines, parts.clocks.length.updates, parts.clocks.length.samples, chosen_figure(parts))
 
 
 def last_lines(run: Run, again: str) -> list[str]:

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from bigbatch.places import Part
-from bigbatch.records import LossSums, MicroBatch, Predictions, Record, Request, Sample, Targets, TokenTable
+from bigbatch.records import (
+    Event,
+    GlobalBatch,
+    LossSums,
+    MicroBatch,
+    Packing,
+    Predictions,
+    Record,
+    Request,
+    Sample,
+    Targets,
+    TokenTable,
+    Update,
+)
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -269,6 +282,30 @@ class Executor(Protocol):
     ) -> LossSums: ...
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How a batch is cut."""
+
+    micro_tokens: int
+    """Upper bound of computed tokens of a micro-batch."""
+    packing: Packing
+
+
+Moments = tuple[tuple[float, float], float]
+"""Betas and eps of an optimiser."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What one update goes by beside its batch."""
+
+    lr: float
+    tokens_before: int = 0
+    """Real tokens that earlier updates consumed."""
+    moments: Moments | None = None
+    """Of this size of a ramp; None: as the optimiser has them."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
     """What a way to train holds beside the model's own tensors, as a checkpoint keeps it."""
@@ -279,6 +316,41 @@ class State:
     """Strict JSON."""
     own: bool = False
     """Whether these tensors are this rank's alone; otherwise every rank holds the same, or its part of the same."""
+
+
+class Strategy(Protocol):
+    """A way to train: what an update does, and which weights the run has. The loop knows nothing else."""
+
+    @property
+    def world(self) -> World: ...
+
+    def pieces(self, batch: GlobalBatch, cut: Cut) -> Iterable[MicroBatch]:
+        """This rank's micro-batches; pure, so that they can be cut ahead, or again."""
+        ...
+
+    def update(self, batch: GlobalBatch, pieces: Iterable[MicroBatch], rates: Rates) -> Sequence[Update]:
+        """Learn from one global batch; the records that are complete now."""
+        ...
+
+    def settle(self) -> None:
+        """The module holds the weights that the run has: to evaluate, save, predict. Every rank must call it."""
+        ...
+
+    def resume(self) -> None:
+        """The module holds the weights that the next gradient is taken at, in training mode."""
+        ...
+
+    def state(self) -> State:
+        """What a checkpoint keeps beside the module's own tensors, which are settled."""
+        ...
+
+    def restore(self, state: State, moments: Moments | None = None) -> None:
+        """Put back what `state` gave; the module has its weights already. `moments`: of this size of a ramp."""
+        ...
+
+    def events(self) -> Sequence[Event]:
+        """What happened inside since it was asked last."""
+        ...
 
 
 Observer = Callable[[Record], "Request | None"]

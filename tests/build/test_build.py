@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bigbatch.build.build import build
+from bigbatch.build.build import Given, build
 from bigbatch.build.inputs import Live, read_inputs
 from bigbatch.build.live import live_task
 from bigbatch.build.measure import measured_plan
@@ -26,7 +26,7 @@ def parts_of(rows=ROWS, module=None, frozen=True, base=None, planner=measured_pl
     task = live_task(recipe, live)
     inputs = read_inputs(recipe, task, live)
     plan = plan_of(64, "padded") if frozen else None
-    return build(recipe, task, inputs, live, cache_dir=None, frozen_plan=plan, planner=planner)
+    return build(recipe, task, inputs, Given(live=live, plan=plan, planner=planner))
 
 
 def test_a_frozen_plan_is_used_as_it_is_and_nothing_is_measured():
@@ -48,7 +48,7 @@ def test_building_changes_no_weight_and_leaves_no_gradient():
     assert all(torch.equal(tensor, before[name]) for name, tensor in parts.module.state_dict().items())
     assert all(parameter.grad is None for parameter in module.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert not parts.step.optimizer.state
+    assert not parts.strategy.optimizer.state
 
 
 def test_the_learning_rate_is_the_schedule_at_the_midpoint_of_the_samples():
@@ -64,7 +64,7 @@ def test_the_learning_rate_is_the_schedule_at_the_midpoint_of_the_samples():
 def test_a_rescaled_learning_rate_is_used_and_said():
     keys = {"optimizer": {"lr": 1e-3, "base_batch": 4, "lr_rule": "linear"}, "schedule": "constant"}
     parts = parts_of(frozen=False, **keys)
-    assert parts.effective.lr == pytest.approx(4e-3)
+    assert parts.clocks.effective.lr == pytest.approx(4e-3)
     assert parts.learning_rate(64, 16) == pytest.approx(4e-3)
     assert (
         parts.plan.choices["learning_rate"].value == pytest.approx(4e-3)
@@ -84,10 +84,12 @@ def test_class_weights_are_in_the_training_table_and_nowhere_else():
 def test_frozen_parameters_are_not_given_to_the_optimizer():
     parts = parts_of(model={"name": None, "trainable": ["classifier.*"]})
     named = {id(parameter): name for name, parameter in parts.module.named_parameters()}
-    trained = sorted(named[id(parameter)] for parameter in parts.step.parameters)
+    trained = sorted(named[id(parameter)] for parameter in parts.strategy.parameters)
     assert trained == ["classifier.bias", "classifier.weight"]
-    groups = [parameter for group in parts.step.optimizer.param_groups for parameter in group["params"]]
-    assert {id(parameter) for parameter in groups} == {id(parameter) for parameter in parts.step.parameters}
+    groups = [parameter for group in parts.strategy.optimizer.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in groups} == {
+        id(parameter) for parameter in parts.strategy.parameters
+    }
 
 
 def test_an_optimizer_and_a_schedule_of_ones_own(tmp_path):
@@ -97,8 +99,8 @@ def test_an_optimizer_and_a_schedule_of_ones_own(tmp_path):
         "def half(progress, **_):\n    return 0.5\n"
     )
     parts = parts_of(base=tmp_path, optimizer={"name": "own.py:descent", "lr": 0.2}, schedule="own.py:half")
-    assert isinstance(parts.step.optimizer, torch.optim.SGD)
-    assert parts.step.optimizer.param_groups[0]["momentum"] == 0.5
+    assert isinstance(parts.strategy.optimizer, torch.optim.SGD)
+    assert parts.strategy.optimizer.param_groups[0]["momentum"] == 0.5
 
 
 def test_tokens_that_the_model_cannot_take_are_refused():
@@ -133,7 +135,7 @@ def test_token_batches():
         batch = parts.batches.at(position, update)
         assert 0 < batch.tokens <= 150
         position += batch.samples
-    assert parts.length.updates == 10
+    assert parts.clocks.length.updates == 10
 
 
 def test_shrinking_changes_the_plan_and_says_why():

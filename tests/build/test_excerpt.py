@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bigbatch.build.build import build
+from bigbatch.build.build import Given, build
 from bigbatch.build.excerpt import BLOCKS, line
 from bigbatch.build.inputs import Live, read_inputs
 from bigbatch.build.live import live_task
@@ -56,16 +56,8 @@ def planned(memory: int | None, *, blocks: int = 8) -> tuple[Measured, Plan, lis
         raise Seen
 
     with group_of_one(2) as world, pytest.raises(Seen):
-        build(
-            recipe,
-            task,
-            read_inputs(recipe, task, live),
-            live,
-            cache_dir=None,
-            world=world,
-            planner=planner,
-            say=said.append,
-        )
+        given = Given(live=live, world=world, planner=planner, say=said.append)
+        build(recipe, task, read_inputs(recipe, task, live), given)
     on, plan, applied = found
     return on, plan, said, (module, applied)
 

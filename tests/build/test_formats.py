@@ -137,7 +137,7 @@ def spiked(tmp_path, fits, *, at=(1,), **options):
     """A run of fp16 whose update after each of `at` overflows above a scale of `fits`."""
     loss = Spike(lambda: 0.0, fits)
     run = begin(tmp_path, "fp16", loss=loss, **options)
-    loss.scale_of = lambda: run._parts.step.loss_scale.value
+    loss.scale_of = lambda: run._parts.strategy.scale.value
     with run:
         for record in run:
             if record.kind == "update":
@@ -147,7 +147,7 @@ def spiked(tmp_path, fits, *, at=(1,), **options):
 
 def test_an_overflow_halves_the_scale_and_does_the_same_batch_again(tmp_path):
     run, loss = spiked(tmp_path / "r", 2.0**14)
-    assert run.status == "finished" and run._parts.step.loss_scale.value == 2.0**14
+    assert run.status == "finished" and run._parts.strategy.scale.value == 2.0**14
     found = events(tmp_path / "r", "loss_scale_overflow")
     assert [(event["loss_scale_before"], event["loss_scale"]) for event in found] == [
         (2.0**16, 2.0**15),
@@ -169,7 +169,7 @@ def test_at_the_smallest_scale_it_is_a_skipped_update(tmp_path):
     assert len(events(tmp_path / "r", "loss_scale_overflow")) == 16
     updates = lines(tmp_path / "r", "update")
     assert [line["skipped"] for line in updates] == [False, True, False, False]
-    assert len(events(tmp_path / "r", "nonfinite")) == 1 and run._parts.step.loss_scale.value == 1.0
+    assert len(events(tmp_path / "r", "nonfinite")) == 1 and run._parts.strategy.scale.value == 1.0
 
 
 def test_a_loss_that_is_not_finite_is_not_the_scales_doing(tmp_path):
@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_is_not_the_scales_doing(tmp_path):
             loss.fault = (lambda losses: losses * float("nan")) if record.step == 1 else None
     assert [line["skipped"] for line in lines(tmp_path / "r", "update")] == [False, True, False, False]
     assert not events(tmp_path / "r", "loss_scale_overflow")
-    assert run._parts.step.loss_scale.value == 2.0**16
+    assert run._parts.strategy.scale.value == 2.0**16
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp32"])
@@ -191,7 +191,7 @@ def test_other_formats_have_no_scale_and_skip_at_once(tmp_path, name):
     ):
         for record in run:
             loss.fault = (lambda losses: losses * float("inf")) if record.step == 1 else None
-    assert run._parts.step.loss_scale is None and not events(tmp_path / "r", "loss_scale_overflow")
+    assert not run._parts.strategy.scale.varies and not events(tmp_path / "r", "loss_scale_overflow")
 
 
 def test_clipping_and_the_recorded_norm_are_of_the_gradient_not_of_the_scaled_one(tmp_path):
@@ -206,7 +206,7 @@ def test_clipping_and_the_recorded_norm_are_of_the_gradient_not_of_the_scaled_on
 
 def test_the_scale_grows_after_a_row_of_good_updates(tmp_path):
     with begin(tmp_path / "r", "fp16", set={"updates": 7}) as run:
-        run._parts.step.loss_scale.grow_after = 3
+        run._parts.strategy.scale.grow_after = 3
         for _ in run:
             pass
     found = events(tmp_path / "r", "loss_scale_grown")
@@ -233,8 +233,8 @@ def test_a_resumed_run_gives_the_same_bits(tmp_path, keys):
     def go(folder, leave_after=None):
         loss = Spike(lambda: 2.0**16, 2.0**14)
         run = start(folder, loss=loss, set={"updates": 6, **keys})
-        scale = run._parts.step.loss_scale
-        if scale is not None:
+        scale = run._parts.strategy.scale
+        if scale.varies:
             scale.grow_after = 3
             loss.scale_of = lambda: scale.value
         with run:

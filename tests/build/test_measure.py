@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from bigbatch.build import compiling, measure, measured
-from bigbatch.build.build import Parts, build
+from bigbatch.build.build import Given, build
 from bigbatch.build.inputs import Live, read_inputs
 from bigbatch.build.live import live_task
 from bigbatch.build.measured import Budget
+from bigbatch.build.parts import Parts
 from bigbatch.graph import lazy
 from bigbatch.graph.dropout import QuickDropout
 from bigbatch.plan.forward import ForwardPlan
@@ -36,7 +37,8 @@ def parts_of(
     live = Live(module=module or tiny("bert", dropout=0.1), train=ROWS)
     task = live_task(recipe, live)
     say = said.append if said is not None else lambda text: None
-    return build(recipe, task, read_inputs(recipe, task, live), live, cache_dir=cache, say=say)
+    given = Given(live=live, cache_dir=cache, say=say)
+    return build(recipe, task, read_inputs(recipe, task, live), given)
 
 
 def how(parts: Parts) -> ForwardPlan:
@@ -159,9 +161,9 @@ def test_a_lazy_run_gives_the_plain_runs_gradient() -> None:
         from bigbatch.data.packs import micro_batches
 
         pieces = micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing)
-        parts.step.executor.accumulate(1, pieces, parts.task.denominators(batch.targets))
+        parts.strategy.executor.accumulate(1, pieces, parts.task.denominators(batch.targets))
         gradients.append(
-            torch.cat([item.grad.flatten() for item in parts.step.parameters if item.grad is not None])
+            torch.cat([item.grad.flatten() for item in parts.strategy.parameters if item.grad is not None])
         )
         parts.forward.close()
     assert np.isclose(float((gradients[0] - gradients[1]).norm() / gradients[0].norm()), 0, atol=1e-10)
@@ -214,8 +216,8 @@ def test_beside_other_work_one_size_is_measured_and_the_forecast_is_for_a_quiet_
     file.write_text(json.dumps(content))
     monkeypatch.setattr(LoadWatch, "load", lambda self: BUSY)
     forecast = parts_of(cache=tmp_path / "tokens").plan.choices["train_seconds"].prediction
-    tokens = parts.lengths.tokens / parts.lengths.samples * parts.length.samples
-    assert forecast == pytest.approx(tokens + 0.5 * parts.length.updates, rel=0.05)
+    tokens = parts.clocks.lengths.tokens / parts.clocks.lengths.samples * parts.clocks.length.samples
+    assert forecast == pytest.approx(tokens + 0.5 * parts.clocks.length.updates, rel=0.05)
 
 
 def test_sizes_are_not_tried_when_that_takes_longer_than_it_saves() -> None:

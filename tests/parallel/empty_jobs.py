@@ -27,10 +27,10 @@ def scarce(world: World, *, mesh: dict[str, int], packing: str, **keys: Any) -> 
     parts = language_parts(module, ROWS, MLM, world=world, **given)
     units = [len(parts.batches.at(position, 1).targets.weights) for position in (0, 5)]
     found = train_split(parts, 2)
-    parts.settle()
+    parts.strategy.settle()
     fixed = parts.task.fixed(parts.train)
     result = evaluate(
-        parts.forward, parts.task, fixed, micro_tokens=8, packing=parts.packing, world=parts.step.world
+        parts.forward, parts.task, fixed, micro_tokens=8, packing=parts.packing, world=parts.strategy.world
     )
     pieces = sum(len(each) for each in found.pieces)
     if not world.rank:

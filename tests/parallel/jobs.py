@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.groups import names_of
@@ -22,8 +22,9 @@ from bigbatch.parallel.agree import Leaving, together
 from bigbatch.parallel.gradients import Buckets
 from bigbatch.parallel.group import GroupWorld, patience
 from bigbatch.parallel.periodic import Meeting
-from bigbatch.protocols import World
+from bigbatch.protocols import Rates, World
 from bigbatch.records import Update
+from bigbatch.step.apart import Apart
 from bigbatch.store.checkpoints import CheckpointState, load_newest
 from bigbatch.store.saving import save_checkpoint
 from bigbatch.store.tensors import MODEL, load_weights, to_read, to_write
@@ -184,7 +185,7 @@ def moved(
     plan = {"plan": {"mesh": mesh}} if mesh else {}
     parts = parts_of(module, rows, "single", world=world, **given, **plan)
     train_split(parts, updates)
-    whole = parts.step.world.gathered(dict(parts.module.named_parameters()))
+    whole = parts.strategy.world.gathered(dict(parts.module.named_parameters()))
     if world.rank:
         return {}
     alone = parts_of(module, rows, "single", **given)
@@ -212,9 +213,9 @@ def apart(
         regularise={"dropout": dropout}, sync=sync, plan={"threads": 1}, **keys,
     )  # fmt: skip
     records = run_apart(parts, updates)
-    replicas_here = parts.step.apart
-    assert replicas_here is not None
-    parts.settle()
+    assert isinstance(parts.strategy, Apart)
+    replicas_here = parts.strategy.replicas
+    parts.strategy.settle()
     digest = hashlib.sha256()
     for parameter in parts.module.parameters():
         digest.update(parameter.detach().numpy().tobytes())
@@ -234,13 +235,8 @@ def run_apart(parts: Parts, updates: int, first: int = 1, position: int = 0) -> 
     for update in range(first, first + updates):
         batch = parts.batches.at(position, update)
         parts.module.train()
-        record = parts.update(
-            parts.step,
-            batch,
-            parts.micro_batches(batch, parts.micro_tokens),
-            lr=parts.learning_rate(position, batch.samples),
-            tokens_before=tokens,
-        )
+        rates = Rates(lr=parts.learning_rate(position, batch.samples), tokens_before=tokens)
+        (record,) = parts.strategy.update(batch, parts.strategy.pieces(batch, parts.cut), rates)
         position, tokens = record.samples, record.tokens
         records.append(record)
     return records
@@ -275,12 +271,12 @@ def means(world: World, *, replicas: int, bucket_bytes: int) -> Any:
 
 def _hashes(parts: Any) -> dict[str, str]:
     """SHA-256 of every whole tensor of model and optimiser, by its checkpoint name."""
-    world = parts.step.world
+    world = parts.strategy.world
     model = {MODEL + name: tensor for name, tensor in named_tensors(parts.module)[0].items()}
-    by_name = {name: parameter for parameter, name in names_of(parts.step.optimizer.param_groups).items()}
+    by_name = {name: parameter for parameter, name in names_of(parts.strategy.optimizer.param_groups).items()}
     states = {
         name: world.gathered_like(tensor, by_name[name.partition("/")[2]])
-        for name, tensor in parts.state().tensors.items()
+        for name, tensor in parts.strategy.state().tensors.items()
     }
     return {
         name: hashlib.sha256(tensor.detach().numpy().tobytes()).hexdigest()
@@ -307,9 +303,9 @@ def saved(world: World, *, root: str, mesh: dict[str, int] | None) -> dict[str, 
     """Train, save what each rank holds."""
     parts = _meshed(world, mesh)
     train_split(parts, 2)
-    tensors, pieces, aliases = to_write(parts.module, parts.state(), parts.step.world)
+    tensors, pieces, aliases = to_write(parts.module, parts.strategy.state(), parts.strategy.world)
     state = CheckpointState(step=2, tensors=tensors, pieces=pieces, aliases=aliases, run_id="r")
-    save_checkpoint(Path(root), state, 2, world=parts.step.world)
+    save_checkpoint(Path(root), state, 2, world=parts.strategy.world)
     return _hashes(parts)
 
 
@@ -317,12 +313,12 @@ def loaded(world: World, *, root: str, mesh: dict[str, int] | None) -> dict[str,
     """Put a checkpoint into a fresh model and optimiser, however it was cut."""
     parts = _meshed(world, mesh)
     found, notes = load_newest(
-        Path(root), run_id="r", world=parts.step.world, wanted=to_read(parts.module, parts.step.world)
+        Path(root), run_id="r", world=parts.strategy.world, wanted=to_read(parts.module, parts.strategy.world)
     )
     assert found is not None and notes == []
-    load_weights(parts.module, found, parts.step.world)
+    load_weights(parts.module, found, parts.strategy.world)
     states = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(MODEL)}
-    load_optimizer_state(parts.step.optimizer, states)
+    load_optimizer_state(parts.strategy.optimizer, states)
     return _hashes(parts)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.parallel.agree import Leaving
-from bigbatch.protocols import World
+from bigbatch.protocols import Rates, World
 from bigbatch.records import MicroBatch, Update
+from bigbatch.step.apart import Apart
 from tests.matching import base_of, match_parts, pairs
 from tests.models import tiny
 from tests.split import SMALL, parts_of, rows_of
@@ -91,10 +92,11 @@ class Faults:
 def updated(parts: Parts, faults: Faults, update: int, position: int) -> Update:
     """One update, as the loop has it."""
     batch = parts.batches.at(position, update)
-    parts.resume_training()
+    parts.strategy.resume()
     faults.begin()
-    pieces = faults.pieces(parts.micro_batches(batch, parts.micro_tokens))
-    return parts.update(parts.step, batch, pieces, lr=1e-3, tokens_before=0)
+    pieces = faults.pieces(parts.strategy.pieces(batch, parts.cut))
+    (record,) = parts.strategy.update(batch, pieces, Rates(lr=1e-3))
+    return record
 
 
 def built(world: World, kind: str, place: str) -> Parts:
@@ -134,9 +136,9 @@ def left(world: World, *, kinds: list[str], cases: list[list[Any]], place: str) 
 
 def _left(world: World, parts: Parts, cases: list[list[Any]]) -> list[dict[str, Any]]:
     faults = Faults(parts, world)
-    tensors = [*parts.step.parameters]
-    if parts.step.apart is not None:
-        tensors += [tensor for replica in parts.step.apart.held for tensor in replica.tensors]
+    tensors = [*parts.strategy.parameters]
+    if isinstance(parts.strategy, Apart):
+        tensors += [tensor for replica in parts.strategy.replicas.held for tensor in replica.tensors]
     before = [tensor.detach().clone() for tensor in tensors]
     quiet = updated(parts, faults, 1, 0)
     found = []

@@ -10,7 +10,7 @@ from bigbatch.precision.loss_scale import LossScale
 def test_it_halves_to_the_smallest_and_no_further():
     scale = LossScale(value=4.0)
     seen = []
-    while scale.can_halve:
+    while scale.may_help(1.0):
         scale.halve()
         seen.append(scale.value)
     assert seen == [2.0, 1.0]

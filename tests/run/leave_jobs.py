@@ -38,12 +38,12 @@ class Trouble:
 
     def arm(self) -> None:
         self.calls = 0
-        if not self.mine or self.way == "metric" or self.run is None or self.run._loop is None:
+        if not self.mine or self.way == "metric" or self.run is None or self.run._between is None:
             return
         if self.way == "evaluation":
             self.run.model.register_forward_pre_hook(self._in_evaluation)
         elif self.way == "data":
-            self.run._loop._supply.at = self._no_data  # type: ignore[method-assign]
+            self.run._between.supply.at = self._no_data  # type: ignore[method-assign]
         else:
             self.loss.fault = self._fault
 
@@ -71,8 +71,8 @@ class Trouble:
         if self.way in ("signal", "interrupt", "late"):
             os.kill(os.getpid(), signal.SIGINT if self.way == "interrupt" else signal.SIGTERM)
             if self.way == "late":
-                assert self.run is not None and self.run._loop is not None
-                self.run._loop.boundary.flag._requested_at -= 20.0
+                assert self.run is not None and self.run._between is not None
+                self.run._between.boundary.flag._requested_at -= 20.0
             return losses_U
         raise torch.OutOfMemoryError("no room for 9 bytes") if self.way == "memory" else Bug("of the user")
 

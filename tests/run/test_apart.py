@@ -80,7 +80,7 @@ def left_at(world: Any, *, where: str, step: int) -> dict[str, Any]:
         if record.kind == "event" and record["event"] == "checkpoint" and record.step == step:
             break
     world.barrier()
-    return {"held": list(run._parts.step.apart.meeting.held)}
+    return {"held": list(run._parts.strategy.replicas.meeting.held)}
 
 
 @pytest.mark.world_size(2)

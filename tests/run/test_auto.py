@@ -37,7 +37,7 @@ def test_what_is_not_said_is_decided_and_told(tmp_path):
         assert choices["auto_batch"].value == [16, 16]
         assert choices["auto_epochs"].value == 30
         assert choices["auto_lr"].value == 1e-3  # a narrow model
-        assert run._parts.open_end
+        assert run._parts.clocks.open_end
         assert run._parts.recipe.batch.samples == 16
     recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
     assert (recipe.epochs, recipe.batch.samples, recipe.optimizer.lr) == ("auto", "auto", "auto")
@@ -46,7 +46,7 @@ def test_what_is_not_said_is_decided_and_told(tmp_path):
 def test_a_very_short_run_is_not_all_warm_up(tmp_path):
     rows = rows_of("single", 3, longest=12)
     with start(tmp_path / "run", rows=rows, validation=None) as run:
-        updates = run._parts.length.updates
+        updates = run._parts.clocks.length.updates
         assert updates == 45
         rates = [record.lr for record in run if record.kind == "update"]
     peak = max(rates)
@@ -62,7 +62,7 @@ def test_what_is_said_stays(tmp_path):
         tiny("bert"), ROWS, HELD_OUT, epochs=2, batch_size=8, lr=1e-4, set=KEYS, run_dir=tmp_path / "run"
     ) as run:
         assert not {"auto_batch", "auto_epochs", "auto_lr"} & set(run.plan.choices)
-        assert run._parts.length.updates == 40
+        assert run._parts.clocks.length.updates == 40
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,8 @@ def test_a_resume_within_the_cool_down_tells_where_it_ends(straight, tmp_path, m
                 break
     told = []
     monkeypatch.setattr(
-        "bigbatch.run.start.told_anew", lambda parts, progress: told.append(parts.length.updates) or parts
+        "bigbatch.run.start.told_anew",
+        lambda parts, progress: told.append(parts.clocks.length.updates) or parts,
     )
     with start(tmp_path / "run"):
         assert told == [plateau["updates"]]
@@ -207,12 +208,12 @@ def test_a_batch_that_cannot_grow_stays(tmp_path, keys):
         assert run.plan.value("auto_batch") == [16, 16]
     with start(tmp_path / "other", rows=rows, epochs=1) as run:
         assert run.plan.value("auto_batch") == [16, 32]
-        assert run._parts.ramp.sizes == (16, 32)
+        assert run._parts.clocks.ramp.sizes == (16, 32)
 
 
 def test_few_validation_rows_mean_a_fixed_length(tmp_path):
     with start(tmp_path / "run", validation=HELD_OUT[:40]) as run:
-        assert not run._parts.open_end
+        assert not run._parts.clocks.open_end
         assert run.plan.value("auto_epochs") == 16
         assert "too few" in run.plan.choices["auto_epochs"].reason
 
@@ -220,7 +221,7 @@ def test_few_validation_rows_mean_a_fixed_length(tmp_path):
 @pytest.mark.parametrize("every", ["never", "end"])
 def test_a_plateau_is_not_waited_for_where_nothing_is_evaluated(tmp_path, every):
     with start(tmp_path / "run", **{"run.evaluate_every": every}) as run:
-        assert not run._parts.open_end
+        assert not run._parts.clocks.open_end
         assert run.plan.value("auto_epochs") == 15
         assert "run.evaluate_every" in run.plan.choices["auto_epochs"].reason
 
@@ -235,12 +236,12 @@ def test_the_test_of_the_rate_leaves_nothing_behind(tmp_path):
         assert len(found) == 6
         assert found[-1] < found[0]
         assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
-        assert not run._parts.step.optimizer.state
+        assert not run._parts.strategy.optimizer.state
 
 
 def test_the_test_of_the_rate_halves_the_loss_scale_of_fp16_and_puts_it_back(tmp_path):
     with start(tmp_path / "run", epochs=3, **{"plan.precision": "fp16"}) as run:
-        scale = run._parts.step.loss_scale
+        scale = run._parts.strategy.scale
         scale.value = scale.largest  # some halvings away from where gradients are finite
         before = weights(run)
         seen = []
@@ -326,8 +327,8 @@ def test_a_plateau_of_a_named_split_reads_that_split(tmp_path):
         tiny("bert"), ROWS, {"main": HELD_OUT, "hard": hard}, set=keys, run_dir=tmp_path / "run"
     ) as run:
         list(run)
-        assert len(run._loop.progress.scores["plateau.f1_macro"]) == 110
-        assert len(run._loop.progress.scores["plateau.loss"]) == 110
+        assert len(run._between.progress.scores["plateau.f1_macro"]) == 110
+        assert len(run._between.progress.scores["plateau.loss"]) == 110
         # What is told of longer runs starts from this one's length, not from its bound.
-        assert _course(run._parts, run._loop).amount == run._parts.length.epochs < 90
+        assert _course(run._parts, run._between).amount == run._parts.clocks.length.epochs < 90
     assert len(events(tmp_path / "run", "plateau")) == 1

@@ -11,6 +11,7 @@ import torch
 
 import bigbatch
 from bigbatch.errors import DataError
+from bigbatch.step.apart import Apart
 from tests.jobs import document, events, exhaust, lines, start, weights
 from tests.language import MASK, documents, language_parts, model_of, train_language_reference
 from tests.models import VOCABULARY, tiny, tiny_folder
@@ -135,8 +136,8 @@ def test_replicas_without_a_unit_stand_still(tmp_path):
         "plan.packing": "packed", "schedule": {"name": "constant", "warmup": 0},
     }  # fmt: skip
     run = start(tmp_path / "r", model_of("mlm"), rows=mostly_special(16), set=keys)
-    assert run._parts is not None and run._parts.step.apart is not None
-    parts, apart = run._parts, run._parts.step.apart
+    assert run._parts is not None and isinstance(run._parts.strategy, Apart)
+    parts, apart = run._parts, run._parts.strategy.replicas
     moves = []
     with run:
         held = [[tensor.clone() for tensor in replica.tensors] for replica in apart.held]

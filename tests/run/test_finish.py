@@ -94,7 +94,7 @@ def test_without_the_best_weights_the_latest_are_kept_and_that_is_said(tmp_path,
         for record in run:
             if record.kind == "update" and record.step == 4:
                 latest = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-                best = run._loop.progress.best.step
+                best = run._between.progress.best.step
                 assert best < 4
                 lose(run, how, best)
     (event,) = events(tmp_path / "r", "best_weights")

@@ -32,7 +32,7 @@ RENAME = "bigbatch.store.durable:FileOps.rename"
 SYNC = "bigbatch.store.durable:FileOps.fsync"
 SYNC_FOLDER = "bigbatch.store.durable:FileOps.fsync_dir"
 REMOVE = "bigbatch.store.durable:FileOps.remove"
-EVALUATE = "bigbatch.run.loop:Loop.evaluate_split"
+EVALUATE = "bigbatch.run.between:Between.evaluate_split"
 PHASES: dict[str, Sequence[tuple[str, str, str, int]]] = {
     "start": (
         ("bigbatch.store.lock:RunLock.acquire", "after", "", 1),
@@ -64,7 +64,7 @@ PHASES: dict[str, Sequence[tuple[str, str, str, int]]] = {
         (EVALUATE, "before", "validation", 1),
         (EVALUATE, "after", "validation", 1),
         ("bigbatch.run.signals:SignalFlag.poll", "before", "", 40),
-        ("bigbatch.run.loop:note_best", "after", "", 1),
+        ("bigbatch.run.between:note_best", "after", "", 1),
     ),
     "test evaluation": (
         ("bigbatch.run.finish:choose", "before", "", 1),

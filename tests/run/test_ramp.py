@@ -36,7 +36,7 @@ def test_the_batch_grows_where_the_table_says(grown):
 def test_rate_and_betas_follow_their_rules(grown):
     rates = [line["lr"] for line in lines(grown.path, "update")]
     assert rates == pytest.approx([1e-3] * 5 + [1e-3 * 2**0.5] * 3 + [2e-3] * 4)
-    (group, *_) = grown._parts.step.optimizer.param_groups
+    (group, *_) = grown._parts.strategy.optimizer.param_groups
     assert group["betas"] == pytest.approx((0.9**4, 0.999**4)) and group["eps"] == pytest.approx(1e-8 / 2)
 
 
@@ -66,7 +66,9 @@ def test_a_resumed_run_makes_the_same_changes(tmp_path, grown, left_after):
 
 def test_cutting_ahead_changes_nothing(tmp_path, grown, monkeypatch):
     """On accelerators micro-batches are cut before it is known how large the next batch is."""
-    monkeypatch.setattr("bigbatch.run.loop.Supply", lambda *args, lead, **keys: _Ahead(*args, lead=8, **keys))
+    monkeypatch.setattr(
+        "bigbatch.run.between.Supply", lambda *args, lead, **keys: _Ahead(*args, lead=8, **keys)
+    )
     ahead = exhaust(start(tmp_path / "r", set=TABLE))
     assert not differing(weights(ahead), weights(grown))
 
@@ -93,6 +95,6 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
 
 def test_averages_stay_debiased_when_betas_change(grown):
     """The step of an optimiser is then the one that the new betas would have needed."""
-    (state, *_) = grown._parts.step.optimizer.state.values()
+    (state, *_) = grown._parts.strategy.optimizer.state.values()
     expected = ((5 / 2 + 3) / 2) + 4  # 5 updates of 8, 3 of 16, 4 of 32 and what is left
     assert float(state["step"]) == pytest.approx(expected)

@@ -147,7 +147,10 @@ def test_a_second_signal_exits_at_once(parent, job, straight, left_after, number
 
 def test_a_signal_during_the_final_evaluation(parent, job, straight):
     kill = Kill(
-        target="bigbatch.run.loop:Loop.evaluate_split", about="test", when="before", signal=signal.SIGTERM
+        target="bigbatch.run.between:Between.evaluate_split",
+        about="test",
+        when="before",
+        signal=signal.SIGTERM,
     )
     code, output = parent.run(job.folder, TRAIN, kill)
     assert code == 143, output

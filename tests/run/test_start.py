@@ -230,7 +230,7 @@ def test_whoever_lost_the_directory_leaves_it_alone(job):
         for record in run:
             if record.step == 2 and record.kind == "update":
                 RunDirectory(job.run).write_status("running", 99)
-                run._loop._check = lost  # type: ignore[union-attr]
+                run._between._check = lost  # type: ignore[union-attr]
     assert run.status == "failed"
     assert RunDirectory(job.run).read_status().update == 99  # type: ignore[union-attr]
     assert list_checkpoints(job.run / "checkpoints") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ import torch
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.random_parts import random_parts
 from bigbatch.data.shares import chosen_of
-from bigbatch.protocols import World
+from bigbatch.protocols import Cut, Rates, World
 from bigbatch.rules.noise_scale import estimate
-from bigbatch.step.update import apply_update
+from bigbatch.step.noise import Noise
 from tests.models import tiny
 from tests.split import SMALL, parts_of, rows_of
 
@@ -31,13 +32,8 @@ def updates(parts: Any, count: int = 2, *, measured: bool = True) -> list[dict[s
     parts.module.train()
     for update in range(1, count + 1):
         batch = parts.batches.at(position, update)
-        step, part = parts.step, parts.step.world.part
-        if measured:
-            pieces = parts.micro_batches(batch, parts.micro_tokens)
-            step, pieces = parts.noise.measuring(step, batch, pieces)
-        else:
-            pieces = micro_batches(batch, parts.train, micro_tokens=512, packing="packed", part=part)
-        record = apply_update(step, batch, pieces, lr=1e-3, tokens_before=0)
+        strategy = parts.strategy if measured else replace(parts.strategy, noise=Noise())
+        (record,) = strategy.update(batch, strategy.pieces(batch, Cut(512, "packed")), Rates(lr=1e-3))
         position = record.samples
         found = parts.noise.meter.found if measured else {}
         said.append({"loss": record.loss, "norm": record.grad_norm,
@@ -51,14 +47,14 @@ def oracle(parts: Any) -> dict[str, list[float]]:
     gradients = []
     denominators = parts.task.denominators(batch.targets)
     for chosen in random_parts(sizes, parts.recipe.seed.data, 1):
-        parts.step.optimizer.zero_grad(set_to_none=True)
+        parts.strategy.optimizer.zero_grad(set_to_none=True)
         pieces = micro_batches(chosen_of(batch, parts.train, chosen), parts.train, micro_tokens=16384,
                                packing="padded")  # fmt: skip
         parts.module.train()
-        parts.step.executor.accumulate(1, pieces, denominators)
+        parts.strategy.executor.accumulate(1, pieces, denominators)
         gradients.append({name: copy.deepcopy(p.grad) for name, p in parts.module.named_parameters()
                           if p.grad is not None})  # fmt: skip
-    parts.step.optimizer.zero_grad(set_to_none=True)
+    parts.strategy.optimizer.zero_grad(set_to_none=True)
     total = sum(sizes)
     found = {}
     for name, wanted in (("whole", ""), ("embeddings", "embeddings"), ("block.1", "layer.1.")):

@@ -15,12 +15,12 @@ from bigbatch.data.tokens import as_table
 from bigbatch.parallel.agree import OutOfMemory
 from bigbatch.parallel.outer import Outer
 from bigbatch.parallel.single import SingleWorld
+from bigbatch.protocols import Cut, Rates
 from bigbatch.recipe.machine import SyncSpec
 from bigbatch.records import GlobalBatch, Sample
-from bigbatch.step.apart import apply_apart
+from bigbatch.step.apart import Apart
 from bigbatch.step.executor import PlainExecutor
-from bigbatch.step.replicas import Apart
-from bigbatch.step.update import StepParts
+from bigbatch.step.replicas import Replicas
 from tests.models import tiny
 from tests.parallel.jobs import run_apart
 from tests.split import parts_of, rows_of, train_split
@@ -64,7 +64,7 @@ def two_quadratics(period, lr=0.1, **sync):
         ]
     )  # fmt: skip
     parameters = [*module.parameters()]
-    apart = Apart(
+    replicas = Replicas(
         module,
         parameters,
         SingleWorld(),
@@ -79,9 +79,9 @@ def two_quadratics(period, lr=0.1, **sync):
         device=torch.device("cpu"),
         seed=0,
     )
-    parts = StepParts(
-        task=Quadratic(), executor=executor, optimizer=apart.held[0].optimizer, parameters=parameters,
-        world=SingleWorld(), clip=None, apart=apart,
+    apart = Apart(
+        task=Quadratic(), module=module, executor=executor, replicas=replicas, parameters=parameters,
+        world=SingleWorld(), clip=None,
     )  # fmt: skip
     for update in (1, 2):
         position = 2 * update - 2
@@ -89,8 +89,7 @@ def two_quadratics(period, lr=0.1, **sync):
             update=update, first_position=position, sample_ids_B=np.arange(2), lengths_B=np.ones(2, np.int64),
             targets=all_targets(table),
         )  # fmt: skip
-        pieces = apart.micro_batches(batch, micro_tokens=8, packing="packed")
-        apply_apart(parts, batch, pieces, lr=lr, tokens_before=position)
+        apart.update(batch, apart.pieces(batch, Cut(8, "packed")), Rates(lr=lr, tokens_before=position))
     return module.x.item()
 
 
@@ -126,8 +125,8 @@ def weights_after(sync, *, updates=6, batch=32, **keys):
     given = {"micro_tokens": 128, "packing": "padded", "batch": batch, "clip": None, "optimizer": SGD, **keys}
     parts = parts_of(tiny("bert", num_labels=3).double(), ROWS, "single", sync=sync, **given)
     records = run_apart(parts, updates) if sync["replicas"] > 1 else train_split(parts, updates)
-    parts.settle()
-    return torch.cat([p.detach().reshape(-1) for p in parts.step.parameters]), records, parts
+    parts.strategy.settle()
+    return torch.cat([p.detach().reshape(-1) for p in parts.strategy.parameters]), records, parts
 
 
 def apartness(one, other):
@@ -174,7 +173,7 @@ def test_a_replica_is_a_model_trained_alone_on_its_share():
     """Before the first meeting: its weights are those of a plain run over the samples of its share."""
     keys = {"optimizer": {"name": "adamw", "lr": 1e-3}, "clip": 0.02}
     _, records, parts = weights_after({"period": 50, "replicas": 3}, updates=3, batch=32, **keys)
-    apart = parts.step.apart
+    apart = parts.strategy.replicas
     for replica in apart.held:
         module = tiny("bert", num_labels=3).double()
         alone = parts_of(module, ROWS, "single", micro_tokens=128, packing="padded", batch=32, **keys)
@@ -182,15 +181,10 @@ def test_a_replica_is_a_model_trained_alone_on_its_share():
             position = 32 * (update - 1)
             batch = share_of(alone.batches.at(position, update), alone.train, replica.number, 3)
             alone.module.train()
-            alone.update(
-                alone.step,
-                batch,
-                alone.micro_batches(batch, 128),
-                lr=alone.learning_rate(position, 32),
-                tokens_before=0,
-            )
+            pieces = alone.strategy.pieces(batch, Cut(128, "padded"))
+            alone.strategy.update(batch, pieces, Rates(lr=alone.learning_rate(position, 32)))
         with apart.as_replica(replica):
-            for mine, other in zip(parts.step.parameters, alone.step.parameters, strict=True):
+            for mine, other in zip(parts.strategy.parameters, alone.strategy.parameters, strict=True):
                 torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-13)
 
 
@@ -204,18 +198,18 @@ def test_the_record_is_of_the_whole_batch():
     parts = parts_of(module, ROWS, "single", sync={"replicas": 4, "period": 9}, **keys)
     (record,) = run_apart(parts, 1)
     assert record.loss == pytest.approx(whole.losses[0], rel=1e-12)
-    norms = [replica.norm for replica in parts.step.apart.held]
+    norms = [replica.norm for replica in parts.strategy.replicas.held]
     assert record.grad_norm == pytest.approx(math.sqrt(sum(norm**2 for norm in norms) / 4), rel=1e-12)
     assert (record.samples, record.batch_samples, record.skipped) == (30, 30, False)
 
 
 def test_settling_leaves_replicas_alone():
     _, _, parts = weights_after({"period": 50, "replicas": 2}, updates=2)
-    apart = parts.step.apart
+    apart = parts.strategy.replicas
     before = [[tensor.clone() for tensor in replica.tensors] for replica in apart.held]
     assert not torch.equal(before[0][0], before[1][0])
-    parts.settle()
-    for tensor, one, other in zip(parts.step.parameters, *before, strict=True):
+    parts.strategy.settle()
+    for tensor, one, other in zip(parts.strategy.parameters, *before, strict=True):
         torch.testing.assert_close(tensor, (one + other) / 2, rtol=1e-14, atol=1e-16)
     for replica, kept in zip(apart.held, before, strict=True):
         assert all(map(torch.equal, replica.tensors, kept))
@@ -223,20 +217,20 @@ def test_settling_leaves_replicas_alone():
 
 def test_what_is_not_finite_in_one_replica_is_skipped_by_all():
     _, _, parts = weights_after({"period": 50, "replicas": 2}, updates=1)
-    before = [[tensor.clone() for tensor in replica.tensors] for replica in parts.step.apart.held]
-    parts.step.apart.held[1].tensors[0].fill_(math.nan)
+    before = [[tensor.clone() for tensor in replica.tensors] for replica in parts.strategy.replicas.held]
+    parts.strategy.replicas.held[1].tensors[0].fill_(math.nan)
     before[1][0].fill_(math.nan)
     (record,) = run_apart(parts, 1, first=2, position=32)
     assert record.skipped and not math.isfinite(record.loss)
-    for replica, kept in zip(parts.step.apart.held, before, strict=True):
+    for replica, kept in zip(parts.strategy.replicas.held, before, strict=True):
         for tensor, value in zip(replica.tensors, kept, strict=True):
             torch.testing.assert_close(tensor, value, rtol=0, atol=0, equal_nan=True)
 
 
 def test_no_replica_moves_when_one_runs_out_of_memory(monkeypatch):
     _, _, parts = weights_after({"period": 50, "replicas": 2}, updates=1)
-    before = [[tensor.clone() for tensor in replica.tensors] for replica in parts.step.apart.held]
-    accumulate, calls = parts.step.executor.accumulate, []
+    before = [[tensor.clone() for tensor in replica.tensors] for replica in parts.strategy.replicas.held]
+    accumulate, calls = parts.strategy.executor.accumulate, []
 
     def second_fails(*args):
         calls.append(args)
@@ -244,12 +238,12 @@ def test_no_replica_moves_when_one_runs_out_of_memory(monkeypatch):
             raise OutOfMemory("no room")
         return accumulate(*args)
 
-    monkeypatch.setattr(parts.step.executor, "accumulate", second_fails)
+    monkeypatch.setattr(parts.strategy.executor, "accumulate", second_fails)
     with pytest.raises(OutOfMemory):
         run_apart(parts, 1, first=2, position=32)
-    for replica, kept in zip(parts.step.apart.held, before, strict=True):
+    for replica, kept in zip(parts.strategy.replicas.held, before, strict=True):
         assert all(map(torch.equal, replica.tensors, kept))
-    assert all(map(torch.equal, (p.data for p in parts.step.parameters), parts.step.apart._home))
+    assert all(map(torch.equal, (p.data for p in parts.strategy.parameters), parts.strategy.replicas._home))
 
 
 def test_a_share_without_weight_stands_still():
@@ -259,12 +253,12 @@ def test_a_share_without_weight_stands_still():
     batch = parts.batches.at(32, 2)
     lost = share_of(batch, parts.train, 1, 2)
     parts.train.weights[lost.sample_ids_B] = 0.0
-    before = [[tensor.clone() for tensor in replica.tensors] for replica in parts.step.apart.held]
+    before = [[tensor.clone() for tensor in replica.tensors] for replica in parts.strategy.replicas.held]
     (record,) = run_apart(parts, 1, first=2, position=32)
     assert not record.skipped
     moved = [
         not all(map(torch.equal, replica.tensors, kept))
-        for replica, kept in zip(parts.step.apart.held, before, strict=True)
+        for replica, kept in zip(parts.strategy.replicas.held, before, strict=True)
     ]
     assert moved == [True, False]
 
@@ -280,22 +274,22 @@ def test_going_on_from_what_was_saved_gives_the_same_bits(outer, updates):
     keys = {"optimizer": {"name": "adamw", "lr": 1e-3}, "clip": 0.02}
     straight, _, _ = weights_after(sync, updates=7, **keys)
     _, _, first = weights_after(sync, updates=updates, **keys)
-    kept = {name: tensor.clone() for name, tensor in first.step.apart.state().items()}
+    kept = {name: tensor.clone() for name, tensor in first.strategy.replicas.state().items()}
     assert any(name.startswith("replica-0002/model/") for name in kept) == (updates % 2 == 1)
     assert "replica-0002/exp_avg/bert.embeddings.word_embeddings.weight" in kept
     _, _, second = weights_after(sync, updates=0, **keys)
-    for mine, other in zip(second.step.parameters, first.step.parameters, strict=True):
+    for mine, other in zip(second.strategy.parameters, first.strategy.parameters, strict=True):
         mine.data.copy_(other.data)
-    second.step.apart.restore(kept, vars(first.step.apart.rhythm))
+    second.strategy.replicas.restore(kept, vars(first.strategy.replicas.rhythm))
     run_apart(second, 7 - updates, first=updates + 1, position=32 * updates)
-    second.settle()
-    found = torch.cat([p.detach().reshape(-1) for p in second.step.parameters])
+    second.strategy.settle()
+    found = torch.cat([p.detach().reshape(-1) for p in second.strategy.parameters])
     assert torch.equal(found, straight)
 
 
 def test_buffers_are_averaged_too():
     module = nn.BatchNorm1d(3, affine=True).double()
-    table_free = Apart(
+    table_free = Replicas(
         module,
         [*module.parameters()],
         SingleWorld(),

@@ -93,7 +93,7 @@ class Alone(PlainExecutor):
 def test_micro_batches_that_see_only_themselves_fail(tmp_path):
     module, dtype = base_of().double(), torch.float64
     parts = match_parts(module, ROWS, tmp_path, micro_tokens=400, packing="packed")
-    parts.step = replace(parts.step, executor=Alone(parts))
+    parts.strategy = replace(parts.strategy, executor=Alone(parts))
     expected = train_match_reference(module, parts, ROWS, 1)
     with pytest.raises(AssertionError, match="update 1: gradient error"):
         assert_equal(train_split(parts, 1), expected, dtype)
@@ -149,7 +149,7 @@ def test_loss_scale_and_accounts(tmp_path):
     parts = match_parts(base_of(), ROWS, tmp_path, micro_tokens=80, packing="packed")
     batch = parts.batches.at(0, 1)
     pieces = list(micro_batches(batch, parts.train, micro_tokens=80, packing="packed"))
-    sums = parts.step.executor.accumulate(1, pieces, parts.task.denominators(batch.targets))
+    sums = parts.strategy.executor.accumulate(1, pieces, parts.task.denominators(batch.targets))
     assert isinstance(sums, LossSums)
     assert sums.real_tokens == batch.tokens
     assert parts.task.denominators(batch.targets) == {"contrastive": 40.0}

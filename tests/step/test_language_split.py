@@ -70,7 +70,7 @@ def test_the_mean_of_means_fails(references, name, dtype):
         executor = MeanOfMeans(
             forward=parts.forward, task=parts.task, device=torch.device("cpu"), seed=parts.recipe.seed.dropout
         )
-        parts.step = replace(parts.step, executor=executor)
+        parts.strategy = replace(parts.strategy, executor=executor)
         return train_split(parts, updates=2), expected.first(2)
 
     assert_equal(*averaged(WHOLE), dtype)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bigbatch.data.random_parts import random_part_of, random_parts
+from bigbatch.protocols import Cut
 from tests.ranks import Ranks
 from tests.step.noise_jobs import built, oracle, updates
 
@@ -38,7 +39,7 @@ def test_the_update_is_that_of_any_other_split():
     for mine, theirs in zip(updates(measured), updates(plain, measured=False), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-10)
         assert mine["norm"] == pytest.approx(theirs["norm"], rel=1e-10)
-    for mine, theirs in zip(measured.step.parameters, plain.step.parameters, strict=True):
+    for mine, theirs in zip(measured.strategy.parameters, plain.strategy.parameters, strict=True):
         # Adam turns the rounding of gradients that are exactly zero (key biases) into steps of a size of its own.
         apart, size = float((mine - theirs).detach().norm()), float(theirs.detach().norm())
         assert apart <= 1e-10 * size + 2e-3 * (theirs.ndim == 1)
@@ -65,7 +66,7 @@ def test_parts_have_equal_counts_and_micro_batches_their_budget():
     parts = built(batch=50)
     batch = parts.batches.at(0, 1)
     samples: dict[int, int] = {}
-    for piece in parts.micro_batches(batch, 128):
+    for piece in parts.strategy.pieces(batch, Cut(128, "packed")):
         number = random_part_of(piece)
         samples[number] = samples.get(number, 0) + len(piece.sample_ids_B)
         assert piece.computed_tokens <= 128 or len(piece.sample_ids_B) == 1

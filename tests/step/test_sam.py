@@ -93,9 +93,9 @@ def test_moves_of_single_micro_batches_fail():
     def by_pieces(micro_tokens: int):
         module = module_of(torch.float64)
         parts = parts_with(module, {"name": "sam"}, micro_tokens=micro_tokens)
-        inner = parts.step.executor._executor  # type: ignore[attr-defined]
-        wrong = MicroBatchSam(inner, parts.step.parameters, SingleWorld(), rho=0.05, adaptive=False)
-        parts.step = replace(parts.step, executor=wrong)
+        inner = parts.strategy.executor._executor  # type: ignore[attr-defined]
+        wrong = MicroBatchSam(inner, parts.strategy.parameters, SingleWorld(), rho=0.05, adaptive=False)
+        parts.strategy = replace(parts.strategy, executor=wrong)
         found = train_split(parts, 1)
         expected = train_reference(module, parts, ROWS, "single", 1, gradient=textbook_sam)
         return replace(found, gradients=found.gradients[-1:]), expected

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bigbatch.build.build import Parts, build
+from bigbatch.build.build import Given, build
 from bigbatch.build.inputs import Live, read_inputs
 from bigbatch.build.live import live_task
+from bigbatch.build.parts import Parts
 from bigbatch.recipe.load import load_recipe
 from tests.models import VOCABULARY, tiny
 from tests.split import CLIP, SMALL, TOLERANCE, assert_equal, gradient_error, plan_of, train_split
@@ -49,7 +50,8 @@ def parts_of(module: Any, rows: list[dict[str, Any]], micro_tokens: int, packing
     live = Live(module=copy.deepcopy(module), train=rows)
     task = live_task(recipe, live)
     inputs = read_inputs(recipe, task, live)
-    return build(recipe, task, inputs, live, cache_dir=None, frozen_plan=plan_of(micro_tokens, packing))
+    given = Given(live=live, plan=plan_of(micro_tokens, packing))
+    return build(recipe, task, inputs, given)
 
 
 def oracle(module: Any, rows: list[dict[str, Any]]) -> tuple[float, dict[str, torch.Tensor]]:

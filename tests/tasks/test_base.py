@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import bigbatch
+from bigbatch.build.parts import Parts
 from bigbatch.errors import DataError, RecipeError
 from bigbatch.records import Targets
-from bigbatch.run.build import Parts
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.catalog import Foreign, as_task, build_task
 from bigbatch.tasks.facts import TaskFacts
@@ -91,8 +91,8 @@ def test_a_mean_of_means_would_not_be(place: Path) -> None:
 
     expected = len(train_split(job(place, torch.float64, 64, "padded"), 1).pieces[0])
     naive = Means(**task.options, facts=task.facts)
-    parts.step = replace(parts.step, task=naive)
-    parts.step.executor._task = naive  # type: ignore[attr-defined]
+    parts.strategy = replace(parts.strategy, task=naive)
+    parts.strategy.executor._task = naive  # type: ignore[attr-defined]
     found = train_split(parts, 1)
     assert len(pieces) == expected > 1
     whole = train_split(job(place, torch.float64, 10**6, "padded"), 1)

@@ -23,5 +23,7 @@
     noise.py            when the gradient noise is measured, and what is remembered of it
     graph.py            what one micro-batch of this run computes
     dry.py              a few updates of one rank among many, for their shapes alone
-    build.py            facts -> probe -> plan -> parts
+    strategies.py       from the recipe's words to a way to train
+    parts.py            what a loop needs
+    build.py            facts -> probe -> plan -> parts, on one screen
 """

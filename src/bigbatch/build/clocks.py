@@ -18,16 +18,20 @@ from bigbatch.rules.schedules import Schedule, schedule_from
 from bigbatch.rules.warmup import scaled_warmup
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Clocks:
-    """What a run counts by."""
+    """What a run counts by. What `auto` left open, `run.rate_test` and `run.plateau` decide."""
 
     lengths: LengthFacts
     length: Length
     effective: Effective
     schedule: Schedule
     clock: str
+    """What the schedule counts: `samples`, or `tokens` for tasks whose unit is the token."""
     ramp: Ramp | None
+    """How the batch grows; None: it does not."""
+    open_end: bool = False
+    """Whether validation decides when the cool-down begins (`run.plateau`); `length` is the most there will be."""
 
 
 def clocks_of(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -> Clocks:

@@ -21,7 +21,7 @@ from bigbatch.tasks.computed import ComputedMetrics
 from bigbatch.tasks.naming import is_own, reported_names
 
 if TYPE_CHECKING:
-    from bigbatch.build.build import Parts
+    from bigbatch.build.parts import Parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,24 +77,24 @@ def _not_computed(
             yield Problem(where=where, key=place, what=what)
 
 
-def look(loop: Any, known: list[Missing]) -> Iterator[Record]:
+def look(between: Any, known: list[Missing]) -> Iterator[Record]:
     """After an evaluation: say which watched figures do not exist; a run that none of them can steer ends here.
 
     Args:
-        loop: of the run.
+        between: of the run.
         known: what was said already; more is added.
 
     Raises:
         RecipeError: naming the keys, and how to go on with another figure.
     """
-    missing = missing_figures(loop.parts, loop.progress, loop.results)
+    missing = missing_figures(between.parts, between.progress, between.results)
     for each in missing:
         if each not in known:
             known.append(each)
-            yield loop.emit(told(each, loop.progress.update))
+            yield between.emit(told(each, between.progress.update))
     if any(each.ends for each in missing):
-        yield loop.emit(loop.save("a watched figure does not exist"))
-        refuse(loop.parts.recipe, missing)
+        yield between.emit(between.save("a watched figure does not exist"))
+        refuse(between.parts.recipe, missing)
 
 
 def missing_figures(parts: Parts, progress: Progress, results: Mapping[str, EvalResult]) -> list[Missing]:

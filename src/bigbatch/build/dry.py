@@ -14,11 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from bigbatch.build.build import Parts, Progress, Say
+from bigbatch.build.build import Progress, Say
 from bigbatch.build.compare import probe_samples
 from bigbatch.build.inputs import Live
 from bigbatch.build.measured import Measured
 from bigbatch.build.only import plan_only
+from bigbatch.build.parts import Parts
 from bigbatch.build.ready import Ready
 from bigbatch.build.runners import open_forward
 from bigbatch.data.batches import Batches
@@ -36,8 +37,11 @@ from bigbatch.plan.planner import make_plan
 from bigbatch.plan.precision import PrecisionFacts
 from bigbatch.plan.timing import Work
 from bigbatch.probe.dry import Shapes
+from bigbatch.protocols import Rates
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Choice, ForwardFacts, GlobalBatch, ProbeFacts
+from bigbatch.step.apart import Apart
+from bigbatch.step.replicas import Replicas
 from bigbatch.units import show_bytes
 
 _ENDLESS_BYTES = 2**60
@@ -203,7 +207,7 @@ class _Watched:
 
 def look_at(parts: Parts, shapes: Shapes) -> DryRun:
     """Make the updates that show all there is, under the eyes of `shapes`; numbers may be there or not."""
-    world, apart = parts.step.world, parts.step.apart
+    world, apart = parts.strategy.world, _replicas(parts)
     model_bytes = _model_bytes(parts)
     seen = [_watched(parts, shapes, number, batch) for number, batch in _updates(parts)]
     lasting_bytes = shapes.bytes_now - model_bytes
@@ -231,10 +235,15 @@ def look_at(parts: Parts, shapes: Shapes) -> DryRun:
     )
 
 
+def _replicas(parts: Parts) -> Replicas | None:
+    """Those that train apart, if any do."""
+    return parts.strategy.replicas if isinstance(parts.strategy, Apart) else None
+
+
 def _updates(parts: Parts) -> Iterator[tuple[int, GlobalBatch]]:
     """The first, in which optimisers make their state, and those that show the rest."""
     numbers = [1, 2]
-    if parts.step.apart is not None:
+    if _replicas(parts) is not None:
         period = parts.recipe.sync.period
         numbers = [1, 2, 3] if period == "auto" else sorted({1, int(period), int(period) + 1})
     position = 0
@@ -246,13 +255,13 @@ def _updates(parts: Parts) -> Iterator[tuple[int, GlobalBatch]]:
 
 def _watched(parts: Parts, shapes: Shapes, number: int, batch: GlobalBatch) -> _Watched:
     """Make one update without numbers."""
-    apart = parts.step.apart
-    pieces = list(parts.micro_batches(batch, parts.micro_tokens))
+    apart = _replicas(parts)
+    pieces = list(parts.strategy.pieces(batch, parts.cut))
     before, meetings = len(shapes.sent), 0 if apart is None else apart.rhythm.meetings
     shapes.phase = "forward and backward"
     shapes.forget_peak()
     with _phases(parts, shapes):
-        parts.update(parts.step, batch, pieces, lr=parts.effective.lr, tokens_before=0)
+        parts.strategy.update(batch, pieces, Rates(lr=parts.clocks.effective.lr))
     return _Watched(
         sent=shapes.sent[before:],
         peak_bytes=shapes.peak_bytes,
@@ -267,8 +276,8 @@ def _watched(parts: Parts, shapes: Shapes, number: int, batch: GlobalBatch) -> _
 @contextmanager
 def _phases(parts: Parts, shapes: Shapes) -> Iterator[None]:
     """Tell when an optimiser moves the weights."""
-    apart = parts.step.apart
-    optimizers = [parts.step.optimizer] if apart is None else [one.optimizer for one in apart.held]
+    apart = _replicas(parts)
+    optimizers = [parts.strategy.optimizer] if apart is None else [one.optimizer for one in apart.held]
 
     def entered(*_: Any) -> None:
         shapes.phase = "the optimiser's step"
@@ -289,14 +298,14 @@ def _model_bytes(parts: Parts) -> int:
     """Of parameters and buffers that this rank holds, those in one memory once."""
     storages = {}
     for tensor in (*parts.module.parameters(), *parts.module.buffers()):
-        storage = parts.step.world.local(tensor).untyped_storage()
+        storage = parts.strategy.world.local(tensor).untyped_storage()
         storages[storage._cdata] = storage.nbytes()
     return sum(storages.values())
 
 
 def _pieces(parts: Parts, batch: GlobalBatch) -> int:
     """Micro-batches of an update, over all ranks."""
-    part = parts.step.world.part
+    part = parts.strategy.world.part
     return len(
         cut(batch.lengths_B, parts.micro_tokens, parts.packing, ALIGNED if part.aligned else part.size)
     )

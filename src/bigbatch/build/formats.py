@@ -70,10 +70,10 @@ def precision_facts(on: Measured, how: ForwardPlan) -> PrecisionFacts | None:
     return replace(_compared(on, facts, how, pieces), modules=tuple(modules))
 
 
-def loss_scale_for(plan: Plan) -> LossScale | None:
+def loss_scale_for(plan: Plan) -> LossScale:
     """A loss scale for fp16, whose gradients underflow without one."""
     chosen = plan.choices.get("precision")
-    return LossScale() if chosen is not None and chosen.value == "fp16" else None
+    return LossScale() if chosen is not None and chosen.value == "fp16" else LossScale.none()
 
 
 def audited(on: Measured, plan: Plan, *, asked: bool) -> tuple[Plan, Audit | None]:

@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.build.ready import Ready
 from bigbatch.build.runners import open_forward
 from bigbatch.data.lengths import padding_by_way
 from bigbatch.data.packs import micro_batches
 from bigbatch.graph.analyse import analyse, middle
-from bigbatch.model.anatomy import anatomy
-from bigbatch.model.logits import DeferredForward
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.graph import GraphAnalysis, Plain
 from bigbatch.protocols import Forward
@@ -31,16 +29,7 @@ def analyse_parts(parts: Parts) -> GraphAnalysis:
     batch = parts.batches.at(0, 1)
     pieces = list(micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing))
     piece = middle([piece for piece in pieces if np.any(piece.targets.weights)] or pieces)
-    ready = Ready(
-        module=parts.module,
-        anatomy=anatomy(parts.module),
-        tokenizer=parts.tokenizer,
-        task=parts.task,
-        max_length=parts.max_length,
-        pad_id=parts.pad_id,
-        deferred=isinstance(parts.forward, DeferredForward),
-        notes=(),
-    )
+    ready = parts.model
     how = ForwardPlan.of(parts.plan.choices)
     if how.compile != "off":
         parts.forward.close()

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from bigbatch.build.ready import Ready
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
@@ -71,7 +69,7 @@ class Measured:
     batches: Batches
     lengths: LengthFacts
     length: Length
-    new_optimizer: Callable[[nn.Module], Any]
+    new_optimizer: Callable[..., Any]
     say: Callable[[str], None]
     model: ModelFacts
     """Sizes of the whole model."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from bigbatch.build.bitwise import is_bitwise
 from bigbatch.data.random_parts import part_micro_batches
@@ -13,15 +16,13 @@ from bigbatch.errors import Problem, RecipeError
 from bigbatch.optim.groups import names_of
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.noise import NOT_MEASURED
-from bigbatch.protocols import World
+from bigbatch.protocols import Cut, World
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import GlobalBatch, MicroBatch, Packing, TokenTable, Update
+from bigbatch.records import GlobalBatch, MicroBatch, TokenTable, Update
 from bigbatch.rules.clocks import Clock, Length, mark_crossed
 from bigbatch.rules.noise_scale import ADAM, WHOLE, Interval, State, advanced, interval_of, names, part_sizes
 from bigbatch.rules.ramp import Ramp
-from bigbatch.step.noise import NoiseMeter
-from bigbatch.step.update import StepParts
-from bigbatch.store.progress import Progress
+from bigbatch.step.noise import Noise, NoiseMeter, Remembers
 from bigbatch.tasks.base import Task
 
 HALF_LIFE_MEASUREMENTS = 20
@@ -54,7 +55,7 @@ def shared(world: World) -> bool:
 
 
 @dataclass(kw_only=True, eq=False)
-class NoiseScale:
+class NoiseScale(Noise):
     """Measures some updates of a run; which ones follows from their position alone."""
 
     recipe: Recipe
@@ -63,6 +64,7 @@ class NoiseScale:
     table: TokenTable
     length: Length
     half_life_samples: float
+    _measuring: bool = field(default=False, init=False)
 
     def due(self, batch: GlobalBatch) -> bool:
         """Whether this update is measured; a batch of one sample has no parts."""
@@ -80,30 +82,32 @@ class NoiseScale:
         """Samples of each random part."""
         return part_sizes(batch.samples, self.recipe.scale.parts)
 
-    def micro_batches(
-        self, batch: GlobalBatch, *, micro_tokens: int, packing: Packing
-    ) -> Iterator[MicroBatch]:
-        """This rank's micro-batches of an update that is measured."""
+    def pieces(self, batch: GlobalBatch, cut: Cut) -> Iterable[MicroBatch] | None:
+        """This rank's micro-batches, random part behind random part."""
+        if not self.due(batch):
+            return None
         return part_micro_batches(
             batch,
             self.table,
             self.sizes(batch),
             self.recipe.seed.data,
-            micro_tokens=micro_tokens,
-            packing=packing,
+            micro_tokens=cut.micro_tokens,
+            packing=cut.packing,
             part=self.world.part,
             shared=shared(self.world),
         )
 
-    def measuring(
-        self, step: StepParts, batch: GlobalBatch, pieces: Iterator[MicroBatch]
-    ) -> tuple[StepParts, Iterator[MicroBatch]]:
-        """The step and the micro-batches of an update, watched if it is measured."""
-        if not self.due(batch):
-            return step, pieces
-        return replace(step, noise=self.meter), self.meter.watched(pieces, self.sizes(batch))
+    def watched(self, batch: GlobalBatch, pieces: Iterable[MicroBatch]) -> Iterable[MicroBatch]:
+        """The gradient is read after the last micro-batch of each random part."""
+        self._measuring = self.due(batch)
+        return self.meter.watched(pieces, self.sizes(batch)) if self._measuring else pieces
 
-    def noted(self, record: Update, progress: Progress) -> Update:
+    def read(self, loss_scale: float) -> None:
+        """Finish the measurement."""
+        if self._measuring:
+            self.meter.read(loss_scale)
+
+    def noted(self, record: Update, progress: Remembers) -> Update:
         """The record with what is known of the noise after this update; `progress` remembers it."""
         found, self.meter.found = self.meter.found, {}
         if record.skipped or WHOLE not in found:
@@ -122,50 +126,54 @@ def noise_scale(
     task: Task,
     groups: Mapping[str, str],
     *,
-    step: StepParts,
+    parameters: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    world: World,
     table: TokenTable,
     length: Length,
-) -> NoiseScale | None:
-    """What measures a run, or None.
+) -> Noise:
+    """What measures a run.
 
     Args:
         recipe: its section `scale` says how often.
         plan: may have decided against it.
         task: whose loss it is.
         groups: name of a parameter -> its group.
-        step: of the run.
+        parameters: this rank's parts of the trainable ones.
+        optimizer: of them.
+        world: the ranks.
         table: the tokenised training split.
         length: of the run.
     """
     choice = plan.choices.get("noise_scale")
     declined = choice is not None and choice.value == NOT_MEASURED and choice.source != "user"
     if recipe.scale.every.unit in ("never", "none") or declined or obstacle(recipe, task):
-        return None
-    named = names_of(step.optimizer.param_groups)
+        return Noise()
+    named = names_of(optimizer.param_groups)
     meter = NoiseMeter(
-        step.parameters,
-        [groups.get(named.get(parameter, ""), "other") for parameter in step.parameters],
-        step.world,
-        step.optimizer,
-        shared=shared(step.world),
+        parameters,
+        [groups.get(named.get(parameter, ""), "other") for parameter in parameters],
+        world,
+        optimizer,
+        shared=shared(world),
     )
     return NoiseScale(
         recipe=recipe,
         meter=meter,
-        world=step.world,
+        world=world,
         table=table,
         length=length,
         half_life_samples=HALF_LIFE_MEASUREMENTS * _spacing_samples(recipe, table, length),
     )
 
 
-def refuse_unmeasured(ramp: Ramp | None, noise: NoiseScale | None, plan: Plan) -> None:
+def refuse_unmeasured(ramp: Ramp | None, noise: Noise, plan: Plan) -> None:
     """A ramp by the noise scale needs it.
 
     Raises:
         RecipeError: it is not measured in this run, with the reason.
     """
-    if ramp is None or ramp.marks is not None or noise is not None:
+    if ramp is None or ramp.marks is not None or isinstance(noise, NoiseScale):
         return
     choice = plan.choices.get("noise_scale")
     why = "it is not measured" if choice is None else choice.reason

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bigbatch.build.build import Parts, Progress, Say, build
+from bigbatch.build.build import Given, Progress, Say, build
 from bigbatch.build.inputs import Inputs, Live, model_digest, read_inputs
 from bigbatch.build.live import live_digests, live_task
+from bigbatch.build.parts import Parts
 from bigbatch.build.ready import ready_model, ready_tables
 from bigbatch.build.watched import check_watched
 from bigbatch.probe.hardware import hardware_facts
@@ -29,7 +30,7 @@ def plan_only(
 ) -> Parts:
     """Build everything up to the first update without a run directory; `audit` looks at the number format too.
 
-    `ways` are further arguments of `build`: the ranks, and what a dry run does otherwise.
+    `ways` are further fields of `Given`: the ranks, and what a dry run does otherwise.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
@@ -38,9 +39,8 @@ def plan_only(
         task = live_task(recipe, live)
         inputs = checked_inputs(recipe, task, live)
         cache = token_cache(recipe)
-        return build(
-            recipe, task, inputs, live, cache_dir=cache, say=say, progress=progress, audit=audit, **ways
-        )
+        given = Given(live=live, cache_dir=cache, say=say, progress=progress, audit=audit, **ways)
+        return build(recipe, task, inputs, given)
 
 
 def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None = None) -> list[str]:

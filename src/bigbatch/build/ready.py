@@ -12,7 +12,9 @@ import numpy as np
 from torch import nn
 
 from bigbatch.build.inputs import Inputs, Live, local_model
+from bigbatch.data.batches import Batches
 from bigbatch.data.ragged import all_targets, counted_units
+from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.data.unknown import unknown_note
 from bigbatch.errors import DataError, ModelError, Problem
@@ -45,6 +47,17 @@ class Ready:
     deferred: bool
     """Whether the forward stops in front of the output layer (`model.logits`)."""
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """The rows of a run, and how they are visited."""
+
+    rows: Mapping[str, DataTable]
+    """Split name -> rows before tokenising."""
+    tables: Mapping[str, TokenTable]
+    """Split name -> tokenised rows; class weights are multiplied into `train`."""
+    batches: Batches
 
 
 def ready_model(

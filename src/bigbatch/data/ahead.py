@@ -15,8 +15,8 @@ from bigbatch.data.batches import Batches
 from bigbatch.records import GlobalBatch, MicroBatch
 
 Item = TypeVar("Item")
-Cut = Callable[[GlobalBatch, int], Iterable[MicroBatch]]
-"""(global batch, micro_tokens) -> its micro-batches."""
+How = TypeVar("How")
+"""How a batch is cut (`protocols.Cut`)."""
 
 LEAD = 8
 """Micro-batches that may lie ready: enough for the start of the next update."""
@@ -84,19 +84,26 @@ class Ahead(Generic[Item]):
             return not self._closed
 
 
-class Supply:
+class Supply(Generic[How]):
     """Global batches and their micro-batches, in order, cut ahead or when they are asked for.
 
     Asking for anything but the next update (after running out of memory, say) starts anew from there. The result is
     the same either way: cuts depend on lengths and budget alone.
     """
 
-    def __init__(self, batches: Batches, cut: Cut, *, last_update: int, lead: int = 0) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        cut: Callable[[GlobalBatch, How], Iterable[MicroBatch]],
+        *,
+        last_update: int,
+        lead: int = 0,
+    ) -> None:
         """Nothing is cut yet.
 
         Args:
             batches: the global batches of the run.
-            cut: cuts one of them; called in the background thread if there is one.
+            cut: (global batch, how) -> its micro-batches; called in the background thread if there is one.
             last_update: nothing is cut behind it.
             lead: micro-batches that may lie ready; 0 cuts each when it is asked for, without a thread.
         """
@@ -105,29 +112,29 @@ class Supply:
         self._last_update = last_update
         self._lead = lead
         self._ahead: Ahead[Any] | None = None
-        self._next: tuple[int, int, int, int | None] | None = None
+        self._next: tuple[int, int, How, int | None] | None = None
 
     def at(
-        self, position: int, update: int, micro_tokens: int, samples: int | None = None
+        self, position: int, update: int, how: How, samples: int | None = None
     ) -> tuple[GlobalBatch, Iterator[MicroBatch]]:
         """The batch of an update, and its micro-batches.
 
         Args:
             position: samples consumed before it.
             update: 1-based number.
-            micro_tokens: upper bound of computed tokens of a micro-batch.
+            how: it is cut.
             samples: of this batch, where the run decides it; None: as `batches` says.
         """
         if not self._lead:
             batch = self._batches.at(position, update, samples)
-            return batch, iter(self._cut(batch, micro_tokens))
-        if self._ahead is None or self._next != (position, update, micro_tokens, samples):
+            return batch, iter(self._cut(batch, how))
+        if self._ahead is None or self._next != (position, update, how, samples):
             self.close()
-            self._ahead = Ahead(self._stream(position, update, micro_tokens, samples), self._lead)
+            self._ahead = Ahead(self._stream(position, update, how, samples), self._lead)
         self._next = None
         ahead = self._ahead
         batch = next(ahead)
-        return batch, self._pieces(ahead, batch, micro_tokens, samples)
+        return batch, self._pieces(ahead, batch, how, samples)
 
     def close(self) -> None:
         """End the background thread."""
@@ -135,21 +142,21 @@ class Supply:
             self._ahead.close()
         self._ahead = self._next = None
 
-    def _stream(self, position: int, update: int, micro_tokens: int, samples: int | None) -> Iterator[Any]:
+    def _stream(self, position: int, update: int, how: How, samples: int | None) -> Iterator[Any]:
         """Batch, its micro-batches, None; the next batch, …"""
         while update <= self._last_update:
             batch = self._batches.at(position, update, samples)
             yield batch
-            yield from self._cut(batch, micro_tokens)
+            yield from self._cut(batch, how)
             yield None
             position, update = position + batch.samples, update + 1
 
     def _pieces(
-        self, ahead: Ahead[Any], batch: GlobalBatch, micro_tokens: int, samples: int | None
+        self, ahead: Ahead[Any], batch: GlobalBatch, how: How, samples: int | None
     ) -> Iterator[MicroBatch]:
         for piece in ahead:
             if piece is None:
                 break
             yield piece
         # Only once all were taken: a batch that was left half-way is begun anew.
-        self._next = (batch.first_position + batch.samples, batch.update + 1, micro_tokens, samples)
+        self._next = (batch.first_position + batch.samples, batch.update + 1, how, samples)

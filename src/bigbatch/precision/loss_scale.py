@@ -6,6 +6,7 @@ updates without overflow. Powers of two change no bit of what neither overflows 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,14 +39,28 @@ class LossScale:
     good_updates: int = 0
     """Of the current row."""
 
-    def unscale(self, gradients: Sequence[Tensor]) -> None:
-        """Divide in place: before the norm, so that the norm and the clipping are those of the gradient."""
-        if gradients:
-            torch._foreach_mul_(list(gradients), 1.0 / self.value)  # pyright: ignore[reportPrivateImportUsage]
+    @classmethod
+    def none(cls) -> LossScale:
+        """A factor of 1 that stays: formats whose gradients do not underflow."""
+        return cls(value=1.0, largest=1.0)
 
     @property
-    def can_halve(self) -> bool:
-        return self.value > self.smallest
+    def varies(self) -> bool:
+        """Whether it may be another than 1."""
+        return self.largest > 1
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What the backward pass starts from."""
+        return loss if self.value == 1 else loss * self.value
+
+    def unscale(self, gradients: Sequence[Tensor]) -> None:
+        """Divide in place: before the norm, so that the norm and the clipping are those of the gradient."""
+        if gradients and self.value != 1:
+            torch._foreach_mul_(list(gradients), 1.0 / self.value)  # pyright: ignore[reportPrivateImportUsage]
+
+    def may_help(self, loss: float) -> bool:
+        """Whether a smaller one may: it cannot when the loss itself, which is not scaled, is not finite."""
+        return self.value > self.smallest and math.isfinite(loss)
 
     def halve(self) -> None:
         """After an overflow."""

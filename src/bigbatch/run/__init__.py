@@ -8,7 +8,8 @@
     forecast.py      the time that is left, held against the updates
     start.py         who lives in the directory, the lock, the parts, the newest checkpoint
     run.py           a run as Python sees it
-    loop.py          the iterator of records
+    loop.py          the iterator of records, on one screen
+    between.py       what happens between two updates: evaluations, checkpoints, requests
     beat.py          signs of life of this rank
     ramp.py          the size of the next batch, where a ramp decides it
     baselines.py     simple models of the same rows, fitted once and kept

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bigbatch.build.build import Parts
 from bigbatch.build.inputs import local_model
+from bigbatch.build.parts import Parts
 from bigbatch.build.watched import figure_of
 from bigbatch.stored import Damaged, read_bytes
 
@@ -41,7 +41,7 @@ def _plural(word: str) -> str:
 
 
 def _model(parts: Parts) -> str:
-    if parts.step.world.divides:
+    if parts.strategy.world.divides:
         return base_name(parts)
     sizes = [parameter.numel() for parameter in parts.module.parameters()]
     trained = sum(parameter.numel() for parameter in parts.module.parameters() if parameter.requires_grad)

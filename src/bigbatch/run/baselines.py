@@ -12,7 +12,7 @@ import numpy as np
 
 from bigbatch.baseline.fit import Figures, fitted, has_baselines
 from bigbatch.baseline.model import Split
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.build.watched import figure_of
 from bigbatch.documents import readable
 from bigbatch.parallel.agree import by_leader
@@ -24,7 +24,7 @@ from bigbatch.store.directory import RunDirectory
 from bigbatch.tasks.naming import is_own, reported_names
 
 if TYPE_CHECKING:
-    from bigbatch.run.loop import Loop
+    from bigbatch.run.between import Between
 
 _LEAST_SECONDS, _SHARE = 30.0, 0.03
 """What fitting may take: the larger of a time and of a share of the predicted run."""
@@ -112,16 +112,16 @@ def kept_or_fitted(parts: Parts, directory: RunDirectory) -> Baselines:
     return found
 
 
-def told(loop: Loop) -> Iterator[Record]:
+def told(between: Between) -> Iterator[Record]:
     """What is said with the first evaluation; on every rank."""
-    parts, progress = loop.parts, loop.progress
+    parts, progress = between.parts, between.progress
     if progress.evaluations or not wanted(parts):
         return
-    loop.boundary.beat.phase("waiting")
-    found = baselines(parts, loop.keeper.directory, loop.world)
+    between.beat.phase("waiting")
+    found = baselines(parts, between.keeper.directory, between.world)
     said = event(parts, found, progress.update)
     if said is not None:
-        yield loop.emit(said)
+        yield between.emit(said)
 
 
 def event(parts: Parts, found: Baselines, step: int) -> Event | None:
@@ -177,6 +177,6 @@ def _digest(parts: Parts) -> str:
         "classes": list(parts.task.label_names),
         "figures": [name for metric in parts.metrics for name in reported_names(metric)],
         "told": [figure(parts), told_split(parts)],
-        "length": parts.max_length,
+        "length": parts.model.max_length,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()

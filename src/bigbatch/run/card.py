@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 import bigbatch
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.model.heads import HEADS
 from bigbatch.store.progress import Progress
 
@@ -82,7 +82,7 @@ def _training(parts: Parts, progress: Progress, kept: str) -> list[str]:
     recipe = parts.recipe
     batch = f"{recipe.batch.samples} samples" if recipe.batch.samples else f"{recipe.batch.tokens} tokens"
     optimizer = (
-        f"{_shown_as_it_is(recipe.optimizer.name)}, learning rate {parts.effective.lr:g}, "
+        f"{_shown_as_it_is(recipe.optimizer.name)}, learning rate {parts.clocks.effective.lr:g}, "
         f"{_shown_as_it_is(recipe.schedule.name)} schedule"
     )
     return [
@@ -91,7 +91,7 @@ def _training(parts: Parts, progress: Progress, kept: str) -> list[str]:
         f"- {batch} per update, {progress.update:,} updates, {progress.position:,} samples, "
         f"{progress.tokens:,} tokens",
         f"- {optimizer}",
-        f"- texts cut to {parts.max_length} tokens",
+        f"- texts cut to {parts.model.max_length} tokens",
         *([f"- {_sentence(kept)}"] if kept else []),
         "",
     ]

@@ -21,7 +21,7 @@ from bigbatch.store.progress import Best, Progress
 from bigbatch.tasks.row_scores import scored_by_itself
 
 if TYPE_CHECKING:
-    from bigbatch.build.build import Parts
+    from bigbatch.build.parts import Parts
 
 BEST, STOPPING = "best", "stopping"
 """Names of the row scores that a checkpoint holds: of the best evaluation, and of the one that stopping is held to."""
@@ -56,7 +56,7 @@ def scored_figures(parts: Parts, split: str) -> tuple[str, ...]:
         return ()
     names = [parts.best_metric or "loss", stopping_metric(parts)]
     watched = [figure_of(name, parts.validation) for name in names]
-    if parts.open_end:
+    if parts.clocks.open_end:
         watched.append((watched[-1][0], "loss"))
     return tuple(dict.fromkeys(metric for place, metric in watched if place == split))
 

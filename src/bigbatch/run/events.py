@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bigbatch.precision.loss_scale import LossScale
 from bigbatch.records import Event, GlobalBatch, Update
 from bigbatch.store.progress import Progress
 
 if TYPE_CHECKING:
-    from bigbatch.build.build import Parts
+    from bigbatch.build.parts import Parts
 
 
 def skipped(record: Update, batch: GlobalBatch) -> Event:
@@ -34,34 +33,9 @@ def empty(record: Update, batch: GlobalBatch) -> Event:
     )
 
 
-def halve_loss_scale(scale: LossScale | None, batch: GlobalBatch) -> Event:
-    """The same batch is done again. Nothing needs to be durable: a resume meets the same overflow."""
-    assert scale is not None
-    before = scale.value
-    scale.halve()
-    return Event(
-        step=batch.update - 1,
-        event="loss_scale_overflow",
-        why=f"the gradient of update {batch.update} was not finite at a loss scale of {before:g}",
-        did=f"halves the loss scale to {scale.value:g} and does update {batch.update} again",
-        details={"loss_scale_before": before, "loss_scale": scale.value},
-    )
-
-
-def loss_scale_grown(scale: LossScale, step: int) -> Event:
-    """After many updates without an overflow."""
-    return Event(
-        step=step,
-        event="loss_scale_grown",
-        why=f"{scale.grow_after} updates in a row did not overflow",
-        did=f"doubled the loss scale to {scale.value:g}",
-        details={"loss_scale": scale.value},
-    )
-
-
 def batch_grown(parts: Parts, progress: Progress, before: int, why: str) -> Event:
     """The ramp goes to its next size; the optimiser keeps what it remembers."""
-    ramp = parts.ramp
+    ramp = parts.clocks.ramp
     assert ramp is not None
     old, new = ramp.sizes[before], ramp.sizes[progress.batch_stage]
     here = parts.in_stage(progress.batch_stage)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.build.build import Parts
 from bigbatch.build.graph import analyse_parts
 from bigbatch.build.noise import obstacle
 from bigbatch.build.noise import result as noise_result
+from bigbatch.build.parts import Parts
 from bigbatch.build.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.data.tables import DataTable
 from bigbatch.graph.compiled import compilations
@@ -21,9 +21,9 @@ from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.about import base_name
 from bigbatch.run.baselines import kept_or_fitted
+from bigbatch.run.between import Between
 from bigbatch.run.card import model_card
 from bigbatch.run.choice import Kept, choose, needs_final_scores
-from bigbatch.run.loop import Loop
 from bigbatch.run.verdict import run_verdict
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.progress import Progress
@@ -38,66 +38,66 @@ Figures = Mapping[str, Mapping[str, float | None]]
 """Split -> name -> loss or metric; None where the figure does not exist."""
 
 
-def finish(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record]:
+def finish(parts: Parts, directory: RunDirectory, between: Between) -> Iterator[Record]:
     """Evaluate and export the kept weights, and write the final files; status.json is the caller's.
 
     Yields:
         An event when the weights are not the latest ones, and the evaluation of the test split.
     """
-    progress = loop.progress
-    parts.settle()
+    progress = between.progress
+    parts.strategy.settle()
     if needs_final_scores(parts, progress):
         split, _ = figure_of(parts.best_metric or "loss", parts.validation)
-        if split not in loop.results:  # after a kill
-            loop.evaluate_split(split)
-    kept = choose(parts, progress, loop.results)
+        if split not in between.results:  # after a kill
+            between.evaluate_split(split)
+    kept = choose(parts, progress, between.results)
     # All ranks have the same scores; that they decide alike must not hang on the last bit of a logarithm.
-    kept = Kept(**loop.world.share(asdict(kept)))
+    kept = Kept(**between.world.share(asdict(kept)))
     # The newest checkpoint may still be on its way to the disk, and whole weights are read from it.
-    loop.keeper.flush()
-    trouble = loop.keeper.load_earlier(kept.update) if kept.of == "best" else None
+    between.keeper.flush()
+    trouble = between.keeper.load_earlier(kept.update) if kept.of == "best" else None
     restored = kept.of == "best" and trouble is None
     if trouble:
         kept = replace(kept, update=progress.update, of="final", why=trouble)
     if kept.best_update is not None:
-        yield loop.emit(_weights_event(progress, kept, trouble))
+        yield between.emit(_weights_event(progress, kept, trouble))
     for split in parts.validation:
         # After a kill, or with other weights than the latest, the details have to be computed again.
-        if restored or split not in loop.results:
-            loop.evaluate_split(split)
+        if restored or split not in between.results:
+            between.evaluate_split(split)
     if "test" in parts.tables:
-        yield loop.emit(loop.evaluate_split("test"))
-    yield from loop.failures_beside()
+        yield between.emit(between.evaluate_split("test"))
+    yield from between.failures_beside()
     final = {split: dict(figures) for split, figures in progress.figures.items()}
-    world = loop.world
-    yield from _written(parts, directory, loop, final, kept) if directory.writes else ()
+    world = between.world
+    yield from _written(parts, directory, between, final, kept) if directory.writes else ()
     # Nobody reads the result before it is there.
     world.barrier()
 
 
 def _written(
-    parts: Parts, directory: RunDirectory, loop: Loop, final: Figures, kept: Kept
+    parts: Parts, directory: RunDirectory, between: Between, final: Figures, kept: Kept
 ) -> Iterator[Record]:
     """Rank 0 writes the model and the final files."""
     found = kept_or_fitted(parts, directory)
     base = base_name(parts)
-    said = run_verdict(parts, loop, final, found)
+    said = run_verdict(parts, between, final, found)
     card = model_card(
-        parts, final, loop.progress, base=base, baselines=found.figures, verdict=said, kept=kept.why
+        parts, final, between.progress, base=base, baselines=found.figures, verdict=said, kept=kept.why
     )
     # No rank holds all of a divided model; its checkpoint does.
-    stored = loop.keeper.stored_weights() if loop.world.divides else None
+    stored = between.keeper.stored_weights() if between.world.divides else None
     files = parts.task.files(parts.module)
-    save_model(parts.module, parts.tokenizer, directory.model, card, stored, files=files)
-    directory.write_json(directory.evaluation, evaluation_file(parts, loop.results))
+    save_model(parts.module, parts.model.tokenizer, directory.model, card, stored, files=files)
+    directory.write_json(directory.evaluation, evaluation_file(parts, between.results))
     if stored is None:  # the analysis runs the model, which takes every rank of a divided one
-        yield from _keep_analysis(parts, directory, loop)
+        yield from _keep_analysis(parts, directory, between)
     # A report of an earlier moment would otherwise pass for this result's after a kill.
     directory.report.unlink(missing_ok=True)
     directory.write_json(
         directory.result,
         {
-            **result_file(parts, loop, final, kept),
+            **result_file(parts, between, final, kept),
             "model": base,
             "baseline": found.figures,
             "verdict": said,
@@ -123,12 +123,12 @@ def _weights_event(progress: Progress, kept: Kept, trouble: str | None) -> Event
     )
 
 
-def result_file(parts: Parts, loop: Loop, final: Figures, kept: Kept) -> dict[str, Any]:
+def result_file(parts: Parts, between: Between, final: Figures, kept: Kept) -> dict[str, Any]:
     """Contents of result.json."""
-    progress = loop.progress
+    progress = between.progress
     best = progress.best
     return {
-        "exit_reason": "gate_missed" if missed_gates(parts, final) else loop.exit_reason,
+        "exit_reason": "gate_missed" if missed_gates(parts, final) else between.exit_reason,
         "updates": progress.update,
         "samples": progress.position,
         "tokens": progress.tokens,
@@ -219,20 +219,20 @@ def _word_of(example: Example, table: TokenTable) -> int:
     return int((further_U == 0).sum()) - 1
 
 
-def _keep_analysis(parts: Parts, directory: RunDirectory, loop: Loop) -> Iterator[Record]:
+def _keep_analysis(parts: Parts, directory: RunDirectory, between: Between) -> Iterator[Record]:
     """Write `RUN/graph.json` at the end of a long run, for the report; a failure is an event, not the run's.
 
     At the end, because a start should be short, and because the weights do not matter to it.
     """
-    if loop.progress.train_seconds < LONG_ENOUGH_SECONDS or directory.graph.exists():
+    if between.progress.train_seconds < LONG_ENOUGH_SECONDS or directory.graph.exists():
         return
     try:
         found = analyse_parts(parts)
     except Exception as error:
         first = str(error).partition("\n")[0]
-        yield loop.emit(
+        yield between.emit(
             Event(
-                step=loop.progress.update,
+                step=between.progress.update,
                 event="graph_not_analysed",
                 why=f"{type(error).__name__}: {first}",
                 did="the report comes without that section",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.records import Event, Update
 from bigbatch.store.progress import Progress
 from bigbatch.units import show_seconds
@@ -25,7 +25,7 @@ class Forecast:
         self._parts, self._progress = parts, progress
         train = parts.plan.choices.get("train_seconds")
         foretold = None if train is None else train.prediction
-        tokens = _tokens(parts, parts.length.samples)
+        tokens = _tokens(parts, parts.clocks.length.samples)
         if progress.tokens and progress.train_seconds:
             foretold, tokens = progress.train_seconds, float(progress.tokens)
         self._each = foretold / tokens if foretold and tokens else 0.0
@@ -46,7 +46,7 @@ class Forecast:
         if 1 / _WRONG < factor < _WRONG:
             self._updates, self._seconds, self._tokens = 0, 0.0, 0.0
             return
-        left = each * _tokens(self._parts, self._parts.length.samples - self._progress.position)
+        left = each * _tokens(self._parts, self._parts.clocks.length.samples - self._progress.position)
         was = left / factor
         self._each, self._updates, self._seconds, self._tokens = each, 0, 0.0, 0.0
         yield Event(
@@ -60,12 +60,12 @@ class Forecast:
 
 def _tokens(parts: Parts, samples: int) -> float:
     """Real tokens of so many samples, on average."""
-    return samples * parts.lengths.tokens / max(1, parts.lengths.samples)
+    return samples * parts.clocks.lengths.tokens / max(1, parts.clocks.lengths.samples)
 
 
 def told_anew(parts: Parts, progress: Progress) -> Parts:
     """The run as it is shown when it goes on: with the time that is left, at the speed so far, not the old forecast."""
-    plan, left = parts.plan, parts.length.samples - progress.position
+    plan, left = parts.plan, parts.clocks.length.samples - progress.position
     if not progress.train_seconds or not progress.position or "train_seconds" not in plan.choices:
         return parts
     seconds = progress.train_seconds * left / progress.position

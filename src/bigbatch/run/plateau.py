@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.build.watched import figure_of
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.records import Event
@@ -40,7 +40,7 @@ class Plateau:
     def see(self, results: Mapping[str, EvalResult], keeper: Keeper) -> list[Event]:
         """Compare an evaluation with the best so far; the event that the cool-down begins."""
         parts, progress = self._parts, self._progress
-        if not parts.open_end or progress.cool_down is not None or not progress.update:
+        if not parts.clocks.open_end or progress.cool_down is not None or not progress.update:
             return []
         if not _at_peak(parts, progress.position):
             return []
@@ -49,7 +49,7 @@ class Plateau:
         if stale < max(1, PATIENCE if stopping is None else stopping.patience.amount):
             return []
         end = self._end()
-        if end >= parts.length.samples:
+        if end >= parts.clocks.length.samples:
             return []
         progress.cool_down = [progress.position, end]
         shorten(parts, progress)
@@ -60,8 +60,8 @@ class Plateau:
                 event="plateau",
                 why=told,
                 did=f"cools the learning rate down to {_low(parts)} until update "
-                f"{parts.length.updates:,}: {parts.length.epochs:.3g} epochs in all",
-                details={"updates": parts.length.updates, "samples": parts.length.samples},
+                f"{parts.clocks.length.updates:,}: {parts.clocks.length.epochs:.3g} epochs in all",
+                details={"updates": parts.clocks.length.updates, "samples": parts.clocks.length.samples},
             )
         ]
 
@@ -93,7 +93,7 @@ class Plateau:
         decay = parts.recipe.schedule.decay
         if decay.unit == "percent":
             return math.ceil(cool_down_end(position, min(decay.amount / 100, 0.9)))
-        batch = parts.length.samples / parts.length.updates
+        batch = parts.clocks.length.samples / parts.clocks.length.updates
         scale = {"updates": batch, "samples": 1.0, "epochs": float(len(parts.train))}
         return position + math.ceil(in_samples("schedule.decay", decay, scale))
 
@@ -105,21 +105,23 @@ def _low(parts: Parts) -> str:
 
 def _at_peak(parts: Parts, position: int) -> bool:
     """Whether the rate neither rises nor falls any more: before and after, a plateau says nothing."""
-    return parts.schedule.factor_at(_clock(parts, position)) >= 1
+    return parts.clocks.schedule.factor_at(_clock(parts, position)) >= 1
 
 
 def follow(parts: Parts, progress: Progress) -> None:
     """Lay the schedule as the run so far decided: a second rise after a cool-down that was given up, the next end."""
     if progress.warm_again is not None:
         # Else the rate would jump from where it had cooled down to, to its peak.
-        parts.schedule = replace(parts.schedule, again_from=float(_clock(parts, progress.warm_again)))
+        parts.clocks.schedule = replace(
+            parts.clocks.schedule, again_from=float(_clock(parts, progress.warm_again))
+        )
     if progress.cool_down is not None:
         shorten(parts, progress)
 
 
 def _clock(parts: Parts, position: int) -> int:
     """A position on the clock of the schedule."""
-    return parts.batches.tokens_before(position) if parts.clock == "tokens" else position
+    return parts.batches.tokens_before(position) if parts.clocks.clock == "tokens" else position
 
 
 def shorten(parts: Parts, progress: Progress) -> None:
@@ -130,23 +132,25 @@ def shorten(parts: Parts, progress: Progress) -> None:
     assert progress.cool_down is not None
     start, end = progress.cool_down
     position, updates = progress.position, progress.update
-    if parts.ramp is None:
+    if parts.clocks.ramp is None:
         while position < end:
             position, updates = parts.batches.next_position(position), updates + 1
     elif position < end:
         # Whole batches of the first size: the last one takes what is left.
-        first, now = parts.ramp.sizes[0], parts.ramp.sizes[progress.batch_stage]
+        first, now = parts.clocks.ramp.sizes[0], parts.clocks.ramp.sizes[progress.batch_stage]
         left = math.ceil((end - position) / first) * first
         position, updates = position + left, updates + math.ceil(left / now)
     total, begun = _clock(parts, position), _clock(parts, start)
-    parts.schedule = replace(parts.schedule, total_samples=float(total), decay_samples=float(total - begun))
-    if parts.ramp is not None:
-        parts.ramp = replace(parts.ramp, total_samples=position)
-    parts.length = Length(
+    parts.clocks.schedule = replace(
+        parts.clocks.schedule, total_samples=float(total), decay_samples=float(total - begun)
+    )
+    if parts.clocks.ramp is not None:
+        parts.clocks.ramp = replace(parts.clocks.ramp, total_samples=position)
+    parts.clocks.length = Length(
         updates=updates,
         samples=position,
         epochs=position / len(parts.train),
-        exact=parts.ramp is None,
-        warnings=parts.length.warnings,
+        exact=parts.clocks.ramp is None,
+        warnings=parts.clocks.length.warnings,
     )
     parts.tell_length()

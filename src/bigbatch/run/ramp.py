@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bigbatch.build.build import Parts
-from bigbatch.optim.build import set_scaled
+from bigbatch.build.parts import Parts
 from bigbatch.records import Event, Update
 from bigbatch.rules.noise_scale import interval_of
 from bigbatch.rules.ramp import Ramp
@@ -19,25 +18,19 @@ class Growth:
 
     @property
     def _ramp(self) -> Ramp | None:
-        return self._parts.ramp
+        return self._parts.clocks.ramp
 
     def over(self) -> bool:
         """Whether all samples of the run are used up."""
         if self._ramp is not None:
-            return self._progress.position >= self._parts.length.samples
-        return self._progress.update >= self._parts.length.updates
+            return self._progress.position >= self._parts.clocks.length.samples
+        return self._progress.update >= self._parts.clocks.length.updates
 
     def samples(self) -> int | None:
         """Samples of the next batch, where a ramp decides it."""
         if self._ramp is None:
             return None
         return self._ramp.samples(self._progress.position, self._progress.batch_stage)
-
-    def prepare(self) -> None:
-        """Betas and eps of this size; the averages so far are kept."""
-        if self._ramp is not None:
-            here = self._parts.in_stage(self._progress.batch_stage)
-            set_scaled(self._parts.step.optimizer, here.betas, here.eps)
 
     def by_position(self) -> list[Event]:
         """Go to the size that holds from here on; an event when it is another one."""

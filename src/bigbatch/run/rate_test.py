@@ -8,25 +8,27 @@ checkpoint does not test again. The same on every split of the work: what it fin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.build.settled import RATE
-from bigbatch.data.packs import micro_batches
 from bigbatch.parallel.agree import OutOfMemory
 from bigbatch.precision.loss_scale import GradientOverflow
-from bigbatch.protocols import Record
+from bigbatch.protocols import Rates, Record
 from bigbatch.records import GlobalBatch, MicroBatch, Update
 from bigbatch.rules.batch_size import scaled
 from bigbatch.rules.first_run import rate_found, rate_test_updates, tested_rates
+from bigbatch.step.noise import Noise
+from bigbatch.step.together import Together
 
 if TYPE_CHECKING:
-    from bigbatch.run.loop import Loop
+    from bigbatch.run.between import Between
 
-Pieces = Callable[[Iterator[MicroBatch]], Iterator[MicroBatch]]
+Pieces = Callable[[Iterable[MicroBatch]], Iterable[MicroBatch]]
 
 
 def _wanted(parts: Parts) -> int:
@@ -34,24 +36,24 @@ def _wanted(parts: Parts) -> int:
     choice = parts.plan.choices.get(RATE)
     if choice is None or choice.source != "default":
         return 0
-    return rate_test_updates(parts.length.updates)
+    return rate_test_updates(parts.clocks.length.updates)
 
 
-def tested_rate(loop: Loop) -> Iterator[Record]:
+def tested_rate(between: Between) -> Iterator[Record]:
     """Before update 1: the learning rate that `auto` leaves open; the plan that says so is durable before it."""
-    parts = loop.parts
-    updates = _wanted(parts) if loop.progress.update == 0 else 0
+    parts = between.parts
+    updates = _wanted(parts) if between.progress.update == 0 else 0
     if not updates:
         return
     while True:
         try:
-            why = _settle_rate(parts, updates, loop.watched_pieces)
+            why = _settle_rate(parts, updates, between.watched)
             break
         except OutOfMemory as error:
-            yield loop.emit(loop.shrink(error, "the test of the learning rate"))
-    loop.keeper.write_plan(parts.plan)
+            yield between.emit(between.shrink(error, "the test of the learning rate"))
+    between.keeper.write_plan(parts.plan)
     lr = parts.recipe.optimizer.lr
-    yield loop.emit(loop.event("rate_test", why, f"trains with optimizer.lr {lr:g}", lr=lr))
+    yield between.emit(between.event("rate_test", why, f"trains with optimizer.lr {lr:g}", lr=lr))
 
 
 def _settle_rate(parts: Parts, updates: int, watched: Pieces) -> str:
@@ -66,7 +68,7 @@ def _settle_rate(parts: Parts, updates: int, watched: Pieces) -> str:
         What was found, in words.
     """
     usual = float(parts.plan.value(RATE))
-    first = parts.recipe.batch.samples if parts.ramp is None else parts.ramp.sizes[0]
+    first = parts.recipe.batch.samples if parts.clocks.ramp is None else parts.clocks.ramp.sizes[0]
     rates = tested_rates(usual, updates)
     losses = _losses(parts, first, rates, watched)
     found, why = rate_found(usual, rates[: len(losses)], losses)
@@ -80,29 +82,30 @@ def _use_rate(parts: Parts, lr: float, why: str) -> None:
         update={"optimizer": parts.recipe.optimizer.model_copy(update={"lr": lr})}
     )
     batch = parts.recipe.batch
-    if parts.ramp is None:
-        parts.effective = scaled(parts.recipe.optimizer, batch.samples or batch.tokens or 1)
+    if parts.clocks.ramp is None:
+        parts.clocks.effective = scaled(parts.recipe.optimizer, batch.samples or batch.tokens or 1)
     else:
-        parts.effective = parts.in_stage(0)
+        parts.clocks.effective = parts.in_stage(0)
     parts.plan = parts.plan.changed(RATE, lr, why)
     parts.tell_length()
 
 
 def _losses(parts: Parts, samples: int | None, rates: list[float], watched: Pieces) -> list[float]:
     """Loss of each update, up to the first that is not finite."""
-    step = parts.step
+    assert isinstance(parts.strategy, Together)
+    strategy = replace(parts.strategy, noise=Noise())
     # Buffers, too: running averages of a module of the user's move with every forward.
-    moved = [*step.parameters, *parts.module.buffers()]
+    moved = [*strategy.parameters, *parts.module.buffers()]
     before = [tensor.detach().clone() for tensor in moved]
-    scale = None if step.loss_scale is None else step.loss_scale.to_state()
+    scale = strategy.scale.to_state()
     factor = parts.in_stage(0).lr / float(parts.plan.value(RATE))  # the first batch is not the base
     losses: list[float] = []
     position = 0
     try:
-        parts.resume_training()
+        strategy.resume()
         for number, rate in enumerate(rates, start=1):
             batch = parts.batches.at(position, number, samples)
-            record = _updated(parts, batch, watched, rate * factor)
+            record = _updated(strategy, batch, parts, watched, rate * factor)
             losses.append(math.inf if record.loss is None or record.skipped else float(record.loss))
             if not math.isfinite(losses[-1]):
                 break
@@ -111,26 +114,17 @@ def _losses(parts: Parts, samples: int | None, rates: list[float], watched: Piec
         with torch.no_grad():
             for tensor, old in zip(moved, before, strict=True):
                 tensor.copy_(old)
-        step.optimizer.state.clear()
-        step.optimizer.zero_grad(set_to_none=True)
-        if step.loss_scale is not None and scale is not None:
-            step.loss_scale.restore(scale)
+        strategy.optimizer.state.clear()
+        strategy.optimizer.zero_grad(set_to_none=True)
+        strategy.scale.restore(scale)
     return losses
 
 
-def _updated(parts: Parts, batch: GlobalBatch, watched: Pieces, lr: float) -> Update:
+def _updated(strategy: Together, batch: GlobalBatch, parts: Parts, watched: Pieces, lr: float) -> Update:
     """One update of the test, at the largest loss scale that it does not overflow at."""
-    step = parts.step
     while True:
-        cut = micro_batches(
-            batch,
-            parts.train,
-            micro_tokens=parts.micro_tokens,
-            packing=parts.packing,
-            part=step.world.part,
-        )
         try:
-            return parts.update(step, batch, watched(cut), lr=lr, tokens_before=0)
-        except GradientOverflow:
-            assert step.loss_scale is not None
-            step.loss_scale.halve()
+            (record,) = strategy.update(batch, watched(strategy.pieces(batch, parts.cut)), Rates(lr=lr))
+            return record
+        except GradientOverflow:  # the scale was halved
+            continue

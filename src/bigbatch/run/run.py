@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.documents import readable
 from bigbatch.errors import BigbatchError, GateMissed, RunLocked, UsageError
 from bigbatch.frames import each_said_plainly, said_plainly
@@ -20,8 +20,9 @@ from bigbatch.model.pooling import pooled
 from bigbatch.parallel.agree import Leaving
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Evaluate, Record, Request, Save, Stop
+from bigbatch.run.between import Between
 from bigbatch.run.finish import finish, missed_gates
-from bigbatch.run.loop import Loop
+from bigbatch.run.loop import loop
 from bigbatch.run.signals import Interrupted, SignalFlag
 from bigbatch.store.directory import RunDirectory, State
 
@@ -43,16 +44,16 @@ class Run:
         directory: RunDirectory,
         *,
         parts: Parts | None = None,
-        loop: Loop | None = None,
+        between: Between | None = None,
         stack: ExitStack | None = None,
         finished: Callable[[Path], object] = lambda path: None,
     ) -> None:
-        """`run.start` builds runs; without a loop it is one that had finished before."""
+        """`run.start` builds runs; without one it is one that had finished before."""
         self.path: Path = directory.path
-        self.status: State = "running" if loop else "finished"
+        self.status: State = "running" if between else "finished"
         self.signal: int | None = None
         """Number of the signal that interrupted the run."""
-        self.result: dict[str, Any] | None = None if loop else readable(directory.result)
+        self.result: dict[str, Any] | None = None if between else readable(directory.result)
         """Contents of result.json, once finished."""
         self.error: BigbatchError | None = None
         """What `train` raises after everything was written, also when the run had finished before: a missed gate."""
@@ -60,7 +61,7 @@ class Run:
             self.error = GateMissed("; ".join(self.result["missed_gates"]))
         self._directory = directory
         self._parts = parts
-        self._loop = loop
+        self._between = between
         self._stack = stack or ExitStack()
         self._finished = finished
         self._iterator: Generator[Record, None, None] | None = None
@@ -77,9 +78,9 @@ class Run:
         with self._stack:
             if self._iterator is not None:
                 self._iterator.close()  # puts the signal handlers back
-            if self.status == "running" and self._loop is not None:
+            if self.status == "running" and self._between is not None:
                 if kind is None:
-                    self._loop.save_interrupted(Interrupted(None))
+                    self._between.save_interrupted(Interrupted(None))
                 self._end("failed" if kind is not None and issubclass(kind, Exception) else "interrupted")
             self._let_go()
 
@@ -90,17 +91,18 @@ class Run:
         return self._iterator
 
     def _records(self) -> Generator[Record, None, None]:
-        if self._loop is None or self._parts is None:
+        if self._between is None or self._parts is None:
             return
         # The flag is up until the last file is written: a second signal ends the process with its exit code.
         with SignalFlag(self._parts.recipe.launch.grace.amount) as flag:
-            self._loop.watch(flag)
+            self._between.watch(flag)
             try:
-                yield from self._loop.records()
-                yield from finish(self._parts, self._directory, self._loop)
+                with closing(self._between.supply):
+                    yield from loop(self._parts.strategy, self._between)
+                yield from finish(self._parts, self._directory, self._between)
             except Leaving as interruption:
                 self.signal = interruption.signal
-                record = self._loop.save_interrupted(interruption)
+                record = self._between.save_interrupted(interruption)
                 self._end("interrupted")
                 self._let_go()
                 yield record
@@ -109,11 +111,11 @@ class Run:
                 self.status = "failed"  # status.json belongs to whoever took the directory over
                 raise
             except Exception as error:
-                self._loop.save_failed(error)
+                self._between.save_failed(error)
                 self._end("failed")
                 raise
             self.result = readable(self._directory.result)
-            missed = missed_gates(self._parts, self._loop.progress.figures)
+            missed = missed_gates(self._parts, self._between.progress.figures)
             if missed:
                 self.error = GateMissed("; ".join(missed))
             self._end("finished")
@@ -126,13 +128,13 @@ class Run:
         self._stack.close()
         if self._parts is not None:
             self._parts.forward.close()
-            self._parts.step.world.close()
+            self._parts.strategy.world.close()
 
     def _end(self, status: State) -> None:
-        assert self._loop is not None and self._parts is not None
+        assert self._between is not None and self._parts is not None
         self.status = status
         self._parts.module.eval()
-        self._directory.write_status(status, self._loop.progress.update)
+        self._directory.write_status(status, self._between.progress.update)
 
     # ------------------------------------------------------------ requests, served at the next update boundary
 
@@ -152,9 +154,9 @@ class Run:
         self._request(Evaluate(why))
 
     def _request(self, request: Request) -> None:
-        if self._loop is None:
+        if self._between is None:
             raise UsageError(f"{self.path} has finished: there is no update boundary left to {request.why}")
-        self._loop.boundary.requests.append(request)
+        self._between.boundary.requests.append(request)
 
     # ------------------------------------------------------------ results
 
@@ -179,7 +181,7 @@ class Run:
     def metrics(self) -> dict[str, float | None]:
         """Figures as `split.metric`, such as `test.f1_macro`: the final ones, or the latest while running."""
         found: Mapping[str, Mapping[str, float | None]] = (self.result or {}).get("final") or (
-            self._loop.progress.figures if self._loop is not None else {}
+            self._between.progress.figures if self._between is not None else {}
         )
         return {
             f"{split}.{name}": value for split, figures in found.items() for name, value in figures.items()
@@ -195,12 +197,12 @@ class Run:
             found = predict_rows(opened.forward, opened.task, opened.tokenizer, rows, columns=opened.columns)
             return list(found)
         parts = self._parts
-        if parts.step.world.size == 1:  # the mean of replicas on several ranks takes all of them
-            parts.settle()
+        if parts.strategy.world.size == 1:  # the mean of replicas on several ranks takes all of them
+            parts.strategy.settle()
         # Padded: it works whether or not the packed path still holds the module's attention.
-        forward = pooled(PaddedForward(parts.module, parts.pad_id), parts.task.pooled_by)
+        forward = pooled(PaddedForward(parts.module, parts.model.pad_id), parts.task.pooled_by)
         columns = parts.recipe.data.columns
-        return list(predict_rows(forward, parts.task, parts.tokenizer, rows, columns=columns))
+        return list(predict_rows(forward, parts.task, parts.model.tokenizer, rows, columns=columns))
 
     @cached_property
     def _opened(self) -> Loaded:

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bigbatch.build.build import Parts, Say, build
+from bigbatch.build.build import Given, Say, build
 from bigbatch.build.build import Progress as TokenProgress
 from bigbatch.build.inputs import Inputs, Live, file_digest
 from bigbatch.build.live import give_back, live_task, with_its_tokenizer
 from bigbatch.build.only import checked_inputs, token_cache, what_is_computed
+from bigbatch.build.parts import Parts
 from bigbatch.build.ready import ready_model
 from bigbatch.documents import readable
 from bigbatch.errors import MachineError, UsageError
@@ -31,10 +32,10 @@ from bigbatch.recipe.references import read_code, referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
 from bigbatch.run.beat import NO_BEAT, Beat
+from bigbatch.run.between import Between
 from bigbatch.run.forecast import told_anew
 from bigbatch.run.guard import Guard
 from bigbatch.run.homes import as_begun, told_home
-from bigbatch.run.loop import Loop
 from bigbatch.run.plateau import follow
 from bigbatch.run.run import Run
 from bigbatch.store.checkpoints import checkpoint_bytes
@@ -221,18 +222,16 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
             world, lambda: readable(directory.plan), lambda content: content, lambda content: content
         )
         frozen_plan = _frozen_plan(kept, recipe, wishes.say)
-    parts = build(
-        recipe,
-        start.task,
-        start.inputs,
-        start.live,
-        cache_dir=token_cache(recipe),
-        frozen_plan=frozen_plan,
-        say=wishes.say,
-        progress=wishes.progress,
+    given = Given(
+        live=start.live,
         world=world,
         place=wishes.place,
+        plan=frozen_plan,
+        cache_dir=token_cache(recipe),
+        say=wishes.say,
+        progress=wishes.progress,
     )
+    parts = build(recipe, start.task, start.inputs, given)
     check_same(world, shapes_of(parts.module), socket.gethostname())
     directory.preflight(bytes_needed(parts, recipe.run.keep))
     run_id = by_leader(world, lambda: _identify(directory, start), str, str)
@@ -243,7 +242,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         directory,
         journal,
         parts.module,
-        parts.step.world,
+        parts.strategy.world,
         run_id=run_id,
         digest=start.what.digest,
         keep=recipe.run.keep,
@@ -264,7 +263,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     first_save = "carried on with other settings" if carried_on else keeper.recount(progress)
     keeper.write_plan(parts.plan)
     directory.write_status("running", progress.update)
-    loop = Loop(
+    between = Between(
         parts,
         keeper,
         progress,
@@ -278,7 +277,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     )
     # The loop knows of a cool-down that has begun: its end is the run's.
     wishes.planned(told_anew(parts, progress))
-    return Run(directory, parts=parts, loop=loop, stack=stack.pop_all(), finished=wishes.finished)
+    return Run(directory, parts=parts, between=between, stack=stack.pop_all(), finished=wishes.finished)
 
 
 def _take(directory: RunDirectory, wishes: Wishes, stack: ExitStack) -> tuple[RunLock, list[str]]:
@@ -312,7 +311,7 @@ def _damaged(notes: Sequence[str], progress: Progress, say: Say) -> list[Event]:
 
 def _other_ranks(parts: Parts, progress: Progress) -> list[Event]:
     """The run goes on with another number of ranks: a change of plan."""
-    before, now = int(parts.plan.value("ranks")), parts.step.world.size
+    before, now = int(parts.plan.value("ranks")), parts.strategy.world.size
     if before == now:
         return []
     parts.plan = parts.plan.changed("ranks", now, f"was {before} until update {progress.update}")
@@ -356,7 +355,7 @@ def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) ->
     progress = Progress()
     if found is not None:
         progress = found.progress
-        parts.restore(found.held, progress.batch_stage)
+        parts.strategy.restore(found.held, parts.moments(progress.batch_stage))
         guard.restore(found.held.facts["guard"])
     lost = keeper.journal.rewind_to(progress.update, progress.journal_records)
     event = Event(
@@ -374,13 +373,13 @@ def carried_on_event(
 ) -> Event:
     """What `--continue` changed, and what that does to the schedule; `asked`: by this command, not one before it."""
     changed = decision.differences if isinstance(decision, Resume) else ()
-    length, after = parts.length, progress.update
+    length, after = parts.clocks.length, progress.update
     did = f"the run is to have {length.updates} updates and has had {after}: it is only finished anew"
     if after < length.updates:
         stage, samples = progress.batch_stage, None
-        if parts.ramp is not None:
-            stage = parts.ramp.stage(progress.position, stage)
-            samples = parts.ramp.samples(progress.position, stage)
+        if parts.clocks.ramp is not None:
+            stage = parts.clocks.ramp.stage(progress.position, stage)
+            samples = parts.clocks.ramp.samples(progress.position, stage)
         batch = parts.batches.at(progress.position, after + 1, samples)
         lr = parts.learning_rate(batch.first_position, batch.samples, stage)
         did = (
@@ -406,7 +405,7 @@ def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     """recipe.yaml, environment.json and copies of the user's code."""
     atomic_write_text(directory.recipe, dump_recipe(start.recipe))
     facts = environment_facts(parts.hardware, start.inputs.digest)
-    directory.write_json(directory.environment, {**facts, "lengths": asdict(parts.lengths)})
+    directory.write_json(directory.environment, {**facts, "lengths": asdict(parts.clocks.lengths)})
     if parts.audit is not None:
         directory.write_json(directory.audit, parts.audit.to_json())
     if start.code:
@@ -440,10 +439,10 @@ def bytes_needed(parts: Parts, keep: int) -> int:
     tensors, _ = named_tensors(parts.module)
     optimizer = parts.recipe.optimizer
     per_parameter = state_multiple(optimizer.name, optimizer.momentum, optimizer.state)
-    trainable = sum(parameter.nbytes for parameter in parts.step.parameters)
+    trainable = sum(parameter.nbytes for parameter in parts.strategy.parameters)
     checkpoint = checkpoint_bytes(tensors) + int(per_parameter * trainable)
     model = sum(tensor.nbytes for tensor in tensors.values())
-    if parts.step.apart is not None:
+    if parts.recipe.sync.apart:
         # Each replica has weights and a state of its own; the outer step has both too.
-        checkpoint *= 1 + parts.step.apart.replicas
+        checkpoint *= 1 + parts.recipe.sync.replicas
     return (keep + 2) * checkpoint + model + _RECORD_BYTES

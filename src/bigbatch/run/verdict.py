@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigbatch.build.build import Parts
+from bigbatch.build.parts import Parts
 from bigbatch.build.watched import larger_is_better
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.rules.verdict import Course, Curves, Held, verdict
@@ -17,12 +17,12 @@ from bigbatch.tasks.base import Task
 from bigbatch.tasks.entities import scheme_of
 
 if TYPE_CHECKING:
-    from bigbatch.run.loop import Loop
+    from bigbatch.run.between import Between
 
 Figures = Mapping[str, Mapping[str, float | None]]
 
 
-def run_verdict(parts: Parts, loop: Loop, final: Figures, found: Baselines) -> str:
+def run_verdict(parts: Parts, between: Between, final: Figures, found: Baselines) -> str:
     """The sentence; on the rank that owns the journal."""
     split = baselines.told_split(parts)
     metric = baselines.figure(parts) or "loss"
@@ -31,15 +31,15 @@ def run_verdict(parts: Parts, loop: Loop, final: Figures, found: Baselines) -> s
     ours = final.get(split, {}).get(metric)
     if ours is None:
         metric, ours = "loss", final.get(split, {}).get("loss")
-    held = None if ours is None else _held(parts, loop, found, metric, float(ours))
-    never, kind = never_predicted(parts.task, loop.results.get(split))
-    return verdict(held, _curves(parts, loop, metric), _course(parts, loop), never=never, kind=kind)
+    held = None if ours is None else _held(parts, between, found, metric, float(ours))
+    never, kind = never_predicted(parts.task, between.results.get(split))
+    return verdict(held, _curves(parts, between, metric), _course(parts, between), never=never, kind=kind)
 
 
-def _held(parts: Parts, loop: Loop, found: Baselines, metric: str, ours: float) -> Held:
+def _held(parts: Parts, between: Between, found: Baselines, metric: str, ours: float) -> Held:
     split = baselines.told_split(parts)
     theirs = {name: splits[split].get(metric) for name, splits in found.figures.items() if split in splits}
-    result = loop.results.get(split)
+    result = between.results.get(split)
     scores = None if result is None else result.scores.get(metric)
     return Held(
         metric=metric,
@@ -53,10 +53,10 @@ def _held(parts: Parts, loop: Loop, found: Baselines, metric: str, ours: float) 
     )
 
 
-def _curves(parts: Parts, loop: Loop, metric: str) -> Curves:
+def _curves(parts: Parts, between: Between, metric: str) -> Curves:
     main = (*parts.validation, "")[0]
     steps, values, losses, training = [], [], [], []
-    for record in loop.keeper.journal.read():
+    for record in between.keeper.journal.read():
         if record["kind"] == "update" and record.get("loss") is not None:
             training.append(float(record["loss"]))
         elif record["kind"] == "eval" and record["split"] == main:
@@ -68,16 +68,16 @@ def _curves(parts: Parts, loop: Loop, metric: str) -> Curves:
     return Curves(steps=steps, values=values, losses=losses, training=training)
 
 
-def _course(parts: Parts, loop: Loop) -> Course:
-    progress, length = loop.progress, parts.recipe.length
+def _course(parts: Parts, between: Between) -> Course:
+    progress, length = between.progress, parts.recipe.length
     return Course(
         length=length.unit,
         # A run whose end validation found was as long as it became, not as its bound allowed.
-        amount=parts.length.epochs if parts.open_end else length.amount,
+        amount=parts.clocks.length.epochs if parts.clocks.open_end else length.amount,
         seconds=progress.train_seconds + progress.evaluate_seconds,
         batch_samples=parts.recipe.batch.samples,
         updates=progress.update,
-        lr=parts.effective.lr,
+        lr=parts.clocks.effective.lr,
         stopped=progress.stopped is not None,
     )
 

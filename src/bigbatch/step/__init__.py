@@ -2,13 +2,14 @@
 
 ::
 
-    update.py      one update on one screen: count, accumulate, reduce, check, clip, update, record
+    together.py    one model, all ranks; its update on one screen: count, accumulate, reduce, check, clip, move, record
     executor.py    micro-batches -> gradients (`protocols.Executor`); the one place that sums and divides
     tree.py        sums in the order of a tree: the same bits on any number of ranks
     coupled.py     a loss that needs all outputs of the batch, in two passes
     sam.py         the gradient where the loss nearby is worst: each update walks its micro-batches twice
     masks.py       the generator's seed of each micro-batch, a pure function of the recipe and the position
     noise.py       what the gradients of a batch's random parts say about its noise
-    apart.py       one update of replicas that train apart
+    apart.py       replicas that train apart, in turn
+    update.py      what both share: the record, the optimiser's step, the loss scale's news
     replicas.py    what each replica holds, and their meetings
 """

@@ -1,4 +1,4 @@
-"""One update of replicas that train apart: each on its own share of the global batch, with its own clipping.
+"""Replicas that train apart: each learns from its own share of the global batch, with its own clipping.
 
 All replicas are computed before any moves: when one cannot be (memory, a signal, a number that is not finite), none
 has moved, and the update is done again or skipped by all. That costs a gradient of memory for each replica held.
@@ -9,20 +9,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 
 import torch
+from torch import Tensor, nn
 
 from bigbatch.data.shares import replica_of
 from bigbatch.optim.build import set_lr
 from bigbatch.optim.lamb import local_sum_of_squares
 from bigbatch.parallel.agree import alone, together
-from bigbatch.precision.loss_scale import GradientOverflow
+from bigbatch.precision.loss_scale import GradientOverflow, LossScale
 from bigbatch.probe.hardware import peak_memory_bytes
-from bigbatch.records import GlobalBatch, LossSums, MicroBatch, Update
-from bigbatch.step.replicas import Apart, Replica
-from bigbatch.step.update import StepParts, is_overflow, move, nothing_learnt, told_terms
+from bigbatch.protocols import Cut, Executor, Losses, Moments, Rates, State, World
+from bigbatch.records import Event, GlobalBatch, LossSums, MicroBatch, Update
+from bigbatch.step.replicas import Replica, Replicas
+from bigbatch.step.update import counted, halved, moving, nothing_learnt, recorded, restore_scale, scale_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,100 +39,149 @@ class Passed:
     """For micro-batches to be cut."""
 
 
-def apply_apart(
-    parts: StepParts,
-    batch: GlobalBatch,
-    micro_batches: Iterable[MicroBatch],
-    *,
-    lr: float,
-    tokens_before: int,
-) -> Update:
-    """Move every replica by its share of one global batch; they meet when it is time.
+@dataclass(kw_only=True)
+class Apart:
+    """Every replica moves by its share of a batch; they meet when it is time (`protocols.Strategy`)."""
 
-    Args:
-        parts: model side of the update; `parts.apart` holds the replicas.
-        batch: all samples of the update, over all replicas.
-        micro_batches: those of the replicas held here, one replica behind the other (`data.shares`).
-        lr: learning rate of this update.
-        tokens_before: real tokens consumed by earlier updates.
+    task: Losses
+    module: nn.Module
+    executor: Executor
+    replicas: Replicas
+    parameters: Sequence[Tensor]
+    """Trainable parameters, tied ones once."""
+    world: World
+    clip: float | None
+    """Largest L2 norm of a replica's gradient; None leaves it alone."""
+    scale: LossScale = field(default_factory=LossScale.none)
+    """What the executor multiplied the gradient by."""
+    device: str = "cpu"
+    """Where the model is; its memory is what `peak_memory_bytes` reports."""
+    _events: list[Event] = field(default_factory=list, init=False)
 
-    Returns:
-        The record: `loss` over the whole batch; `grad_norm` is the root mean square over replicas.
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of the first replica held here; all are alike."""
+        return self.replicas.held[0].optimizer
 
-    Raises:
-        OutOfMemory: a micro-batch did not fit; no replica has moved.
-        GradientOverflow: not finite at a loss scale that can still be halved; no replica has moved.
-        DoesNotFit: an optimiser's own state did not fit.
-    """
-    started = time.perf_counter()
-    apart = parts.apart
-    assert apart is not None
-    denominators = alone(
-        parts.world, lambda: [parts.task.denominators(targets) for targets in apart.targets(batch)]
-    )
-    counted = {term: sum(own[term] for own in denominators) for term in denominators[0]}
-    if not any(counted.values()):
-        record = nothing_learnt(parts, batch, counted, lr=lr, tokens_before=tokens_before)
-        apart.after_update(batch.update, record.seconds)
-        return record
-    mine = together(parts.world, lambda: _passed(parts, apart, batch.update, micro_batches, denominators))
-    sums, grad_norm, peak_bytes = _everyone(parts, apart, mine, denominators)
-    finite = math.isfinite(grad_norm) and math.isfinite(sums.loss)
-    if not finite and is_overflow(parts.loss_scale, sums.loss):
-        raise GradientOverflow
-    if finite:
-        for replica in apart.held:
-            _move_replica(parts, apart, replica, lr)
-    apart.after_update(batch.update, time.perf_counter() - started)
-    return Update(
-        step=batch.update,
-        samples=batch.first_position + batch.samples,
-        tokens=tokens_before + batch.tokens,
-        batch_samples=batch.samples,
-        batch_tokens=batch.tokens,
-        loss=sums.loss,
-        terms=told_terms(sums.terms, counted),
-        grad_norm=grad_norm,
-        lr=lr,
-        seconds=time.perf_counter() - started,
-        wait_seconds=sum(passed.wait_seconds for passed in mine.values()),
-        padding_share=1 - sums.real_tokens / max(sums.computed_tokens, 1),
-        peak_memory_bytes=peak_bytes,
-        skipped=not finite,
-    )
+    def pieces(self, batch: GlobalBatch, cut: Cut) -> Iterable[MicroBatch]:
+        """The micro-batches of the replicas held here, one replica behind the other (`data.shares`)."""
+        return self.replicas.pieces(batch, cut)
 
+    def update(self, batch: GlobalBatch, pieces: Iterable[MicroBatch], rates: Rates) -> list[Update]:
+        """Move every replica by its share of one global batch; they meet when it is time.
 
-def _passed(
-    parts: StepParts,
-    apart: Apart,
-    update: int,
-    micro_batches: Iterable[MicroBatch],
-    denominators: Sequence[Mapping[str, float]],
-) -> dict[int, Passed]:
-    """Forward and backward of all replicas held here; each keeps its gradient."""
-    found: dict[int, Passed] = {}
-    replicas = {replica.number: replica for replica in apart.held}
-    for replica in apart.held:
-        replica.gradients = None
-    for number, pieces in groupby(micro_batches, replica_of):
-        if not any(denominators[number].values()):
-            continue  # nothing in its share counts: it stands still
-        replica = replicas[number]
-        apart.drop_gradients()
-        with apart.as_replica(replica):
-            sums = parts.executor.accumulate(update, pieces, denominators[number])
-        replica.gradients = apart.take_gradients()
-        present = [gradient for gradient in replica.gradients if gradient is not None]
-        if parts.loss_scale is not None:
-            parts.loss_scale.unscale(present)
-        replica.norm = float(local_sum_of_squares(present).sum().sqrt())
-        found[number] = Passed(sums=sums, norm=replica.norm, wait_seconds=parts.executor.wait_seconds)
-    return found
+        Args:
+            batch: all samples of the update, over all replicas.
+            pieces: those of the replicas held here, one replica behind the other.
+            rates: of this update.
+
+        Returns:
+            The record: `loss` over the whole batch; `grad_norm` is the root mean square over replicas.
+
+        Raises:
+            OutOfMemory: a micro-batch did not fit; no replica has moved.
+            GradientOverflow: not finite at a loss scale that was halved now; no replica has moved.
+            DoesNotFit: an optimiser's own state did not fit.
+        """
+        started, world, replicas = time.perf_counter(), self.world, self.replicas
+        denominators = alone(
+            world, lambda: [self.task.denominators(targets) for targets in replicas.targets(batch)]
+        )
+        whole = {term: sum(own[term] for own in denominators) for term in denominators[0]}
+        if not any(whole.values()):
+            record = nothing_learnt(world, self.device, batch, whole, rates)
+            replicas.after_update(batch.update, record.seconds)
+            return [record]
+        mine = together(world, lambda: self._passed(batch.update, pieces, denominators))
+        sums, grad_norm, peak_bytes = _everyone(world, replicas.count, self.device, mine, denominators)
+        finite = math.isfinite(grad_norm) and math.isfinite(sums.loss)
+        if not finite and self.scale.may_help(sums.loss):
+            self._events.append(halved(self.scale, batch.update))
+            raise GradientOverflow
+        if finite:
+            for replica in replicas.held:
+                self._move(replica, rates)
+        replicas.after_update(batch.update, time.perf_counter() - started)
+        record = recorded(
+            batch,
+            rates,
+            started,
+            sums,
+            whole,
+            grad_norm=grad_norm,
+            finite=finite,
+            wait_seconds=sum(passed.wait_seconds for passed in mine.values()),
+            peak_bytes=peak_bytes,
+        )
+        self._events += counted(self.scale, record)
+        return [record]
+
+    def _passed(
+        self, update: int, pieces: Iterable[MicroBatch], denominators: Sequence[Mapping[str, float]]
+    ) -> dict[int, Passed]:
+        """Forward and backward of all replicas held here; each keeps its gradient."""
+        found: dict[int, Passed] = {}
+        replicas = {replica.number: replica for replica in self.replicas.held}
+        for replica in self.replicas.held:
+            replica.gradients = None
+        for number, own in groupby(pieces, replica_of):
+            if not any(denominators[number].values()):
+                continue  # nothing in its share counts: it stands still
+            replica = replicas[number]
+            self.replicas.drop_gradients()
+            with self.replicas.as_replica(replica):
+                sums = self.executor.accumulate(update, own, denominators[number])
+            replica.gradients = self.replicas.take_gradients()
+            present = [gradient for gradient in replica.gradients if gradient is not None]
+            self.scale.unscale(present)
+            replica.norm = float(local_sum_of_squares(present).sum().sqrt())
+            found[number] = Passed(sums=sums, norm=replica.norm, wait_seconds=self.executor.wait_seconds)
+        return found
+
+    def _move(self, replica: Replica, rates: Rates) -> None:
+        """Clip and step one replica; without a gradient it stands still."""
+        if replica.gradients is None:
+            return
+        with self.replicas.as_replica(replica):
+            self.replicas.give_gradients(replica.gradients)
+            replica.gradients = None
+            if self.clip is not None:
+                norm = torch.tensor(replica.norm, dtype=torch.float64)
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+            set_lr(replica.optimizer, rates.lr)
+            with moving():
+                replica.optimizer.step()
+            self.replicas.drop_gradients()
+
+    def settle(self) -> None:
+        """The module holds the mean of all replicas, which stay as they are. Every rank must call it."""
+        self.replicas.settle()
+
+    def resume(self) -> None:
+        """The module is in training mode; each replica brings its own weights."""
+        self.module.train()
+
+    def state(self) -> State:
+        """Averages, and weights where they differ, of the replicas held here; the rhythm, and the loss scale."""
+        facts = {**scale_facts(self.scale), "sync": asdict(self.replicas.rhythm)}
+        return State(tensors=self.replicas.state(), facts=facts, own=True)
+
+    def restore(self, state: State, moments: Moments | None = None) -> None:
+        """Put them back; a ramp with replicas is refused, so there are no moments to set."""
+        assert moments is None
+        self.replicas.restore(state.tensors, state.facts["sync"])
+        restore_scale(self.scale, state.facts)
+
+    def events(self) -> list[Event]:
+        """Changes of the period and of the loss scale that nobody has been told yet."""
+        found, self._events = [*self.replicas.news(), *self._events], []
+        return found
 
 
 def _everyone(
-    parts: StepParts,
-    apart: Apart,
+    world: World,
+    replicas: int,
+    device: str,
     mine: Mapping[int, Passed],
     denominators: Sequence[Mapping[str, float]],
 ) -> tuple[LossSums, float, int]:
@@ -139,9 +190,9 @@ def _everyone(
     A column for each number of each replica, filled by the rank that holds it: sums have the same bits everywhere.
     """
     terms = [*denominators[0]]
-    columns = [_numbers(mine.get(number), terms, denominators[number]) for number in range(apart.replicas)]
+    columns = [_numbers(mine.get(number), terms, denominators[number]) for number in range(replicas)]
     flat = [number for column in columns for number in column]
-    rows = parts.world.exchange([float(peak_memory_bytes(parts.device)), *flat])
+    rows = world.exchange([float(peak_memory_bytes(device)), *flat])
     width = 4 + len(terms)
     summed = [sum(column) for column in zip(*(row[1:] for row in rows), strict=True)]
     each = [summed[start : start + width] for start in range(0, len(summed), width)]
@@ -165,18 +216,3 @@ def _numbers(passed: Passed | None, terms: Sequence[str], denominators: Mapping[
     sums = passed.sums
     losses = [sums.terms[term] * denominators[term] for term in terms]
     return [1.0, passed.norm**2, float(sums.real_tokens), float(sums.computed_tokens), *losses]
-
-
-def _move_replica(parts: StepParts, apart: Apart, replica: Replica, lr: float) -> None:
-    """Clip and step one replica; without a gradient it stands still."""
-    if replica.gradients is None:
-        return
-    with apart.as_replica(replica):
-        apart.give_gradients(replica.gradients)
-        replica.gradients = None
-        if parts.clip is not None:
-            norm = torch.tensor(replica.norm, dtype=torch.float64)
-            torch.nn.utils.clip_grads_with_norm_(parts.parameters, parts.clip, norm)
-        set_lr(replica.optimizer, lr)
-        move(replica.optimizer)
-        apart.drop_gradients()

@@ -120,7 +120,7 @@ class CoupledExecutor(PlainExecutor):
         with torch.enable_grad():
             shares = shares_of(self._task.loss(leaf_UC, targets), denominators)
             total = torch.stack(list(shares.values())).sum()
-            (total if self._loss_scale is None else total * self._loss_scale.value).backward()
+            self._scale.scaled(total).backward()
         assert leaf_UC.grad is not None
         found = []
         for piece, each, kept in zip(first.pieces, first.outputs, first.real, strict=True):

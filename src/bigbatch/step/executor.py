@@ -35,7 +35,7 @@ class PlainExecutor:
         device: torch.device,
         seed: int,
         in_place: Sequence[Tensor] = (),
-        loss_scale: LossScale | None = None,
+        scale: LossScale | None = None,
         span: Callable[[], AbstractContextManager[None]] = nullcontext,
         before_last: Callable[[], None] = lambda: None,
     ) -> None:
@@ -47,11 +47,11 @@ class PlainExecutor:
             device: where outputs live.
             seed: `seed.dropout`.
             in_place: parameters whose gradients come as some rows each; these are added to one dense buffer.
-            loss_scale: the gradient is multiplied by its value; whoever reads `.grad` divides (fp16).
+            scale: the gradient is multiplied by its value; whoever reads `.grad` divides (fp16).
             span: entered around all forward and backward passes of an update (tf32 is a switch of the device).
             before_last: called before the last micro-batch's backward, after which gradients are complete.
         """
-        self._loss_scale = loss_scale
+        self._scale = scale or LossScale.none()
         self._span = span
         self._before_last = before_last
         self._forward = forward
@@ -97,7 +97,7 @@ class PlainExecutor:
         targets = micro_batch.targets.map(self._to_device)
         shares = shares_of(self._task.loss(self._forward(micro_batch), targets), denominators)
         total = torch.stack(list(shares.values())).sum()
-        (total if self._loss_scale is None else total * self._loss_scale.value).backward()
+        self._scale.scaled(total).backward()
         return {term: share.detach().double() for term, share in shares.items()}
 
     def _to_device(self, values: np.ndarray) -> Tensor:

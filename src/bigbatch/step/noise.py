@@ -13,15 +13,41 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from bigbatch.data.random_parts import random_part_of
 from bigbatch.model.groups import EMBEDDINGS
-from bigbatch.protocols import World
-from bigbatch.records import MicroBatch
+from bigbatch.protocols import Cut, World
+from bigbatch.records import GlobalBatch, MicroBatch, Update
 from bigbatch.rules.noise_scale import ADAM, WHOLE, Estimate, estimate
+
+
+class Remembers(Protocol):
+    """What keeps the averages of measurements between updates (`store.progress.Progress`)."""
+
+    noise: dict[str, Any]
+
+
+class Noise:
+    """Which updates are measured: of this one, none (`build.noise.NoiseScale` measures some)."""
+
+    def pieces(self, batch: GlobalBatch, cut: Cut) -> Iterable[MicroBatch] | None:
+        """This rank's micro-batches of an update that is measured; None where it is not."""
+        return None
+
+    def watched(self, batch: GlobalBatch, pieces: Iterable[MicroBatch]) -> Iterable[MicroBatch]:
+        """The same micro-batches, watched where the update is measured."""
+        return pieces
+
+    def read(self, loss_scale: float) -> None:
+        """The gradient is complete, unscaled and not yet clipped."""
+
+    def noted(self, record: Update, progress: Remembers) -> Update:
+        """The record with what is known of the noise after this update; `progress` remembers it."""
+        return record
 
 
 class NoiseMeter:

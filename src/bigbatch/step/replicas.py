@@ -22,8 +22,8 @@ from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
 from bigbatch.parallel.outer import Outer
 from bigbatch.parallel.periodic import Meeting
-from bigbatch.protocols import World
-from bigbatch.records import Event, GlobalBatch, MicroBatch, Packing, Targets, TokenTable
+from bigbatch.protocols import Cut, World
+from bigbatch.records import Event, GlobalBatch, MicroBatch, Targets, TokenTable
 from bigbatch.rules.sync import Decision, Measured, meets, next_period
 
 MODEL = "model/"
@@ -50,7 +50,7 @@ class Replica:
 
     number: int
     tensors: list[Tensor]
-    """Trained parameters and buffers, in the order of `Apart.names`."""
+    """Trained parameters and buffers, in the order of `Replicas.names`."""
     optimizer: torch.optim.Optimizer
     gradients: list[Tensor | None] | None = None
     """Of the update in progress, in the order of the parameters; None: it had no samples."""
@@ -73,7 +73,7 @@ class Rhythm:
     """Every change of the period, with what was measured."""
 
 
-class Apart:
+class Replicas:
     """The replicas of a run that are computed here, and their meetings."""
 
     def __init__(
@@ -104,7 +104,8 @@ class Apart:
             UsageError: more ranks than replicas.
         """
         self.meeting = Meeting(world, sync.replicas)
-        self.replicas = sync.replicas
+        self.count = sync.replicas
+        """Of all ranks."""
         self.rhythm = Rhythm()
         self._period = sync.period if isinstance(sync.period, int) else None
         self._last_update = last_update
@@ -146,15 +147,18 @@ class Apart:
 
     def targets(self, batch: GlobalBatch) -> list[Targets]:
         """What each replica, held here or not, learns of a batch: enough for its denominators."""
-        numbers = range(self.replicas)
-        return [share_of(batch, self._table, number, self.replicas).targets for number in numbers]
+        numbers = range(self.count)
+        return [share_of(batch, self._table, number, self.count).targets for number in numbers]
 
-    def micro_batches(
-        self, batch: GlobalBatch, *, micro_tokens: int, packing: Packing
-    ) -> Iterator[MicroBatch]:
+    def pieces(self, batch: GlobalBatch, cut: Cut) -> Iterator[MicroBatch]:
         """The micro-batches of the replicas held here, one replica behind the other."""
         return micro_batches_apart(
-            batch, self._table, self.meeting.held, self.replicas, micro_tokens=micro_tokens, packing=packing
+            batch,
+            self._table,
+            self.meeting.held,
+            self.count,
+            micro_tokens=cut.micro_tokens,
+            packing=cut.packing,
         )
 
     # ------------------------------------------------------------ one replica at a time

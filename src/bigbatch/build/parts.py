@@ -1,0 +1,152 @@
+"""What a loop needs, once it is built; and how the plan of it changes while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from bigbatch.build.clocks import Clocks
+from bigbatch.build.ready import Data, Ready
+from bigbatch.build.watched import figure_of, larger_is_better, validation_splits
+from bigbatch.data.batches import Batches
+from bigbatch.data.tables import DataTable
+from bigbatch.model.forwards import ModuleForward
+from bigbatch.plan.choices import asked_for
+from bigbatch.plan.frozen import Plan
+from bigbatch.precision.audit import Audit
+from bigbatch.protocols import Cut, Metric, Moments
+from bigbatch.recipe.schema import Recipe
+from bigbatch.records import HardwareFacts, Packing, TokenTable
+from bigbatch.rules.batch_size import Effective
+from bigbatch.rules.ramp import scaled_in_stage
+from bigbatch.step.apart import Apart
+from bigbatch.step.noise import Noise
+from bigbatch.step.together import Together
+from bigbatch.tasks.base import Task
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """Everything a loop needs. `shrink` changes how the work is cut; what `auto` left open, `run.rate_test` and
+    `run.plateau` decide.
+    """
+
+    recipe: Recipe
+    """As the user wrote it, with numbers where it left something open."""
+    plan: Plan
+    hardware: HardwareFacts
+    model: Ready
+    data: Data
+    clocks: Clocks
+    forward: ModuleForward
+    strategy: Together | Apart
+    """The way to train."""
+    noise: Noise
+    """Measures the gradient noise of some updates, or of none."""
+    graphs_compiled: int = 0
+    """Graphs that the process had compiled before update 1; what comes later are recompilations."""
+    notes: tuple[str, ...]
+    """What the user should know of data and model before update 1; the plan has warnings of its own."""
+    audit: Audit | None = None
+    """Of the number format: before a run in a low one, or because it was asked for."""
+
+    @property
+    def module(self) -> nn.Module:
+        return self.model.module
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+    @property
+    def batches(self) -> Batches:
+        return self.data.batches
+
+    @property
+    def rows(self) -> Mapping[str, DataTable]:
+        """Split name -> rows before tokenising, for messages and examples."""
+        return self.data.rows
+
+    @property
+    def tables(self) -> Mapping[str, TokenTable]:
+        """Split name -> tokenised rows; class weights are multiplied into `train`."""
+        return self.data.tables
+
+    @property
+    def train(self) -> TokenTable:
+        return self.tables["train"]
+
+    @property
+    def validation(self) -> tuple[str, ...]:
+        """Names of the validation splits, the main one first."""
+        return tuple(validation_splits(self.tables))
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        return self.task.metrics
+
+    @property
+    def micro_tokens(self) -> int:
+        return int(self.plan.value("micro_tokens"))
+
+    @property
+    def evaluation_micro_tokens(self) -> int:
+        """Computed tokens of a micro-batch of evaluations; never more than a shrunk plan allows."""
+        choices = self.plan.choices
+        return int(
+            choices[
+                "evaluation_micro_tokens" if "evaluation_micro_tokens" in choices else "micro_tokens"
+            ].value
+        )
+
+    @property
+    def packing(self) -> Packing:
+        return self.plan.value("packing")
+
+    @property
+    def best_metric(self) -> str | None:
+        """What chooses the weights that are kept: the recipe's metric, else the validation loss."""
+        return (self.recipe.best.metric or "loss") if self.validation else None
+
+    def larger_is_better(self, metric: str) -> bool:
+        """Whether a figure improves upwards; a loss does not."""
+        return larger_is_better(figure_of(metric, [*self.tables])[1], self.metrics)
+
+    def in_stage(self, stage: int) -> Effective:
+        """Learning rate, betas and eps at a size of the ramp; without one, at the batch."""
+        if self.clocks.ramp is None:
+            return self.clocks.effective
+        return scaled_in_stage(self.recipe.optimizer, self.clocks.ramp, stage)
+
+    def learning_rate(self, first_position: int, batch_samples: int, stage: int = 0) -> float:
+        """Learning rate of an update: the schedule at the midpoint of its samples (of its tokens for clm)."""
+        peak = self.in_stage(stage).lr
+        if self.clocks.clock == "tokens":
+            first = self.batches.tokens_before(first_position)
+            after = self.batches.tokens_before(first_position + batch_samples)
+            return peak * self.clocks.schedule(first, after - first)
+        return peak * self.clocks.schedule(first_position, batch_samples)
+
+    @property
+    def cut(self) -> Cut:
+        """How the plan cuts a batch."""
+        return Cut(self.micro_tokens, self.packing)
+
+    def moments(self, stage: int) -> Moments | None:
+        """Betas and eps at a size of the ramp; None without one."""
+        here = self.in_stage(stage)
+        return None if self.clocks.ramp is None else (here.betas, here.eps)
+
+    def tell_length(self) -> None:
+        """The plan says anew how many updates there are, at which rates."""
+        told = asked_for(self.recipe, self.clocks.length, self.clocks.ramp)
+        self.plan = replace(self.plan, choices={**self.plan.choices, **told})
+
+    def shrink(self, micro_tokens: int, why: str, *, evaluation: bool = False) -> None:
+        """Cut the work into smaller pieces from now on; evaluations alone, while theirs are larger."""
+        if not evaluation or self.micro_tokens > micro_tokens:
+            self.plan = self.plan.changed("micro_tokens", micro_tokens, why)
+        if self.evaluation_micro_tokens > micro_tokens:
+            self.plan = self.plan.changed("evaluation_micro_tokens", micro_tokens, why)

@@ -1,0 +1,120 @@
+"""From the recipe's words to a way to train: all ranks together, or replicas that train apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bigbatch.build.bitwise import is_bitwise
+from bigbatch.build.formats import loss_scale_for
+from bigbatch.build.gradients import as_asked
+from bigbatch.build.measured import Measured
+from bigbatch.build.noise import noise_scale
+from bigbatch.build.ready import Ready
+from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.groups import parameter_groups
+from bigbatch.model.names import clean_name
+from bigbatch.plan.frozen import Plan
+from bigbatch.precision.loss_scale import LossScale
+from bigbatch.protocols import World
+from bigbatch.recipe.schema import Recipe
+from bigbatch.step.apart import Apart
+from bigbatch.step.coupled import CoupledExecutor
+from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.noise import Noise
+from bigbatch.step.replicas import Replicas
+from bigbatch.step.together import Together
+from bigbatch.step.tree import TreeExecutor
+
+
+def strategy_of(
+    recipe: Recipe, plan: Plan, on: Measured, forward: ModuleForward, world: World
+) -> tuple[Together | Apart, Noise]:
+    """What moves the weights, and what measures the noise of its gradient.
+
+    Args:
+        recipe: with every choice made.
+        plan: of this run.
+        on: the model, divided if ranks divide it, its task and data.
+        forward: runs it.
+        world: the ranks.
+    """
+    ready, device, train = on.ready, on.hardware.device, on.tables["train"]
+    trainable = list(world.trainable(ready.module))
+    parameters = [parameter for _, parameter in trainable]
+    # What is measured on throw-away parameters is measured by one rank alone: only here may ranks speak.
+    new_trained = partial(on.new_optimizer, world=world, trainable=trainable)
+    scale = loss_scale_for(plan)
+    executor = _executor_of(recipe, ready, forward, world, device, scale, parameters)
+    common: dict[str, Any] = {
+        "task": ready.task,
+        "module": ready.module,
+        "executor": as_asked(recipe, executor, parameters, world),
+        "parameters": parameters,
+        "world": world,
+        "clip": recipe.clip,
+        "scale": scale,
+        "device": device,
+    }
+    if recipe.sync.apart:
+        replicas = Replicas(
+            ready.module,
+            parameters,
+            world,
+            recipe.sync,
+            new_trained,
+            table=train,
+            last_update=on.length.updates,
+            shared_gradients=forward.in_place,
+        )
+        return Apart(replicas=replicas, **common), Noise()
+    optimizer = new_trained(ready.module)
+    noise = noise_scale(
+        recipe,
+        plan,
+        ready.task,
+        {clean_name(name): own for name, own in parameter_groups(ready.module, ready.anatomy).items()},
+        parameters=parameters,
+        optimizer=optimizer,
+        world=world,
+        table=train,
+        length=on.length,
+    )
+    return Together(optimizer=optimizer, table=train, noise=noise, **common), noise
+
+
+def _executor_of(
+    recipe: Recipe,
+    ready: Ready,
+    forward: ModuleForward,
+    world: World,
+    device: str,
+    scale: LossScale,
+    parameters: Sequence[Tensor],
+) -> PlainExecutor:
+    """What turns micro-batches into gradients: by the loss, and by what of it must be the same bits."""
+    common: dict[str, Any] = {
+        "forward": forward,
+        "task": ready.task,
+        "device": torch.device(device),
+        "seed": recipe.seed.dropout,
+        "scale": scale,
+        "span": forward.span,
+    }
+    if recipe.sync.apart:
+        return PlainExecutor(in_place=forward.in_place, **common)
+    if ready.task.couples == "batch":
+        return CoupledExecutor(
+            world=world,
+            cached=recipe.gradient.name == "cached",
+            in_place=forward.in_place,
+            before_last=world.last_backward,
+            **common,
+        )
+    if is_bitwise(recipe):
+        return TreeExecutor(parameters=parameters, **common)
+    return PlainExecutor(in_place=forward.in_place, before_last=world.last_backward, **common)
