@@ -71,6 +71,37 @@ def asked_of_the_package(tree: ast.AST) -> list[str]:
     return names
 
 
+def test_every_import_names_a_module_that_is_there(root):
+    """Whoever moves a module meets the files that others wrote meanwhile: an import inside a function fails late."""
+    missing = []
+    for path in sorted(
+        path for folder in ("src", "tests", "benchmarks", "tools") for path in (root / folder).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in (
+                "bigbatch",
+                "tests",
+                "tools",
+            ):
+                missing += [f"{path.relative_to(root)}:{node.lineno} {name}" for name in absent(root, node)]
+    assert missing == []
+
+
+def absent(root: Path, node: ast.ImportFrom) -> list[str]:
+    """What an import takes from a module or a package that has no such thing."""
+    assert node.module is not None
+    place = root / ("src" if node.module.startswith("bigbatch") else "") / node.module.replace(".", "/")
+    if place.with_suffix(".py").exists():
+        return []
+    inside = place / "__init__.py"
+    said = inside.read_text(encoding="utf-8") if inside.exists() else ""
+    return [
+        f"{node.module}.{alias.name}"
+        for alias in node.names
+        if not ((place / f"{alias.name}.py").exists() or (place / alias.name).is_dir() or alias.name in said)
+    ]
+
+
 def test_only_parallel_knows_torch_distributed(root):
     guilty = [
         f"{path.relative_to(root)}:{number}"
