@@ -156,11 +156,11 @@ def outcome_of(
             parts = torch.autograd.grad((logits_UC * weights_UC).sum(), trainable, allow_unused=True)
             summed = [_plus(total, part) for total, part in zip(summed, parts, strict=True)]
         outputs.append(logits_UC.detach())
-    gradient = [
+    sums = [
         torch.zeros_like(parameter) if total is None else total
         for parameter, total in zip(trainable, summed, strict=True)
     ]
-    return Outcome(torch.cat(outputs), gradient)
+    return Outcome(torch.cat(outputs), sums)
 
 
 def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:

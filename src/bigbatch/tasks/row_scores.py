@@ -73,9 +73,9 @@ def scorer_of(name: str, metrics: Sequence[Metric]) -> RowScorer | None:
     if isinstance(metric, (CountMetric, WordMetric, EntityMetric)):
         return _Counts(name, metric)
     if isinstance(metric, WholeMetric) and metric.slope is not None:
-        return _Slopes(metric, metric.slope)
+        return _Slopes(lambda *of: metric.value(metric.add(*of)), metric.slope, metric.larger_is_better)
     if isinstance(metric, CalibrationMetric):
-        return _Slopes(metric, of_calibration)
+        return _Slopes(lambda *of: metric.value(metric.add(*of)), of_calibration, metric.larger_is_better)
     return _Queries(metric) if isinstance(metric, RankMetric) else None
 
 
@@ -147,10 +147,12 @@ class _Slopes:
 
     def __init__(
         self,
-        metric: WholeMetric | CalibrationMetric,
+        value: Callable[[Predictions, Targets], float],
         slope: Callable[[Predictions, Targets], np.ndarray],
+        larger_is_better: bool,
     ) -> None:
-        self._metric, self._slope = metric, slope
+        self._value, self._slope = value, slope
+        self._sign = 1.0 if larger_is_better else -1.0
         self._chunks: tuple[tuple[Predictions, Targets], ...] = ()
         self._rows: list[np.ndarray] = []
         self._begun = 0
@@ -165,12 +167,12 @@ class _Slopes:
         if not len(rows_U):
             return np.empty(0)
         predictions, targets = joined(self._chunks)
-        value = self._metric.value(self._metric.add(predictions, targets))
+        value = self._value(predictions, targets)
         if not math.isfinite(value) or isinstance(value, figures.Idle):
             return np.empty(0)  # it does not move
         _, rows_U = np.unique(rows_U, return_inverse=True)  # those that count
         by_row = np.bincount(rows_U.reshape(-1), self._slope(predictions, targets))
-        return (value + len(by_row) * by_row) * (1.0 if self._metric.larger_is_better else -1.0)
+        return (value + len(by_row) * by_row) * self._sign
 
 
 # ---------------------------------------------------------------- counts
