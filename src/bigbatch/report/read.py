@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from bigbatch.documents import read_document, record_of
 from bigbatch.errors import UsageError
-from bigbatch.model.heads import HEADS, head_named_by
+from bigbatch.model.heads import HEADS, HeadKind, head_named_by
 from bigbatch.stored import Damaged, open_plain, read_bytes, read_object
 from bigbatch.units import show_bytes
 
@@ -120,7 +120,8 @@ def auto_class(folder: Path) -> str:
     except (OSError, Damaged):
         found = None
     names = [str(name) for name in found] if isinstance(found, list) else []
-    return HEADS[next(filter(None, map(head_named_by, names)), "sequence")].auto
+    kinds: list[HeadKind] = [kind for name in names if (kind := head_named_by(name))]
+    return HEADS[kinds[0]].auto if kinds else HEADS["sequence"].auto
 
 
 def _nearest(folder: Path) -> str:

@@ -195,7 +195,7 @@ class Foreign(Task[Any]):
     def with_facts(self, **facts: Any) -> Foreign:
         """Those that it has a field for reach it."""
         own: Any = self.own
-        known = {each.name for each in fields(own)} if is_dataclass(own) else set()
+        known = {each.name for each in fields(self.own)} if is_dataclass(self.own) else set()
         filled = {_FILLED[name]: fact for name, fact in facts.items() if _FILLED.get(name) in known}
         told = super().with_facts(**facts)
         return replace(told, own=replace(own, **filled)) if filled else told
