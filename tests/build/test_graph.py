@@ -12,8 +12,7 @@ from bigbatch import api
 from bigbatch.build.graph import analyse_parts
 from bigbatch.data.ahead import Supply
 from bigbatch.plan.graph import GraphAnalysis
-from bigbatch.run import finish
-from bigbatch.run import loop as run_loop
+from bigbatch.run import between, finish
 from tests.jobs import HELD_OUT, differing, document, events, exhaust, lines, start, weights
 from tests.models import tiny
 from tests.run.jobs import tiny_model
@@ -98,7 +97,7 @@ def ahead(monkeypatch):
     def build(batches, cut, *, last_update, lead):
         return Supply(batches, cut, last_update=last_update, lead=3)
 
-    monkeypatch.setattr(run_loop, "Supply", build)
+    monkeypatch.setattr(between, "Supply", build)
 
 
 def threads():
