@@ -8,8 +8,9 @@ import pytest
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import RecipeError
+from bigbatch.recipe.learning import TASK_OPTIONS
 from bigbatch.records import Targets
-from bigbatch.tasks.catalog import as_metric, build_task, task_from_recipe
+from bigbatch.tasks.catalog import TASKS, as_metric, build_task, task_from_recipe
 from bigbatch.tasks.classify import Classify
 
 MINE = """
@@ -104,3 +105,10 @@ def test_what_is_wrong_is_named(tmp_path: Path):
         task_from_recipe(
             recipe_of(tmp_path, options={"kind": "multi"}, name="mine.py:focal", class_weights="balanced")
         )
+
+
+def test_a_recipe_knows_the_tasks_and_their_options():
+    """Names and options stand in the recipe's sections, which know no task; here they are held against each other."""
+    assert list(TASKS) == list(TASK_OPTIONS)
+    for name, section in TASK_OPTIONS.items():
+        assert set(TASKS[name]().options) == set(section.model_fields)

@@ -24,7 +24,6 @@ from bigbatch.optim.muon import Muon, Whole
 from bigbatch.optim.schedule_free import schedule_free_adamw
 from bigbatch.rules.batch_size import Effective
 
-OPTIMIZERS = ("adamw", "sgd", "lamb", "lars", "lion", "muon", "schedule_free")
 _FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -123,9 +122,9 @@ def build_optimizer(
         "schedule_free": lambda: schedule_free_adamw(groups, **moments, **args),
     }
     if settings.name not in builders:
-        near = get_close_matches(settings.name, OPTIMIZERS, n=1)
+        near = get_close_matches(settings.name, builders, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        what = f"unknown optimiser {settings.name!r}; known: {', '.join(OPTIMIZERS)}, a reference{hint}"
+        what = f"unknown optimiser {settings.name!r}; known: {', '.join(builders)}, a reference{hint}"
         raise RecipeError([Problem(where="recipe", key="optimizer.name", what=what)])
     return _called(builders[settings.name], settings)
 

@@ -37,7 +37,6 @@ from bigbatch.recipe.values import (
 )
 from bigbatch.units import Quantity
 
-TASKS = ("classify", "tag", "mlm", "clm", "match")
 PLANNED_TASKS = ("rank", "seq2seq", "image")
 DEFAULT_LR = {
     "adamw": 5e-5,
@@ -48,7 +47,9 @@ DEFAULT_LR = {
     "muon": 5e-5,
     "schedule_free": 1e-4,
 }
-"""AdamW: the usual fine-tuning rate; LAMB: You et al. 2020, table 3, BERT at 512 samples; LARS: with its trust and
+"""Optimiser -> its usual rate: the one list of their names.
+
+AdamW: the usual fine-tuning rate; LAMB: You et al. 2020, table 3, BERT at 512 samples; LARS: with its trust and
 momentum a tensor moves by a thousandth of its norm; Lion: a fifth of AdamW's; Muon with Moonlight's scale: AdamW's;
 schedule-free: twice AdamW's."""
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -205,6 +206,7 @@ TASK_OPTIONS: dict[str, type[Section]] = {
     "match": MatchOptions,
 }
 """Task -> the section of its options, which stand beside `name`."""
+TASKS = tuple(TASK_OPTIONS)
 
 
 class TaskSpec(Section):
@@ -244,7 +246,7 @@ class TaskSpec(Section):
 class OptimizerSpec(Section):
     """How a gradient becomes an update. In YAML a name alone is enough."""
 
-    name: Annotated[Text, named("adamw", "sgd", "lamb", "lars", "lion", "muon", "schedule_free")] = "adamw"
+    name: Annotated[Text, named(*DEFAULT_LR)] = "adamw"
     """`adamw`, `sgd`, `lamb`, `lars`, `lion`, `muon`, `schedule_free`, or your own as an import reference."""
     lr: AutoRate = DEFAULT_LR["adamw"]
     """Peak learning rate, used as typed unless `base_batch` is given. auto: by the width of the model, then tested.

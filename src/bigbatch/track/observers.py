@@ -8,10 +8,10 @@ from typing import Any
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Observer
+from bigbatch.recipe.machine import PLANNED_OBSERVERS
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.records import Evaluate, Event, Record, Request, Save, Stop
 
-_PLANNED = ("tensorboard", "wandb")
 _PATIENCE = 3
 """Failures in a row after which an observer is no longer called: it would only fill the journal."""
 
@@ -47,7 +47,7 @@ def load_observers(
 def _resolve(spec: Any, base: Path, key: str) -> Any:
     found = spec
     if isinstance(spec, str):
-        if spec in _PLANNED:
+        if spec in PLANNED_OBSERVERS:
             raise RecipeError([Problem(where="recipe", key=key, what=f"{spec}: planned, not built yet")])
         if not is_reference(spec):
             what = f"found {spec!r}; expected an import reference such as alerts.py:notify"
