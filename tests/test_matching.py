@@ -136,7 +136,7 @@ def test_the_folder_is_a_model_without_head(run: Any, place: Path) -> None:
 def test_the_folder_opens_as_it_was_trained(run: Any, place: Path) -> None:
     opened = open_model(place / "runs/match/model")
     assert isinstance(opened.task, Match)
-    assert (opened.task.pooling, opened.task.similarity) == ("mean", "cosine")
+    assert (opened.task.pooled_by, opened.task.similarity) == ("mean", "cosine")
 
 
 def test_evaluate_gives_the_run_s_figures(run: Any, place: Path) -> None:

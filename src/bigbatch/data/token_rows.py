@@ -13,6 +13,7 @@ from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.plain import is_missing, plain
 from bigbatch.data.raw import Column
 from bigbatch.errors import Problem
+from bigbatch.protocols import Row
 
 Where = Callable[[int], str]
 _IDS = pa.large_list(pa.int64())
@@ -171,7 +172,7 @@ def first_above(column: pa.ChunkedArray, most: int) -> tuple[int, int] | None:
     return int(np.searchsorted(ends_B, above[0], side="right")), int(entries_T[above[0]])
 
 
-def check_row(row: Mapping[str, Any], place: str, keys: Sequence[str] = tuple(_MOST)) -> list[Problem]:
+def check_row(row: Row, place: str, keys: Sequence[str] = tuple(_MOST)) -> list[Problem]:
     """What is wrong with one row of token ids."""
     rows = {key: [row[key]] for key in keys if key in row}
     return token_columns(rows, lambda _: place, may_be_empty=True)[1]

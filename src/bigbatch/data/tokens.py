@@ -55,7 +55,7 @@ def token_table(
     table: DataTable,
     *,
     task: Encoder,
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     cache_dir: Path | None,
     key_parts: Mapping[str, Any],
     tokenizer_digest: str | None = None,
@@ -112,7 +112,7 @@ def as_table(samples: Sequence[Sample]) -> TokenTable:
 def cache_key(
     table: DataTable,
     task: Encoder,
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     key_parts: Mapping[str, Any],
     tokenizer_digest: str | None = None,
 ) -> str | None:
@@ -178,7 +178,7 @@ def _code_of(kind: type) -> list[str] | None:
 
 
 def _chunks(
-    table: DataTable, task: Encoder, tokenizer: Any, progress: Progress | None
+    table: DataTable, task: Encoder, tokenizer: Tokenizer | None, progress: Progress | None
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Columns of some rows each, and how many of these rows were truncated."""
     # The Rust tokenizers turn their threads off after a fork unless told; a choice of the user's stands.
@@ -195,7 +195,7 @@ def _chunks(
 
 
 def _encode(
-    table: DataTable, first: int, rows: list[dict[str, Any]], task: Encoder, tokenizer: Any
+    table: DataTable, first: int, rows: list[dict[str, Any]], task: Encoder, tokenizer: Tokenizer | None
 ) -> list[Sample]:
     """Call the task, which may be the user's own code; what it raises says at which row that was."""
     try:

@@ -25,9 +25,9 @@ from bigbatch.data.raw import Raw
 from bigbatch.data.tables import TOKENISED_COLUMNS
 from bigbatch.data.values import convert
 from bigbatch.errors import Problem, UsageError
-from bigbatch.protocols import Role
+from bigbatch.protocols import Role, Row
 
-PlacedRow = tuple[str, Mapping[str, Any]]
+PlacedRow = tuple[str, Row]
 """`new.csv:12` (the header is row 1), and role -> value."""
 KEPT = "input"
 """In a row: the columns that go through untouched, name -> value. No role has this name."""

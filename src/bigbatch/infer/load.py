@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.documents import read_document
@@ -17,7 +17,7 @@ from bigbatch.model.heads import HEADS
 from bigbatch.model.size import check_numbers
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
-from bigbatch.protocols import Forward
+from bigbatch.protocols import Forward, Tokenizer
 from bigbatch.recipe.made_here import code_named, why_to_ask
 from bigbatch.recipe.references import is_reference
 from bigbatch.stored import Damaged
@@ -48,7 +48,7 @@ class Loaded:
     """A model that is ready to evaluate and predict."""
 
     module: nn.Module
-    tokenizer: Any
+    tokenizer: Tokenizer | None
     """None when the model was trained on rows of token ids: then it predicts such rows only."""
     task: Task
     forward: Forward
@@ -180,7 +180,11 @@ def _open(
 
 
 def open_live(
-    module: nn.Module, tokenizer: Any, task: Task, columns: Sequence[str], device: str | None = None
+    module: nn.Module,
+    tokenizer: Tokenizer | None,
+    task: Task,
+    columns: Sequence[str],
+    device: str | None = None,
 ) -> Loaded:
     """A live model, moved to the device and into evaluation mode, with a task that knows its labels.
 
@@ -201,7 +205,7 @@ def open_live(
 
 def _assembled(
     module: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     task: Task,
     max_length: int | None,
     usual: Pooling,

@@ -22,6 +22,7 @@ from bigbatch.infer.rows import evaluate_rows
 from bigbatch.model.heads import HEADS
 from bigbatch.model.load import known_labels
 from bigbatch.model.origin import tokenizer_of
+from bigbatch.protocols import Tokenizer
 from bigbatch.records import Predictions, Targets, TokenTable
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.computed import ComputedMetrics, as_arrays, computed_metrics
@@ -44,7 +45,7 @@ class Answer:
 
 def evaluate_live(
     module: Any,
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     task: Task,
     rows: Any,
     *,

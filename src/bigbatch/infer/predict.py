@@ -16,7 +16,7 @@ from bigbatch.data.unlabelled import KEPT, PlacedRow, rows_of_object
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.load import MICRO_TOKENS
-from bigbatch.protocols import Forward
+from bigbatch.protocols import Forward, Row, Tokenizer
 from bigbatch.records import Packing, Sample, TokenTable
 from bigbatch.tasks.base import Keep, Task
 from bigbatch.tasks.given import GivenTokens, given_tokens
@@ -28,7 +28,7 @@ WINDOW_ROWS = 2048
 def predict_rows(
     forward: Forward,
     task: Task,
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     rows: Any,
     *,
     columns: Mapping[str, str] | None = None,
@@ -67,7 +67,7 @@ def predict_rows(
 def predict_placed(
     forward: Forward,
     task: Task,
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     rows: Iterable[PlacedRow],
     *,
     window_rows: int = WINDOW_ROWS,
@@ -105,7 +105,9 @@ def predict_placed(
             yield {**head, **copied, **prediction}
 
 
-def encoded_rows(rows: Sequence[PlacedRow], task: Task, tokenizer: Any, forward: Forward) -> list[Sample]:
+def encoded_rows(
+    rows: Sequence[PlacedRow], task: Task, tokenizer: Tokenizer | None, forward: Forward
+) -> list[Sample]:
     """A sample for each row to predict.
 
     Raises:
@@ -123,11 +125,11 @@ def encoded_rows(rows: Sequence[PlacedRow], task: Task, tokenizer: Any, forward:
 
 
 def _encoded(
-    window: Sequence[PlacedRow], task: Task, tokenizer: Any, forward: Forward
+    window: Sequence[PlacedRow], task: Task, tokenizer: Tokenizer | None, forward: Forward
 ) -> Sequence[Sample | None]:
     """A sample for each row; None for one that has no tokens."""
     targets = [name for name, role in task.roles.items() if name == "label" or role.has_classes]
-    rows: list[Mapping[str, Any]] = [{**row, **dict.fromkeys(targets)} for _, row in window]
+    rows: list[Row] = [{**row, **dict.fromkeys(targets)} for _, row in window]
     if tokenizer is None:
         _check_tokenised(window)
     given = _given_tokens(rows, task, tokenizer, forward)
@@ -161,7 +163,7 @@ def _encoded(
 
 
 def _given_tokens(
-    rows: Sequence[Mapping[str, Any]], task: Task, tokenizer: Any, forward: Forward
+    rows: Sequence[Row], task: Task, tokenizer: Tokenizer | None, forward: Forward
 ) -> GivenTokens | None:
     """What the model takes, where some rows are token ids already."""
     module = getattr(forward, "module", None)
@@ -170,7 +172,7 @@ def _given_tokens(
     return given_tokens(module, tokenizer, task.longest)
 
 
-def _alone(row: Mapping[str, Any], batch: Callable[..., Sequence[Sample]], tokenizer: Any) -> Sample | None:
+def _alone(row: Row, batch: Callable[..., Sequence[Sample]], tokenizer: Tokenizer | None) -> Sample | None:
     try:
         return batch([row], tokenizer)[0]
     except NoTokens:

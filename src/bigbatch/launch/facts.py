@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbatch import __version__
 from bigbatch.errors import BigbatchError
@@ -25,6 +25,9 @@ from bigbatch.launch.local import accelerators, cores
 from bigbatch.launch.passed import resolved_keys
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.references import referenced_files
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
 
 
 def facts(request: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def of_recipe(loaded: Any) -> dict[str, str]:
     return found
 
 
-def data_files(recipe: Any) -> list[tuple[str, Path]]:
+def data_files(recipe: Recipe) -> list[tuple[str, Path]]:
     """(as written, where it is) of data and model."""
     validation = recipe.data.validation
     sources = [recipe.data.train, recipe.data.test]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import EXIT_DONE, MachineError
 from bigbatch.launch.address import LOOPBACK, kept_to
@@ -21,6 +21,9 @@ from bigbatch.launch.python import python_words
 from bigbatch.launch.watch import Watcher, launched_from, signal_rank
 from bigbatch.recipe.layers import WORKER_VARIABLE
 from bigbatch.run.beat import read_signs
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
 
 Say = Callable[[str], None]
 
@@ -32,7 +35,7 @@ class Group:
     words: Sequence[str]
     """The command of every worker, behind `bigbatch`."""
     ranks: int
-    recipe: Any = None
+    recipe: Recipe | None = None
     """As it was resolved here; None: workers have nothing to compare with it."""
     max_restarts: int = 0
     """How often the group is started again after a worker was lost."""

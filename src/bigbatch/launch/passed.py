@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbatch.documents import checked
 from bigbatch.errors import MachineError, UsageError
@@ -24,6 +24,9 @@ from bigbatch.recipe.layers import (
 )
 from bigbatch.stored import Damaged, json_value, read_object
 from bigbatch.written import replace_text
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
 
 CHANGES_WORD = "@changes"
 """Stands in a command line for the `key=value` words in the variable."""
@@ -85,7 +88,7 @@ def _is_passed_on(name: str) -> bool:
 # ---------------------------------------------------------------- the same recipe on both sides
 
 
-def resolved_keys(recipe: Any) -> dict[str, str]:
+def resolved_keys(recipe: Recipe) -> dict[str, str]:
     """Dotted key -> digest of its value, for all that a worker may read of a recipe."""
     found: dict[str, str] = {}
 
@@ -120,12 +123,12 @@ def refuse_other_keys(here: Mapping[str, str], there: Mapping[str, str], who: st
         )
 
 
-def write_resolved(folder: Path, recipe: Any) -> None:
+def write_resolved(folder: Path, recipe: Recipe) -> None:
     """Before workers are started: what the launcher has resolved."""
     replace_text(folder / RESOLVED, json.dumps(resolved_keys(recipe)), durable=False)
 
 
-def refuse_other_recipe(folder: Path, recipe: Any) -> None:
+def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
     """In a worker: its recipe is the launcher's.
 
     Args:

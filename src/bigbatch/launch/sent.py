@@ -27,6 +27,7 @@ from bigbatch.stored import Damaged, read_object
 from bigbatch.written import make_folders, replace_text
 
 if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
     from bigbatch.run.run import Run
 
 _ENDED = "ended.json"
@@ -44,7 +45,7 @@ _ERRORS: tuple[type[BigbatchError], ...] = (UsageError, DoesNotFit, GateMissed, 
 
 
 def train_sent(
-    recipe: Any,
+    recipe: Recipe,
     arguments: Mapping[str, Any],
     *,
     ranks: int | str | None,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.launch.batch_script import SPARE_SECONDS, batch_script
@@ -23,6 +23,9 @@ from bigbatch.launch.local import Say, outcome
 from bigbatch.launch.passed import write_resolved
 from bigbatch.launch.python import python_words
 from bigbatch.recipe.layers import ENVIRONMENT_PREFIX, WORKER_VARIABLE
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Allocation:
 
 
 def slurm_command(
-    recipe: Any,
+    recipe: Recipe,
     words: Sequence[str],
     ranks: str | None,
     environ: Mapping[str, str],
@@ -88,13 +91,13 @@ def slurm_command(
     return run_step(allocation, words, shared_folder(recipe), environ, say, recipe=recipe)
 
 
-def shared_folder(recipe: Any) -> Path:
+def shared_folder(recipe: Recipe) -> Path:
     """Above the run directory, on the disk that the nodes share."""
     return recipe.run_folder.absolute().parent
 
 
 def submitted(
-    recipe: Any, words: Sequence[str], ranks: str | None, environ: Mapping[str, str], say: Say
+    recipe: Recipe, words: Sequence[str], ranks: str | None, environ: Mapping[str, str], say: Say
 ) -> int:
     """Hand the batch script to sbatch, which keeps this environment for the job and its requeues."""
     spec = recipe.launch
@@ -122,7 +125,7 @@ def run_step(
     environ: Mapping[str, str],
     say: Say,
     *,
-    recipe: Any = None,
+    recipe: Recipe | None = None,
 ) -> int:
     """Start one agent a node with srun and wait for the end of all.
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bigbatch.errors import UsageError
 from bigbatch.launch.hosts import Wanted, run_hosts
@@ -17,12 +17,15 @@ from bigbatch.launch.ssh import Hosts
 from bigbatch.launch.worker import Worker
 from bigbatch.recipe.names import checked_host
 
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
+
 Ranks = int | str | None
 """A number, `auto`, or nothing."""
 
 
 def launched(
-    recipe: Any,
+    recipe: Recipe,
     words: Sequence[str],
     ranks: Ranks,
     environ: Mapping[str, str],
@@ -77,7 +80,7 @@ def launched(
     return run_group(group, environ, say)
 
 
-def _wanted(recipe: Any, words: Sequence[str], ranks: Ranks, changes: Sequence[str]) -> Wanted:
+def _wanted(recipe: Recipe, words: Sequence[str], ranks: Ranks, changes: Sequence[str]) -> Wanted:
     if ranks not in (None, "auto"):
         count(ranks, {})
     source = None if words[0] == "worker" else recipe.source

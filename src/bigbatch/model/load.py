@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -31,6 +31,9 @@ from bigbatch.model.names import clean_name
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
 from bigbatch.private import keep_compiled_code_private
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.learning import ModelSpec
 
 __all__ = ["LoadedModel", "check_model", "known_labels", "load_model", "load_tokenizer", "pad_id"]
 
@@ -61,7 +64,7 @@ class _Wanted:
         return HEADS[self.kind].labelled
 
 
-def load_tokenizer(spec: Any) -> Any:
+def load_tokenizer(spec: ModelSpec) -> Any:
     """The fast tokenizer of `spec.tokenizer`, else of `spec.name` (folder or hub name).
 
     Raises:
@@ -92,7 +95,7 @@ def _at_home(tokenizer: Any, view: View) -> None:
                 held[key] = view.name if value == gone else home + value.removeprefix(gone)
 
 
-def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] | None:
+def known_labels(spec: ModelSpec | None, module: nn.Module | None = None) -> tuple[str, ...] | None:
     """Label names of a live model or of `spec.name`, in its head's order; None when they mean nothing.
 
     Raises:
@@ -100,14 +103,14 @@ def known_labels(spec: Any, module: nn.Module | None = None) -> tuple[str, ...] 
     """
     if module is not None:
         return _meaningful(headed_model(module).config)
-    if spec.name is None:
+    if spec is None or spec.name is None:
         raise ModelError(_NO_NAME)
     with opened(spec.name, spec.revision, weights=False) as view:
         return _meaningful(load_config(view))
 
 
 def load_model(
-    spec: Any,
+    spec: ModelSpec,
     *,
     kind: HeadKind = "sequence",
     outputs: int = 0,
@@ -149,14 +152,16 @@ def load_model(
 # ---------------------------------------------------------------- from a folder or the hub
 
 
-def _from_source(spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.Module, list[str]]:
+def _from_source(spec: ModelSpec, wanted: _Wanted, dropout: float | None) -> tuple[nn.Module, list[str]]:
     if spec.name is None:
         raise ModelError(_NO_NAME)
     with opened(spec.name, spec.revision, weights=spec.init == "pretrained") as view:
         return _from_view(view, spec, wanted, dropout)
 
 
-def _from_view(view: View, spec: Any, wanted: _Wanted, dropout: float | None) -> tuple[nn.Module, list[str]]:
+def _from_view(
+    view: View, spec: ModelSpec, wanted: _Wanted, dropout: float | None
+) -> tuple[nn.Module, list[str]]:
     notes, where = list(view.notes), str(view.source / CONFIG)
     config = load_config(view)
     override_config(config, spec.config)
@@ -167,7 +172,7 @@ def _from_view(view: View, spec: Any, wanted: _Wanted, dropout: float | None) ->
     change = _head_change(config, wanted)
     _describe_head(config, wanted)
     auto = getattr(transformers, HEADS[wanted.kind].auto)
-    with explained(spec.name), quiet(), _seeded(wanted.seed):
+    with explained(view.name), quiet(), _seeded(wanted.seed):
         if not view.weights:
 
             def build() -> nn.Module:
@@ -249,7 +254,7 @@ def _live_encoder(module: nn.Module) -> nn.Module:
     )
 
 
-def _adopt(module: nn.Module, spec: Any, wanted: _Wanted, dropout: float | None) -> list[str]:
+def _adopt(module: nn.Module, spec: ModelSpec, wanted: _Wanted, dropout: float | None) -> list[str]:
     """Use a live model as it is, but for a head of another label set, or one that is not tied as it says."""
     outer: Any = headed_model(module)
     for key in spec.config:

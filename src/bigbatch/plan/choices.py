@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbatch.plan.batches import Cut
 from bigbatch.plan.memory import MemoryBreakdown
@@ -17,6 +17,9 @@ from bigbatch.rules.ramp import Ramp, scaled_in_stage
 from bigbatch.rules.schedules import SCHEDULES, schedule_from
 from bigbatch.rules.warmup import scaled_warmup
 from bigbatch.units import show_bytes, show_seconds
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
 
 DEFAULT_MICRO_TOKENS = 1024
 """When nothing was measured: 1,000 to 2,000 tokens were fastest on CPUs, larger ones leave the caches."""
@@ -31,7 +34,7 @@ def _asked(value: Any, key: str) -> Choice:
     return Choice(value=value, reason=f"asked for by {key}", source="user")
 
 
-def machine(recipe: Any, hardware: HardwareFacts, formats: Mapping[str, Choice]) -> dict[str, Choice]:
+def machine(recipe: Recipe, hardware: HardwareFacts, formats: Mapping[str, Choice]) -> dict[str, Choice]:
     """Device, threads, precision (from `plan.precision`), ranks."""
     plan = recipe.plan
     where = f"{hardware.device_name}, {show_bytes(hardware.memory_bytes)} may be used"
@@ -55,9 +58,10 @@ def _ranks(count: int) -> Choice:
     return Choice(value=count, reason="as many processes were started; they share each batch", source="user")
 
 
-def asked_for(recipe: Any, length: Length, ramp: Ramp | None = None) -> dict[str, Choice]:
+def asked_for(recipe: Recipe, length: Length, ramp: Ramp | None = None) -> dict[str, Choice]:
     """What the recipe says, in effective numbers: updates, learning rate, betas, eps, the ramp."""
     optimizer, batch = recipe.optimizer, recipe.batch.samples or recipe.batch.tokens
+    assert isinstance(batch, (int, float)), "auto is settled before a plan"
     effective = scaled(optimizer, batch) if ramp is None else scaled_in_stage(optimizer, ramp, 0)
     unit = "samples" if recipe.batch.samples else "tokens"
     told = f"{batch:,} {unit} an update; {length}"
@@ -87,7 +91,7 @@ def asked_for(recipe: Any, length: Length, ramp: Ramp | None = None) -> dict[str
     return choices
 
 
-def replicas(recipe: Any) -> dict[str, Choice]:
+def replicas(recipe: Recipe) -> dict[str, Choice]:
     """How many train apart, and when they meet; nothing where one model is trained."""
     sync = recipe.sync
     if not replicas_here(recipe, 1):
@@ -101,13 +105,13 @@ def replicas(recipe: Any) -> dict[str, Choice]:
     return {"replicas": Choice(value=sync.replicas, reason=told, source="user")}
 
 
-def replicas_here(recipe: Any, ranks: int) -> int:
+def replicas_here(recipe: Recipe, ranks: int) -> int:
     """Most replicas that one rank computes in turn; 0: the model itself is trained."""
     sync = recipe.sync
     return -(-sync.replicas // ranks) if sync.replicas > 1 or sync.outer != "average" else 0
 
 
-def packing(recipe: Any, probe: ProbeFacts | None) -> tuple[Choice, tuple[str, ...]]:
+def packing(recipe: Recipe, probe: ProbeFacts | None) -> tuple[Choice, tuple[str, ...]]:
     """Unpadded where it is exact, else padded; what was measured wins over what was asked for."""
     asked = recipe.plan.packing
     if asked == "padded":
@@ -125,7 +129,7 @@ def packing(recipe: Any, probe: ProbeFacts | None) -> tuple[Choice, tuple[str, .
     return Choice(value="packed", reason=probe.reason, source="measured", prediction=probe.error), ()
 
 
-def micro_tokens(recipe: Any, calibration: CalibrationFacts | None, not_tried: str = "") -> Choice:
+def micro_tokens(recipe: Recipe, calibration: CalibrationFacts | None, not_tried: str = "") -> Choice:
     """Computed tokens of a micro-batch: the user's, else the fastest measured, else the default."""
     if recipe.plan.micro_tokens:
         return Choice(
@@ -194,7 +198,7 @@ def memory(breakdown: MemoryBreakdown, calibration: CalibrationFacts | None) -> 
 
 
 def times(
-    recipe: Any,
+    recipe: Recipe,
     calibration: CalibrationFacts | None,
     length: Length,
     cut: Cut,
@@ -271,9 +275,10 @@ def evaluation(calibration: CalibrationFacts | None) -> dict[str, Choice]:
     return {"evaluation_micro_tokens": Choice(value=size, reason=why, source="measured", unit="tokens")}
 
 
-def doubts(recipe: Any, length: Length, lengths: LengthFacts, hardware: HardwareFacts) -> list[str]:
+def doubts(recipe: Recipe, length: Length, lengths: LengthFacts, hardware: HardwareFacts) -> list[str]:
     """Warnings of the rules and of the machine."""
     optimizer, batch = recipe.optimizer, recipe.batch.samples or recipe.batch.tokens
+    assert isinstance(batch, (int, float)), "auto is settled before a plan"
     found = list(scaled(optimizer, batch).warnings)
     if optimizer.name == "schedule_free" and recipe.schedule.name != "constant":
         found.append(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bigbatch.plan.memory import BYTES_PER_VALUE
 from bigbatch.records import Choice, ModelFacts
 from bigbatch.rules.clocks import Length
 from bigbatch.units import show_bytes
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
 
 NOT_MEASURED = "not measured"
 GRADIENTS = 2
@@ -15,7 +18,7 @@ GRADIENTS = 2
 
 
 def noise_scale(
-    recipe: Any, obstacle: str, model: ModelFacts, length: Length, free_bytes: int
+    recipe: Recipe, obstacle: str, model: ModelFacts, length: Length, free_bytes: int
 ) -> tuple[dict[str, Choice], int]:
     """The choice, and the bytes that measuring takes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bigbatch.errors import DoesNotFit
 from bigbatch.plan import choices as chosen
@@ -36,12 +36,15 @@ from bigbatch.records import (
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.units import show_bytes
 
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
+
 _TEMPORARIES = {"lamb": 2.0, "muon": 1.0, "schedule_free": 1.0}
 """fp32 tensors per parameter that a step of this optimiser needs for a moment."""
 
 
 def make_plan(
-    recipe: Any,
+    recipe: Recipe,
     hardware: HardwareFacts,
     model: ModelFacts,
     lengths: LengthFacts,
@@ -154,7 +157,7 @@ def make_plan(
     )
 
 
-def _division(recipe: Any, hardware: HardwareFacts) -> Division:
+def _division(recipe: Recipe, hardware: HardwareFacts) -> Division:
     mesh = recipe.plan.mesh
     if mesh is None:
         return Division()
@@ -219,7 +222,7 @@ def _fit(
     return found[0] if found else None
 
 
-def _length(recipe: Any, lengths: LengthFacts) -> Length:
+def _length(recipe: Recipe, lengths: LengthFacts) -> Length:
     return total_updates(
         recipe.length,
         recipe.batch.samples,
@@ -231,7 +234,7 @@ def _length(recipe: Any, lengths: LengthFacts) -> Length:
 
 
 def _shrunk(
-    recipe: Any, choice: Choice, needed: MemoryBreakdown, limit_bytes: int, smaller: int | None
+    recipe: Recipe, choice: Choice, needed: MemoryBreakdown, limit_bytes: int, smaller: int | None
 ) -> Choice:
     """The planner shrinks its own choice; the user's is not touched: say what would fit instead."""
     if smaller is not None and choice.source != "user":
@@ -241,7 +244,7 @@ def _shrunk(
     raise DoesNotFit(_shortfall(recipe, needed, limit_bytes, smaller))
 
 
-def _shortfall(recipe: Any, needed: MemoryBreakdown, limit_bytes: int, smaller: int | None) -> str:
+def _shortfall(recipe: Recipe, needed: MemoryBreakdown, limit_bytes: int, smaller: int | None) -> str:
     """What is needed, what there is, and what would fit."""
     source = "plan.memory" if recipe.plan.memory else "free on this machine"
     message = (

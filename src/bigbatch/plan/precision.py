@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bigbatch.records import Choice
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ def fastest(facts: PrecisionFacts) -> str:
     )
 
 
-def wanted(recipe: Any, facts: PrecisionFacts | None) -> str:
+def wanted(recipe: Recipe, facts: PrecisionFacts | None) -> str:
     """The format to look at: the one asked for, or the fastest."""
     asked = recipe.plan.precision.name
     if asked == "auto":
@@ -126,7 +129,7 @@ def _total(modules: Sequence[ModuleError]) -> float:
     return math.sqrt(sum(one.error**2 for one in modules))
 
 
-def precision(recipe: Any, facts: PrecisionFacts | None) -> tuple[dict[str, Choice], tuple[str, ...]]:
+def precision(recipe: Recipe, facts: PrecisionFacts | None) -> tuple[dict[str, Choice], tuple[str, ...]]:
     """The choices `precision` and, for a low one, `keep_fp32`; and what the user should read before the run."""
     asked, name = recipe.plan.precision.name, wanted(recipe, facts)
     if asked in (None, "fp32") or facts is None:
@@ -208,13 +211,13 @@ def _warnings(name: str, facts: PrecisionFacts) -> tuple[str, ...]:
 _BY_ROLE = "embeddings, norms, head, logits and loss by role"
 
 
-def _allowed(recipe: Any) -> dict[str, Choice]:
+def _allowed(recipe: Recipe) -> dict[str, Choice]:
     patterns = list(recipe.plan.precision.allow_low)
     reason = "although their role is fp32: asked for by plan.precision.allow_low"
     return {"allow_low": Choice(value=patterns, reason=reason, source="user")} if patterns else {}
 
 
-def _patterns(recipe: Any) -> Choice:
+def _patterns(recipe: Recipe) -> Choice:
     patterns = list(recipe.plan.precision.keep_fp32)
     source = "user" if patterns else "default"
     return Choice(
@@ -222,7 +225,7 @@ def _patterns(recipe: Any) -> Choice:
     )
 
 
-def _kept(recipe: Any, parts: Sequence[ModuleError], error: float) -> Choice:
+def _kept(recipe: Recipe, parts: Sequence[ModuleError], error: float) -> Choice:
     """What `auto` raised, each with its reason."""
     patterns = [*recipe.plan.precision.keep_fp32]
     if not parts:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bigbatch.records import Choice, CompileFacts, ForwardFacts, ProbeFacts
 from bigbatch.units import show_seconds
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
 
 CLEARLY_FASTER = 0.8
 """A kernel replaces the one that is expected to be fastest when it needs at most this share of its time. Kernels draw
@@ -17,7 +20,7 @@ _EXPECTED = ("flash", "chunked", "sdpa", "flex")
 _PLAIN = "the plain way: plan.lazy is false"
 
 
-def ways(recipe: Any, packing: str, facts: ForwardFacts | None) -> dict[str, Choice]:
+def ways(recipe: Recipe, packing: str, facts: ForwardFacts | None) -> dict[str, Choice]:
     """Attention, last block, embedding gradients, dropout masks, matrix products and compilation.
 
     Args:
@@ -38,7 +41,7 @@ def ways(recipe: Any, packing: str, facts: ForwardFacts | None) -> dict[str, Cho
     }
 
 
-def _attention(recipe: Any, packing: str, facts: ForwardFacts) -> Choice:
+def _attention(recipe: Recipe, packing: str, facts: ForwardFacts) -> Choice:
     asked = getattr(recipe.plan, "attention", None)
     if packing == "padded":
         return Choice(value="sdpa", reason="padded: the model's own attention", source="derived")
@@ -94,7 +97,7 @@ def _dropout(facts: ForwardFacts, lazy: bool) -> Choice:
     )
 
 
-def _products(recipe: Any, facts: ForwardFacts) -> Choice:
+def _products(recipe: Recipe, facts: ForwardFacts) -> Choice:
     asked, speed = getattr(recipe.plan, "products", None), facts.onednn_speed
     if facts.compiled is not None and facts.compiled.ok:
         return Choice(value="torch", reason="what is compiled chooses for itself", source="derived")
@@ -109,7 +112,7 @@ def _products(recipe: Any, facts: ForwardFacts) -> Choice:
     return Choice(value="onednn" if speed > ONEDNN_WORTH else "torch", reason=told, source="measured")
 
 
-def _compile(recipe: Any, found: CompileFacts | None) -> Choice:
+def _compile(recipe: Recipe, found: CompileFacts | None) -> Choice:
     asked = getattr(recipe.plan, "compile", "off")
     if asked == "off":
         return Choice(value="off", reason="asked for by plan.compile", source="user")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbatch.documents import readable
 from bigbatch.errors import CheckpointError, MachineError, UsageError
@@ -23,6 +23,9 @@ from bigbatch.store.checkpoints import StoredCheckpoint, list_checkpoints
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.durable import FILES, FileOps, atomic_write_json
 from bigbatch.units import Quantity
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
 
 _HOW = frozenset({"plan", "launch", "observers", "run", "guard", "scale"})
 """Sections that may change between a kill and a resume: they do not change the result."""
@@ -108,7 +111,7 @@ def _measured_ramp(resolved: Mapping[str, Any]) -> bool:
 
 
 def fingerprint(
-    recipe: Any,
+    recipe: Recipe,
     data_fingerprint: str | Mapping[str, str] | None = None,
     code_files: Iterable[Path] = (),
 ) -> Fingerprint:

@@ -33,7 +33,7 @@ from torch import Tensor
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.heads import HEADS, Head
-from bigbatch.protocols import Metric, Role, Row, Tokenizer
+from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.records import Predictions, Sample, Targets, TokenTable
 from bigbatch.tasks.described import described, prediction_of_nothing
 from bigbatch.tasks.facts import BuildFacts, TaskFacts
@@ -413,7 +413,7 @@ class Task(ABC, Generic[Out]):
 
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[dict[str, Json]]:
         """A prediction for each row, as plain data (JSON).
 
         Args:
@@ -432,7 +432,7 @@ class Task(ABC, Generic[Out]):
             own = list(islice(units, len(sample.reads)))
             yield own[0] if len(own) == 1 and self.head.kind == "sequence" else {"units": own}
 
-    def nothing(self) -> dict[str, Any]:
+    def nothing(self) -> dict[str, Json]:
         """The prediction of a row that has no tokens."""
         if self.head.kind != "sequence":
             return {"units": []}

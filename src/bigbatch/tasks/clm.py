@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError
 from bigbatch.model.heads import Head
-from bigbatch.protocols import Row, Tokenizer
+from bigbatch.protocols import Json, Row, Tokenizer
 from bigbatch.records import Sample, TokenTable
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.blocks import block_bounds, next_token_table, piece_bounds
@@ -98,13 +97,13 @@ class CausalLM(LanguageModelling):
 
     # ------------------------------------------------------------ prediction
 
-    def nothing(self) -> dict[str, Any]:
+    def nothing(self) -> dict[str, Json]:
         """The prediction of a text without tokens."""
         return {"nll": None, "tokens": 0, "perplexity": None}
 
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[dict[str, Json]]:
         """How surprising each row is. Generating text is planned, not built yet.
 
         Yields:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.protocols import Json
 from bigbatch.records import Predictions
 from bigbatch.tasks.losses import Kind
 
 
-def described(predictions: Predictions, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def described(predictions: Predictions, names: Sequence[str]) -> Iterator[dict[str, Json]]:
     """Each unit's prediction; classes without names are called by their number.
 
     Yields:
@@ -35,7 +36,7 @@ def described(predictions: Predictions, names: Sequence[str]) -> Iterator[dict[s
             yield {"label": names[value], "probability": shares[value], "probabilities": probabilities}
 
 
-def prediction_of_nothing(kind: Kind, names: Sequence[str]) -> dict[str, Any]:
+def prediction_of_nothing(kind: Kind, names: Sequence[str]) -> dict[str, Json]:
     """The same keys for a row that has no tokens."""
     unknown = dict.fromkeys(names)
     if kind == "regression":

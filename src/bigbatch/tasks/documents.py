@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from bigbatch.protocols import Row, Tokenizer
 from bigbatch.tasks.inputs import NoTokens, encode_texts, is_tokenised, tokenised_inputs
 
 
@@ -29,7 +30,7 @@ class Document:
 
 
 def encode_documents(
-    rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int | None
+    rows: Sequence[Row], tokenizer: Tokenizer | None, max_length: int | None
 ) -> list[Document]:
     """Rows (role -> value, or already tokenised) as documents.
 
@@ -50,12 +51,15 @@ def encode_documents(
     ]
 
 
-def _encoded_texts(texts: Sequence[str], tokenizer: Any, max_length: int | None) -> list[Document]:
+def _encoded_texts(
+    texts: Sequence[str], tokenizer: Tokenizer | None, max_length: int | None
+) -> list[Document]:
     if not getattr(tokenizer, "is_fast", False):
         inputs = encode_texts(texts, None, tokenizer, max_length)
         return [
             Document(ids=found.ids, segments=found.segments, truncated=found.truncated) for found in inputs
         ]
+    assert tokenizer is not None, "texts need a tokenizer"
     cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
     encoded = tokenizer(texts, return_offsets_mapping=True, verbose=False, **cut)
     return [_document(encoded, row, text) for row, text in enumerate(texts)]

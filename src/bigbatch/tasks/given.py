@@ -9,7 +9,7 @@ Shapes: B rows, T tokens of all rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from bigbatch.data.token_rows import first_above
 from bigbatch.errors import DataError, Problem
 from bigbatch.model.anatomy import headed_model
 from bigbatch.model.load import pad_id
+from bigbatch.protocols import Row
 
 _FIRST, _LAST = ("bos", "cls"), ("eos", "sep")
 """Marks that a row may really begin and end with."""
@@ -95,7 +96,7 @@ class GivenTokens:
                 where, what = table.where(found[0]), _unknown(key, found[1], known)
                 raise DataError([Problem(where=where, key=key, what=what)])
 
-    def row(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    def row(self, row: Row) -> Row:
         """One row, as `table` has it."""
         if row.get("input_ids") is None or row.get("attention_mask") is not None:
             return row

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bigbatch.errors import DataError
+from bigbatch.protocols import Row, Tokenizer
 
 
 class NoTokens(DataError):
@@ -26,12 +27,12 @@ class Inputs:
     truncated: bool = False
 
 
-def is_tokenised(row: Mapping[str, Any]) -> bool:
+def is_tokenised(row: Row) -> bool:
     """Whether the row holds token ids already."""
     return row.get("input_ids") is not None
 
 
-def tokenised_inputs(row: Mapping[str, Any]) -> Inputs:
+def tokenised_inputs(row: Row) -> Inputs:
     """Ids and segments of an already tokenised row, as they are; masked positions (padding) are left out."""
     ids = np.asarray(row["input_ids"], np.int32)
     mask, segments = row.get("attention_mask"), row.get("token_type_ids")
@@ -44,7 +45,7 @@ def tokenised_inputs(row: Mapping[str, Any]) -> Inputs:
     return Inputs(ids=ids[kept], segments=None if segments is None else np.asarray(segments, np.int8)[kept])
 
 
-def inputs_of_rows(rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int | None) -> list[Inputs]:
+def inputs_of_rows(rows: Sequence[Row], tokenizer: Tokenizer | None, max_length: int | None) -> list[Inputs]:
     """What the model reads of each row: its token ids as they are, its text, or its text and `pair`.
 
     Each row is read as if it were alone. One without a second text, or with an empty one, is a single text.
@@ -64,7 +65,7 @@ def inputs_of_rows(rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length
 
 
 def encode_texts(
-    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int | None
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Tokenizer | None, max_length: int | None
 ) -> list[Inputs]:
     """Token ids of each text (or text pair), special tokens included, cut to `max_length`.
 
@@ -76,6 +77,7 @@ def encode_texts(
     """
     if not texts:
         return []
+    assert tokenizer is not None, "texts need a tokenizer"
     second = {} if pairs is None else {"text_pair": list(pairs)}
     cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
     encoded = tokenizer(list(texts), **second, **cut)
@@ -90,7 +92,11 @@ def encode_texts(
 
 
 def _truncated(
-    encoded: Any, tokenizer: Any, texts: Sequence[str], second: Mapping[str, Any], max_length: int | None
+    encoded: Any,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    second: Mapping[str, Any],
+    max_length: int | None,
 ) -> list[bool]:
     """Per row, whether tokens were cut off."""
     lengths = [len(ids) for ids in encoded["input_ids"]]
@@ -117,7 +123,7 @@ class WordInputs:
 
 
 def encode_words(
-    sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int | None
+    sentences: Sequence[Sequence[str]], tokenizer: Tokenizer | None, max_length: int | None
 ) -> list[WordInputs]:
     """Token ids of sentences that are split into words already, special tokens included, cut to `max_length`.
 
@@ -138,6 +144,7 @@ def encode_words(
         raise DataError(
             f"{type(tokenizer).__name__} cannot say which token belongs to which word; task tag needs a fast tokenizer"
         )
+    assert tokenizer is not None, "words need a tokenizer"
     space = " " if _glues_words(tokenizer) else ""
     cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
     spaced = [[space + word for word in words] for words in sentences]
@@ -159,7 +166,7 @@ def encode_words(
     return found
 
 
-def _glues_words(tokenizer: Any) -> bool:
+def _glues_words(tokenizer: Tokenizer) -> bool:
     """Whether words given one by one lose the space between them, tried on a sentence of two."""
 
     def second(text: Any, **options: Any) -> int:

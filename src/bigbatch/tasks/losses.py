@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch.nn import functional
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.records import Targets
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.learning import LossSpec
 
 Kind = Literal["single", "multi", "regression"]
 IGNORED = -100
@@ -128,7 +131,7 @@ def default_loss(kind: Kind) -> UnitLoss:
     return UnitLoss(name=name, function=function)
 
 
-def resolve_loss(settings: Any, base: Path, *, kind: Kind = "single", where: str = "recipe") -> UnitLoss:
+def resolve_loss(settings: LossSpec, base: Path, *, kind: Kind = "single", where: str = "recipe") -> UnitLoss:
     """The loss that `loss:` of a recipe names.
 
     Args:

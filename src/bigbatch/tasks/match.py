@@ -19,7 +19,7 @@ from torch import Tensor
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.model.heads import Head
-from bigbatch.protocols import Metric, Role, Row, Tokenizer
+from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.records import Predictions, Sample, Targets, TokenTable
 from bigbatch.tasks.base import RunTable, Task
 from bigbatch.tasks.contrast import QUERY, contrastive_losses
@@ -201,13 +201,13 @@ class Match(Task[Tensor]):
             kind="embedding", scores=found_KD, probabilities=None, values=np.zeros(len(found_KD), bool)
         )
 
-    def nothing(self) -> dict[str, Any]:
+    def nothing(self) -> dict[str, Json]:
         """The prediction of a row without text."""
         return {"embedding": None}
 
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[dict[str, Json]]:
         """The embedding of each row's text; of rows with a query and a document both, and their score.
 
         Yields:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, Problem, RecipeError
 from bigbatch.model.heads import Head
-from bigbatch.protocols import Row, Tokenizer
+from bigbatch.protocols import Json, Row, Tokenizer
 from bigbatch.records import Sample, Targets, TokenTable
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.blocks import framed_blocks
@@ -153,13 +153,13 @@ class MaskedLM(LanguageModelling):
 
     # ------------------------------------------------------------ prediction
 
-    def nothing(self) -> dict[str, Any]:
+    def nothing(self) -> dict[str, Json]:
         """The prediction of a text without tokens."""
         return {"text": "", "masks": []}
 
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[dict[str, Json]]:
         """For each row, what stands behind its masks: the likeliest tokens with their probabilities.
 
         Yields:

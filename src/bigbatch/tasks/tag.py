@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from bigbatch.data.tokens import as_table
 from bigbatch.data.values import words_of
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.model.heads import Head
-from bigbatch.protocols import Metric, Role, Row, Tokenizer
+from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.records import Predictions, Sample
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.described import finite
@@ -208,7 +208,7 @@ class Tag(Labelled):
 
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[dict[str, Json]]:
         """One prediction a sentence, as `describe` has it."""
         del tokenizer
         outputs_UC = run(as_table(samples), self.keep)
@@ -216,11 +216,11 @@ class Tag(Labelled):
         for row, sample, end in zip(rows, samples, ends, strict=True):
             yield self.describe(row, sample, self.decode(outputs_UC[end - len(sample.reads) : end]))
 
-    def nothing(self) -> dict[str, Any]:
+    def nothing(self) -> dict[str, Json]:
         """The prediction of a sentence without words."""
         return {"tags": [], "entities" if self.marked else "probabilities": []}
 
-    def describe(self, row: Row, sample: Sample, found: Predictions) -> dict[str, Any]:
+    def describe(self, row: Row, sample: Sample, found: Predictions) -> dict[str, Json]:
         """One row's prediction as plain data.
 
         Returns:
