@@ -1,15 +1,13 @@
 """What a task is: the class that every task extends, and what a run finds out and tells it.
 
-A task is a frozen dataclass; its fields are the options under `task:` of a recipe. It must say six things:
+A task is a frozen dataclass; its fields are the options under `task:` of a recipe. It must say six things::
 
-| name | what |
-|---|---|
-| `roles` | the columns that it reads |
-| `head` | what the model must give: one output for a sample, or for each token, … |
-| `encode` | a row as token ids, and as *units*: what is learnt of it, and where the model's answer is read |
-| `denominators` | what each term of the loss is divided by, from the targets of the whole batch, before any forward |
-| `loss` | one value a unit, never a mean: who divides is the step, once |
-| `decode` | outputs as predictions |
+    roles         the columns that it reads
+    head          what the model must give: one output for a sample, or for each token, …
+    encode        a row as token ids, and as units: what is learnt of it, and where the model's answer is read
+    denominators  what each term of the loss is divided by, from the targets of the whole batch, before any forward
+    loss          one value a unit, never a mean: who divides is the step, once
+    decode        outputs as predictions
 
 Everything else has a default. Whatever is asked of a task is a function of its fields and of what it is given: the same
 samples give the same numbers in whichever pieces they come.
@@ -439,6 +437,7 @@ class Task(ABC, Generic[Out]):
         return prediction_of_nothing(self.kind, self.label_names)
 
 
-def options_of(task: Any) -> dict[str, Any]:
+def options_of(chosen: Any) -> dict[str, Any]:
     """The fields of a dataclass that a recipe may set, and their values."""
-    return {each.name: getattr(task, each.name) for each in fields(task) if each.metadata.get("option", True)}
+    options = [each.name for each in fields(chosen) if each.metadata.get("option", True)]
+    return {name: getattr(chosen, name) for name in options}
