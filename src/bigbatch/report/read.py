@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from bigbatch.documents import read_document, record_of
 from bigbatch.errors import UsageError
-from bigbatch.model.heads import HEADS, head_named_by
+from bigbatch.model.heads import HEADS, HeadKind, head_named_by
 from bigbatch.stored import Damaged, open_plain, read_bytes, read_object
 from bigbatch.units import show_bytes
 
