@@ -24,6 +24,9 @@ def cost(predictions: Predictions, targets: Targets) -> float:
     return float(np.mean(COST_OF_MISSING[targets.values] * (predictions.values != targets.values)))
 
 
+cost.larger_is_better = False  # for `best`, early stopping and gates; true where nothing is said
+
+
 def stop_when_good(record: Record) -> Stop | None:
     """Nine tweets in ten are enough."""
     return Stop("good enough") if record.kind == "eval" and record["accuracy"] > 0.9 else None

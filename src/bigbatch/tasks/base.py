@@ -72,6 +72,7 @@ class Task(ABC, Generic[Out]):
             from bigbatch.tasks.base import Task
             from bigbatch.tasks.inputs import encode_words
             from bigbatch.tasks.labelled import fp64
+            from bigbatch.tasks.metrics import default_metrics
 
 
             @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,10 @@ class Task(ABC, Generic[Out]):
                         weights=np.ones(len(units), np.float32),
                         truncated=found.inputs.truncated,
                     )
+
+                @property
+                def usual_metrics(self):  # of what `decode` gives: mse, mae, r2, …; without it the loss alone
+                    return default_metrics("regression", ())
 
                 def denominators(self, targets):
                     return {"error": float(np.sum(targets.weights, dtype=np.float64))}
@@ -367,7 +372,7 @@ class Task(ABC, Generic[Out]):
         """
         known = {each.name: each for each in self.usual_metrics}
         if name not in known:
-            what = f"unknown metric {name!r} of this task (known: {', '.join(known) or 'none'})"
+            what = f"unknown metric {name!r} of this task (known: {', '.join(known) or 'none'}, file.py:name)"
             raise RecipeError([Problem(where=where, key="metrics", what=what)])
         return known[name]
 
