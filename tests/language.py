@@ -72,7 +72,7 @@ def oracle_row(ids: list[int], task: dict[str, Any], *, seed: int, epoch: int, s
 
 
 def train_language_reference(
-    module: nn.Module, parts: Parts, rows: Rows, task: dict[str, Any], updates: int
+    module: nn.Module, parts: Parts, rows: Rows, task: dict[str, Any], updates: int, **keys: Any
 ) -> Trajectory:
     """The same updates by the oracle: the whole padded batch at once, no code of bigbatch beyond the order."""
     found, batches, lrs, position = Trajectory(), [], [], 0
@@ -103,6 +103,7 @@ def train_language_reference(
         clip=CLIP,
         weight_decay=parts.recipe.optimizer.weight_decay,
         on_gradient=lambda _, gradient: found.gradients.append(gradient),
+        **keys,
     )
     found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
     return found

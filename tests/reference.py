@@ -199,6 +199,26 @@ def textbook_sam(model: nn.Module, loss: Loss, rho: float = 0.05, adaptive: bool
     return value
 
 
+def textbook_fgm(model: nn.Module, loss: Loss, epsilon: float = 1.0, share: float = 0.5) -> torch.Tensor:
+    """Miyato et al. 2017, equations 3 to 6, sample by sample: one whole padded batch, tokens moved by a hook."""
+    seen: list[torch.Tensor] = []
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+
+    def watch(_module: nn.Module, _args: Any, embedded: torch.Tensor) -> torch.Tensor:
+        seen.append(embedded.detach().requires_grad_())
+        return seen[0]
+
+    handle = embedding.register_forward_hook(watch)
+    (gradient_BLD,) = torch.autograd.grad(loss(), seen)
+    handle.remove()
+    moves = [epsilon * g / g.norm() if g.norm() > 0 else torch.zeros_like(g) for g in gradient_BLD]
+    clean = loss()
+    handle = embedding.register_forward_hook(lambda _module, _args, embedded: embedded + torch.stack(moves))
+    ((1 - share) * clean + share * loss()).backward()
+    handle.remove()
+    return clean
+
+
 def reference_updates(
     model: nn.Module,
     batches: Sequence[Sequence[Mapping[str, Any]]],

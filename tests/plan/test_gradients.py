@@ -37,6 +37,14 @@ def test_the_plan_says_what_it_costs(plans, model):
     assert "move by 0.05 towards a higher loss" in line.reason
 
 
+def test_moved_tokens_cost_a_second_pass_and_no_weights(plans):
+    plain, fgm = plans(), plans(SimpleNamespace(name="fgm", epsilon=1.0, share=0.5))
+    assert "moved by 1 against each sample (0.5 of the whole)" in fgm.choices["gradient"].reason
+    once, twice = (each.predictions() for each in (plain, fgm))
+    assert 1.8 * once["train_seconds"] < twice["train_seconds"] < 2 * once["train_seconds"]
+    assert twice["peak_memory_bytes"] == once["peak_memory_bytes"]
+
+
 def test_a_copy_that_does_not_fit_makes_the_micro_batch_smaller(plans):
     just = int(plans().predictions()["peak_memory_bytes"]) + 1
     assert plans(SAM, memory_bytes=just).value("micro_tokens") < plans(memory_bytes=just).value(

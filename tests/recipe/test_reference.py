@@ -28,7 +28,7 @@ def test_types_defaults_and_what_is_planned_are_shown():
     assert "| number / `auto` | `5e-05` |" in row["lr"]
     assert "| list of 2 numbers | `[0.9, 0.999]` |" in row["betas"]
     assert "today `cross_entropy`" not in row["state"] and "`bf16_sr`" in row["state"]
-    assert "(planned, not built yet: `fgm`, `freelb`, `rdrop`)" in reference()
+    assert "(planned, not built yet: `freelb`, `rdrop`)" in reference()
     assert "`full` permutes all samples. (planned, not built yet: `shards`)" in reference()
     assert "| quantity | `6 %` |" in row["warmup"]
     assert "(planned, not built yet)" in row["adapter"]

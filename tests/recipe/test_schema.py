@@ -180,7 +180,6 @@ LATER = [
     "data.train=hf://datasets/org/name@rev",
     "data.train=[{path: a.csv, share: 0.5}]",
     "data.shuffle=shards",
-    "gradient=fgm",
     "gradient=rdrop",
     "sync.mode=async",
     "sync.compress=powersgd",
@@ -217,6 +216,8 @@ WRONG = {
     "schedule.warmup=6": "'6' has no unit",
     "schedule.warmup=1 min": "cannot be used here",
     "schedule.final_fraction=6 %": "expected a number",
+    "gradient={name: fgm, share: 1}": "found 1; expected less than 1",
+    "gradient={name: sam, epsilon: 1}": "epsilon: an option of fgm, not of sam",
     "gradient={rho: 0.1}": "rho: an option of sam, not of plain: leave it out",
     "gradient={name: cached, adaptive: false}": "adaptive: an option of sam, not of cached",
     "gradient={name: sam, rho: 0}": "found 0; expected more than 0",
@@ -323,6 +324,7 @@ def test_a_smaller_state_is_adamws_alone(name):
         (["gradient=sam", "gradient.adaptive=true"], (0.5, True)),
         (["gradient={name: sam, adaptive: true, rho: 2}"], (2.0, True)),
         (["gradient=plain"], (None, None)),
+        (["gradient=fgm"], (None, None)),
     ],
 )
 def test_options_of_a_gradient_have_the_defaults_of_its_name(words, options):

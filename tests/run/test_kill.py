@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -213,6 +214,23 @@ def test_masks_are_the_same_after_kills(parent, model, tmp_path):
         assert code == 0, output
     assert outcome(killed.run) == outcome(whole.run)
     assert leftovers(killed.run) == []
+
+
+@pytest.mark.parametrize("gradient", ["sam", "fgm"])
+def test_a_gradient_of_two_passes_is_the_same_after_a_kill_in_the_second(parent, model, tmp_path, gradient):
+    sections = {"gradient": {"name": gradient}, "updates": 16}
+    whole, killed = (write_job(tmp_path / name, model, **sections) for name in ("whole", "killed"))
+    second = {
+        "sam": Kill(target="bigbatch.step.sam:SamExecutor._directed", when="after", nth=11),
+        "fgm": Kill(target="bigbatch.model.nudge:Nudge.towards_loss", when="after", nth=31),
+    }
+    starts = killed_chain(parent, killed, [("update", second[gradient])])
+    for job in (whole, killed):
+        code, output = parent.run(job.folder, TRAIN)
+        assert code == 0, output
+    assert starts == [0]
+    assert outcome(killed.run) == outcome(whole.run)
+    assert json.loads((whole.run / "plan.json").read_text())["gradient"]["value"] == gradient
 
 
 @pytest.mark.slow

@@ -3,64 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from bigbatch.build.coupling import check_coupling
+from bigbatch.data.again import Again
+from bigbatch.errors import RecipeError
+from bigbatch.parallel.agree import OutOfMemory
 from bigbatch.parallel.single import SingleWorld
+from bigbatch.recipe.load import load_recipe
 from bigbatch.step.sam import SamExecutor
-from tests.models import tiny
-from tests.reference import textbook_sam
-from tests.split import (
-    SMALL,
-    Trajectory,
-    assert_equal,
-    gradient_error,
-    parts_of,
-    rows_of,
-    train_reference,
-    train_split,
-)
+from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.match import Match
+from tests.split import assert_equal, gradient_error, train_split
+from tests.step.gradient_jobs import module_of, oracle, parts_with, trained
 from tests.step.test_split import both_precisions
 
-ROWS = rows_of("single", 200, seed=3, longest=40)
-LOSS = {"class_weights": {"a": 0.3, "b": 2.0, "c": 1.0}}
 UPDATES = 3
 ASKED: dict[str, dict[str, Any]] = {
-    "sam": {"rho": 0.05},
-    "adaptive": {"rho": 0.5, "adaptive": True},
+    "sam": {"name": "sam", "rho": 0.05},
+    "adaptive": {"name": "sam", "rho": 0.5, "adaptive": True},
 }
-
-
-def module_of(dtype: torch.dtype, **config: Any) -> Any:
-    return tiny("bert", num_labels=3, **{**SMALL, **config}).to(dtype)
-
-
-def parts_with(module: Any, gradient: Any, *, micro_tokens: int = 512, packing: str = "packed", **keys: Any):
-    keys = {"loss": LOSS, "gradient": gradient, **keys}
-    return parts_of(module, ROWS, "single", micro_tokens=micro_tokens, packing=packing, **keys)
-
-
-def trained(parts: Any, updates: int = UPDATES) -> Trajectory:
-    """The gradients that move the weights: the second of each two that the world has summed."""
-    found = train_split(parts, updates)
-    return replace(found, gradients=found.gradients[1::2])
+EQUALITY, BITS = "tests.step.gradient_jobs:equality", "tests.step.gradient_jobs:bits"
 
 
 @pytest.mark.parametrize(("micro_tokens", "packing"), [(512, "packed"), (16384, "packed"), (512, "padded")])
 @pytest.mark.parametrize("asked", ASKED)
 @both_precisions
 def test_every_split_equals_the_whole_batch(asked, micro_tokens, packing, dtype):
-    module, options = module_of(dtype), ASKED[asked]
-    parts = parts_with(module, {"name": "sam", **options}, micro_tokens=micro_tokens, packing=packing)
-    expected = train_reference(
-        module, parts, ROWS, "single", UPDATES, gradient=partial(textbook_sam, **options)
-    )
-    found = trained(parts)
-    assert_equal(found, expected, dtype)
+    module, gradient = module_of(dtype), ASKED[asked]
+    parts = parts_with(module, gradient, micro_tokens=micro_tokens, packing=packing)
+    found = trained(parts, UPDATES)
+    assert_equal(found, oracle(module, parts, gradient, UPDATES), dtype)
     assert (max(found.micro_batches) == 1) == (micro_tokens == 16384)
+
+
+@pytest.mark.world_size(2)
+@pytest.mark.parametrize(
+    ("keys", "dtype"),
+    [({}, "fp64"), ({}, "fp32"), ({"plan": {"mesh": {"shard": 2}}}, "fp64"), ({"plan": {"mesh": {"tensor": 2}}}, "fp64")],
+    ids=str,
+)  # fmt: skip
+def test_ranks_equal_the_whole_batch(ranks, tmp_path, keys, dtype):
+    found = ranks.run(EQUALITY, 2, tmp_path, gradient=ASKED["adaptive"], dtype=dtype, **keys)
+    assert found[0]["error"] <= found[0]["bound"]
+
+
+@pytest.mark.world_size(2)
+def test_the_same_bits_on_any_number_of_ranks(ranks, tmp_path):
+    one, two = (ranks.run(BITS, size, tmp_path, gradient=ASKED["sam"]) for size in (1, 2))
+    assert one[0] == two[0] == two[1]
 
 
 def test_it_is_another_gradient_than_the_plain_one():
@@ -92,14 +86,74 @@ def test_moves_of_single_micro_batches_fail():
 
     def by_pieces(micro_tokens: int):
         module = module_of(torch.float64)
-        parts = parts_with(module, {"name": "sam"}, micro_tokens=micro_tokens)
+        parts = parts_with(module, ASKED["sam"], micro_tokens=micro_tokens)
         inner = parts.strategy.executor._executor  # type: ignore[attr-defined]
         wrong = MicroBatchSam(inner, parts.strategy.parameters, SingleWorld(), rho=0.05, adaptive=False)
         parts.strategy = replace(parts.strategy, executor=wrong)
         found = train_split(parts, 1)
-        expected = train_reference(module, parts, ROWS, "single", 1, gradient=textbook_sam)
-        return replace(found, gradients=found.gradients[-1:]), expected
+        return replace(found, gradients=found.gradients[-1:]), oracle(module, parts, ASKED["sam"], 1)
 
     assert_equal(*by_pieces(16384), torch.float64)
     with pytest.raises(AssertionError, match="update 1: gradient error"):
         assert_equal(*by_pieces(512), torch.float64)
+
+
+def test_both_walks_draw_the_same_dropout_masks(monkeypatch):
+    """A move of no length: the second walk's gradient is the first's, whatever was dropped."""
+    module = module_of(torch.float64, hidden_dropout_prob=0.3)
+    parts = parts_with(module, {"name": "sam", "rho": 1e-300})
+    first, second = train_split(parts, 1).gradients
+    assert all(torch.equal(second[name], gradient) for name, gradient in first.items())
+
+
+@pytest.mark.parametrize("failing", [1, 3, 5])
+def test_whoever_leaves_in_either_walk_leaves_the_weights_to_the_bit(failing):
+    """A signal is heard in the second walk, too."""
+    parts = parts_with(module_of(torch.float32), ASKED["sam"], micro_tokens=1024)
+    before = [parameter.clone() for parameter in parts.strategy.parameters]
+    batch, seen = parts.batches.at(0, 1), 0
+
+    def look() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == failing:
+            raise OutOfMemory("no room")
+
+    pieces = Again(parts.strategy.pieces(batch, parts.cut), before_each=look)
+    count = len(list(parts.strategy.pieces(batch, parts.cut)))
+    assert count < 5 <= 2 * count
+    denominators = parts.task.denominators(batch.targets)
+    with pytest.raises(OutOfMemory):
+        parts.strategy.executor.accumulate(1, pieces, denominators)
+    assert seen == failing
+    assert all(map(torch.equal, parts.strategy.parameters, before))
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing_and_is_told():
+    parts = parts_with(module_of(torch.float32), ASKED["sam"])
+    with torch.no_grad():
+        parts.module.classifier.weight[0, 0] = float("nan")
+    before = [parameter.clone() for parameter in parts.strategy.parameters]
+    found = train_split(parts, 1)
+    assert found.norms[0] != found.norms[0]
+    for parameter, kept in zip(parts.strategy.parameters, before, strict=True):
+        assert torch.equal(parameter.nan_to_num(), kept.nan_to_num())
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["gradient=sam", "task=match"], "gradient: sam is planned"),
+        (["gradient=fgm", "task=match"], "gradient: fgm is planned"),
+        (["gradient=sam", "sync={replicas: 2, period: 4}"], "sync.replicas: replicas that train apart"),
+        (
+            ["gradient=sam", "optimizer.state=bf16_sr"],
+            "optimizer.state: gradient: sam moves the weights by 0.05",
+        ),
+        (["gradient=fgm", "plan.compile=whole"], "plan.compile: gradient: fgm"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(keys, words):
+    recipe = load_recipe({"model": "m", "data": {"train": "a.csv"}, "batch": 8, "updates": 1}, keys)
+    with pytest.raises(RecipeError, match=words):
+        check_coupling(recipe, Match() if recipe.task.name == "match" else Classify(), SingleWorld())

@@ -65,21 +65,22 @@ def check_coupling(recipe: Recipe, task: Task, world: World, columns: Sequence[s
 
 
 def _check_gradient(recipe: Recipe, task: Task) -> None:
-    """Refuse what `gradient: sam` cannot be had with.
+    """Refuse what `gradient: sam` and `fgm` cannot be had with.
 
     Raises:
         RecipeError: all of it, each with its key.
     """
-    if recipe.gradient.name != "sam":
-        return
-    problems = []
-    if task.couples == "batch":
-        what = "sam is planned, not built yet, for losses of the whole batch; use gradient: cached"
+    name, problems = recipe.gradient.name, []
+    if name in ("sam", "fgm") and task.couples == "batch":
+        what = f"{name} is planned, not built yet, for losses of the whole batch; use gradient: cached"
         problems.append(("gradient", what))
-    if recipe.sync.apart:
+    if name == "fgm" and recipe.plan.compile == "whole":
+        what = "gradient: fgm moves tokens inside the model, which is then no whole; blocks or off"
+        problems.append(("plan.compile", what))
+    if name == "sam" and recipe.sync.apart:
         what = "replicas that train apart each have a gradient of their own; gradient: sam moves by that of the batch"
         problems.append(("sync.replicas", what))
-    if recipe.optimizer.state == "bf16_sr":
+    if name == "sam" and recipe.optimizer.state == "bf16_sr":
         what = (
             f"gradient: sam moves the weights by {recipe.gradient.rho:g} in all, which weights of bf16 round away; "
             "fp32 keeps them"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bigbatch.build.bitwise import is_bitwise
 from bigbatch.build.formats import loss_scale_for
-from bigbatch.build.gradients import as_asked
+from bigbatch.build.gradients import as_asked, passes_of
 from bigbatch.build.measured import Measured
 from bigbatch.build.noise import noise_scale
 from bigbatch.build.ready import Ready
@@ -104,6 +104,7 @@ def _executor_of(
         "seed": recipe.seed.dropout,
         "scale": scale,
         "span": forward.span,
+        **passes_of(recipe, ready, world, forward.device),
     }
     if recipe.sync.apart:
         return PlainExecutor(in_place=forward.in_place, **common)
@@ -112,9 +113,8 @@ def _executor_of(
             world=world,
             cached=recipe.gradient.name == "cached",
             in_place=forward.in_place,
-            before_last=world.last_backward,
             **common,
         )
     if is_bitwise(recipe):
         return TreeExecutor(parameters=parameters, **common)
-    return PlainExecutor(in_place=forward.in_place, before_last=world.last_backward, **common)
+    return PlainExecutor(in_place=forward.in_place, **common)

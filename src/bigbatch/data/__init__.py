@@ -25,6 +25,7 @@
     order.py        the order of an epoch, as arithmetic
     batches.py      global batches: which samples an update consumes
     packs.py        micro-batches: how a global batch is cut for the machine
+    again.py        micro-batches that can be walked again
     random_parts.py a global batch in random parts, for the gradient noise scale
     ragged.py       gathering rows of flat arrays with offsets
     lengths.py      counts, percentiles and padding

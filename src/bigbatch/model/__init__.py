@@ -10,6 +10,7 @@
     ├── attention.py   attention over packed samples, behind transformers' attention interface
     ├── forwards.py    PaddedForward, PackedForward, can_pack
     ├── encoder.py     a model without head: the states of tokens
+    ├── nudge.py       a small move of every embedded token, and its gradient by sample
     ├── pooling.py     states of tokens -> one vector a text
     ├── source.py      folders and hub names; errors of transformers in our words
     ├── folder.py      which files of a model folder may be opened, and a view of it that has no others

@@ -25,6 +25,12 @@ class GradientCost:
 def cost_of(recipe: Recipe) -> GradientCost:
     """What the recipe's gradient costs; that of losses of a whole batch is `build.coupling.with_cost`'s."""
     asked = recipe.gradient
+    if asked.name == "fgm":
+        why = (
+            f"asked for: the loss, and that of tokens moved by {asked.epsilon:g} against each sample ({asked.share:g} "
+            "of the whole): two forward and backward passes of every micro-batch"
+        )
+        return GradientCost(passes=2, why=why)
     if asked.name != "sam":
         return GradientCost()
     adaptive = ", each in proportion to its size" if asked.adaptive else ""

@@ -361,23 +361,31 @@ class LossSpec(Section):
     """Options of your own loss."""
 
 
-GRADIENT_OPTIONS: dict[str, dict[str, object]] = {"sam": {"rho": 0.05, "adaptive": False}}
-"""Gradient -> its options and their defaults (Foret et al. 2021, Kwon et al. 2021)."""
+GRADIENT_OPTIONS: dict[str, dict[str, object]] = {
+    "sam": {"rho": 0.05, "adaptive": False},
+    "fgm": {"epsilon": 1.0, "share": 0.5},
+}
+"""Gradient -> its options and their defaults (Foret et al. 2021, Kwon et al. 2021, Miyato et al. 2017)."""
 
 
 class GradientSpec(Section):
     """How one global batch becomes a gradient. In YAML a name alone is enough."""
 
     name: Annotated[
-        Literal["plain", "cached", "sam", "fgm", "freelb", "rdrop"], built("plain", "cached", "sam")
+        Literal["plain", "cached", "sam", "fgm", "freelb", "rdrop"], built("plain", "cached", "sam", "fgm")
     ] = "plain"
-    """`plain` sums over micro-batches. `sam`: the gradient where the loss nearby is worst, in twice the time. Of task
-    match, whose loss needs all embeddings of a batch: `cached` (its default) computes them twice and keeps no
-    activations; `plain` once and keeps all of the batch."""
+    """`plain` sums over micro-batches. `sam`: the gradient where the loss nearby is worst; `fgm`: of the loss, and of
+    that at tokens moved against each sample; both take twice the time. Of task match, whose loss needs all embeddings
+    of a batch: `cached` (its default) computes them twice and keeps no activations; `plain` once and keeps all of the
+    batch."""
     rho: PositiveNumber | None = None
     """`sam`: L2 distance of the move, over all trained weights (0.05; adaptive 0.5)."""
     adaptive: bool | None = None
     """`sam`: whether each weight moves in proportion to its size (false)."""
+    epsilon: PositiveNumber | None = None
+    """`fgm`: L2 distance by which a sample's embedded tokens move, all of them together (1)."""
+    share: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """`fgm`: share of the loss at the moved tokens in the whole loss (0.5)."""
     args: Annotated[dict[str, Any], built({})] = Field(default_factory=dict)
     """Options of a gradient rule of your own."""
 

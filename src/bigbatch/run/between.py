@@ -9,6 +9,7 @@ from typing import Any
 
 from bigbatch.build.defined import Missing, look
 from bigbatch.build.parts import Parts
+from bigbatch.data.again import Again
 from bigbatch.data.ahead import LEAD, Supply
 from bigbatch.errors import DoesNotFit, MachineError
 from bigbatch.infer.evaluate import EvalResult, evaluate
@@ -152,13 +153,14 @@ class Between:
         self.beat.at(batch.update, "accumulate")
         return batch, self.watched(pieces)
 
-    def watched(self, pieces: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
-        """The micro-batches, unless a signal drops the update half-way."""
-        for piece in pieces:
+    def watched(self, pieces: Iterable[MicroBatch]) -> Again:
+        """The micro-batches, as often as they are walked, unless a signal drops the update half-way."""
+
+        def look() -> None:
             self.boundary.poll_within()
             self.beat.tick()
-            yield piece
-        self.beat.phase("reduce")
+
+        return Again(pieces, before_each=look, at_end=lambda: self.beat.phase("reduce"))
 
     def rates(self, batch: GlobalBatch) -> Rates:
         """What the update of this batch goes by."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,11 @@ from bigbatch.protocols import Forward, Losses
 from bigbatch.records import LossSums, MicroBatch
 from bigbatch.step.masks import mask_seed, private_generator, seed_generator
 from bigbatch.tasks.losses import shares_of
+
+Backward = Callable[[MicroBatch, Mapping[str, float]], dict[str, Tensor]]
+"""Forward and backward of one micro-batch: adds to `.grad`, gives each term's share of the loss (fp64)."""
+Rule = Callable[[Backward, MicroBatch, Mapping[str, float]], dict[str, Tensor]]
+"""Does so in a way of its own, in several passes say (`step.adversarial`)."""
 
 
 class PlainExecutor:
@@ -38,6 +44,7 @@ class PlainExecutor:
         scale: LossScale | None = None,
         span: Callable[[], AbstractContextManager[None]] = nullcontext,
         before_last: Callable[[], None] = lambda: None,
+        rule: Rule | None = None,
     ) -> None:
         """Keep what every update needs.
 
@@ -50,10 +57,12 @@ class PlainExecutor:
             scale: the gradient is multiplied by its value; whoever reads `.grad` divides (fp16).
             span: entered around all forward and backward passes of an update (tf32 is a switch of the device).
             before_last: called before the last micro-batch's backward, after which gradients are complete.
+            rule: forward and backward of a micro-batch; None: once, as they are.
         """
         self._scale = scale or LossScale.none()
         self._span = span
         self._before_last = before_last
+        self._passes: Backward = self._backward if rule is None else partial(rule, self._backward)
         self._forward = forward
         self._task = task
         self._device = device
@@ -85,7 +94,7 @@ class PlainExecutor:
                 if micro_batch.last:
                     self._before_last()
                 seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))
-                for term, share in self._backward(micro_batch, denominators).items():
+                for term, share in self._passes(micro_batch, denominators).items():
                     totals[term] = totals[term] + share if term in totals else share
                 real_tokens += micro_batch.tokens
                 computed_tokens += micro_batch.computed_tokens

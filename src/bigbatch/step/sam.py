@@ -22,6 +22,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from bigbatch.data.again import Again
 from bigbatch.parallel.agree import memory_errors, together
 from bigbatch.protocols import Executor, World
 from bigbatch.records import LossSums, MicroBatch
@@ -63,11 +64,11 @@ class SamExecutor:
         Raises:
             OutOfMemory: a micro-batch, or the copy of the weights, did not fit; the weights are those from before.
         """
-        pieces: list[MicroBatch] = []
+        pieces = micro_batches if isinstance(micro_batches, Again) else Again(micro_batches)
         # Before ranks sum anything: one that cannot would keep the others waiting.
         sums = together(
             self._world,
-            lambda: self._executor.accumulate(update, _kept(micro_batches, pieces), denominators),
+            lambda: self._executor.accumulate(update, pieces, denominators),
         )
         waited = self._executor.wait_seconds
         self._world.reduce_gradients(self._parameters)
@@ -115,10 +116,3 @@ class SamExecutor:
     def _size(parameter: Tensor) -> Tensor:
         """T."""
         return parameter.abs().add_(ETA)
-
-
-def _kept(micro_batches: Iterable[MicroBatch], pieces: list[MicroBatch]) -> Iterator[MicroBatch]:
-    """The micro-batches one by one, so that a signal is heard between them; `pieces` has them for another walk."""
-    for piece in micro_batches:
-        pieces.append(piece)
-        yield piece

@@ -38,7 +38,7 @@ class TreeExecutor(PlainExecutor):
         with private_generator(self._device), memory_errors(), self._span():
             for micro_batch in self._timed(micro_batches):
                 seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))
-                shares = self._backward(micro_batch, denominators)
+                shares = self._passes(micro_batch, denominators)
                 terms = {term: float(share) for term, share in shares.items()}
                 tree.add(micro_batch.index, (self._taken(), terms))
                 real_tokens += micro_batch.tokens

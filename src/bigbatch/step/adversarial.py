@@ -1,0 +1,71 @@
+"""Adversarial training on embedded tokens, sample by sample.
+
+::
+
+    g_i = d loss_i / d e_i                              of sample i alone, by its embedded tokens e_i
+    loss = (1 - share) loss(e) + share loss(e + r)      r_i = epsilon g_i / |g_i|,  |g_i| over all tokens of sample i
+
+Miyato et al. 2017, "Adversarial Training Methods for Semi-Supervised Text Classification", equations 3 to 6. A sample's
+move depends on that sample alone, so the sum over samples does not depend on the cut. The usual implementations take
+|g| over the whole embedding matrix and micro-batch, whose result does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from bigbatch.model.nudge import Nudge
+from bigbatch.records import MicroBatch
+from bigbatch.step.executor import Backward
+from bigbatch.step.masks import same_again
+
+
+class FastGradient:
+    """Two forward and backward passes of each micro-batch, with the same dropout masks (`step.executor.Rule`)."""
+
+    def __init__(
+        self,
+        nudge: Nudge,
+        device: torch.device,
+        *,
+        epsilon: float,
+        share: float,
+        before_last: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep what every micro-batch needs.
+
+        Args:
+            nudge: moves the embedded tokens.
+            device: whose generator draws the masks.
+            epsilon: L2 length of a sample's move.
+            share: of the loss at the moved tokens, between 0 and 1.
+            before_last: called before the last backward pass of an update, after which gradients are complete.
+        """
+        self._nudge = nudge
+        self._device = device
+        self._epsilon = epsilon
+        self._share = share
+        self._before_last = before_last
+
+    def __call__(
+        self, backward: Backward, micro_batch: MicroBatch, denominators: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Add the gradient of both losses to `.grad`; the loss that it tells is that of the tokens as they are."""
+        as_before = same_again(self._device)
+        with self._nudge.watching():
+            shares = backward(micro_batch, _part(denominators, 1 - self._share))
+        self._nudge.towards_loss(micro_batch, self._epsilon)
+        as_before()
+        if micro_batch.last:
+            self._before_last()
+        with self._nudge.moving():
+            backward(micro_batch, _part(denominators, self._share))
+        return {term: share / (1 - self._share) for term, share in shares.items()}
+
+
+def _part(denominators: Mapping[str, float], part: float) -> dict[str, float]:
+    """With which a loss counts in this part."""
+    return {term: count / part for term, count in denominators.items()}
