@@ -59,9 +59,8 @@ def test_a_whole_card() -> None:
             optimizer=SimpleNamespace(name="x.py:<b>"),
             schedule=SimpleNamespace(name="linear"),
         ),
-        effective=SimpleNamespace(lr=0.1),
-        max_length=8,
-        module=None,
+        clocks=SimpleNamespace(effective=SimpleNamespace(lr=0.1)),
+        model=SimpleNamespace(max_length=8, module=None),
         task=Classify(labels=("R&D", "![x](https://t.example/p)")),
     )
     progress: Any = SimpleNamespace(update=1, position=8, tokens=64)

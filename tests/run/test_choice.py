@@ -144,7 +144,8 @@ def test_small_steps_add_up():
 
 
 def test_the_loss_has_no_say_in_a_figure_without_scores_of_its_own():
-    assert seen([right(100), right(101)], metric="roc_auc_ovr") == [0, 0]
+    assert seen([right(100), right(101)], metric="a_user's_own") == [0, 0]
+    assert seen([right(100), right(101)], metric="roc_auc_ovr") == [0, 1], "its rows have scores"
 
 
 def test_a_loss_that_falls_a_little_everywhere_improves():
