@@ -184,7 +184,7 @@ def textbook_gradient(model: nn.Module, loss: Loss) -> torch.Tensor:
 
 
 def textbook_sam(model: nn.Module, loss: Loss, rho: float = 0.05, adaptive: bool = False) -> torch.Tensor:
-    """Foret et al. 2021, algorithm 1; adaptive: Kwon et al. 2021, equation 3, T = |w| + 0.01. One flat vector."""
+    """Foret et al. 2021, algorithm 1; adaptive: Kwon et al. 2021, T = |w| + 0.01. One flat vector."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     value = loss()
     gradients = torch.autograd.grad(value, weights, allow_unused=True)
@@ -200,7 +200,7 @@ def textbook_sam(model: nn.Module, loss: Loss, rho: float = 0.05, adaptive: bool
 
 
 def textbook_fgm(model: nn.Module, loss: Loss, epsilon: float = 1.0, share: float = 0.5) -> torch.Tensor:
-    """Miyato et al. 2017, equations 3 to 6, sample by sample: one whole padded batch, tokens moved by a hook."""
+    """Miyato et al. 2017, sample by sample: one whole padded batch, tokens moved by a hook."""
     seen: list[torch.Tensor] = []
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
 

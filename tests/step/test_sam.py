@@ -98,7 +98,7 @@ def test_moves_of_single_micro_batches_fail():
         assert_equal(*by_pieces(512), torch.float64)
 
 
-def test_both_walks_draw_the_same_dropout_masks(monkeypatch):
+def test_both_walks_draw_the_same_dropout_masks():
     """A move of no length: the second walk's gradient is the first's, whatever was dropped."""
     module = module_of(torch.float64, hidden_dropout_prob=0.3)
     parts = parts_with(module, {"name": "sam", "rho": 1e-300})

@@ -5,9 +5,9 @@
     g_i = d loss_i / d e_i                              of sample i alone, by its embedded tokens e_i
     loss = (1 - share) loss(e) + share loss(e + r)      r_i = epsilon g_i / |g_i|,  |g_i| over all tokens of sample i
 
-Miyato et al. 2017, "Adversarial Training Methods for Semi-Supervised Text Classification", equations 3 to 6. A sample's
-move depends on that sample alone, so the sum over samples does not depend on the cut. The usual implementations take
-|g| over the whole embedding matrix and micro-batch, whose result does.
+Miyato et al. 2017, "Adversarial Training Methods for Semi-Supervised Text Classification". A sample's move
+depends on that sample alone, so the sum over samples does not depend on the cut. The usual implementations take |g|
+over the whole embedding matrix and micro-batch, whose result does.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from bigbatch.protocols import Executor, World
 from bigbatch.records import LossSums, MicroBatch
 
 ETA = 0.01
-"""Kwon et al., section 5: what keeps weights near zero moving."""
+"""As in the code of Kwon et al.: weights near zero move, too."""
 
 
 class SamExecutor:
