@@ -46,6 +46,11 @@ class Batches:
         """The batch that starts at this stream position (samples consumed so far), of another size where one is given.
 
         Its cost does not grow with `position`: at most two epoch orders are kept and none is replayed.
+
+        Args:
+            position: samples of the stream consumed before it.
+            update: number of the update, from 1.
+            samples: of this batch; None: the recipe's size.
         """
         ids_B = self._ids(position) if samples is None else self._stream.ids(position, samples)
         # A batch that crosses the end of an epoch is seen partly as the next one sees it.

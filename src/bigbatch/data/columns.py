@@ -68,7 +68,14 @@ def pick_columns(
 
 
 def guess_column(role: str, kind: str, available: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
-    """Columns whose name suggests this role, best first; names are compared without case."""
+    """Columns whose name suggests this role, best first; names are compared without case.
+
+    Args:
+        role: `text`, `label`, …
+        kind: `Role.kind`; numbers have names of their own.
+        available: columns of the source.
+        taken: columns that other roles have already.
+    """
     names = dict.fromkeys((role, *SYNONYMS.get(role, ()), *(SYNONYMS["number"] if kind == "number" else ())))
     by_name: dict[str, str] = {}
     for column in available:

@@ -46,6 +46,12 @@ def read_conll(name: str, content: bytes, encoding: str, learnt: bool = True) ->
     """Columns `words` (the first one) and, of rows to learn from, `tags` (the last one). A row's number is that of its
     first line.
 
+    Args:
+        name: of the file, for messages.
+        content: the file, unpacked.
+        encoding: of text.
+        learnt: whether tags are read; rows to predict may lack them.
+
     Raises:
         DataError: text in another encoding; every line without a tag.
     """

@@ -47,7 +47,13 @@ def leaf_count(count: int) -> int:
 
 
 def block_of(leaf: int, count: int, part: Part) -> bool:
-    """Whether a leaf is in the aligned block of a part; with more ranks than leaves some blocks are empty."""
+    """Whether a leaf is in the aligned block of a part; with more ranks than leaves some blocks are empty.
+
+    Args:
+        leaf: number of a micro-batch, from 0.
+        count: micro-batches of the batch.
+        part: this rank among those that divide them.
+    """
     total = leaf_count(count)
     if part.size <= total:
         return leaf // (total // part.size) == part.rank

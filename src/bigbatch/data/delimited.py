@@ -105,7 +105,16 @@ def delimiter_of(header: bytes, tab: bool) -> bytes:
 
 
 def check_mark(name: str, content: bytes, encoding: str) -> int:
-    """Length of the byte order mark; a mark that contradicts the encoding is an error."""
+    """Length of the byte order mark; a mark that contradicts the encoding is an error.
+
+    Args:
+        name: of the file, for messages.
+        content: the file, unpacked.
+        encoding: as `data.encoding` has it.
+
+    Returns:
+        Bytes, 0 without a mark.
+    """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise one_error(name, "", "the file is UTF-16; save it as UTF-8")
     if not content.startswith(_BOM):

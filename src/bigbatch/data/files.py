@@ -100,7 +100,16 @@ def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *,
 def read_content(
     name: str, content: bytes, suffix: str, encoding: str, quoting: str = "minimal", *, learnt: bool = True
 ) -> Raw:
-    """The rows of a text file's content; arguments as `read_file` has them, and what the file's name ends in."""
+    """The rows of a text file's content; arguments as `read_file` has them, and what the file's name ends in.
+
+    Args:
+        name: of the file, for messages.
+        content: the file, unpacked.
+        suffix: what its name ends in, `.csv`, without that of the packing.
+        encoding: of text.
+        quoting: of CSV and TSV, `minimal` or `none`.
+        learnt: rows to learn from; as `read_file` has it.
+    """
     encoding = _known(encoding)
     if quoting not in QUOTINGS:
         raise one_error("", "data.quoting", f"found {quoting!r}; expected minimal or none")

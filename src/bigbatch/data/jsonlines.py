@@ -26,6 +26,11 @@ def read_json_lines(name: str, content: bytes, encoding: str) -> Raw:
     Values keep their own types: Arrow's reader would take texts that look like dates for dates, and stop at the
     first column of mixed types instead of naming all rows.
 
+    Args:
+        name: of the file, for messages.
+        content: the file, unpacked; an array of objects is taken, too.
+        encoding: of text.
+
     Raises:
         DataError: every malformed line, with its number and byte offset.
     """

@@ -251,7 +251,13 @@ def is_integer_name(name: str) -> bool:
 
 
 def first_with(table: DataTable, role: str, name: str) -> str:
-    """`file:row` of the first row that has this label."""
+    """`file:row` of the first row that has this label.
+
+    Args:
+        table: rows, each with its place.
+        role: `label`, `labels` or `tags`.
+        name: of a class that occurs in it.
+    """
     for row, value in enumerate(table.rows.column(role).to_pylist()):
         if name in map(label_of, value if isinstance(value, list) else [value]):
             return table.where(row)

@@ -130,7 +130,13 @@ def micro_batches(
 
 
 def computed_tokens(lengths_B: np.ndarray, pieces: Sequence[np.ndarray], packing: Packing) -> np.ndarray:
-    """Tokens that run through the model for each micro-batch (M,) int64, padding included."""
+    """Tokens that run through the model for each micro-batch (M,) int64, padding included.
+
+    Args:
+        lengths_B: (B,) tokens of each sample.
+        pieces: of each micro-batch, the places of its samples in the batch.
+        packing: `packed` or `padded`: samples count as long as their longest.
+    """
     if packing == "packed":
         return np.array([lengths_B[chosen].sum() for chosen in pieces], np.int64)
     return np.array([len(chosen) * lengths_B[chosen].max(initial=0) for chosen in pieces], np.int64)
@@ -158,6 +164,14 @@ def gather(
 
     Where none of them has a unit, one of weight 0 that reads the first token stands in: heads, losses and the
     collectives of divided models always have something to work on, and nothing changes.
+
+    Args:
+        table: of tokens and units.
+        ids_B: (B,) row numbers of the table.
+        index: number of the micro-batch in its pass: dropout masks follow from it.
+        micro_tokens: the capacity that is asked for; a longer sample is alone.
+        packing: how tokens will be laid out.
+        unit_weights: multiplies what a task found in training into the weights.
     """
     tokens_T, lengths_B = flat_indexes(table.token_offsets, ids_B)
     units_U, units_per_sample_B = flat_indexes(table.unit_offsets, ids_B)
@@ -191,6 +205,13 @@ def evaluation_batches(
     """Every row once, sorted by length within windows of rows; numbered from 0 over the whole pass.
 
     Parts take them in turn. They are cut the same for any number of ranks, so that outputs have the same bits.
+
+    Args:
+        table: of one split.
+        micro_tokens: computed tokens of a micro-batch, padding included.
+        packing: how tokens are laid out.
+        window: rows that are sorted at once, so that memory stays bounded.
+        part: which of the micro-batches this rank computes.
     """
     index = 0
     for first in range(0, len(table), window):

@@ -19,7 +19,13 @@ def data_error(problems: Sequence[Problem]) -> DataError:
 
 
 def one_error(where: str, key: str, what: str) -> DataError:
-    """An error with a single problem."""
+    """An error with a single problem.
+
+    Args:
+        where: file, or `file:row`.
+        key: of the recipe; empty: none is meant.
+        what: found, expected, remedy.
+    """
     return DataError([Problem(where=where, key=key, what=what)])
 
 

@@ -35,7 +35,13 @@ def share_of(batch: GlobalBatch, table: TokenTable, replica: int, replicas: int)
 
 
 def chosen_of(batch: GlobalBatch, table: TokenTable, chosen: np.ndarray) -> GlobalBatch:
-    """Some samples of a batch, by their places in it, in this order; `first_position` stays the whole batch's."""
+    """Some samples of a batch, by their places in it, in this order; `first_position` stays the whole batch's.
+
+    Args:
+        batch: a global batch of B samples.
+        table: that it was drawn from.
+        chosen: (b,) places in the batch, from 0.
+    """
     ids_B = batch.sample_ids_B[chosen]
     view = None if batch.view is None else rows_of(batch.view, chosen)
     return replace(

@@ -144,7 +144,17 @@ def _own_names(raw: Raw, column: str) -> tuple[str, ...] | None:
 def with_names(
     column: Column, names: tuple[str, ...] | None, key: str, where: Where
 ) -> tuple[Column, list[Problem]]:
-    """Class ids by their names, -1 (no label) as missing; ids without a name are problems. Other values stay."""
+    """Class ids by their names, -1 (no label) as missing; ids without a name are problems. Other values stay.
+
+    Args:
+        column: class ids, or lists of them.
+        names: of the classes by id; None: the source has none.
+        key: of the recipe, for messages.
+        where: row number -> place.
+
+    Returns:
+        The column, and what is wrong with it.
+    """
     if names is None:
         return column, []
     problems: list[Problem] = []

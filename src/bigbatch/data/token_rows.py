@@ -173,6 +173,12 @@ def first_above(column: pa.ChunkedArray, most: int) -> tuple[int, int] | None:
 
 
 def check_row(row: Row, place: str, keys: Sequence[str] = tuple(_MOST)) -> list[Problem]:
-    """What is wrong with one row of token ids."""
+    """What is wrong with one row of token ids.
+
+    Args:
+        row: key -> list of numbers.
+        place: `file:row`.
+        keys: those to look at, where the row has them.
+    """
     rows = {key: [row[key]] for key in keys if key in row}
     return token_columns(rows, lambda _: place, may_be_empty=True)[1]

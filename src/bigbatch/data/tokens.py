@@ -119,6 +119,13 @@ def cache_key(
     """Hash of all that decides what encode returns: data, tokenizer, the task's options and its code.
 
     None when the task's code cannot be read (a class typed in a notebook): then nothing may be reused.
+
+    Args:
+        table: the rows.
+        task: encodes them.
+        tokenizer: None where rows are token ids.
+        key_parts: what else decides, as JSON.
+        tokenizer_digest: hash of the tokenizer's files, where it is known already.
     """
     code = _code_of(task.written_in)
     if code is None:

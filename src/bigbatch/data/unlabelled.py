@@ -54,6 +54,14 @@ def rows_of_file(
 ) -> Iterator[PlacedRow]:
     """Rows of a file (or a pattern, or a folder of texts), as training reads it.
 
+    Args:
+        path: as typed.
+        roles: of the task.
+        columns: role -> column, as the recipe has them.
+        encoding: of text.
+        quoting: of CSV and TSV.
+        keep: columns copied beside the predictions.
+
     Raises:
         DataError: no such file, malformed rows, no column for the text or for what is kept.
     """
@@ -116,6 +124,12 @@ def placed(
     raw: Raw, roles: Mapping[str, Role], columns: Mapping[str, str], keep: Sequence[str] = ()
 ) -> Iterator[PlacedRow]:
     """Rows of a source with a value for each role, all checked before the first one comes; what is kept is `KEPT`.
+
+    Args:
+        raw: columns and lines of a source.
+        roles: of the task.
+        columns: role -> column, as the recipe has them.
+        keep: columns copied beside the predictions.
 
     Raises:
         DataError: no column for the text or for what is kept, values that cannot be read, rows that lack the text.

@@ -63,7 +63,13 @@ def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.Chunk
 
 
 def convert_labels(column: Column, key: str, where: Where) -> tuple[pa.ChunkedArray, list[Problem], int]:
-    """As `convert` for several labels a row; also the places of multi-hot lists (0: names)."""
+    """As `convert` for several labels a row; also the places of multi-hot lists (0: names).
+
+    Args:
+        column: names, ids or lists of either, a row each.
+        key: of the recipe, for messages.
+        where: row number -> place.
+    """
     values = column if isinstance(column, list) else column.to_pylist()
     names, problems, places = label_lists(
         values, lambda row, what: Problem(where=where(row), key=key, what=what)

@@ -167,6 +167,14 @@ def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric])
 
     Nor can a run be steered by those that are there and do not move: where the best of models has 0 of a figure of
     which more is better, as Matthews' correlation has with one class alone, every model has.
+
+    Args:
+        task: with its labels.
+        table: the split.
+        metrics: those that are asked for.
+
+    Returns:
+        Name of a figure -> why; those that can be had are left out.
     """
     if not counted_units(table).any():
         names = ("loss", *(name for metric in metrics for name in reported_names(metric)))
@@ -183,7 +191,13 @@ def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric])
 def perfect_figures(
     task: Task, table: TokenTable, metrics: Sequence[Metric]
 ) -> dict[str, float | None] | None:
-    """What a perfect model would have of these metrics on a split; None where nobody can tell."""
+    """What a perfect model would have of these metrics on a split; None where nobody can tell.
+
+    Args:
+        task: with its labels.
+        table: the split.
+        metrics: those that are asked for.
+    """
     gathered = _perfect(task, table, metrics) if counted_units(table).any() else None
     return None if gathered is None else gathered.figures()[0]
 

@@ -190,6 +190,13 @@ def open_live(
 
     `columns` are those of the rows that it will see.
 
+    Args:
+        module: a Hugging Face model with a head.
+        tokenizer: None where rows are token ids.
+        task: as the caller named it.
+        columns: those of the rows that the model will see.
+        device: `cpu`, `cuda:0`, …; None: the first accelerator there is, else the CPU.
+
     Raises:
         ModelError: the model has another head than the task needs, or the tokenizer does not fit it.
     """

@@ -74,7 +74,17 @@ def predict_placed(
     micro_tokens: int = MICRO_TOKENS,
     packing: Packing | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """As `predict_rows`, for rows that come with their places."""
+    """As `predict_rows`, for rows that come with their places.
+
+    Args:
+        forward: runs a micro-batch through the model.
+        task: encodes and decodes.
+        tokenizer: None where rows are token ids.
+        rows: (`file:row`, role -> value); taken as they are needed.
+        window_rows: rows that are in memory, and sorted by length, at once.
+        micro_tokens: tokens of a micro-batch, padding included.
+        packing: None: what suits the forward.
+    """
     stream = iter(rows)
     while taken := list(itertools.islice(stream, window_rows)):
         kept = [row.get(KEPT, {}) for _, row in taken]
@@ -109,6 +119,12 @@ def encoded_rows(
     rows: Sequence[PlacedRow], task: Task, tokenizer: Tokenizer | None, forward: Forward
 ) -> list[Sample]:
     """A sample for each row to predict.
+
+    Args:
+        rows: (`file:row`, role -> value).
+        task: encodes them.
+        tokenizer: None where rows are token ids.
+        forward: that will read them.
 
     Raises:
         DataError: a row without tokens, with its place.

@@ -90,6 +90,11 @@ def trial(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> str:
     Where nothing is dropped, output and gradients are those of the formula. Where half is dropped, ones stay ones on
     average, the same seed gives the same masks, and forward and backward have the same: the output is linear in the
     values, so <output, w> = <values, their gradient>.
+
+    Args:
+        kernel: to be tried.
+        device: an accelerator.
+        dtype: of queries, keys and values: fp16 or bf16.
     """
     torch.manual_seed(0)
     total = sum(_LENGTHS)

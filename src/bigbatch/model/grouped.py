@@ -30,7 +30,17 @@ def sdpa(
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
-    """Torch's own attention of one group; key heads may be fewer than query heads."""
+    """Torch's own attention of one group; key heads may be fewer than query heads.
+
+    Args:
+        query: (S, heads, Q, W): S samples of equal length, W the width of a head.
+        key: (S, key heads, K, W).
+        value: as `key`.
+        mask: bool, true where a query sees a key, broadcast to (S, heads, Q, K); None: all, or `is_causal`.
+        is_causal: each query sees keys up to its own place.
+        dropout: share of attention weights that are dropped.
+        scaling: of the products; None: 1 / sqrt(W).
+    """
     shared = query.shape[1] != key.shape[1]
     if shared and not _takes_shared_heads(query, mask):
         key, value = expanded(query, key, value)
@@ -55,7 +65,13 @@ def _takes_shared_heads(query: Tensor, mask: Tensor | None) -> bool:
 
 
 def expanded(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values (S, key heads, K, W) with each head as often as queries share it."""
+    """Keys and values (S, key heads, K, W) with each head as often as queries share it.
+
+    Args:
+        query: (S, heads, Q, W).
+        key: (S, key heads, K, W); heads are a multiple of key heads.
+        value: as `key`.
+    """
     shared = query.shape[1] // key.shape[1]
     return (
         (key, value)
@@ -171,7 +187,13 @@ def _collect(x_BHLW: Tensor, group: Group | ReadGroup) -> Tensor:
 
 
 def scatter_rows(x: Tensor, slots: Tensor, rows: int) -> Tensor:
-    """(n, ...) to `rows` rows at distinct `slots` (n,), zeros elsewhere; differentiable."""
+    """(n, ...) to `rows` rows at distinct `slots` (n,), zeros elsewhere; differentiable.
+
+    Args:
+        x: (n, …).
+        slots: (n,) int64, distinct.
+        rows: of the result.
+    """
     return _Scatter.apply(x, slots, rows)  # pyright: ignore
 
 

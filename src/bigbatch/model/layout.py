@@ -123,7 +123,13 @@ class Layout:
         return self.masks["samples",]
 
     def band(self, longest: int, window: int, causal: bool) -> Tensor:
-        """(longest, longest) bool: pairs of query and key with |q - k| < window, and k <= q when causal."""
+        """(longest, longest) bool: pairs of query and key with |q - k| < window, and k <= q when causal.
+
+        Args:
+            longest: tokens.
+            window: tokens that a query sees on each side, itself included.
+            causal: whether keys behind the query only.
+        """
         key = (longest, window, causal)
         if key not in self.bands:
             at = torch.arange(longest, device=self.reads_U.device)

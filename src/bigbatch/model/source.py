@@ -37,6 +37,12 @@ def load_config(view: View) -> PreTrainedConfig:
 def opened(name: str, revision: str | None, *, weights: bool, config: bool = True) -> Iterator[View]:
     """`folder.viewed` for a folder or a hub name.
 
+    Args:
+        name: folder or hub name.
+        revision: branch, tag or commit on the hub.
+        weights: whether there must be weights that can be read.
+        config: whether there must be a configuration.
+
     Raises:
         ModelError: what is wrong, with the file and the remedy.
     """

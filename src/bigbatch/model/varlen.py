@@ -44,7 +44,8 @@ def flash_attention(
     """Variable-length flash attention: torch's own; when weights are dropped, the flash-attn package's or the operator
     behind torch's (`flash_dropout`).
 
-    Args and result as `grouped_attention`.
+    Args:
+        query: this, all others and the result as `grouped_attention` has them.
 
     Raises:
         Unsupported: not CUDA, not 16 bits.
@@ -122,7 +123,8 @@ def flex_attention(
 ) -> Tensor:
     """FlexAttention with a mask of sample, causality and window; compiled on accelerators.
 
-    Args and result as `grouped_attention`.
+    Args:
+        query: this, all others and the result as `grouped_attention` has them.
 
     Raises:
         Unsupported: a gradient is wanted on a CPU.

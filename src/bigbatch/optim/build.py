@@ -193,7 +193,13 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 
 def set_scaled(optimizer: Optimizer, betas: tuple[float, float], eps: float) -> None:
-    """Give every group that has them other betas and another eps; averages so far are kept, and stay debiased."""
+    """Give every group that has them other betas and another eps; averages so far are kept, and stay debiased.
+
+    Args:
+        optimizer: as `build_optimizer` gives it.
+        betas: decay of the first and the second average.
+        eps: added to the root of the second.
+    """
     for group in optimizer.param_groups:
         set_betas(group, optimizer.state, betas)
         if "eps" in group:
@@ -206,6 +212,11 @@ def state_multiple(name: str, momentum: float = 0.9, state: str = "fp32") -> flo
     `bf16_sr` halves AdamW's; `8bit` quarters it and adds one fp32 scale a block of 256. Schedule-free AdamW keeps 2,
     and a third while the model holds the average. Muon keeps 1 or 2 a tensor; it counts as 2, like an optimiser of the
     user's own: what most keep.
+
+    Args:
+        name: `optimizer.name`.
+        momentum: of SGD and LARS; 0 keeps no state.
+        state: `fp32`, `bf16_sr` or `8bit` (AdamW alone).
     """
     if state != "fp32":
         return {"bf16_sr": 1.0, "8bit": 0.5 + 2 / 256}[state]

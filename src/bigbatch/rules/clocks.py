@@ -91,7 +91,13 @@ def total_updates(
 
 
 def target_samples(length: Quantity, samples: int, mean_tokens: float | None) -> float | None:
-    """Samples that the run shall consume at least; None when it is given in updates."""
+    """Samples that the run shall consume at least; None when it is given in updates.
+
+    Args:
+        length: of the run, as the recipe has it.
+        samples: of the training data.
+        mean_tokens: of a training sample; None where `length` is not in tokens.
+    """
     if length.unit == "updates":
         return None
     if length.unit == "samples":
@@ -124,7 +130,18 @@ def _walk(next_position: Callable[[int], int], target: float | None, updates: in
 def refuse_large_batch(
     batch_samples: int | None, samples: int, batch_tokens: int | None, tokens: int | None, allow_repeats: bool
 ) -> None:
-    """A batch that holds the whole data more than once is hardly meant."""
+    """A batch that holds the whole data more than once is hardly meant.
+
+    Args:
+        batch_samples: of an update; None: it is given in tokens.
+        samples: of the training data.
+        batch_tokens: of an update.
+        tokens: of the training data; None: not counted yet.
+        allow_repeats: `batch.allow_repeats`.
+
+    Raises:
+        RecipeError: with both numbers.
+    """
     if allow_repeats:
         return
     if batch_samples and batch_samples > samples:

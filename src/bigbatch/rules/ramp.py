@@ -101,6 +101,12 @@ class Ramp:
 def ramp_samples(settings: RampSettings, batch: int, length: Quantity, epoch_samples: int) -> int:
     """Samples of a run with a ramp: the length asked for, rounded up to whole first batches.
 
+    Args:
+        settings: the first batch.
+        batch: samples of the last one, on which the length does not depend.
+        length: in epochs or samples.
+        epoch_samples: of the training data.
+
     Raises:
         RecipeError: a length in updates or tokens, which a growing batch has not.
     """
@@ -172,6 +178,11 @@ def scaled_in_stage(settings: OptimizerSettings, ramp: Ramp, stage: int) -> Effe
     """Learning rate, betas and eps of a stage, by the recipe's rules from `base_batch`.
 
     A ramp by the schedule comes with its own rule, sqrt from the first batch, unless the recipe names another.
+
+    Args:
+        settings: `optimizer`.
+        ramp: sizes of its stages, in samples.
+        stage: from 0.
     """
     size = ramp.sizes[stage]
     if ramp.by == "schedule" and settings.lr_rule == "none" and settings.base_batch is None:

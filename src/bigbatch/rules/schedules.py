@@ -179,7 +179,14 @@ def in_samples(
     scale: Mapping[str, float],
     expected: str = "updates, samples, epochs, % or 0",
 ) -> float:
-    """A part of the run in samples; `scale` says how many each unit is."""
+    """A part of the run in samples; `scale` says how many each unit is.
+
+    Args:
+        key: of the recipe, for messages.
+        quantity: with its unit; `none` is 0.
+        scale: unit -> samples.
+        expected: units, for messages.
+    """
     if quantity.unit == "none":
         return 0.0
     if quantity.unit not in scale:

@@ -73,7 +73,13 @@ def cheap_period(meeting_seconds: float, update_seconds: float) -> int:
 
 
 def held(replicas: int, rank: int, ranks: int) -> range:
-    """The replicas that a rank computes, one after the other: in order, their numbers differ by at most one."""
+    """The replicas that a rank computes, one after the other: in order, their numbers differ by at most one.
+
+    Args:
+        replicas: copies that train apart.
+        rank: from 0.
+        ranks: processes.
+    """
     return range(rank * replicas // ranks, (rank + 1) * replicas // ranks)
 
 

@@ -141,7 +141,15 @@ class Course:
 def verdict(
     held: Held | None, curves: Curves, course: Course, *, never: Sequence[str] = (), kind: str = "class"
 ) -> str:
-    """The sentence; `never`: names of the classes (or types of entities: `kind`) that are never predicted."""
+    """The sentence; `never`: names of the classes (or types of entities: `kind`) that are never predicted.
+
+    Args:
+        held: the run's figure beside those of simple models; None: not evaluated.
+        curves: figures and losses by update.
+        course: how the run went and ended.
+        never: names of the classes, or types of entities, that are never predicted.
+        kind: which of the two.
+    """
     if held is None:
         return "not evaluated: the recipe names no validation or test data"
     if _told_by_too_few(held):
@@ -222,7 +230,13 @@ def shown(value: float) -> str:
 
 
 def still_improving(curves: Curves, larger_is_better: bool, share: bool) -> bool:
-    """Whether the last third of a run brought something, and its end was its best."""
+    """Whether the last third of a run brought something, and its end was its best.
+
+    Args:
+        curves: figures and losses by update.
+        larger_is_better: of the figure that chooses the weights.
+        share: whether that figure lies between 0 and 1.
+    """
     if len(curves.values) >= 2:
         at = _two_thirds(curves.steps)
         signed = [value if larger_is_better else -value for value in curves.values]
