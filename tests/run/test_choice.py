@@ -33,7 +33,7 @@ def parts_of(choose: str = "paired", *, metric: str = "accuracy", stopping: Any 
         best_metric=metric,
         metrics=tuple(known_metrics("single", ("a", "b")).values()),
         larger_is_better=lambda name: name != "loss",
-        open_end=False,
+        clocks=SimpleNamespace(open_end=False),
     )
 
 

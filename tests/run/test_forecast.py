@@ -19,8 +19,7 @@ class Shown:
     """What is read of a run's parts."""
 
     plan: Plan
-    length: Any
-    lengths: Any
+    clocks: Any
 
 
 def parts(foretold: float | None = 100.0) -> Any:
@@ -28,8 +27,9 @@ def parts(foretold: float | None = 100.0) -> Any:
     train = Choice(value="1 min 40 s", reason="", source="measured", prediction=foretold, unit="s")
     return Shown(
         plan=Plan(choices={"train_seconds": train}),
-        length=SimpleNamespace(samples=1000),
-        lengths=SimpleNamespace(tokens=5000, samples=1000),
+        clocks=SimpleNamespace(
+            length=SimpleNamespace(samples=1000), lengths=SimpleNamespace(tokens=5000, samples=1000)
+        ),
     )
 
 

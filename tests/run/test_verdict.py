@@ -17,7 +17,7 @@ def result(confusion: list[list[int]] | None, *labels: str) -> Any:
 def test_a_class_that_occurs_and_is_never_predicted_is_named():
     # "b" occurs and is never said, "c" neither occurs nor is said.
     found = result([[3, 0, 0], [2, 0, 0], [0, 0, 0]], "a", "b", "c")
-    assert never_predicted(object(), found) == (["b"], "class")
+    assert never_predicted(SimpleNamespace(marked=False), found) == (["b"], "class")
 
 
 def test_a_type_counts_once_whatever_its_tags():
