@@ -329,7 +329,13 @@ class Strategy(Protocol):
         ...
 
     def update(self, batch: GlobalBatch, pieces: Iterable[MicroBatch], rates: Rates) -> Sequence[Update]:
-        """Learn from one global batch; the records that are complete now."""
+        """Learn from one global batch; the records that are complete now.
+
+        Args:
+            batch: all of it, on every rank.
+            pieces: this rank's micro-batches of it.
+            rates: learning rate and moments of this update.
+        """
         ...
 
     def settle(self) -> None:

@@ -88,7 +88,13 @@ class Nudge:
 
 
 def samples_of_tokens(micro_batch: MicroBatch, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Which sample each embedded token belongs to, in that shape: (1, T) packed, (B, L) padded; B for padding."""
+    """Which sample each embedded token belongs to, in that shape: (1, T) packed, (B, L) padded; B for padding.
+
+    Args:
+        micro_batch: its lengths and packing.
+        shape: (1, T) packed, (B, L) padded.
+        device: of the result.
+    """
     lengths_B = micro_batch.lengths_B
     samples = len(lengths_B)
     found = np.full(shape, samples, dtype=np.int64)

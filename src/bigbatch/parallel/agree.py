@@ -243,6 +243,12 @@ def by_leader(
 ) -> Result:
     """Rank 0 works and tells the others what came of it, as JSON.
 
+    Args:
+        world: all ranks call it.
+        work: done by rank 0.
+        told: its result as JSON.
+        heard: JSON as the result, on the others.
+
     Raises:
         PeerFailed: rank 0 could not.
     """

@@ -270,6 +270,11 @@ def _whole(tensor: Tensor) -> Tensor:
 def meshed(world: World, shape: MeshShape, device: str) -> World:
     """The same ranks, arranged in a mesh; copies of the whole model alone need none.
 
+    Args:
+        world: all ranks.
+        shape: how many along each axis.
+        device: `cpu`, `cuda:0`, …
+
     Raises:
         UsageError: the shape needs another number of ranks.
     """

@@ -124,6 +124,11 @@ def _connected(address: str, port: int, key: bytes, seconds: float) -> Channel:
 def tried(once: Callable[[], Any], seconds: float, what: str) -> Any:
     """What `once` returns, as soon as it raises no OSError.
 
+    Args:
+        once: one attempt.
+        seconds: how long attempts go on.
+        what: for the message.
+
     Raises:
         DistNetworkError: it still did after so long.
     """

@@ -65,6 +65,11 @@ class CoupledExecutor(PlainExecutor):
     ) -> LossSums:
         """As `PlainExecutor.accumulate`. The last column of a unit's target values is its place in the batch; units are
         compared in that order, so that the loss does not depend on the cut.
+
+        Args:
+            update: its number: dropout masks follow from it.
+            micro_batches: this rank's.
+            denominators: term -> what its sum over the whole batch is divided by.
         """
         self.wait_seconds = 0.0
         for parameter, buffer in self._in_place:

@@ -61,6 +61,11 @@ class SamExecutor:
 
         Every rank must call it: what the first walk gives is summed over ranks here.
 
+        Args:
+            update: its number: dropout masks follow from it.
+            micro_batches: this rank's; walked twice.
+            denominators: term -> what its sum over the whole batch is divided by.
+
         Raises:
             OutOfMemory: a micro-batch, or the copy of the weights, did not fit; the weights are those from before.
         """

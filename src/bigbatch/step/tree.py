@@ -31,7 +31,13 @@ class TreeExecutor(PlainExecutor):
     def accumulate(
         self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]
     ) -> LossSums:
-        """As `PlainExecutor.accumulate`; micro-batches come in ascending order of `index`."""
+        """As `PlainExecutor.accumulate`; micro-batches come in ascending order of `index`.
+
+        Args:
+            update: its number: dropout masks follow from it.
+            micro_batches: this rank's.
+            denominators: term -> what its sum over the whole batch is divided by.
+        """
         tree: TreeSum[Leaf] = TreeSum(_added)
         real_tokens = computed_tokens = 0
         self.wait_seconds = 0.0

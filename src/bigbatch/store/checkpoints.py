@@ -130,7 +130,16 @@ def _candidates(root: Path) -> list[str]:
 
 
 def read_together(path: Path, world: World, wanted: Wanted | None) -> tuple[CheckpointState | None, str]:
-    """What this rank wants of a checkpoint, or the first trouble that any rank had with it: all have it, or none."""
+    """What this rank wants of a checkpoint, or the first trouble that any rank had with it: all have it, or none.
+
+    Args:
+        path: folder of the checkpoint.
+        world: all ranks call it.
+        wanted: which parts of which tensors this rank needs; None: all.
+
+    Returns:
+        The state and an empty text; or None, and the trouble.
+    """
     found, trouble = None, None
     try:
         found = read_checkpoint(path, wanted)
@@ -169,6 +178,12 @@ def read_checkpoint(path: Path, wanted: Wanted | None = None) -> CheckpointState
 
 def read_region(path: Path, name: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
     """One region of one tensor; only slices that overlap it are read, each verified as a whole.
+
+    Args:
+        path: folder of the checkpoint.
+        name: of the tensor.
+        offset: first index of the region, a number a dimension.
+        shape: of the region.
 
     Raises:
         CheckpointError: incomplete or damaged; names the file.
@@ -238,6 +253,11 @@ class StoredCheckpoint:
 
     def region(self, name: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
         """A part of a tensor, from the slices that overlap it; each of them is read and verified whole.
+
+        Args:
+            name: of the tensor.
+            offset: first index of the region, a number a dimension.
+            shape: of the region.
 
         Raises:
             CheckpointError: not in this checkpoint, incomplete or damaged; names the file.

@@ -87,7 +87,13 @@ FILES = FileOps()
 
 
 def write_file(path: Path, chunks: Iterable[Buffer], *, ops: FileOps = FILES) -> None:
-    """Write a file and force its contents to the disk; its name needs `fsync_dir` of the folder."""
+    """Write a file and force its contents to the disk; its name needs `fsync_dir` of the folder.
+
+    Args:
+        path: is replaced.
+        chunks: of bytes, in order.
+        ops: the calls to the system; tests plant faults in them.
+    """
     with ops.open(path) as handle:
         for chunk in chunks:
             ops.write(handle, chunk)
@@ -96,6 +102,11 @@ def write_file(path: Path, chunks: Iterable[Buffer], *, ops: FileOps = FILES) ->
 
 def atomic_write_bytes(path: Path, data: Buffer, *, ops: FileOps = FILES) -> None:
     """Replace a file: after a crash it holds the old bytes or the new ones, never a part.
+
+    Args:
+        path: is replaced.
+        data: the whole content.
+        ops: the calls to the system; tests plant faults in them.
 
     Raises:
         DiskError: it could not be written; the old file is untouched.
@@ -221,7 +232,13 @@ def free_bytes(path: Path) -> int:
 
 
 def disk_error(error: OSError, path: Path, *, bytes_needed: int | None = None) -> DiskError:
-    """The system's error in a user's words, with bytes needed and free when space can be the reason."""
+    """The system's error in a user's words, with bytes needed and free when space can be the reason.
+
+    Args:
+        error: of the system.
+        path: what could not be written.
+        bytes_needed: shown beside what is free; None: not known.
+    """
     message = f"cannot write {path}: {error.strerror or error}"
     if error.errno == errno.ELOOP:  # no matter of room
         return DiskError(message)

@@ -98,6 +98,11 @@ class ShardFacts:
 def read_spans(path: Path, *, size_bytes: int, header_sha256: str) -> dict[str, Span]:
     """Where each tensor of a shard lies.
 
+    Args:
+        path: of the shard.
+        size_bytes: that the index of the checkpoint names.
+        header_sha256: as the index has it.
+
     Raises:
         CheckpointError: missing, of another size, or its header was changed; names the file.
     """
@@ -143,6 +148,12 @@ def _spans(header: bytes, size_bytes: int) -> dict[str, Span]:
 
 def read_tensor(path: Path, name: str, span: Span, sha256: str) -> torch.Tensor:
     """Read one tensor and check every bit of it.
+
+    Args:
+        path: of the shard.
+        name: of the tensor, for messages.
+        span: where it lies, and its type and shape.
+        sha256: of its bytes.
 
     Raises:
         CheckpointError: cannot be read, or the checksum does not match; names file and tensor.

@@ -60,6 +60,11 @@ def within(region: Region, outer: Region) -> tuple[slice, ...]:
 def check_cover(name: str, shape: Sequence[int], regions: Sequence[Region]) -> None:
     """Refuse slices that are not each element exactly once.
 
+    Args:
+        name: of the tensor, for messages.
+        shape: of the whole tensor.
+        regions: (offset, shape) of each slice.
+
     Raises:
         CheckpointError: one lies outside, two overlap, or something is missing.
     """
