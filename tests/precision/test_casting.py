@@ -352,13 +352,17 @@ def test_logits_in_chunks_are_multiplied_as_the_policy_says(monkeypatch, allowed
     batch = tiny_batch(pools="tokens")
     forward = DeferredForward(PackedForward(model, parts), parts.output_layer)
     casting = Casting(model, policy_of(model, parts, allow_low=allowed), "bf16")
-    outputs = casting.forward(forward)(batch)
-    forward.close()
     used = []
     linear = torch.nn.functional.linear
-    monkeypatch.setattr(
-        "torch.nn.functional.linear", lambda *given: used.append(given[0].dtype) or linear(*given)
-    )
+
+    def seen(*given):
+        used.append(given[0].dtype)
+        return linear(*given)
+
+    forward.product = seen
+    outputs = casting.forward(forward)(batch)
+    forward.close()
+    monkeypatch.setattr("torch.nn.functional.linear", seen)  # what a loss in a low format calls
     values_U = torch.as_tensor(batch.targets.values).long()
     whole = surprise(outputs, values_U)
     each_U = surprise_U(outputs, values_U)
