@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ WORDS = {
     "en": {
         "quality": ("`make demo`: {test_rows:,} tweets never seen in training", "accuracy", "macro F1"),
         "baseline": "TF-IDF and logistic regression",
-        "ours": "bigbatch, {updates} updates of {batch} samples, one epoch",
+        "ours": "bigbatch, {updates} updates of {batch} samples, {epochs:g} epochs",
         "cost": ("a quiet run, {threads} CPU cores, {cost_date}", "predicted before update 1", "measured"),
         "seconds": "training, seconds",
         "memory": "peak memory, GiB",
@@ -47,7 +48,7 @@ WORDS = {
     "zh": {
         "quality": ("`make demo`：训练中从未见过的 {test_rows:,} 条推文", "准确率", "宏平均 F1"),
         "baseline": "TF-IDF 加逻辑回归",
-        "ours": "bigbatch：{updates} 次更新，每次 {batch} 个样本，训练一轮",
+        "ours": "bigbatch：{updates} 次更新，每次 {batch} 个样本，共 {epochs:g} 轮",
         "cost": ("一次空闲机器上的运行，{threads} 个 CPU 核，{cost_date}", "第 1 次更新前的预测", "实测"),
         "seconds": "训练时间（秒）",
         "memory": "峰值内存（GiB）",
@@ -82,6 +83,7 @@ def read_run(run: Path = RUN, example: Path = EXAMPLE) -> dict[str, Any]:
         "test_rows": test_rows,
         "batch": updates[0]["batch_samples"],
         "updates": result["updates"],
+        "epochs": float(re.findall(r"^epochs: (\S+)", (run / "recipe.yaml").read_text(encoding="utf-8"), re.M)[0]),
         "baseline": json.loads((example / "data" / "baseline.json").read_text(encoding="utf-8")),
         "final": {key: result["final"]["test"][key] for key in ("accuracy", "f1_macro")},
     }
