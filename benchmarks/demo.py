@@ -83,7 +83,9 @@ def read_run(run: Path = RUN, example: Path = EXAMPLE) -> dict[str, Any]:
         "test_rows": test_rows,
         "batch": updates[0]["batch_samples"],
         "updates": result["updates"],
-        "epochs": float(re.findall(r"^epochs: (\S+)", (run / "recipe.yaml").read_text(encoding="utf-8"), re.M)[0]),
+        "epochs": float(
+            re.findall(r"^epochs: (\S+)", (run / "recipe.yaml").read_text(encoding="utf-8"), re.M)[0]
+        ),
         "baseline": json.loads((example / "data" / "baseline.json").read_text(encoding="utf-8")),
         "final": {key: result["final"]["test"][key] for key in ("accuracy", "f1_macro")},
     }

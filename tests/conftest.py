@@ -14,6 +14,8 @@ os.environ.update(
     {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
+        "LRU_CACHE_CAPACITY": "16",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

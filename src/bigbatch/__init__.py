@@ -19,8 +19,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from bigbatch import caches as caches  # sets what torch reads when it is loaded
 from bigbatch import errors as errors
-from bigbatch import waiting as waiting  # sets what torch reads when it is loaded
+from bigbatch import waiting as waiting  # the same
 from bigbatch.frames import said_plainly
 
 __version__ = "0.1.0"

@@ -17,12 +17,19 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from bigbatch.caches import FEW_ARE_KEPT
+
 Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 """(input (..., in), weight (out, in), bias (out,)) -> (..., out)."""
 
 
 def has_onednn() -> bool:
-    """Whether this torch has the product: builds for some machines have not."""
+    """Whether this torch has the product (builds for some machines have not) and keeps its memory bounded.
+
+    Not where torch was loaded before bigbatch: see `bigbatch.caches`.
+    """
+    if not FEW_ARE_KEPT:
+        return False
     try:
         return torch.backends.mkldnn.is_available() and callable(torch.ops.mkldnn._linear_pointwise)
     except (AttributeError, RuntimeError):

@@ -102,7 +102,7 @@ def _products(recipe: Recipe, facts: ForwardFacts) -> Choice:
     if facts.compiled is not None and facts.compiled.ok:
         return Choice(value="torch", reason="what is compiled chooses for itself", source="derived")
     if speed is None:
-        why = "only fp32 on a CPU, by a torch that brings oneDNN, has a choice"
+        why = "only fp32 on a CPU has a choice, where torch brings oneDNN and was loaded after bigbatch"
         return Choice(value="torch", reason=why, source="derived")
     if asked is not None:
         return Choice(value=asked, reason="asked for by plan.products", source="user")
