@@ -13,7 +13,7 @@ import bigbatch
 from bigbatch.errors import DoesNotFit, GateMissed
 from bigbatch.protocols import Role
 from bigbatch.records import Evaluate, Predictions, Sample
-from bigbatch.step import update
+from bigbatch.step import together
 from tests.models import WORDS, tiny_folder
 
 
@@ -133,13 +133,13 @@ def test_an_optimiser_without_memory_is_an_error_in_words(folder, tmp_path, monk
     def no_room(*_args, **_kwargs):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
-    real = update.set_lr
+    real = together.set_lr
 
     def set_lr(optimizer, lr):
         monkeypatch.setattr(optimizer, "step", no_room)
         real(optimizer, lr)
 
-    monkeypatch.setattr(update, "set_lr", set_lr)
+    monkeypatch.setattr(together, "set_lr", set_lr)
     with pytest.raises(DoesNotFit, match="the optimiser ran out of memory"):
         train(folder, tmp_path / "r", set=KEYS)
 
