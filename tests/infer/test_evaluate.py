@@ -181,7 +181,9 @@ def test_rows_are_scored_by_the_figures_that_are_asked_for(forward, task, table,
     np.testing.assert_array_equal(found.scores["accuracy"], predicted == table.values)
     assert found.scores["loss"].mean() == pytest.approx(-found.loss)
     np.testing.assert_allclose(found.scores["log_loss"], found.scores["loss"], rtol=1e-6)
-    np.testing.assert_array_equal(found.scores["roc_auc_ovr"], found.scores["loss"])
+    # By itself: tests/tasks/test_row_scores.py holds it.
+    assert found.scores["roc_auc_ovr"].shape == found.scores["loss"].shape
+    assert not np.array_equal(found.scores["roc_auc_ovr"], found.scores["loss"])
     for chunk in (7, 1):
         monkeypatch.setattr(evaluate_module, "CHUNK_UNITS", chunk)
         again = evaluate(forward, task, table, micro_tokens=16, packing="padded", scored=names)
