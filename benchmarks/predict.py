@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from benchmarks.start import spread  # noqa: E402
 from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402
 
 from bigbatch import api  # noqa: E402
@@ -143,11 +144,6 @@ def table(seconds: dict[str, list[tuple[float, float]]], rows: int) -> list[str]
             + " |"
         )
     return lines
-
-
-def spread(values: Sequence[float]) -> str:
-    """Median, least and greatest."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} … {max(values):.2f})"
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.start import _TRAINER, BATCH, RESULTS, started  # noqa: E402
+from benchmarks.start import BATCH, RESULTS, TRAINER, spread, started  # noqa: E402
 
 EARLY, LATE, EPOCHS = 20, 80, 3
 """Updates of the Trainer between which its speed is measured, and its epochs."""
@@ -36,7 +36,7 @@ def trainer_seconds(model: str, data: Path, updates: int) -> float:
         with tempfile.TemporaryDirectory(prefix="reach-") as folder:
             out = Path(folder)
             script = out / "trainer.py"
-            script.write_text(_TRAINER, encoding="utf-8")
+            script.write_text(TRAINER, encoding="utf-8")
             command = [sys.executable, str(script), model, str(data), str(out), "csv", str(steps)]
             seconds.append(started(command, out, (out / "first").exists, out / "log").cpu)
     speed = (seconds[1] - seconds[0]) / (LATE - EARLY)
@@ -94,8 +94,7 @@ def main() -> None:
         "|---|---|",
         f"| Trainer, {updates:,} updates of {BATCH}, 5e-5 | {theirs:,.0f} |",
         f"| bigbatch, what `init` writes | {ours:,.0f} |",
-        f"| ratio, median and range of {len(rounds)} rounds | "
-        f"{median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f}) |",
+        f"| ratio, median and range of {len(rounds)} rounds | {spread(ratios)} |",
     ]
     print("\n".join(lines))
     if asked.save:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 """For all of them, as bigbatch sets it: CPU seconds of threads that turn round say nothing."""
 OURS, BEST, TUTORIAL = "bigbatch", "Trainer, csv module", "Trainer, datasets and map"
 
-_TRAINER = """
+TRAINER = """
 import csv, sys
 from transformers import (
     AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback,
@@ -146,7 +146,7 @@ def contestants(model: str, data: Path, out: Path) -> Mapping[str, tuple[list[st
         encoding="utf-8",
     )
     script = out / "trainer.py"
-    script.write_text(_TRAINER, encoding="utf-8")
+    script.write_text(TRAINER, encoding="utf-8")
     metrics = out / "run" / "metrics.jsonl"
 
     def ours() -> bool:
@@ -183,16 +183,17 @@ def table(found: Mapping[str, list[Start]]) -> list[str]:
     lines = ["| command to first update | CPU seconds | seconds | ours / theirs, CPU | ours / theirs, wall |"]
     lines.append("|---" * 5 + "|")
     for name, starts in found.items():
-        cells = [_spread([one.cpu for one in starts]), _spread([one.wall for one in starts])]
+        cells = [spread([one.cpu for one in starts]), spread([one.wall for one in starts])]
         for kind in ("cpu", "wall"):
             pairs = zip(found.get(OURS, ()), starts, strict=False)
             ratios = [getattr(ours, kind) / getattr(theirs, kind) for ours, theirs in pairs]
-            cells.append("" if name == OURS or not ratios else _spread(ratios))
+            cells.append("" if name == OURS or not ratios else spread(ratios))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Median, least and greatest."""
     return f"{median(values):.2f} ({min(values):.2f} … {max(values):.2f})"
 
 

@@ -140,10 +140,10 @@ def test_a_known_ramp_asks_no_measurement():
 
 def test_samples_of_a_run_are_whole_first_batches():
     settings = Settings(start=64)
-    assert ramp_samples(settings, 1024, Quantity(1.0, "epochs"), 1000) == 1024
-    assert ramp_samples(settings, 1024, Quantity(640.0, "samples"), 1000) == 640
+    assert ramp_samples(settings, Quantity(1.0, "epochs"), 1000) == 1024
+    assert ramp_samples(settings, Quantity(640.0, "samples"), 1000) == 640
     with pytest.raises(RecipeError, match="epochs or samples"):
-        ramp_samples(settings, 1024, Quantity(50.0, "updates"), 1000)
+        ramp_samples(settings, Quantity(50.0, "updates"), 1000)
 
 
 def test_a_ramp_is_told():

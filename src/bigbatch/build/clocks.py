@@ -68,7 +68,7 @@ def clocks_of(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -
         asked, batch = recipe.batch.ramp, recipe.batch.samples
         assert batch is not None
         refuse_large_batch(batch, lengths.samples, None, None, recipe.batch.allow_repeats)
-        samples = ramp_samples(asked, batch, recipe.length, lengths.samples)
+        samples = ramp_samples(asked, recipe.length, lengths.samples)
         total = batches.tokens_before(samples) if by_tokens else samples
         schedule = new_schedule(total_samples=total, batch_samples=asked.start * sample)
         ramp = ramp_from(asked, batch, samples, lengths.samples, schedule, samples / total)

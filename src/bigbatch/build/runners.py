@@ -9,9 +9,9 @@ from bigbatch.graph.embeddings import rows_in_place
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.graph.recompute import recompute
 from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
-from bigbatch.model.logits import DeferredForward
+from bigbatch.model.logits import DeferredForward, multiplied_by_onednn
 from bigbatch.model.pooling import pooled
-from bigbatch.model.products import by_onednn, has_onednn, onednn_linear
+from bigbatch.model.products import has_onednn
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import is_low
 from bigbatch.precision.casting import Casting
@@ -33,11 +33,13 @@ def open_forward(ready: Ready, how: ForwardPlan) -> ModuleForward:
     _change(forward, ready, how)
     layer = ready.anatomy.output_layer
     if ready.deferred and layer is not None:
-        deferred = DeferredForward(forward, layer)
-        if how.products == "onednn" and has_onednn():
-            deferred.product = onednn_linear
-        return deferred
-    return pooled(forward, ready.task.pooled_by)
+        opened: ModuleForward = DeferredForward(forward, layer)
+    else:
+        opened = pooled(forward, ready.task.pooled_by)
+    # What is compiled or computes in another format multiplies its own way.
+    if how.products == "onednn" and how.compile == "off" and not is_low(how.precision) and has_onednn():
+        opened.when_closed(multiplied_by_onednn(opened))
+    return opened
 
 
 def _change(forward: ModuleForward, ready: Ready, how: ForwardPlan) -> None:
@@ -52,9 +54,6 @@ def _change(forward: ModuleForward, ready: Ready, how: ForwardPlan) -> None:
     casting = casting_for(ready, how)
     if casting is not None:
         casting.forward(forward)
-    elif how.products == "onednn" and how.compile == "off" and has_onednn():
-        undo = by_onednn(ready.module, but=ready.anatomy.output_layer if ready.deferred else None)
-        forward.when_closed(undo)
     compile_parts(forward, ready.anatomy, how.compile)
 
 

@@ -106,15 +106,14 @@ def _executor_of(
         "span": forward.span,
         **passes_of(recipe, ready, world, forward.device),
     }
-    if recipe.sync.apart:
-        return PlainExecutor(in_place=forward.in_place, **common)
-    if ready.task.couples == "batch":
+    apart = recipe.sync.apart
+    if ready.task.couples == "batch" and not apart:
         return CoupledExecutor(
             world=world,
             cached=recipe.gradient.name == "cached",
             in_place=forward.in_place,
             **common,
         )
-    if is_bitwise(recipe):
+    if is_bitwise(recipe) and not apart:
         return TreeExecutor(parameters=parameters, **common)
     return PlainExecutor(in_place=forward.in_place, **common)

@@ -18,9 +18,8 @@ from bigbatch.data.packs import micro_batches
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.forwards import ModuleForward, PackedForward, can_pack
-from bigbatch.model.logits import DeferredForward, comparable
+from bigbatch.model.logits import DeferredForward, comparable, multiplied_by_onednn
 from bigbatch.model.pooling import PooledForward, pooled
-from bigbatch.model.products import by_onednn, onednn_linear
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.products import onednn_is_quicker
@@ -92,7 +91,7 @@ class QuickForward(ModuleForward):
                 for forward in forwards:
                     stack.callback(forward.close)
             for forward in forwards if self._by_onednn else ():
-                stack.callback(_multiplied_by_onednn(forward))
+                stack.callback(multiplied_by_onednn(forward))
             yield forwards, "padded" if self._narrow is None else "packed"
 
     def _try(self, table: TokenTable) -> None:
@@ -118,20 +117,6 @@ class QuickForward(ModuleForward):
         if isinstance(self.plain, DeferredForward):
             return DeferredForward(forward, self.plain.output_layer)
         return pooled(forward, self.plain.pooling if isinstance(self.plain, PooledForward) else None)
-
-
-def _multiplied_by_onednn(forward: ModuleForward) -> Callable[[], None]:
-    """Have oneDNN multiply its matrices, those of logits that are computed later too; returns what undoes it."""
-    if not isinstance(forward, DeferredForward):
-        return by_onednn(forward.module)
-    undo = by_onednn(forward.module, but=forward.output_layer)
-    usual, forward.product = forward.product, onednn_linear
-
-    def both() -> None:
-        forward.product = usual
-        undo()
-
-    return both
 
 
 def _some(table: TokenTable) -> list[MicroBatch]:

@@ -9,7 +9,7 @@ Shape letters: B samples, L padded length, U units, V token ids, D hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from bigbatch.model.anatomy import Anatomy, evaluating, trial_ids
 from bigbatch.model.forwards import ModuleForward
-from bigbatch.model.products import Product
+from bigbatch.model.products import Product, by_onednn, onednn_linear
 from bigbatch.protocols import Forward
 from bigbatch.records import MicroBatch
 
@@ -177,3 +177,17 @@ def why_not_deferred(parts: Anatomy) -> str:
     if bool((found - whole).abs().max() > limit * whole.abs().max()):
         return "its logits are changed behind its output layer (capped, say)"
     return ""
+
+
+def multiplied_by_onednn(forward: ModuleForward) -> Callable[[], None]:
+    """Have oneDNN multiply its matrices, those of logits that are computed later too; returns what undoes it."""
+    if not isinstance(forward, DeferredForward):
+        return by_onednn(forward.module)
+    undo = by_onednn(forward.module, but=forward.output_layer)
+    usual, forward.product = forward.product, onednn_linear
+
+    def both() -> None:
+        forward.product = usual
+        undo()
+
+    return both

@@ -98,12 +98,11 @@ class Ramp:
         return " -> ".join([first, *told])
 
 
-def ramp_samples(settings: RampSettings, batch: int, length: Quantity, epoch_samples: int) -> int:
+def ramp_samples(settings: RampSettings, length: Quantity, epoch_samples: int) -> int:
     """Samples of a run with a ramp: the length asked for, rounded up to whole first batches.
 
     Args:
         settings: the first batch.
-        batch: samples of the last one, on which the length does not depend.
         length: in epochs or samples.
         epoch_samples: of the training data.
 
