@@ -93,7 +93,7 @@ def test_a_model_that_is_not_divided_is_never_cut() -> None:
     live = Live(module=module, train=ROWS)
     task = live_task(recipe, live)
     with pytest.raises(DoesNotFit, match=r"plan\.mesh\.shard"):
-        build(recipe, task, read_inputs(recipe, task, live), live, cache_dir=None)
+        build(recipe, task, read_inputs(recipe, task, live), Given(live=live, cache_dir=None))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
