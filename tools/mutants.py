@@ -669,20 +669,20 @@ MUTANTS = (
     Mutant(
         name="norms-in-the-low-format",
         fault="the default policy forgets normalisations",
-        patches=(("precision/policy.py", "elif part in kept or is_norm(part):", "elif part in kept:"),),
-        tests=("tests/precision/test_policy.py", "tests/precision/test_casting.py"),
+        patches=(("graph/policy.py", "elif part in kept or is_norm(part):", "elif part in kept:"),),
+        tests=("tests/graph/test_policy.py", "tests/graph/test_casting.py"),
     ),
     Mutant(
         name="autocast-left-on",
         fault="a part that is kept in fp32 hands the format on, but leaves autocast off behind it",
         patches=(
             (
-                "precision/casting.py",
+                "graph/casting.py",
                 "        if self._open:\n            self._leave()",
                 "        return",
             ),
         ),
-        tests=("tests/precision/test_casting.py",),
+        tests=("tests/graph/test_casting.py",),
     ),
     # ------------------------------------------------------------ averages, zeros, formats, masks
     Mutant(
@@ -707,7 +707,7 @@ MUTANTS = (
         name="rotary-leaves-fp32",
         fault="kernels are given what rotary positions leave: fp32 beside 16 bits",
         patches=(("model/attention.py", "    query, key, value = _of_one_dtype(query, key, value)\n", ""),),
-        tests=("tests/precision/test_casting.py::test_kernels_of_attention_are_given_one_format",),
+        tests=("tests/graph/test_casting.py::test_kernels_of_attention_are_given_one_format",),
     ),
     Mutant(
         name="full-blocks-at-the-edge",

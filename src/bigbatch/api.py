@@ -34,10 +34,10 @@ from bigbatch.plan.explain import explain
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.schema import Recipe
 from bigbatch.report.compare import compare_runs, write_comparison
+from bigbatch.report.console import ConsoleObserver
 from bigbatch.report.graph import graph_told
 from bigbatch.report.html import write_report
 from bigbatch.report.read import RunData, read_run
-from bigbatch.track.console import ConsoleObserver
 from bigbatch.usual import noted, trained
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def plan(
         parts = plan_only(loaded, Live(), console.say, console.progress, audit=audit)
         lines = explain(parts.plan, parts.notes, width)
         if parts.audit is not None:
-            from bigbatch.precision.audit import audit_lines
+            from bigbatch.probe.audit import audit_lines
 
             lines += ["", *audit_lines(parts.audit)]
         if graph is False:

@@ -23,10 +23,10 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.sugar import LENGTH_KEYS
 from bigbatch.recipe.values import AUTO
 from bigbatch.records import Event, utc_now
+from bigbatch.report.console import ConsoleObserver
 from bigbatch.report.html import write_report
+from bigbatch.report.observers import load_observers
 from bigbatch.rules.first_run import Choices, FirstRun, first_run
-from bigbatch.track.console import ConsoleObserver
-from bigbatch.track.observers import load_observers
 
 if TYPE_CHECKING:
     from bigbatch.build.inputs import Live

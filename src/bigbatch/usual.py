@@ -18,7 +18,7 @@ from bigbatch.recipe.pairs import ROLES as PAIR_ROLES
 from bigbatch.recipe.pairs import columns_by_place, loss_options, refuse_other_pairs
 from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.training_arguments import translated
-from bigbatch.track.console import ConsoleObserver
+from bigbatch.report.console import ConsoleObserver
 
 if TYPE_CHECKING:
     from bigbatch.run.run import Run

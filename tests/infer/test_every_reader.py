@@ -337,14 +337,14 @@ TAGS = Tag().with_facts(labels=LabelSet(("B-X", "O")))
     ],
 )
 def test_sentences_of_every_form(given, words):
-    from bigbatch.data.unlabelled import rows_of_object
+    from bigbatch.infer.unlabelled import rows_of_object
 
     rows = [row for _, row in rows_of_object(given, roles=TAGS.roles, columns={})]
     assert [len(row["words"]) for row in rows] == words
 
 
 def test_files_of_sentences(tmp_path: Path):
-    from bigbatch.data.unlabelled import rows_of_file
+    from bigbatch.infer.unlabelled import rows_of_file
 
     (tmp_path / "a.conll").write_text("EU B-X\nrejects O\n\nPeter O\n")
     (tmp_path / "words.conll").write_text("EU\nrejects\n\nPeter\n")
@@ -363,7 +363,7 @@ def test_sentences_without_words_are_rows(make_forward, tokenizer):
 
 
 def test_rows_to_match_may_lack_a_text():
-    from bigbatch.data.unlabelled import rows_of_object
+    from bigbatch.infer.unlabelled import rows_of_object
 
     rows = [
         row for _, row in rows_of_object([{"query": "a"}, "b", ("c", "d")], roles=Match().roles, columns={})

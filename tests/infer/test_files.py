@@ -198,7 +198,7 @@ def test_json_rows_need_not_have_the_same_keys(loaded, tmp_path: Path):
 
 def test_a_column_that_the_recipe_names_has_to_be_there(tmp_path):
     """Also that of a role which a task may do without; a role that is absent when predicting may be."""
-    from bigbatch.data.unlabelled import rows_of_file
+    from bigbatch.infer.unlabelled import rows_of_file
     from bigbatch.tasks.match import Match
 
     (tmp_path / "new.csv").write_text("a\nhello\n")

@@ -7,11 +7,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from bigbatch.graph.casting import Casting, PlainAutocast
+from bigbatch.graph.policy import policy_of
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.forwards import PackedForward, PaddedForward, can_pack
 from bigbatch.plan.precision import PLAIN_RATIO
-from bigbatch.precision.casting import Casting, PlainAutocast
-from bigbatch.precision.policy import policy_of
 from bigbatch.probe.precision import error_of, format_errors
 from tests.models import tiny, tiny_batch
 

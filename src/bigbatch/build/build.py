@@ -42,7 +42,7 @@ from bigbatch.parallel.single import SingleWorld
 from bigbatch.places import Place
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.frozen import Plan
-from bigbatch.precision.audit import Audit
+from bigbatch.probe.audit import Audit
 from bigbatch.probe.bench import warm_up
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import World

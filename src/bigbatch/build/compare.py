@@ -11,10 +11,10 @@ from bigbatch.build.runners import open_forward
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.ragged import counted_units
+from bigbatch.graph.casting import PlainAutocast
 from bigbatch.model.logits import comparable
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import PLAIN_RATIO, is_low
-from bigbatch.precision.casting import PlainAutocast
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.precision import FormatErrors, format_errors
 from bigbatch.records import MicroBatch, ProbeFacts

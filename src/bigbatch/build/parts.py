@@ -15,7 +15,7 @@ from bigbatch.data.tables import DataTable
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
-from bigbatch.precision.audit import Audit
+from bigbatch.probe.audit import Audit
 from bigbatch.protocols import Cut, Metric, Moments
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import HardwareFacts, Packing, TokenTable

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from bigbatch.build.ready import Ready
+from bigbatch.graph.casting import Casting
 from bigbatch.graph.compiled import compile_parts
 from bigbatch.graph.dropout import quick_dropout
 from bigbatch.graph.embeddings import rows_in_place
 from bigbatch.graph.lazy import read_tokens_only
+from bigbatch.graph.policy import Policy, policy_of
 from bigbatch.graph.recompute import recompute
 from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
 from bigbatch.model.logits import DeferredForward, multiplied_by_onednn
@@ -14,8 +16,6 @@ from bigbatch.model.pooling import pooled
 from bigbatch.model.products import has_onednn
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import is_low
-from bigbatch.precision.casting import Casting
-from bigbatch.precision.policy import Policy, policy_of
 
 
 def open_forward(ready: Ready, how: ForwardPlan) -> ModuleForward:

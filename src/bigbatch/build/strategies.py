@@ -19,12 +19,12 @@ from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
 from bigbatch.plan.frozen import Plan
-from bigbatch.precision.loss_scale import LossScale
 from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.step.apart import Apart
 from bigbatch.step.coupled import CoupledExecutor
 from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.loss_scale import LossScale
 from bigbatch.step.noise import Noise
 from bigbatch.step.replicas import Replicas
 from bigbatch.step.together import Together

@@ -7,7 +7,6 @@
     jsonlines.py    JSON Lines, one problem per bad line
     files.py        files and folders by what their name ends in
     raw.py          Raw: a source whose columns still have their own names and types
-    unlabelled.py   rows to predict, of any file or object, with their places
     plain.py        any library's values as Python's, as text, or as missing
     class_names.py  which class a value stands for, for every reader
     values.py       values in the form of their role: text, class name, class names, number

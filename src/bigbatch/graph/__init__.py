@@ -1,4 +1,4 @@
-"""The computation graph: nothing is computed that nobody reads, nothing is kept that is cheaper to compute again.
+"""What a forward computes, and in which numbers: nothing that nobody reads, nothing kept that is cheap to do again.
 
 ::
 
@@ -8,6 +8,10 @@
     ├── dropout.py     quick dropout masks
     ├── recompute.py   activations computed again in the backward pass
     ├── compiled.py    blocks compiled once for all
+    ├── policy.py      which module computes in which format: by role, overridden by pattern
+    ├── casting.py     puts that into effect around a forward pass; weights and gradients stay fp32
+    ├── tf32.py        the switch of tf32, readable by both of torch's sets of names
+    ├── float8.py      fp8 through torchao, where there is a GPU for it
     ├── analyse.py     one micro-batch under observation: what it costs, and what nobody reads
     ├── trace.py       every operation of it, and whose work it is
     ├── flow.py        what depends on what, and what was computed before

@@ -6,6 +6,7 @@
     evaluate.py   loss, metrics, confusion, calibration, the most confidently wrong rows
     predict.py    rows in, predictions out, some at a time
     files.py      predict_file: any file that trains in, CSV or JSON Lines out
+    unlabelled.py the rows to predict, of any file or object, with their places
     writers.py    predictions as JSON Lines or CSV; complete files or none
     rows.py       evaluate_rows: labelled files or datasets with an opened model
     load.py       a run or any Hugging Face classification folder, ready to use

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from bigbatch.data.unlabelled import as_bytes, rows_of_file, rows_of_stream
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.predict import WINDOW_ROWS, predict_placed
+from bigbatch.infer.unlabelled import as_bytes, rows_of_file, rows_of_stream
 from bigbatch.infer.writers import open_output
 
 

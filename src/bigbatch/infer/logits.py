@@ -13,12 +13,12 @@ from bigbatch.data.objects import names_files, read_object
 from bigbatch.data.sources import read_table
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import as_table
-from bigbatch.data.unlabelled import rows_of_object
 from bigbatch.errors import ModelError
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.load import Loaded, open_live
 from bigbatch.infer.predict import encoded_rows
 from bigbatch.infer.rows import evaluate_rows
+from bigbatch.infer.unlabelled import rows_of_object
 from bigbatch.model.heads import HEADS
 from bigbatch.model.load import known_labels
 from bigbatch.model.origin import tokenizer_of

@@ -12,10 +12,10 @@ from torch import nn
 
 from bigbatch.data.problems import data_error
 from bigbatch.data.token_rows import check_row
-from bigbatch.data.unlabelled import KEPT, PlacedRow, rows_of_object
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.load import MICRO_TOKENS
+from bigbatch.infer.unlabelled import KEPT, PlacedRow, rows_of_object
 from bigbatch.protocols import Forward, Row, Tokenizer
 from bigbatch.records import Packing, Sample, TokenTable
 from bigbatch.tasks.base import Keep, Task

@@ -1,4 +1,4 @@
-"""Reads finished, running and interrupted runs from their files, and shows them to people. No torch.
+"""Shows runs to people: while they go on, and from the files of finished, running and interrupted ones. No torch.
 
 ::
 
@@ -20,5 +20,7 @@
     ├── points.py      what the points of a sweep came to: groups over seeds, results.csv
     ├── sweep.py       the page of a sweep
     ├── standalone.py  a chart as an SVG file of its own
+    ├── console.py     a run while it goes on: a live line on a terminal, plain lines elsewhere
+    ├── observers.py   whom else a recipe wants to hear of its records, made harmless
     └── templates/     Jinja templates, autoescaped
 """

@@ -12,7 +12,7 @@
     between.py       what happens between two updates: evaluations, checkpoints, requests
     beat.py          signs of life of this rank
     ramp.py          the size of the next batch, where a ramp decides it
-    baselines.py     simple models of the same rows, fitted once and kept
+    baseline/        simple models of the same rows, fitted once and kept
     finish.py        best weights, final evaluation, model folder, result.json
     verdict.py       the sentence that a finished run ends with
     about.py         a run in words for people

@@ -28,7 +28,7 @@ from bigbatch.records import (
     Update,
 )
 from bigbatch.rules.clocks import Clock, mark_crossed
-from bigbatch.run import baselines
+from bigbatch.run.baseline import kept as baselines
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary
 from bigbatch.run.choice import note_best, note_for_stopping, scored_figures, stopping_metric

@@ -20,7 +20,7 @@ from bigbatch.infer.evaluate import EvalResult, Example
 from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.about import base_name
-from bigbatch.run.baselines import kept_or_fitted
+from bigbatch.run.baseline.kept import kept_or_fitted
 from bigbatch.run.between import Between
 from bigbatch.run.card import model_card
 from bigbatch.run.choice import Kept, choose, needs_final_scores

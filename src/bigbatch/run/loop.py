@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bigbatch.parallel.agree import OutOfMemory
-from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.protocols import Strategy
 from bigbatch.records import Record
 from bigbatch.run.between import Between
+from bigbatch.step.loss_scale import GradientOverflow
 
 
 def loop(strategy: Strategy, between: Between) -> Iterator[Record]:

@@ -17,11 +17,11 @@ import torch
 from bigbatch.build.parts import Parts
 from bigbatch.build.settled import RATE
 from bigbatch.parallel.agree import OutOfMemory
-from bigbatch.precision.loss_scale import GradientOverflow
 from bigbatch.protocols import Rates, Record
 from bigbatch.records import GlobalBatch, MicroBatch, Update
 from bigbatch.rules.batch_size import scaled
 from bigbatch.rules.first_run import rate_found, rate_test_updates, tested_rates
+from bigbatch.step.loss_scale import GradientOverflow
 from bigbatch.step.noise import Noise
 from bigbatch.step.together import Together
 

@@ -11,8 +11,8 @@ from bigbatch.build.parts import Parts
 from bigbatch.build.watched import larger_is_better
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.rules.verdict import Course, Curves, Held, verdict
-from bigbatch.run import baselines
-from bigbatch.run.baselines import Baselines
+from bigbatch.run.baseline import kept as baselines
+from bigbatch.run.baseline.kept import Baselines
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.entities import scheme_of
 

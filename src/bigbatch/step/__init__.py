@@ -9,6 +9,7 @@
     adversarial.py two passes of each micro-batch: its tokens as they are, and moved against each sample
     sam.py         the gradient where the loss nearby is worst: each update walks its micro-batches twice
     masks.py       the generator's seed of each micro-batch, a pure function of the recipe and the position
+    loss_scale.py  fp16: the factor on the loss, halved at an overflow, doubled after a while
     noise.py       what the gradients of a batch's random parts say about its noise
     apart.py       replicas that train apart, in turn
     update.py      what both share: the record, the optimiser's step, the loss scale's news

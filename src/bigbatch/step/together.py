@@ -14,10 +14,10 @@ from bigbatch.data.packs import micro_batches
 from bigbatch.optim.build import set_lr
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
 from bigbatch.parallel.agree import alone, summed, together
-from bigbatch.precision.loss_scale import GradientOverflow, LossScale
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Cut, Executor, Losses, Moments, Rates, State, World
 from bigbatch.records import Event, GlobalBatch, MicroBatch, TokenTable, Update
+from bigbatch.step.loss_scale import GradientOverflow, LossScale
 from bigbatch.step.noise import Noise
 from bigbatch.step.update import (
     counted,

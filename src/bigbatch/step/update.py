@@ -11,10 +11,10 @@ import torch
 from bigbatch.errors import DoesNotFit
 from bigbatch.optim.build import set_scaled
 from bigbatch.parallel.agree import is_memory_error, summed, together
-from bigbatch.precision.loss_scale import LossScale
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Moments, Rates, World
 from bigbatch.records import Event, GlobalBatch, LossSums, Update
+from bigbatch.step.loss_scale import LossScale
 
 
 def recorded(

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.recipe.load import load_recipe
+from bigbatch.report.console import ConsoleObserver
 from bigbatch.study.contestants.common import Clock, predicted, read_rows, run_contestant, with_details
 from bigbatch.study.jobs import Job, Outcome
-from bigbatch.track.console import ConsoleObserver
 
 PROFILE = "profile"
 """Variant under torch's profiler: slower, so its figures are not compared."""

@@ -1,0 +1,113 @@
+"""Which baselines a task has, fitted on its training rows and scored on the rows that the model is scored on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bigbatch.infer.evaluate import judged
+from bigbatch.run.baseline.classify import classify_baselines
+from bigbatch.run.baseline.match import TooLarge, match_baselines
+from bigbatch.run.baseline.model import Baseline, Split
+from bigbatch.run.baseline.neighbours import mlm_baselines
+from bigbatch.run.baseline.ngram import clm_baselines
+from bigbatch.run.baseline.tag import tag_baselines
+from bigbatch.tasks.base import Task
+from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.clm import CausalLM
+from bigbatch.tasks.match import Match
+from bigbatch.tasks.mlm import MaskedLM
+from bigbatch.tasks.naming import is_own
+from bigbatch.tasks.tag import Tag
+
+Figures = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+"""Name of a baseline -> split -> name -> loss or metric; None where the figure does not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What came of it."""
+
+    figures: Figures
+    notes: Sequence[str]
+    """What was left out for want of time or room, a sentence each."""
+    seconds: float
+    """What it took."""
+    scores: Mapping[str, Mapping[str, np.ndarray]]
+    """Name -> split -> one score a row (`tasks.row_scores`), where that was asked for."""
+
+
+def has_baselines(task: Task) -> bool:
+    """Whether a task is one of ours as it is: nobody knows what one of the user's own reads."""
+    return type(task) in (Classify, Tag, Match, CausalLM, MaskedLM)
+
+
+def fitted(
+    task: Task,
+    train: Split,
+    evaluated: Mapping[str, Split],
+    *,
+    seconds: float,
+    vocabulary: int,
+    scored: Mapping[str, str] = {},
+) -> Fitted:
+    """Every baseline of a task, by its figures.
+
+    Args:
+        task: one that `has_baselines`, as the run uses it.
+        train: what it may learn from.
+        evaluated: name -> what it is scored on.
+        seconds: how long fitting may take.
+        vocabulary: token ids that a language model can predict.
+        scored: split -> the figure by which its rows are scored, too.
+    """
+    started = time.monotonic()
+    metrics = [metric for metric in task.metrics if not is_own(metric)]
+    figures: dict[str, dict[str, dict[str, float | None]]] = {}
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    notes = []
+    for baseline in _fitted(task, train, seconds, vocabulary):
+        if baseline.note:
+            notes.append(f"{baseline.name}: {baseline.note}")
+        of_splits = figures.setdefault(baseline.name, {})
+        for name, split in evaluated.items():
+            try:
+                outputs = baseline.outputs(split)
+            except TooLarge as error:
+                notes.append(f"{baseline.name}: {name} was not scored, which would take too long ({error})")
+                continue
+            by = [scored[name]] if name in scored else []
+            found = judged(task, split.table, outputs, metrics, scored=by)
+            if by:
+                scores.setdefault(baseline.name, {})[name] = found.scores[by[0]]
+            loss = {} if found.loss is None else {"loss": found.loss}
+            of_splits[name] = {key: _finite(value) for key, value in {**loss, **found.metrics}.items()}
+    return Fitted(
+        figures={name: splits for name, splits in figures.items() if splits},
+        notes=notes,
+        scores=scores,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _fitted(task: Task, train: Split, seconds: float, vocabulary: int) -> Iterator[Baseline]:
+    table = train.table
+    if isinstance(task, Classify):
+        if np.array_equal(table.unit_offsets, np.arange(len(table) + 1)):
+            yield from classify_baselines(task, train, seconds)
+    elif isinstance(task, Tag):
+        yield from tag_baselines(task, train)
+    elif isinstance(task, Match):
+        yield from match_baselines(seconds)
+    elif isinstance(task, CausalLM):
+        yield from clm_baselines(train, vocabulary=vocabulary)
+    elif isinstance(task, MaskedLM):
+        yield from mlm_baselines(train, vocabulary=vocabulary)
