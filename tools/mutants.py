@@ -395,24 +395,24 @@ MUTANTS = (
         fault="an entity goes on in the next sentence",
         patches=(
             (
-                "tasks/entities.py",
+                "metrics/entities.py",
                 "return np.where(starts_W, outside, np.roll(values_W, 1))",
                 "return np.roll(values_W, 1)",
             ),
         ),
-        tests=("tests/tasks/test_entities.py",),
+        tests=("tests/metrics/test_entities.py",),
     ),
     Mutant(
         name="cut-words-forgotten",
         fault="words that were cut off count as whatever the token that stands in for them gives",
         patches=(
             (
-                "tasks/entities.py",
+                "metrics/entities.py",
                 "np.where(np.asarray(extras[SEEN]) > 0, predictions.values, outside)",
                 "np.asarray(predictions.values)",
             ),
         ),
-        tests=("tests/tasks/test_entities.py",),
+        tests=("tests/metrics/test_entities.py",),
     ),
     # ------------------------------------------------------------ order, clocks, masks
     Mutant(

@@ -11,10 +11,10 @@ import pytest
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import RecipeError
 from bigbatch.infer.evaluate import impossible_figures
+from bigbatch.metrics.classify import default_metrics
 from bigbatch.records import Predictions, Targets
 from bigbatch.store.checkpoints import list_checkpoints
 from bigbatch.tasks.classify import Classify
-from bigbatch.tasks.metrics import default_metrics
 from tests.jobs import ROWS, document, events, exhaust, lines, start
 from tests.language import MASK, documents, model_of
 from tests.models import tiny

@@ -12,8 +12,8 @@ from bigbatch.data.tokens import as_table
 from bigbatch.infer import evaluate as evaluate_module
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.infer.forwards import run_forward
+from bigbatch.metrics.states import WholeMetric
 from bigbatch.tasks.classify import Classify
-from bigbatch.tasks.states import WholeMetric
 
 AB = LabelSet(("neg", "pos"))
 
@@ -181,7 +181,7 @@ def test_rows_are_scored_by_the_figures_that_are_asked_for(forward, task, table,
     np.testing.assert_array_equal(found.scores["accuracy"], predicted == table.values)
     assert found.scores["loss"].mean() == pytest.approx(-found.loss)
     np.testing.assert_allclose(found.scores["log_loss"], found.scores["loss"], rtol=1e-6)
-    # By itself: tests/tasks/test_row_scores.py holds it.
+    # By itself: tests/metrics/test_row_scores.py holds it.
     assert found.scores["roc_auc_ovr"].shape == found.scores["loss"].shape
     assert not np.array_equal(found.scores["roc_auc_ovr"], found.scores["loss"])
     for chunk in (7, 1):

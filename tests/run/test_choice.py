@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from bigbatch.errors import CheckpointError
+from bigbatch.metrics.classify import known_metrics
 from bigbatch.rules.paired import best_of, sign_p
 from bigbatch.run.choice import BEST, STOPPING, choose, note_best, note_for_stopping, shown_p
 from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.store.progress import Best, Progress
 from bigbatch.store.stored_index import check_run_state
 from bigbatch.store.tensors import scores_read
-from bigbatch.tasks.metrics import known_metrics
 from tests.jobs import HELD_OUT, differing, document, events, exhaust, start
 from tests.run.test_loop import Scripted
 

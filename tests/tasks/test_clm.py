@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, RecipeError
+from bigbatch.metrics.perplexity import BYTES
 from bigbatch.records import Targets, TokenTable
 from bigbatch.tasks.clm import CausalLM
-from bigbatch.tasks.perplexity import BYTES
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from bigbatch.data.texts import hash_of, text_table
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import RecipeError
+from bigbatch.metrics.match import rank_metrics
+from bigbatch.metrics.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal_rank
+from bigbatch.metrics.row_scores import scorer_of
 from bigbatch.protocols import Metric
 from bigbatch.records import Predictions, Targets
 from bigbatch.tasks.contrast import _CHUNK_ROWS, contrastive_losses, pairs_of
-from bigbatch.tasks.inputs import Inputs
+from bigbatch.tasks.inputs import Inputs, joined
 from bigbatch.tasks.match import Match
-from bigbatch.tasks.matching import rank_metrics
-from bigbatch.tasks.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal_rank
-from bigbatch.tasks.row_scores import scorer_of
-from bigbatch.tasks.texts import hash_of, joined, text_table
 
 GOLDEN = json.loads(Path(__file__).with_name("ranx_golden.json").read_text(encoding="utf-8"))
 """Written by make_ranx_golden.py with ranx 0.3.21."""
@@ -125,7 +125,7 @@ def test_ranks_do_not_depend_on_the_blocks(monkeypatch):
     queries, documents = random.integers(-2, 3, (23, 4)) * 1.0, random.integers(-2, 3, (40, 4)) * 1.0
     relevant = np.unique(random.integers(0, (23, 40), (60, 2)), axis=0)
     whole = ranks_of(queries, documents, relevant)
-    monkeypatch.setattr("bigbatch.tasks.retrieval.BLOCK_SCORES", 130)
+    monkeypatch.setattr("bigbatch.metrics.retrieval.BLOCK_SCORES", 130)
     assert np.array_equal(ranks_of(queries, documents, relevant).rank_R, whole.rank_R)
     for query, document, rank in zip(whole.query_R, relevant[:, 1], whole.rank_R, strict=True):
         scores = documents @ queries[query]
@@ -137,7 +137,7 @@ def test_figures_of_a_split_merge_and_share_their_ranks(monkeypatch):
     vectors = np.random.default_rng(0).normal(size=(len(texts), 5))
     calls = []
     monkeypatch.setattr(
-        "bigbatch.tasks.matching.ranks_of", lambda *given: calls.append(given) or ranks_of(*given)
+        "bigbatch.metrics.match.ranks_of", lambda *given: calls.append(given) or ranks_of(*given)
     )
 
     def figures(cuts: list[int]) -> dict[str, float]:

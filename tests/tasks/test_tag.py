@@ -11,9 +11,9 @@ import torch
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import DataError, RecipeError
+from bigbatch.metrics.entities import PIECE, SEEN, STARTS
 from bigbatch.model.heads import Head
 from bigbatch.records import Targets
-from bigbatch.tasks.entities import PIECE, SEEN, STARTS
 from bigbatch.tasks.inputs import encode_words
 from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.tag import Tag

@@ -7,7 +7,6 @@
     inputs.py           recipe -> checked rows and labels
     ready.py            model, tokenizer, task and tokens, made to fit each other
     settled.py          what `auto` means: numbers
-    watched.py          which figure `best`, `early_stopping` and `gate` mean
     defined.py          a figure that steers a run exists
     clocks.py           how many updates, the schedule over them, how the batch grows
     coupling.py         what a loss that couples the batch can be combined with, and what it costs

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bigbatch.build.watched import asked_figures, figure_of, validation_splits
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.infer.evaluate import EvalResult, impossible_figures, perfect_figures
+from bigbatch.metrics.naming import is_own, reported_names
+from bigbatch.metrics.watched import asked_figures, figure_of, validation_splits
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event, Record, TokenTable
 from bigbatch.store.progress import Progress
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.computed import ComputedMetrics
-from bigbatch.tasks.naming import is_own, reported_names
 
 if TYPE_CHECKING:
     from bigbatch.build.parts import Parts

@@ -11,7 +11,7 @@ from bigbatch.build.inputs import Inputs, Live, model_digest, read_inputs
 from bigbatch.build.live import live_digests, live_task
 from bigbatch.build.parts import Parts
 from bigbatch.build.ready import ready_model, ready_tables
-from bigbatch.build.watched import check_watched
+from bigbatch.metrics.watched import check_watched
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.recipe.load import placed
 from bigbatch.recipe.schema import Recipe

@@ -18,6 +18,7 @@ from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.data.unknown import unknown_note
 from bigbatch.errors import DataError, ModelError, Problem
+from bigbatch.metrics.entities import SEEN
 from bigbatch.model.adjust import read_given_types
 from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model
@@ -28,7 +29,6 @@ from bigbatch.model.pooling import usual_pooling
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Targets, TokenTable
 from bigbatch.tasks.base import Task
-from bigbatch.tasks.entities import SEEN
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
 from bigbatch.tasks.vocabulary import vocabulary_of

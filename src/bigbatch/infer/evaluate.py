@@ -14,14 +14,14 @@ import numpy as np
 
 from bigbatch.data.ragged import counted_units
 from bigbatch.infer.forwards import run_forward
+from bigbatch.metrics.figures import Idle, why_undefined
+from bigbatch.metrics.naming import named_figures, reported_names
+from bigbatch.metrics.row_scores import RowSums, scorer_of
+from bigbatch.metrics.states import CalibrationMetric, confusion, counted
+from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
 from bigbatch.protocols import Forward, Metric, World
 from bigbatch.records import Packing, Predictions, Targets, TokenTable
 from bigbatch.tasks.base import Task
-from bigbatch.tasks.figures import Idle, why_undefined
-from bigbatch.tasks.naming import named_figures, reported_names
-from bigbatch.tasks.row_scores import RowSums, scorer_of
-from bigbatch.tasks.states import CalibrationMetric, confusion, counted
-from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
 CHUNK_UNITS = 65_536
 """Units that are decoded at a time; bounds memory, changes no bit."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from bigbatch.build.inputs import local_model
 from bigbatch.build.parts import Parts
-from bigbatch.build.watched import figure_of
+from bigbatch.metrics.watched import figure_of
 from bigbatch.stored import Damaged, read_bytes
 
 _CARD = "README.md"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bigbatch.build.watched import better, figure_of
 from bigbatch.infer.evaluate import EvalResult
+from bigbatch.metrics.row_scores import scored_by_itself
+from bigbatch.metrics.watched import better, figure_of
 from bigbatch.rules.paired import BEYOND_CHANCE, Paired, best_of, paired
 from bigbatch.store.progress import Best, Progress
-from bigbatch.tasks.row_scores import scored_by_itself
 
 if TYPE_CHECKING:
     from bigbatch.build.parts import Parts

@@ -13,10 +13,11 @@ from bigbatch.build.graph import analyse_parts
 from bigbatch.build.noise import obstacle
 from bigbatch.build.noise import result as noise_result
 from bigbatch.build.parts import Parts
-from bigbatch.build.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.data.tables import DataTable
 from bigbatch.graph.compiled import compilations
 from bigbatch.infer.evaluate import EvalResult, Example
+from bigbatch.metrics.entities import PIECE
+from bigbatch.metrics.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record, TokenTable
 from bigbatch.run.about import base_name
@@ -27,7 +28,6 @@ from bigbatch.run.choice import Kept, choose, needs_final_scores
 from bigbatch.run.verdict import run_verdict
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.progress import Progress
-from bigbatch.tasks.entities import PIECE
 
 SHOWN_EXAMPLES = 20
 SHOWN_WORDS = 12

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bigbatch.build.parts import Parts
-from bigbatch.build.watched import figure_of
 from bigbatch.infer.evaluate import EvalResult
+from bigbatch.metrics.watched import figure_of
 from bigbatch.records import Event
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.first_run import PATIENCE, cool_down_end

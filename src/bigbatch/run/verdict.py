@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigbatch.build.parts import Parts
-from bigbatch.build.watched import larger_is_better
 from bigbatch.infer.evaluate import EvalResult
+from bigbatch.metrics.entities import scheme_of
+from bigbatch.metrics.watched import larger_is_better
 from bigbatch.rules.verdict import Course, Curves, Held, verdict
 from bigbatch.run.baseline import kept as baselines
 from bigbatch.run.baseline.kept import Baselines
 from bigbatch.tasks.base import Task
-from bigbatch.tasks.entities import scheme_of
 
 if TYPE_CHECKING:
     from bigbatch.run.between import Between

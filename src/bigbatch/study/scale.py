@@ -127,7 +127,7 @@ def _directed(target: Target, recipe: Recipe) -> Target:
     """Whether larger is better, as the task's metrics say."""
     if not recipe.data.validation:
         raise UsageError("--target: the recipe has no data.validation that a target could be reached on")
-    from bigbatch.build.watched import figure_of, larger_is_better
+    from bigbatch.metrics.watched import figure_of, larger_is_better
     from bigbatch.tasks.catalog import task_from_recipe
 
     named = recipe.data.validation if isinstance(recipe.data.validation, Mapping) else ()

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from bigbatch.build.watched import figure_of, validation_splits
 from bigbatch.errors import UsageError
+from bigbatch.metrics.watched import figure_of, validation_splits
 from bigbatch.report.read import read_run
 
 Unit = Literal["samples", "tokens"]

@@ -1,4 +1,4 @@
-"""What is learnt: columns, targets, losses per unit, denominators and metrics. One file a task.
+"""What is learnt: columns, targets, losses per unit, denominators. One file a task.
 
 ::
 
@@ -10,19 +10,9 @@
     stand_in.py   what is measured in place of a loss of a whole batch
     tag.py        a tag for each word of a sentence
     match.py      embeddings of texts that belong together
-    texts.py      rows of several texts, and tables of texts
     contrast.py   the loss of a batch of pairs
-    matching.py   the figures of matching by name
-    retrieval.py  exact ranks in a corpus
     sentence_transformers.py  the files of its model folders
     inputs.py     text or words -> token ids, one tokenizer call for many rows
     losses.py     one value per unit, class weights, losses of your own
-    metrics.py    the figures of classification by name
-    tag_metrics.py  the figures of tagging by name
-    entities.py   entities in tagged sentences, counted in any pieces of the stream
-    states.py     figures as states that can be merged
-    figures.py    the formulas behind them: counts, ranks, correlations
-    row_scores.py what each row adds to a figure, so that two evaluations can be paired
-    sums.py       sums of floats that do not depend on order
     catalog.py    recipe -> task, loss and metrics, import references included; tasks that do not extend the base
 """

@@ -72,7 +72,7 @@ class Task(ABC, Generic[Out]):
             from bigbatch.tasks.base import Task
             from bigbatch.tasks.inputs import encode_words
             from bigbatch.tasks.labelled import fp64
-            from bigbatch.tasks.metrics import default_metrics
+            from bigbatch.metrics.classify import default_metrics
 
 
             @dataclass(frozen=True, kw_only=True)

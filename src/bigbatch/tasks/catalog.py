@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from bigbatch.errors import ModelError, Problem, RecipeError
+from bigbatch.metrics.states import WholeMetric
 from bigbatch.model.heads import Head, head_named_by
 from bigbatch.protocols import Metric, Role, Row, Tokenizer
 from bigbatch.recipe.learning import PLANNED_TASKS
@@ -23,7 +24,6 @@ from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
-from bigbatch.tasks.states import WholeMetric
 from bigbatch.tasks.tag import Tag
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from bigbatch.errors import DataError, Problem, RecipeError
+from bigbatch.metrics.classify import PER_CLASS_PREFIXES, default_metrics, metric_for
 from bigbatch.model.heads import Head, ProblemType
 from bigbatch.protocols import Metric, Role, Row, Tokenizer
 from bigbatch.records import Sample
 from bigbatch.tasks.inputs import Inputs, inputs_of_rows, is_tokenised
 from bigbatch.tasks.labelled import Labelled
 from bigbatch.tasks.losses import IGNORED, Kind
-from bigbatch.tasks.metrics import PER_CLASS_PREFIXES, default_metrics, metric_for
 
 PROBLEM_TYPES: Mapping[Kind, ProblemType] = {
     "single": "single_label_classification",

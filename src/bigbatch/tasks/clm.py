@@ -13,6 +13,7 @@ import numpy as np
 
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError
+from bigbatch.metrics.perplexity import BYTES
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Row, Tokenizer
 from bigbatch.records import Sample, TokenTable
@@ -22,7 +23,6 @@ from bigbatch.tasks.documents import Document, encode_documents
 from bigbatch.tasks.inputs import is_tokenised
 from bigbatch.tasks.language import LanguageModelling
 from bigbatch.tasks.losses import IGNORED
-from bigbatch.tasks.perplexity import BYTES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigbatch.errors import UsageError
+from bigbatch.metrics.entities import PIECE, STARTS
+from bigbatch.metrics.states import joined
 from bigbatch.model.heads import HEADS
 from bigbatch.records import Predictions, Targets
 from bigbatch.tasks.base import Task
-from bigbatch.tasks.entities import PIECE, STARTS
 from bigbatch.tasks.losses import IGNORED
-from bigbatch.tasks.states import joined
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction

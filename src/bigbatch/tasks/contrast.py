@@ -17,10 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from bigbatch.tasks.texts import HASH, OWNER, ROLE
+from bigbatch.data.texts import DOCUMENT, HASH, OWNER, QUERY, ROLE
 
-QUERY, DOCUMENT, NEGATIVE = 0, 1, 2
-"""Roles of texts."""
 _CHUNK_ROWS = 1024
 """Queries whose scores exist at a time."""
 _NOBODY = -1
@@ -49,7 +47,7 @@ def pairs_of(values_K4: Tensor) -> Pairs:
     """What belongs together.
 
     Args:
-        values_K4: int64, as `tasks.texts.text_table` has them.
+        values_K4: int64, as `data.texts.text_table` has them.
     """
     role_K, hash_K, owner_K = values_K4[:, ROLE], values_K4[:, HASH], values_K4[:, OWNER]
     candidates_C = (role_K != QUERY).nonzero()[:, 0]

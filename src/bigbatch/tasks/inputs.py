@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.data.texts import hash_of
 from bigbatch.errors import DataError
 from bigbatch.protocols import Row, Tokenizer
+from bigbatch.records import Sample
 
 
 class NoTokens(DataError):
@@ -175,3 +177,18 @@ def _glues_words(tokenizer: Tokenizer) -> bool:
     wanted = second("a a")
     alone = second(["a", "a"], is_split_into_words=True)
     return alone != wanted and second([" a", " a"], is_split_into_words=True) == wanted
+
+
+def joined(texts: Sequence[tuple[int, Inputs]]) -> Sample:
+    """The texts of a row as one sample, in this order: (index of the role, tokens)."""
+    lengths_K = np.array([len(inputs.ids) for _, inputs in texts])
+    segments = [inputs.segments for _, inputs in texts if inputs.segments is not None]
+    return Sample(
+        ids=np.concatenate([inputs.ids for _, inputs in texts]),
+        segments=np.concatenate(segments) if segments else None,
+        # Where a text ends is where its last token lies.
+        reads=(lengths_K.cumsum() - 1).astype(np.int32),
+        values=np.array([[role, hash_of(inputs.ids)] for role, inputs in texts], np.int64),
+        weights=np.ones(len(texts), np.float32),
+        truncated=any(inputs.truncated for _, inputs in texts),
+    )

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions, functional
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.metrics.perplexity import language_metrics
 from bigbatch.model.logits import DeferredLogits
 from bigbatch.protocols import Metric, Role
 from bigbatch.records import Predictions, Targets, TokenTable
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.low_entropy import low_entropy
-from bigbatch.tasks.perplexity import language_metrics
 
 TERM = "cross_entropy"
 _WHOLE_CHUNK_ROWS = 1024

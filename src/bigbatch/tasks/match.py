@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigbatch.data.texts import OWNER, QUERY, ROLE, text_table
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem, RecipeError
+from bigbatch.metrics.match import USUAL, check_rank_metric, rank_metrics
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.records import Predictions, Sample, Targets, TokenTable
 from bigbatch.tasks.base import RunTable, Task
-from bigbatch.tasks.contrast import QUERY, contrastive_losses
-from bigbatch.tasks.inputs import NoTokens, encode_texts
-from bigbatch.tasks.matching import USUAL, check_rank_metric, rank_metrics
+from bigbatch.tasks.contrast import contrastive_losses
+from bigbatch.tasks.inputs import NoTokens, encode_texts, joined
 from bigbatch.tasks.sentence_transformers import folder_files
-from bigbatch.tasks.texts import OWNER, ROLE, joined, present, text_table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TERM = "contrastive"
 ROLES = ("query", "document", "negative")
-"""In the order of their numbers in `tasks.contrast`."""
+"""In the order of their numbers in `data.texts`."""
 EVALUATED_PAIRS = 1024
 """Pairs that the loss of an evaluation looks at together, whatever the batch, so that losses can be compared."""
 
@@ -133,7 +133,7 @@ class Match(Task[Tensor]):
         if tokenizer is None:
             raise DataError("task match reads texts: rows of token ids cannot say where a text ends")
         found: list[list[tuple[int, str]]] = [
-            [(role, str(row[name])) for role, name in enumerate(ROLES) if present(row, name)] for row in rows
+            [(role, str(row[name])) for role, name in enumerate(ROLES) if _present(row, name)] for row in rows
         ]
         if not all(found):
             raise NoTokens(f"a row has neither of {', '.join(ROLES[:2])}")
@@ -224,3 +224,9 @@ class Match(Task[Tensor]):
                 yield {**shown, "score": float(own["query"] @ own["document"])}
             else:
                 yield {"embedding": next(iter(own.values())).tolist()}
+
+
+def _present(row: Row, name: str) -> bool:
+    """Whether a row has a text of this role."""
+    text = row.get(name)
+    return isinstance(text, str) and bool(text.strip())

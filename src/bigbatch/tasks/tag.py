@@ -18,12 +18,13 @@ from bigbatch.data.tags import OUTSIDE, SCHEMES, has_scheme, unmarked_warning
 from bigbatch.data.tokens import as_table
 from bigbatch.data.values import words_of
 from bigbatch.errors import DataError, Problem, RecipeError
+from bigbatch.metrics.entities import PIECE, SEEN, STARTS, entities, scheme_of
+from bigbatch.metrics.tag import TYPE_PREFIXES, default_tag_metrics, tag_metric
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.records import Predictions, Sample
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.described import finite
-from bigbatch.tasks.entities import PIECE, SEEN, STARTS, entities, scheme_of
 from bigbatch.tasks.inputs import (
     Inputs,
     NoTokens,
@@ -34,7 +35,6 @@ from bigbatch.tasks.inputs import (
 )
 from bigbatch.tasks.labelled import Labelled
 from bigbatch.tasks.losses import IGNORED
-from bigbatch.tasks.tag_metrics import TYPE_PREFIXES, default_tag_metrics, tag_metric
 
 _SCHEMES = ("auto", *SCHEMES, "none")
 _PIECES = ("first", "all")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigbatch.infer.evaluate import judged
+from bigbatch.metrics.naming import is_own
 from bigbatch.run.baseline.classify import classify_baselines
 from bigbatch.run.baseline.match import TooLarge, match_baselines
 from bigbatch.run.baseline.model import Baseline, Split
@@ -21,7 +22,6 @@ from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
-from bigbatch.tasks.naming import is_own
 from bigbatch.tasks.tag import Tag
 
 Figures = Mapping[str, Mapping[str, Mapping[str, float | None]]]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigbatch.build.parts import Parts
-from bigbatch.build.watched import figure_of
 from bigbatch.documents import readable
+from bigbatch.metrics.naming import is_own, reported_names
+from bigbatch.metrics.watched import figure_of
 from bigbatch.parallel.agree import by_leader
 from bigbatch.protocols import World
 from bigbatch.records import Event, Record
@@ -21,7 +22,6 @@ from bigbatch.rules.verdict import baseline_title, shown
 from bigbatch.run.baseline.fit import Figures, fitted, has_baselines
 from bigbatch.run.baseline.model import Split
 from bigbatch.store.directory import RunDirectory
-from bigbatch.tasks.naming import is_own, reported_names
 
 if TYPE_CHECKING:
     from bigbatch.run.between import Between

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.data.texts import OWNER, ROLE
 from bigbatch.records import Predictions
 from bigbatch.run.baseline.features import CHARACTERS, WORDS, Bag
 from bigbatch.run.baseline.model import Baseline, Split
 from bigbatch.tasks.match import ROLES
-from bigbatch.tasks.texts import OWNER, ROLE
 
 _WITH_CHARACTERS = 1_000_000
 """Characters of a split up to which n-grams of characters are features, too."""

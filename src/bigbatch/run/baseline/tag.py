@@ -12,8 +12,8 @@ import numpy as np
 
 from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.values import words_of
+from bigbatch.metrics.entities import PIECE
 from bigbatch.run.baseline.model import Baseline, Split
-from bigbatch.tasks.entities import PIECE
 from bigbatch.tasks.tag import Tag
 
 _ROWS_AT_A_TIME = 4096

@@ -31,15 +31,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from bigbatch.data.tags import OUTSIDE
+from bigbatch.metrics import figures
+from bigbatch.metrics.entities import EntityMetric, WordMetric, entities, words_of_units
+from bigbatch.metrics.match import RankMetric
+from bigbatch.metrics.naming import reported_names
+from bigbatch.metrics.perplexity import BitsPerByte, nll_U
+from bigbatch.metrics.slopes import of_calibration
+from bigbatch.metrics.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, counted, joined
 from bigbatch.protocols import Metric
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks import figures
-from bigbatch.tasks.entities import EntityMetric, WordMetric, entities, words_of_units
-from bigbatch.tasks.matching import RankMetric
-from bigbatch.tasks.naming import reported_names
-from bigbatch.tasks.perplexity import BitsPerByte, nll_U
-from bigbatch.tasks.slopes import of_calibration
-from bigbatch.tasks.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, counted, joined
 
 _BLOCK_COUNTS = 2_000_000
 """Counts of rows that exist at a time."""

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from bigbatch.metrics import row_scores
+from bigbatch.metrics.classify import known_metrics, metric_for
+from bigbatch.metrics.entities import SEEN, STARTS
+from bigbatch.metrics.perplexity import BYTES, language_metrics
+from bigbatch.metrics.row_scores import scorer_of
+from bigbatch.metrics.states import WholeMetric
+from bigbatch.metrics.tag import tag_metric
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks import row_scores
-from bigbatch.tasks.entities import SEEN, STARTS
-from bigbatch.tasks.metrics import known_metrics, metric_for
-from bigbatch.tasks.perplexity import BYTES, language_metrics
-from bigbatch.tasks.row_scores import scorer_of
-from bigbatch.tasks.states import WholeMetric
-from bigbatch.tasks.tag_metrics import tag_metric
 
 ABC = ("a", "b", "c")
 

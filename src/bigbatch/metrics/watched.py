@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.metrics.naming import clashes, is_own, reported_names
+from bigbatch.metrics.states import WholeMetric
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
-from bigbatch.tasks.naming import clashes, is_own, reported_names
-from bigbatch.tasks.states import WholeMetric
 
 
 def figure_of(key: str, splits: Sequence[str]) -> tuple[str, str]:

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.data.texts import DOCUMENT, HASH, OWNER, QUERY, ROLE
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.metrics.figures import Undefined
+from bigbatch.metrics.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal_rank
+from bigbatch.metrics.states import joined
+from bigbatch.metrics.sums import exact_parts, total
 from bigbatch.protocols import Metric
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks.contrast import DOCUMENT, QUERY
-from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal_rank
-from bigbatch.tasks.states import joined
-from bigbatch.tasks.sums import exact_parts, total
-from bigbatch.tasks.texts import HASH, OWNER, ROLE
 
 USUAL = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
 _FIGURES: dict[str, Callable[[Ranks, int], np.ndarray]] = {

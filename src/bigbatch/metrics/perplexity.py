@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bigbatch.metrics.figures import Undefined
+from bigbatch.metrics.states import MeanMetric, counted
+from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
 from bigbatch.protocols import Metric
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.states import MeanMetric, counted
-from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
 BYTES = "bytes"
 """Name of the extra that holds the UTF-8 bytes of text that each predicted token stands for."""

@@ -24,9 +24,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bigbatch.metrics.figures import average_precision, doubled_ranks, pearson, roc_auc
+from bigbatch.metrics.states import bins_of, shares_of
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks.figures import average_precision, doubled_ranks, pearson, roc_auc
-from bigbatch.tasks.states import bins_of, shares_of
 
 Slope = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(predicted (U,), true (U,)) -> (U,)."""

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from bigbatch.data.tags import OUTSIDE, parts_of
+from bigbatch.metrics.figures import Undefined
+from bigbatch.metrics.naming import figure_of_class
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.naming import figure_of_class
 
 STARTS = "starts"
 """Extra of a unit: 1 for the first word of its sentence."""

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigbatch.errors import RecipeError
+from bigbatch.metrics.entities import PIECE, SEEN, STARTS, entities, scheme_of
+from bigbatch.metrics.figures import Undefined
+from bigbatch.metrics.tag import default_tag_metrics, known_tag_metrics, tag_metric
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks.entities import PIECE, SEEN, STARTS, entities, scheme_of
-from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.tag_metrics import default_tag_metrics, known_tag_metrics, tag_metric
 
 GOLDEN = json.loads(Path(__file__).with_name("seqeval_golden.json").read_text(encoding="utf-8"))
 """Written by make_seqeval_golden.py with seqeval 1.2.2."""

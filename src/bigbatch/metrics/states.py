@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.metrics.figures import Undefined
+from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
 from bigbatch.protocols import MetricFunction
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.sums import Parts, add_parts, exact_parts, total
 
 BINS = 15
 """Equal-width bins of the expected calibration error."""

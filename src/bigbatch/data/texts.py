@@ -1,41 +1,26 @@
-"""Rows of several texts as one sample each, and such samples text by text.
+"""Samples of several texts each, text by text, and what the columns of their units say.
 
-The token cache keeps a row's texts one behind the other. What runs through the model is a table of texts: each is a
-sample of its own, so that texts of similar length run together whatever rows they belong to.
+The token cache keeps a row's texts one behind the other (`tasks.inputs.joined`). What runs through the model is a table
+of texts: each is a sample of its own, so that texts of similar length run together whatever rows they belong to.
 
 Shapes: B rows, K texts of these rows, U units (one a text).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
 
 from bigbatch.data.ragged import flat_indexes, starts_of
-from bigbatch.records import Sample, TokenTable
-from bigbatch.tasks.inputs import Inputs
+from bigbatch.records import TokenTable
 
+QUERY, DOCUMENT, NEGATIVE = 0, 1, 2
+"""Roles of texts."""
 ROLE, HASH = 0, 1
 """Columns of a cached unit's values: what the text is (index of its role), and 63 bits that tell texts apart."""
 OWNER, PLACE = 2, 3
 """Columns that a table of texts adds: number of the row, and of the text, in that table."""
-
-
-def joined(texts: Sequence[tuple[int, Inputs]]) -> Sample:
-    """The texts of a row as one sample, in this order: (index of the role, tokens)."""
-    lengths_K = np.array([len(inputs.ids) for _, inputs in texts])
-    segments = [inputs.segments for _, inputs in texts if inputs.segments is not None]
-    return Sample(
-        ids=np.concatenate([inputs.ids for _, inputs in texts]),
-        segments=np.concatenate(segments) if segments else None,
-        # Where a text ends is where its last token lies.
-        reads=(lengths_K.cumsum() - 1).astype(np.int32),
-        values=np.array([[role, hash_of(inputs.ids)] for role, inputs in texts], np.int64),
-        weights=np.ones(len(texts), np.float32),
-        truncated=any(inputs.truncated for _, inputs in texts),
-    )
 
 
 def hash_of(ids: np.ndarray) -> int:
@@ -72,9 +57,3 @@ def text_table(table: TokenTable, rows_B: np.ndarray) -> TokenTable:
         weights=np.asarray(table.weights)[units_U],
         truncated_samples=table.truncated_samples,
     )
-
-
-def present(row: Mapping[str, object], name: str) -> bool:
-    """Whether a row has a text of this role."""
-    text = row.get(name)
-    return isinstance(text, str) and bool(text.strip())

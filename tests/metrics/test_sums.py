@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigbatch.tasks.sums import add_parts, exact_parts, total
+from bigbatch.metrics.sums import add_parts, exact_parts, total
 
 numbers = st.lists(st.floats(-1e200, 1e200, allow_nan=False), max_size=30)
 

@@ -7,9 +7,8 @@ from difflib import get_close_matches
 from functools import partial
 
 from bigbatch.errors import Problem, RecipeError
-from bigbatch.protocols import Metric
-from bigbatch.tasks import figures
-from bigbatch.tasks.entities import (
+from bigbatch.metrics import figures
+from bigbatch.metrics.entities import (
     OUTSIDE,
     EntityMetric,
     Figure,
@@ -19,7 +18,8 @@ from bigbatch.tasks.entities import (
     scheme_of,
     some_entities,
 )
-from bigbatch.tasks.naming import figure_of_class
+from bigbatch.metrics.naming import figure_of_class
+from bigbatch.protocols import Metric
 
 _FIGURES = {"precision": figures.precision, "recall": figures.recall, "f1": figures.f1}
 _AVERAGES = {"micro": figures.micro, "macro": figures.macro, "weighted": figures.weighted}

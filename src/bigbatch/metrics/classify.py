@@ -12,12 +12,12 @@ from functools import partial
 import numpy as np
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.metrics import figures, slopes
+from bigbatch.metrics.figures import Undefined
+from bigbatch.metrics.naming import figure_of_class
+from bigbatch.metrics.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, shares_of
 from bigbatch.protocols import Metric, MetricFunction
 from bigbatch.records import Predictions, Targets
-from bigbatch.tasks import figures, slopes
-from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.naming import figure_of_class
-from bigbatch.tasks.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, shares_of
 
 # ---------------------------------------------------------------- per unit
 

@@ -11,12 +11,12 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from bigbatch.errors import RecipeError
+from bigbatch.metrics.classify import default_metrics, known_metrics, metric_for
+from bigbatch.metrics.figures import Undefined
+from bigbatch.metrics.states import CalibrationMetric, WholeMetric, confusion
 from bigbatch.protocols import Metric
 from bigbatch.records import Targets
 from bigbatch.tasks.classify import Classify
-from bigbatch.tasks.figures import Undefined
-from bigbatch.tasks.metrics import default_metrics, known_metrics, metric_for
-from bigbatch.tasks.states import CalibrationMetric, WholeMetric, confusion
 
 NAMES = ("a", "b", "c", "d")
 

@@ -1,6 +1,6 @@
 """Writes `seqeval_golden.json`: tag sequences and what seqeval makes of them in its default mode.
 
-pip install seqeval==1.2.2 && python tests/tasks/make_seqeval_golden.py
+pip install seqeval==1.2.2 && python tests/metrics/make_seqeval_golden.py
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score
 
-from bigbatch.build.watched import figure_of, larger_is_better
 from bigbatch.errors import RecipeError
+from bigbatch.metrics.classify import default_metrics, known_metrics, metric_for
+from bigbatch.metrics.naming import clashes, figure_of_class, named_figures
+from bigbatch.metrics.tag import default_tag_metrics, tag_metric
+from bigbatch.metrics.watched import figure_of, larger_is_better
 from bigbatch.records import Predictions, Targets
 from bigbatch.tasks.catalog import as_metric
-from bigbatch.tasks.metrics import default_metrics, known_metrics, metric_for
-from bigbatch.tasks.naming import clashes, figure_of_class, named_figures
-from bigbatch.tasks.tag_metrics import default_tag_metrics, tag_metric
 from tests.jobs import document, exhaust, lines, start
 from tests.models import tiny
 

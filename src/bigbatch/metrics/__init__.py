@@ -1,0 +1,18 @@
+"""Figures of evaluations: exact, the same however a split is cut, and of each row where rows are compared.
+
+::
+
+    figures.py    the formulas: counts, ranks, correlations; what has none is `Undefined`, with the reason
+    slopes.py     how each row would move a figure
+    sums.py       sums of floats that do not depend on order
+    states.py     figures as states that can be merged
+    classify.py   the figures of classification by name
+    tag.py        the figures of tagging by name
+    entities.py   entities in tagged sentences, counted in any pieces of the stream
+    match.py      the figures of matching by name
+    retrieval.py  exact ranks in a corpus
+    perplexity.py the figures of language models by name
+    naming.py     what figures are called in results, and which names are taken
+    row_scores.py what each row adds to a figure, so that two evaluations can be paired
+    watched.py    which figure `best`, `early_stopping` and `gate` mean
+"""
