@@ -31,11 +31,12 @@ from bigbatch.build.only import plan_only  # noqa: E402
 from bigbatch.build.parts import Parts  # noqa: E402
 from bigbatch.build.ready import Ready  # noqa: E402
 from bigbatch.build.runners import open_forward  # noqa: E402
+from bigbatch.data.batches import batch_of  # noqa: E402
 from bigbatch.data.packs import micro_batches  # noqa: E402
 from bigbatch.model.adjust import set_dropout  # noqa: E402
 from bigbatch.plan.forward import ForwardPlan  # noqa: E402
 from bigbatch.recipe.load import load_recipe  # noqa: E402
-from bigbatch.records import MicroBatch  # noqa: E402
+from bigbatch.samples import MicroBatch  # noqa: E402
 from bigbatch.step.executor import PlainExecutor  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -66,14 +67,16 @@ class Bench:
         batch = parts.batches.at(0, 1)
         self.denominators = parts.task.denominators(batch.targets)
         self.pieces = {
-            packing: list(micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=packing))
+            packing: list(micro_batches(batch, micro_tokens=parts.micro_tokens, packing=packing))
             for packing in ("packed", "padded")
         }
         self.chosen = _spread(self.pieces["packed"])
         samples = [sample for piece in self.chosen for sample in piece.sample_ids_B]
         # The same samples, cut as the padded path cuts them.
         self.padded = list(
-            micro_batches(_ids(samples), parts.train, micro_tokens=parts.micro_tokens, packing="padded")
+            micro_batches(
+                batch_of(parts.train, _ids(samples)), micro_tokens=parts.micro_tokens, packing="padded"
+            )
         )
         self.tokens = sum(piece.tokens for piece in self.chosen)
 

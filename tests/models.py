@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import transformers
 
-from bigbatch.records import MicroBatch, Packing, Targets
+from bigbatch.samples import MicroBatch, Packing, Table, offsets_of, starts_of
 
 VOCABULARY = 100
 """Token ids of every tiny model; 0 is the padding id except where the family fixes another one."""
@@ -248,15 +248,46 @@ def tiny_batch(
         reads_U = np.concatenate(each).astype(np.int64)
         unit_sample_U = np.repeat(unit_sample_U, list(map(len, each)))
     units = len(reads_U)
-    return MicroBatch(
-        index=0,
-        sample_ids_B=np.arange(len(lengths)),
+    return micro_batch_of(
         ids_T=ids_T,
         lengths_B=lengths_B,
         segments_T=segments_T,
         reads_U=reads_U,
         unit_sample_U=unit_sample_U,
-        targets=Targets(values=generator.integers(0, 3, units), weights=np.ones(units, dtype=np.float32)),
+        values=generator.integers(0, 3, units),
         packing=packing,
         capacity_tokens=int(ends_B[-1]),
     )
+
+
+def micro_batch_of(
+    *,
+    ids_T: np.ndarray,
+    lengths_B: np.ndarray,
+    reads_U: np.ndarray,
+    unit_sample_U: np.ndarray,
+    values: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    segments_T: np.ndarray | None = None,
+    extras: dict[str, np.ndarray] | None = None,
+    **more: Any,
+) -> MicroBatch:
+    """A micro-batch by hand: `reads_U` are places in `ids_T`, units come sample after sample."""
+    units = len(reads_U)
+    table = Table.of_tokens(
+        ids=ids_T,
+        token_offsets=offsets_of(lengths_B),
+        segments=segments_T,
+        reads=reads_U - starts_of(lengths_B)[unit_sample_U],
+        unit_offsets=offsets_of(np.bincount(unit_sample_U, minlength=len(lengths_B))),
+        values=np.zeros(units, np.int64) if values is None else values,
+        weights=np.ones(units, np.float32) if weights is None else weights,
+        extras=extras,
+    )
+    fields = {
+        "index": 0,
+        "sample_ids_B": np.arange(len(lengths_B)),
+        "packing": "packed",
+        "capacity_tokens": 8,
+    }
+    return MicroBatch(**{**fields, "table": table, "targets": table.targets, **more})

@@ -14,7 +14,7 @@ from bigbatch.graph.casting import Casting
 from bigbatch.graph.policy import Policy, policy_of
 from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.forwards import PackedForward, PaddedForward
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from bigbatch.tasks.classify import Classify
 from tests.models import tiny, tiny_batch
 

@@ -17,12 +17,12 @@ from bigbatch.build.inputs import Live, read_inputs
 from bigbatch.build.live import live_task
 from bigbatch.build.parts import Parts
 from bigbatch.data.packs import micro_batches
+from bigbatch.facts import Choice
 from bigbatch.model.names import clean_name
 from bigbatch.optim.groups import names_of
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Rates, World
 from bigbatch.recipe.load import load_recipe
-from bigbatch.records import Choice
 from tests.models import VOCABULARY
 from tests.reference import reference_updates
 
@@ -139,7 +139,6 @@ def train_split(parts: Parts, updates: int = 20) -> Trajectory:
         pieces = list(
             micro_batches(
                 batch,
-                parts.train,
                 micro_tokens=parts.micro_tokens,
                 packing=parts.packing,
                 part=parts.strategy.world.part,

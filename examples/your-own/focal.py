@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bigbatch.protocols import Role
-from bigbatch.records import Predictions, Record, Stop, Targets
+from bigbatch.records import Record, Stop
+from bigbatch.samples import Predictions, Targets
 from bigbatch.tasks.classify import Classify
 
 COST_OF_MISSING = np.array([5.0, 1.0, 1.0])  # negative, neutral, positive: an angry customer costs most

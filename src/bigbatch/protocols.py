@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from bigbatch.places import Part
-from bigbatch.records import (
-    Event,
+from bigbatch.records import Event, Record, Request, Update
+from bigbatch.samples import (
     GlobalBatch,
     LossSums,
     MicroBatch,
     Packing,
     Predictions,
-    Record,
-    Request,
     Sample,
+    Table,
     Targets,
-    TokenTable,
-    Update,
 )
 
 if TYPE_CHECKING:
@@ -132,7 +129,7 @@ class Task(Losses, Protocol):
     def decode(self, outputs: Any) -> Predictions: ...
 
 
-View = Callable[[TokenTable, "ndarray", "ndarray"], TokenTable]
+View = Callable[[Table, "ndarray", "ndarray"], Table]
 """`view(table, rows_B, epochs_B)`: these rows as each of these epochs sees them, row after row. A pure function, so
 that neither the split nor a resume can change what is seen."""
 

@@ -12,7 +12,7 @@ from bigbatch.data.tokens import as_table
 from bigbatch.errors import RecipeError
 from bigbatch.infer.evaluate import impossible_figures
 from bigbatch.metrics.classify import default_metrics
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 from bigbatch.store.checkpoints import list_checkpoints
 from bigbatch.tasks.classify import Classify
 from tests.jobs import ROWS, document, events, exhaust, lines, start

@@ -160,7 +160,7 @@ def test_a_lazy_run_gives_the_plain_runs_gradient() -> None:
         batch = parts.batches.at(0, 1)
         from bigbatch.data.packs import micro_batches
 
-        pieces = micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing)
+        pieces = micro_batches(batch, micro_tokens=parts.micro_tokens, packing=parts.packing)
         parts.strategy.executor.accumulate(1, pieces, parts.task.denominators(batch.targets))
         gradients.append(
             torch.cat([item.grad.flatten() for item in parts.strategy.parameters if item.grad is not None])

@@ -12,7 +12,7 @@ import numpy as np
 from bigbatch.data.sources import read_table
 from bigbatch.data.tables import DataTable
 from bigbatch.protocols import Role
-from bigbatch.records import Sample, TokenTable
+from bigbatch.samples import Sample, Table
 
 SINGLE = {"text": Role(meaning="the text"), "label": Role(meaning="the class", kind="label")}
 PAIRED = {
@@ -61,10 +61,10 @@ class Letters:
         return {"start": self.start}
 
 
-def token_rows(lengths: Sequence[int], units: Sequence[int] | None = None) -> TokenTable:
+def token_rows(lengths: Sequence[int], units: Sequence[int] | None = None) -> Table:
     """A table whose token ids, targets and weights name their sample: sample s has the ids 1000 s, 1000 s + 1, …"""
     units = [1] * len(lengths) if units is None else units
-    return TokenTable(
+    return Table.of_tokens(
         ids=np.concatenate([1000 * s + np.arange(n) for s, n in enumerate(lengths)] or [[]]).astype(np.int32),
         token_offsets=np.cumsum([0, *lengths]).astype(np.int64),
         segments=None,

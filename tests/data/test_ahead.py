@@ -10,7 +10,7 @@ import pytest
 from bigbatch.data.ahead import Ahead, Supply
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
-from bigbatch.records import TokenTable
+from bigbatch.samples import Table
 
 
 def threads() -> list[threading.Thread]:
@@ -80,11 +80,11 @@ def test_closing_ends_a_thread_that_waits_for_room() -> None:
 
 
 @pytest.fixture(scope="module")
-def table() -> TokenTable:
+def table() -> Table:
     generator = np.random.default_rng(0)
     lengths = generator.integers(3, 40, 150)
     offsets = np.concatenate([[0], lengths.cumsum()])
-    return TokenTable(
+    return Table.of_tokens(
         ids=generator.integers(3, 100, offsets[-1]).astype(np.int32),
         token_offsets=offsets,
         segments=None,
@@ -97,7 +97,7 @@ def table() -> TokenTable:
 
 def supply(table, lead, *, tokens=None, last_update=9, cut=None):
     def own_cut(batch, micro_tokens):
-        return micro_batches(batch, table, micro_tokens=micro_tokens, packing="packed")
+        return micro_batches(batch, micro_tokens=micro_tokens, packing="packed")
 
     batches = Batches(table, seed=3, samples=None if tokens else 64, tokens=tokens)
     return Supply(batches, cut or own_cut, last_update=last_update, lead=lead)
@@ -138,7 +138,7 @@ def test_nothing_is_cut_behind_the_last_update(table) -> None:
 
     def cut(batch, micro_tokens):
         cut_updates.append(batch.update)
-        return micro_batches(batch, table, micro_tokens=micro_tokens, packing="packed")
+        return micro_batches(batch, micro_tokens=micro_tokens, packing="packed")
 
     ahead = supply(table, 100, last_update=2, cut=cut)
     for position, update in ((0, 1), (64, 2)):
@@ -154,7 +154,7 @@ def test_the_next_update_is_cut_while_this_one_is_computed(table) -> None:
     def cut(batch, micro_tokens):
         if batch.update == 2:
             second.set()
-        return micro_batches(batch, table, micro_tokens=micro_tokens, packing="packed")
+        return micro_batches(batch, micro_tokens=micro_tokens, packing="packed")
 
     ahead = supply(table, 100, cut=cut)
     _, pieces = ahead.at(0, 1, 300)
@@ -167,7 +167,7 @@ def test_an_error_of_cutting_is_raised_by_its_update(table) -> None:
     def cut(batch, micro_tokens):
         if batch.update == 2:
             raise OSError("the disk is gone")
-        return micro_batches(batch, table, micro_tokens=micro_tokens, packing="packed")
+        return micro_batches(batch, micro_tokens=micro_tokens, packing="packed")
 
     ahead = supply(table, 100, cut=cut)
     _, pieces = ahead.at(0, 1, 300)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigbatch.data.order import Stream, epoch_order, mixed, mixed_with, splitmix64, splitmix64_at
+from bigbatch.data.order import SampleOrder, epoch_order, mixed, mixed_with, splitmix64, splitmix64_at
 
 
 def test_splitmix64_gives_the_published_outputs():
@@ -44,7 +44,7 @@ def test_epochs_and_seeds_differ():
     cuts=st.lists(st.integers(0, 45), min_size=1, max_size=8),
 )
 def test_the_stream_is_the_epochs_one_behind_the_other(samples: int, seed: int, cuts: list[int]):
-    stream = Stream(samples, seed)
+    stream = SampleOrder(samples, seed)
     epochs = np.concatenate([epoch_order(seed, epoch, samples) for epoch in range(sum(cuts) // samples + 1)])
     position, read = 0, []
     for count in cuts:
@@ -54,7 +54,7 @@ def test_the_stream_is_the_epochs_one_behind_the_other(samples: int, seed: int, 
 
 
 def test_the_stream_starts_anywhere_and_keeps_two_epochs():
-    stream = Stream(7, seed=3)
+    stream = SampleOrder(7, seed=3)
     far = 7 * 10**12 + 5
     assert stream.ids(far, 4).tolist() == [
         *epoch_order(3, 10**12, 7)[5:].tolist(),

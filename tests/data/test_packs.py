@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import cut, evaluation_batches, micro_batches
-from bigbatch.records import MicroBatch, Packing, TokenTable
+from bigbatch.samples import MicroBatch, Packing, Table
 from tests.data.tables import token_rows
 
 PACKINGS: tuple[Packing, ...] = ("packed", "padded")
@@ -59,7 +59,7 @@ def test_a_sample_longer_than_the_budget_is_alone(packing: Packing):
     assert [chosen.tolist() for chosen in cuts] == [[0, 2], [3], [1]]
 
 
-def check_holds(table: TokenTable, micro: MicroBatch) -> None:
+def check_holds(table: Table, micro: MicroBatch) -> None:
     """Ids, reads, targets and weights of every sample are those of the table."""
     token, unit = 0, 0
     for place, s in enumerate(micro.sample_ids_B):
@@ -97,9 +97,10 @@ def check_holds(table: TokenTable, micro: MicroBatch) -> None:
 def test_micro_batches_hold_what_the_table_holds(rows, micro_tokens: int, packing: Packing, segments: bool):
     table = token_rows([length for length, _ in rows], units=[units for _, units in rows])
     if segments:
-        table = replace(table, segments=(table.ids % 2).astype(np.int8))
+        columns = {"ids": table.ids, "segments": (table.ids % 2).astype(np.int8)}
+        table = table.replaced(tokens=replace(table["tokens"], columns=columns))
     batch = Batches(table, seed=2, samples=len(rows) + 2).at(1, 1)
-    found = list(micro_batches(batch, table, micro_tokens=micro_tokens, packing=packing))
+    found = list(micro_batches(batch, micro_tokens=micro_tokens, packing=packing))
     assert [micro.index for micro in found] == list(range(len(found)))
     assert sorted(np.concatenate([micro.sample_ids_B for micro in found])) == sorted(batch.sample_ids_B)
     for micro in found:
@@ -116,20 +117,12 @@ def test_the_global_batch_does_not_depend_on_the_cut():
             batches, position, seen = Batches(table, seed=5, samples=4), 0, []
             for update in range(1, 6):
                 batch = batches.at(position, update)
-                found = micro_batches(batch, table, micro_tokens=micro_tokens, packing=packing)
+                found = micro_batches(batch, micro_tokens=micro_tokens, packing=packing)
                 seen.append(sorted(np.concatenate([micro.sample_ids_B for micro in found]).tolist()))
                 position = batches.next_position(position)
             assert seen == [
                 sorted(Batches(table, seed=5, samples=4).at(4 * u, 1).sample_ids_B) for u in range(5)
             ]
-
-
-def test_unit_weights_are_multiplied_in():
-    table = token_rows([2, 3])
-    double = lambda targets: replace(targets, weights=targets.weights * 2)  # noqa: E731
-    (micro,) = micro_batches(np.array([1, 0]), table, micro_tokens=10, packing="packed", unit_weights=double)
-    assert micro.sample_ids_B.tolist() == [0, 1]
-    assert micro.targets.weights.tolist() == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bigbatch.data.shares import STRIDE, micro_batches_apart, replica_of, rows_of, share_of
+from bigbatch.data.shares import STRIDE, micro_batches_apart, replica_of, share_of
 from tests.models import tiny
 from tests.split import parts_of
 from tests.split import rows_of as rows
@@ -31,7 +31,7 @@ def test_shares_are_a_partition_of_nearly_equal_sizes(parts, replicas):
     counts = np.zeros(replicas, int)
     for update in range(1, 8):
         batch = parts.batches.at(11 * (update - 1), update)
-        shares = [share_of(batch, parts.train, number, replicas) for number in range(replicas)]
+        shares = [share_of(batch, number, replicas) for number in range(replicas)]
         ids = np.concatenate([share.sample_ids_B for share in shares])
         assert sorted(ids) == sorted(batch.sample_ids_B)
         sizes = [share.samples for share in shares]
@@ -46,18 +46,17 @@ def test_shares_are_a_partition_of_nearly_equal_sizes(parts, replicas):
 def test_a_view_is_divided_with_its_samples(parts):
     """Masked samples stay those of their own places, also where one comes twice."""
     batch = parts.batches.at(45, 5)  # crosses the end of an epoch
-    view = rows_of(parts.train, batch.sample_ids_B)
-    seen = replace(batch, view=view)
+    seen = replace(batch, table=batch.table.load())
     for number in range(3):
-        mine, plain = share_of(seen, parts.train, number, 3), share_of(batch, parts.train, number, 3)
-        assert mine.view is not None and len(mine.view) == mine.samples
-        np.testing.assert_array_equal(mine.view.ids, rows_of(parts.train, plain.sample_ids_B).ids)
+        mine, plain = share_of(seen, number, 3), share_of(batch, number, 3)
+        assert len(mine.table) == mine.samples
+        np.testing.assert_array_equal(mine.table.ids, parts.train.take(plain.sample_ids_B).ids)
         np.testing.assert_array_equal(mine.targets.values, plain.targets.values)
 
 
 def test_rows_of_a_table(parts):
     chosen = np.array([4, 0, 4])
-    found = rows_of(parts.train, chosen)
+    found = parts.train.take(chosen).load()
     for place, row in enumerate(chosen):
         mine = slice(*found.token_offsets[place : place + 2])
         theirs = slice(*parts.train.token_offsets[row : row + 2])
@@ -69,7 +68,7 @@ def test_micro_batches_do_not_depend_on_who_holds_a_replica(parts):
     batch = parts.batches.at(0, 1)
 
     def cut(held):
-        found = micro_batches_apart(batch, parts.train, held, 3, micro_tokens=30, packing="packed")
+        found = micro_batches_apart(batch, held, 3, micro_tokens=30, packing="packed")
         return [(piece.index, piece.sample_ids_B.tolist(), piece.last) for piece in found]
 
     assert cut([0, 1, 2]) == cut([0]) + cut([1, 2])
@@ -77,7 +76,5 @@ def test_micro_batches_do_not_depend_on_who_holds_a_replica(parts):
 
 
 def test_whose_a_micro_batch_is(parts):
-    pieces = micro_batches_apart(
-        parts.batches.at(0, 1), parts.train, [1], 2, micro_tokens=30, packing="padded"
-    )
+    pieces = micro_batches_apart(parts.batches.at(0, 1), [1], 2, micro_tokens=30, packing="padded")
     assert {replica_of(piece) for piece in pieces} == {1}

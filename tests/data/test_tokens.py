@@ -17,14 +17,14 @@ from bigbatch.data import tokens as keys_of_cache
 from bigbatch.data.tables import from_rows
 from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.errors import DataError
-from bigbatch.records import Sample, TokenTable
+from bigbatch.samples import Sample, Table
 from bigbatch.tasks.catalog import Foreign
 from tests.data.tables import Letters, LetterTask, read
 
 ROWS = from_rows([{"text": " ".join("ab" * (i % 7 + 1) for _ in range(i % 4))} for i in range(2300)])
 
 
-def tokens(table=ROWS, task=None, tokenizer=None, cache_dir=None, **more) -> tuple[TokenTable, bool]:
+def tokens(table=ROWS, task=None, tokenizer=None, cache_dir=None, **more) -> tuple[Table, bool]:
     parts = more.pop("key_parts", {})
     return token_table(
         table,
@@ -40,7 +40,7 @@ def cache_key(table, task, tokenizer, key_parts) -> str | None:
     return keys_of_cache.cache_key(table, Foreign(own=task), tokenizer, key_parts)
 
 
-def same(left: TokenTable, right: TokenTable) -> None:
+def same(left: Table, right: Table) -> None:
     for name in ("ids", "token_offsets", "segments", "reads", "unit_offsets", "values", "weights"):
         mine, other = getattr(left, name), getattr(right, name)
         assert mine.dtype == other.dtype and np.array_equal(mine, other), name
@@ -129,7 +129,7 @@ def test_editing_the_task_or_its_base_is_noticed_and_unreadable_code_is_never_re
         assert not reused and len(table) == 2300
 
 
-@pytest.mark.parametrize("name", ["ids.bin", "values.bin", "header.json"])
+@pytest.mark.parametrize("name", ["tokens.ids.bin", "units.values.bin", "header.json"])
 def test_a_damaged_entry_is_rebuilt_and_said(tmp_path: Path, name: str):
     first, _ = tokens(cache_dir=tmp_path)
     (file,) = tmp_path.glob(f"*/{name}")
@@ -235,7 +235,7 @@ FILL = """
     import numpy as np
     from bigbatch.data.tables import from_rows
     from bigbatch.data.tokens import token_table
-    from bigbatch.records import Sample
+    from bigbatch.samples import Sample
     from bigbatch.tasks.catalog import Foreign
 
     class Task:

@@ -17,7 +17,7 @@ from bigbatch.graph.recompute import recompute
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.forwards import PackedForward, PaddedForward
 from bigbatch.plan.graph import Cost, GraphAnalysis, total
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from tests.models import FAMILIES, LAST_TOKEN, PACKABLE, tiny, tiny_batch
 
 HERE = "test_analyse.py"

@@ -15,7 +15,7 @@ from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model import grouped
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.forwards import PackedForward, PaddedForward
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from tests.models import PACKABLE, tiny, tiny_batch
 
 LENGTHS = (12, 12, 5, 9, 3, 9, 7, 20, 1, 6)
@@ -49,7 +49,7 @@ def batch_for(model: nn.Module, reads: str = "pooled", seed: int = 0) -> MicroBa
     chosen = [(0, 3), (0, 7), (1, 0), (3, 8), (3, 8), (4, 1), (7, 0), (7, 11), (7, 19), (9, 2)]
     sample_U = np.array([sample for sample, _ in chosen])
     reads_U = ends_B[sample_U] - batch.lengths_B[sample_U] + np.array([at for _, at in chosen])
-    return MicroBatch(**{**vars(batch), "reads_U": reads_U, "unit_sample_U": sample_U})
+    return batch.reading(reads_U, sample_U)
 
 
 def outcome(model: nn.Module, forward: Any, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -129,13 +129,7 @@ def test_a_pack_that_is_read_nearly_everywhere_runs_in_full() -> None:
     forward = PackedForward(model, anatomy(model))
     read_tokens_only(forward)
     batch = tiny_batch(LENGTHS)
-    everywhere = MicroBatch(
-        **{
-            **vars(batch),
-            "reads_U": np.arange(batch.tokens),
-            "unit_sample_U": np.repeat(np.arange(len(LENGTHS)), LENGTHS),
-        }
-    )
+    everywhere = batch.reading(np.arange(batch.tokens), np.repeat(np.arange(len(LENGTHS)), LENGTHS))
     seen: list[int] = []
     handle = forward.anatomy.blocks[-1].module.register_forward_hook(
         lambda _, args, out: seen.append(args[0].shape[1])

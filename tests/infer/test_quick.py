@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from bigbatch.facts import Choice
 from bigbatch.infer.load import open_model
 from bigbatch.infer.predict import predict_rows
 from bigbatch.infer.quick import FEWEST_SAMPLES, QuickForward
 from bigbatch.model.forwards import PackedForward
 from bigbatch.model.products import has_onednn, plain_layers
 from bigbatch.plan.frozen import Plan
-from bigbatch.records import Choice
 from tests.models import WORDS, tiny_folder
 
 

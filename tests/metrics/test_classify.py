@@ -15,7 +15,7 @@ from bigbatch.metrics.classify import default_metrics, known_metrics, metric_for
 from bigbatch.metrics.figures import Undefined
 from bigbatch.metrics.states import CalibrationMetric, WholeMetric, confusion
 from bigbatch.protocols import Metric
-from bigbatch.records import Targets
+from bigbatch.samples import Targets
 from bigbatch.tasks.classify import Classify
 
 NAMES = ("a", "b", "c", "d")

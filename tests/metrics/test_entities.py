@@ -14,7 +14,7 @@ from bigbatch.errors import RecipeError
 from bigbatch.metrics.entities import PIECE, SEEN, STARTS, entities, scheme_of
 from bigbatch.metrics.figures import Undefined
 from bigbatch.metrics.tag import default_tag_metrics, known_tag_metrics, tag_metric
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 
 GOLDEN = json.loads(Path(__file__).with_name("seqeval_golden.json").read_text(encoding="utf-8"))
 """Written by make_seqeval_golden.py with seqeval 1.2.2."""

@@ -15,7 +15,7 @@ from bigbatch.metrics.classify import default_metrics, known_metrics, metric_for
 from bigbatch.metrics.naming import clashes, figure_of_class, named_figures
 from bigbatch.metrics.tag import default_tag_metrics, tag_metric
 from bigbatch.metrics.watched import figure_of, larger_is_better
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 from bigbatch.tasks.catalog import as_metric
 from tests.jobs import document, exhaust, lines, start
 from tests.models import tiny

@@ -13,7 +13,7 @@ from bigbatch.metrics.perplexity import BYTES, language_metrics
 from bigbatch.metrics.row_scores import scorer_of
 from bigbatch.metrics.states import WholeMetric
 from bigbatch.metrics.tag import tag_metric
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 
 ABC = ("a", "b", "c")
 

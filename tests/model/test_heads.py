@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.forwards import PackedForward, PaddedForward, can_pack
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from tests.models import FAMILIES, LAST_TOKEN, PACKABLE, tiny, tiny_batch, tiny_class
 
 LENGTHS = (12, 12, 5, 9, 3, 9, 7, 20, 1, 6)

@@ -14,7 +14,8 @@ import torch
 from bigbatch.build.parts import Parts
 from bigbatch.parallel.agree import Leaving
 from bigbatch.protocols import Rates, World
-from bigbatch.records import MicroBatch, Update
+from bigbatch.records import Update
+from bigbatch.samples import MicroBatch
 from bigbatch.step.apart import Apart
 from tests.matching import base_of, match_parts, pairs
 from tests.models import tiny

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bigbatch.records import CalibrationFacts, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
+from bigbatch.facts import CalibrationFacts, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
 from bigbatch.units import parse_quantity
 
 GIB = 1024**3

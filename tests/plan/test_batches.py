@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigbatch.facts import LengthFacts
 from bigbatch.plan.batches import cut_batch, typical_batch
-from bigbatch.records import LengthFacts
 
 
 def facts_of(drawn: np.ndarray) -> LengthFacts:

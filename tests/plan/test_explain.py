@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bigbatch.facts import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
 from bigbatch.plan.explain import brief, explain, shown
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.timing import Work
-from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
 
 
 def test_every_choice_has_an_aligned_line(

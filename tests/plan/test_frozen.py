@@ -7,8 +7,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from bigbatch.facts import Choice
 from bigbatch.plan.frozen import Plan
-from bigbatch.records import Choice
 
 PLAN = Plan(
     choices={

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bigbatch.facts import CalibrationFacts, ModelFacts
 from bigbatch.plan.memory import (
     Division,
     MemoryBreakdown,
@@ -16,7 +17,6 @@ from bigbatch.plan.memory import (
     largest_micro_tokens,
     predict_memory,
 )
-from bigbatch.records import CalibrationFacts, ModelFacts
 
 BERT_LARGE = ModelFacts(
     family="bert", parameters=335_000_000, trainable_parameters=335_000_000, parameter_bytes=4 * 335_000_000,

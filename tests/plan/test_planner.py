@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from bigbatch.errors import DoesNotFit, RecipeError
+from bigbatch.facts import CalibrationFacts, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.timing import Work
 from bigbatch.recipe.machine import MeshSpec
-from bigbatch.records import CalibrationFacts, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
 from bigbatch.rules.clocks import Length
 
 MakeRecipe = Callable[..., Any]

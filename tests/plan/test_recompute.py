@@ -8,17 +8,10 @@ from typing import Any
 import pytest
 
 from bigbatch.errors import DoesNotFit
+from bigbatch.facts import CalibrationFacts, ForwardFacts, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.recompute import asked, options
-from bigbatch.records import (
-    CalibrationFacts,
-    ForwardFacts,
-    HardwareFacts,
-    LengthFacts,
-    ModelFacts,
-    ProbeFacts,
-)
 
 BLOCKS = 5
 

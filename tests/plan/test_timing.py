@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
+from bigbatch.facts import CalibrationFacts
 from bigbatch.plan.timing import Work, count_evaluations, predict_seconds
-from bigbatch.records import CalibrationFacts
 from bigbatch.rules.clocks import Clock, Length, mark_crossed, total_updates
 from bigbatch.units import parse_quantity
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from bigbatch.facts import CompileFacts, ForwardFacts, ProbeFacts
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.ways import ways
-from bigbatch.records import CompileFacts, ForwardFacts, ProbeFacts
 
 GOOD = ProbeFacts(packed_ok=True, reason="packed: 3e-7 of padded on 32 real samples", error=3e-7, samples=32)
 BAD = ProbeFacts(packed_ok=False, reason="padded: packed logits off by 2e-3", error=2e-3, samples=32)

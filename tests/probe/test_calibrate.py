@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from bigbatch.probe import calibrate as calibration
 from bigbatch.probe.bench import saved_bytes, spread
 from bigbatch.probe.calibrate import calibrate, smallest_of_the_fastest, try_sizes
-from bigbatch.records import MicroBatch, Targets
+from bigbatch.samples import MicroBatch, Targets
+from tests.models import micro_batch_of
 
 
 class Small(nn.Module):
@@ -61,11 +62,9 @@ def micro_batch(index: int, size: int) -> MicroBatch:
     samples = size // 4
     values = np.arange(samples) % 3
     values.setflags(write=False)
-    return MicroBatch(
-        index=index, sample_ids_B=np.arange(samples), ids_T=np.arange(4 * samples) % 50,
-        lengths_B=np.full(samples, 4), segments_T=None, reads_U=np.arange(samples) * 4,
-        unit_sample_U=np.arange(samples), packing="packed", capacity_tokens=size,
-        targets=Targets(values=values, weights=np.ones(samples, np.float32)),
+    return micro_batch_of(
+        index=index, ids_T=np.arange(4 * samples) % 50, lengths_B=np.full(samples, 4),
+        reads_U=np.arange(samples) * 4, unit_sample_U=np.arange(samples), capacity_tokens=size, values=values,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from bigbatch.model import forwards
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.forwards import PackedForward, PaddedForward
 from bigbatch.probe.exactness import probe_packing
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from tests.models import PACKABLE, tiny, tiny_batch
 
 

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bigbatch.records import Choice, Eval, Event, Update
+from bigbatch.facts import Choice
+from bigbatch.records import Eval, Event, Update
 
 LABELS = ["negative", "neutral", "positive"]
 CONFUSION = [[1318, 92, 41], [118, 301, 53], [37, 49, 234]]

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from bigbatch.facts import Choice
 from bigbatch.plan.frozen import Plan
-from bigbatch.records import Choice, Event
+from bigbatch.records import Event
 from bigbatch.run.forecast import Forecast, told_anew
 from bigbatch.store.progress import Progress
 

@@ -12,7 +12,8 @@ from torch.nn import functional
 import bigbatch
 from bigbatch.errors import DoesNotFit, GateMissed
 from bigbatch.protocols import Role
-from bigbatch.records import Evaluate, Predictions, Sample
+from bigbatch.records import Evaluate
+from bigbatch.samples import Predictions, Sample
 from bigbatch.step import together
 from tests.models import WORDS, tiny_folder
 

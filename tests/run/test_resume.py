@@ -17,7 +17,7 @@ import pytest
 
 import bigbatch
 import bigbatch.build.measure
-from bigbatch.data.order import Stream
+from bigbatch.data.order import SampleOrder
 from bigbatch.errors import CheckpointError
 from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.store.journal import read_records
@@ -274,7 +274,7 @@ def test_no_sample_is_repeated_or_skipped(job, crash):
     assert len(stream) == UPDATES * BATCH
     epochs = [stream[:320], stream[320:640], stream[640:]]
     assert [len(set(epoch)) for epoch in epochs] == [320, 320, UPDATES * BATCH - 640]
-    np.testing.assert_array_equal(stream, Stream(320, seed=0).ids(0, len(stream)))
+    np.testing.assert_array_equal(stream, SampleOrder(320, seed=0).ids(0, len(stream)))
 
 
 class Crash(Exception):

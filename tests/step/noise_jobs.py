@@ -48,7 +48,7 @@ def oracle(parts: Any) -> dict[str, list[float]]:
     denominators = parts.task.denominators(batch.targets)
     for chosen in random_parts(sizes, parts.recipe.seed.data, 1):
         parts.strategy.optimizer.zero_grad(set_to_none=True)
-        pieces = micro_batches(chosen_of(batch, parts.train, chosen), parts.train, micro_tokens=16384,
+        pieces = micro_batches(chosen_of(batch, chosen), micro_tokens=16384,
                                packing="padded")  # fmt: skip
         parts.module.train()
         parts.strategy.executor.accumulate(1, pieces, denominators)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bigbatch.data.ragged import all_targets
+from bigbatch.data.batches import batch_of
 from bigbatch.data.shares import share_of
 from bigbatch.data.tokens import as_table
 from bigbatch.parallel.agree import OutOfMemory
@@ -17,7 +17,7 @@ from bigbatch.parallel.outer import Outer
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import Cut, Rates
 from bigbatch.recipe.machine import SyncSpec
-from bigbatch.records import GlobalBatch, Sample
+from bigbatch.samples import Sample
 from bigbatch.step.apart import Apart
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.replicas import Replicas
@@ -70,7 +70,6 @@ def two_quadratics(period, lr=0.1, **sync):
         SingleWorld(),
         SyncSpec(period=period, replicas=2, **sync),
         lambda module: torch.optim.SGD([{"params": parameters, "names": ["x"]}], lr=99.0),
-        table=table,
         last_update=2,
     )
     executor = PlainExecutor(
@@ -85,10 +84,7 @@ def two_quadratics(period, lr=0.1, **sync):
     )  # fmt: skip
     for update in (1, 2):
         position = 2 * update - 2
-        batch = GlobalBatch(
-            update=update, first_position=position, sample_ids_B=np.arange(2), lengths_B=np.ones(2, np.int64),
-            targets=all_targets(table),
-        )  # fmt: skip
+        batch = batch_of(table, np.arange(2), position=position, update=update)
         apart.update(batch, apart.pieces(batch, Cut(8, "packed")), Rates(lr=lr, tokens_before=position))
     return module.x.item()
 
@@ -251,7 +247,7 @@ def test_a_share_without_weight_stands_still():
     _, _, parts = weights_after({"period": 50, "replicas": 2}, updates=1)
     parts.train.weights[:] = 1.0
     batch = parts.batches.at(32, 2)
-    lost = share_of(batch, parts.train, 1, 2)
+    lost = share_of(batch, 1, 2)
     parts.train.weights[lost.sample_ids_B] = 0.0
     before = [[tensor.clone() for tensor in replica.tensors] for replica in parts.strategy.replicas.held]
     (record,) = run_apart(parts, 1, first=2, position=32)

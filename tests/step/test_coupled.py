@@ -13,7 +13,7 @@ import torch
 from bigbatch.data.packs import micro_batches
 from bigbatch.errors import RecipeError
 from bigbatch.parallel.single import SingleWorld
-from bigbatch.records import LossSums
+from bigbatch.samples import LossSums
 from bigbatch.step.coupled import CoupledExecutor
 from bigbatch.step.executor import PlainExecutor
 from tests.matching import base_of, match_parts, pairs, train_match_reference
@@ -148,7 +148,7 @@ def test_loss_scale_and_accounts(tmp_path):
     """The sums count every text once, and the loss is not scaled."""
     parts = match_parts(base_of(), ROWS, tmp_path, micro_tokens=80, packing="packed")
     batch = parts.batches.at(0, 1)
-    pieces = list(micro_batches(batch, parts.train, micro_tokens=80, packing="packed"))
+    pieces = list(micro_batches(batch, micro_tokens=80, packing="packed"))
     sums = parts.strategy.executor.accumulate(1, pieces, parts.task.denominators(batch.targets))
     assert isinstance(sums, LossSums)
     assert sums.real_tokens == batch.tokens

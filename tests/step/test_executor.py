@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from bigbatch.parallel.agree import OutOfMemory
-from bigbatch.records import MicroBatch, Targets
 from bigbatch.step.executor import PlainExecutor
+from tests.models import micro_batch_of
 
 CPU = torch.device("cpu")
 
@@ -47,21 +47,16 @@ def pieces(cuts, ids=(1, 2, 3, 4, 5, 6), weights=(1, 2, 0.5, 1, 1, 3)):
     for index, last in enumerate([*cuts, len(ids)]):
         part = np.arange(first, last)
         found.append(
-            MicroBatch(
+            micro_batch_of(
                 index=index,
                 sample_ids_B=part,
                 ids_T=np.array(ids)[part],
                 lengths_B=np.ones(len(part), np.int64),
-                segments_T=None,
                 reads_U=np.arange(len(part)),
                 unit_sample_U=np.arange(len(part)),
-                targets=Targets(
-                    values=part % 3,
-                    weights=np.array(weights)[part],
-                    extras={"odd": (part % 2).astype(np.float64)},
-                ),
-                packing="packed",
-                capacity_tokens=8,
+                values=part % 3,
+                weights=np.array(weights)[part],
+                extras={"odd": (part % 2).astype(np.float64)},
             )
         )
         first = last

@@ -94,7 +94,7 @@ def logits_of(module: torch.nn.Module, rows: Rows) -> torch.Tensor:
     batch = parts.batches.at(0, 1)
     logits = torch.full((len(rows), 3), torch.nan, dtype=torch.float64)
     with torch.no_grad():
-        for piece in micro_batches(batch, parts.train, micro_tokens=MICRO_TOKENS, packing="packed"):
+        for piece in micro_batches(batch, micro_tokens=MICRO_TOKENS, packing="packed"):
             logits[torch.from_numpy(piece.sample_ids_B)] = parts.forward(piece).double()
     return logits
 

@@ -16,8 +16,8 @@ from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.random_parts import STRIDE, part_micro_batches
 from bigbatch.parallel.single import SingleWorld
-from bigbatch.records import GlobalBatch, MicroBatch
 from bigbatch.rules.noise_scale import WHOLE, part_sizes
+from bigbatch.samples import GlobalBatch, MicroBatch
 from bigbatch.step.noise import NoiseMeter
 from tests.data.tables import token_rows
 
@@ -61,13 +61,11 @@ def traces(table, gradients_SD, cut: Cut) -> np.ndarray:
 def test_random_parts_are_right_where_sorted_micro_batches_are_not(table, gradients_SD):
     def at_random(batch: GlobalBatch) -> tuple[list[MicroBatch], list[int]]:
         sizes = part_sizes(SAMPLES, 8)
-        return list(
-            part_micro_batches(batch, table, sizes, seed=2, micro_tokens=BUDGET, packing="packed")
-        ), sizes
+        return list(part_micro_batches(batch, sizes, seed=2, micro_tokens=BUDGET, packing="packed")), sizes
 
     def by_length(batch: GlobalBatch) -> tuple[list[MicroBatch], list[int]]:
         """Each micro-batch of any other update as a part; the estimate allows for their unequal sizes."""
-        pieces = list(micro_batches(batch, table, micro_tokens=BUDGET, packing="packed"))
+        pieces = list(micro_batches(batch, micro_tokens=BUDGET, packing="packed"))
         parts = [replace(piece, index=number * STRIDE) for number, piece in enumerate(pieces)]
         return parts, [len(piece.sample_ids_B) for piece in pieces]
 

@@ -9,7 +9,7 @@ import pytest
 
 import bigbatch.store.directory as directory_module
 from bigbatch.errors import DiskError
-from bigbatch.records import HardwareFacts
+from bigbatch.facts import HardwareFacts
 from bigbatch.store.directory import RunDirectory, environment_facts
 from tests.store.crashes import FailingOps
 

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
+from bigbatch.facts import Choice
 from bigbatch.plan.frozen import Plan
-from bigbatch.records import Choice
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.mending import mend
 from bigbatch.stored import Damaged

@@ -19,7 +19,7 @@ import torch
 import bigbatch
 from bigbatch.build.parts import Parts
 from bigbatch.errors import DataError, RecipeError
-from bigbatch.records import Targets
+from bigbatch.samples import Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.catalog import Foreign, as_task, build_task
 from bigbatch.tasks.facts import TaskFacts

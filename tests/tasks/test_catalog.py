@@ -9,7 +9,7 @@ import pytest
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import RecipeError
 from bigbatch.recipe.learning import TASK_OPTIONS
-from bigbatch.records import Targets
+from bigbatch.samples import Targets
 from bigbatch.tasks.catalog import TASKS, as_metric, build_task, task_from_recipe
 from bigbatch.tasks.classify import Classify
 

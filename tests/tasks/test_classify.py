@@ -13,7 +13,7 @@ from bigbatch.data.labels import LabelSet
 from bigbatch.errors import DataError, RecipeError
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Role
-from bigbatch.records import Sample, Targets
+from bigbatch.samples import Sample, Targets
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.losses import UnitLoss
 

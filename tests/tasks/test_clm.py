@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, RecipeError
 from bigbatch.metrics.perplexity import BYTES
-from bigbatch.records import Targets, TokenTable
+from bigbatch.samples import Table, Targets
 from bigbatch.tasks.clm import CausalLM
 
 
@@ -29,11 +29,11 @@ def bytewise():
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>")
 
 
-def table_of(rows: list[list[int]]) -> TokenTable:
+def table_of(rows: list[list[int]]) -> Table:
     return as_table(CausalLM().encode_batch([{"input_ids": row} for row in rows], None))
 
 
-def samples_of(table: TokenTable) -> list[tuple[list[int], dict[int, int]]]:
+def samples_of(table: Table) -> list[tuple[list[int], dict[int, int]]]:
     """(ids, position -> token to predict there) of each sample."""
     found = []
     for row in range(len(table)):

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from bigbatch.errors import RecipeError
-from bigbatch.records import Targets
+from bigbatch.samples import Targets
 from bigbatch.tasks.losses import UnitLoss, bce, class_weights, cross_entropy, default_loss, mse, resolve_loss
 
 DTYPES = [torch.float32, torch.float64]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigbatch.data.tokens import as_table
-from bigbatch.records import Sample, TokenTable
+from bigbatch.samples import Sample, Table
 from bigbatch.tasks.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows, sample_states
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.vocabulary import Vocabulary
@@ -18,7 +18,7 @@ VOCABULARY = Vocabulary(size=50, special_ids=(0, 1, 2, 3), mask_id=3)
 SPECIAL = {0, 1, 2, 3}
 
 
-def table_of(rows: list[list[int]], words: list[list[int]] | None = None) -> TokenTable:
+def table_of(rows: list[list[int]], words: list[list[int]] | None = None) -> Table:
     """A cached split of an mlm task: the units are the ordinary tokens."""
     samples = []
     for number, row in enumerate(rows):
@@ -40,7 +40,7 @@ def task(data_seed: int = 0, **options) -> MaskedLM:
     return MaskedLM(**options).with_facts(vocabulary=VOCABULARY, data_seed=data_seed)
 
 
-def shown(view: TokenTable, row: int) -> tuple[list[int], dict[int, int]]:
+def shown(view: Table, row: int) -> tuple[list[int], dict[int, int]]:
     """What a view shows of a row, and what is to be predicted of it."""
     tokens = slice(view.token_offsets[row], view.token_offsets[row + 1])
     units = slice(view.unit_offsets[row], view.unit_offsets[row + 1])
@@ -166,8 +166,15 @@ def test_evaluation_masks_are_fixed_and_of_their_own_stream():
 
 def test_extras_and_segments_come_along():
     table = table_of([[10, 11, 12]])
-    table = TokenTable(
-        **{**vars(table), "segments": np.array([0, 1, 1], np.int8), "extras": {"own": np.arange(3.0)}}
+    table = Table.of_tokens(
+        ids=table.ids,
+        token_offsets=table.token_offsets,
+        segments=np.array([0, 1, 1], np.int8),
+        reads=table.reads,
+        unit_offsets=table.unit_offsets,
+        values=table.values,
+        weights=table.weights,
+        extras={"own": np.arange(3.0)},
     )
     rates = Rates(probability=1.0, mask_share=1.0, random_share=0.0, mask_id=3, ordinary_ids=np.arange(4, 50))
     view = masked_rows(table, np.array([0]), sample_states(0, TRAINING, np.array([0]), np.array([0])), rates)

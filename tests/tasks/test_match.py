@@ -17,7 +17,7 @@ from bigbatch.metrics.match import rank_metrics
 from bigbatch.metrics.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal_rank
 from bigbatch.metrics.row_scores import scorer_of
 from bigbatch.protocols import Metric
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 from bigbatch.tasks.contrast import _CHUNK_ROWS, contrastive_losses, pairs_of
 from bigbatch.tasks.inputs import Inputs, joined
 from bigbatch.tasks.match import Match

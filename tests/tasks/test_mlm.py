@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, RecipeError
 from bigbatch.model.logits import DeferredLogits
-from bigbatch.records import Targets
+from bigbatch.samples import Targets
 from bigbatch.tasks.catalog import build_task, with_settings
 from bigbatch.tasks.documents import byte_ends, token_bytes
 from bigbatch.tasks.masks import WORD

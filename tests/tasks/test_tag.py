@@ -13,7 +13,7 @@ from bigbatch.data.labels import LabelSet
 from bigbatch.errors import DataError, RecipeError
 from bigbatch.metrics.entities import PIECE, SEEN, STARTS
 from bigbatch.model.heads import Head
-from bigbatch.records import Targets
+from bigbatch.samples import Targets
 from bigbatch.tasks.inputs import encode_words
 from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.tag import Tag
@@ -150,7 +150,7 @@ def test_loss_and_denominator_count_weights() -> None:
 
 def test_class_weights_come_from_the_words_that_are_seen() -> None:
     from bigbatch.data.tokens import as_table
-    from bigbatch.records import Sample
+    from bigbatch.samples import Sample
 
     values = np.array([OUT, OUT, OUT, B_PER], np.int64)
     sample = Sample(

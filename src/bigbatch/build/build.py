@@ -29,6 +29,7 @@ from bigbatch.build.settled import BATCH, Settled, settled
 from bigbatch.build.strategies import strategy_of
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
+from bigbatch.facts import HardwareFacts, ModelFacts
 from bigbatch.graph.compiled import compilations
 from bigbatch.graph.recompute import candidates as recomputable
 from bigbatch.model.anatomy import model_facts
@@ -47,7 +48,7 @@ from bigbatch.probe.bench import warm_up
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, ModelFacts, TokenTable
+from bigbatch.samples import Table
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.stand_in import measured_loss
 from bigbatch.waiting import notes_of_waiting
@@ -159,7 +160,7 @@ def reproducible_cuda() -> None:
 
 def _model_and_tables(
     recipe: Recipe, task: Task, inputs: Inputs, given: Given, world: World, hardware: HardwareFacts
-) -> tuple[Ready, Mapping[str, TokenTable], tuple[str, ...]]:
+) -> tuple[Ready, Mapping[str, Table], tuple[str, ...]]:
     """The model with its final task, every split tokenised, and what is to be said of the rows."""
     # What ranks will divide waits on the CPU: it may not fit whole where its parts do.
     home = "cpu" if world.divides else hardware.device
@@ -170,7 +171,7 @@ def _model_and_tables(
     return model, tables, notes
 
 
-def _batches_of(recipe: Recipe, task: Task, train: TokenTable) -> Batches:
+def _batches_of(recipe: Recipe, task: Task, train: Table) -> Batches:
     """The global batches, in the order of the seed."""
     return Batches(
         train,
@@ -251,6 +252,6 @@ def _opened(plan: Plan, on: Measured, world: World, given: Given) -> ModuleForwa
             "micro_tokens": int(plan.value("micro_tokens")),
             "packing": plan.value("packing"),
         }
-        first = next(micro_batches(on.batches.at(0, 1), on.tables["train"], **cut))
+        first = next(micro_batches(on.batches.at(0, 1), **cut))
         warm_up(forward, measured_loss(model.task), first)
     return forward

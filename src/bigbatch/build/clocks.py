@@ -8,14 +8,15 @@ from typing import Any
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.lengths import length_facts
+from bigbatch.facts import LengthFacts
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import LengthFacts, TokenTable
 from bigbatch.rules.batch_size import Effective, scaled
 from bigbatch.rules.clocks import Length, refuse_large_batch, total_updates
 from bigbatch.rules.ramp import Ramp, ramp_from, ramp_length, ramp_samples, scaled_in_stage
 from bigbatch.rules.schedules import Schedule, schedule_from
 from bigbatch.rules.warmup import scaled_warmup
+from bigbatch.samples import Table
 
 
 @dataclass(kw_only=True)
@@ -34,7 +35,7 @@ class Clocks:
     """Whether validation decides when the cool-down begins (`run.plateau`); `length` is the most there will be."""
 
 
-def clocks_of(recipe: Recipe, train: TokenTable, batches: Batches, clock: str) -> Clocks:
+def clocks_of(recipe: Recipe, train: Table, batches: Batches, clock: str) -> Clocks:
     """How many updates, and the learning rate of each."""
     lengths = length_facts(train)
     by_tokens = clock == "tokens"

@@ -10,14 +10,14 @@ from bigbatch.build.ready import Ready
 from bigbatch.build.runners import open_forward
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
-from bigbatch.data.ragged import counted_units
+from bigbatch.facts import ProbeFacts
 from bigbatch.graph.casting import PlainAutocast
 from bigbatch.model.logits import comparable
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import PLAIN_RATIO, is_low
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.precision import FormatErrors, format_errors
-from bigbatch.records import MicroBatch, ProbeFacts
+from bigbatch.samples import MicroBatch
 
 PROBE_SAMPLES = 8
 """The longest, the shortest and some between: a fault of a path shows in any pack of several."""
@@ -60,11 +60,11 @@ def _within_format(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]
 def probe_samples(batches: Batches, count: int = PROBE_SAMPLES) -> list[MicroBatch]:
     """The longest, the shortest and other real samples that something can be learnt from, packed."""
     table = batches.table
-    counted = np.flatnonzero(counted_units(table))
+    counted = np.flatnonzero(table.counted_units)
     if not len(counted):  # a task of the user's own may count something else than weights
         counted = np.arange(len(table))
     by_length = counted[np.argsort(table.lengths_B[counted], kind="stable")]
     spread = np.linspace(0, len(by_length) - 1, min(count, len(by_length))).astype(np.int64)
     some = batches.some(np.sort(by_length[spread]))
     longest = int(table.lengths_B.max())
-    return list(micro_batches(some, table, micro_tokens=max(512, longest), packing="packed"))
+    return list(micro_batches(some, micro_tokens=max(512, longest), packing="packed"))

@@ -8,9 +8,9 @@ from dataclasses import replace
 from bigbatch.build.compare import compared, probe_samples
 from bigbatch.build.measured import Budget, Measured
 from bigbatch.build.runners import open_forward
+from bigbatch.facts import CalibrationFacts, CompileFacts
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.calibrate import compare, compared_tokens
-from bigbatch.records import CalibrationFacts, CompileFacts
 from bigbatch.tasks.stand_in import measured_loss
 from bigbatch.units import show_seconds
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from bigbatch.build.bitwise import is_bitwise
 from bigbatch.errors import Problem, RecipeError, UsageError
+from bigbatch.facts import CalibrationFacts
 from bigbatch.parallel.mesh import MeshShape, meshed
 from bigbatch.probe.hardware import choose_device
 from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import CalibrationFacts
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.match import Match
 

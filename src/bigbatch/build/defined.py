@@ -15,7 +15,8 @@ from bigbatch.metrics.naming import is_own, reported_names
 from bigbatch.metrics.watched import asked_figures, figure_of, validation_splits
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Event, Record, TokenTable
+from bigbatch.records import Event, Record
+from bigbatch.samples import Table
 from bigbatch.store.progress import Progress
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.computed import ComputedMetrics
@@ -37,7 +38,7 @@ class Missing:
     """Whether the run cannot be steered by it."""
 
 
-def check_defined(recipe: Recipe, task: Task, tables: Mapping[str, TokenTable]) -> None:
+def check_defined(recipe: Recipe, task: Task, tables: Mapping[str, Table]) -> None:
     """Refuse to be steered by a figure that even a perfect model would not have on its split.
 
     A `compute_metrics` is called with what a perfect model would give: one that fails does so before the first update,
@@ -58,9 +59,7 @@ def check_defined(recipe: Recipe, task: Task, tables: Mapping[str, TokenTable]) 
         raise RecipeError(problems)
 
 
-def _not_computed(
-    recipe: Recipe, task: Task, tables: Mapping[str, TokenTable], where: str
-) -> Iterator[Problem]:
+def _not_computed(recipe: Recipe, task: Task, tables: Mapping[str, Table], where: str) -> Iterator[Problem]:
     """Watched figures that the caller's `compute_metrics` does not give, nor anybody else."""
     computed = [metric for metric in task.metrics if isinstance(metric, ComputedMetrics)]
     others = [metric for metric in task.metrics if metric not in computed]

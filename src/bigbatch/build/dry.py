@@ -23,8 +23,9 @@ from bigbatch.build.parts import Parts
 from bigbatch.build.ready import Ready
 from bigbatch.build.runners import open_forward
 from bigbatch.data.batches import Batches
-from bigbatch.data.packs import ALIGNED, cut
+from bigbatch.data.packs import cut_table
 from bigbatch.errors import DoesNotFit, UsageError
+from bigbatch.facts import Choice, ForwardFacts, ProbeFacts
 from bigbatch.model.anatomy import evaluating
 from bigbatch.model.forwards import can_pack
 from bigbatch.optim.build import state_multiple
@@ -39,7 +40,7 @@ from bigbatch.plan.timing import Work
 from bigbatch.probe.dry import Shapes
 from bigbatch.protocols import Rates
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Choice, ForwardFacts, GlobalBatch, ProbeFacts
+from bigbatch.samples import GlobalBatch
 from bigbatch.step.apart import Apart
 from bigbatch.step.replicas import Replicas
 from bigbatch.units import show_bytes
@@ -306,9 +307,7 @@ def _model_bytes(parts: Parts) -> int:
 def _pieces(parts: Parts, batch: GlobalBatch) -> int:
     """Micro-batches of an update, over all ranks."""
     part = parts.strategy.world.part
-    return len(
-        cut(batch.lengths_B, parts.micro_tokens, parts.packing, ALIGNED if part.aligned else part.size)
-    )
+    return len(cut_table(batch.table, parts.micro_tokens, parts.packing, part))
 
 
 def _summed(sent: Sequence[Collective], axes: dict[str, str]) -> tuple[Traffic, ...]:

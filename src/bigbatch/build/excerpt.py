@@ -13,10 +13,10 @@ from dataclasses import replace
 from torch import nn
 
 from bigbatch.build.measured import Measured
+from bigbatch.facts import CalibrationFacts
 from bigbatch.model.first_blocks import distinct_blocks, first_blocks
 from bigbatch.plan.memory import activation_bytes_per_token
 from bigbatch.probe.hardware import resident_bytes
-from bigbatch.records import CalibrationFacts
 from bigbatch.units import show_bytes
 
 BLOCKS = 2

@@ -11,6 +11,7 @@ from bigbatch.build.measured import Measured
 from bigbatch.build.ready import Ready
 from bigbatch.build.runners import open_forward, policy_for
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.facts import Choice
 from bigbatch.graph.casting import Casting
 from bigbatch.graph.policy import only, units_of
 from bigbatch.model.logits import comparable
@@ -20,7 +21,7 @@ from bigbatch.plan.precision import ModuleError, PrecisionFacts, is_low, wanted
 from bigbatch.probe.audit import Audit, audit
 from bigbatch.probe.precision import error_of
 from bigbatch.probe.speed import product_seconds
-from bigbatch.records import Choice, MicroBatch
+from bigbatch.samples import MicroBatch
 from bigbatch.step.loss_scale import LossScale
 from bigbatch.tasks.stand_in import measured_loss
 

@@ -16,7 +16,7 @@ from bigbatch.graph.analyse import analyse, middle
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.graph import GraphAnalysis, Plain
 from bigbatch.protocols import Forward
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from bigbatch.tasks.stand_in import measured_loss
 
 
@@ -27,7 +27,7 @@ def analyse_parts(parts: Parts) -> GraphAnalysis:
     parts' forward is closed.
     """
     batch = parts.batches.at(0, 1)
-    pieces = list(micro_batches(batch, parts.train, micro_tokens=parts.micro_tokens, packing=parts.packing))
+    pieces = list(micro_batches(batch, micro_tokens=parts.micro_tokens, packing=parts.packing))
     piece = middle([piece for piece in pieces if np.any(piece.targets.weights)] or pieces)
     ready = parts.model
     how = ForwardPlan.of(parts.plan.choices)

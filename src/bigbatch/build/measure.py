@@ -19,6 +19,7 @@ from bigbatch.build.measured import Budget, Measured
 from bigbatch.build.measured_before import SPEEDS, Remembered
 from bigbatch.build.noise import obstacle
 from bigbatch.build.runners import open_forward
+from bigbatch.facts import CalibrationFacts, ForwardFacts, ProbeFacts
 from bigbatch.graph.embeddings import large_embeddings
 from bigbatch.model.first_blocks import first_blocks
 from bigbatch.model.forwards import can_pack
@@ -42,13 +43,7 @@ from bigbatch.probe.calibrate import (
 )
 from bigbatch.probe.load import LoadWatch
 from bigbatch.probe.products import onednn_speed
-from bigbatch.records import (
-    CalibrationFacts,
-    ForwardFacts,
-    Packing,
-    ProbeFacts,
-    TokenTable,
-)
+from bigbatch.samples import Packing, Table
 from bigbatch.tasks.stand_in import measured_loss
 
 
@@ -307,5 +302,5 @@ def _timed(
         forward.close()
 
 
-def _tokens(tables: Mapping[str, TokenTable], name: str) -> int:
+def _tokens(tables: Mapping[str, Table], name: str) -> int:
     return int(tables[name].token_offsets[-1]) if name in tables else 0

@@ -14,10 +14,11 @@ from typing import Any
 from bigbatch.build.ready import Ready
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
+from bigbatch.facts import HardwareFacts, LengthFacts, ModelFacts
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, LengthFacts, MicroBatch, ModelFacts, Packing, TokenTable
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.ramp import Ramp
+from bigbatch.samples import MicroBatch, Packing, Table
 from bigbatch.units import show_seconds
 
 SHARE = 0.03
@@ -65,7 +66,7 @@ class Measured:
     recipe: Recipe
     hardware: HardwareFacts
     ready: Ready
-    tables: Mapping[str, TokenTable]
+    tables: Mapping[str, Table]
     batches: Batches
     lengths: LengthFacts
     length: Length
@@ -91,8 +92,4 @@ class Measured:
 
     def pieces(self, packing: Packing, micro_tokens: int) -> list[MicroBatch]:
         """The first update, cut as training will cut it."""
-        return list(
-            micro_batches(
-                self.batches.at(0, 1), self.tables["train"], micro_tokens=micro_tokens, packing=packing
-            )
-        )
+        return list(micro_batches(self.batches.at(0, 1), micro_tokens=micro_tokens, packing=packing))

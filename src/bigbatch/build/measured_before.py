@@ -19,7 +19,8 @@ from typing_extensions import TypedDict
 
 from bigbatch.build.measured import Measured
 from bigbatch.documents import checked
-from bigbatch.records import CalibrationFacts, ForwardFacts, Packing
+from bigbatch.facts import CalibrationFacts, ForwardFacts
+from bigbatch.samples import Packing
 from bigbatch.store.durable import atomic_write_text
 from bigbatch.stored import Damaged, read_object
 from bigbatch.written import make_folders

@@ -18,10 +18,11 @@ from bigbatch.plan.frozen import Plan
 from bigbatch.plan.noise import NOT_MEASURED
 from bigbatch.protocols import Cut, World
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import GlobalBatch, MicroBatch, TokenTable, Update
+from bigbatch.records import Update
 from bigbatch.rules.clocks import Clock, Length, mark_crossed
 from bigbatch.rules.noise_scale import ADAM, WHOLE, Interval, State, advanced, interval_of, names, part_sizes
 from bigbatch.rules.ramp import Ramp
+from bigbatch.samples import GlobalBatch, MicroBatch, Table
 from bigbatch.step.noise import Noise, NoiseMeter, Remembers
 from bigbatch.tasks.base import Task
 
@@ -61,7 +62,7 @@ class NoiseScale(Noise):
     recipe: Recipe
     meter: NoiseMeter
     world: World
-    table: TokenTable
+    table: Table
     length: Length
     half_life_samples: float
     _measuring: bool = field(default=False, init=False)
@@ -88,7 +89,6 @@ class NoiseScale(Noise):
             return None
         return part_micro_batches(
             batch,
-            self.table,
             self.sizes(batch),
             self.recipe.seed.data,
             micro_tokens=cut.micro_tokens,
@@ -129,7 +129,7 @@ def noise_scale(
     parameters: Sequence[Tensor],
     optimizer: torch.optim.Optimizer,
     world: World,
-    table: TokenTable,
+    table: Table,
     length: Length,
 ) -> Noise:
     """What measures a run.
@@ -181,7 +181,7 @@ def refuse_unmeasured(ramp: Ramp | None, noise: Noise, plan: Plan) -> None:
     raise RecipeError([Problem(where="recipe", key="batch.ramp.by", what=what)])
 
 
-def _spacing_samples(recipe: Recipe, table: TokenTable, length: Length) -> float:
+def _spacing_samples(recipe: Recipe, table: Table, length: Length) -> float:
     """Samples from one measurement to the next."""
     every, batch = recipe.scale.every, length.samples / length.updates
     of_unit = {"updates": batch, "samples": 1.0, "epochs": float(len(table))}

@@ -18,9 +18,9 @@ from bigbatch.plan.frozen import Plan
 from bigbatch.probe.audit import Audit
 from bigbatch.protocols import Cut, Metric, Moments
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import HardwareFacts, Packing, TokenTable
 from bigbatch.rules.batch_size import Effective
 from bigbatch.rules.ramp import scaled_in_stage
+from bigbatch.samples import Packing, Table
 from bigbatch.step.apart import Apart
 from bigbatch.step.noise import Noise
 from bigbatch.step.together import Together
@@ -70,12 +70,12 @@ class Parts:
         return self.data.rows
 
     @property
-    def tables(self) -> Mapping[str, TokenTable]:
+    def tables(self) -> Mapping[str, Table]:
         """Split name -> tokenised rows; class weights are multiplied into `train`."""
         return self.data.tables
 
     @property
-    def train(self) -> TokenTable:
+    def train(self) -> Table:
         return self.tables["train"]
 
     @property

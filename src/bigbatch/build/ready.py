@@ -13,7 +13,6 @@ from torch import nn
 
 from bigbatch.build.inputs import Inputs, Live, local_model
 from bigbatch.data.batches import Batches
-from bigbatch.data.ragged import all_targets, counted_units
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.data.unknown import unknown_note
@@ -27,7 +26,7 @@ from bigbatch.model.load import load_tokenizer, pad_id
 from bigbatch.model.logits import why_not_deferred
 from bigbatch.model.pooling import usual_pooling
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import Targets, TokenTable
+from bigbatch.samples import Table
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
@@ -55,7 +54,7 @@ class Data:
 
     rows: Mapping[str, DataTable]
     """Split name -> rows before tokenising."""
-    tables: Mapping[str, TokenTable]
+    tables: Mapping[str, Table]
     """Split name -> tokenised rows; class weights are multiplied into `train`."""
     batches: Batches
 
@@ -132,13 +131,13 @@ def ready_tables(
     cache_dir: Path | None,
     say: Callable[[str], None],
     progress: Callable[[str, int, int], None] | None,
-) -> tuple[dict[str, TokenTable], Ready, tuple[str, ...]]:
+) -> tuple[dict[str, Table], Ready, tuple[str, ...]]:
     """Tokenise every split, or read it from the cache; then let the task see the training targets.
 
     Returns:
         The token tables, with class weights in `train`; the same model with its final task; notes.
     """
-    tables: dict[str, TokenTable] = {}
+    tables: dict[str, Table] = {}
     notes: list[str] = []
     unknown: dict[str, str] = {}
     given = given_tokens(ready.module, ready.tokenizer, ready.max_length)
@@ -191,7 +190,7 @@ def ready_tables(
     return tables, replace(ready, task=task), tuple(notes)
 
 
-def _what_counts(name: str, table: TokenTable, task: Task, unknown: str | None) -> list[str]:
+def _what_counts(name: str, table: Table, task: Task, unknown: str | None) -> list[str]:
     """Notes on samples of a split from which nothing, or with what is unknown little, can be learnt.
 
     Raises:
@@ -199,13 +198,13 @@ def _what_counts(name: str, table: TokenTable, task: Task, unknown: str | None) 
     """
     kinds = "no token to predict, no label, or all weights 0"
     said = [] if unknown is None else [unknown]
-    if not any(task.denominators(all_targets(table)).values()):
+    if not any(task.denominators(table.targets).values()):
         if name == "train":
             because = kinds if unknown is None else unknown.removeprefix(f"{name}: ")
             what = f"none of its {len(table):,} samples has anything to learn from: {because}"
             raise DataError([Problem(where=name, what=what)])
         return [*said, f"{name}: nothing in it counts ({kinds}): its figures do not exist"]
-    idle = int((counted_units(table) == 0).sum())
+    idle = int((table.counted_units == 0).sum())
     if not idle:
         return said
     did = "learnt from" if name == "train" else "scored"
@@ -223,7 +222,6 @@ def _key_parts(ready: Ready) -> Mapping[str, Any]:
     }
 
 
-def _with_class_weights(table: TokenTable, task: Task) -> TokenTable:
+def _with_class_weights(table: Table, task: Task) -> Table:
     """The training table with class weights multiplied in once, instead of in every update."""
-    targets = Targets(values=table.values, weights=table.weights, extras=table.extras)
-    return replace(table, weights=task.weigh(targets).weights)
+    return table.weighted(task.weigh(table.targets).weights)

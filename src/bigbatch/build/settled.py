@@ -19,8 +19,8 @@ from bigbatch.recipe.inputs import BatchSpec, Ramp
 from bigbatch.recipe.learning import ScheduleSpec
 from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.values import AUTO, AUTO_WARMUP
-from bigbatch.records import Choice, TokenTable
 from bigbatch.rules.first_run import Choices, FirstRun, first_run, warmup_updates
+from bigbatch.samples import Table
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.classify import Classify
 from bigbatch.units import Quantity, parse_quantity
@@ -41,7 +41,7 @@ class Settled:
 
 
 def settled(
-    recipe: Recipe, ready: Ready, tables: Mapping[str, TokenTable], hidden: int, frozen: Plan | None
+    recipe: Recipe, ready: Ready, tables: Mapping[str, Table], hidden: int, frozen: Plan | None
 ) -> Settled:
     """Put numbers where the recipe says auto.
 
@@ -82,7 +82,7 @@ def settled(
     return Settled(recipe=copy, choices=choices, open_end=EPOCHS in choices and found.measured)
 
 
-def _known(recipe: Recipe, ready: Ready, tables: Mapping[str, TokenTable], hidden: int) -> FirstRun:
+def _known(recipe: Recipe, ready: Ready, tables: Mapping[str, Table], hidden: int) -> FirstRun:
     validation = validation_splits(tables)
     return FirstRun(
         rows=len(tables["train"]),

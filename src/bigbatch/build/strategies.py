@@ -67,7 +67,6 @@ def strategy_of(
             world,
             recipe.sync,
             new_trained,
-            table=train,
             last_update=on.length.updates,
             shared_gradients=forward.in_place,
         )
@@ -84,7 +83,7 @@ def strategy_of(
         table=train,
         length=on.length,
     )
-    return Together(optimizer=optimizer, table=train, noise=noise, **common), noise
+    return Together(optimizer=optimizer, noise=noise, **common), noise
 
 
 def _executor_of(

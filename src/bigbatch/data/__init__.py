@@ -19,7 +19,7 @@
     token_rows.py   what is wrong with rows that come as token ids
     split.py        a stratified share for validation
     fingerprint.py  the content of a table as one hash
-    tokens.py       DataTable -> TokenTable through a task, kept in the token cache
+    tokens.py       DataTable -> Table through a task, kept in the token cache
     cache.py        the cache's files: raw arrays and a JSON header, checksummed, written atomically
     order.py        the order of an epoch, as arithmetic
     batches.py      global batches: which samples an update consumes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 
 
 class Again:

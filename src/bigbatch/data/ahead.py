@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from bigbatch.data.batches import Batches
-from bigbatch.records import GlobalBatch, MicroBatch
+from bigbatch.samples import GlobalBatch, MicroBatch
 
 Item = TypeVar("Item")
 How = TypeVar("How")

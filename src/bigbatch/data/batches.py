@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from bigbatch.data.order import Stream
-from bigbatch.data.ragged import all_targets, targets_of
+from bigbatch.data.order import SampleOrder
 from bigbatch.protocols import View
-from bigbatch.records import GlobalBatch, TokenTable
+from bigbatch.samples import GlobalBatch, Table
+
+
+def batch_of(
+    table: Table, ids_B: np.ndarray, seen: Table | None = None, *, position: int = 0, update: int = 1
+) -> GlobalBatch:
+    """Some rows as a batch.
+
+    Args:
+        table: the tokenised split.
+        ids_B: (B,) row numbers.
+        seen: a view of these rows; None: as the table has them.
+        position: samples of the stream consumed before it.
+        update: 1-based number.
+    """
+    taken = table.take(ids_B)
+    seen = taken if seen is None else seen
+    return GlobalBatch(
+        update=update,
+        first_position=position,
+        sample_ids_B=ids_B,
+        lengths_B=taken.lengths_B,
+        table=seen,
+        targets=seen.targets,
+    )
 
 
 class Batches:
@@ -24,7 +47,7 @@ class Batches:
 
     def __init__(
         self,
-        table: TokenTable,
+        table: Table,
         *,
         seed: int,
         samples: int | None = None,
@@ -37,7 +60,7 @@ class Batches:
         self.tokens = tokens
         self.seed = seed
         self._view = view
-        self._stream = Stream(len(table), seed)
+        self._stream = SampleOrder(len(table), seed)
         self._lengths = table.lengths_B
         self._token_sums: dict[int, np.ndarray] = {}
         """Latest epoch -> running sum of tokens along its order (samples,)."""
@@ -62,15 +85,8 @@ class Batches:
         return self._batch(rows_B, np.zeros(len(rows_B), np.int64), 0, 1)
 
     def _batch(self, ids_B: np.ndarray, epochs_B: np.ndarray, position: int, update: int) -> GlobalBatch:
-        view = None if self._view is None else self._view(self.table, ids_B, epochs_B)
-        return GlobalBatch(
-            update=update,
-            first_position=position,
-            sample_ids_B=ids_B,
-            lengths_B=self._lengths[ids_B],
-            targets=targets_of(self.table, ids_B) if view is None else all_targets(view),
-            view=view,
-        )
+        seen = None if self._view is None else self._view(self.table, ids_B, epochs_B)
+        return batch_of(self.table, ids_B, seen, position=position, update=update)
 
     def tokens_before(self, position: int) -> int:
         """Real tokens of all samples at earlier stream positions: the clock of language models."""
@@ -98,7 +114,7 @@ class Batches:
 
     def _prefix(self, position: int, budget_tokens: int) -> np.ndarray:
         """Longest stretch from `position` whose lengths sum to at most the budget; at least one sample."""
-        step = max(64, 2 * budget_tokens * len(self.table) // max(1, int(self.table.token_offsets[-1])))
+        step = max(64, 2 * budget_tokens * len(self.table) // max(1, int(self._lengths.sum())))
         parts: list[np.ndarray] = []
         taken, used_tokens = 0, 0
         while True:

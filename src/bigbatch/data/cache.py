@@ -33,7 +33,7 @@ from bigbatch.errors import DiskError
 from bigbatch.stored import check_plain, open_plain, read_object
 from bigbatch.written import make_folders, new_folder, open_new, replace_text
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = "header.json"
 _ABANDONED_SECONDS = 24 * 3600
 """Age at which a half-written entry belongs to a process that died."""

@@ -6,14 +6,15 @@ import numpy as np
 
 from bigbatch.data.order import epoch_order
 from bigbatch.data.packs import cut
+from bigbatch.facts import LengthFacts
 from bigbatch.plan.graph import Padding
-from bigbatch.records import LengthFacts, TokenTable
+from bigbatch.samples import Table
 
 _RANDOM_BATCH = 32
 """Samples per batch in `padding_share_random`: the usual default elsewhere."""
 
 
-def length_facts(table: TokenTable) -> LengthFacts:
+def length_facts(table: Table) -> LengthFacts:
     """Counts, percentiles and the padding that random batches of 32 would compute."""
     lengths_B = table.lengths_B
     points = np.percentile(lengths_B, [10, 50, 90, 99]) if len(lengths_B) else np.zeros(4)

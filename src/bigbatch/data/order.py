@@ -80,7 +80,7 @@ def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
     return np.argsort(splitmix64(mixed(seed, epoch), count=samples), kind="stable").astype(np.int64)
 
 
-class Stream:
+class SampleOrder:
     """The endless sequence of epochs; `ids` reads any stretch of it.
 
     Holds the last two epoch orders, so that batches that cross an epoch's end do not sort twice.

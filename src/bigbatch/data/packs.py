@@ -6,110 +6,153 @@ padding included, stay within a budget. Cuts depend on lengths and budget alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bigbatch.data.deal import block_of, dealt, leaves
-from bigbatch.data.ragged import flat_indexes, starts_of, targets_of
 from bigbatch.places import ALL, Part
-from bigbatch.records import GlobalBatch, MicroBatch, Packing, Targets, TokenTable
+from bigbatch.samples import UNITS, GlobalBatch, MicroBatch, Packing, Stream, Table, flat_indexes
 
 ALIGNED = 8
 """Aligned micro-batches come in multiples of this, so that up to so many ranks have equally many."""
 
 
-def cut(lengths_B: np.ndarray, micro_tokens: int, packing: Packing, multiple_of: int = 1) -> list[np.ndarray]:
+def cut(
+    lengths: np.ndarray,
+    micro_tokens: int,
+    packing: Packing,
+    multiple_of: int = 1,
+    groups: np.ndarray | None = None,
+) -> list[np.ndarray]:
     """Divide samples into micro-batches of similar length.
 
     In order of length (equal ones in order of position), as many as fit; then the budget is lowered as far as the
     number of micro-batches stays the same, so that none is much smaller than the others.
 
     Args:
-        lengths_B: (B,) tokens of each sample.
+        lengths: (B,) tokens of each sample; (B, S) where samples have several streams, each padded for itself.
         micro_tokens: upper bound of computed tokens: the sum of lengths when packed, count times longest
             when padded. A longer sample is alone.
         packing: `packed` or `padded`.
         multiple_of: their number is raised to a multiple of this where there are samples enough, so that so many
             ranks get equally many.
+        groups: (B,) equal numbers, side by side, are samples that stay together; None: each is alone.
 
     Returns:
-        Index arrays (int64) into `lengths_B`; each sample is in exactly one.
+        Index arrays (int64) into `lengths`; each sample is in exactly one.
     """
-    order_B = np.argsort(lengths_B, kind="stable").astype(np.int64)
-    sorted_B = np.asarray(lengths_B, np.int64)[order_B]
-    ends = _ends(sorted_B, micro_tokens, packing) or []
+    lengths = np.asarray(lengths, np.int64)
+    items = _items(lengths if lengths.ndim == 2 else lengths[:, None], groups)
+    order_B = np.argsort(items.longest.sum(1), kind="stable").astype(np.int64)
+    sorted_items = items.take(order_B)
+    ends = _ends(sorted_items, micro_tokens, packing) or []
     most = -(-len(ends) // multiple_of) * multiple_of
     low, high = 1, micro_tokens
     # The fewest micro-batches never rise with the budget, so bisection finds the lowest one.
     while low < high:
         middle = (low + high) // 2
-        tighter = _ends(sorted_B, middle, packing, at_most=most)
+        tighter = _ends(sorted_items, middle, packing, at_most=most)
         if tighter is None:
             low = middle + 1
         else:
             high, ends = middle, tighter
-    return np.split(order_B, ends[:-1]) if ends else []
+    found = np.split(order_B, ends[:-1]) if ends else []
+    return found if groups is None else [flat_indexes(items.offsets, chosen)[0] for chosen in found]
 
 
-def _ends(
-    sorted_B: np.ndarray, budget: int, packing: Packing, at_most: int | None = None
-) -> list[int] | None:
-    """End of each micro-batch in the sorted lengths; None when more than `at_most` are needed."""
+@dataclass(frozen=True, eq=False)
+class _Items:
+    """What is cut: samples, or groups of them. Shapes: B items, S streams."""
+
+    total: np.ndarray
+    """(B,) tokens."""
+    longest: np.ndarray
+    """(B, S) of the longest sample in each stream."""
+    samples: np.ndarray
+    """(B,) how many samples an item has."""
+    offsets: np.ndarray
+    """(B + 1,) its samples' places."""
+
+    def take(self, order_B: np.ndarray) -> _Items:
+        return _Items(self.total[order_B], self.longest[order_B], self.samples[order_B], self.offsets)
+
+
+def _items(lengths_BS: np.ndarray, groups: np.ndarray | None) -> _Items:
+    if groups is None or not len(lengths_BS):
+        count = len(lengths_BS)
+        return _Items(lengths_BS.sum(1), lengths_BS, np.ones(count, np.int64), np.arange(count + 1))
+    first = np.concatenate([np.zeros(1, np.int64), np.flatnonzero(np.diff(groups)) + 1])
+    return _Items(
+        np.add.reduceat(lengths_BS.sum(1), first),
+        np.maximum.reduceat(lengths_BS, first),
+        np.diff(first, append=len(groups)),
+        np.append(first, len(groups)),
+    )
+
+
+def _ends(items: _Items, budget: int, packing: Packing, at_most: int | None = None) -> list[int] | None:
+    """End of each micro-batch in the sorted items; None when more than `at_most` are needed."""
     ends: list[int] = []
-    sums_B = np.cumsum(sorted_B)
-    start = 0
-    while start < len(sorted_B):
+    sums_B = np.cumsum(items.total)
+    start, count = 0, len(items.total)
+    while start < count:
         if at_most is not None and len(ends) == at_most:
             return None
         if packing == "packed":
             before = int(sums_B[start - 1]) if start else 0
             end = int(np.searchsorted(sums_B, before + budget, side="right"))
         else:
-            most = budget // max(1, int(sorted_B[start]))
-            window = sorted_B[start : start + most]
-            end = start + int(np.searchsorted(np.arange(1, len(window) + 1) * window, budget, side="right"))
+            most = budget // max(1, int(items.longest[start].sum()))
+            window = slice(start, start + most)
+            # Each stream is padded to its longest so far; the number of samples and these only grow.
+            widths = np.maximum.accumulate(items.longest[window], axis=0).sum(1)
+            end = start + int(
+                np.searchsorted(np.cumsum(items.samples[window]) * widths, budget, side="right")
+            )
         start = max(end, start + 1)
         ends.append(start)
     return ends
 
 
+def cut_table(table: Table, micro_tokens: int, packing: Packing, part: Part = ALL) -> list[np.ndarray]:
+    """The samples of a table, cut the same for every rank (`cut`); groups stay together.
+
+    Args:
+        table: taken or gathered.
+        micro_tokens: upper bound of computed tokens.
+        packing: `packed` or `padded`.
+        part: of how many parts one rank's is, whichever it is.
+    """
+    multiple_of = ALIGNED if part.aligned else part.size
+    return cut(table.lengths_BS, micro_tokens, packing, multiple_of, table.groups)
+
+
 def micro_batches(
-    batch: GlobalBatch | np.ndarray,
-    table: TokenTable,
+    batch: GlobalBatch,
     *,
     micro_tokens: int,
     packing: Packing,
-    unit_weights: Callable[[Targets], Targets] | None = None,
     part: Part = ALL,
 ) -> Iterator[MicroBatch]:
-    """The micro-batches of a global batch (or of any row numbers), numbered from 0; one rank's part of them.
+    """The micro-batches of a global batch, numbered from 0; one rank's part of them.
 
     With `part.even` each part has equally many: fillers, whose units weigh nothing, stand where samples ran out.
 
     Args:
-        batch: a global batch, or (B,) row numbers of `table`.
-        table: the tokenised split that the rows belong to.
+        batch: its table is cut; samples are gathered one micro-batch at a time.
         micro_tokens: upper bound of computed tokens.
         packing: `packed` or `padded`.
-        unit_weights: multiplies further weights into the targets (`Task.prepare`).
         part: which of them; they are cut the same for every rank.
     """
-    ids_B = batch.sample_ids_B if isinstance(batch, GlobalBatch) else np.asarray(batch, np.int64)
-    view = batch.view if isinstance(batch, GlobalBatch) else None
-    # A view may hold several texts of a row: they are cut on their own.
-    texts = None if view is None or len(view) == len(ids_B) else view
-    lengths_B = (
-        texts.lengths_B if texts is not None else table.token_offsets[ids_B + 1] - table.token_offsets[ids_B]
-    )
-    pieces = cut(lengths_B, micro_tokens, packing, ALIGNED if part.aligned else part.size)
+    table = batch.table
+    # A view may hold several texts of a row: they are numbered by their own places.
+    ids_B = batch.sample_ids_B if len(table) == batch.samples else np.arange(len(table), dtype=np.int64)
+    pieces = cut_table(table, micro_tokens, packing, part)
 
     def piece(index: int, chosen: np.ndarray) -> MicroBatch:
-        if view is None:
-            return gather(table, ids_B[chosen], index, micro_tokens, packing, unit_weights)
-        seen = gather(view, chosen, index, micro_tokens, packing, unit_weights)
-        return seen if texts is not None else replace(seen, sample_ids_B=ids_B[chosen])
+        return gather(table, chosen, index, micro_tokens, packing, ids_B[chosen])
 
     if part.aligned:
         own = [
@@ -120,26 +163,34 @@ def micro_batches(
         for leaf, chosen in own:
             yield replace(piece(leaf, chosen), last=leaf == own[-1][0])
         return
-    mine = dealt(computed_tokens(lengths_B, pieces, packing), part)
+    lengths_BS = table.lengths_BS
+    mine = dealt(computed_tokens(lengths_BS, pieces, packing), part)
     idle = -(-len(pieces) // part.size) - len(mine) if part.even else 0
     for index in mine:
         yield replace(piece(index, pieces[index]), last=index == mine[-1] and not idle)
-    shortest = np.argsort(lengths_B, kind="stable")[:1]
     for number in range(idle):
-        yield replace(filler(piece(len(pieces) + number, shortest)), last=number == idle - 1)
+        yield replace(filler(piece(len(pieces) + number, _shortest(table))), last=number == idle - 1)
 
 
-def computed_tokens(lengths_B: np.ndarray, pieces: Sequence[np.ndarray], packing: Packing) -> np.ndarray:
+def _shortest(table: Table) -> np.ndarray:
+    """Places of the shortest sample, with those that stay together with it; none of a table without samples."""
+    shortest = np.argsort(table.lengths_B, kind="stable")[:1]
+    return shortest if table.groups is None else np.flatnonzero(np.isin(table.groups, table.groups[shortest]))
+
+
+def computed_tokens(lengths: np.ndarray, pieces: Sequence[np.ndarray], packing: Packing) -> np.ndarray:
     """Tokens that run through the model for each micro-batch (M,) int64, padding included.
 
     Args:
-        lengths_B: (B,) tokens of each sample.
+        lengths: (B,) or (B, S) tokens of each sample, as of `cut`.
         pieces: of each micro-batch, the places of its samples in the batch.
         packing: `packed` or `padded`: samples count as long as their longest.
     """
     if packing == "packed":
-        return np.array([lengths_B[chosen].sum() for chosen in pieces], np.int64)
-    return np.array([len(chosen) * lengths_B[chosen].max(initial=0) for chosen in pieces], np.int64)
+        return np.array([lengths[chosen].sum() for chosen in pieces], np.int64)
+    return np.array(
+        [len(chosen) * lengths[chosen].max(axis=0, initial=0).sum() for chosen in pieces], np.int64
+    )
 
 
 def filler(micro_batch: MicroBatch) -> MicroBatch:
@@ -153,56 +204,52 @@ def filler(micro_batch: MicroBatch) -> MicroBatch:
 
 
 def gather(
-    table: TokenTable,
-    ids_B: np.ndarray,
+    table: Table,
+    chosen: np.ndarray,
     index: int,
     micro_tokens: int,
     packing: Packing,
-    unit_weights: Callable[[Targets], Targets] | None = None,
+    ids_B: np.ndarray | None = None,
 ) -> MicroBatch:
-    """One micro-batch of exactly these rows, in this order.
+    """One micro-batch of exactly these samples, in this order.
 
     Where none of them has a unit, one of weight 0 that reads the first token stands in: heads, losses and the
     collectives of divided models always have something to work on, and nothing changes.
 
     Args:
-        table: of tokens and units.
-        ids_B: (B,) row numbers of the table.
+        table: of the samples.
+        chosen: (B,) their places in it.
         index: number of the micro-batch in its pass: dropout masks follow from it.
         micro_tokens: the capacity that is asked for; a longer sample is alone.
         packing: how tokens will be laid out.
-        unit_weights: multiplies what a task found in training into the weights.
+        ids_B: (B,) numbers of the samples; None: their places.
     """
-    tokens_T, lengths_B = flat_indexes(table.token_offsets, ids_B)
-    units_U, units_per_sample_B = flat_indexes(table.unit_offsets, ids_B)
-    targets = targets_of(table, ids_B)
-    reads_U = table.reads[units_U].astype(np.int64) + np.repeat(starts_of(lengths_B), units_per_sample_B)
-    unit_sample_U = np.repeat(np.arange(len(ids_B), dtype=np.int64), units_per_sample_B)
-    if not len(units_U):
-        targets, reads_U, unit_sample_U = _stand_in(targets), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    found = table.take(chosen).load()
+    if not found.unit_offsets[-1]:
+        found = _with_stand_in(found)
     return MicroBatch(
         index=index,
-        sample_ids_B=ids_B,
-        ids_T=table.ids[tokens_T].astype(np.int64),
-        lengths_B=lengths_B,
-        segments_T=None if table.segments is None else table.segments[tokens_T].astype(np.int64),
-        reads_U=reads_U,
-        unit_sample_U=unit_sample_U,
-        targets=targets if unit_weights is None else unit_weights(targets),
+        sample_ids_B=chosen if ids_B is None else ids_B,
+        table=found,
+        targets=found.targets,
         packing=packing,
         capacity_tokens=micro_tokens,
     )
 
 
-def _stand_in(targets: Targets) -> Targets:
-    """One unit of value 0 and weight 0, shaped as the (no) units that are there."""
-    return targets.map(lambda values_U: np.zeros((1, *values_U.shape[1:]), values_U.dtype))
+def _with_stand_in(table: Table) -> Table:
+    """One unit of value 0 and weight 0 in the first sample, shaped as the (no) units that are there."""
+    columns = {
+        name: np.zeros((1, *column.shape[1:]), column.dtype) for name, column in table[UNITS].columns.items()
+    }
+    offsets = np.minimum(np.arange(len(table) + 1, dtype=np.int64), 1)
+    return table.replaced(units=Stream(columns=columns, offsets=offsets))
 
 
 def evaluation_batches(
-    table: TokenTable, *, micro_tokens: int, packing: Packing, window: int = 4096, part: Part = ALL
+    table: Table, *, micro_tokens: int, packing: Packing, window: int = 4096, part: Part = ALL
 ) -> Iterator[MicroBatch]:
-    """Every row once, sorted by length within windows of rows; numbered from 0 over the whole pass.
+    """Every sample once, sorted by length within windows of samples; numbered from 0 over the whole pass.
 
     Parts take them in turn. They are cut the same for any number of ranks, so that outputs have the same bits.
 
@@ -210,18 +257,26 @@ def evaluation_batches(
         table: of one split.
         micro_tokens: computed tokens of a micro-batch, padding included.
         packing: how tokens are laid out.
-        window: rows that are sorted at once, so that memory stays bounded.
+        window: samples that are sorted at once, so that memory stays bounded; a few more where groups stay together.
         part: which of the micro-batches this rank computes.
     """
-    index = 0
-    for first in range(0, len(table), window):
-        rows_B = np.arange(first, min(first + window, len(table)), dtype=np.int64)
-        for chosen in cut(
-            table.token_offsets[rows_B + 1] - table.token_offsets[rows_B], micro_tokens, packing
-        ):
+    index = first = 0
+    while first < len(table):
+        end = _end_of_group(table, min(first + window, len(table)))
+        rows_B = np.arange(first, end, dtype=np.int64)
+        for chosen in cut_table(table.take(rows_B), micro_tokens, packing):
             if index % part.size == part.rank:
                 yield gather(table, rows_B[chosen], index, micro_tokens, packing)
             index += 1
+        first = end
     if part.even and index % part.size and part.rank >= index % part.size:
-        shortest = np.argsort(table.lengths_B, kind="stable")[:1]
-        yield filler(gather(table, shortest, index, micro_tokens, packing))
+        yield filler(gather(table, _shortest(table), index, micro_tokens, packing))
+
+
+def _end_of_group(table: Table, end: int) -> int:
+    """The next place from `end` on at which no group is torn."""
+    if table.groups is None:
+        return end
+    while end < len(table) and table.groups[end] == table.groups[end - 1]:
+        end += 1
+    return end

@@ -17,7 +17,7 @@ from bigbatch.data.order import mixed, splitmix64
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.shares import chosen_of
 from bigbatch.places import ALL, Part
-from bigbatch.records import GlobalBatch, MicroBatch, Packing, TokenTable
+from bigbatch.samples import GlobalBatch, MicroBatch, Packing
 
 STRIDE = 2**20
 """Micro-batches of part i are numbered from i * STRIDE, so that each has dropout masks of its own."""
@@ -39,7 +39,6 @@ def random_parts(sizes: list[int], seed: int, update: int) -> list[np.ndarray]:
 
 def part_micro_batches(
     batch: GlobalBatch,
-    table: TokenTable,
     sizes: list[int],
     seed: int,
     *,
@@ -52,7 +51,6 @@ def part_micro_batches(
 
     Args:
         batch: all samples of the update.
-        table: the split that its row numbers belong to.
         sizes: samples of each random part.
         seed: `seed.data`.
         micro_tokens: upper bound of computed tokens.
@@ -64,9 +62,9 @@ def part_micro_batches(
     tokens = np.array([batch.lengths_B[chosen].sum() for chosen in places], np.int64)
     mine = range(len(places)) if shared else dealt(tokens, replace(part, even=False))
     for number in mine:
-        share = chosen_of(batch, table, places[number])
+        share = chosen_of(batch, places[number])
         own = part if shared else ALL
-        for piece in micro_batches(share, table, micro_tokens=micro_tokens, packing=packing, part=own):
+        for piece in micro_batches(share, micro_tokens=micro_tokens, packing=packing, part=own):
             # None is the last: gradients are read behind each part, before they may travel.
             yield replace(piece, index=number * STRIDE + piece.index, last=False)
 

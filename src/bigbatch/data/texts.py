@@ -12,8 +12,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from bigbatch.data.ragged import flat_indexes, starts_of
-from bigbatch.records import TokenTable
+from bigbatch.samples import Table, flat_indexes, offsets_of, starts_of
 
 QUERY, DOCUMENT, NEGATIVE = 0, 1, 2
 """Roles of texts."""
@@ -31,7 +30,7 @@ def hash_of(ids: np.ndarray) -> int:
     )
 
 
-def text_table(table: TokenTable, rows_B: np.ndarray) -> TokenTable:
+def text_table(table: Table, rows_B: np.ndarray) -> Table:
     """The texts of some rows, each as a sample with one unit, row after row.
 
     Returns:
@@ -46,11 +45,11 @@ def text_table(table: TokenTable, rows_B: np.ndarray) -> TokenTable:
     first_U[starts_of(counts_B)[counts_B > 0]] = True
     before_U = np.where(first_U, 0, np.concatenate([[0], ends_U[:-1]]))
     lengths_U = ends_U - before_U
-    places_U = np.arange(len(units_U), dtype=np.int64)
-    return TokenTable(
+    places_U, segments = np.arange(len(units_U), dtype=np.int64), table.segments
+    return Table.of_tokens(
         ids=np.asarray(table.ids)[tokens_T],
-        token_offsets=np.concatenate([np.zeros(1, np.int64), lengths_U.cumsum()]),
-        segments=None if table.segments is None else np.asarray(table.segments)[tokens_T],
+        token_offsets=offsets_of(lengths_U),
+        segments=None if segments is None else np.asarray(segments)[tokens_T],
         reads=(lengths_U - 1).astype(np.int32),
         unit_offsets=np.arange(len(units_U) + 1, dtype=np.int64),
         values=np.column_stack([np.asarray(table.values)[units_U], owners_U, places_U]),

@@ -1,6 +1,6 @@
-"""DataTable -> TokenTable: rows through the task's encode, kept in the token cache.
+"""DataTable -> Table: rows through the task's encode, kept in the token cache.
 
-The cache holds everything that encode returns (ids, segments, reads, targets, weights, extras), so a second start
+The cache holds everything that encode returns (tokens, units, whatever further streams), so a second start
 reads memory-mapped files and never calls the tokenizer.
 """
 
@@ -23,12 +23,14 @@ from bigbatch.data.fingerprint import fingerprint
 from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
 from bigbatch.protocols import Row, Tokenizer
-from bigbatch.records import Sample, TokenTable
+from bigbatch.samples import EXTRA, ONE_TOKEN, TOKENS, UNITS, Sample, Stream, Table, offsets_of
 
 Progress = Callable[[int, int], None]
 """`progress(done_rows, total_rows)`."""
 
 _CHUNK_ROWS = 1000
+COUNT = "count"
+"""Name of the column that says how many entries each sample has in a stream."""
 
 
 class Encoder(Protocol):
@@ -36,6 +38,11 @@ class Encoder(Protocol):
 
     @property
     def longest(self) -> int | None: ...
+
+    @property
+    def sequences(self) -> Mapping[str, int]:
+        """Stream that runs through the blocks -> positions that an entry of it takes."""
+        ...
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -61,7 +68,7 @@ def token_table(
     tokenizer_digest: str | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = _log.warning,
-) -> tuple[TokenTable, bool]:
+) -> tuple[Table, bool]:
     """Tokenise a split, or read it from the cache.
 
     Args:
@@ -83,30 +90,36 @@ def token_table(
     """
     key = None if cache_dir is None else cache_key(table, task, tokenizer, key_parts, tokenizer_digest)
     if cache_dir is None or key is None:
-        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
+        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress)), task.sequences), False
     folder = cache_dir / key
     with contextlib.suppress(FileNotFoundError):
         try:
-            return _assemble(_consistent(*cache.read(folder))), True
+            return _assemble(_consistent(*cache.read(folder), task.sequences), task.sequences), True
         except cache.Damaged as damage:
             say(f"token cache {folder}: {damage}; tokenising again")
     try:
         writer = cache.Writer(cache_dir, key)
     except OSError as error:
         say(f"token cache {cache_dir} cannot be written ({error}); the tokens are kept in memory")
-        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress))), False
+        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress)), task.sequences), False
     with writer:
         facts = {"truncated_samples": 0}
         for columns, truncated in _chunks(table, task, tokenizer, progress):
             facts["truncated_samples"] += truncated
             for name, rows in columns.items():
                 writer.append(name, rows)
-        return _assemble((writer.publish(facts), facts)), False
+        return _assemble((writer.publish(facts), facts), task.sequences), False
 
 
-def as_table(samples: Sequence[Sample]) -> TokenTable:
-    """Samples, at least one, as a tokenised split in memory."""
-    return _assemble((_columns(samples), {"truncated_samples": sum(sample.truncated for sample in samples)}))
+def as_table(samples: Sequence[Sample], sequences: Mapping[str, int] = ONE_TOKEN) -> Table:
+    """Samples, at least one, as a tokenised split in memory.
+
+    Args:
+        samples: alike in their streams.
+        sequences: the task's (`Task.sequences`).
+    """
+    facts = {"truncated_samples": sum(sample.truncated for sample in samples)}
+    return _assemble((_columns(samples, sequences), facts), sequences)
 
 
 def cache_key(
@@ -191,12 +204,12 @@ def _chunks(
     # The Rust tokenizers turn their threads off after a fork unless told; a choice of the user's stands.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     done, layout = 0, ""
-    yield {"token_counts": np.empty(0, np.int64), "unit_counts": np.empty(0, np.int64)}, 0
+    yield {_column(name, COUNT): np.empty(0, np.int64) for name in (*task.sequences, UNITS)}, 0
     for rows in table.iterate(_CHUNK_ROWS):
         samples = _encode(table, done, rows, task, tokenizer)
         layout = _check(table, done, samples, task, layout)
         done += len(rows)
-        yield _columns(samples), sum(sample.truncated for sample in samples)
+        yield _columns(samples, task.sequences), sum(sample.truncated for sample in samples)
         if progress is not None:
             progress(done, len(table))
 
@@ -225,7 +238,13 @@ def _check(table: DataTable, first: int, samples: list[Sample], task: Encoder, l
     for number, sample in enumerate(samples, start=first):
         values, units = sample.values, len(sample.reads)
         # Put into words only where it changes: rows are many.
-        found_kind = (sample.segments is None, values.dtype, values.shape[1:], *sample.extras)
+        found_kind = (
+            sample.segments is None,
+            values.dtype,
+            values.shape[1:],
+            *sample.extras,
+            *_shapes(sample),
+        )
         if found_kind != kind:
             kind, found = found_kind, _layout_of(sample)
             layout = layout or found
@@ -233,13 +252,22 @@ def _check(table: DataTable, first: int, samples: list[Sample], task: Encoder, l
                 what = f"the task's encode gave {found}, but {layout} in the rows before"
                 raise one_error(table.where(number), "", what)
         if (
-            len(sample.ids) == 0
-            or len(values) != units
+            len(values) != units
             or len(sample.weights) != units
             or any(len(rows) != units for rows in sample.extras.values())
         ):
-            what = "the task's encode gave no tokens, or arrays of unequal numbers of units"
+            what = "the task's encode gave arrays of unequal numbers of units"
             raise one_error(table.where(number), "", what)
+        for name, stream in sample.streams.items():
+            if len({len(column) for column in stream.values()}) != 1:
+                what = f"the task's encode gave columns of unequal lengths in the stream {name!r}"
+                raise one_error(table.where(number), "", what)
+        for name in task.sequences:
+            if not len(
+                sample.ids if name == TOKENS else next(iter(sample.streams.get(name, _NOTHING).values()))
+            ):
+                what = f"the task's encode gave no {name}"
+                raise one_error(table.where(number), "", what)
         if limit is not None and len(sample.ids) > limit:
             raise one_error(
                 table.where(number),
@@ -249,36 +277,60 @@ def _check(table: DataTable, first: int, samples: list[Sample], task: Encoder, l
     return layout
 
 
+_NOTHING: Mapping[str, np.ndarray] = {"": np.empty(0)}
+
+
+def _shapes(sample: Sample) -> list[tuple[object, ...]]:
+    """Of the columns of a sample's further streams: name, dtype, and shape of an entry."""
+    return [
+        (name, column, values.dtype, values.shape[1:])
+        for name, stream in sample.streams.items()
+        for column, values in stream.items()
+    ]
+
+
 def _layout_of(sample: Sample) -> str:
     """What must be alike in all samples of a table, in words."""
     segments = "no token types" if sample.segments is None else "token types"
-    return (
-        f"{segments}, targets {sample.values.dtype}{sample.values.shape[1:]}, extras {sorted(sample.extras)}"
-    )
+    streams = "".join(f", {name}.{column} {dtype}{shape}" for name, column, dtype, shape in _shapes(sample))
+    targets = f"{sample.values.dtype}{sample.values.shape[1:]}"
+    return f"{segments}, targets {targets}, extras {sorted(sample.extras)}{streams}"
 
 
-def _columns(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-    """The flat columns of some samples, as the cache stores them; ragged ones with counts."""
+def _columns(samples: Sequence[Sample], sequences: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The flat columns of some samples, as the cache stores them: `stream.column`, and `stream.count` entries each."""
     columns = {
-        "token_counts": np.array([len(sample.ids) for sample in samples], np.int64),
-        "unit_counts": np.array([len(sample.reads) for sample in samples], np.int64),
-        "ids": np.concatenate([sample.ids for sample in samples]).astype(np.int32),
-        "reads": np.concatenate([sample.reads for sample in samples]).astype(np.int32),
-        "values": np.concatenate([sample.values for sample in samples]),
-        "weights": np.concatenate([sample.weights for sample in samples]).astype(np.float32),
+        _column(UNITS, COUNT): np.array([len(sample.reads) for sample in samples], np.int64),
+        _column(UNITS, "at"): np.concatenate([sample.reads for sample in samples]).astype(np.int32),
+        _column(UNITS, "values"): np.concatenate([sample.values for sample in samples]),
+        _column(UNITS, "weights"): np.concatenate([sample.weights for sample in samples]).astype(np.float32),
     }
+    for name in samples[0].extras:
+        extras = np.concatenate([sample.extras[name] for sample in samples])
+        columns[_column(UNITS, f"{EXTRA}{name}")] = extras.astype(np.float32)
+    if TOKENS in sequences:
+        columns[_column(TOKENS, COUNT)] = np.array([len(sample.ids) for sample in samples], np.int64)
+        columns[_column(TOKENS, "ids")] = np.concatenate([sample.ids for sample in samples]).astype(np.int32)
     if any(sample.segments is not None for sample in samples):
         # A model takes rows without token types for rows of zeros.
         segments = [
             np.zeros(len(sample.ids), np.int8) if sample.segments is None else sample.segments
             for sample in samples
         ]
-        columns["segments"] = np.concatenate(segments).astype(np.int8)
-    for name in samples[0].extras:
-        columns[f"extra.{name}"] = np.concatenate([sample.extras[name] for sample in samples]).astype(
-            np.float32
-        )
+        columns[_column(TOKENS, "segments")] = np.concatenate(segments).astype(np.int8)
+    for name, stream in samples[0].streams.items():
+        first = next(iter(stream))
+        counts = [len(sample.streams[name][first]) for sample in samples]
+        columns[_column(name, COUNT)] = np.array(counts, np.int64)
+        for column in stream:
+            columns[_column(name, column)] = np.concatenate(
+                [sample.streams[name][column] for sample in samples]
+            )
     return columns
+
+
+def _column(stream: str, name: str) -> str:
+    return f"{stream}.{name}"
 
 
 def _in_memory(
@@ -296,47 +348,60 @@ def _in_memory(
 
 
 def _consistent(
-    arrays: dict[str, np.ndarray], facts: dict[str, Any]
+    arrays: dict[str, np.ndarray], facts: dict[str, Any], sequences: Mapping[str, int]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What a cache entry holds, once its arrays fit together.
 
     Raises:
         Damaged: they do not, although every byte has its checksum.
     """
-    tokens, units = arrays.get("token_counts"), arrays.get("unit_counts")
-    if tokens is None or units is None or type(facts.get("truncated_samples")) is not int:
+    counts = {name.partition(".")[0]: array for name, array in arrays.items() if name.endswith(f".{COUNT}")}
+    if not {UNITS, *sequences} <= counts.keys() or type(facts.get("truncated_samples")) is not int:
         raise cache.Damaged("it is incomplete")
-    whole = [tokens, units, *(arrays[name] for name in ("ids", "reads", "segments") if name in arrays)]
-    if any(each.ndim != 1 or each.dtype.kind not in "iu" or (len(each) and each.min() < 0) for each in whole):
-        raise cache.Damaged("its counts are no counts")
-    token_total, unit_total = int(tokens.sum(dtype=np.int64)), int(units.sum(dtype=np.int64))
-    expected = {"ids": token_total, "segments": token_total} | dict.fromkeys(
-        ("reads", "values", "weights", *(name for name in arrays if name.startswith("extra."))), unit_total
-    )
-    if "segments" not in arrays:  # the one that a model may do without
-        del expected["segments"]
-    found = {name: len(arrays.get(name, ())) for name in expected}
-    if len(tokens) != len(units) or found != expected:
+    samples = len(counts[UNITS])
+    places = [arrays[name] for name in _WHOLE_NUMBERS if name in arrays]
+    for each in [*counts.values(), *places]:
+        if each.ndim != 1 or each.dtype.kind not in "iu" or (len(each) and each.min() < 0):
+            raise cache.Damaged("its counts are no counts")
+    totals = {name: int(each.sum(dtype=np.int64)) for name, each in counts.items()}
+    needed = {column for stream, column in _NEEDED if samples and stream in totals}
+    columns = [name.partition(".") for name in arrays if not name.endswith(f".{COUNT}")]
+    if (
+        any(len(each) != samples for each in counts.values())
+        or any(
+            stream not in totals or len(arrays[f"{stream}.{name}"]) != totals[stream]
+            for stream, _, name in columns
+        )
+        or not needed <= arrays.keys()
+    ):
         raise cache.Damaged("its arrays do not fit together")
     return arrays, facts
 
 
-def _assemble(stored: tuple[dict[str, np.ndarray], dict[str, Any]]) -> TokenTable:
+_WHOLE_NUMBERS = (f"{TOKENS}.ids", f"{TOKENS}.segments", f"{UNITS}.at")
+_NEEDED = ((TOKENS, f"{TOKENS}.ids"), *((UNITS, f"{UNITS}.{name}") for name in ("at", "values", "weights")))
+"""Streams and the columns that they cannot do without."""
+_EMPTY = {
+    f"{TOKENS}.ids": np.int32, f"{UNITS}.at": np.int32, f"{UNITS}.values": np.int64, f"{UNITS}.weights": np.float32
+}  # fmt: skip
+"""Columns of a table without rows, of which no chunk has told anything."""
+
+
+def _assemble(stored: tuple[dict[str, np.ndarray], dict[str, Any]], sequences: Mapping[str, int]) -> Table:
     arrays, facts = stored
-    return TokenTable(
-        ids=arrays.get("ids", np.empty(0, np.int32)),
-        token_offsets=_offsets(arrays["token_counts"]),
-        segments=arrays.get("segments"),
-        reads=arrays.get("reads", np.empty(0, np.int32)),
-        unit_offsets=_offsets(arrays["unit_counts"]),
-        values=arrays.get("values", np.empty(0, np.int64)),
-        weights=arrays.get("weights", np.empty(0, np.float32)),
-        extras={
-            name.removeprefix("extra."): rows for name, rows in arrays.items() if name.startswith("extra.")
-        },
-        truncated_samples=int(facts["truncated_samples"]),
-    )
-
-
-def _offsets(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+    columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in (*sequences, UNITS)}
+    offsets: dict[str, np.ndarray] = {}
+    for key, array in arrays.items():
+        stream, _, name = key.partition(".")
+        if name == COUNT:
+            offsets[stream] = offsets_of(array)
+        else:
+            columns.setdefault(stream, {})[name] = array
+    for stream, name, dtype in ((*key.split("."), dtype) for key, dtype in _EMPTY.items()):
+        if stream in columns:
+            columns[stream].setdefault(name, np.empty(0, dtype))
+    streams = {
+        name: Stream(columns=columns[name], offsets=offsets[name], positions=sequences.get(name, 0))
+        for name in columns
+    }
+    return Table(streams=streams, truncated_samples=int(facts["truncated_samples"]))

@@ -21,7 +21,7 @@ from bigbatch.model.anatomy import Anatomy, device_of
 from bigbatch.model.untouched import untouched
 from bigbatch.plan.graph import Cost, GraphAnalysis, ModuleCost, PartCost, total
 from bigbatch.protocols import Forward, Losses
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from bigbatch.tasks.losses import shares_of
 
 

@@ -23,7 +23,7 @@ from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.logits import DeferredForward
 from bigbatch.model.pooling import PooledForward
 from bigbatch.protocols import Forward
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 """Formats whose operations autocast chooses; fp8 converts inside its own layers, and computes in bf16 around them."""

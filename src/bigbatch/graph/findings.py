@@ -14,7 +14,7 @@ from torch import nn
 from bigbatch.graph.places import Places
 from bigbatch.graph.trace import Call, Operation, Trace
 from bigbatch.plan.graph import Cost, Finding
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from bigbatch.units import show_bytes, show_flops
 
 # fmt: off

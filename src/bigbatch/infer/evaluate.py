@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigbatch.data.ragged import counted_units
 from bigbatch.infer.forwards import run_forward
 from bigbatch.metrics.figures import Idle, why_undefined
 from bigbatch.metrics.naming import named_figures, reported_names
@@ -20,7 +19,7 @@ from bigbatch.metrics.row_scores import RowSums, scorer_of
 from bigbatch.metrics.states import CalibrationMetric, confusion, counted
 from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
 from bigbatch.protocols import Forward, Metric, World
-from bigbatch.records import Packing, Predictions, Targets, TokenTable
+from bigbatch.samples import Packing, Predictions, Table, Targets
 from bigbatch.tasks.base import Task
 
 CHUNK_UNITS = 65_536
@@ -80,7 +79,7 @@ class EvalResult:
 def evaluate(
     forward: Forward,
     task: Task,
-    table: TokenTable,
+    table: Table,
     metrics: Sequence[Metric] | None = None,
     *,
     micro_tokens: int,
@@ -114,7 +113,7 @@ def evaluate(
 
 def judged(
     task: Task,
-    table: TokenTable,
+    table: Table,
     outputs: np.ndarray | Predictions,
     metrics: Sequence[Metric] | None = None,
     *,
@@ -162,7 +161,7 @@ def judged(
     )
 
 
-def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric]) -> dict[str, str]:
+def impossible_figures(task: Task, table: Table, metrics: Sequence[Metric]) -> dict[str, str]:
     """Figures, of these metrics and the loss, that not even a perfect model would have on a split, with reasons.
 
     Nor can a run be steered by those that are there and do not move: where the best of models has 0 of a figure of
@@ -176,7 +175,7 @@ def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric])
     Returns:
         Name of a figure -> why; those that can be had are left out.
     """
-    if not counted_units(table).any():
+    if not table.counted_units.any():
         names = ("loss", *(name for metric in metrics for name in reported_names(metric)))
         return dict.fromkeys(names, NOTHING_COUNTS)
     gathered = _perfect(task, table, metrics)
@@ -188,9 +187,7 @@ def impossible_figures(task: Task, table: TokenTable, metrics: Sequence[Metric])
     return {**nothing, **gathered.idle, **impossible}
 
 
-def perfect_figures(
-    task: Task, table: TokenTable, metrics: Sequence[Metric]
-) -> dict[str, float | None] | None:
+def perfect_figures(task: Task, table: Table, metrics: Sequence[Metric]) -> dict[str, float | None] | None:
     """What a perfect model would have of these metrics on a split; None where nobody can tell.
 
     Args:
@@ -198,11 +195,11 @@ def perfect_figures(
         table: the split.
         metrics: those that are asked for.
     """
-    gathered = _perfect(task, table, metrics) if counted_units(table).any() else None
+    gathered = _perfect(task, table, metrics) if table.counted_units.any() else None
     return None if gathered is None else gathered.figures()[0]
 
 
-def _perfect(task: Task, table: TokenTable, metrics: Sequence[Metric]) -> _Gathered | None:
+def _perfect(task: Task, table: Table, metrics: Sequence[Metric]) -> _Gathered | None:
     gathered = _Gathered(metrics)
     for part, rows_U in _whole_rows(table) if metrics else ():
         targets = _targets(table, part)
@@ -213,7 +210,7 @@ def _perfect(task: Task, table: TokenTable, metrics: Sequence[Metric]) -> _Gathe
     return gathered
 
 
-def _targets(table: TokenTable, part: slice) -> Targets:
+def _targets(table: Table, part: slice) -> Targets:
     return Targets(
         values=np.asarray(table.values[part]),
         weights=np.asarray(table.weights[part]),
@@ -221,7 +218,7 @@ def _targets(table: TokenTable, part: slice) -> Targets:
     )
 
 
-def _whole_rows(table: TokenTable, most_units: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+def _whole_rows(table: Table, most_units: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
     """Units of whole rows, at most `CHUNK_UNITS` unless one row has more, and the rows that they belong to, from 0."""
     offsets = np.asarray(table.unit_offsets)
     first_row = 0
@@ -244,7 +241,7 @@ class _Losses:
         self._denominators: dict[str, Parts] = {}
         self._rows: dict[str, RowSums] = {}
 
-    def add_all(self, outputs_UC: np.ndarray, table: TokenTable) -> None:
+    def add_all(self, outputs_UC: np.ndarray, table: Table) -> None:
         """A whole split; a loss that couples units sees them all at once."""
         most_units = max(1, len(outputs_UC)) if self._task.couples == "batch" else None
         for part, rows_U in _whole_rows(table, most_units):

@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from bigbatch.data.packs import evaluation_batches
-from bigbatch.data.ragged import flat_indexes
 from bigbatch.infer.quick import QuickForward
 from bigbatch.parallel.agree import OutOfMemory, memory_errors, together
 from bigbatch.places import ALL
 from bigbatch.protocols import Forward, World
-from bigbatch.records import MicroBatch, Packing, Targets, TokenTable
+from bigbatch.samples import MicroBatch, Packing, Table, Targets, flat_indexes
 from bigbatch.tasks.base import Keep
 
 FEWEST_TOKENS = 16
@@ -47,7 +46,7 @@ def inferring(forward: Forward) -> Iterator[None]:
 
 def run_forward(
     forward: Forward,
-    table: TokenTable,
+    table: Table,
     *,
     micro_tokens: int,
     packing: Packing | None = None,
@@ -143,7 +142,7 @@ def _all_kept(
 
 
 def _kept(
-    outputs: Any, micro_batch: MicroBatch, table: TokenTable, keep: Keep | None
+    outputs: Any, micro_batch: MicroBatch, table: Table, keep: Keep | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of a micro-batch's units (U,), and what is kept of each (U, C)."""
     if keep is not None:
@@ -162,7 +161,7 @@ def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     return units_U[:, None], outputs_UC
 
 
-def _in_order(found: Sequence[tuple[np.ndarray, np.ndarray]], table: TokenTable) -> np.ndarray:
+def _in_order(found: Sequence[tuple[np.ndarray, np.ndarray]], table: Table) -> np.ndarray:
     """Outputs in table order (all units, C)."""
     # Without any unit there is at least the shape, where some micro-batch was run.
     shapes = [outputs for _, outputs in found] or [np.empty((0, 1), np.float32)]
@@ -174,7 +173,7 @@ def _in_order(found: Sequence[tuple[np.ndarray, np.ndarray]], table: TokenTable)
 
 
 def _ways(
-    forward: Forward, table: TokenTable, packing: Packing | None
+    forward: Forward, table: Table, packing: Packing | None
 ) -> AbstractContextManager[tuple[Sequence[Forward], Packing]]:
     if packing is None and isinstance(forward, QuickForward):
         return forward.quickest(table)

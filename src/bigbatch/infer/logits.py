@@ -23,7 +23,7 @@ from bigbatch.model.heads import HEADS
 from bigbatch.model.load import known_labels
 from bigbatch.model.origin import tokenizer_of
 from bigbatch.protocols import Tokenizer
-from bigbatch.records import Predictions, Targets, TokenTable
+from bigbatch.samples import Predictions, Table, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.computed import ComputedMetrics, as_arrays, computed_metrics
 
@@ -136,7 +136,7 @@ def _with_labels(task: Task, module: Any, table: DataTable | None) -> Task:
     return task.with_facts(labels=LabelSet(known))
 
 
-def _outputs(opened: Loaded, rows: Any, columns: Mapping[str, str]) -> tuple[Predictions, TokenTable]:
+def _outputs(opened: Loaded, rows: Any, columns: Mapping[str, str]) -> tuple[Predictions, Table]:
     placed = list(
         rows_of_object(
             rows,
@@ -145,10 +145,11 @@ def _outputs(opened: Loaded, rows: Any, columns: Mapping[str, str]) -> tuple[Pre
             classes=opened.task.label_names,
         )
     )
-    table = as_table(encoded_rows(placed, opened.task, opened.tokenizer, opened.forward))
+    samples = encoded_rows(placed, opened.task, opened.tokenizer, opened.forward)
+    table = as_table(samples, opened.task.sequences)
     outputs_UC = run_forward(opened.forward, table, micro_tokens=opened.micro_tokens)
     return opened.task.decode(outputs_UC), table
 
 
-def _targets(table: TokenTable) -> Targets:
+def _targets(table: Table) -> Targets:
     return Targets(values=table.values, weights=table.weights, extras=table.extras)

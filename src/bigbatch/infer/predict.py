@@ -17,7 +17,7 @@ from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.load import MICRO_TOKENS
 from bigbatch.infer.unlabelled import KEPT, PlacedRow, rows_of_object
 from bigbatch.protocols import Forward, Row, Tokenizer
-from bigbatch.records import Packing, Sample, TokenTable
+from bigbatch.samples import Packing, Sample, Table
 from bigbatch.tasks.base import Keep, Task
 from bigbatch.tasks.given import GivenTokens, given_tokens
 from bigbatch.tasks.inputs import NoTokens
@@ -96,7 +96,7 @@ def predict_placed(
         described: Iterator[dict[str, Any]] = iter(())
         if read:
 
-            def run(table: TokenTable, keep: Keep) -> np.ndarray:
+            def run(table: Table, keep: Keep) -> np.ndarray:
                 return run_forward(forward, table, micro_tokens=micro_tokens, packing=packing, keep=keep)
 
             described = task.predict(

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from bigbatch.data.batches import batch_of
 from bigbatch.data.packs import micro_batches
+from bigbatch.facts import ProbeFacts
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.forwards import ModuleForward, PackedForward, can_pack
@@ -24,7 +26,7 @@ from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.products import onednn_is_quicker
 from bigbatch.protocols import Forward
-from bigbatch.records import MicroBatch, Packing, ProbeFacts, TokenTable
+from bigbatch.samples import MicroBatch, Packing, Table
 
 FEWEST_SAMPLES = 64
 """A smaller table runs the plain way: trying would take longer than it saves."""
@@ -72,7 +74,7 @@ class QuickForward(ModuleForward):
         return self.plain(micro_batch)
 
     @contextmanager
-    def quickest(self, table: TokenTable) -> Iterator[tuple[Sequence[Forward], Packing]]:
+    def quickest(self, table: Table) -> Iterator[tuple[Sequence[Forward], Packing]]:
         """The forwards to run this table with, one for each device, and how its micro-batches are cut."""
         if len(table) < FEWEST_SAMPLES:
             yield [self.plain], "padded"
@@ -94,7 +96,7 @@ class QuickForward(ModuleForward):
                 stack.callback(multiplied_by_onednn(forward))
             yield forwards, "padded" if self._narrow is None else "packed"
 
-    def _try(self, table: TokenTable) -> None:
+    def _try(self, table: Table) -> None:
         """Take the first way that gives the plain path's outputs: the last block for read tokens only, or whole."""
         possible, reason = can_pack(self.module)
         self.facts = ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0)
@@ -119,9 +121,9 @@ class QuickForward(ModuleForward):
         return pooled(forward, self.plain.pooling if isinstance(self.plain, PooledForward) else None)
 
 
-def _some(table: TokenTable) -> list[MicroBatch]:
+def _some(table: Table) -> list[MicroBatch]:
     """The longest, the shortest and other samples, packed."""
     by_length = np.argsort(table.lengths_B, kind="stable")
     chosen = np.sort(by_length[np.linspace(0, len(table) - 1, TRIED_SAMPLES).astype(np.int64)])
     longest = int(table.lengths_B.max())
-    return list(micro_batches(chosen, table, micro_tokens=max(512, longest), packing="packed"))
+    return list(micro_batches(batch_of(table, chosen), micro_tokens=max(512, longest), packing="packed"))

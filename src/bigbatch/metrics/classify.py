@@ -17,7 +17,7 @@ from bigbatch.metrics.figures import Undefined
 from bigbatch.metrics.naming import figure_of_class
 from bigbatch.metrics.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, shares_of
 from bigbatch.protocols import Metric, MetricFunction
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 
 # ---------------------------------------------------------------- per unit
 

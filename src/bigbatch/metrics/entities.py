@@ -17,7 +17,7 @@ import numpy as np
 from bigbatch.data.tags import OUTSIDE, parts_of
 from bigbatch.metrics.figures import Undefined
 from bigbatch.metrics.naming import figure_of_class
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 
 STARTS = "starts"
 """Extra of a unit: 1 for the first word of its sentence."""

@@ -20,7 +20,7 @@ from bigbatch.metrics.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal
 from bigbatch.metrics.states import joined
 from bigbatch.metrics.sums import exact_parts, total
 from bigbatch.protocols import Metric
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 
 USUAL = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
 _FIGURES: dict[str, Callable[[Ranks, int], np.ndarray]] = {

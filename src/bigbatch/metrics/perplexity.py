@@ -18,7 +18,7 @@ from bigbatch.metrics.figures import Undefined
 from bigbatch.metrics.states import MeanMetric, counted
 from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
 from bigbatch.protocols import Metric
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 
 BYTES = "bytes"
 """Name of the extra that holds the UTF-8 bytes of text that each predicted token stands for."""

@@ -39,7 +39,7 @@ from bigbatch.metrics.perplexity import BitsPerByte, nll_U
 from bigbatch.metrics.slopes import of_calibration
 from bigbatch.metrics.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, counted, joined
 from bigbatch.protocols import Metric
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 
 _BLOCK_COUNTS = 2_000_000
 """Counts of rows that exist at a time."""

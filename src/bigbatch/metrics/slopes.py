@@ -26,7 +26,7 @@ import numpy as np
 
 from bigbatch.metrics.figures import average_precision, doubled_ranks, pearson, roc_auc
 from bigbatch.metrics.states import bins_of, shares_of
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 
 Slope = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(predicted (U,), true (U,)) -> (U,)."""

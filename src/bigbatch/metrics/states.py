@@ -17,7 +17,7 @@ import numpy as np
 from bigbatch.metrics.figures import Undefined
 from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
 from bigbatch.protocols import MetricFunction
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 
 BINS = 15
 """Equal-width bins of the expected calibration error."""

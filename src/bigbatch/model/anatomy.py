@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.errors import ModelError
+from bigbatch.facts import ModelFacts
 from bigbatch.model.names import tied_names, unwrap
-from bigbatch.records import ModelFacts
 
 _TRIAL_TOKENS = 3
 Pools = Literal["first", "last", "tokens"]

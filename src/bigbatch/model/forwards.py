@@ -20,7 +20,7 @@ from bigbatch.model.anatomy import Anatomy, accepts, anatomy, device_of, evaluat
 from bigbatch.model.attention import IMPLEMENTATION, LAYOUT, CannotPack, register
 from bigbatch.model.layout import build_layout, cumulative_lengths, positions_in_sample, to_device
 from bigbatch.model.unseen import follows_interface, is_causal, nobody_looks
-from bigbatch.records import MicroBatch, Targets
+from bigbatch.samples import MicroBatch, Table, offsets_of, starts_of
 
 
 def _as_it_is(logits: Tensor) -> Tensor:
@@ -265,15 +265,19 @@ def _trial_batch(parts: Anatomy, changed: bool) -> MicroBatch:
         reads_U = np.arange(9)
     unit_sample_U = np.searchsorted(ends_B, reads_U, side="right")
     units = len(reads_U)
+    table = Table.of_tokens(
+        ids=ids_T,
+        token_offsets=offsets_of(lengths_B),
+        reads=reads_U - starts_of(lengths_B)[unit_sample_U],
+        unit_offsets=offsets_of(np.bincount(unit_sample_U, minlength=3)),
+        values=np.zeros(units, np.int64),
+        weights=np.ones(units, np.float32),
+    )
     return MicroBatch(
         index=0,
         sample_ids_B=np.arange(3),
-        ids_T=ids_T,
-        lengths_B=lengths_B,
-        segments_T=None,
-        reads_U=reads_U,
-        unit_sample_U=unit_sample_U,
-        targets=Targets(values=np.zeros(units, dtype=np.int64), weights=np.ones(units, dtype=np.float32)),
+        table=table,
+        targets=table.targets,
         packing="packed",
         capacity_tokens=9,
     )

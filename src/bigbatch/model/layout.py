@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 
 _WASTE = 1.3
 """A group of neighbours is attended together while padding makes its score matrices at most this much

@@ -23,7 +23,7 @@ from bigbatch.model.anatomy import Anatomy, evaluating, trial_ids
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.products import Product, by_onednn, onednn_linear
 from bigbatch.protocols import Forward
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 
 _CPU_CHUNK_BYTES = 2**26
 """Logits that exist at a time on a CPU. torch's own choice (the bytes of the hidden states) gives chunks of 2 to 16

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.model.layout import to_device
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 
 
 class Nudge:

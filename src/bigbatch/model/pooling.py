@@ -5,7 +5,6 @@ Shapes: B texts of a micro-batch, T tokens, D hidden width.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +17,7 @@ from bigbatch.model.folder import read_in
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.layout import cumulative_lengths, to_device
 from bigbatch.model.unseen import is_causal
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 
 Pooling = Literal["mean", "first", "last"]
 MODES: dict[str, Pooling] = {
@@ -62,11 +61,9 @@ def reading(micro_batch: MicroBatch, pooling: Pooling) -> MicroBatch:
     ends_B = cumulative_lengths(lengths_B)
     texts = np.arange(len(lengths_B), dtype=np.int64)
     if pooling == "mean":
-        return replace(
-            micro_batch, reads_U=np.arange(micro_batch.tokens), unit_sample_U=np.repeat(texts, lengths_B)
-        )
+        return micro_batch.reading(np.arange(int(ends_B[-1])), np.repeat(texts, lengths_B))
     reads_U = ends_B[:-1] if pooling == "first" else ends_B[1:] - 1
-    return replace(micro_batch, reads_U=reads_U.astype(np.int64), unit_sample_U=texts)
+    return micro_batch.reading(reads_U.astype(np.int64), texts)
 
 
 def usual_pooling(module: nn.Module, folder: str | None) -> Pooling:

@@ -24,8 +24,8 @@ import torch
 
 from bigbatch.errors import PeerFailed, UsageError
 from bigbatch.protocols import World
-from bigbatch.records import LossSums
 from bigbatch.rules.tree import tree_total
+from bigbatch.samples import LossSums
 
 Result = TypeVar("Result")
 _AGREED = "agreed_by_all_ranks"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bigbatch.records import LengthFacts, Packing
+from bigbatch.facts import LengthFacts
+from bigbatch.samples import Packing
 
 _LARGEST_SIMULATED = 4096
 """Samples; larger batches are scaled up from this many."""

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bigbatch.facts import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ProbeFacts
 from bigbatch.plan.batches import Cut
 from bigbatch.plan.memory import MemoryBreakdown
 from bigbatch.plan.recompute import Recomputation
 from bigbatch.plan.timing import Work, predict_seconds
-from bigbatch.records import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ProbeFacts
 from bigbatch.rules.batch_size import scaled
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.ramp import Ramp, scaled_in_stage

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
+from bigbatch.facts import Choice
 from bigbatch.plan.frozen import Plan
-from bigbatch.records import Choice
 from bigbatch.units import show_bytes
 
 _NAMES = {

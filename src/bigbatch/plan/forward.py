@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from bigbatch.records import Choice, Packing
+from bigbatch.facts import Choice
+from bigbatch.samples import Packing
 
 Attention = Literal["sdpa", "chunked", "flash", "flex"]
 LastBlock = Literal["all tokens", "read tokens"]

@@ -10,6 +10,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from bigbatch.documents import PLAN, checked
+from bigbatch.facts import Choice
 from bigbatch.plan.forward import (
     Attention,
     Compile,
@@ -19,7 +20,7 @@ from bigbatch.plan.forward import (
     Precision,
     Recompute,
 )
-from bigbatch.records import Choice, Packing
+from bigbatch.samples import Packing
 
 _WARNINGS = "warnings"
 _Tokens = Annotated[int, Field(gt=0, lt=2**31)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bigbatch.facts import CalibrationFacts, Choice
 from bigbatch.recipe.schema import Recipe
-from bigbatch.records import CalibrationFacts, Choice
 
 
 @dataclass(frozen=True, kw_only=True)

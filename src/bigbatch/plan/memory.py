@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from bigbatch.records import CalibrationFacts, ModelFacts
+from bigbatch.facts import CalibrationFacts, ModelFacts
 from bigbatch.rules.buckets import travelling_bytes
 
 BYTES_PER_VALUE = 4

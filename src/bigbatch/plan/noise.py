@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bigbatch.facts import Choice, ModelFacts
 from bigbatch.plan.memory import BYTES_PER_VALUE
-from bigbatch.records import Choice, ModelFacts
 from bigbatch.rules.clocks import Length
 from bigbatch.units import show_bytes
 

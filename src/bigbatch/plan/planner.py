@@ -7,6 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bigbatch.errors import DoesNotFit
+from bigbatch.facts import (
+    CalibrationFacts,
+    Choice,
+    ForwardFacts,
+    HardwareFacts,
+    LengthFacts,
+    ModelFacts,
+    ProbeFacts,
+)
 from bigbatch.plan import choices as chosen
 from bigbatch.plan.batches import cut_batch
 from bigbatch.plan.frozen import Plan
@@ -24,15 +33,6 @@ from bigbatch.plan.precision import precision as precision_choices
 from bigbatch.plan.recompute import Recomputation, asked, options
 from bigbatch.plan.timing import Work
 from bigbatch.plan.ways import ways as ways_to_run
-from bigbatch.records import (
-    CalibrationFacts,
-    Choice,
-    ForwardFacts,
-    HardwareFacts,
-    LengthFacts,
-    ModelFacts,
-    ProbeFacts,
-)
 from bigbatch.rules.clocks import Length, total_updates
 from bigbatch.units import show_bytes
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bigbatch.records import Choice
+from bigbatch.facts import Choice
 
 if TYPE_CHECKING:
     from bigbatch.recipe.schema import Recipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bigbatch.facts import CalibrationFacts, ModelFacts
 from bigbatch.plan.forward import Recompute
-from bigbatch.records import CalibrationFacts, ModelFacts
 
 BYTES_PER_VALUE = 4
 _FORWARD = 1 / 3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bigbatch.facts import CalibrationFacts
 from bigbatch.plan.load import Measuring
-from bigbatch.records import CalibrationFacts
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.ramp import Ramp
 from bigbatch.units import Quantity

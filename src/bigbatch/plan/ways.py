@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bigbatch.records import Choice, CompileFacts, ForwardFacts, ProbeFacts
+from bigbatch.facts import Choice, CompileFacts, ForwardFacts, ProbeFacts
 from bigbatch.units import show_seconds
 
 if TYPE_CHECKING:

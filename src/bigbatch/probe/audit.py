@@ -23,7 +23,7 @@ from bigbatch.model.stand_in import stand_in
 from bigbatch.plan.precision import FORMATS, Format
 from bigbatch.probe.watching import Seen, watch
 from bigbatch.protocols import Losses
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 
 _LARGE_FORWARD, _LARGE_GRADIENT = 0.05, 0.1
 """Relative errors above which a block is named; bf16 usually has about 0.01 in both."""

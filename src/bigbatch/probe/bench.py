@@ -15,7 +15,7 @@ from bigbatch.graph.recompute import KEPT
 from bigbatch.model.untouched import untouched
 from bigbatch.probe.hardware import resident_bytes, synchronize
 from bigbatch.protocols import Forward, Losses
-from bigbatch.records import MicroBatch, Targets
+from bigbatch.samples import MicroBatch, Targets
 
 TIMED = 3
 """Micro-batches that are timed of each size."""

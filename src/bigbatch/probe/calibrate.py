@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bigbatch.facts import CalibrationFacts
 from bigbatch.model.stand_in import stand_in
 from bigbatch.model.untouched import untouched
 from bigbatch.plan.choices import ABOUT_AS_FAST
 from bigbatch.probe.bench import TIMED, Bench, spread
 from bigbatch.probe.hardware import peak_memory_bytes, resident_bytes, synchronize
 from bigbatch.protocols import Forward, Losses
-from bigbatch.records import CalibrationFacts, MicroBatch
+from bigbatch.samples import MicroBatch
 
 CPU_CANDIDATES = (512, 1024, 2048, 4096)
 ACCELERATOR_CANDIDATES = (2048, 4096, 8192, 16_384, 32_768, 65_536)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bigbatch.facts import ProbeFacts
 from bigbatch.protocols import Forward
-from bigbatch.records import MicroBatch, ProbeFacts
+from bigbatch.samples import MicroBatch
 
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 _HALF_TOLERANCE = 2e-2

@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.facts import HardwareFacts
 from bigbatch.places import Place
-from bigbatch.records import HardwareFacts
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")

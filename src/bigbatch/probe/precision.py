@@ -12,7 +12,7 @@ from torch import nn
 # The same measure and the same care for the module as the probe of packing, in the next file.
 from bigbatch.probe.exactness import Outcome, norm_of, outcome_of, ratio_of, undisturbed
 from bigbatch.protocols import Forward
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 
 _EXACT = 1e-6
 """Errors below this are those of fp32 itself: 1.5 times nothing is no bound."""

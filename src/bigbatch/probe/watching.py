@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bigbatch.graph.policy import Unit
 from bigbatch.protocols import Forward, Losses
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from bigbatch.tasks.losses import shares_of
 
 _LOWEST, _HIGHEST = -149, 128

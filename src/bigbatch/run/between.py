@@ -16,17 +16,7 @@ from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.parallel.agree import Leaving, OutOfMemory, alone, memory_errors, together, was_agreed
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Forward, Observer, Rates
-from bigbatch.records import (
-    Eval,
-    Evaluate,
-    Event,
-    GlobalBatch,
-    MicroBatch,
-    Record,
-    Save,
-    Stop,
-    Update,
-)
+from bigbatch.records import Eval, Evaluate, Event, Record, Save, Stop, Update
 from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.baseline import kept as baselines
 from bigbatch.run.beat import NO_BEAT, Beat
@@ -40,6 +30,7 @@ from bigbatch.run.plateau import Plateau
 from bigbatch.run.ramp import Growth
 from bigbatch.run.rate_test import tested_rate
 from bigbatch.run.signals import SignalFlag
+from bigbatch.samples import GlobalBatch, MicroBatch
 from bigbatch.store.keeper import Keeper
 from bigbatch.store.progress import Progress
 from bigbatch.units import Quantity

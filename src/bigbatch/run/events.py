@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bigbatch.records import Event, GlobalBatch, Update
+from bigbatch.records import Event, Update
+from bigbatch.samples import GlobalBatch
 from bigbatch.store.progress import Progress
 
 if TYPE_CHECKING:

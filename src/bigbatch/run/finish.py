@@ -19,13 +19,14 @@ from bigbatch.infer.evaluate import EvalResult, Example
 from bigbatch.metrics.entities import PIECE
 from bigbatch.metrics.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.model.export import save_model
-from bigbatch.records import Event, Record, TokenTable
+from bigbatch.records import Event, Record
 from bigbatch.run.about import base_name
 from bigbatch.run.baseline.kept import kept_or_fitted
 from bigbatch.run.between import Between
 from bigbatch.run.card import model_card
 from bigbatch.run.choice import Kept, choose, needs_final_scores
 from bigbatch.run.verdict import run_verdict
+from bigbatch.samples import Table
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.progress import Progress
 
@@ -198,7 +199,7 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
     }
 
 
-def _text_of(rows: DataTable, example: Example, table: TokenTable) -> str:
+def _text_of(rows: DataTable, example: Example, table: Table) -> str:
     """The text of a row, shortened; of a sentence, the words around the one that is meant, which stands in brackets."""
     names = rows.rows.column_names
     if "words" in names:
@@ -210,7 +211,7 @@ def _text_of(rows: DataTable, example: Example, table: TokenTable) -> str:
     return str(rows.rows.column("text")[example.row].as_py())[:500]
 
 
-def _word_of(example: Example, table: TokenTable) -> int:
+def _word_of(example: Example, table: Table) -> int:
     """Number of the word in its sentence that a unit belongs to; a word may have several units."""
     if PIECE not in table.extras:
         return example.unit

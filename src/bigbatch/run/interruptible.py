@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from bigbatch.protocols import Forward
-from bigbatch.records import MicroBatch
 from bigbatch.run.beat import Beat
+from bigbatch.samples import MicroBatch
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from bigbatch.build.parts import Parts
 from bigbatch.build.settled import RATE
 from bigbatch.parallel.agree import OutOfMemory
 from bigbatch.protocols import Rates, Record
-from bigbatch.records import GlobalBatch, MicroBatch, Update
+from bigbatch.records import Update
 from bigbatch.rules.batch_size import scaled
 from bigbatch.rules.first_run import rate_found, rate_test_updates, tested_rates
+from bigbatch.samples import GlobalBatch, MicroBatch
 from bigbatch.step.loss_scale import GradientOverflow
 from bigbatch.step.noise import Noise
 from bigbatch.step.together import Together

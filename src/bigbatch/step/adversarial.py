@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bigbatch.model.nudge import Nudge
-from bigbatch.records import MicroBatch
+from bigbatch.samples import MicroBatch
 from bigbatch.step.executor import Backward
 from bigbatch.step.masks import same_again
 

@@ -21,7 +21,8 @@ from bigbatch.optim.lamb import local_sum_of_squares
 from bigbatch.parallel.agree import alone, together
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Cut, Executor, Losses, Moments, Rates, State, World
-from bigbatch.records import Event, GlobalBatch, LossSums, MicroBatch, Update
+from bigbatch.records import Event, Update
+from bigbatch.samples import GlobalBatch, LossSums, MicroBatch
 from bigbatch.step.loss_scale import GradientOverflow, LossScale
 from bigbatch.step.replicas import Replica, Replicas
 from bigbatch.step.update import counted, halved, moving, nothing_learnt, recorded, restore_scale, scale_facts

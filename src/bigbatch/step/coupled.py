@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bigbatch.parallel.agree import memory_errors, together
 from bigbatch.protocols import World
-from bigbatch.records import LossSums, MicroBatch, Targets
+from bigbatch.samples import LossSums, MicroBatch, Targets
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.masks import mask_seed, private_generator, seed_generator
 from bigbatch.tasks.losses import shares_of

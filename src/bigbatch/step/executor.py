@@ -19,7 +19,7 @@ from torch import Tensor
 from bigbatch.model.layout import to_device
 from bigbatch.parallel.agree import memory_errors
 from bigbatch.protocols import Forward, Losses
-from bigbatch.records import LossSums, MicroBatch
+from bigbatch.samples import LossSums, MicroBatch
 from bigbatch.step.loss_scale import LossScale
 from bigbatch.step.masks import mask_seed, private_generator, seed_generator
 from bigbatch.tasks.losses import shares_of

@@ -21,8 +21,9 @@ from torch import Tensor
 from bigbatch.data.random_parts import random_part_of
 from bigbatch.model.groups import EMBEDDINGS
 from bigbatch.protocols import Cut, World
-from bigbatch.records import GlobalBatch, MicroBatch, Update
+from bigbatch.records import Update
 from bigbatch.rules.noise_scale import ADAM, WHOLE, Estimate, estimate
+from bigbatch.samples import GlobalBatch, MicroBatch
 
 
 class Remembers(Protocol):

@@ -23,8 +23,9 @@ from bigbatch.optim.state import load_optimizer_state, optimizer_state
 from bigbatch.parallel.outer import Outer
 from bigbatch.parallel.periodic import Meeting
 from bigbatch.protocols import Cut, World
-from bigbatch.records import Event, GlobalBatch, MicroBatch, Targets, TokenTable
+from bigbatch.records import Event
 from bigbatch.rules.sync import Decision, Measured, meets, next_period
+from bigbatch.samples import GlobalBatch, MicroBatch, Targets
 
 MODEL = "model/"
 
@@ -84,7 +85,6 @@ class Replicas:
         sync: SyncSettings,
         new_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         *,
-        table: TokenTable,
         last_update: int,
         shared_gradients: Sequence[Tensor] = (),
     ) -> None:
@@ -96,7 +96,6 @@ class Replicas:
             world: the ranks among which replicas are dealt.
             sync: `recipe.sync`.
             new_optimizer: an optimiser over the module's parameters.
-            table: the tokenised training split.
             last_update: of the run; replicas meet after it in any case.
             shared_gradients: parameters whose `.grad` is the same memory in every update.
 
@@ -109,7 +108,6 @@ class Replicas:
         self.rhythm = Rhythm()
         self._period = sync.period if isinstance(sync.period, int) else None
         self._last_update = last_update
-        self._table = table
         self._shared = set(shared_gradients)
         trained = set(parameters)
         found, frozen = {}, {name for name, item in module.named_parameters() if not item.requires_grad}
@@ -148,13 +146,12 @@ class Replicas:
     def targets(self, batch: GlobalBatch) -> list[Targets]:
         """What each replica, held here or not, learns of a batch: enough for its denominators."""
         numbers = range(self.count)
-        return [share_of(batch, self._table, number, self.count).targets for number in numbers]
+        return [share_of(batch, number, self.count).targets for number in numbers]
 
     def pieces(self, batch: GlobalBatch, cut: Cut) -> Iterator[MicroBatch]:
         """The micro-batches of the replicas held here, one replica behind the other."""
         return micro_batches_apart(
             batch,
-            self._table,
             self.meeting.held,
             self.count,
             micro_tokens=cut.micro_tokens,

@@ -25,7 +25,7 @@ from torch import Tensor
 from bigbatch.data.again import Again
 from bigbatch.parallel.agree import memory_errors, together
 from bigbatch.protocols import Executor, World
-from bigbatch.records import LossSums, MicroBatch
+from bigbatch.samples import LossSums, MicroBatch
 
 ETA = 0.01
 """As in the code of Kwon et al.: weights near zero move, too."""

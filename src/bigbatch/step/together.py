@@ -16,7 +16,8 @@ from bigbatch.optim.state import load_optimizer_state, optimizer_state
 from bigbatch.parallel.agree import alone, summed, together
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Cut, Executor, Losses, Moments, Rates, State, World
-from bigbatch.records import Event, GlobalBatch, MicroBatch, TokenTable, Update
+from bigbatch.records import Event, Update
+from bigbatch.samples import GlobalBatch, MicroBatch
 from bigbatch.step.loss_scale import GradientOverflow, LossScale
 from bigbatch.step.noise import Noise
 from bigbatch.step.update import (
@@ -37,8 +38,6 @@ class Together:
 
     task: Losses
     module: nn.Module
-    table: TokenTable
-    """The tokenised training split."""
     executor: Executor
     optimizer: torch.optim.Optimizer
     parameters: Sequence[Tensor]
@@ -59,9 +58,7 @@ class Together:
         measured = self.noise.pieces(batch, cut)
         if measured is not None:
             return measured
-        return micro_batches(
-            batch, self.table, micro_tokens=cut.micro_tokens, packing=cut.packing, part=self.world.part
-        )
+        return micro_batches(batch, micro_tokens=cut.micro_tokens, packing=cut.packing, part=self.world.part)
 
     def update(self, batch: GlobalBatch, pieces: Iterable[MicroBatch], rates: Rates) -> list[Update]:
         """Move the weights by one global batch, unless its loss or gradient is not finite.

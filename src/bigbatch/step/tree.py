@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from bigbatch.parallel.agree import memory_errors
-from bigbatch.records import LossSums, MicroBatch
 from bigbatch.rules.tree import TreeSum
+from bigbatch.samples import LossSums, MicroBatch
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.masks import mask_seed, private_generator, seed_generator
 

@@ -13,7 +13,8 @@ from bigbatch.optim.build import set_scaled
 from bigbatch.parallel.agree import is_memory_error, summed, together
 from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Moments, Rates, World
-from bigbatch.records import Event, GlobalBatch, LossSums, Update
+from bigbatch.records import Event, Update
+from bigbatch.samples import GlobalBatch, LossSums
 from bigbatch.step.loss_scale import LossScale
 
 

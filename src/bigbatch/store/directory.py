@@ -15,7 +15,8 @@ from typing import Any
 import bigbatch
 from bigbatch.documents import State, readable
 from bigbatch.errors import DiskError
-from bigbatch.records import HardwareFacts, utc_now
+from bigbatch.facts import HardwareFacts
+from bigbatch.records import utc_now
 from bigbatch.store.durable import (
     FILES,
     TEMPORARY,

@@ -12,7 +12,7 @@ import numpy as np
 from bigbatch.build.inputs import Inputs, Live, read_inputs
 from bigbatch.build.live import live_task
 from bigbatch.build.ready import Ready, ready_model
-from bigbatch.data.order import Stream
+from bigbatch.data.order import SampleOrder
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.source import quiet
 from bigbatch.probe.hardware import hardware_facts
@@ -197,7 +197,7 @@ def recipe_for_bench(
 
 
 def _order(rows: int, seed: int, count: int) -> tuple[int, ...]:
-    return tuple(int(row) for row in Stream(rows, seed).ids(0, count))
+    return tuple(int(row) for row in SampleOrder(rows, seed).ids(0, count))
 
 
 def _lengths(job: Job, ready: Ready, inputs: Inputs) -> dict[int, int]:

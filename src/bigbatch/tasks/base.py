@@ -32,7 +32,7 @@ from bigbatch.data.tokens import as_table
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.heads import HEADS, Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
-from bigbatch.records import Predictions, Sample, Targets, TokenTable
+from bigbatch.samples import ONE_TOKEN, Predictions, Sample, Table, Targets
 from bigbatch.tasks.described import described, prediction_of_nothing
 from bigbatch.tasks.facts import BuildFacts, TaskFacts
 from bigbatch.tasks.losses import Kind
@@ -47,7 +47,7 @@ Out = TypeVar("Out")
 """What the model gives: a tensor (U, C), or `model.logits.DeferredLogits` (factors of (U, vocabulary))."""
 Keep = Callable[[Any, Targets], Tensor]
 """(outputs of U units, their targets) -> all that is kept of each (U, k)."""
-RunTable = Callable[[TokenTable, Keep], np.ndarray]
+RunTable = Callable[[Table, Keep], np.ndarray]
 """`run(table, keep)`: a table through the model, and what is kept of all its units (U, k), in table order."""
 NOT_AN_OPTION = {"option": False}
 """Metadata of a field that no recipe sets."""
@@ -68,7 +68,7 @@ class Task(ABC, Generic[Out]):
 
             from bigbatch.model.heads import Head
             from bigbatch.protocols import Role
-            from bigbatch.records import Predictions, Sample
+            from bigbatch.samples import Predictions, Sample
             from bigbatch.tasks.base import Task
             from bigbatch.tasks.inputs import encode_words
             from bigbatch.tasks.labelled import fp64
@@ -294,6 +294,11 @@ class Task(ABC, Generic[Out]):
         return self.facts.max_length
 
     @property
+    def sequences(self) -> Mapping[str, int]:
+        """The streams that run through the blocks -> positions that an entry of each takes: what a sample costs."""
+        return ONE_TOKEN
+
+    @property
     def joins_rows(self) -> bool:
         """Whether rows are joined, so that those that are held out should stand together: the last ones."""
         return False
@@ -303,11 +308,11 @@ class Task(ABC, Generic[Out]):
         """What the names of the labels make questionable."""
         return ()
 
-    def arrange(self, table: TokenTable) -> TokenTable:
+    def arrange(self, table: Table) -> Table:
         """The samples that training counts, of a tokenised split: pieces, blocks. By default its rows as they are."""
         return table
 
-    def view(self, table: TokenTable, rows_B: np.ndarray, epochs_B: np.ndarray) -> TokenTable:
+    def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """These rows as each of these epochs sees them, row after row: masked, text by text, …
 
         A pure function, so that neither the split nor a resume can change what is seen. Not called where a task leaves
@@ -325,13 +330,13 @@ class Task(ABC, Generic[Out]):
         """Whether epochs see rows otherwise than the table has them."""
         return type(self).view is not Task.view
 
-    def fixed(self, table: TokenTable) -> TokenTable:
+    def fixed(self, table: Table) -> Table:
         """What evaluations see of a split, always the same. By default all of it."""
         return table
 
     # ------------------------------------------------------------ weights, denominators, loss
 
-    def fit(self, train: TokenTable) -> Self:
+    def fit(self, train: Table) -> Self:
         """The same task, knowing what only the training table says: class weights, say."""
         del train
         return self
@@ -430,7 +435,7 @@ class Task(ABC, Generic[Out]):
             list of that under `units`.
         """
         del rows, tokenizer
-        units = described(self.decode(run(as_table(samples), self.keep)), self.label_names)
+        units = described(self.decode(run(as_table(samples, self.sequences), self.keep)), self.label_names)
         for sample in samples:
             own = list(islice(units, len(sample.reads)))
             yield own[0] if len(own) == 1 and self.head.kind == "sequence" else {"units": own}

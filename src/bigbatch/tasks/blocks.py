@@ -17,12 +17,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from bigbatch.data.ragged import starts_of
 from bigbatch.errors import DataError
-from bigbatch.records import TokenTable
+from bigbatch.samples import TOKENS, UNITS, Stream, Table, offsets_of, starts_of
 
 
-def piece_bounds(table: TokenTable, most_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def piece_bounds(table: Table, most_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First and end token of each piece of each document, and the document's number (S,) int64 each.
 
     Documents of one token predict nothing and have no piece.
@@ -36,14 +35,14 @@ def piece_bounds(table: TokenTable, most_tokens: int) -> tuple[np.ndarray, np.nd
     return firsts_S, np.minimum(firsts_S + most_tokens, ends_D[owners_S]), owners_S
 
 
-def block_bounds(table: TokenTable, most_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def block_bounds(table: Table, most_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """First and end token of each block of all documents joined (S,) int64 each; the last may be shorter."""
     total = int(table.token_offsets[-1])
     firsts_S = np.arange(0, total - 1, most_tokens, dtype=np.int64)
     return firsts_S, np.minimum(firsts_S + most_tokens, total)
 
 
-def next_token_table(table: TokenTable, firsts_S: np.ndarray, ends_S: np.ndarray) -> TokenTable:
+def next_token_table(table: Table, firsts_S: np.ndarray, ends_S: np.ndarray) -> Table:
     """Stretches of a table's tokens as samples in which every token predicts the next.
 
     Args:
@@ -62,22 +61,23 @@ def next_token_table(table: TokenTable, firsts_S: np.ndarray, ends_S: np.ndarray
     tokens_T = slice(None) if joined else _stretches(firsts_S, lengths_S)
     targets_U = _stretches(firsts_S + 1, lengths_S - 1)
     reads_U = targets_U - 1 - np.repeat(firsts_S, lengths_S - 1)
-    return replace(
-        table,
-        ids=table.ids[tokens_T],
-        token_offsets=_offsets(lengths_S),
-        segments=None if table.segments is None else table.segments[tokens_T],
-        reads=reads_U.astype(np.int32),
-        unit_offsets=_offsets(lengths_S - 1),
-        values=table.ids[targets_U],
-        weights=table.weights[targets_U],
-        extras={name: values[targets_U] for name, values in table.extras.items()},
+    units = {name: column[targets_U] for name, column in table[UNITS].columns.items()}
+    return table.replaced(
+        tokens=replace(
+            table[TOKENS],
+            columns={name: column[tokens_T] for name, column in table[TOKENS].columns.items()},
+            offsets=offsets_of(lengths_S),
+        ),
+        units=Stream(
+            columns=units | {"at": reads_U.astype(np.int32), "values": table.ids[targets_U]},
+            offsets=offsets_of(lengths_S - 1),
+        ),
     )
 
 
 def framed_blocks(
-    table: TokenTable, most_tokens: int, before: Sequence[int], behind: Sequence[int], group: str
-) -> TokenTable:
+    table: Table, most_tokens: int, before: Sequence[int], behind: Sequence[int], group: str
+) -> Table:
     """All documents joined, without what their tokenizer put around them, in blocks that have it around themselves.
 
     Args:
@@ -106,7 +106,7 @@ def framed_blocks(
     firsts_S = np.arange(0, total, room, dtype=np.int64)
     sizes_S = np.minimum(firsts_S + room, total) - firsts_S
     lengths_S = sizes_S + len(before) + len(behind)
-    offsets = _offsets(lengths_S)
+    offsets = offsets_of(lengths_S)
     ids = np.empty(int(offsets[-1]), table.ids.dtype)
     for place, token in enumerate(before):
         ids[offsets[:-1] + place] = token
@@ -118,18 +118,20 @@ def framed_blocks(
     if group in extras:
         words_U = np.maximum(joined_T[starts_U + extras[group].astype(np.int64)], blocks_U * room)
         extras[group] = (words_U - blocks_U * room + len(before)).astype(np.float32)
-    return replace(
-        table,
+    return Table.of_tokens(
         ids=ids,
         token_offsets=offsets,
         segments=None if table.segments is None else np.zeros(len(ids), np.int8),
         reads=(places_U - blocks_U * room + len(before)).astype(np.int32),
-        unit_offsets=_offsets(np.bincount(blocks_U, minlength=len(firsts_S))),
+        unit_offsets=offsets_of(np.bincount(blocks_U, minlength=len(firsts_S))),
+        values=table.values,
+        weights=table.weights,
         extras=extras,
+        truncated_samples=table.truncated_samples,
     )
 
 
-def _unframed(table: TokenTable, before: Sequence[int], behind: Sequence[int]) -> np.ndarray:
+def _unframed(table: Table, before: Sequence[int], behind: Sequence[int]) -> np.ndarray:
     """(tokens,) bool: what is left of documents without the frame, where they have it."""
     ids, starts_D, ends_D = np.asarray(table.ids), table.token_offsets[:-1], table.token_offsets[1:]
     kept_T = np.ones(len(ids), bool)
@@ -147,7 +149,3 @@ def _unframed(table: TokenTable, before: Sequence[int], behind: Sequence[int]) -
 def _stretches(firsts_S: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:
     """first, first + 1, … of each stretch, one behind the other (sum of lengths,) int64."""
     return np.arange(int(lengths_S.sum())) + np.repeat(firsts_S - starts_of(lengths_S), lengths_S)
-
-
-def _offsets(counts_S: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_S, dtype=np.int64)])

@@ -17,7 +17,7 @@ from bigbatch.model.heads import Head, head_named_by
 from bigbatch.protocols import Metric, Role, Row, Tokenizer
 from bigbatch.recipe.learning import PLANNED_TASKS
 from bigbatch.recipe.references import is_reference, resolve_reference
-from bigbatch.records import Predictions, Sample, Targets, TokenTable
+from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import NOT_AN_OPTION, Task, options_of
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
@@ -168,7 +168,7 @@ def as_task(found: Any, name: str | None = None, *, where: str = "recipe") -> Ta
 _LEAST = ("roles", "encode", "denominators", "loss", "decode")
 _OPTIONAL = frozenset({
     "arrange", "build", "clock", "couples", "data_warnings", "files", "fixed", "joins_rows", "keep", "kept_loss",
-    "label_names", "labels", "nothing", "perfect", "predict", "view", "weigh",
+    "label_names", "labels", "nothing", "perfect", "predict", "sequences", "view", "weigh",
 })  # fmt: skip
 """What a task of the user's own may have as `tasks.base.Task` has it."""
 _FILLED = {"labels": "label_set", "pools": "pool"} | {
@@ -265,7 +265,7 @@ class Foreign(Task[Any]):
             return self.own.encode_batch(rows, tokenizer)
         return [self.own.encode(row, tokenizer) for row in rows]
 
-    def fit(self, train: TokenTable) -> Foreign:
+    def fit(self, train: Table) -> Foreign:
         """The same task, knowing what its own says."""
         return replace(self, own=self.own.fit(train)) if hasattr(self.own, "fit") else self
 

@@ -17,7 +17,7 @@ from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.metrics.classify import PER_CLASS_PREFIXES, default_metrics, metric_for
 from bigbatch.model.heads import Head, ProblemType
 from bigbatch.protocols import Metric, Role, Row, Tokenizer
-from bigbatch.records import Sample
+from bigbatch.samples import Sample
 from bigbatch.tasks.inputs import Inputs, inputs_of_rows, is_tokenised
 from bigbatch.tasks.labelled import Labelled
 from bigbatch.tasks.losses import IGNORED, Kind

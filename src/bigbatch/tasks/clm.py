@@ -16,7 +16,7 @@ from bigbatch.errors import DataError
 from bigbatch.metrics.perplexity import BYTES
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Row, Tokenizer
-from bigbatch.records import Sample, TokenTable
+from bigbatch.samples import Sample, Table
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.blocks import block_bounds, next_token_table, piece_bounds
 from bigbatch.tasks.documents import Document, encode_documents
@@ -73,7 +73,7 @@ class CausalLM(LanguageModelling):
             predicted_T &= _labelled(row, labels, sample.ids)
         return sample if predicted_T.all() else replace(sample, weights=predicted_T.astype(np.float32))
 
-    def arrange(self, table: TokenTable) -> TokenTable:
+    def arrange(self, table: Table) -> Table:
         """Documents cut into pieces or blocks, in which each token predicts the next. Where no document has two tokens
         they stay as they are, without a unit.
         """

@@ -20,7 +20,7 @@ from bigbatch.errors import UsageError
 from bigbatch.metrics.entities import PIECE, STARTS
 from bigbatch.metrics.states import joined
 from bigbatch.model.heads import HEADS
-from bigbatch.records import Predictions, Targets
+from bigbatch.samples import Predictions, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.losses import IGNORED
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bigbatch.protocols import Json
-from bigbatch.records import Predictions
+from bigbatch.samples import Predictions
 from bigbatch.tasks.losses import Kind
 
 

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as compute
 from torch import nn
 
-from bigbatch.data.ragged import starts_of
 from bigbatch.data.tables import DataTable
 from bigbatch.data.token_rows import first_above
 from bigbatch.errors import DataError, Problem
 from bigbatch.model.anatomy import headed_model
 from bigbatch.model.load import pad_id
 from bigbatch.protocols import Row
+from bigbatch.samples import starts_of
 
 _FIRST, _LAST = ("bos", "cls"), ("eos", "sep")
 """Marks that a row may really begin and end with."""

@@ -11,7 +11,7 @@ import numpy as np
 from bigbatch.data.texts import hash_of
 from bigbatch.errors import DataError
 from bigbatch.protocols import Row, Tokenizer
-from bigbatch.records import Sample
+from bigbatch.samples import Sample
 
 
 class NoTokens(DataError):

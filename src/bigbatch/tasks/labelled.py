@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bigbatch.protocols import Row, Tokenizer
-from bigbatch.records import Predictions, Sample, Targets, TokenTable
+from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.losses import (
     UnitLoss,
@@ -97,7 +97,7 @@ class Labelled(Task[Tensor]):
 
     # ------------------------------------------------------------ weights, denominators, loss
 
-    def fit(self, train: TokenTable) -> Self:
+    def fit(self, train: Table) -> Self:
         """The same task with its class weights computed from the units of the training table.
 
         Raises:
@@ -167,7 +167,7 @@ class Labelled(Task[Tensor]):
 
 
 def weights_of_classes(
-    setting: str | Mapping[str, float], names: Sequence[str], train: TokenTable
+    setting: str | Mapping[str, float], names: Sequence[str], train: Table
 ) -> tuple[float, ...] | None:
     """Weights of the C classes from the training table's units, of labels where they apply (`multi`: zeros and ones);
     None for `none`.

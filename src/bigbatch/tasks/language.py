@@ -20,7 +20,7 @@ from bigbatch.errors import Problem, RecipeError
 from bigbatch.metrics.perplexity import language_metrics
 from bigbatch.model.logits import DeferredLogits
 from bigbatch.protocols import Metric, Role
-from bigbatch.records import Predictions, Targets, TokenTable
+from bigbatch.samples import Predictions, Table, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.low_entropy import low_entropy
@@ -127,7 +127,7 @@ class LanguageModelling(Task[Tensor | DeferredLogits]):
 
     # ------------------------------------------------------------ weights, denominators, loss
 
-    def fit(self, train: TokenTable) -> Self:
+    def fit(self, train: Table) -> Self:
         """The same task, told whether a sum may stand for weighted values."""
         return self.with_facts(whole_weights=bool(np.isin(np.asarray(train.weights), (0.0, 1.0)).all()))
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.recipe.references import is_reference, resolve_reference
-from bigbatch.records import Targets
+from bigbatch.samples import Targets
 
 if TYPE_CHECKING:
     from bigbatch.recipe.learning import LossSpec

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigbatch.data.order import mixed, mixed_with, splitmix64_at
-from bigbatch.data.ragged import flat_indexes, starts_of
-from bigbatch.records import TokenTable
+from bigbatch.samples import Table, flat_indexes, offsets_of, starts_of
 
 TRAINING = 0x3A5C
 EVALUATION = 0xE7A1
@@ -48,7 +47,7 @@ def sample_states(seed: int, stream: int, epochs_B: np.ndarray, samples_B: np.nd
     return mixed_with(mixed_with(start, epochs_B), samples_B)
 
 
-def masked_rows(table: TokenTable, rows_B: np.ndarray, states_B: np.ndarray, rates: Rates) -> TokenTable:
+def masked_rows(table: Table, rows_B: np.ndarray, states_B: np.ndarray, rates: Rates) -> Table:
     """Rows of a table with tokens masked; the masked ones are the units of what comes back.
 
     Every sample that has a token to mask has at least one masked: where none was chosen, the one with the lowest draw
@@ -64,9 +63,10 @@ def masked_rows(table: TokenTable, rows_B: np.ndarray, states_B: np.ndarray, rat
     """
     tokens_T, lengths_B = flat_indexes(table.token_offsets, rows_B)
     units_U, per_sample_B = flat_indexes(table.unit_offsets, rows_B)
+    extras, segments = table.extras, table.segments
     ids_T = np.array(table.ids[tokens_T])
     reads_U = table.reads[units_U].astype(np.int64)
-    groups_U = table.extras[WORD][units_U].astype(np.int64) if WORD in table.extras else reads_U
+    groups_U = extras[WORD][units_U].astype(np.int64) if WORD in extras else reads_U
     states_U = np.repeat(states_B, per_sample_B)
     chosen_U = _chosen(_draw(states_U, groups_U, 0), per_sample_B, rates.probability)
     places_M = (reads_U + np.repeat(starts_of(lengths_B), per_sample_B))[chosen_U]
@@ -74,15 +74,15 @@ def masked_rows(table: TokenTable, rows_B: np.ndarray, states_B: np.ndarray, rat
     masked_U = units_U[chosen_U]
     sample_U = np.repeat(np.arange(len(rows_B)), per_sample_B)
     counts_B = np.bincount(sample_U[chosen_U], minlength=len(rows_B))
-    return TokenTable(
+    return Table.of_tokens(
         ids=ids_T,
-        token_offsets=_offsets(lengths_B),
-        segments=None if table.segments is None else table.segments[tokens_T],
+        token_offsets=offsets_of(lengths_B),
+        segments=None if segments is None else segments[tokens_T],
         reads=reads_U[chosen_U].astype(np.int32),
-        unit_offsets=_offsets(counts_B),
+        unit_offsets=offsets_of(counts_B),
         values=table.values[masked_U],
         weights=table.weights[masked_U],
-        extras={name: values[masked_U] for name, values in table.extras.items() if name != WORD},
+        extras={name: values[masked_U] for name, values in extras.items() if name != WORD},
         truncated_samples=table.truncated_samples,
     )
 
@@ -108,7 +108,3 @@ def _draw(states_N: np.ndarray, positions_N: np.ndarray, number: int) -> np.ndar
     """(N,) float64 in [0, 1): 53 bits of one output."""
     bits_N = splitmix64_at(states_N, _DRAWS * positions_N + number)
     return (bits_N >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _offsets(counts_B: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_B, dtype=np.int64)])

@@ -22,7 +22,7 @@ from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.metrics.match import USUAL, check_rank_metric, rank_metrics
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
-from bigbatch.records import Predictions, Sample, Targets, TokenTable
+from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import RunTable, Task
 from bigbatch.tasks.contrast import contrastive_losses
 from bigbatch.tasks.inputs import NoTokens, encode_texts, joined
@@ -142,12 +142,12 @@ class Match(Task[Tensor]):
         inputs = iter(encode_texts(texts, None, tokenizer, self.facts.max_length))
         return [joined([(role, next(inputs)) for role, _ in row]) for row in found]
 
-    def view(self, table: TokenTable, rows_B: np.ndarray, epochs_B: np.ndarray) -> TokenTable:
+    def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows text by text; the same in every epoch."""
         del epochs_B
         return text_table(table, rows_B)
 
-    def fixed(self, table: TokenTable) -> TokenTable:
+    def fixed(self, table: Table) -> Table:
         """A whole split text by text."""
         return text_table(table, np.arange(len(table), dtype=np.int64))
 

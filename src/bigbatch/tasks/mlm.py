@@ -19,7 +19,7 @@ from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, Problem, RecipeError
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Row, Tokenizer
-from bigbatch.records import Sample, Targets, TokenTable
+from bigbatch.samples import Sample, Table, Targets
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.blocks import framed_blocks
 from bigbatch.tasks.documents import Document, encode_documents
@@ -89,7 +89,7 @@ class MaskedLM(LanguageModelling):
             return [_units(document, document.ids == self._mask_id, {}) for document in documents]
         return [self._sample(document) for document in documents]
 
-    def arrange(self, table: TokenTable) -> TokenTable:
+    def arrange(self, table: Table) -> Table:
         """Documents as they are, or joined and cut into blocks."""
         if self.blocks == "documents":
             return table
@@ -111,12 +111,12 @@ class MaskedLM(LanguageModelling):
 
     # ------------------------------------------------------------ masks
 
-    def view(self, table: TokenTable, rows_B: np.ndarray, epochs_B: np.ndarray) -> TokenTable:
+    def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows with this epoch's masks; the masked tokens are the units."""
         states_B = sample_states(self.facts.data_seed, TRAINING, epochs_B, rows_B)
         return masked_rows(table, rows_B, states_B, self._rates)
 
-    def fixed(self, table: TokenTable) -> TokenTable:
+    def fixed(self, table: Table) -> Table:
         """A whole split with masks that are the same in every evaluation of every run, whatever its seed."""
         rows_B = np.arange(len(table), dtype=np.int64)
         states_B = sample_states(0, EVALUATION, np.zeros_like(rows_B), rows_B)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bigbatch.protocols import Losses
-from bigbatch.records import Targets
+from bigbatch.samples import Targets
 from bigbatch.tasks.base import Task
 
 

@@ -22,7 +22,7 @@ from bigbatch.metrics.entities import PIECE, SEEN, STARTS, entities, scheme_of
 from bigbatch.metrics.tag import TYPE_PREFIXES, default_tag_metrics, tag_metric
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
-from bigbatch.records import Predictions, Sample
+from bigbatch.samples import Predictions, Sample
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.described import finite
 from bigbatch.tasks.inputs import (

@@ -8,27 +8,27 @@ import numpy as np
 import pytest
 
 from bigbatch.data.tables import from_rows
-from bigbatch.records import TokenTable
 from bigbatch.run.baseline.model import Split
 from bigbatch.run.baseline.neighbours import mlm_baselines
 from bigbatch.run.baseline.ngram import ORDER, NGram, clm_baselines
+from bigbatch.samples import Table
 from bigbatch.tasks.blocks import next_token_table, piece_bounds
 
 VOCABULARY = 6
 
 
-def table(rows: list[list[int]]) -> TokenTable:
+def table(rows: list[list[int]]) -> Table:
     """Documents, a unit a token."""
     ids = np.concatenate([np.array(row, np.int32) for row in rows])
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     reads = np.concatenate([np.arange(len(row)) for row in rows]).astype(np.int32)
-    return TokenTable(
+    return Table.of_tokens(
         ids=ids, token_offsets=offsets, segments=None, reads=reads, unit_offsets=offsets, values=ids,
         weights=np.ones(len(ids), np.float32),
     )  # fmt: skip
 
 
-def causal(rows: list[list[int]]) -> TokenTable:
+def causal(rows: list[list[int]]) -> Table:
     documents = table(rows)
     return next_token_table(documents, *piece_bounds(documents, 100)[:2])
 
@@ -106,7 +106,7 @@ def test_neighbours_tell_the_token_between():
     train = Split(rows=from_rows([]), table=table(rows))
     unigram, neighbours = mlm_baselines(train, vocabulary=VOCABULARY)
     masked = table([[0, 2, 1], [1, 2, 0], [2, 2, 2]])  # 2 stands for the mask: nobody has seen it
-    middle = TokenTable(
+    middle = Table.of_tokens(
         ids=masked.ids, token_offsets=masked.token_offsets, segments=None, reads=np.array([1, 1, 1], np.int32),
         unit_offsets=np.arange(4), values=np.array([3, 4, 0]), weights=np.ones(3, np.float32),
     )  # fmt: skip

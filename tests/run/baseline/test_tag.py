@@ -10,9 +10,9 @@ import pytest
 from bigbatch.data.tables import DataTable, from_rows
 from bigbatch.data.tokens import as_table
 from bigbatch.metrics.entities import PIECE
-from bigbatch.records import Sample
 from bigbatch.run.baseline.model import Split
 from bigbatch.run.baseline.tag import tag_baselines
+from bigbatch.samples import Sample
 
 TASK = SimpleNamespace(label_names=("A", "B", "O"))
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from bigbatch.data.texts import OWNER, ROLE
-from bigbatch.records import Predictions
 from bigbatch.run.baseline.features import CHARACTERS, WORDS, Bag
 from bigbatch.run.baseline.model import Baseline, Split
+from bigbatch.samples import Predictions
 from bigbatch.tasks.match import ROLES
 
 _WITH_CHARACTERS = 1_000_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigbatch.data.tables import DataTable
-from bigbatch.records import Predictions, TokenTable
+from bigbatch.samples import Predictions, Table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -16,7 +16,7 @@ class Split:
     """A split before and after tokenising."""
 
     rows: DataTable
-    table: TokenTable
+    table: Table
     """As training sees it, or as evaluations do."""
 
 

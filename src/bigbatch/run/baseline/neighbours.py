@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bigbatch.records import TokenTable
 from bigbatch.run.baseline.counts import counted
 from bigbatch.run.baseline.model import Baseline, Split, spread
+from bigbatch.samples import Table
 
 _MOST_UNITS = 3_000_000
 _AT_A_TIME = 500_000
@@ -62,7 +62,7 @@ def mlm_baselines(train: Split, *, vocabulary: int) -> Iterator[Baseline]:
     yield Baseline(name="neighbours", outputs=neighbours, note=note)
 
 
-def _around(table: TokenTable, units_U: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _around(table: Table, units_U: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The tokens left and right of some units as they are shown, 0 beyond either end of a sample; and a context that is
     always the same.
     """

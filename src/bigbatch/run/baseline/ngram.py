@@ -12,10 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bigbatch.data.ragged import flat_indexes
-from bigbatch.records import TokenTable
 from bigbatch.run.baseline.counts import Counts
 from bigbatch.run.baseline.model import Baseline, Split, spread
+from bigbatch.samples import Table, flat_indexes
 
 ORDER = 5
 _MOST_TOKENS = 3_000_000
@@ -36,7 +35,7 @@ def clm_baselines(train: Split, *, vocabulary: int) -> Iterator[Baseline]:
 class NGram:
     """Counts of every order."""
 
-    def __init__(self, table: TokenTable, samples: np.ndarray, vocabulary: int) -> None:
+    def __init__(self, table: Table, samples: np.ndarray, vocabulary: int) -> None:
         self.vocabulary = max(vocabulary, int(np.max(table.ids, initial=0)) + 1)
         tokens_T, real_T = _marked(table, samples, self.vocabulary)
         grams = self._numbered(tokens_T)
@@ -61,7 +60,7 @@ class NGram:
             before_T = np.concatenate([np.zeros(1, np.int64), found[-1][1][:-1]])
         return found
 
-    def score(self, table: TokenTable, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, table: Table, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probability of each token of some samples, and whether it is the one that was to be expected most."""
         tokens_T, real_T = _marked(table, samples, self.vocabulary)
         share_T = np.full(len(tokens_T), 1.0 / self.vocabulary)
@@ -75,7 +74,7 @@ class NGram:
         return share_T[real_T], (expected_T == tokens_T)[real_T]
 
 
-def _marked(table: TokenTable, samples: np.ndarray, mark: int) -> tuple[np.ndarray, np.ndarray]:
+def _marked(table: Table, samples: np.ndarray, mark: int) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of samples, marks in front of each, and which are tokens."""
     places_T, lengths_S = flat_indexes(table.token_offsets, samples)
     shift_T = np.repeat((ORDER - 1) * np.arange(1, len(samples) + 1), lengths_S)
@@ -87,7 +86,7 @@ def _marked(table: TokenTable, samples: np.ndarray, mark: int) -> tuple[np.ndarr
     return whole_T, real_T
 
 
-def _outputs(model: NGram, table: TokenTable) -> np.ndarray:
+def _outputs(model: NGram, table: Table) -> np.ndarray:
     """(U, 2): nats of each predicted token, and whether it was expected."""
     found = [np.empty((0, 2))]
     first = 0
