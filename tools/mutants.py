@@ -94,12 +94,12 @@ MUTANTS = (
     ),
     Mutant(
         name="class-weights-twice",
-        fault="the loop multiplies class weights in that the table has already",
+        fault="class weights are multiplied into weights that have them already",
         patches=(
             (
-                "step/together.py",
-                "packing=cut.packing, part=self.world.part\n",
-                "packing=cut.packing, part=self.world.part, unit_weights=self.task.prepare\n",
+                "build/ready.py",
+                "table.weighted(task.weigh(table.targets).weights)",
+                "table.weighted(task.weigh(task.weigh(table.targets)).weights)",
             ),
         ),
         tests=(EXACT,),
@@ -279,9 +279,9 @@ MUTANTS = (
         fault="the head reads the tokens of the pack's first sample for all",
         patches=(
             (
-                "data/packs.py",
-                ".astype(np.int64) + np.repeat(starts_of(lengths_B), units_per_sample_B)\n",
-                ".astype(np.int64)\n",
+                "samples.py",
+                "return self.table.reads.astype(np.int64) + np.repeat(",
+                "return self.table.reads.astype(np.int64) + 0 * np.repeat(",
             ),
         ),
         tests=(SPLIT,),
@@ -500,9 +500,9 @@ MUTANTS = (
         fault="a micro-batch is cut out of the split's tokens, not out of what the update masked",
         patches=(
             (
-                "data/packs.py",
-                "seen = gather(view, chosen, index, micro_tokens, packing, unit_weights)",
-                "seen = gather(table, ids_B[chosen], index, micro_tokens, packing, unit_weights)",
+                "data/batches.py",
+                "        table=seen,\n",
+                "        table=taken,\n",
             ),
         ),
         tests=(LANGUAGE,),

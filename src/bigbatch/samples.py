@@ -161,7 +161,7 @@ class Table:
         values: np.ndarray,
         weights: np.ndarray,
         extras: Mapping[str, np.ndarray] | None = None,
-        **more: Any,
+        truncated_samples: int = 0,
     ) -> Self:
         """A table of one stream of tokens, and units.
 
@@ -174,7 +174,7 @@ class Table:
             values: (U, …) targets.
             weights: (U,) float32.
             extras: name -> (U,) float32.
-            more: other fields.
+            truncated_samples: how many were cut.
         """
         tokens = {"ids": ids} if segments is None else {"ids": ids, "segments": segments}
         units = {"at": reads, "values": values, "weights": weights} | {
@@ -185,7 +185,7 @@ class Table:
                 TOKENS: Stream(columns=tokens, offsets=token_offsets, positions=1),
                 UNITS: Stream(columns=units, offsets=unit_offsets),
             },
-            **more,
+            truncated_samples=truncated_samples,
         )
 
     def __len__(self) -> int:
