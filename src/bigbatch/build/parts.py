@@ -11,6 +11,7 @@ from bigbatch.build.clocks import Clocks
 from bigbatch.build.ready import Data, Ready
 from bigbatch.data.batches import Batches
 from bigbatch.data.tables import DataTable
+from bigbatch.facts import HardwareFacts
 from bigbatch.metrics.watched import figure_of, larger_is_better, validation_splits
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.plan.choices import asked_for

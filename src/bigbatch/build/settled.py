@@ -12,6 +12,7 @@ from typing import Any
 
 from bigbatch.build.noise import obstacle
 from bigbatch.build.ready import Ready
+from bigbatch.facts import Choice
 from bigbatch.metrics.watched import validation_splits
 from bigbatch.model.untrained import is_untrained
 from bigbatch.plan.frozen import Plan
