@@ -14,8 +14,7 @@ from bigbatch.data.cache import Writer
 from bigbatch.errors import DiskError
 from bigbatch.launch.endings import Ending, leave
 from bigbatch.launch.worker import Worker
-from bigbatch.report.page import write_atomic
-from bigbatch.report.standalone import write_figure
+from bigbatch.report.page import write_atomic, write_figure
 from bigbatch.run.beat import Beat
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.durable import append_line, atomic_write_text, fsync_file, make_folders

@@ -645,13 +645,13 @@ MUTANTS = (
     Mutant(
         name="rounding-seeded-by-nothing",
         fault="stochastic rounding draws from the global generator",
-        patches=(("optim/rounding.py", ".random_(generator=generator)", ".random_()"),),
+        patches=(("optim/adamw_bf16.py", ".random_(generator=generator)", ".random_()"),),
         tests=("tests/optim/test_adamw_bf16.py",),
     ),
     Mutant(
         name="rounding-by-order",
         fault="the random bits of a parameter depend on the update alone, so all parameters round alike",
-        patches=(("optim/rounding.py", " + name.encode()", ""),),
+        patches=(("optim/adamw_bf16.py", " + name.encode()", ""),),
         tests=("tests/optim/test_adamw_bf16.py",),
     ),
     Mutant(

@@ -401,8 +401,8 @@ def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
 
 @said_plainly
 def bench(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Results:
-    """`bigbatch bench`: speed, memory and start against other trainers on the same samples; see `study.command`."""
-    from bigbatch.study.command import bench_command
+    """`bigbatch bench`: speed, memory and start against other trainers on the same samples; see `study.bench`."""
+    from bigbatch.study.bench import bench_command
 
     return bench_command(recipe, overrides, **options)
 

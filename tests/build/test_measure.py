@@ -19,7 +19,7 @@ from bigbatch.build.parts import Parts
 from bigbatch.graph import lazy
 from bigbatch.graph.dropout import QuickDropout
 from bigbatch.plan.forward import ForwardPlan
-from bigbatch.plan.load import Load
+from bigbatch.plan.timing import Load
 from bigbatch.probe.load import LoadWatch
 from bigbatch.recipe.load import load_recipe
 from tests.models import tiny

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from bigbatch.errors import UsageError
 from bigbatch.launch.batch_script import batch_script
-from bigbatch.recipe.slurm import SlurmSpec
+from bigbatch.recipe.machine import SlurmSpec
 
 GOLDEN = """\
 #!/bin/bash

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bigbatch.optim.adamw_bf16 import AdamWBf16
-from bigbatch.optim.rounding import random_bits, rounding_seed, stochastic_bf16
+from bigbatch.optim.adamw_bf16 import AdamWBf16, random_bits, rounding_seed, stochastic_bf16
 
 UPDATES = 10_000
 

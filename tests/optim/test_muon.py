@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bigbatch.optim.muon import Muon
-from bigbatch.optim.newton_schulz import COEFFICIENTS, orthogonalised
+from bigbatch.optim.muon import COEFFICIENTS, Muon, orthogonalised
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bigbatch.plan.load import Load
+from bigbatch.plan.timing import Load
 from bigbatch.probe.load import LoadWatch
 
 

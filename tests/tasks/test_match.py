@@ -13,8 +13,7 @@ import torch
 from bigbatch.data.texts import hash_of, text_table
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import RecipeError
-from bigbatch.metrics.match import rank_metrics
-from bigbatch.metrics.retrieval import Ranks, ndcg, ranks_of, recall, reciprocal_rank
+from bigbatch.metrics.match import Ranks, ndcg, rank_metrics, ranks_of, recall, reciprocal_rank
 from bigbatch.metrics.row_scores import scorer_of
 from bigbatch.protocols import Metric
 from bigbatch.samples import Predictions, Targets
@@ -125,7 +124,7 @@ def test_ranks_do_not_depend_on_the_blocks(monkeypatch):
     queries, documents = random.integers(-2, 3, (23, 4)) * 1.0, random.integers(-2, 3, (40, 4)) * 1.0
     relevant = np.unique(random.integers(0, (23, 40), (60, 2)), axis=0)
     whole = ranks_of(queries, documents, relevant)
-    monkeypatch.setattr("bigbatch.metrics.retrieval.BLOCK_SCORES", 130)
+    monkeypatch.setattr("bigbatch.metrics.match.BLOCK_SCORES", 130)
     assert np.array_equal(ranks_of(queries, documents, relevant).rank_R, whole.rank_R)
     for query, document, rank in zip(whole.query_R, relevant[:, 1], whole.rank_R, strict=True):
         scores = documents @ queries[query]

@@ -10,7 +10,6 @@
     defined.py          a figure that steers a run exists
     clocks.py           how many updates, the schedule over them, how the batch grows
     coupling.py         what a loss that couples the batch can be combined with, and what it costs
-    gradients.py        from `gradient:` to what drives forward and backward passes
     bitwise.py          nothing is measured that could change a bit
     measured.py         what measuring needs, and how long it may take
     measure.py          measure a little, then plan

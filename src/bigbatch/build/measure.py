@@ -27,10 +27,9 @@ from bigbatch.model.products import has_onednn
 from bigbatch.optim.build import state_multiple
 from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.frozen import Plan
-from bigbatch.plan.load import Load, Measuring
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.precision import PrecisionFacts, precision
-from bigbatch.plan.timing import Work
+from bigbatch.plan.timing import Load, Measuring, Work
 from bigbatch.plan.ways import ways
 from bigbatch.probe.calibrate import (
     CPU_DEFAULT,

@@ -1,4 +1,6 @@
-"""From the recipe's words to a way to train: all ranks together, or replicas that train apart."""
+"""From the recipe's words to a way to train: all ranks together, or replicas that train apart; and from `gradient:` to
+what drives the forward and backward passes of an update.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,24 @@ from torch import Tensor
 
 from bigbatch.build.bitwise import is_bitwise
 from bigbatch.build.formats import loss_scale_for
-from bigbatch.build.gradients import as_asked, passes_of
 from bigbatch.build.measured import Measured
 from bigbatch.build.noise import noise_scale
 from bigbatch.build.ready import Ready
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
+from bigbatch.model.nudge import Nudge
 from bigbatch.plan.frozen import Plan
-from bigbatch.protocols import World
+from bigbatch.protocols import Executor, World
 from bigbatch.recipe.schema import Recipe
+from bigbatch.step.adversarial import FastGradient
 from bigbatch.step.apart import Apart
 from bigbatch.step.coupled import CoupledExecutor
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.loss_scale import LossScale
 from bigbatch.step.noise import Noise
 from bigbatch.step.replicas import Replicas
+from bigbatch.step.sam import SamExecutor
 from bigbatch.step.together import Together
 from bigbatch.step.tree import TreeExecutor
 
@@ -116,3 +120,36 @@ def _executor_of(
     if is_bitwise(recipe) and not apart:
         return TreeExecutor(parameters=parameters, **common)
     return PlainExecutor(in_place=forward.in_place, **common)
+
+
+def passes_of(recipe: Recipe, ready: Ready, world: World, device: torch.device) -> dict[str, object]:
+    """What a micro-batch goes through: arguments of an executor.
+
+    Args:
+        recipe: its `gradient`.
+        ready: the model.
+        world: told before the backward pass after which gradients are complete.
+        device: where the model is.
+    """
+    asked, complete = recipe.gradient, {"before_last": world.last_backward}
+    if asked.name != "fgm":
+        return dict(complete)
+    assert asked.epsilon is not None and asked.share is not None
+    nudge = Nudge(ready.anatomy.outer.get_input_embeddings())  # pyright: ignore
+    return {"rule": FastGradient(nudge, device, epsilon=asked.epsilon, share=asked.share, **complete)}
+
+
+def as_asked(recipe: Recipe, executor: Executor, parameters: Sequence[Tensor], world: World) -> Executor:
+    """The executor, driven as `gradient:` says.
+
+    Args:
+        recipe: its `gradient`.
+        executor: turns micro-batches into gradients.
+        parameters: all trained ones, this rank's parts of them.
+        world: the ranks.
+    """
+    asked = recipe.gradient
+    if asked.name != "sam":
+        return executor
+    assert asked.rho is not None
+    return SamExecutor(executor, parameters, world, rho=asked.rho, adaptive=bool(asked.adaptive))

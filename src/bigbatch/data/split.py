@@ -7,7 +7,7 @@ import numpy as np
 from bigbatch.data.order import mixed, splitmix64
 from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
-from bigbatch.recipe.held_out import held_out_of
+from bigbatch.recipe.inputs import held_out_of
 
 _STREAM = 0x5711
 """Keeps the split's random numbers apart from the order's, which start from the same seed."""

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 from bigbatch.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, MachineError, UsageError
+from bigbatch.recipe.machine import SlurmSpec
 from bigbatch.recipe.names import job_name, one_line
-from bigbatch.recipe.slurm import SlurmSpec
 
 SPARE_SECONDS = 30
 """Beside the grace: what the launcher, the collectives and Slurm's own clock need before the time limit."""

@@ -9,8 +9,7 @@
     classify.py   the figures of classification by name
     tag.py        the figures of tagging by name
     entities.py   entities in tagged sentences, counted in any pieces of the stream
-    match.py      the figures of matching by name
-    retrieval.py  exact ranks in a corpus
+    match.py      the figures of matching by name; exact ranks in a corpus
     perplexity.py the figures of language models by name
     naming.py     what figures are called in results, and which names are taken
     row_scores.py what each row adds to a figure, so that two evaluations can be paired

@@ -5,15 +5,14 @@
     optim/
     ├── depths.py   where a parameter sits: embeddings, which block, head
     ├── groups.py   parameters with and without weight decay, rates by layer, names kept
-    ├── blocks.py   elementwise work in pieces that fit a CPU's caches
+    ├── blocks.py   elementwise work in pieces that fit a CPU's caches; the one buffer of momentum
     ├── debias.py   averages that go on under other betas
-    ├── adam.py     Adam's averages and direction;  velocity.py  momentum
+    ├── adam.py     Adam's averages and direction
     ├── lamb.py, lars.py    steps as long as the matrix says; they know nothing about sharding
     ├── from_zero.py    matrices that cannot say it yet
-    ├── muon.py     orthogonal steps (newton_schulz.py) inside blocks, AdamW elsewhere
+    ├── muon.py     orthogonal steps inside blocks, AdamW elsewhere
     ├── lion.py     steps of one length
     ├── schedule_free.py    AdamW with an average of the weights instead of a schedule (package schedulefree)
-    ├── rounding.py stochastic rounding to bf16; its bits are a function of (seed, update, name)
     ├── adamw_bf16.py, adamw_8bit.py    AdamW that keeps less: `optimizer.state`
     ├── build.py    recipe -> torch optimiser; setting the learning rate
     └── state.py    optimiser state <-> flat dictionary of "<state>/<parameter name>"

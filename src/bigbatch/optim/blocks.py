@@ -8,7 +8,9 @@ accelerator one call for the whole list is best.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 BLOCK_VALUES = 65_536
@@ -61,3 +63,15 @@ def in_blocks(*lists: Sequence[Tensor], values: int = BLOCK_VALUES) -> Iterator[
                 owners, pieces, room = [], tuple([] for _ in lists), values
     if owners:
         yield owners, pieces
+
+
+def velocity_of(state: dict[str, Any], parameter: Tensor) -> Tensor:
+    """The momentum of a parameter, zero at its first gradient.
+
+    Args:
+        state: `optimizer.state[parameter]`, which is filled.
+        parameter: whose it is.
+    """
+    if "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    return state["momentum_buffer"]

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bigbatch.optim.blocks import in_blocks
+from bigbatch.optim.blocks import in_blocks, velocity_of
 from bigbatch.optim.from_zero import FromZero
 from bigbatch.optim.lamb import SumOfSquares, local_sum_of_squares, scaled_rates
-from bigbatch.optim.velocity import velocity_of
 
 
 class Lars(Optimizer):

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bigbatch.optim.blocks import in_blocks
-from bigbatch.optim.velocity import velocity_of
+from bigbatch.optim.blocks import in_blocks, velocity_of
 
 
 class Lion(Optimizer):

@@ -11,7 +11,6 @@
     ├── gradients.py what another gradient than the plain one costs
     ├── noise.py     whether the gradient noise is measured, and its memory
     ├── timing.py    seconds of training and of evaluation
-    ├── load.py      what else the machine did while it was measured
     ├── explain.py   the plan as lines for people
     ├── graph.py     what one micro-batch computes: the record of an analysis
     ├── graph_words.py  that, as lines for people

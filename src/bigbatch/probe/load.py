@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from bigbatch.plan.load import Load
+from bigbatch.plan.timing import Load
 
 _PROC = Path("/proc")
 _SHORTEST_SECONDS = 0.2

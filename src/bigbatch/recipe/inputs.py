@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
@@ -142,3 +143,21 @@ class BatchSpec(Section):
                 "samples: auto decides the ramp too; leave ramp out, or write samples as a number"
             )
         return self
+
+
+def held_out_of(rows: int, share: float) -> int:
+    """Rows of a class (or of all data, where there are no classes) that go to validation.
+
+    ::
+
+        round(share rows), at least one, and at least one stays; of a single row none
+
+    Args:
+        rows: of the class.
+        share: above 0 and below 1.
+
+    Example:
+        >>> [held_out_of(rows, 0.1) for rows in (1, 2, 14, 15, 100)]
+        [0, 1, 1, 2, 10]
+    """
+    return max(0, min(max(math.floor(rows * share + 0.5), 1), rows - 1))

@@ -11,7 +11,7 @@ from typing import Any
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.frames import TRACEBACK_VARIABLE
 from bigbatch.private import why_shared
-from bigbatch.recipe.slurm import SlurmSpec
+from bigbatch.recipe.machine import SlurmSpec
 from bigbatch.recipe.sugar import ALTERNATIVES, desugar
 from bigbatch.recipe.values import is_reference, kind_of, nearest
 from bigbatch.recipe.yaml12 import MAX_CHARACTERS, MAX_DEPTH, Document, read_value, read_yaml

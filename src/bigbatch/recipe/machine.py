@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
-from bigbatch.recipe.names import HostName
-from bigbatch.recipe.slurm import SlurmSpec
+from bigbatch.recipe.names import HostName, ShellLine, SlurmName, SlurmOption, SlurmTime
 from bigbatch.recipe.values import (
     PLANNED,
     Beta,
@@ -27,6 +26,29 @@ from bigbatch.recipe.values import (
     quantity,
     show,
 )
+
+
+# What a batch job is called with: the site file or the command line says it, never a recipe, because its lines are run
+# by a shell.
+class SlurmSpec(Section):
+    """What `bigbatch train RECIPE --slurm --submit` asks Slurm for."""
+
+    partition: SlurmName | None = None
+    """Queue; null: the cluster's default."""
+    account: SlurmName | None = None
+    """Who pays; null: the user's default."""
+    time: SlurmTime | None = None
+    """Limit of one run of the job as Slurm writes it, such as `04:00:00`; a requeued job has it again. Null: the
+    partition's."""
+    nodes: Count = 1
+    """Machines."""
+    ranks_per_node: Count = 1
+    """Processes on each machine: one for each accelerator."""
+    options: list[SlurmOption] = Field(default_factory=list)
+    """Further options of sbatch, one each, such as `--gpus-per-node=4`."""
+    setup: list[ShellLine] = Field(default_factory=list)
+    """Shell lines before the command, such as `module load cuda`."""
+
 
 PLANNED_OBSERVERS = ("tensorboard", "wandb")
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?|xpu(:\d+)?")

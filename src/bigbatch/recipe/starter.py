@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from bigbatch.errors import DataError, Problem, UsageError
-from bigbatch.recipe.held_out import held_out_of
+from bigbatch.recipe.inputs import held_out_of
 from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
 from bigbatch.recipe.starter_model import language_words, model_words, usual_model
 from bigbatch.recipe.starter_task import (

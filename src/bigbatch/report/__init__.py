@@ -13,13 +13,12 @@
     ├── shapes.py      bars, heat-map, reliability diagram
     ├── figures.py     the report's charts, drawn from RunData
     ├── noise.py       how large a batch is worth using: curve, band, sentence
-    ├── page.py        templates filled in, files written in one step
+    ├── page.py        templates filled in, charts as files of their own, files written in one step
     ├── graph.py       what a micro-batch computes: picture, page, section
     ├── html.py        one offline report.html
     ├── compare.py     several runs: table and overlaid curves
     ├── points.py      what the points of a sweep came to: groups over seeds, results.csv
     ├── sweep.py       the page of a sweep
-    ├── standalone.py  a chart as an SVG file of its own
     ├── console.py     a run while it goes on: a live line on a terminal, plain lines elsewhere
     ├── observers.py   whom else a recipe wants to hear of its records, made harmless
     └── templates/     Jinja templates, autoescaped

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bigbatch.report import figures, svg
-from bigbatch.report.page import write_atomic
+from bigbatch.report.page import write_atomic, write_figure
 from bigbatch.report.scales import Points
-from bigbatch.report.standalone import write_figure
 from bigbatch.report.sweep import SweepView, render_sweep, write_sweep
 from bigbatch.report.text import clean, show_number
 from bigbatch.units import show_seconds

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from bigbatch.report import figures, svg
-from bigbatch.report.page import render, write_atomic
+from bigbatch.report.page import render, write_atomic, write_figure
 from bigbatch.report.points import (
     Group,
     PointRow,
@@ -19,7 +19,6 @@ from bigbatch.report.points import (
     results_csv,
     value_of,
 )
-from bigbatch.report.standalone import write_figure
 from bigbatch.report.text import clean, shorten, show_number, title_of
 from bigbatch.units import show_seconds
 

@@ -20,12 +20,11 @@ from bigbatch.records import Eval, Evaluate, Event, Record, Save, Stop, Update
 from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run.baseline import kept as baselines
 from bigbatch.run.beat import NO_BEAT, Beat
-from bigbatch.run.boundary import Boundary
+from bigbatch.run.boundary import Boundary, Interruptible
 from bigbatch.run.choice import note_best, note_for_stopping, scored_figures, stopping_metric
 from bigbatch.run.events import empty, skipped
 from bigbatch.run.forecast import Forecast
 from bigbatch.run.guard import Guard
-from bigbatch.run.interruptible import Interruptible
 from bigbatch.run.plateau import Plateau
 from bigbatch.run.ramp import Growth
 from bigbatch.run.rate_test import tested_rate

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from bigbatch.protocols import World
+from torch import Tensor, nn
+
+from bigbatch.protocols import Forward, World
 from bigbatch.records import Evaluate, Request, Save, Stop
 from bigbatch.run.beat import Beat
 from bigbatch.run.signals import Interrupted, SignalFlag
+from bigbatch.samples import MicroBatch
 
 _REQUESTS: dict[str, type[Stop] | type[Save] | type[Evaluate]] = {
     kind.__name__: kind for kind in (Stop, Save, Evaluate)
@@ -68,3 +73,18 @@ class Boundary:
             self.flag.poll()
         else:
             self.flag.poll_late()
+
+
+@dataclass(frozen=True)
+class Interruptible:
+    """A forward that leaves an evaluation between two micro-batches once a signal came."""
+
+    forward: Forward
+    module: nn.Module
+    poll: Callable[[], None]
+    beat: Beat
+
+    def __call__(self, micro_batch: MicroBatch) -> Tensor:
+        self.poll()
+        self.beat.tick()
+        return self.forward(micro_batch)

@@ -2,7 +2,6 @@
 
 ::
 
-    command.py        `bigbatch bench`: from words to a benchmark
     bench.py          the rounds, the contestants taking turns; saves as it goes
     runner.py         their processes: one at a time, each in a fresh folder
     jobs.py           what a contestant is told, and what it hands back (JSON files)
