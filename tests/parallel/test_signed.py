@@ -22,6 +22,8 @@ from tests.strangers import attacked, listeners
 
 KEY = bytes(range(32))
 SOON = timedelta(seconds=5)
+PATIENT = timedelta(seconds=60)
+"""What is expected to come, on a machine that does other things too."""
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def server():
 
 @pytest.fixture
 def store(server):
-    store = SignedStore("127.0.0.1", server.port, KEY, timeout=SOON)
+    store = SignedStore("127.0.0.1", server.port, KEY, timeout=PATIENT)
     yield store
     store.close()
 
@@ -89,7 +91,7 @@ def test_a_waiting_thread_does_not_keep_others_of_its_process_waiting(store):
     thread.start()
     time.sleep(0.2)
     store.set("late", "now")
-    thread.join(SOON.total_seconds())
+    thread.join(PATIENT.total_seconds())
     assert found == [b"now"]
 
 
@@ -164,7 +166,7 @@ def test_a_stranger_who_says_nothing_is_left_soon(monkeypatch):
 
 
 def joined_again(server):
-    store = SignedStore("127.0.0.1", server.port, KEY, timeout=SOON)
+    store = SignedStore("127.0.0.1", server.port, KEY, timeout=PATIENT)
     store.set("joined", "1")
     store.delete_key("joined")
     return Closing(store)
