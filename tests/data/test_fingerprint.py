@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from bigbatch.data.fingerprint import fingerprint
 from bigbatch.data.tables import DataTable
 from tests.data.tables import MULTI, read
 
@@ -16,12 +15,12 @@ def test_formats_files_and_chunks_do_not_matter(tmp_path: Path):
     (tmp_path / "b.jsonl").write_text(
         '{"text":"one","label":"a"}\n{"text":"two","label":"b"}\n{"text":"","label":null}'
     )
-    expected = fingerprint(read(ROWS))
-    assert fingerprint(read("a.csv", base=tmp_path)) == expected
-    assert fingerprint(read("b.jsonl", base=tmp_path)) == expected
+    expected = read(ROWS).content_digest
+    assert read("a.csv", base=tmp_path).content_digest == expected
+    assert read("b.jsonl", base=tmp_path).content_digest == expected
     pieces = pa.concat_tables([read(ROWS[:1]).rows, read(ROWS[1:]).rows])
-    assert fingerprint(DataTable(rows=pieces)) == expected
-    assert fingerprint(read(ROWS + ROWS).take(pa.array([0, 1, 2]).to_numpy())) == expected
+    assert DataTable(rows=pieces).content_digest == expected
+    assert read(ROWS + ROWS).take(pa.array([0, 1, 2]).to_numpy()).content_digest == expected
 
 
 def test_content_order_and_place_matter():
@@ -34,6 +33,6 @@ def test_content_order_and_place_matter():
         [{**row, "id": str(number)} for number, row in enumerate(ROWS)],
         [ROWS[0], ROWS[1], {"text": None, "label": ""}],
     ]
-    assert len({fingerprint(read(rows)) for rows in variants}) == len(variants)
+    assert len({read(rows).content_digest for rows in variants}) == len(variants)
     several = [[{"text": "a", "label": labels}] for labels in (["x", "y"], ["x y"], ["y", "x"], [])]
-    assert len({fingerprint(read(rows, roles=MULTI)) for rows in several}) == 4
+    assert len({read(rows, roles=MULTI).content_digest for rows in several}) == 4

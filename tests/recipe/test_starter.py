@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigbatch.errors import DataError, UsageError
+from bigbatch.recipe.findings import Findings
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.model_facts import ModelChoice
-from bigbatch.recipe.starter import Findings, split_files, starter_recipe, write_starter
+from bigbatch.recipe.starter import split_files, starter_recipe, write_starter
 
 
 def start(tmp_path, **changes):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bigbatch.recipe.findings import Findings
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.model_facts import ModelFacts
-from bigbatch.recipe.starter import Findings, starter_recipe
+from bigbatch.recipe.starter import starter_recipe
 
 
 def start(tmp_path, **changes):

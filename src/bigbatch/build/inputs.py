@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.data.checks import check_splits
-from bigbatch.data.fingerprint import fingerprint
 from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_of, label_role, matched
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import last_share, stratified_share
@@ -180,7 +179,7 @@ def is_dataset(found: Any) -> bool:
 
 
 def _digest(inputs: Inputs) -> str:
-    parts = [f"{name}:{fingerprint(table)}" for name, table in inputs.splits.items()]
+    parts = [f"{name}:{table.content_digest}" for name, table in inputs.splits.items()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    from bigbatch.data.tables import DataTable
 
 _CHUNK_ROWS = 65536
 
 
-def fingerprint(table: DataTable) -> str:
-    """sha256 (hex) of column names, types, values and row order; not of file names, chunks or formats."""
-    return table.content_digest
-
-
 def content_digest(rows: pa.Table) -> str:
-    """The hash behind `fingerprint`; a DataTable computes it once."""
+    """sha256 (hex) of column names, types, values and row order; not of file names, chunks or formats."""
     digest = hashlib.sha256()
     for name in sorted(rows.column_names):
         column = rows.column(name)

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from bigbatch.data import cache
-from bigbatch.data.fingerprint import fingerprint
 from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
 from bigbatch.protocols import Row, Tokenizer
@@ -145,7 +144,7 @@ def cache_key(
         return None
     parts = {
         "format": cache.FORMAT,
-        "data": fingerprint(table),
+        "data": table.content_digest,
         "tokenizer": None if table.tokenised else tokenizer_digest or tokenizer_fingerprint(tokenizer),
         "task": code,
         "options": dict(task.options),

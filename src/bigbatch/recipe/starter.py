@@ -6,13 +6,14 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from bigbatch.errors import DataError, Problem, UsageError
+from bigbatch.recipe.findings import Findings, FirstChoices
 from bigbatch.recipe.inputs import held_out_of
-from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
+from bigbatch.recipe.model_facts import ModelChoice
 from bigbatch.recipe.starter_model import language_words, model_words, usual_model
 from bigbatch.recipe.starter_task import (
     best_lines,
@@ -30,69 +31,6 @@ LONG = 4.0
 """Epochs from which on an evaluation an epoch is often enough to see a plateau."""
 _SHOWN_CLASSES = 12
 _SPLITS = (("test", r"test"), ("validation", r"val(id(ation)?)?|dev"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What is known about the data, and what the user asked for."""
-
-    files: tuple[str, ...]
-    """Data files as typed; names with `test`, `valid` or `dev` in them become those splits."""
-    out: Path
-    """Where the recipe goes; its paths are written relative to this file's folder."""
-    text: str | None
-    """Column of the text, of the words of sentences (kind `tags`), or of what is looked for (`document`); None when it
-    was not found."""
-    pair: str | None = None
-    """Column of the second text."""
-    document: str | None = None
-    """Column of texts that belong to those of `text`, where there is no label: then pairs are matched."""
-    negative: str | None = None
-    """Column of texts that do not belong to them."""
-    label: str | None
-    """Column of the label, labels, number or tags; None when there is none: then the text itself is learnt."""
-    id: str | None = None
-    """Column that names the rows."""
-    kind: Literal["single", "multi", "regression", "tags"] = "single"
-    rows: int
-    """Rows of the training files."""
-    class_counts: Mapping[str, int] = field(default_factory=dict)
-    """Label -> rows; empty for regression."""
-    lengths: Mapping[str, float] = field(default_factory=dict)
-    """Name of a percentile -> words, such as {"p50": 17, "p99": 31}."""
-    language: str | None = None
-    """ISO 639 code, or None when it is not known."""
-    model: str | None = None
-    """The model asked for."""
-    known: ModelFacts | None = None
-    """What is known about the model, asked for or not."""
-    model_why: str = ""
-    """Why this model, where it was not asked for."""
-    running: float | None = None
-    """Share of lines that the next one carries on, where the rows are lines of a running text."""
-    encoding: str = "utf-8"
-    quoting: str = "minimal"
-    empty_texts: int = 0
-    """Rows without text."""
-    first: FirstChoices | None = None
-    """What `auto` will stand for, as far as that is known without the model."""
-
-
-class FirstChoices(Protocol):
-    """What `bigbatch.rules.first_run` decides; a room above this one."""
-
-    @property
-    def first_batch(self) -> int: ...
-    @property
-    def last_batch(self) -> int: ...
-    @property
-    def batch_reason(self) -> str: ...
-    @property
-    def epochs(self) -> float: ...
-    @property
-    def epochs_reason(self) -> str: ...
-    @property
-    def measured(self) -> bool: ...
 
 
 class Profile(Protocol):

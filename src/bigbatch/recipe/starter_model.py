@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from bigbatch.errors import UsageError
+from bigbatch.recipe.findings import Findings
 from bigbatch.recipe.model_facts import ModelChoice, ModelFacts, listed_models
-
-if TYPE_CHECKING:
-    from bigbatch.recipe.starter import Findings
 
 _USUAL = {"en": "distilbert-base-uncased"}
 _USUAL_ELSE = "distilbert-base-multilingual-cased"

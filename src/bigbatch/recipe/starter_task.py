@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from bigbatch.recipe.starter import Findings
+from bigbatch.recipe.findings import Findings
 
 SKEWED = 3.0
 """Largest class / smallest class from which weights are spoken of."""

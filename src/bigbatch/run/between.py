@@ -18,6 +18,7 @@ from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Forward, Observer, Rates
 from bigbatch.records import Eval, Evaluate, Event, Record, Save, Stop, Update
 from bigbatch.rules.clocks import Clock, mark_crossed
+from bigbatch.run import rate_test
 from bigbatch.run.baseline import kept as baselines
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary, Interruptible
@@ -27,7 +28,6 @@ from bigbatch.run.forecast import Forecast
 from bigbatch.run.guard import Guard
 from bigbatch.run.plateau import Plateau
 from bigbatch.run.ramp import Growth
-from bigbatch.run.rate_test import tested_rate
 from bigbatch.run.signals import SignalFlag
 from bigbatch.samples import GlobalBatch, MicroBatch
 from bigbatch.store.keeper import Keeper
@@ -112,7 +112,21 @@ class Between:
             yield self.emit(self.save(self._first_save))
         yield from self.evaluations()
         yield from self.requests()
-        yield from tested_rate(self)
+        yield from self._tested_rate()
+
+    def _tested_rate(self) -> Iterator[Record]:
+        """Before update 1: the learning rate that `auto` leaves open; the plan that says so is durable before it."""
+        updates = rate_test.wanted(self.parts) if self.progress.update == 0 else 0
+        while updates:
+            try:
+                why = rate_test.settle_rate(self.parts, updates, self.watched)
+            except OutOfMemory as error:
+                yield self.emit(self.shrink(error, "the test of the learning rate"))
+                continue
+            self.keeper.write_plan(self.parts.plan)
+            lr = self.parts.recipe.optimizer.lr
+            yield self.emit(self.event("rate_test", why, f"trains with optimizer.lr {lr:g}", lr=lr))
+            return
 
     def over(self) -> bool:
         """Whether no further update is due: all samples are used up, or somebody asked for an end."""
@@ -252,13 +266,22 @@ class Between:
         progress.evaluation_due = False
         if not requested:
             yield from look(self, self._missing)
-            yield from baselines.told(self)
+            yield from self._baseline()
             progress.evaluations += 1
             progress.evaluated_update = progress.update
             note_for_stopping(self.parts, progress, self.results)
             yield from map(self.emit, self._plateau.see(self.results, self.keeper))
         if not requested and note_best(self.parts, progress, self.results):
             yield self.emit(self.save("best so far"))
+
+    def _baseline(self) -> Iterator[Record]:
+        """The run held against simple models, with the first evaluation."""
+        if self.progress.evaluations or not baselines.wanted(self.parts):
+            return
+        self.beat.phase("waiting")
+        said = baselines.told(self.parts, self.keeper.directory, self.world, self.progress.update)
+        if said is not None:
+            yield self.emit(said)
 
     def evaluate_split(self, split: str) -> Eval:
         """Evaluate one split with the weights as they are; the full result stays in `results`."""

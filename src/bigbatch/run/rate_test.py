@@ -8,16 +8,14 @@ checkpoint does not test again. The same on every split of the work: what it fin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from bigbatch.build.parts import Parts
 from bigbatch.build.settled import RATE
-from bigbatch.parallel.agree import OutOfMemory
-from bigbatch.protocols import Rates, Record
+from bigbatch.protocols import Rates
 from bigbatch.records import Update
 from bigbatch.rules.batch_size import scaled
 from bigbatch.rules.first_run import rate_found, rate_test_updates, tested_rates
@@ -26,13 +24,10 @@ from bigbatch.step.loss_scale import GradientOverflow
 from bigbatch.step.noise import Noise
 from bigbatch.step.together import Together
 
-if TYPE_CHECKING:
-    from bigbatch.run.between import Between
-
 Pieces = Callable[[Iterable[MicroBatch]], Iterable[MicroBatch]]
 
 
-def _wanted(parts: Parts) -> int:
+def wanted(parts: Parts) -> int:
     """Updates that the test takes; 0 where the rate is not open, or known since an earlier start."""
     choice = parts.plan.choices.get(RATE)
     if choice is None or choice.source != "default":
@@ -40,24 +35,7 @@ def _wanted(parts: Parts) -> int:
     return rate_test_updates(parts.clocks.length.updates)
 
 
-def tested_rate(between: Between) -> Iterator[Record]:
-    """Before update 1: the learning rate that `auto` leaves open; the plan that says so is durable before it."""
-    parts = between.parts
-    updates = _wanted(parts) if between.progress.update == 0 else 0
-    if not updates:
-        return
-    while True:
-        try:
-            why = _settle_rate(parts, updates, between.watched)
-            break
-        except OutOfMemory as error:
-            yield between.emit(between.shrink(error, "the test of the learning rate"))
-    between.keeper.write_plan(parts.plan)
-    lr = parts.recipe.optimizer.lr
-    yield between.emit(between.event("rate_test", why, f"trains with optimizer.lr {lr:g}", lr=lr))
-
-
-def _settle_rate(parts: Parts, updates: int, watched: Pieces) -> str:
+def settle_rate(parts: Parts, updates: int, watched: Pieces) -> str:
     """Test the rate and put what was found into recipe, schedule and plan.
 
     Args:

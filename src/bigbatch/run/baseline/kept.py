@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +16,12 @@ from bigbatch.metrics.naming import is_own, reported_names
 from bigbatch.metrics.watched import figure_of
 from bigbatch.parallel.agree import by_leader
 from bigbatch.protocols import World
-from bigbatch.records import Event, Record
+from bigbatch.records import Event
 from bigbatch.rules.headline import telling
 from bigbatch.rules.verdict import baseline_title, shown
 from bigbatch.run.baseline.fit import Figures, fitted, has_baselines
 from bigbatch.run.baseline.model import Split
 from bigbatch.store.directory import RunDirectory
-
-if TYPE_CHECKING:
-    from bigbatch.run.between import Between
 
 _LEAST_SECONDS, _SHARE = 30.0, 0.03
 """What fitting may take: the larger of a time and of a share of the predicted run."""
@@ -112,16 +109,16 @@ def kept_or_fitted(parts: Parts, directory: RunDirectory) -> Baselines:
     return found
 
 
-def told(between: Between) -> Iterator[Record]:
-    """What is said with the first evaluation; on every rank."""
-    parts, progress = between.parts, between.progress
-    if progress.evaluations or not wanted(parts):
-        return
-    between.beat.phase("waiting")
-    found = baselines(parts, between.keeper.directory, between.world)
-    said = event(parts, found, progress.update)
-    if said is not None:
-        yield between.emit(said)
+def told(parts: Parts, directory: RunDirectory, world: World, step: int) -> Event | None:
+    """What is said with the first evaluation; every rank calls it.
+
+    Args:
+        parts: of the run.
+        directory: where they are kept.
+        world: the ranks; the leader fits them.
+        step: update after which it is said.
+    """
+    return event(parts, baselines(parts, directory, world), step)
 
 
 def event(parts: Parts, found: Baselines, step: int) -> Event | None:
