@@ -28,6 +28,7 @@ from bigbatch.errors import DoesNotFit, UsageError
 from bigbatch.facts import Choice, ForwardFacts, ProbeFacts
 from bigbatch.model.anatomy import evaluating
 from bigbatch.model.forwards import can_pack
+from bigbatch.model.heads import HEADS
 from bigbatch.optim.build import state_multiple
 from bigbatch.parallel.dry import EVERYBODY, Collective, arrangement, axis_names, group_of_one
 from bigbatch.places import Place
@@ -144,7 +145,7 @@ def _ways(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
 
     Comparing takes gradients, and this machine may have no room for those of the whole model.
     """
-    possible, reason = can_pack(on.ready.module, on.ready.anatomy)
+    possible, reason = can_pack(on.ready.module, on.ready.anatomy, HEADS[on.ready.task.head.kind].inputs)
     if not possible:
         return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
     packed = ProbeFacts(packed_ok=True, reason=_ASSUMED, error=None, samples=0)

@@ -23,6 +23,7 @@ from bigbatch.facts import CalibrationFacts, ForwardFacts, ProbeFacts
 from bigbatch.graph.embeddings import large_embeddings
 from bigbatch.model.first_blocks import first_blocks
 from bigbatch.model.forwards import can_pack
+from bigbatch.model.heads import HEADS
 from bigbatch.model.products import has_onednn
 from bigbatch.optim.build import state_multiple
 from bigbatch.plan.forward import Attention, ForwardPlan
@@ -98,7 +99,7 @@ def probe_forward(on: Measured, attention: Attention = "sdpa") -> tuple[ProbeFac
     Returns:
         Facts of packing; facts of the last block, None where nothing is packed or it was not asked for.
     """
-    possible, reason = can_pack(on.ready.module, on.ready.anatomy)
+    possible, reason = can_pack(on.ready.module, on.ready.anatomy, HEADS[on.ready.task.head.kind].inputs)
     if not possible:
         return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
     on.say("probing: does the unpadded path give the plain path's numbers on these samples?")

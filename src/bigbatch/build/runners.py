@@ -11,6 +11,7 @@ from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.graph.policy import Policy, policy_of
 from bigbatch.graph.recompute import recompute
 from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
+from bigbatch.model.heads import HEADS
 from bigbatch.model.logits import DeferredForward, multiplied_by_onednn
 from bigbatch.model.pooling import pooled
 from bigbatch.model.products import has_onednn
@@ -29,7 +30,7 @@ def open_forward(ready: Ready, how: ForwardPlan) -> ModuleForward:
         if how.last_block == "read tokens":
             read_tokens_only(forward)
     else:
-        forward = PaddedForward(ready.module, ready.pad_id)
+        forward = PaddedForward(ready.module, ready.pad_id, HEADS[ready.task.head.kind].inputs)
     _change(forward, ready, how)
     layer = ready.anatomy.output_layer
     if ready.deferred and layer is not None:

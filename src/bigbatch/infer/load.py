@@ -238,15 +238,15 @@ def _assembled(
         vocabulary=vocabulary_of(tokenizer, module),
         pooling=usual,
     )
-    pad = pad_id(module, tokenizer) or 0
+    pad, kind = pad_id(module, tokenizer) or 0, HEADS[task.head.kind]
 
     def on(device: str, module: nn.Module, copies: Callable[[], Sequence[QuickForward]]) -> QuickForward:
         module = module.to(device).eval()
         own = anatomy(module)
-        plain: ModuleForward = PaddedForward(module, pad)
-        if HEADS[task.head.kind].defers_logits and own.output_layer is not None and not why_not_deferred(own):
+        plain: ModuleForward = PaddedForward(module, pad, kind.inputs)
+        if kind.defers_logits and own.output_layer is not None and not why_not_deferred(own):
             plain = DeferredForward(plain, own.output_layer)
-        return QuickForward(pooled(plain, task.pooled_by), own, planned, copies)
+        return QuickForward(pooled(plain, task.pooled_by), own, planned, copies, kind.inputs)
 
     first, *others = devices
 

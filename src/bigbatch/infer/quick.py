@@ -8,7 +8,7 @@ a table runs, so whoever holds it finds it as it was loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from bigbatch.facts import ProbeFacts
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.forwards import ModuleForward, PackedForward, can_pack
+from bigbatch.model.heads import TOKENS_ALONE, Input
 from bigbatch.model.logits import DeferredForward, comparable, multiplied_by_onednn
 from bigbatch.model.pooling import PooledForward, pooled
 from bigbatch.plan.forward import ForwardPlan
@@ -42,6 +43,7 @@ class QuickForward(ModuleForward):
         parts: Anatomy,
         planned: ForwardPlan | None = None,
         copies: Callable[[], Sequence[QuickForward]] = tuple,
+        inputs: Mapping[str, Input] = TOKENS_ALONE,
     ) -> None:
         """Change nothing yet.
 
@@ -50,6 +52,7 @@ class QuickForward(ModuleForward):
             parts: of its module.
             planned: how the run that trained the module ran it; None where nobody has tried yet.
             copies: makes copies of the model on further devices; called for the first table that is worth them.
+            inputs: of `HEADS`, what the module is fed.
         """
         super().__init__(plain.module)
         self.plain = plain
@@ -60,6 +63,7 @@ class QuickForward(ModuleForward):
         self.facts: ProbeFacts | None = None
         """What the trial found; None before it."""
         self._parts = parts
+        self._inputs = inputs
         self._by_onednn: bool | None = None
         """Whether oneDNN multiplies its matrices; None before that was tried."""
         self._narrow: bool | None = None
@@ -98,7 +102,7 @@ class QuickForward(ModuleForward):
 
     def _try(self, table: Table) -> None:
         """Take the first way that gives the plain path's outputs: the last block for read tokens only, or whole."""
-        possible, reason = can_pack(self.module)
+        possible, reason = can_pack(self.module, self._parts, self._inputs)
         self.facts = ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0)
         samples = _some(table)
         for narrow in (True, False) if possible else ():

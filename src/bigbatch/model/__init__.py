@@ -8,6 +8,7 @@
     ├── names.py       parameter names without wrapper prefixes; tied tensors once
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
     ├── attention.py   attention over packed samples, behind transformers' attention interface
+    ├── feeds.py       what a model is fed from a micro-batch, and what is read of what it gives
     ├── forwards.py    PaddedForward, PackedForward, can_pack
     ├── encoder.py     a model without head: the states of tokens
     ├── nudge.py       a small move of every embedded token, and its gradient by sample

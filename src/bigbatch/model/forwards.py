@@ -7,7 +7,7 @@ nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import Anatomy, accepts, anatomy, device_of, evaluating, headed_model
 from bigbatch.model.attention import IMPLEMENTATION, LAYOUT, CannotPack, register
+from bigbatch.model.feeds import Padded, of_units
+from bigbatch.model.heads import TOKENS_ALONE, Input
 from bigbatch.model.layout import build_layout, cumulative_lengths, positions_in_sample, to_device
-from bigbatch.model.unseen import follows_interface, is_causal, nobody_looks
-from bigbatch.samples import MicroBatch, Table, offsets_of, starts_of
+from bigbatch.model.unseen import follows_interface, nobody_looks
+from bigbatch.samples import TOKENS, MicroBatch, Table, offsets_of, starts_of
 
 
 def _as_it_is(logits: Tensor) -> Tensor:
@@ -74,43 +76,25 @@ class ModuleForward:
 class PaddedForward(ModuleForward):
     """The plain way: samples padded on the right to the longest, one row each."""
 
-    def __init__(self, module: nn.Module, pad_id: int) -> None:
+    def __init__(self, module: nn.Module, pad_id: int, inputs: Mapping[str, Input] = TOKENS_ALONE) -> None:
+        """Change nothing of the module.
+
+        Args:
+            module: a model with a head.
+            pad_id: what ids are padded with.
+            inputs: of `HEADS`, which streams the model is fed and how.
+        """
         super().__init__(module)
-        self.pad_id = pad_id
-        outer = headed_model(module)
-        types = getattr(outer.config, "type_vocab_size", 0) or 0
-        self._segments = accepts(outer.base_model, "token_type_ids") and types > 1  # pyright: ignore
-        self._options = {"use_cache": False} if accepts(outer, "use_cache") else {}
-        self._outer = outer
-        self._unseen = follows_interface(outer)
-        self._causal = is_causal(outer)
+        self._feed = Padded(module, pad_id, inputs)
+        self._outer = headed_model(module)
+        self._unseen = follows_interface(self._outer)
 
     def __call__(self, micro_batch: MicroBatch) -> Tensor:
         """(U, C) logits in the order of the micro-batch's units."""
-        lengths_B = micro_batch.lengths_B
-        real_BL = np.arange(int(lengths_B.max())) < lengths_B[:, None]
-        inputs = {
-            "input_ids": self._pad(micro_batch.ids_T, real_BL, self.pad_id),
-            "attention_mask": to_device(real_BL.astype(np.int64), self.device),
-        }
-        if self._unseen and not self._causal and real_BL.all():
-            # Without a mask there is nothing to look at. A causal model would look at its positions instead.
-            del inputs["attention_mask"]
-        if self._segments and micro_batch.segments_T is not None:
-            inputs["token_type_ids"] = self._pad(micro_batch.segments_T, real_BL, 0)
+        inputs = self._feed(micro_batch)
         with self.around(), nobody_looks(self._outer, ("sdpa", IMPLEMENTATION) if self._unseen else ()):
-            logits = self.outputs(self.module(**inputs, **self._options).logits)
-        sample_U = to_device(micro_batch.unit_sample_U, self.device)
-        if logits.ndim == 2:  # one output a sample (B, C), else one a token (B, L, C)
-            return logits.index_select(0, sample_U)
-        starts_B = cumulative_lengths(lengths_B)[:-1]
-        place_U = micro_batch.reads_U - starts_B[micro_batch.unit_sample_U]
-        return logits[sample_U, to_device(place_U, self.device)]
-
-    def _pad(self, values_T: np.ndarray, real_BL: np.ndarray, filler: int) -> Tensor:
-        padded = np.full(real_BL.shape, filler, dtype=np.int64)
-        padded[real_BL] = values_T
-        return to_device(padded, self.device)
+            logits = self.outputs(self.module(**inputs).logits)
+        return of_units(logits, micro_batch)
 
 
 class PackedForward(ModuleForward):
@@ -178,14 +162,22 @@ class PackedForward(ModuleForward):
         return {**inputs, **self._options}
 
 
-def can_pack(module: nn.Module, parts: Anatomy | None = None) -> tuple[bool, str]:
+def can_pack(
+    module: nn.Module, parts: Anatomy | None = None, inputs: Mapping[str, Input] = TOKENS_ALONE
+) -> tuple[bool, str]:
     """Whether samples can be packed, and why not, in plain words.
 
     By structure and a trial of three short samples: every block must have called the attention function
     with the layout, the head must read one token, and changing one sample must not change a bit of the
-    others' logits. The numbers themselves are compared on real samples by `probe.exactness`. `parts` are the module's,
-    where they are known already.
+    others' logits. The numbers themselves are compared on real samples by `probe.exactness`.
+
+    Args:
+        module: a model with a head.
+        parts: the module's, where they are known already.
+        inputs: of `HEADS`, what it is fed.
     """
+    if [*inputs] != [TOKENS]:
+        return False, f"it is fed {' and '.join(inputs)}; only tokens alone are packed"
     parts = parts or anatomy(module)
     reason = _structural_obstacle(parts)
     if reason:

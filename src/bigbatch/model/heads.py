@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from bigbatch.samples import TOKENS
 
 HeadKind = Literal["sequence", "tokens", "masked", "causal", "hidden"]
 """What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token; `hidden`:
@@ -27,6 +29,23 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Input:
+    """How a stream of a micro-batch reaches a model."""
+
+    arguments: Mapping[str, str]
+    """Column of the stream -> argument of the model's forward. Ids are padded with the pad token, others with 0."""
+    mask: str | None = None
+    """Argument that says which entries are no padding; None: every sample has as many entries, of which there is no
+    padding, and they are given whole (pixels)."""
+
+
+TOKENS_ALONE: Mapping[str, Input] = {
+    TOKENS: Input(arguments={"ids": "input_ids", "segments": "token_type_ids"}, mask="attention_mask")
+}
+"""What a model of one text a sample is fed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadClass:
     """What is known of a kind of head."""
 
@@ -41,6 +60,8 @@ class HeadClass:
     task is given `model.logits.DeferredLogits`."""
     wants_tokenizer: bool = False
     """Whether the task asks which ids are special even where rows are token ids already."""
+    inputs: Mapping[str, Input] = field(default_factory=lambda: TOKENS_ALONE)
+    """Stream -> how it reaches the model: all that a forward gives it (`model.feeds`)."""
     pipeline: str
     """Hugging Face's name of what it is used for."""
     title: str

@@ -16,6 +16,7 @@ from bigbatch.frames import each_said_plainly, said_plainly
 from bigbatch.infer.load import Loaded, open_model
 from bigbatch.infer.predict import predict_rows
 from bigbatch.model.forwards import PaddedForward
+from bigbatch.model.heads import HEADS
 from bigbatch.model.pooling import pooled
 from bigbatch.parallel.agree import Leaving
 from bigbatch.plan.frozen import Plan
@@ -200,7 +201,9 @@ class Run:
         if parts.strategy.world.size == 1:  # the mean of replicas on several ranks takes all of them
             parts.strategy.settle()
         # Padded: it works whether or not the packed path still holds the module's attention.
-        forward = pooled(PaddedForward(parts.module, parts.model.pad_id), parts.task.pooled_by)
+        inputs = HEADS[parts.task.head.kind].inputs
+        padded = PaddedForward(parts.module, parts.model.pad_id, inputs)
+        forward = pooled(padded, parts.task.pooled_by)
         columns = parts.recipe.data.columns
         return list(predict_rows(forward, parts.task, parts.model.tokenizer, rows, columns=columns))
 
