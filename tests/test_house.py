@@ -45,7 +45,7 @@ def test_every_room_has_its_floor(root):
 
 
 def test_rooms_ask_the_package_itself_only_for_its_version(root):
-    """Whatever else it offers comes from api.py, the top floor."""
+    """Whatever else it offers comes from the top floor."""
     guilty = [
         f"{path.relative_to(root)}: {name}"
         for path in source_files(root)

@@ -27,19 +27,9 @@ from bigbatch.frames import said_plainly
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bigbatch.api import (
-        compare,
-        distributed_train,
-        evaluate,
-        plan,
-        predict,
-        prepare,
-        read,
-        report,
-        start,
-        train,
-        train_model,
-    )
+    from bigbatch.answers import evaluate, predict
+    from bigbatch.api import distributed_train, start, train, train_model
+    from bigbatch.commands import compare, plan, prepare, read, report
     from bigbatch.recipe.schema import Recipe
     from bigbatch.trainer import Trainer
 
@@ -63,11 +53,16 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'bigbatch' has no attribute {name!r}")
-    return getattr(import_module(_ELSEWHERE.get(name, "bigbatch.api")), name)
+    return getattr(import_module(_PLACES.get(name, "bigbatch.api")), name)
 
 
-_ELSEWHERE = {"Recipe": "bigbatch.recipe.schema", "Trainer": "bigbatch.trainer"}
-"""Names that are not api.py's."""
+_PLACES = {
+    "Recipe": "bigbatch.recipe.schema",
+    "Trainer": "bigbatch.trainer",
+    **dict.fromkeys(("evaluate", "predict"), "bigbatch.answers"),
+    **dict.fromkeys(("compare", "plan", "prepare", "read", "report"), "bigbatch.commands"),
+}
+"""Where names are that are not api.py's."""
 
 
 class _Room(ModuleType):
@@ -75,7 +70,7 @@ class _Room(ModuleType):
 
     @said_plainly
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return getattr(import_module("bigbatch.api"), self.__name__.rpartition(".")[2])(*arguments, **options)
+        return __getattr__(self.__name__.rpartition(".")[2])(*arguments, **options)
 
 
 class _Package(ModuleType):

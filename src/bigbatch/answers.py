@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigbatch.arguments import PathOrText
 from bigbatch.frames import said_plainly
-from bigbatch.opening import PathOrText
 
 if TYPE_CHECKING:
     from bigbatch.infer.load import Loaded
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @said_plainly
 def evaluate(
     model: PathOrText,
-    files: Any,
+    files: object,
     *,
     columns: Mapping[str, str] | None = None,
     quoting: str | None = None,
@@ -50,7 +50,7 @@ def evaluate(
 @said_plainly
 def predict(
     model: PathOrText,
-    rows: Any,
+    rows: object,
     *,
     columns: Mapping[str, str] | None = None,
     device: str | None = None,

@@ -1,75 +1,63 @@
-"""What Python and the command line call: thin. Builds a recipe, opens the run, hands observers down, reports.
+"""Training, as Python and the command line call it: builds a recipe, opens the run, hands observers down, reports.
 
 Rooms that load torch are imported inside the functions, behind everything that can be refused without them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from bigbatch.answers import evaluate as evaluate
-from bigbatch.answers import predict as predict
-from bigbatch.answers import predict_file as predict_file
+from bigbatch.arguments import PathOrText, is_module, launch_recipe, noted, print_note, recipe_and_live
 from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
-from bigbatch.launch.passed import stowed
-from bigbatch.launch.place import place_of
+from bigbatch.launch.place import note_of_torchrun, place_of
 from bigbatch.launch.sent import train_received, train_sent
-from bigbatch.launch.slurm import shared_folder, slurm_command
-from bigbatch.launch.slurm_step import join_step
-from bigbatch.launch.start import launched
-from bigbatch.opening import InitResult as InitResult
-from bigbatch.opening import (
-    PathOrText,
-    exhaust,
-    launch_recipe,
-    open_sorted,
-    open_with_observers,
-)
-from bigbatch.opening import init as init
-from bigbatch.plan.explain import explain
+from bigbatch.launch.signs import signs_of_life, watched_from_inside
+from bigbatch.launch.worker import Worker
+from bigbatch.places import Place
+from bigbatch.plan.explain import brief
+from bigbatch.protocols import Metric, MetricFunction, Observer
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.schema import Recipe
-from bigbatch.report.compare import compare_runs, write_comparison
+from bigbatch.records import Event, utc_now
 from bigbatch.report.console import ConsoleObserver
-from bigbatch.report.graph import graph_told
 from bigbatch.report.html import write_report
-from bigbatch.report.read import RunData, read_run
-from bigbatch.usual import noted, trained
+from bigbatch.report.observers import load_observers
 
 if TYPE_CHECKING:
+    from bigbatch.build.inputs import Live
+    from bigbatch.build.parts import Parts
     from bigbatch.run.run import Run
-    from bigbatch.study.results import Results
-    from bigbatch.study.sweep import Outcome
 
 P = ParamSpec("P")
 
 
 @said_plainly
 def train(
-    model_or_recipe: Any,
-    train_dataset: Any = None,
-    val_dataset: Any = None,
+    model_or_recipe: object,
+    train_dataset: object = None,
+    val_dataset: object = None,
     *,
     epochs: float | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    task: Any = None,
+    task: object = None,
     columns: Mapping[str, str] | None = None,
-    tokenizer: Any = None,
-    loss: Any = None,
-    metrics: Sequence[Any] = (),
-    observers: Sequence[Any] = (),
-    set: Mapping[str, Any] = {},
+    tokenizer: object = None,
+    loss: object = None,
+    metrics: Sequence[str | MetricFunction | Metric] = (),
+    observers: Sequence[str | Observer] = (),
+    set: Mapping[str, object] = {},
     run_dir: PathOrText | None = None,
     resume: bool | None = None,
-    args: Any = None,
+    args: object = None,
     computation_eager: bool | None = None,
-    compute_metrics: Any = None,
-    callbacks: Any = None,
+    compute_metrics: Callable[..., Mapping[str, float]] | None = None,
+    callbacks: object = None,
     quiet: bool = False,
 ) -> Run:
     """Train a model and return the finished (or interrupted) run.
@@ -120,9 +108,9 @@ def train(
 
 @said_plainly
 def distributed_train(
-    model: Any,
-    train_dataset: Any = None,
-    val_dataset: Any = None,
+    model: object,
+    train_dataset: object = None,
+    val_dataset: object = None,
     nodes: Sequence[str] | None = None,
     *,
     ranks: int | None = None,
@@ -178,7 +166,7 @@ train_model = train
 """The same under the name that some look for."""
 
 
-def _called_as(other: Callable[P, Any]) -> Callable[[Callable[..., Run]], Callable[P, Run]]:
+def _called_as(other: Callable[P, object]) -> Callable[[Callable[..., Run]], Callable[P, Run]]:
     """Give a function the arguments of another, for `help`, editors and type checkers."""
 
     def called(function: Callable[..., Run]) -> Callable[P, Run]:
@@ -190,7 +178,7 @@ def _called_as(other: Callable[P, Any]) -> Callable[[Callable[..., Run]], Callab
 
 @_called_as(train)
 @said_plainly
-def start(*given: Any, **named: Any) -> Run:
+def start(*given: object, **named: object) -> Run:
     """As `train`, but returns the run before its first update: iterate over it for its records.
 
     Example:
@@ -205,35 +193,6 @@ def start(*given: Any, **named: Any) -> Run:
     except TypeError as error:
         raise TypeError(f"start() {error}") from None
     return open_sorted(console=None, place=place_of(), **noted({**_NOTHING, **arguments}))
-
-
-def launch_command(
-    recipe: PathOrText,
-    overrides: Sequence[str],
-    words: Sequence[str],
-    *,
-    ranks: str | None,
-    hosts: Sequence[str] = (),
-    python: str | None = None,
-    environ: MutableMapping[str, str],
-    say: Callable[[str], None],
-    slurm: bool = False,
-    submit: bool = False,
-) -> int | None:
-    """`bigbatch train --ranks N --hosts a,b --slurm`: check the recipe, then start the processes.
-
-    Returns:
-        Their exit code; None when this process is all it takes.
-    """
-    loaded = load_recipe(recipe, overrides, environ=environ)
-    words, carried = stowed(words, overrides)
-    if slurm or (loaded.launch.kind == "slurm" and place_of(environ) is None):
-        if not submit and join_step(environ, shared_folder(loaded)):
-            return None
-        return slurm_command(loaded, words, ranks, {**environ, **carried}, say, submit=submit)
-    return launched(
-        loaded, words, ranks, {**environ, **carried}, say, hosts=hosts, python=python, changes=overrides
-    )
 
 
 def train_command(
@@ -284,7 +243,7 @@ def worker_command(folder: PathOrText) -> Run:
     return train_received(Path(folder), trained, found)
 
 
-_NOTHING: Mapping[str, Any] = {
+_NOTHING: Mapping[str, object] = {
     name: parameter.default
     for name, parameter in signature(train).parameters.items()
     if name != "model_or_recipe"
@@ -292,132 +251,146 @@ _NOTHING: Mapping[str, Any] = {
 """What `train` takes for arguments that were not given."""
 
 
-@said_plainly
-def plan(
-    recipe: PathOrText,
-    overrides: Sequence[str] = (),
+# ---------------------------------------------------------------- from a recipe to an open run, and to its end
+
+
+def trained(asked: Mapping[str, object]) -> Run:
+    """`bigbatch.train` with all its arguments by name."""
+    arguments, place = noted(asked), place_of()
+    with_ = " with resume=True" if is_module(arguments["model_or_recipe"]) else ""
+    return exhaust(
+        lambda console: open_sorted(console=console, place=place, **arguments),
+        None if arguments["quiet"] else ConsoleObserver(),
+        f"the same call{with_} goes on",
+    )
+
+
+def open_sorted(
     *,
-    environ: Mapping[str, str] | None = None,
-    graph: bool | PathOrText = False,
-    audit: bool = False,
-    dry_run: bool = False,
-    ranks: int | None = None,
-    width: int | None = None,
-) -> list[str]:
-    """What would run, how long, how much memory and why, as lines to print; writes no run directory.
+    console: ConsoleObserver | None,
+    observers: Sequence[str | Observer] = (),
+    resume: bool | None = None,
+    quiet: bool = False,
+    place: Place | None = None,
+    **arguments: Any,
+) -> Run:
+    """A run of what `train` was given."""
+    recipe, live = recipe_and_live(observers=observers, **arguments)
+    own = [observer for observer in observers if not isinstance(observer, str)]
+    return open_with_observers(
+        recipe, live, observers=own, console=console, place=place, resume=bool(resume), quiet=quiet
+    )
 
-    Args:
-        graph: also what one micro-batch computes and what of it nobody reads; a path draws it into that HTML file.
-        audit: also what the plan's number format (bf16, when that is fp32) does to each block of the model.
-        dry_run: what one of many ranks would hold and send, from shapes alone, instead of measuring this machine.
-        ranks: of the dry run; None: `plan.ranks`, or what `plan.mesh` needs.
-        width: letters of a terminal's line; None: lines stay whole.
 
-    Raises:
-        DoesNotFit: the prediction exceeds the machine's memory, or the dry run `plan.memory`.
+def exhaust(
+    opened: Callable[[ConsoleObserver | None], Run],
+    console: ConsoleObserver | None,
+    again: str = "the same command goes on",
+) -> Run:
+    """Run to the end, then say where the results are; a missed gate is raised once everything is written.
+
+    `again` is how to go on with a run that was interrupted.
     """
-    loaded = load_recipe(recipe, overrides, environ=environ)
-    if dry_run:
-        return _dry(loaded, ranks, width)
-    from bigbatch.build.inputs import Live
-    from bigbatch.build.only import plan_only
-
-    console = ConsoleObserver()
     try:
-        parts = plan_only(loaded, Live(), console.say, console.progress, audit=audit)
-        lines = explain(parts.plan, parts.notes, width)
-        if parts.audit is not None:
-            from bigbatch.probe.audit import audit_lines
-
-            lines += ["", *audit_lines(parts.audit)]
-        if graph is False:
-            return lines
-        from bigbatch.build.graph import analyse_parts
-
-        return [*lines, "", *graph_told(analyse_parts(parts), graph, Path(recipe).stem)]
+        with opened(console) as run:
+            for _ in run:
+                pass
     finally:
-        console.close()
+        if console is not None:
+            console.close()
+    if console is not None and run.leads:
+        for line in last_lines(run, again):
+            console.say(line)
+    if run.error is not None:
+        raise run.error
+    return run
 
 
-@said_plainly
-def prepare(
-    recipe: PathOrText, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
-) -> list[str]:
-    """Fetch the model, read and check the data, tokenise it into the cache; what is there now, as lines to print.
+def open_with_observers(
+    recipe: Recipe,
+    live: Live,
+    *,
+    observers: Sequence[str | Observer] = (),
+    console: ConsoleObserver | None = None,
+    resume: bool = False,
+    continue_from: Path | None = None,
+    allow: Sequence[str] = (),
+    job_id: str | None = None,
+    place: Place | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Open a run with the recipe's observers, the caller's and a console; its report is written at its end.
 
-    For a machine with internet, or one that is cheaper than the cluster: `train` with the same recipe then starts from
-    what is kept in Hugging Face's cache and beside the run directories.
-
-    Raises:
-        BigbatchError: whatever would stop `train` before its first update for model or data.
+    Among several processes rank 0 alone has observers, a console and the report.
     """
-    from bigbatch.build.inputs import Live
-    from bigbatch.build.only import prepare_only
+    from bigbatch.parallel.enter import enter
+    from bigbatch.run.start import Wishes, open_run
 
-    console = ConsoleObserver()
-    try:
-        return prepare_only(
-            load_recipe(recipe, overrides, environ=environ), Live(), console.say, console.progress
-        )
-    finally:
-        console.close()
-
-
-def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:
-    """The plan of a dry run, and what it found."""
-    from bigbatch.build.dry import dry_run
-    from bigbatch.plan.dry import dry_lines
-
-    console = ConsoleObserver()
-    try:
-        parts, found = dry_run(recipe, ranks, console.say, console.progress)
-        return [*explain(parts.plan, parts.notes, width), "", *dry_lines(found)]
-    finally:
-        console.close()
-
-
-@said_plainly
-def read(run: PathOrText) -> RunData:
-    """The records and files of a run, finished or not."""
-    return read_run(Path(run))
-
-
-@said_plainly
-def report(run: PathOrText) -> Path:
-    """Write `RUN/report.html` anew; returns its path."""
-    return write_report(Path(run))
-
-
-@said_plainly
-def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
-    """Recipes, results and curves of several runs side by side.
-
-    Returns:
-        A table as text, and the page with the curves.
-    """
-    found = compare_runs([Path(run) for run in runs])
-    return "\n".join(found.lines()), write_comparison(found, Path(runs[0]).parent / "comparison.html")
+    world = enter(place, device=recipe.plan.device, timeout_seconds=recipe.launch.timeout.amount)
+    leads = world.rank == 0
+    note = note_of_torchrun() if leads else None
+    if note is not None:
+        print_note(note)
+    beat = signs_of_life(place)
+    console = console if leads else None
+    side_events: list[Event] = []
+    specs = [*recipe.observers, *observers] if leads else []
+    watching = load_observers(specs, recipe.base, side_events.append)
+    run = open_run(
+        recipe,
+        live,
+        Wishes(
+            resume=resume,
+            continue_from=continue_from,
+            allow=allow,
+            job_id=job_id,
+            world=world,
+            place=place,
+            beat=beat,
+            observers=[console, *watching] if console else watching,
+            side_events=side_events,
+            say=console.say if console else _silent if leads else _log,
+            insist=print_note if leads and not console and not quiet else None,
+            progress=console.progress if console else None,
+            planned=lambda parts: _show_plan(console, parts),
+            finished=write_report,
+        ),
+    )
+    worker = Worker.of()
+    if worker is not None:
+        worker.log_into(run.path)
+    elif run.status == "running":
+        watched_from_inside(beat, run.path, world.size)
+    if leads and run.status == "finished" and not (run.path / "report.html").exists():
+        write_report(run.path)
+    return run
 
 
-@said_plainly
-def bench(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Results:
-    """`bigbatch bench`: speed, memory and start against other trainers on the same samples; see `study.bench`."""
-    from bigbatch.study.bench import bench_command
-
-    return bench_command(recipe, overrides, **options)
+def _log(text: str) -> None:
+    """For ranks that do not lead: their standard error is a log."""
+    print(f"{utc_now()}  {text}", file=sys.stderr, flush=True)
 
 
-@said_plainly
-def sweep(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
-    """`bigbatch sweep`: many runs of one recipe, with a table and figures; see `study.sweep_command`."""
-    from bigbatch.study.sweep_command import sweep_command
-
-    return sweep_command(recipe, overrides, **options)
+def _silent(_text: str) -> None:
+    """For callers without a console."""
 
 
-@said_plainly
-def scale(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
-    """`bigbatch scale`: how large a batch is worth using; see `study.scale`."""
-    from bigbatch.study.scale import scale_command
+def _show_plan(console: ConsoleObserver | None, parts: Parts) -> None:
+    if console is None:
+        return
+    from bigbatch.run.about import about, chosen_figure
 
-    return scale_command(recipe, overrides, **options)
+    lines = brief(parts.plan, about(parts), parts.notes, console.width)
+    lines.append(
+        f"all {len(parts.plan.choices)} choices, each with its reason: plan.json, or `bigbatch plan`"
+    )
+    console.start(lines, parts.clocks.length.updates, parts.clocks.length.samples, chosen_figure(parts))
+
+
+def last_lines(run: Run, again: str) -> list[str]:
+    """Where a run's results are, and how to go on; the last line says what the run is worth."""
+    if run.status == "interrupted":
+        return [f"interrupted; {again} ({run.path})"]
+    files = [f"{kind}: {run.path / name}" for kind, name in (("report", "report.html"), ("model", "model"))]
+    verdict = (run.result or {}).get("verdict")
+    return [*files, f"result: {verdict}"] if verdict else files

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigbatch.api import read
+from bigbatch.api import trained
+from bigbatch.arguments import by_place, refuse_callbacks, task_and_columns
+from bigbatch.commands import read
 from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
-from bigbatch.usual import by_place, refuse_callbacks, task_and_columns, trained
 from bigbatch.written import as_named, copy_files
 
 

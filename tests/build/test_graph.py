@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from bigbatch import api
+from bigbatch import commands
 from bigbatch.build.graph import analyse_parts
 from bigbatch.data.ahead import Supply
 from bigbatch.plan.graph import GraphAnalysis
@@ -49,7 +49,7 @@ def test_long_runs_keep_it_for_their_report(tmp_path, monkeypatch):
     exhaust(start(tmp_path / "r", validation=HELD_OUT))
     found = GraphAnalysis.from_json(document(tmp_path / "r", "graph.json"))
     assert found.cost.flops > 0
-    page = api.report(tmp_path / "r").read_text(encoding="utf-8")
+    page = commands.report(tmp_path / "r").read_text(encoding="utf-8")
     assert 'id="graph"' in page and "block 2" in page
     exhaust(start(tmp_path / "r", validation=HELD_OUT))
 
@@ -57,7 +57,7 @@ def test_long_runs_keep_it_for_their_report(tmp_path, monkeypatch):
 def test_short_runs_do_not(tmp_path):
     exhaust(start(tmp_path / "r"))
     assert not (tmp_path / "r/graph.json").exists()
-    assert 'id="graph"' not in api.report(tmp_path / "r").read_text(encoding="utf-8")
+    assert 'id="graph"' not in commands.report(tmp_path / "r").read_text(encoding="utf-8")
 
 
 def test_an_analysis_that_fails_is_an_event_and_the_run_finishes(tmp_path, monkeypatch):
@@ -80,8 +80,8 @@ def test_the_command_prints_and_draws(tmp_path, monkeypatch):
         f"model: {model}\ntask: classify\ndata: {{train: train.jsonl, columns: {{text: text, label: label}}}}\n"
         "batch: 16\nupdates: 60\nplan: {micro_tokens: 64}\n"
     )
-    plain = api.plan(tmp_path / "r.yaml")
-    told = api.plan(tmp_path / "r.yaml", graph=tmp_path / "g.html")
+    plain = commands.plan(tmp_path / "r.yaml")
+    told = commands.plan(tmp_path / "r.yaml", graph=tmp_path / "g.html")
     assert not any("one micro-batch" in line for line in plain)
     assert any(line.startswith("one micro-batch, packed") for line in told)
     assert told[-1] == str(tmp_path / "g.html") and "<svg" in (tmp_path / "g.html").read_text()

@@ -75,10 +75,10 @@ FLAGS = {
 
 @pytest.fixture
 def api(monkeypatch, tmp_path):
-    """A stand-in for bigbatch.api that writes down its calls, and a folder with a recipe."""
+    """A stand-in for what the commands call that writes the calls down, and a folder with a recipe."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text("model: m\ndata: {train: t.csv}\n")
-    stub = ModuleType("bigbatch.api")
+    stub = ModuleType("bigbatch.api and its neighbours")
     calls = []
 
     def answer(name, value):
@@ -106,8 +106,9 @@ def api(monkeypatch, tmp_path):
         "bench": answer("bench", [None]),
         "compare": answer("compare", [("a table", Path("compare.html"))]),
     }
-    monkeypatch.setitem(sys.modules, "bigbatch.api", stub)
-    monkeypatch.setattr(bigbatch, "api", stub, raising=False)
+    for name in ("api", "answers", "commands"):
+        monkeypatch.setitem(sys.modules, f"bigbatch.{name}", stub)
+        monkeypatch.setattr(bigbatch, name, stub, raising=False)
     return stub
 
 
@@ -125,7 +126,7 @@ def run(capsys):
 def test_what_is_not_needed_for_help_is_not_loaded():
     code = (
         "import sys, bigbatch.cli.app\n"
-        "slow = {'torch', 'transformers', 'numpy', 'pyarrow', 'bigbatch.api', 'bigbatch.recipe.schema'}\n"
+        "slow = {'torch', 'transformers', 'numpy', 'pyarrow', 'bigbatch.api', 'bigbatch.commands', 'bigbatch.recipe.schema'}\n"
         "print(sorted(slow & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -416,8 +417,8 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
     (tmp_path / "r.yaml").write_text("model: m\ndata: {train: t.csv}\n")
     code = (
         "import sys, types, bigbatch\n"
-        "bigbatch.api = sys.modules['bigbatch.api'] = types.ModuleType('bigbatch.api')\n"
-        "bigbatch.api.plan = lambda *args, **keywords: ['x' * 99] * 9999\n"
+        "bigbatch.commands = sys.modules['bigbatch.commands'] = types.ModuleType('bigbatch.commands')\n"
+        "bigbatch.commands.plan = lambda *args, **keywords: ['x' * 99] * 9999\n"
         "from bigbatch.cli import main\n"
         "main(['plan', 'r.yaml'])\n"
     )

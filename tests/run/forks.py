@@ -165,6 +165,7 @@ def _child(request: dict[str, Any]) -> None:
 def _serve() -> None:
     for name in (
         "bigbatch.api",
+        "bigbatch.commands",
         "bigbatch.cli.app",
         "bigbatch.run.start",
         "pandas",  # pyarrow imports it at the first scalar

@@ -10,7 +10,7 @@ import bigbatch
 from bigbatch.errors import UsageError
 from tests.jobs import differing, document, lines
 from tests.models import tiny
-from tests.test_usual import ids
+from tests.test_arguments import ids
 
 KEYS = {"updates": 6, "plan.micro_tokens": 128, "optimizer.lr": 1e-2}
 CALL = {"batch_size": 16, "set": KEYS, "run_dir": "r"}

@@ -222,7 +222,7 @@ def _tokens_of(folder: Path) -> list[list[int]]:
 def test_predictions_of_a_file(tmp_path):
     model = tiny_folder(tmp_path / "model", "bert", head="masked")
     (tmp_path / "in.txt").write_text("the [MASK]\nbad\n")
-    rows = bigbatch.api.predict_file(model, str(tmp_path / "in.txt"), str(tmp_path / "out.jsonl"))
+    rows = bigbatch.answers.predict_file(model, str(tmp_path / "in.txt"), str(tmp_path / "out.jsonl"))
     assert rows == 2
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [len(row["masks"]) for row in found] == [1, 0]

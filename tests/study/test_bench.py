@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bigbatch import api
+from bigbatch import commands
 from bigbatch.errors import RecipeError, UsageError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.study import bench as bench_module
@@ -251,7 +251,7 @@ def test_an_outcome_over_other_tokens_is_none(competed):
 def test_the_command_names_folder_and_words(stand_ins, place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(bench_module.AGAINST, "hf", ("bigbatch",))
-    results = api.bench(place / "recipe.yaml", ["batch=32"], updates=2, rounds=1)
+    results = commands.bench(place / "recipe.yaml", ["batch=32"], updates=2, rounds=1)
     assert results.setting["batch_samples"] == 32
     assert results.command.endswith("recipe.yaml batch=32 --against hf --updates 2 --rounds 1")
     assert read_results(tmp_path / "runs" / "bench-recipe" / "results.json") == results

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bigbatch import api
+from bigbatch import commands
 from bigbatch.errors import RecipeError, RunLocked, UsageError
 from bigbatch.store.lock import RunLock
 from bigbatch.study import children
@@ -39,7 +39,7 @@ def here(place, tmp_path, monkeypatch):
 
 def sweep(*over, **options):
     said = []
-    outcome = api.sweep("recipe.yaml", over=over, say=said.append, **options)
+    outcome = commands.sweep("recipe.yaml", over=over, say=said.append, **options)
     return outcome, said
 
 
@@ -150,7 +150,7 @@ def test_runs_end_with_a_sweep_that_is_killed(here):
     parent = (
         "import sys, time; from pathlib import Path; from bigbatch.study import children; "
         f"children._CHILD = 'from bigbatch.study.children import end_with; import sys; end_with(int(sys.argv[1])); ' + {children._CHILD!r}; "
-        "from bigbatch import api; api.sweep('recipe.yaml', over=['batch.samples=777'])"
+        "from bigbatch import commands; commands.sweep('recipe.yaml', over=['batch.samples=777'])"
     )
     process = subprocess.Popen([sys.executable, "-c", parent])
     run = here / "sweeps" / "recipe" / "runs" / "batch.samples-777"

@@ -1,6 +1,6 @@
-"""The commands. Each reads its words, calls one function of `bigbatch.api` and says what came back.
+"""The commands. Each reads its words, calls one function of api.py, answers.py or commands.py and says what came back.
 
-`api` is imported inside the commands, so that `--help` is fast; it loads torch when something is to be computed.
+Those are imported inside the commands, so that `--help` is fast; they load torch when something is to be computed.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def init(
 ) -> None:
     """Look at the data and write a commented recipe that runs as it is."""
     columns = columns_of(column)
-    from bigbatch import api
+    from bigbatch import commands
 
-    say(api.init(data, out=out, model=model, columns=columns, force=force).lines)
+    say(commands.init(data, out=out, model=model, columns=columns, force=force).lines)
 
 
 @app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096 --graph graph.html")
@@ -136,10 +136,10 @@ def plan(
         pages = [word for word in words if word.lower().endswith(".html") and "=" not in word]
         words = [word for word in words if word not in pages]
         page = pages[-1] if pages else None
-    from bigbatch import api
+    from bigbatch import commands
 
     say(
-        api.plan(
+        commands.plan(
             recipe,
             words,
             environ=os.environ,
@@ -155,9 +155,9 @@ def plan(
 @app.command(epilog="Example: bigbatch prepare recipe.yaml")
 def prepare(recipe: Recipe, changes: Changes = None, set_: Set = None) -> None:
     """Fetch the model and tokenise the data, so that training finds both where there is no internet."""
-    from bigbatch import api
+    from bigbatch import commands
 
-    say(api.prepare(recipe, _both(changes, set_), environ=os.environ))
+    say(commands.prepare(recipe, _both(changes, set_), environ=os.environ))
 
 
 @app.command(epilog="Example: bigbatch train recipe.yaml batch.samples=4096 optimizer.name=lamb")
@@ -207,12 +207,12 @@ def train(
         raise UsageError("--allow needs --continue RUN")
     if submit and not slurm:
         raise UsageError("--submit needs --slurm")
-    from bigbatch import api
+    from bigbatch import api, commands
 
     given = unstowed(_both(changes, set_), os.environ)
     words = ["train", str(recipe), *(["--resume"] if resume else [])]
     words += [] if continue_from is None else ["--continue", continue_from, "--allow", ",".join(allowed)]
-    code = api.launch_command(
+    code = commands.launch_command(
         recipe,
         given,
         words,
@@ -258,10 +258,10 @@ def evaluate(
 ) -> None:
     """Measure a trained model on labelled data."""
     columns = columns_of(column)
-    from bigbatch import api
+    from bigbatch import answers
 
     ways = {"quoting": quoting, "device": device, "code": code}
-    say(figures(api.evaluate(model, files, columns=columns, say=_error, **ways)))
+    say(figures(answers.evaluate(model, files, columns=columns, say=_error, **ways)))
 
 
 @app.command(epilog="Example: bigbatch predict runs/tweets new.csv --out predictions.jsonl")
@@ -279,10 +279,10 @@ def predict(
 ) -> None:
     """Label new data, row by row, in order."""
     columns = columns_of(column)
-    from bigbatch import api
+    from bigbatch import answers
 
     ways = {"quoting": quoting, "device": device, "code": code}
-    api.predict_file(model, source, out, columns=columns, keep=keep or (), say=_error, **ways)
+    answers.predict_file(model, source, out, columns=columns, keep=keep or (), say=_error, **ways)
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")
@@ -290,9 +290,9 @@ def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
 ) -> None:
     """Write a run's report, one HTML file that works offline, and print its path."""
-    from bigbatch import api
+    from bigbatch import commands
 
-    say(str(api.report(run)))
+    say(str(commands.report(run)))
 
 
 @app.command(epilog="Example: bigbatch compare runs/tweets runs/tweets-2")
@@ -302,9 +302,9 @@ def compare(
     """Compare runs: a table, and one page with their curves."""
     if len(runs) < 2:
         raise UsageError("compare needs at least two runs")
-    from bigbatch import api
+    from bigbatch import commands
 
-    text, page = api.compare(runs)
+    text, page = commands.compare(runs)
     say(text if page is None else [text, str(page)])
 
 
@@ -327,9 +327,9 @@ def bench(
     ] = False,
 ) -> None:
     """Compare speed and memory with other trainers, on the same samples."""
-    from bigbatch import api
+    from bigbatch import commands
 
-    api.bench(
+    commands.bench(
         recipe,
         _both(changes, set_),
         against=against,
@@ -361,9 +361,9 @@ def sweep(
     drop_weights: DropWeights = False,
 ) -> int:
     """Train every combination of some values; the same command goes on where it stopped."""
-    from bigbatch import api
+    from bigbatch import commands
 
-    outcome = api.sweep(
+    outcome = commands.sweep(
         recipe,
         _both(changes, set_),
         over=over or (),
@@ -409,9 +409,9 @@ def scale(
         raise UsageError(
             "scale needs --batches and --target, such as --batches 16,64,256 --target f1_macro=.75"
         )
-    from bigbatch import api
+    from bigbatch import commands
 
-    outcome = api.scale(
+    outcome = commands.scale(
         recipe,
         _both(changes, set_),
         batches=batches,

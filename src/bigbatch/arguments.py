@@ -1,29 +1,47 @@
-"""The usual calls: what people pass who come from other libraries, as what `train` takes of its own."""
+"""What `train` is given, as a recipe and what only Python has; what people pass who come from other libraries, as what
+`train` takes of its own.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from bigbatch.errors import UsageError
 from bigbatch.launch.place import place_of
-from bigbatch.opening import exhaust, is_module, open_sorted, print_note
+from bigbatch.protocols import Metric, MetricFunction, Observer
 from bigbatch.recipe.collators import task_options
+from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.pairs import LABELS as PAIR_LABELS
 from bigbatch.recipe.pairs import ROLES as PAIR_ROLES
 from bigbatch.recipe.pairs import columns_by_place, loss_options, refuse_other_pairs
 from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.sugar import LENGTH_KEYS
 from bigbatch.recipe.training_arguments import translated
-from bigbatch.report.console import ConsoleObserver
+from bigbatch.recipe.values import AUTO
 
 if TYPE_CHECKING:
-    from bigbatch.run.run import Run
+    from torch import nn
 
-_EAGER: Mapping[bool, Mapping[str, Any]] = {
+    from bigbatch.build.inputs import Live
+
+PathOrText = str | PathLike[str]
+SHORT = {
+    "epochs": "epochs",
+    "batch_size": "batch",
+    "lr": "optimizer.lr",
+    "columns": "data.columns",
+    "run_dir": "run.dir",
+}
+"""Arguments of `train` that are another spelling of a recipe key."""
+
+_EAGER: Mapping[bool, Mapping[str, object]] = {
     True: {"plan.compile": "off", "plan.lazy": False, "plan.packing": "padded"},
     False: {"plan.compile": "blocks"},
 }
@@ -33,7 +51,7 @@ _EAGER: Mapping[bool, Mapping[str, Any]] = {
 def usual(
     asked: Mapping[str, Any], *, ranks: int | str | None = None, nodes: int = 0
 ) -> tuple[dict[str, Any], list[str]]:
-    """The arguments of `train` as `opening.open_sorted` takes them, and what of them could not be done as it says.
+    """The arguments of `train` as `recipe_and_live` takes them, and what of them could not be done as it says.
 
     Args:
         asked: as they were given, by name.
@@ -101,7 +119,7 @@ def _unwrapped(asked: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"model_or_recipe": whole.module}
 
 
-def _check(args: Any, model: Any) -> None:
+def _check(args: object, model: object) -> None:
     if not hasattr(args, "per_device_train_batch_size"):
         raise UsageError(
             f"args: found {type(args).__name__}; expected transformers.TrainingArguments, or leave it out and pass "
@@ -115,7 +133,7 @@ def _check(args: Any, model: Any) -> None:
         )
 
 
-def _refuse_unevaluated(args: Any, validation: Any) -> None:
+def _refuse_unevaluated(args: object, validation: object) -> None:
     asked = getattr(args, "eval_strategy", None) or "no"
     asked = str(getattr(asked, "value", asked))
     if validation is None and asked != "no":
@@ -125,16 +143,16 @@ def _refuse_unevaluated(args: Any, validation: Any) -> None:
         )
 
 
-def _rows(data: Any) -> int | None:
+def _rows(data: object) -> int | None:
     """Rows of a dataset in memory; None of files."""
     from bigbatch.data.objects import names_files
 
     if isinstance(data, Mapping):
         return len(next(iter(data.values()), ()))
-    return len(data) if hasattr(data, "__len__") and not names_files(data) else None
+    return len(data) if isinstance(data, Sized) and not names_files(data) else None
 
 
-def _best(args: Any, validation: Any) -> str | None:
+def _best(args: object, validation: object) -> str | None:
     """`metric_for_best_model` as `best` names it; None for the loss, and where there is nothing to validate on."""
     metric = str(getattr(args, "metric_for_best_model", None) or "loss").removeprefix("eval_")
     if validation is None or metric == "loss":
@@ -154,7 +172,7 @@ _INSTEAD = {
 _WATCH = "observers=[function]: it is given every record, and may answer with Stop, Save or Evaluate"
 
 
-def refuse_callbacks(callbacks: Any) -> None:
+def refuse_callbacks(callbacks: object) -> None:
     """Callbacks change a loop that is not here.
 
     Raises:
@@ -169,7 +187,7 @@ def refuse_callbacks(callbacks: Any) -> None:
 
 
 def task_and_columns(
-    model: Any, collator: Any, rows: Any, loss: Any, args: Any
+    model: nn.Module, collator: object, rows: Any, loss: object, args: object
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The task of the model's head, with what collator and loss say of it; and role -> column.
 
@@ -246,7 +264,7 @@ def _first_label(rows: Any, columns: Mapping[str, str]) -> np.ndarray:
         return np.asarray(None)
 
 
-def _names_of_outputs(model: Any, rows: Any, columns: Mapping[str, str]) -> list[str]:
+def _names_of_outputs(model: nn.Module, rows: Any, columns: Mapping[str, str]) -> list[str]:
     """A name for each output: the model's, else those of the dataset where there are as many, else LABEL_0, …
 
     There a class id is a place among the outputs, whichever ids the rows happen to have.
@@ -263,7 +281,7 @@ def _names_of_outputs(model: Any, rows: Any, columns: Mapping[str, str]) -> list
     return list(known or (fitting[0] if fitting else generic))
 
 
-def _columns(args: Any) -> dict[str, str]:
+def _columns(args: object) -> dict[str, str]:
     """`label_names`, where it names another column than the usual ones."""
     names = [name for name in getattr(args, "label_names", None) or () if name not in ("label", "labels")]
     return {"label": names[0]} if len(names) == 1 else {}
@@ -279,12 +297,128 @@ def noted(asked: Mapping[str, Any], **processes: Any) -> dict[str, Any]:
     return found
 
 
-def trained(asked: Mapping[str, Any]) -> Run:
-    """`bigbatch.train` with all its arguments by name."""
-    arguments, place = noted(asked), place_of()
-    with_ = " with resume=True" if is_module(arguments["model_or_recipe"]) else ""
-    return exhaust(
-        lambda console: open_sorted(console=console, place=place, **arguments),
-        None if arguments["quiet"] else ConsoleObserver(),
-        f"the same call{with_} goes on",
+def print_note(text: str) -> None:
+    """For people, where there is no console."""
+    print(f"bigbatch: note: {text}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- a recipe, and what only Python has
+
+
+def recipe_and_live(
+    model_or_recipe: object,
+    train_dataset: object,
+    val_dataset: object,
+    *,
+    task: object,
+    loss: object,
+    metrics: Sequence[str | MetricFunction | Metric],
+    observers: Sequence[str | Observer],
+    tokenizer: object,
+    set: Mapping[str, object],
+    defaults: Mapping[str, object] = {},
+    compute_metrics: Callable[..., Mapping[str, float]] | None = None,
+    larger_is_better: bool | None = None,
+    **short: object,
+) -> tuple[Recipe, Live]:
+    """The arguments of `train` sorted: what a recipe can say goes there, what only Python has goes beside it.
+
+    Args:
+        defaults: keys of a recipe that every other argument may overrule.
+        short: as `SHORT` names them; the rest as `train` has it.
+    """
+    keys: dict[str, object] = {
+        SHORT[name]: _plain(value) for name, value in short.items() if value is not None
+    }
+    keys |= {"task": task} if isinstance(task, (str, Mapping)) else {}
+    keys |= {"loss": loss} if isinstance(loss, (str, Mapping)) else {}
+    names = [metric for metric in metrics if isinstance(metric, str)]
+    keys |= {"metrics": names} if names else {}
+    references = [observer for observer in observers if isinstance(observer, str)]
+    keys |= {"observers": references} if references else {}
+    if isinstance(val_dataset, float):
+        keys["data.validation"] = val_dataset
+    from bigbatch.build.inputs import Live
+
+    module = model_or_recipe if is_module(model_or_recipe) else None
+    if task is None and not any(key.partition(".")[0] == "task" for key in {**defaults, **set}):
+        keys |= _task_of_head(module)
+    live = Live(
+        module=module,
+        tokenizer=tokenizer,
+        train=train_dataset,
+        validation=None if isinstance(val_dataset, float) else val_dataset,
+        task=None if isinstance(task, (str, Mapping)) else task,
+        loss=None if isinstance(loss, (str, Mapping)) else loss,
+        metrics=tuple(metric for metric in metrics if not isinstance(metric, str)),
+        compute_metrics=compute_metrics,
+        larger_is_better=larger_is_better,
     )
+    return _recipe(model_or_recipe, live, {**keys, **set}, defaults), live
+
+
+def _task_of_head(module: nn.Module | None) -> dict[str, object]:
+    """What a live model's head is for, where nobody names a task and it is not the usual one."""
+    from bigbatch.tasks.catalog import task_of_module
+
+    found = None if module is None else task_of_module(module)
+    return {} if found in (None, {"name": "classify"}) else {"task": found}
+
+
+def launch_recipe(model_or_recipe: object, train_dataset: object, arguments: Mapping[str, Any]) -> Recipe:
+    """The recipe that the arguments of `train` stand for, as far as starting processes needs it."""
+    from bigbatch.build.inputs import Live
+
+    keys = {
+        SHORT[name]: _plain(value) for name, value in arguments.items() if name in SHORT and value is not None
+    }
+    live = Live(module=model_or_recipe if is_module(model_or_recipe) else None, train=train_dataset)
+    return _recipe(model_or_recipe, live, {**keys, **arguments.get("set", {})}, arguments.get("defaults", {}))
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, PathLike) else dict(value) if isinstance(value, Mapping) else value
+
+
+def is_module(found: object) -> TypeGuard[nn.Module]:
+    """Whether it is a live model."""
+    return hasattr(found, "parameters") and hasattr(found, "forward")
+
+
+def _recipe(found: Any, live: Live, keys: Mapping[str, object], defaults: Mapping[str, object]) -> Recipe:
+    """The recipe that a file, a mapping, a model name or a live model stands for."""
+    if isinstance(found, Recipe):
+        return load_recipe(recipe_values(found), keys).from_source(found.source) if keys else found
+    if isinstance(found, Mapping):
+        return load_recipe(found, keys)
+    if live.module is None and not _names_a_model(found, live):
+        return load_recipe(found, keys)
+    model: dict[str, object] = {"name": None if live.module is not None else str(found)}
+    left_open = _left_open([*keys, *defaults])
+    base: dict[str, object] = {**left_open, **defaults, "model": model, "data": {"train": []}}
+    return load_recipe(base, keys)
+
+
+def _left_open(keys: Iterable[str]) -> dict[str, object]:
+    """What the caller says nothing of is decided by the run: length, batch, learning rate."""
+    first = {key.partition(".")[0] for key in keys}
+    found: dict[str, object] = {}
+    if "sync" in first:  # replicas that train apart need numbers
+        return found
+    if not first & {*LENGTH_KEYS, "schedule"}:
+        found["epochs"] = AUTO
+    if "batch" not in first:
+        found["batch"] = AUTO
+    if "optimizer" not in first:
+        found["optimizer"] = {"lr": AUTO}
+    return found
+
+
+def _names_a_model(found: PathOrText, live: Live) -> bool:
+    """A folder, or a name without a recipe's ending when the data comes from Python."""
+    path = Path(found)
+    if path.suffix in (".yaml", ".yml"):
+        return False
+    if live.train is None:
+        raise UsageError(f"{found}: expected a recipe (.yaml), or a model together with train_dataset")
+    return True

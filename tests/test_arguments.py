@@ -9,9 +9,9 @@ import pytest
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 import bigbatch
+from bigbatch.arguments import usual
 from bigbatch.errors import UsageError
 from bigbatch.recipe.training_arguments import translated
-from bigbatch.usual import usual
 from tests.jobs import lines
 from tests.models import tiny
 from tests.test_api import KEYS, TEXTS

@@ -1,0 +1,268 @@
+"""The commands beside training: plan, prepare, init, report, compare, bench, sweep, scale; and what starts processes.
+
+Rooms that load torch are imported inside the functions, behind everything that can be refused without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigbatch.arguments import PathOrText
+from bigbatch.frames import said_plainly
+from bigbatch.launch.passed import stowed
+from bigbatch.launch.place import place_of
+from bigbatch.launch.slurm import shared_folder, slurm_command
+from bigbatch.launch.slurm_step import join_step
+from bigbatch.launch.start import launched
+from bigbatch.plan.explain import explain
+from bigbatch.recipe.load import load_recipe
+from bigbatch.recipe.model_facts import ModelChoice, ModelFacts
+from bigbatch.recipe.schema import Recipe
+from bigbatch.report.compare import compare_runs, write_comparison
+from bigbatch.report.console import ConsoleObserver
+from bigbatch.report.graph import graph_told
+from bigbatch.report.html import write_report
+from bigbatch.report.read import RunData, read_run
+from bigbatch.rules.first_run import Choices, FirstRun, first_run
+
+if TYPE_CHECKING:
+    from bigbatch.study.results import Results
+    from bigbatch.study.sweep import Outcome
+
+
+@dataclass(frozen=True)
+class InitResult:
+    """What `init` wrote and what it has to say."""
+
+    path: Path
+    lines: list[str]
+
+
+@said_plainly
+def init(
+    data: Sequence[PathOrText],
+    *,
+    out: PathOrText = "recipe.yaml",
+    model: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> InitResult:
+    """Look at the data and write a commented recipe that `train` runs as it is.
+
+    Args:
+        data: files, those of validation and test included.
+        out: where the recipe goes.
+        model: hub name or folder; None: the usual one for the language, or one on this machine where the hub does
+            not answer.
+        columns: role -> column, such as `{"text": "review", "label": "stars"}`; the rest is guessed.
+        force: overwrite an existing recipe.
+
+    Raises:
+        UsageError: the recipe exists already, or no task trains such a model.
+        DataError: the data cannot be read, or has no text and label columns.
+        ModelError: the model's folder cannot be read.
+    """
+    from bigbatch.data.guess import profile
+    from bigbatch.recipe.starter import split_files, write_starter
+
+    typed = tuple(str(path) for path in data)
+    found = profile(split_files(typed)["train"], columns=columns)
+    choice = _model_of_init(model, found.language, matched="document" in found.columns)
+    first = partial(_first_choices, choice.known)
+    lines = write_starter(Path(out), found, files=typed, model=choice, force=force, first=first)
+    return InitResult(Path(out), lines)
+
+
+def _first_choices(model: ModelFacts | None, rows: int, validation_rows: int, coupled: bool) -> Choices:
+    """What `auto` will stand for, by data and model."""
+    known = FirstRun(
+        rows=max(rows, 1),
+        validation_rows=validation_rows,
+        hidden=(model.hidden if model else None) or 768,
+        pretrained=model is None or model.weights == "pretrained",
+        grows=True,
+        coupled=coupled,
+    )
+    return first_run(known)
+
+
+def _model_of_init(name: str | None, language: str, *, matched: bool) -> ModelChoice:
+    """The model asked for, with what its folder says, or the one that can be had."""
+    from bigbatch.model.nearby import facts_of, hub_answers, nearby_models, why_no_hub
+    from bigbatch.recipe.starter_model import asked_model, chosen_model
+
+    if name is not None:
+        known = facts_of(name)
+        why = "" if known else "the hub has no config.json of it" if hub_answers() else why_no_hub()
+        return asked_model(name, known, why)
+    return chosen_model(
+        None if language == "unknown" else language,
+        matched=matched,
+        nearby=nearby_models(),
+        answers=hub_answers,
+        why_not=why_no_hub,
+    )
+
+
+@said_plainly
+def plan(
+    recipe: PathOrText,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    graph: bool | PathOrText = False,
+    audit: bool = False,
+    dry_run: bool = False,
+    ranks: int | None = None,
+    width: int | None = None,
+) -> list[str]:
+    """What would run, how long, how much memory and why, as lines to print; writes no run directory.
+
+    Args:
+        graph: also what one micro-batch computes and what of it nobody reads; a path draws it into that HTML file.
+        audit: also what the plan's number format (bf16, when that is fp32) does to each block of the model.
+        dry_run: what one of many ranks would hold and send, from shapes alone, instead of measuring this machine.
+        ranks: of the dry run; None: `plan.ranks`, or what `plan.mesh` needs.
+        width: letters of a terminal's line; None: lines stay whole.
+
+    Raises:
+        DoesNotFit: the prediction exceeds the machine's memory, or the dry run `plan.memory`.
+    """
+    loaded = load_recipe(recipe, overrides, environ=environ)
+    if dry_run:
+        return _dry(loaded, ranks, width)
+    from bigbatch.build.inputs import Live
+    from bigbatch.build.only import plan_only
+
+    console = ConsoleObserver()
+    try:
+        parts = plan_only(loaded, Live(), console.say, console.progress, audit=audit)
+        lines = explain(parts.plan, parts.notes, width)
+        if parts.audit is not None:
+            from bigbatch.probe.audit import audit_lines
+
+            lines += ["", *audit_lines(parts.audit)]
+        if graph is False:
+            return lines
+        from bigbatch.build.graph import analyse_parts
+
+        return [*lines, "", *graph_told(analyse_parts(parts), graph, Path(recipe).stem)]
+    finally:
+        console.close()
+
+
+@said_plainly
+def prepare(
+    recipe: PathOrText, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
+) -> list[str]:
+    """Fetch the model, read and check the data, tokenise it into the cache; what is there now, as lines to print.
+
+    For a machine with internet, or one that is cheaper than the cluster: `train` with the same recipe then starts from
+    what is kept in Hugging Face's cache and beside the run directories.
+
+    Raises:
+        BigbatchError: whatever would stop `train` before its first update for model or data.
+    """
+    from bigbatch.build.inputs import Live
+    from bigbatch.build.only import prepare_only
+
+    console = ConsoleObserver()
+    try:
+        return prepare_only(
+            load_recipe(recipe, overrides, environ=environ), Live(), console.say, console.progress
+        )
+    finally:
+        console.close()
+
+
+def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:
+    """The plan of a dry run, and what it found."""
+    from bigbatch.build.dry import dry_run
+    from bigbatch.plan.dry import dry_lines
+
+    console = ConsoleObserver()
+    try:
+        parts, found = dry_run(recipe, ranks, console.say, console.progress)
+        return [*explain(parts.plan, parts.notes, width), "", *dry_lines(found)]
+    finally:
+        console.close()
+
+
+@said_plainly
+def read(run: PathOrText) -> RunData:
+    """The records and files of a run, finished or not."""
+    return read_run(Path(run))
+
+
+@said_plainly
+def report(run: PathOrText) -> Path:
+    """Write `RUN/report.html` anew; returns its path."""
+    return write_report(Path(run))
+
+
+@said_plainly
+def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
+    """Recipes, results and curves of several runs side by side.
+
+    Returns:
+        A table as text, and the page with the curves.
+    """
+    found = compare_runs([Path(run) for run in runs])
+    return "\n".join(found.lines()), write_comparison(found, Path(runs[0]).parent / "comparison.html")
+
+
+@said_plainly
+def bench(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Results:
+    """`bigbatch bench`: speed, memory and start against other trainers on the same samples; see `study.bench`."""
+    from bigbatch.study.bench import bench_command
+
+    return bench_command(recipe, overrides, **options)
+
+
+@said_plainly
+def sweep(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
+    """`bigbatch sweep`: many runs of one recipe, with a table and figures; see `study.sweep_command`."""
+    from bigbatch.study.sweep_command import sweep_command
+
+    return sweep_command(recipe, overrides, **options)
+
+
+@said_plainly
+def scale(recipe: PathOrText, overrides: Sequence[str] = (), **options: Any) -> Outcome:
+    """`bigbatch scale`: how large a batch is worth using; see `study.scale`."""
+    from bigbatch.study.scale import scale_command
+
+    return scale_command(recipe, overrides, **options)
+
+
+def launch_command(
+    recipe: PathOrText,
+    overrides: Sequence[str],
+    words: Sequence[str],
+    *,
+    ranks: str | None,
+    hosts: Sequence[str] = (),
+    python: str | None = None,
+    environ: MutableMapping[str, str],
+    say: Callable[[str], None],
+    slurm: bool = False,
+    submit: bool = False,
+) -> int | None:
+    """`bigbatch train --ranks N --hosts a,b --slurm`: check the recipe, then start the processes.
+
+    Returns:
+        Their exit code; None when this process is all it takes.
+    """
+    loaded = load_recipe(recipe, overrides, environ=environ)
+    words, carried = stowed(words, overrides)
+    if slurm or (loaded.launch.kind == "slurm" and place_of(environ) is None):
+        if not submit and join_step(environ, shared_folder(loaded)):
+            return None
+        return slurm_command(loaded, words, ranks, {**environ, **carried}, say, submit=submit)
+    return launched(
+        loaded, words, ranks, {**environ, **carried}, say, hosts=hosts, python=python, changes=overrides
+    )
