@@ -70,7 +70,8 @@ def _recipe(**changes: Any) -> SimpleNamespace:
         "plan": {
             "mesh": None, "reproducible": "off",
             "micro_tokens": None, "ranks": None, "device": None, "precision": SimpleNamespace(name=None, keep_fp32=[], allow_low=[]), "packing": None,
-            "memory": None, "threads": None,
+            "memory": None, "threads": None, "recompute": None, "lazy": None, "attention": None, "products": None,
+            "compile": "off",
         },
         "run": {"evaluate_every": parse_quantity("1 epochs")},
         "gradient": {"name": "plain"},

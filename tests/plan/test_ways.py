@@ -17,7 +17,7 @@ BAD = ProbeFacts(packed_ok=False, reason="padded: packed logits off by 2e-3", er
 
 def recipe(**plan: Any) -> Any:
     return SimpleNamespace(
-        plan=SimpleNamespace(**{"lazy": None, "attention": None, "compile": "auto", **plan})
+        plan=SimpleNamespace(**{"lazy": None, "attention": None, "products": None, "compile": "auto", **plan})
     )
 
 

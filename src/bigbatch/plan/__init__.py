@@ -8,6 +8,7 @@
     ├── choices.py   the choices one by one: value, reason, who said so
     ├── batches.py   a typical global batch, and the micro-batches it is cut into
     ├── memory.py    peak memory as a sum of named parts; what would fit
+    ├── fit.py       the micro-batch, and what backward computes again, that fit the memory
     ├── gradients.py what another gradient than the plain one costs
     ├── noise.py     whether the gradient noise is measured, and its memory
     ├── timing.py    seconds of training and of evaluation

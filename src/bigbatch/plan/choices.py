@@ -239,7 +239,7 @@ def times(
 
 
 def recompute(
-    again: Recomputation, without: MemoryBreakdown, limit_bytes: int, wish: Any, *, known: bool
+    again: Recomputation, without: MemoryBreakdown, limit_bytes: int, wish: str | int | None, *, known: bool
 ) -> dict[str, Choice]:
     """What backward computes again, and how much more time it is expected to take."""
     if not known:

@@ -30,7 +30,7 @@ def ways(recipe: Recipe, packing: str, facts: ForwardFacts | None) -> dict[str, 
     """
     if facts is None:
         return {}
-    lazy = getattr(recipe.plan, "lazy", None) is not False
+    lazy = recipe.plan.lazy is not False
     return {
         "attention": _attention(recipe, packing, facts),
         "last_block": _last_block(packing, facts.last_block, lazy),
@@ -42,7 +42,7 @@ def ways(recipe: Recipe, packing: str, facts: ForwardFacts | None) -> dict[str, 
 
 
 def _attention(recipe: Recipe, packing: str, facts: ForwardFacts) -> Choice:
-    asked = getattr(recipe.plan, "attention", None)
+    asked = recipe.plan.attention
     if packing == "padded":
         return Choice(value="sdpa", reason="padded: the model's own attention", source="derived")
     tried = facts.attention_seconds
@@ -98,7 +98,7 @@ def _dropout(facts: ForwardFacts, lazy: bool) -> Choice:
 
 
 def _products(recipe: Recipe, facts: ForwardFacts) -> Choice:
-    asked, speed = getattr(recipe.plan, "products", None), facts.onednn_speed
+    asked, speed = recipe.plan.products, facts.onednn_speed
     if facts.compiled is not None and facts.compiled.ok:
         return Choice(value="torch", reason="what is compiled chooses for itself", source="derived")
     if speed is None:
@@ -113,7 +113,7 @@ def _products(recipe: Recipe, facts: ForwardFacts) -> Choice:
 
 
 def _compile(recipe: Recipe, found: CompileFacts | None) -> Choice:
-    asked = getattr(recipe.plan, "compile", "off")
+    asked = recipe.plan.compile
     if asked == "off":
         return Choice(value="off", reason="asked for by plan.compile", source="user")
     if found is None:
