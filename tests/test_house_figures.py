@@ -16,6 +16,7 @@ from tools.house import (
     complaints,
     complaints_of_rooms,
     figures,
+    lines_of_code,
     mentions_of_any,
     path_figures,
     path_text,
@@ -111,20 +112,47 @@ def test_public_functions_of_three_arguments_say_what_those_are(build):
 def silent(a, b, *, c): pass
 def two(a, b): pass
 def _private(a, b, c): pass
-def said(a, b, c):
+def said(a, b, c, *, d, **others):
+    '''One.
+
+    Args:
+        a: metres.
+        b, c: seconds, of the
+            second: and the third.
+        d: what the call
+        **others: for it.
+
+    Returns:
+        e: nothing.
+    '''
+    def inner(a, b, c): pass
+def half(a, b, c):
     '''One.
 
     Args:
         a: metres.
     '''
-    def inner(a, b, c): pass
+def stale(a, b, c):
+    '''One.
+
+    Args:
+        a, b, c: metres.
+        gone: was one.
+    '''
+@app.command(epilog="words")
+def command(a, b, c): pass
 class A:
     def method(self, a, b): pass
     def silent(self, a, b, c): pass
 """
     )
     found = figures(house)["silent_functions"]
-    assert [place.rpartition(" ")[2] for place in found.where] == ["silent", "A.silent"]
+    assert [place.rpartition(" ")[2] for place in found.where] == ["silent", "half", "stale", "A.silent"]
+
+
+def test_docstrings_are_no_lines_that_need_a_test():
+    text = '"""Room."""\n\nclass A:\n    """Two\n    lines."""\n\n    x: int\n    """Metres."""\n    y = "text"\n'
+    assert lines_of_code(text) == 5
 
 
 def test_shares_of_lines(build):

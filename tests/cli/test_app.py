@@ -152,6 +152,21 @@ def test_the_flags_are_frozen():
     assert options == FLAGS
 
 
+def test_each_word_of_a_command_is_explained():
+    group = typer.main.get_command(app)
+    context = group.make_context("bigbatch", ["init", "x"], resilient_parsing=True)
+    silent = [
+        f"{name} {parameter.name}"
+        for name, command in group.commands.items()
+        if not command.hidden
+        for parameter in command.get_params(
+            command.make_context(name, [], parent=context, resilient_parsing=True)
+        )
+        if not parameter.help
+    ]
+    assert silent == []
+
+
 @pytest.mark.parametrize("command", [name for name in FLAGS if name])
 def test_each_help_has_an_example(run, command):
     code, out, _ = run(command, "--help")
