@@ -93,6 +93,6 @@ def test_only_one_unit(small):
 def test_copies_are_made_of_low_matrices_alone(small):
     found = small()
     names = {id(parameter): name for name, parameter in found.module.named_parameters()}
-    low = {names[id(parameter)] for parameter in low_parameters(found.module, found.policy())}
+    low = {names[id(parameter)] for parameter in low_parameters(found.policy())}
     assert all(".layer." in name and name.endswith("weight") and "LayerNorm" not in name for name in low)
     assert len(low) == 2 * 6

@@ -166,7 +166,7 @@ def _model_and_tables(
     home = "cpu" if world.divides else hardware.device
     loaded = ready_model(recipe, task, inputs, given.live, home, given.say)
     tables, model, notes = leader_first(
-        world, lambda: ready_tables(recipe, inputs, loaded, given.cache_dir, given.say, given.progress)
+        world, lambda: ready_tables(inputs, loaded, given.cache_dir, given.say, given.progress)
     )
     return model, tables, notes
 

@@ -36,7 +36,14 @@ class Clocks:
 
 
 def clocks_of(recipe: Recipe, train: Table, batches: Batches, clock: str) -> Clocks:
-    """How many updates, and the learning rate of each."""
+    """How many updates, and the learning rate of each.
+
+    Args:
+        recipe: its length, batch, ramp, schedule and optimiser; no `auto` is left in it.
+        train: the tokenised training split.
+        batches: knows how many tokens lie before a sample, and where a batch that is counted in tokens ends.
+        clock: what the schedule counts: `samples` or `tokens`, as the task says.
+    """
     lengths = length_facts(train)
     by_tokens = clock == "tokens"
     sample = lengths.tokens / lengths.samples if by_tokens else 1.0

@@ -24,7 +24,13 @@ PROBE_SAMPLES = 8
 
 
 def compared(ready: Ready, how: ForwardPlan, samples: list[MicroBatch]) -> ProbeFacts:
-    """This way of running the model, held against the padded one; in a low format, against what that may cost."""
+    """This way of running the model, held against the padded one; in a low format, against what that may cost.
+
+    Args:
+        ready: the model and its task; its weights and gradients are left as they were.
+        how: the way that is tried.
+        samples: micro-batches of real samples, as `probe_samples` gives them.
+    """
     if is_low(how.precision):
         return _within_format(ready, how, samples)
     forward = open_forward(ready, how)
@@ -37,7 +43,13 @@ def compared(ready: Ready, how: ForwardPlan, samples: list[MicroBatch]) -> Probe
 
 
 def errors_of(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]) -> FormatErrors:
-    """A way in a low format, and the plain path in the same format, both against the plain path in fp32."""
+    """A way in a low format, and the plain path in the same format, both against the plain path in fp32.
+
+    Args:
+        ready: the model and its task.
+        how: the way that is tried, with its format.
+        samples: micro-batches of real samples.
+    """
     forward, plain = open_forward(ready, how), open_forward(ready, ForwardPlan())
     try:
         reference = comparable(plain)

@@ -28,6 +28,12 @@ def try_compiled(
 ) -> CompileFacts | None:
     """Compile and measure, unless the run is too short for it to pay.
 
+    Args:
+        on: model, data and recipe.
+        how: the way that training would run without compiling.
+        calibration: its seconds per token: what a run of this length takes now.
+        budget: how long measuring may still take.
+
     Returns:
         What was found; None when the recipe wants nothing compiled.
     """

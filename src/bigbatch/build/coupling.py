@@ -19,6 +19,12 @@ from bigbatch.tasks.match import Match
 def check_coupling(recipe: Recipe, task: Task, world: World, columns: Sequence[str] = ()) -> None:
     """Refuse what is not built for such a loss.
 
+    Args:
+        recipe: its `gradient`, `batch`, `sync` and `plan`.
+        task: couples samples or whole batches.
+        world: the ranks, as the recipe arranges them.
+        columns: of the training rows; a column `negative` gives a pair another document even in a batch of 1.
+
     Raises:
         RecipeError: all of it, each with its key.
     """

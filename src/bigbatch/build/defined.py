@@ -44,6 +44,11 @@ def check_defined(recipe: Recipe, task: Task, tables: Mapping[str, Table]) -> No
     A `compute_metrics` is called with what a perfect model would give: one that fails does so before the first update,
     and then the names of its figures are known.
 
+    Args:
+        recipe: says which figures steer: those of `best`, `early_stopping` and `gate`.
+        task: that has seen the training targets.
+        tables: split name -> tokenised rows.
+
     Raises:
         RecipeError: all of them, with the reason.
     """

@@ -211,7 +211,7 @@ def look_at(parts: Parts, shapes: Shapes) -> DryRun:
     """Make the updates that show all there is, under the eyes of `shapes`; numbers may be there or not."""
     world, apart = parts.strategy.world, _replicas(parts)
     model_bytes = _model_bytes(parts)
-    seen = [_watched(parts, shapes, number, batch) for number, batch in _updates(parts)]
+    seen = [_watched(parts, shapes, batch) for batch in _updates(parts)]
     lasting_bytes = shapes.bytes_now - model_bytes
     top = max(seen, key=lambda one: one.peak_bytes)
     usual, meeting = (next((one for one in reversed(seen) if one.met is met), None) for met in (False, True))
@@ -242,7 +242,7 @@ def _replicas(parts: Parts) -> Replicas | None:
     return parts.strategy.replicas if isinstance(parts.strategy, Apart) else None
 
 
-def _updates(parts: Parts) -> Iterator[tuple[int, GlobalBatch]]:
+def _updates(parts: Parts) -> Iterator[GlobalBatch]:
     """The first, in which optimisers make their state, and those that show the rest."""
     numbers = [1, 2]
     if _replicas(parts) is not None:
@@ -251,11 +251,11 @@ def _updates(parts: Parts) -> Iterator[tuple[int, GlobalBatch]]:
     position = 0
     for number in numbers:
         batch = parts.batches.at(position, number)
-        yield number, batch
+        yield batch
         position += batch.samples
 
 
-def _watched(parts: Parts, shapes: Shapes, number: int, batch: GlobalBatch) -> _Watched:
+def _watched(parts: Parts, shapes: Shapes, batch: GlobalBatch) -> _Watched:
     """Make one update without numbers."""
     apart = _replicas(parts)
     pieces = list(parts.strategy.pieces(batch, parts.cut))

@@ -94,5 +94,11 @@ def extrapolated(one: CalibrationFacts, two: CalibrationFacts, on: Measured) -> 
 
 
 def line(one: float, two: float, blocks: int) -> float:
-    """One block costs `one`, two cost `two`; what so many cost. Noise never makes a further block cheaper than none."""
+    """One block costs `one`, two cost `two`; what so many cost. Noise never makes a further block cheaper than none.
+
+    Args:
+        one: seconds, or bytes, of an excerpt of one block.
+        two: the same of an excerpt of two blocks.
+        blocks: of the whole model.
+    """
     return one + (blocks - 1) * max(0.0, two - one)

@@ -68,6 +68,11 @@ class Inputs:
 def read_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
     """Read and check all splits.
 
+    Args:
+        recipe: its `data`; a share of the training rows that is held out is drawn by `seed.data`.
+        task: says which columns are read, and what is learnt of them.
+        live: datasets of the caller's process, read instead of the recipe's files where there are any.
+
     Raises:
         DataError: every problem found, with file, row and byte offset.
     """

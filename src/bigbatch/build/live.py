@@ -71,6 +71,13 @@ def with_its_tokenizer(
     """A live model that came without a tokenizer with the one of the place that it was loaded from, where there is one.
 
     Rows of token ids need none, unless the task asks which of them are special.
+
+    Args:
+        recipe: a tokenizer that it names goes first.
+        task: may need the special tokens of one even for rows of ids.
+        inputs: the rows: text, or token ids.
+        live: what the caller passed.
+        say: told whose tokenizer is taken.
     """
     needed = not inputs.train.tokenised or HEADS[task.head.kind].wants_tokenizer
     if live.module is None or live.tokenizer is not None or recipe.model.tokenizer or not needed:
@@ -130,7 +137,13 @@ def _bytecode(code: CodeType) -> Iterator[str]:
 
 
 def give_back(run: Path, module: nn.Module, say: Callable[[str], None]) -> None:
-    """Put the weights that a finished run kept into a live model: `train` leaves it with them, then as now."""
+    """Put the weights that a finished run kept into a live model: `train` leaves it with them, then as now.
+
+    Args:
+        run: the directory of the run.
+        module: the live model; changed in place, unless the checkpoint is gone or cannot be read.
+        say: told why the model keeps the weights that it has.
+    """
     directory = RunDirectory(run)
     result = readable(directory.result) or {}
     # Runs of earlier versions kept the best evaluation's.

@@ -120,7 +120,13 @@ def _train_tokens(on: Measured) -> float:
 
 
 def quiet(calibration: CalibrationFacts, load: Load, remembered: Remembered) -> CalibrationFacts:
-    """What was measured beside other work, as it would be without: as it once was, else less the waiting."""
+    """What was measured beside other work, as it would be without: as it once was, else less the waiting.
+
+    Args:
+        calibration: what was measured now.
+        load: of the machine meanwhile.
+        remembered: what was measured before, at a time without other work.
+    """
     speeds = remembered.speeds or {name: getattr(calibration, name) / load.slowdown for name in SPEEDS}
     return replace(calibration, **speeds)
 

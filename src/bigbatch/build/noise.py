@@ -170,6 +170,11 @@ def noise_scale(
 def refuse_unmeasured(ramp: Ramp | None, noise: Noise, plan: Plan) -> None:
     """A ramp by the noise scale needs it.
 
+    Args:
+        ramp: one without `marks` grows with the noise scale; None: the batch does not grow.
+        noise: what will measure it in this run.
+        plan: its choice `noise_scale` says why it is not measured.
+
     Raises:
         RecipeError: it is not measured in this run, with the reason.
     """

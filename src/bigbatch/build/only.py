@@ -28,9 +28,15 @@ def plan_only(
     audit: bool = False,
     **ways: Any,
 ) -> Parts:
-    """Build everything up to the first update without a run directory; `audit` looks at the number format too.
+    """Build everything up to the first update without a run directory.
 
-    `ways` are further fields of `Given`: the ranks, and what a dry run does otherwise.
+    Args:
+        recipe: what to compute.
+        live: objects of the caller's process.
+        say: told each step that can take a while.
+        progress: (what, done, total) while tokenising.
+        audit: whether to look at what the number format does to the model, too (`bigbatch plan --audit`).
+        **ways: further fields of `Given`: the ranks, and what a dry run does otherwise.
 
     Raises:
         DoesNotFit: the prediction exceeds the machine's memory.
@@ -46,6 +52,12 @@ def plan_only(
 def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None = None) -> list[str]:
     """Everything before the first update that another machine can do: model, rows, tokens in the cache; in words.
 
+    Args:
+        recipe: names model and data.
+        live: objects of the caller's process.
+        say: told each step that can take a while.
+        progress: (what, done, total) while tokenising.
+
     Raises:
         ModelError: the model or tokenizer cannot be used.
         DataError: every problem of the rows.
@@ -55,7 +67,7 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None
         inputs = checked_inputs(recipe, task, live)
         ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan).device, say)
         cache = token_cache(recipe)
-        tables, _, notes = ready_tables(recipe, inputs, ready, cache, say, progress)
+        tables, _, notes = ready_tables(inputs, ready, cache, say, progress)
     found = [f"{name}: {len(table):,} samples, {len(table.ids):,} tokens" for name, table in tables.items()]
     return [
         *(f"note: {note}" for note in (*inputs.warnings, *ready.notes, *notes)),
@@ -65,7 +77,17 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None
 
 
 def checked_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
-    """The rows; and every figure that the recipe watches is one that their evaluation will report."""
+    """The rows; and every figure that the recipe watches is one that their evaluation will report.
+
+    Args:
+        recipe: names the data, and the figures that are watched.
+        task: what is learnt of the rows.
+        live: objects of the caller's process.
+
+    Raises:
+        DataError: every problem of the rows.
+        RecipeError: every figure that no evaluation will report.
+    """
     inputs = read_inputs(recipe, task, live)
     task = task.with_facts(labels=inputs.labels)
     check_watched(recipe, task.metrics, inputs.splits)
@@ -73,7 +95,14 @@ def checked_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
 
 
 def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[Path]) -> Fingerprint:
-    """Fingerprint of recipe, data, code and the weights that training starts from."""
+    """Fingerprint of recipe, data, code and the weights that training starts from.
+
+    Args:
+        recipe: without what does not change the result.
+        inputs: all rows.
+        live: objects of the caller's process.
+        code: files of the user's own that the recipe refers to.
+    """
     contents = {"rows": inputs.digest, "model": model_digest(recipe, live)}
     what = fingerprint(recipe, contents, code).what
     return Fingerprint(what=dict(sorted({**what, **live_digests(live)}.items())))

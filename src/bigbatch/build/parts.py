@@ -122,7 +122,13 @@ class Parts:
         return scaled_in_stage(self.recipe.optimizer, self.clocks.ramp, stage)
 
     def learning_rate(self, first_position: int, batch_samples: int, stage: int = 0) -> float:
-        """Learning rate of an update: the schedule at the midpoint of its samples (of its tokens for clm)."""
+        """Learning rate of an update: the schedule at the midpoint of its samples (of its tokens for clm).
+
+        Args:
+            first_position: number of the update's first sample, counted from the run's first.
+            batch_samples: of the update.
+            stage: place of its batch among the ramp's sizes.
+        """
         peak = self.in_stage(stage).lr
         if self.clocks.clock == "tokens":
             first = self.batches.tokens_before(first_position)
@@ -146,7 +152,13 @@ class Parts:
         self.plan = replace(self.plan, choices={**self.plan.choices, **told})
 
     def shrink(self, micro_tokens: int, why: str, *, evaluation: bool = False) -> None:
-        """Cut the work into smaller pieces from now on; evaluations alone, while theirs are larger."""
+        """Cut the work into smaller pieces from now on; evaluations alone, while theirs are larger.
+
+        Args:
+            micro_tokens: the new upper bound of computed tokens.
+            why: reason that the plan gives for it.
+            evaluation: whether it was an evaluation that needs it.
+        """
         if not evaluation or self.micro_tokens > micro_tokens:
             self.plan = self.plan.changed("micro_tokens", micro_tokens, why)
         if self.evaluation_micro_tokens > micro_tokens:

@@ -125,7 +125,6 @@ def ready_model(
 
 
 def ready_tables(
-    recipe: Recipe,
     inputs: Inputs,
     ready: Ready,
     cache_dir: Path | None,
@@ -133,6 +132,13 @@ def ready_tables(
     progress: Callable[[str, int, int], None] | None,
 ) -> tuple[dict[str, Table], Ready, tuple[str, ...]]:
     """Tokenise every split, or read it from the cache; then let the task see the training targets.
+
+    Args:
+        inputs: the rows of every split.
+        ready: model, tokenizer and task.
+        cache_dir: where tokens are kept; None: nowhere.
+        say: told of each split.
+        progress: (what, done, total) while tokenising.
 
     Returns:
         The token tables, with class weights in `train`; the same model with its final task; notes.

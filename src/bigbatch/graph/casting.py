@@ -59,7 +59,7 @@ class Casting:
             for part, low in changes(module, policy):
                 if part is not module:
                     self._hook(part, low)
-            self.weight_copies_bytes = sum(2 * p.numel() for p in low_parameters(module, policy))
+            self.weight_copies_bytes = sum(2 * p.numel() for p in low_parameters(policy))
 
     def forward(self, inner: AnyForward) -> AnyForward:
         """Run `inner` under this policy until it is closed; its outputs are fp32, so that the loss is too."""

@@ -114,7 +114,7 @@ def changes(module: nn.Module, policy: Policy) -> Iterator[tuple[nn.Module, bool
             yield part, policy[part]
 
 
-def low_parameters(module: nn.Module, policy: Policy) -> list[nn.Parameter]:
+def low_parameters(policy: Policy) -> list[nn.Parameter]:
     """Matrices of low modules, tied ones once: a forward pass makes a copy of each in the format."""
     found = {
         parameter: None

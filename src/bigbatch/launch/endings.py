@@ -67,7 +67,13 @@ class Ending:
 
 
 def leave(folder: Path, ending: Ending, restart: int) -> None:
-    """Write this worker's ending; a disk that is full costs only the words."""
+    """Write this worker's ending; a disk that is full costs only the words.
+
+    Args:
+        folder: of the launch.
+        ending: of this rank.
+        restart: how often the group was started again before: each start has its own endings.
+    """
     with suppress(OSError):
         # Whole or not at all: the launcher may be reading.
         path = folder / f"ending-{restart}-{ending.rank}.json"

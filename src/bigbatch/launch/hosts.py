@@ -104,6 +104,11 @@ class Remote:
 def run_hosts(hosts: Hosts, wanted: Wanted, say: Say) -> int:
     """Ask the hosts, start the workers, wait for their end.
 
+    Args:
+        hosts: where, and how they are reached.
+        wanted: what runs on them.
+        say: told of the start, and how it ended.
+
     Returns:
         The exit code of the first rank that failed by itself, or 0.
 

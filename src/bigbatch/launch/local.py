@@ -48,6 +48,11 @@ class Group:
 def run_group(group: Group, environ: Mapping[str, str], say: Say) -> int:
     """Start the workers and wait for their end.
 
+    Args:
+        group: what to start.
+        environ: of this process; workers get it with what tells them who they are.
+        say: told about ranks that are silent, and how the group ended.
+
     Returns:
         The exit code of the first rank that failed by itself, or 0.
 
@@ -129,7 +134,17 @@ def accelerators(environ: Mapping[str, str]) -> int:
 
 
 def outcome(folder: Path, agent_code: int, signal_sent: int | None, say: Say) -> int:
-    """Exit code of the whole, after saying why it is not 0."""
+    """Exit code of the whole, after saying why it is not 0.
+
+    Args:
+        folder: of the launch, in which each rank left its ending.
+        agent_code: exit code of the agents: the one that is furthest from 0, or that of srun.
+        signal_sent: number of the first signal that was passed on; None: nobody asked for an end.
+        say: told about restarts, and of the rank that was the cause.
+
+    Raises:
+        MachineError: no rank left an ending, and nobody asked for one: the workers could not be started.
+    """
     again = restarts(folder)
     if again:
         say(

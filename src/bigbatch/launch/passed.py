@@ -112,6 +112,11 @@ def resolved_keys(recipe: Recipe) -> dict[str, str]:
 def refuse_other_keys(here: Mapping[str, str], there: Mapping[str, str], who: str) -> None:
     """`here`, of the launcher, must be what another process resolved.
 
+    Args:
+        here: key of the recipe -> digest of its value.
+        there: the same of the other process.
+        who: that process, as the message names it.
+
     Raises:
         UsageError: naming the keys.
     """

@@ -34,7 +34,13 @@ def signs_of_life(place: Place | None, environ: Mapping[str, str] | None = None)
 
 
 def watched_from_inside(beat: Beat, run_folder: Path, size: int) -> None:
-    """Under somebody else's launcher: signs go to the run directory; rank 0 watches all others, rank 1 watches it."""
+    """Under somebody else's launcher: signs go to the run directory; rank 0 watches all others, rank 1 watches it.
+
+    Args:
+        beat: this rank's signs of life.
+        run_folder: the run directory, on a disk that all ranks see.
+        size: number of ranks; a single one has nobody to watch it.
+    """
     if size == 1:
         return
     folder = run_folder / "logs"

@@ -99,7 +99,21 @@ def shared_folder(recipe: Recipe) -> Path:
 def submitted(
     recipe: Recipe, words: Sequence[str], ranks: str | None, environ: Mapping[str, str], say: Say
 ) -> int:
-    """Hand the batch script to sbatch, which keeps this environment for the job and its requeues."""
+    """Hand the batch script to sbatch, which keeps this environment for the job and its requeues.
+
+    Args:
+        recipe: its section `launch.slurm` becomes the head of the script.
+        words: what every worker is called with, behind `bigbatch`.
+        ranks: of the command line, over all nodes; None: `launch.slurm.ranks_per_node` on each.
+        environ: handed to sbatch; `BIGBATCH_*` variables are needed in the job.
+        say: told the number of the job, and how to end it.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        MachineError: Slurm refused, or its commands are missing.
+    """
     spec = recipe.launch
     command = python_words("bigbatch", *words, "--slurm", *(["--ranks", ranks] if ranks else []))
     script = batch_script(
@@ -159,7 +173,13 @@ def run_step(
 
 
 def srun_words(allocation: Allocation, folder: Path, words: Sequence[str]) -> list[str]:
-    """The command that starts one agent on each node; `launch/slurm_node.py` is its other end."""
+    """The command that starts one agent on each node; `launch/slurm_node.py` is its other end.
+
+    Args:
+        allocation: its nodes, and how many ranks each has.
+        folder: of the launch, on the disk that the nodes share.
+        words: of every worker.
+    """
     nodes = len(allocation.hosts)
     return [
         "srun",

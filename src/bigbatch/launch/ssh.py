@@ -73,7 +73,14 @@ class Call:
 
 
 def call_on(hosts: Hosts, host: str, module: Sequence[str], variables: Mapping[str, str]) -> Call:
-    """Run `python -m MODULE…` on a host."""
+    """Run `python -m MODULE…` on a host.
+
+    Args:
+        hosts: with their interpreter, working directory and the settings that are passed on.
+        host: one of their names.
+        module: its name, and the words behind it.
+        variables: further ones of the environment there.
+    """
     said = {
         "folder": str(hosts.folder),
         "variables": {**settings_of(hosts.environ), **variables},

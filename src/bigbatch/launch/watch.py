@@ -210,6 +210,14 @@ def process_state(status: str) -> str | None:
 def signal_rank(sign: Sign, number: int, is_ours: Callable[[int], bool]) -> bool:
     """Signal the process that a sign names, if there is such a one and it is ours: a sign is a file that others may
     have written.
+
+    Args:
+        sign: names a process of this machine or of another one.
+        number: of the signal.
+        is_ours: whether a process id belongs to this launch.
+
+    Returns:
+        Whether it was sent.
     """
     return send_signal(sign.pid, number, machine=sign.machine, start=sign.start, is_ours=is_ours)
 

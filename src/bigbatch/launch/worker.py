@@ -74,6 +74,11 @@ class Worker:
     def end(self, exit_code: int, message: str, *, consequence: bool) -> int:
         """Leave the ending.
 
+        Args:
+            exit_code: as the command line has it.
+            message: what went wrong, for the launcher to say; empty after a good end.
+            consequence: whether this rank only could not go on without another.
+
         Returns:
             The process's exit code: the agent starts the group again after a failure, so what no second try changes
             is none to it.

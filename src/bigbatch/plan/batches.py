@@ -46,7 +46,14 @@ def typical_batch(lengths: LengthFacts, samples: int) -> np.ndarray:
 
 
 def cut_batch(lengths: LengthFacts, samples: int, micro_tokens: int, packing: Packing) -> Cut:
-    """Micro-batches and tokens of a typical update of `samples` samples."""
+    """Micro-batches and tokens of a typical update of `samples` samples.
+
+    Args:
+        lengths: of the training split, in tokens.
+        samples: of an update.
+        micro_tokens: upper bound of computed tokens of a micro-batch.
+        packing: `packed` or `padded`.
+    """
     simulated = min(samples, _LARGEST_SIMULATED)
     drawn = typical_batch(lengths, simulated)
     micro_batches, computed = _cut_sorted(drawn.tolist(), micro_tokens, packing)

@@ -35,7 +35,13 @@ def _asked(value: Any, key: str) -> Choice:
 
 
 def machine(recipe: Recipe, hardware: HardwareFacts, formats: Mapping[str, Choice]) -> dict[str, Choice]:
-    """Device, threads, precision (from `plan.precision`), ranks."""
+    """Device, threads, precision (from `plan.precision`), ranks.
+
+    Args:
+        recipe: its `plan` may name a device and a number of threads.
+        hardware: what this machine has.
+        formats: the choices of `plan.precision`.
+    """
     plan = recipe.plan
     where = f"{hardware.device_name}, {show_bytes(hardware.memory_bytes)} may be used"
     found = f"no accelerator was found; {where}" if hardware.device == "cpu" else where
@@ -59,7 +65,13 @@ def _ranks(count: int) -> Choice:
 
 
 def asked_for(recipe: Recipe, length: Length, ramp: Ramp | None = None) -> dict[str, Choice]:
-    """What the recipe says, in effective numbers: updates, learning rate, betas, eps, the ramp."""
+    """What the recipe says, in effective numbers: updates, learning rate, betas, eps, the ramp.
+
+    Args:
+        recipe: no `auto` is left in it.
+        length: of the run.
+        ramp: how its batch grows; None: it does not.
+    """
     optimizer, batch = recipe.optimizer, recipe.batch.samples or recipe.batch.tokens
     assert isinstance(batch, (int, float)), "auto is settled before a plan"
     effective = scaled(optimizer, batch) if ramp is None else scaled_in_stage(optimizer, ramp, 0)
@@ -130,7 +142,13 @@ def packing(recipe: Recipe, probe: ProbeFacts | None) -> tuple[Choice, tuple[str
 
 
 def micro_tokens(recipe: Recipe, calibration: CalibrationFacts | None, not_tried: str = "") -> Choice:
-    """Computed tokens of a micro-batch: the user's, else the fastest measured, else the default."""
+    """Computed tokens of a micro-batch: the user's, else the fastest measured, else the default.
+
+    Args:
+        recipe: its `plan.micro_tokens` goes first.
+        calibration: what was measured; None: nothing.
+        not_tried: why only the default size was measured; empty: several were.
+    """
     if recipe.plan.micro_tokens:
         return Choice(
             value=recipe.plan.micro_tokens,
@@ -151,7 +169,13 @@ def micro_tokens(recipe: Recipe, calibration: CalibrationFacts | None, not_tried
 
 
 def split(cut: Cut, batch_samples: int, lengths: LengthFacts) -> dict[str, Choice]:
-    """Accumulation and padding of a typical update."""
+    """Accumulation and padding of a typical update.
+
+    Args:
+        cut: of a typical update.
+        batch_samples: of an update, on average over a run whose batch grows.
+        lengths: of the training split, in tokens.
+    """
     mean = lengths.tokens / lengths.samples
     told = f"{batch_samples:,} samples of {mean:.0f} tokens on average, cut by length"
     random = lengths.padding_share_random
@@ -205,7 +229,16 @@ def times(
     work: Work | None,
     slowdown: float = 1.0,
 ) -> dict[str, Choice]:
-    """Predicted seconds of training and evaluation; none when nothing was measured."""
+    """Predicted seconds of training and evaluation; none when nothing was measured.
+
+    Args:
+        recipe: says how often it is evaluated.
+        calibration: seconds per token of one rank, all passes of an update counted; None: nothing was measured.
+        length: of the run.
+        cut: of a typical update.
+        work: tokens that are evaluated, and how busy the machine was meanwhile.
+        slowdown: time of forward and backward as a multiple of that without recomputation.
+    """
     if calibration is None:
         return {}
     calibration = replace(calibration, seconds_per_token=calibration.seconds_per_token * slowdown)
@@ -241,7 +274,15 @@ def times(
 def recompute(
     again: Recomputation, without: MemoryBreakdown, limit_bytes: int, wish: str | int | None, *, known: bool
 ) -> dict[str, Choice]:
-    """What backward computes again, and how much more time it is expected to take."""
+    """What backward computes again, and how much more time it is expected to take.
+
+    Args:
+        again: what was chosen.
+        without: the memory that the run would need if nothing were recomputed.
+        limit_bytes: that may be used.
+        wish: `plan.recompute`; None: the planner chooses.
+        known: whether it is known how the model can be run; else nothing is said.
+    """
     if not known:
         return {}
     if wish is not None:
@@ -276,7 +317,14 @@ def evaluation(calibration: CalibrationFacts | None) -> dict[str, Choice]:
 
 
 def doubts(recipe: Recipe, length: Length, lengths: LengthFacts, hardware: HardwareFacts) -> list[str]:
-    """Warnings of the rules and of the machine."""
+    """Warnings of the rules and of the machine.
+
+    Args:
+        recipe: no `auto` is left in it.
+        length: of the run.
+        lengths: of the training split, in tokens.
+        hardware: what this machine has.
+    """
     optimizer, batch = recipe.optimizer, recipe.batch.samples or recipe.batch.tokens
     assert isinstance(batch, (int, float)), "auto is settled before a plan"
     found = list(scaled(optimizer, batch).warnings)

@@ -122,6 +122,11 @@ _LEAST_ROOM = 30
 def hanging(head: str, text: str, width: int | None) -> list[str]:
     """A head and its text, which goes on below itself where a line ends.
 
+    Args:
+        head: what stands in front of the first line.
+        text: is broken between words.
+        width: letters of a line; None: one line, however long.
+
     Example:
         >>> hanging("warning: ", "only 4 updates are few", 24)
         ['warning:', '    only 4 updates are', '    few']

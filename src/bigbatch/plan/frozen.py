@@ -73,7 +73,13 @@ class Plan:
         return {name: value for name, value in found.items() if value is not None}
 
     def changed(self, name: str, value: Any, reason: str) -> Plan:
-        """A new plan with one measured choice replaced: what happens after running out of memory, say."""
+        """A new plan with one measured choice replaced: what happens after running out of memory, say.
+
+        Args:
+            name: of the choice; it is in the plan.
+            value: the new one.
+            reason: the plan's sentence about it.
+        """
         choice = replace(self.choices[name], value=value, reason=reason, source="measured")
         return replace(self, choices={**self.choices, name: choice})
 

@@ -59,7 +59,16 @@ def options(
 
 
 def asked(recipe_value: str | int, options: list[Recomputation], recomputable: int) -> Recomputation:
-    """The way that `plan.recompute` names; an int n: every n-th block."""
+    """The way that `plan.recompute` names; an int n: every n-th block.
+
+    Args:
+        recipe_value: `plan.recompute`.
+        options: all ways, the one without recomputation first.
+        recomputable: number of blocks that can.
+
+    Returns:
+        The first of the options where the one that is named does not exist for this model.
+    """
     if recipe_value == "none" or not recomputable:
         return options[0]
     kind, blocks = (

@@ -120,7 +120,14 @@ def predict_seconds(
 
 
 def count_evaluations(every: Quantity, length: Length, update_tokens: float, train_seconds: float) -> int:
-    """How often the validation sets are read: each time the interval fires, and at the end in any case."""
+    """How often the validation sets are read: each time the interval fires, and at the end in any case.
+
+    Args:
+        every: `run.evaluate_every`.
+        length: of the run.
+        update_tokens: computed tokens of an update.
+        train_seconds: of the whole run, without evaluations.
+    """
     totals = {
         "updates": length.updates,
         "samples": length.samples,

@@ -101,7 +101,13 @@ class ConsoleObserver:
         self._safely(self._print, Text(printable(text)))
 
     def progress(self, name: str, done: int, total: int) -> None:
-        """Show how far a preparation is, such as tokenising a split; quick ones print nothing in a log."""
+        """Show how far a preparation is, such as tokenising a split; quick ones print nothing in a log.
+
+        Args:
+            name: what is prepared.
+            done: rows that are.
+            total: all of them.
+        """
         self._safely(self._prepare, name, done, total)
 
     def close(self) -> None:

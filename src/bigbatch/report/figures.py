@@ -35,7 +35,13 @@ def update_points(run: RunData, name: str) -> Points:
 
 
 def eval_points(run: RunData, split: str, name: str) -> Points:
-    """(samples, value) of every evaluation of a split."""
+    """(samples, value) of every evaluation of a split.
+
+    Args:
+        run: what its directory holds.
+        split: as in the records: `validation.hard`.
+        name: of the figure.
+    """
     at = samples_at(run)
     found = [(at.get(record.get("step", -1)), facts.number(record.get(name))) for record in run.evals
              if record.get("split") == split]  # fmt: skip
@@ -43,7 +49,13 @@ def eval_points(run: RunData, split: str, name: str) -> Points:
 
 
 def curve(name: str, points: Points, tone: int) -> list[svg.Series]:
-    """A training curve: as it is when short, else its moving average with the raw values faint behind it."""
+    """A training curve: as it is when short, else its moving average with the raw values faint behind it.
+
+    Args:
+        name: of the figure, for the legend.
+        points: (samples, value), one an update.
+        tone: number of its colour in the style sheet, from 1.
+    """
     if len(points) <= _SMOOTH_FROM:
         return [svg.Series(name=name, points=points, tone=tone)]
     window = max(5, len(points) // 40)
@@ -53,9 +65,9 @@ def curve(name: str, points: Points, tone: int) -> list[svg.Series]:
     ]
 
 
-def responsive(chart: svg.Chart, *, wide_px: int = WIDE_PX, height: int = 300) -> Markup:
+def responsive(chart: svg.Chart, *, height: int = 300) -> Markup:
     """A desktop and a phone drawing of one chart; the style sheet shows one, so letters keep their size."""
-    wide = svg.line_chart(chart, width=wide_px, height=height)
+    wide = svg.line_chart(chart, width=WIDE_PX, height=height)
     narrow = svg.line_chart(chart, width=CARD_PX, height=min(height, 220))
     return svg.tag("div", wide, class_="wide") + svg.tag("div", narrow, class_="narrow")
 
@@ -230,7 +242,16 @@ def padding_figure(padding: facts.Padding) -> Markup | None:
 def overlay(
     title: str, y_label: str, curves: Sequence[tuple[str, Points]], *, zero: bool, linked: bool = False
 ) -> svg.Chart:
-    """Several runs in one chart, one tone each."""
+    """Several runs in one chart, one tone each.
+
+    Args:
+        title: of the chart.
+        y_label: unit of the figure; empty: none.
+        curves: (name of the run, its points).
+        zero: whether the vertical axis begins at 0.
+        linked: whether points are few and measured one by one: drawn as they are, with lines between them. Else curves
+            are smoothed.
+    """
     series = []
     for number, (name, points) in enumerate(curves):
         tone = 1 + number % 8

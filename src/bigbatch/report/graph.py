@@ -43,7 +43,13 @@ def write_graph_page(graph: GraphAnalysis, path: Path, name: str) -> Path:
 
 
 def graph_told(graph: GraphAnalysis, page: bool | str | PathLike[str], name: str) -> list[str]:
-    """The analysis as lines for the console; a path is where the page goes, and then the last line."""
+    """The analysis as lines for the console; a path is where the page goes, and then the last line.
+
+    Args:
+        graph: what was found.
+        page: where the page goes; True: there is to be none.
+        name: of the recipe, for its title.
+    """
     lines = graph_lines(graph)
     return lines if isinstance(page, bool) else [*lines, str(write_graph_page(graph, Path(page), name))]
 

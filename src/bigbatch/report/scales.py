@@ -21,8 +21,14 @@ def nice_step(span: float, steps: int) -> float:
     return next(nice * power for nice in (1, 2, 5, 10) if nice * power >= rough * (1 - 1e-9))
 
 
-def ticks(low: float, high: float, steps: int = 5) -> list[float]:
-    """Round numbers inside [low, high], evenly spaced."""
+def ticks(low: float, high: float, steps: int) -> list[float]:
+    """Round numbers inside [low, high], evenly spaced.
+
+    Args:
+        low: end of the range.
+        high: the other end.
+        steps: about how many there are to be.
+    """
     step = nice_step(high - low, steps)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)

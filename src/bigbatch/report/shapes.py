@@ -35,7 +35,14 @@ class Bar:
 
 
 def bars(rows: Sequence[Bar], *, title: str, description: str, width: float) -> Markup:
-    """Stacked horizontal bars on one scale, name above each; its figure at the right, or below."""
+    """Stacked horizontal bars on one scale, name above each; its figure at the right, or below.
+
+    Args:
+        rows: from top to bottom.
+        title: of the picture.
+        description: for those who cannot see it.
+        width: of the view box, in pixels of a desktop or a phone.
+    """
     narrow = any(LETTER_PX * (len(row.name) + len(row.note) + 3) > width for row in rows)
     step = 66 if narrow else 50
     longest = max((sum(amount for _, amount, _ in row.parts) for row in rows), default=0) or 1
@@ -59,7 +66,15 @@ def bars(rows: Sequence[Bar], *, title: str, description: str, width: float) -> 
 def heat_map(
     counts: Sequence[Sequence[float]], labels: Sequence[str], *, title: str, description: str, width: float
 ) -> Markup:
-    """A confusion matrix: rows are true classes, columns predictions; shade is the share of the row."""
+    """A confusion matrix: rows are true classes, columns predictions; shade is the share of the row.
+
+    Args:
+        counts: (C, C) samples; row: true class, column: predicted one.
+        labels: (C,) names of the classes; with more than 10 of them cells show no numbers.
+        title: of the picture.
+        description: for those who cannot see it.
+        width: of the view box, in pixels.
+    """
     numbers = len(labels) <= 10
     names = [clean(label) for label in labels]
     letters = 14 if width > 400 else 9

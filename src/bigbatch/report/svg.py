@@ -79,7 +79,15 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
 
 
 def picture(width: float, height: float, title: str, description: str, *children: Any) -> Markup:
-    """An `<svg>` that scales with the page and has a title and a description for screen readers."""
+    """An `<svg>` that scales with the page and has a title and a description for screen readers.
+
+    Args:
+        width: of the view box, in pixels.
+        height: the same.
+        title: shown where the pointer rests, and read aloud.
+        description: read aloud.
+        *children: what is drawn.
+    """
     key = hashlib.sha256(f"{title}|{description}|{width}x{height}".encode()).hexdigest()[:10]
     return tag(
         "svg",

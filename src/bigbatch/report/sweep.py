@@ -118,7 +118,13 @@ def _travel(name: str, series: Sequence[svg.Series]) -> str:
 def render_sweep(
     view: SweepView, template: str = "sweep.html.j2", findings: Mapping[str, Any] | None = None
 ) -> str:
-    """The page as one HTML text; another template may show findings above the figures."""
+    """The page as one HTML text; another template may show findings above the figures.
+
+    Args:
+        view: what was found.
+        template: of the page.
+        findings: what a page of another template shows first; None: nothing.
+    """
     charts = sweep_charts(view)
     names = figure_names(view.rows)
     chosen = chosen_figure(view.rows, view.figure)

@@ -125,7 +125,7 @@ class Between:
                 continue
             self.keeper.write_plan(self.parts.plan)
             lr = self.parts.recipe.optimizer.lr
-            yield self.emit(self.event("rate_test", why, f"trains with optimizer.lr {lr:g}", lr=lr))
+            yield self.emit(self._event("rate_test", why, f"trains with optimizer.lr {lr:g}", lr=lr))
             return
 
     def over(self) -> bool:
@@ -231,7 +231,13 @@ class Between:
         return self.emit(self.shrink(error, f"update {self.progress.update + 1}"))
 
     def shrink(self, error: OutOfMemory, during: str, *, evaluation: bool = False) -> Event:
-        """Halve the micro-batch; the plan is durable before the work is done again."""
+        """Halve the micro-batch; the plan is durable before the work is done again.
+
+        Args:
+            error: what the device said.
+            during: the work that is done again, for the event.
+            evaluation: whether evaluations alone are cut smaller.
+        """
         before = self.parts.evaluation_micro_tokens if evaluation else self.parts.micro_tokens
         smaller = before // 2
         why = str(error).partition("\n")[0] or "the device has no memory left"
@@ -242,7 +248,7 @@ class Between:
             ) from error
         self.parts.shrink(smaller, f"{before} tokens ran out of memory at {during}", evaluation=evaluation)
         self.keeper.write_plan(self.parts.plan)
-        return self.event(
+        return self._event(
             "out_of_memory",
             why,
             f"halves plan.micro_tokens to {smaller} and does {during} again",
@@ -382,7 +388,7 @@ class Between:
             if isinstance(request, Save):
                 yield self.emit(self.save(request.why))
             elif isinstance(request, Evaluate) and self.parts.validation:
-                yield self.emit(self.event("evaluation_requested", request.why, "evaluates now"))
+                yield self.emit(self._event("evaluation_requested", request.why, "evaluates now"))
                 self.progress.evaluation_due = True
                 yield from self.evaluations(requested=True)
         if waiting:
@@ -394,7 +400,7 @@ class Between:
         if request is None or self.progress.stopped is not None:
             return
         self.progress.stopped = self.exit_reason = request.why
-        yield self.emit(self.event("stopped", request.why, "stops at this update boundary"))
+        yield self.emit(self._event("stopped", request.why, "stops at this update boundary"))
         # Also over a checkpoint of this boundary: that one would train on.
         yield self.emit(self.save(request.why))
 
@@ -413,12 +419,12 @@ class Between:
         held = replace(held, facts={**held.facts, "guard": self.guard.to_state()})
         path = self.keeper.save(held, self.progress, self.clock())
         self._last_checkpoint = self.boundary.now
-        return self.event("checkpoint", why, f"saved {path.name}")
+        return self._event("checkpoint", why, f"saved {path.name}")
 
     def save_interrupted(self, interruption: Leaving) -> Record:
         """After a signal: the last boundary, if it is not saved yet."""
         did = f"the same command goes on after update {self.progress.update}"
-        record = self.emit(self.event("interrupted", str(interruption), did))
+        record = self.emit(self._event("interrupted", str(interruption), did))
         if self.keeper.saved_update != self.progress.update:
             self.save(str(interruption))
         return record
@@ -430,8 +436,8 @@ class Between:
         why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         did = f"saves the last update: the same command goes on after update {self.progress.update}"
         with suppress(MachineError):  # the error itself is what is told
-            self.emit(self.event("failed", why, did))
+            self.emit(self._event("failed", why, did))
             self.save(why)
 
-    def event(self, event: str, why: str, did: str, **details: Any) -> Event:
+    def _event(self, event: str, why: str, did: str, **details: Any) -> Event:
         return Event(step=self.progress.update, event=event, why=why, did=did, details=details)

@@ -68,14 +68,29 @@ def stopping_metric(parts: Parts) -> str:
 
 
 def value_of(parts: Parts, progress: Progress, name: str) -> float:
-    """`f1_macro` of the first validation set, or `hard.f1_macro` of a named one; NaN when there is none."""
+    """`f1_macro` of the first validation set, or `hard.f1_macro` of a named one; NaN when there is none.
+
+    Args:
+        parts: of the run.
+        progress: holds the figures of the latest evaluation.
+        name: as a recipe writes it.
+    """
     split, metric = figure_of(name, parts.validation)
     value = progress.figures.get(split, {}).get(metric)
     return math.nan if value is None else float(value)
 
 
 def scores_of(parts: Parts, results: Mapping[str, EvalResult], name: str) -> np.ndarray | None:
-    """Scores of the rows of the latest evaluation by a watched figure; None where rows have none."""
+    """Scores of the rows of the latest evaluation by a watched figure; None where rows have none.
+
+    Args:
+        parts: of the run.
+        results: of the latest evaluation, by split.
+        name: of the figure, as a recipe writes it.
+
+    Returns:
+        (R,) fp64, one a row, of a figure or of its loss.
+    """
     split, metric = figure_of(name, parts.validation)
     scores = results[split].scores.get(metric) if split in results else None
     return scores if scores is not None and len(scores) else None
@@ -90,7 +105,13 @@ def compared(then: np.ndarray | None, now: np.ndarray | None) -> Paired | None:
 
 
 def note_best(parts: Parts, progress: Progress, results: Mapping[str, EvalResult]) -> bool:
-    """Remember the best evaluation, with the scores of its rows; True when this one is it."""
+    """Remember the best evaluation, with the scores of its rows; True when this one is it.
+
+    Args:
+        parts: of the run; it has a validation split.
+        progress: holds the figures of the latest evaluation, and the best so far.
+        results: of the latest evaluation, by split.
+    """
     name = parts.best_metric
     assert name is not None
     value = value_of(parts, progress, name)
@@ -103,7 +124,13 @@ def note_best(parts: Parts, progress: Progress, results: Mapping[str, EvalResult
 
 
 def note_for_stopping(parts: Parts, progress: Progress, results: Mapping[str, EvalResult]) -> None:
-    """Count evaluations that are no improvement: not better, or by no more than chance often makes."""
+    """Count evaluations that are no improvement: not better, or by no more than chance often makes.
+
+    Args:
+        parts: of the run, which may have no early stopping.
+        progress: holds the figures of the latest evaluation, and how many before it were no improvement.
+        results: of the latest evaluation, by split.
+    """
     stopping = parts.recipe.early_stopping
     if stopping is None:
         return

@@ -42,6 +42,11 @@ Figures = Mapping[str, Mapping[str, float | None]]
 def finish(parts: Parts, directory: RunDirectory, between: Between) -> Iterator[Record]:
     """Evaluate and export the kept weights, and write the final files; status.json is the caller's.
 
+    Args:
+        parts: of the run.
+        directory: where the model and the files go.
+        between: knows the results of the last evaluation, and evaluates what is missing.
+
     Yields:
         An event when the weights are not the latest ones, and the evaluation of the test split.
     """
@@ -125,7 +130,14 @@ def _weights_event(progress: Progress, kept: Kept, trouble: str | None) -> Event
 
 
 def result_file(parts: Parts, between: Between, final: Figures, kept: Kept) -> dict[str, Any]:
-    """Contents of result.json."""
+    """Contents of result.json.
+
+    Args:
+        parts: of the run.
+        between: knows why it ended.
+        final: split -> figure -> value, of the kept weights.
+        kept: which those are.
+    """
     progress = between.progress
     best = progress.best
     return {

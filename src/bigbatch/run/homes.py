@@ -21,6 +21,11 @@ def as_begun(what: Fingerprint, home: Path, live: Live) -> Fingerprint:
     """What a run that is resumed with a live model computes: all as now, and the weights those that it began with.
 
     Without a complete checkpoint the weights do count, and so does every other difference.
+
+    Args:
+        what: of this command.
+        home: the directory that the recipe names.
+        live: objects of the caller's process.
     """
     identity = read_identity(home)
     if live.module is None or identity is None or not list_checkpoints(RunDirectory(home).checkpoints):
@@ -29,7 +34,13 @@ def as_begun(what: Fingerprint, home: Path, live: Live) -> Fingerprint:
 
 
 def told_home(decision: Decision, asked: Path, live: Live) -> str | None:
-    """Why a run lives in another directory than it asked for; None when it does not."""
+    """Why a run lives in another directory than it asked for; None when it does not.
+
+    Args:
+        decision: what is to be done, and where.
+        asked: the directory that the recipe names.
+        live: objects of the caller's process.
+    """
     if isinstance(decision, Start) or (decision.path == asked and not isinstance(decision, NewName)):
         return None
     goes = "goes to" if isinstance(decision, NewName) else "is in"

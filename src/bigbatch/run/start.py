@@ -33,6 +33,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.between import Between
+from bigbatch.run.events import carried_on_event
 from bigbatch.run.forecast import told_anew
 from bigbatch.run.guard import Guard
 from bigbatch.run.homes import as_begun, told_home
@@ -111,6 +112,11 @@ class _Start:
 
 def open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     """Start, resume or recognise a run (docs/run-directory.md).
+
+    Args:
+        recipe: what to compute, and in which directory.
+        live: objects of the caller's process.
+        wishes: how the caller wants it started.
 
     Raises:
         BigbatchError: before update 1; nothing of an earlier run is overwritten.
@@ -366,39 +372,6 @@ def _position(keeper: Keeper, parts: Parts, guard: Guard, decision: Decision) ->
         details={"records_moved": lost},
     )
     return progress, [event]
-
-
-def carried_on_event(
-    parts: Parts, progress: Progress, decision: Start | NewName | Resume, *, asked: bool = True
-) -> Event:
-    """What `--continue` changed, and what that does to the schedule; `asked`: by this command, not one before it."""
-    changed = decision.differences if isinstance(decision, Resume) else ()
-    length, after = parts.clocks.length, progress.update
-    did = f"the run is to have {length.updates} updates and has had {after}: it is only finished anew"
-    if after < length.updates:
-        stage, samples = progress.batch_stage, None
-        if parts.clocks.ramp is not None:
-            stage = parts.clocks.ramp.stage(progress.position, stage)
-            samples = parts.clocks.ramp.samples(progress.position, stage)
-        batch = parts.batches.at(progress.position, after + 1, samples)
-        lr = parts.learning_rate(batch.first_position, batch.samples, stage)
-        did = (
-            f"the schedule {parts.recipe.schedule.name} is laid anew over all {length.updates} updates, not over "
-            f"those that are left: update {after + 1} has lr {lr:.6g}"
-        )
-        if progress.warm_again == progress.position:
-            did += (
-                f"; it had begun to cool down, so it rises again within {parts.recipe.schedule.warmup} "
-                "(schedule.warmup) and cools down once more at the end"
-            )
-    return Event(
-        step=after,
-        event="carried_on",
-        why="; ".join(changed)
-        or ("nothing that changes the result" if asked else "what --continue had changed"),
-        did=did,
-        details={"differences": list(changed)},
-    )
 
 
 def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:

@@ -23,7 +23,14 @@ Figures = Mapping[str, Mapping[str, float | None]]
 
 
 def run_verdict(parts: Parts, between: Between, final: Figures, found: Baselines) -> str:
-    """The sentence; on the rank that owns the journal."""
+    """The sentence; on the rank that owns the journal.
+
+    Args:
+        parts: of the run.
+        between: knows how it went, and the scores of the last evaluation's rows.
+        final: split -> figure -> value, of the kept weights.
+        found: the simple models that it is held against.
+    """
     split = baselines.told_split(parts)
     metric = baselines.figure(parts) or "loss"
     if found.metric:

@@ -44,6 +44,12 @@ class BackgroundSaver:
     def save(self, root: Path, state: CheckpointState, keep: int, *, protect: Collection[int] = ()) -> Path:
         """Begin a checkpoint, once the one before it is durable.
 
+        Args:
+            root: folder of the checkpoints.
+            state: all that is saved; copied, where there is room for a copy.
+            keep: complete checkpoints that stay, this one included; at least 1.
+            protect: updates whose checkpoints stay, too.
+
         Returns:
             Where it will be.
 

@@ -123,18 +123,35 @@ def atomic_write_bytes(path: Path, data: Buffer, *, ops: FileOps = FILES) -> Non
 
 
 def atomic_write_text(path: Path, text: str, *, ops: FileOps = FILES) -> None:
-    """`atomic_write_bytes` of UTF-8 text."""
+    """`atomic_write_bytes` of UTF-8 text.
+
+    Args:
+        path: of the file, in a folder that exists.
+        text: all that it is to hold.
+        ops: the calls of the system.
+    """
     atomic_write_bytes(path, text.encode(), ops=ops)
 
 
 def atomic_write_json(path: Path, value: Any, *, ops: FileOps = FILES) -> None:
-    """`atomic_write_bytes` of strict JSON (a NaN is a ValueError), indented for people."""
+    """`atomic_write_bytes` of strict JSON (a NaN is a ValueError), indented for people.
+
+    Args:
+        path: of the file, in a folder that exists.
+        value: what JSON can hold.
+        ops: the calls of the system.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     atomic_write_text(path, text + "\n", ops=ops)
 
 
 def append_line(path: Path, line: str, *, ops: FileOps = FILES) -> None:
     """Append one line in one write. It survives a kill of the process; a power cut only after `fsync_file`.
+
+    Args:
+        path: of the file, which may not exist yet.
+        line: without its end.
+        ops: the calls of the system.
 
     Raises:
         DiskError: nothing, or no part of the line, is left behind.

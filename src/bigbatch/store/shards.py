@@ -65,7 +65,16 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], *, ops: FileOps = FILES) -> ShardFacts:
-    """Write the tensors, widest type first so that each stays aligned, and force them to the disk."""
+    """Write the tensors, widest type first so that each stays aligned, and force them to the disk.
+
+    Args:
+        path: of the new file.
+        tensors: by name, on any device.
+        ops: the calls of the system.
+
+    Returns:
+        Its size, and the digests of its header and of each tensor.
+    """
     ordered = aligned(tensors)
     header = header_bytes(ordered)
     sums: dict[str, str] = {}

@@ -63,7 +63,16 @@ def to_write(
 
 
 def to_read(module: nn.Module, world: World, *, weights_only: bool = False) -> Wanted:
-    """What this rank needs: its own part of each tensor."""
+    """What this rank needs: its own part of each tensor.
+
+    Args:
+        module: whole, or this rank's part of it.
+        world: the ranks.
+        weights_only: whether states of the optimiser stay unread.
+
+    Returns:
+        A function of a stored tensor's name and whole shape: the region that this rank reads; None: nothing of it.
+    """
     held = named_tensors(module)[0]
 
     def wanted(name: str, shape: tuple[int, ...]) -> Region | None:

@@ -169,7 +169,15 @@ def write_data(path: Path, inputs: Inputs) -> dict[str, str]:
 def recipe_for_bench(
     recipe: Recipe, folder: Path, columns: dict[str, str], updates: int, threads: int
 ) -> Recipe:
-    """The same computation on the common files, without evaluation and checkpoints while updates are counted."""
+    """The same computation on the common files, without evaluation and checkpoints while updates are counted.
+
+    Args:
+        recipe: of the user.
+        folder: where data.csv and model/ are.
+        columns: role -> column of data.csv.
+        updates: how many are made, those of the warm-up too.
+        threads: `plan.threads`.
+    """
     values = recipe_values(recipe)
     for key in ("epochs", "updates", "samples", "tokens"):
         values.pop(key, None)

@@ -75,12 +75,25 @@ CEILING = "ceiling_fraction"
 
 
 def figure(results: Results, name: str, contestant: str) -> Spread | None:
-    """A figure of a contestant over the rounds in which it did not fail; None when there is none."""
+    """A figure of a contestant over the rounds in which it did not fail; None when there is none.
+
+    Args:
+        results: of all rounds.
+        name: one of `FIGURES`, or `CEILING`.
+        contestant: its name.
+    """
     return spread([_value(results, each, name, contestant) for each in results.rounds])
 
 
 def ratio(results: Results, name: str, contestant: str, reference: str) -> Spread | None:
-    """Contestant / reference of each round, over the rounds in which both have the figure."""
+    """Contestant / reference of each round, over the rounds in which both have the figure.
+
+    Args:
+        results: of all rounds.
+        name: one of `FIGURES`, or `CEILING`.
+        contestant: above the line.
+        reference: below it.
+    """
     found = []
     for each in results.rounds:
         ours, theirs = (_value(results, each, name, who) for who in (contestant, reference))

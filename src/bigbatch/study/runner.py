@@ -59,7 +59,13 @@ class Runner:
         self.say = say
 
     def run(self, name: str, contestant: Contestant, job: Job) -> Outcome:
-        """Run a contestant; whatever goes wrong with it is an outcome, too."""
+        """Run a contestant; whatever goes wrong with it is an outcome, too.
+
+        Args:
+            name: of the contestant, which is its variant.
+            contestant: how it is started.
+            job: what it does.
+        """
         self._turn += 1
         folder = self._work / f"{self._turn:03d}-{name}"
         folder.mkdir()

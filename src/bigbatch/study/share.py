@@ -22,6 +22,12 @@ def share_words(
 ) -> tuple[str, ...]:
     """`plan.threads` and `plan.memory` for each of `parallel` runs; nothing where the recipe says it, or for one.
 
+    Args:
+        recipe: file of what all runs share.
+        changes: `key=value`, on top of it.
+        parallel: how many runs go at the same time.
+        environ: where `BIGBATCH_*` keys are read from; None: this process's.
+
     Raises:
         MachineError: the memory could not be asked for.
     """

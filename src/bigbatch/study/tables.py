@@ -129,7 +129,14 @@ def console(results: Results) -> list[str]:
 
 
 def shown(found: Spread | None, scale: float = 1, digits: int = 1, unit: str = "") -> str:
-    """`2.2 (2.1 … 2.4)`; a dash for what does not exist."""
+    """`2.2 (2.1 … 2.4)`; a dash for what does not exist.
+
+    Args:
+        found: median and range over the rounds; None: there are none.
+        scale: what the numbers are multiplied by: 100 for percent.
+        digits: behind the point.
+        unit: written behind the median.
+    """
     if found is None:
         return "–"
     middle, low, high = (f"{value * scale:,.{digits}f}" for value in (found.median, found.low, found.high))

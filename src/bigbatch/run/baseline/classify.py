@@ -30,7 +30,13 @@ Column = Any
 
 
 def classify_baselines(task: Classify, train: Split, seconds: float) -> Iterator[Baseline]:
-    """Those of `task: classify`, for rows with one unit each."""
+    """Those of `task: classify`, for rows with one unit each.
+
+    Args:
+        task: says what a row is labelled with: one class, several, numbers.
+        train: the rows to learn from, with their tokens and targets.
+        seconds: that fitting may take.
+    """
     kind: Loss = task.kind
     counted = np.flatnonzero(np.asarray(train.table.weights) > 0)
     targets = np.asarray(train.table.values)[counted]

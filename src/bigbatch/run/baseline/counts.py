@@ -49,6 +49,15 @@ class Counts:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probabilities of words after contexts (T,), given those after shorter ones; which contexts are known, and the
         word that was most frequent there.
+
+        Args:
+            contexts_T: (T,) int64 numbers of contexts; -1: one that is not known.
+            words_T: (T,) int64 numbers of the words that followed.
+            shorter_T: (T,) fp64 probability of each word after a shorter context, which unseen pairs fall back to.
+
+        Returns:
+            (T,) fp64 probability of each word; (T,) bool whether its context is known; (T,) int64 the word that was
+            most frequent there, -1 where it is not known.
         """
         place_T = _found(self._contexts_X, contexts_T)
         known_T = place_T >= 0
@@ -64,7 +73,13 @@ class Counts:
 
 
 def counted(contexts_T: np.ndarray, words_T: np.ndarray, words: int) -> Counts:
-    """The counts of a stream of pairs."""
+    """The counts of a stream of pairs.
+
+    Args:
+        contexts_T: (T,) int64 numbers of contexts.
+        words_T: (T,) int64 numbers of the words that followed.
+        words: how many words there are.
+    """
     return Counts(*np.unique(contexts_T * words + words_T, return_counts=True), words)
 
 

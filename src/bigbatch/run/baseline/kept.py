@@ -80,7 +80,13 @@ def told_split(parts: Parts) -> str:
 
 
 def baselines(parts: Parts, directory: RunDirectory, world: World) -> Baselines:
-    """Those of this run, from its directory or fitted now; every rank calls it, and whatever goes wrong, goes on."""
+    """Those of this run, from its directory or fitted now; every rank calls it, and whatever goes wrong, goes on.
+
+    Args:
+        parts: of the run.
+        directory: where they are kept.
+        world: the ranks; the leader fits them, the others get them without scores of rows.
+    """
     return by_leader(
         world, lambda: kept_or_fitted(parts, directory), _without_scores, lambda words: Baselines(**words)
     )
@@ -122,7 +128,13 @@ def told(parts: Parts, directory: RunDirectory, world: World, step: int) -> Even
 
 
 def event(parts: Parts, found: Baselines, step: int) -> Event | None:
-    """What is said with the first evaluation."""
+    """What is said with the first evaluation.
+
+    Args:
+        parts: of the run.
+        found: the baselines.
+        step: update after which it is said.
+    """
     split = (*parts.validation, "test")[0]
     words = found.words(split)
     if not words and not found.notes:

@@ -27,7 +27,13 @@ def compete(_variant: str, job: Job) -> Outcome:
 
 
 def best_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of (rows, inner) @ (inner, columns): the best of several windows of at least 50 ms each."""
+    """FLOP/s of (rows, inner) @ (inner, columns): the best of several windows of at least 50 ms each.
+
+    Args:
+        shape: (rows, inner, columns) of the product.
+        device: where it is computed.
+        dtype: of both matrices and the result.
+    """
     rows, inner, columns = shape
     left = torch.randn(rows, inner, device=device, dtype=dtype)
     right = torch.randn(inner, columns, device=device, dtype=dtype)

@@ -68,7 +68,13 @@ def texts_of(rows: Sequence[dict[str, str]]) -> list[list[str]]:
 
 
 def tokenised(job: Job, tokenizer: Any, rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """Training examples as the Trainer takes them: lists of ids with their label; clm: ids alone."""
+    """Training examples as the Trainer takes them: lists of ids with their label; clm: ids alone.
+
+    Args:
+        job: its kind, label names and longest sample in tokens.
+        tokenizer: Hugging Face's.
+        rows: by column.
+    """
     if job.kind == "clm":
         return [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in documents(tokenizer, rows)]
     found = tokenizer(*texts_of(rows), truncation=True, max_length=job.max_length)

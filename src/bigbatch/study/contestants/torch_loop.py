@@ -69,14 +69,26 @@ def compete(_variant: str, job: Job) -> Outcome:
 
 
 def summed_loss(job: Job, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, summed over samples; clm: over predicted tokens."""
+    """Cross-entropy, summed over samples; clm: over predicted tokens.
+
+    Args:
+        job: its kind.
+        logits: (B, C) fp32; clm: (B, L, V).
+        labels: (B,) int64; clm: (B, L), -100 where nothing is learnt.
+    """
     if job.kind == "clm":
         return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
     return cross_entropy(logits, labels, reduction="sum")
 
 
 def pad(examples: Sequence[dict[str, Any]], tokenizer: Any, device: str) -> dict[str, torch.Tensor]:
-    """Examples as one rectangle, padded to the longest."""
+    """Examples as one rectangle, padded to the longest.
+
+    Args:
+        examples: as `tokenised` gives them.
+        tokenizer: knows the padding.
+        device: where they go.
+    """
     return dict(tokenizer.pad(list(examples), return_tensors="pt").to(device, non_blocking=True))
 
 
