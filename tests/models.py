@@ -165,6 +165,49 @@ def tiny(
         return tiny_class(family, head)(settings).eval()
 
 
+_PAIR = {
+    "vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
+    "pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, "decoder_start_token_id": 2, "init_std": 0.2,
+}  # fmt: skip
+_T5 = {
+    "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 3,
+    "num_heads": 4, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
+_PAIRS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bart": ("Bart", "ForConditionalGeneration", _PAIR),
+    "mbart": ("MBart", "ForConditionalGeneration", _PAIR),
+    "marian": ("Marian", "MTModel", {**_PAIR, "eos_token_id": 0, "decoder_start_token_id": 1}),
+    "m2m100": ("M2M100", "ForConditionalGeneration", _PAIR),
+    "t5": ("T5", "ForConditionalGeneration", _T5),
+    "mt5": ("MT5", "ForConditionalGeneration", {**_T5, "tie_word_embeddings": False}),
+}
+PAIRS = tuple(_PAIRS)
+"""Families of an encoder and a decoder."""
+
+
+def tiny_pair(family: str = "bart", *, seed: int = 0, dropout: float = 0.0, **config: Any) -> Any:
+    """A random encoder-decoder: hidden 32, 2 blocks and 3, 100 token ids, eval mode.
+
+    Args:
+        family: one of `PAIRS`.
+        seed: of the weights; the global generator is left as it was.
+        dropout: value of every dropout field of the configuration.
+        config: fields of the configuration.
+    """
+    name, suffix, fields = _PAIRS[family]
+    settings = getattr(transformers, f"{name}Config")(**{**fields, **config})
+    for key, value in settings.to_dict().items():
+        if "dropout" in key and isinstance(value, float):
+            setattr(settings, key, config.get(key, dropout))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = getattr(transformers, name + suffix)(settings).eval()
+        if hasattr(module, "final_logits_bias"):  # 0 in new models, not in trained ones
+            module.final_logits_bias.normal_(std=0.5)
+    return module
+
+
 # fmt: off
 WORDS = (
     "the", "a", "flight", "was", "great", "late", "bad", "good", "delayed", "thanks", "crew", "lost", "my",

@@ -63,6 +63,19 @@ def language_loss(logits_BLV: torch.Tensor, batch: Sequence[Mapping[str, Any]]) 
     return torch.stack(losses).sum() / len(losses)
 
 
+def translation_loss(
+    model: nn.Module, batch: Sequence[Mapping[str, Any]], pad_id: int, smoothing: float = 0.0
+) -> torch.Tensor:
+    """Cross-entropy of every token of every target (`labels`, -100: none), over their number; transformers shifts."""
+    length = max(len(row["labels"]) for row in batch)
+    labels_BL = torch.tensor([[*row["labels"], *[-100] * (length - len(row["labels"]))] for row in batch])
+    logits_BLV = model(**padded(batch, pad_id), labels=labels_BL).logits
+    losses = F.cross_entropy(
+        logits_BLV.flatten(0, 1), labels_BL.flatten(), reduction="sum", label_smoothing=smoothing
+    )
+    return losses / (labels_BL != -100).sum()
+
+
 def splitmix(state: int) -> int:
     """The published mixing function, on Python's integers."""
     z = (state + 0x9E3779B97F4A7C15) % 2**64
@@ -242,7 +255,7 @@ def reference_updates(
     Args:
         model: a transformers sequence classifier, in the dtype to compute in, dropout 0.
         batches: rows with `ids`, `target`, optional `segments`, optional `weight` (sample times class weight).
-        kind: `single`, `multi`, `regression` or `language`; rows of the last have `targets`, not `target`.
+        kind: `single`, `multi`, `regression`, `language` (rows have `targets`, not `target`) or `seq2seq` (`labels`).
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
@@ -263,6 +276,8 @@ def reference_updates(
     for number, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
 
         def loss_of_batch(batch: Sequence[Mapping[str, Any]] = batch) -> torch.Tensor:
+            if kind == "seq2seq":
+                return translation_loss(model, batch, pad_id, label_smoothing)
             logits = model(**padded(batch, pad_id)).logits
             if kind == "language":
                 return language_loss(logits, batch)

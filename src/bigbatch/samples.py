@@ -229,6 +229,15 @@ class Table:
             return first.lengths
         return self.lengths_BS.sum(1)
 
+    @property
+    def texts(self) -> Mapping[str, Stream]:
+        """The streams of token ids, of those that run through the blocks."""
+        return {
+            name: stream
+            for name, stream in self.streams.items()
+            if stream.positions and "ids" in stream.columns
+        }
+
     # ------------------------------------------------------------ tokens and units, gathered
 
     @property

@@ -62,7 +62,7 @@ REFUSED = {
     "a causal one": (lambda t: DataCollatorForLanguageModeling(t, mlm=False), "mlm", "is for causal"),
     "no masks": (lambda t: DataCollatorWithPadding(t), "mlm", "DataCollatorWithPadding masks nothing"),
     "none at all": (lambda t: None, "mlm", "none masks nothing"),
-    "seq2seq": (lambda t: DataCollatorForSeq2Seq(t), "clm", "task seq2seq is planned, not built yet"),
+    "seq2seq": (lambda t: DataCollatorForSeq2Seq(t, label_pad_token_id=0), "seq2seq", "=0 would be"),
     "padding that counts": (
         lambda t: DataCollatorForTokenClassification(t, label_pad_token_id=0),
         "tag",

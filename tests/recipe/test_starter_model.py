@@ -55,7 +55,7 @@ def test_without_any_the_remedy_is_a_folder():
 
 
 def test_an_encoder_decoder_is_refused_with_what_is_trained():
-    with pytest.raises(UsageError, match="encoder-decoder, whose task .seq2seq. is planned"):
+    with pytest.raises(UsageError, match="encoder-decoder, which task seq2seq trains"):
         check_trainable(near("t5", kind="encoder-decoder"))
     check_trainable(near("gpt", kind="causal"))
 

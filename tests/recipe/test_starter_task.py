@@ -57,7 +57,7 @@ def test_two_texts_are_matched_and_the_other_tasks_named(tmp_path):
         and recipe.loss.class_weights == "none"
     )
     assert recipe.data.columns == {"query": "en", "document": "de", "negative": "other", "id": "nr"}
-    assert "seq2seq, planned" in text and "stratified" not in text
+    assert "task: seq2seq" in text and "stratified" not in text
     assert recipe.model.name == "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
     _, few = start(tmp_path, text="q", document="d", rows=300, language="en")
     assert (few.best.metric, few.model.name) == ("mrr@10", "sentence-transformers/all-MiniLM-L6-v2")

@@ -309,4 +309,4 @@ def _timed(
 
 
 def _tokens(tables: Mapping[str, Table], name: str) -> int:
-    return int(tables[name].token_offsets[-1]) if name in tables else 0
+    return int(tables[name].lengths_B.sum()) if name in tables else 0

@@ -103,6 +103,7 @@ def ready_model(
         # Rows of token ids are not cut, but joined and divided they can be.
         block_length=min(max_length, recipe.data.max_length or max_length),
         vocabulary=vocabulary_of(tokenizer, module),
+        tokenizer=tokenizer,
         data_seed=recipe.seed.data,
         pooling=usual_pooling(module, spec.name),
     )
@@ -167,8 +168,9 @@ def ready_tables(
             say=say,
         )
         say(f"{name}: {len(rows):,} rows{', tokens from the cache' if reused else ' tokenised'}")
-        strange = unknown_note(name, tables[name].ids, ready.tokenizer)
-        unknown |= {} if strange is None else {name: strange}
+        for stream in tables[name].texts.values():
+            strange = unknown_note(name, stream.load().columns["ids"], ready.tokenizer)
+            unknown |= {} if strange is None else {name: strange}
         tables[name] = ready.task.arrange(tables[name])
         if name != "train":
             tables[name] = ready.task.fixed(tables[name])
@@ -188,7 +190,7 @@ def ready_tables(
                 f"{name}: the model does not see {unseen:,} words (cut off, or without tokens); they count as O"
             )
         if inputs.train.tokenised:
-            given.check(tables[name].ids, int(tables[name].lengths_B.max()), name)
+            given.check_table(tables[name], name)
     task = ready.task.fit(tables["train"])
     tables["train"] = _with_class_weights(tables["train"], task)
     for name, table in tables.items():

@@ -236,6 +236,7 @@ def _assembled(
         max_length=longest,
         block_length=longest,
         vocabulary=vocabulary_of(tokenizer, module),
+        tokenizer=tokenizer,
         pooling=usual,
     )
     pad, kind = pad_id(module, tokenizer) or 0, HEADS[task.head.kind]

@@ -67,7 +67,7 @@ def evaluate_rows(
     tokens = task.fixed(task.arrange(tokens))
     if table.tokenised:
         where = table.origin[0][0] if table.origin else "data"
-        given.check(tokens.ids, int(tokens.lengths_B.max()), where)
+        given.check_table(tokens, where)
     return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens or opened.micro_tokens)
 
 

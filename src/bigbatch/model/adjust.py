@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers import PreTrainedConfig
 
 from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import accepts, anatomy, headed_model
@@ -81,6 +82,29 @@ def set_dropout(module: nn.Module, dropout: float) -> int:
                 setattr(part, name, dropout)
                 places += 1
     return places
+
+
+def keep_every_block(config: PreTrainedConfig, module: nn.Module | None = None) -> str | None:
+    """Turn LayerDrop off, in place: M2M100 has it. Which blocks run would be drawn for a micro-batch as a whole, so the
+    result would depend on the split, and ranks that divide a block would wait for one another.
+
+    Args:
+        config: the model's.
+        module: the model, where it is built already.
+
+    Returns:
+        What was done, for people; None where nothing had to be.
+    """
+    fields = [key for key, value in config.to_dict().items() if key.endswith("layerdrop") and value]
+    for key in fields:
+        setattr(config, key, 0.0)
+    parts = [part for part in module.modules() if getattr(part, "layerdrop", 0)] if module is not None else []
+    for part in parts:
+        setattr(part, "layerdrop", 0.0)  # noqa: B010
+    if not fields and not parts:
+        return None
+    named = ", ".join(fields) or "layerdrop"
+    return f"{config.model_type} skips blocks at random ({named}), which depends on the split: set to 0"
 
 
 def set_trainable(module: nn.Module, trainable: str | Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -35,6 +36,17 @@ class BlockApplication:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Stack:
+    """Blocks that run one behind the other: all of them, or those of an encoder, or of its decoder."""
+
+    container: nn.Module
+    """The module whose forward applies them."""
+    blocks: tuple[BlockApplication, ...]
+    final_norm: nn.Module | None
+    """Normalisation behind the last of them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Anatomy:
     """The parts of a model with a head."""
 
@@ -43,9 +55,11 @@ class Anatomy:
     base: nn.Module
     """The part below the head that transformers calls `base_model`."""
     embeddings: tuple[nn.Module, ...]
-    """Modules with parameters that run before the first block."""
+    """Modules with parameters that run before the first block; of a decoder behind an encoder, before its own."""
     blocks: tuple[BlockApplication, ...]
-    """In the order in which they run."""
+    """In the order in which they run; those of an encoder, then those of its decoder."""
+    stacks: tuple[Stack, ...]
+    """The same blocks: one stack, or encoder and decoder."""
     blocks_container: nn.Module
     """The module whose forward applies the blocks; `base` itself in GPT-2, Llama, ModernBERT."""
     final_norm: nn.Module | None
@@ -89,12 +103,24 @@ def headed_model(module: nn.Module) -> nn.Module:
             f"found a {type(outer).__name__}; expected a transformers model with a head "
             "(such as AutoModelForSequenceClassification gives), plain or wrapped by PEFT"
         )
-    if base is outer:
+    if base is outer and not (has_two_stacks(outer) and output_layer_of(outer)):  # T5 has its stacks itself
         raise ModelError(
             f"{type(outer).__name__} has no head; load it with the class for the task, "
             "such as AutoModelForSequenceClassification"
         )
     return outer
+
+
+def has_two_stacks(outer: nn.Module) -> bool:
+    """Whether the model is an encoder and a decoder."""
+    return bool(getattr(outer.config, "is_encoder_decoder", False))
+
+
+def trial_inputs(outer: nn.Module) -> dict[str, Tensor]:
+    """What a trial feeds the model: `trial_ids`, to its decoder too if it has one."""
+    ids = trial_ids(outer)
+    decoder = {"decoder_input_ids": ids} if has_two_stacks(outer) else {}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **decoder}
 
 
 @contextmanager
@@ -140,6 +166,7 @@ def anatomy(module: nn.Module) -> Anatomy:
         base=base,
         embeddings=tuple(trial.outside["before"]),
         blocks=tuple(BlockApplication(block, index) for index, block in enumerate(trial.applied)),
+        stacks=trial.stacks(),
         blocks_container=trial.container,
         final_norm=trial.final_norm,
         head=tuple(part for part in trial.outside["after"] if part is not trial.final_norm),
@@ -207,6 +234,8 @@ class _Trial:
         }
         self.applied: list[nn.Module] = []
         self.outside: dict[str, list[nn.Module]] = {"before": [], "after": []}
+        self.between: dict[nn.Module, nn.Module] = {}
+        """Container of a stack that is not the last -> the norm behind it."""
         self.final_norm: nn.Module | None = None
         self.positions: tuple[int, nn.Embedding | None] = (0, None)
         self.container: nn.Module = base
@@ -240,11 +269,37 @@ class _Trial:
             if part not in outside or part in inside_last:
                 continue
             phase = "before" if index < at[0] else "after" if index > at[-1] else "between"
+            if phase == "between":
+                phase = self._between(part, *(self.candidates[calls[one]] for one in _around(at, index)))
             if phase in self.outside and part not in self.outside[phase]:
                 self.outside[phase].append(part)
         within = set(self.base.modules())
         norms = [part for part in self.outside["after"] if part in within and _is_norm(part)]
         self.final_norm = norms[0] if norms else None
+
+    def _between(self, part: nn.Module, behind: nn.Module, ahead: nn.Module) -> str:
+        """Where a module belongs that runs between two blocks, by the containers of both: in front of the second stack,
+        unless it is the norm of the first.
+        """
+        if behind is ahead:
+            return "between"
+        if _is_norm(part) and part in set(behind.modules()):
+            self.between[behind] = part
+            return "between"
+        return "before"
+
+    def stacks(self) -> tuple[Stack, ...]:
+        """The blocks, by the module that applies them."""
+        numbered = [BlockApplication(block, index) for index, block in enumerate(self.applied)]
+        grouped = groupby(numbered, key=lambda one: self.candidates[one.module])
+        return tuple(
+            Stack(
+                container=container,
+                blocks=tuple(blocks),
+                final_norm=self.final_norm if container is self.container else self.between.get(container),
+            )
+            for container, blocks in grouped
+        )
 
     def pooled(self) -> tuple[Pools, bool]:
         """Which token the head reads, and whether it reads only that one."""
@@ -279,14 +334,15 @@ class _Trial:
                 handle.remove()
 
     def _forward(self) -> Tensor:
-        ids = trial_ids(self.outer)
         options: dict[str, Any] = {"use_cache": False} if accepts(self.outer, "use_cache") else {}
-        return self.outer(input_ids=ids, attention_mask=torch.ones_like(ids), **options).logits
+        return self.outer(**trial_inputs(self.outer), **options).logits
 
     def _see_positions(self, part: nn.Module, inputs: tuple[Any, ...]) -> None:
         """The position table is the embedding that is given running numbers (all token ids are equal)."""
-        if inputs and isinstance(inputs[0], Tensor) and inputs[0].shape[-1] == _TRIAL_TOKENS:
-            row = inputs[0].reshape(-1, _TRIAL_TOKENS)[0].tolist()
+        given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+        # BART's table is given states, and counts them.
+        if given is not None and not given.is_floating_point() and given.shape[-1] == _TRIAL_TOKENS:
+            row = given.reshape(-1, _TRIAL_TOKENS)[0].tolist()
             if row == list(range(row[0], row[0] + _TRIAL_TOKENS)) and isinstance(part, nn.Embedding):
                 self.positions = (row[0], part)
 
@@ -304,6 +360,12 @@ class _Trial:
             and part not in self.candidates
             and any(True for _ in part.parameters())
         }
+
+
+def _around(places: list[int], index: int) -> tuple[int, int]:
+    """The nearest of the (ascending) places on either side."""
+    after = next(number for number, place in enumerate(places) if place > index)
+    return places[after - 1], places[after]
 
 
 def _outermost_lists(base: nn.Module) -> dict[nn.Module, list[nn.Module]]:

@@ -72,17 +72,28 @@ def _end(tokenizer: Any) -> str:
     return "" if end is None else f", here {end}"
 
 
-def check_one_stack(config: Any, where: str) -> None:
-    """Refuse an encoder-decoder: no task trains one yet.
+def check_stacks(config: Any, where: str, *, two: bool) -> None:
+    """Refuse an encoder-decoder where one stack of blocks is needed, and one stack where two are.
+
+    Args:
+        config: the model's.
+        where: its place, for the message.
+        two: whether an encoder and a decoder are needed, as by task seq2seq.
 
     Raises:
         ModelError: what was found and what is expected.
     """
-    if getattr(config, "is_encoder_decoder", False):
+    if bool(getattr(config, "is_encoder_decoder", False)) == two:
+        return
+    kind = getattr(config, "model_type", "model of an unknown type")
+    if two:
         raise ModelError(
-            f"{where}: found an encoder-decoder ({config.model_type}), whose task (seq2seq) is planned, not built yet; "
-            "expected an encoder such as BERT, or a decoder such as GPT-2"
+            f"{where}: found a {kind}, which is no encoder-decoder; task seq2seq needs one such as T5, BART or Marian"
         )
+    raise ModelError(
+        f"{where}: found an encoder-decoder ({kind}), which task seq2seq trains; this task needs an encoder such as "
+        "BERT, or a decoder such as GPT-2"
+    )
 
 
 def _length(positions: int | None, offset: int, tokenizer: Any, max_length: int | None) -> int:

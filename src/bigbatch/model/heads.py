@@ -8,9 +8,10 @@ from typing import Literal
 
 from bigbatch.samples import TOKENS
 
-HeadKind = Literal["sequence", "tokens", "masked", "causal", "hidden"]
-"""What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token; `hidden`:
-there is no head, and the outputs are the tokens' hidden states."""
+HeadKind = Literal["sequence", "tokens", "masked", "causal", "seq2seq", "hidden"]
+"""What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token, the next
+token of a text that follows from another one; `hidden`: there is no head, and the outputs are the tokens' hidden
+states."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """As the configuration of a model with labels has it."""
 
@@ -103,6 +104,18 @@ HEADS: Mapping[HeadKind, HeadClass] = {
         pipeline="text-generation",
         title="Language model",
     ),
+    "seq2seq": HeadClass(
+        auto="AutoModelForSeq2SeqLM",
+        suffixes=("ForConditionalGeneration", "MTModel"),
+        inputs={
+            "source": Input(arguments={"ids": "input_ids"}, mask="attention_mask"),
+            TOKENS: Input(arguments={"ids": "decoder_input_ids"}, mask="decoder_attention_mask"),
+        },
+        defers_logits=True,
+        wants_tokenizer=True,
+        pipeline="text2text-generation",
+        title="Sequence-to-sequence model",
+    ),
     "hidden": HeadClass(auto="AutoModel", pipeline="sentence-similarity", title="Text embeddings"),
 }
 
@@ -112,6 +125,6 @@ def head_named_by(name: str) -> HeadKind | None:
 
     Example:
         >>> head_named_by("BertForTokenClassification"), head_named_by("T5ForConditionalGeneration")
-        ('tokens', None)
+        ('tokens', 'seq2seq')
     """
     return next((kind for kind, head in HEADS.items() if name.endswith(head.suffixes)), None)

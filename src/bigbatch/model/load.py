@@ -20,9 +20,15 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from bigbatch.errors import ModelError
-from bigbatch.model.adjust import override_config, set_dropout, set_dropout_fields, set_trainable
+from bigbatch.model.adjust import (
+    keep_every_block,
+    override_config,
+    set_dropout,
+    set_dropout_fields,
+    set_trainable,
+)
 from bigbatch.model.anatomy import anatomy, evaluating, headed_model, trial_ids
-from bigbatch.model.checks import check_model, check_one_stack, pad_id
+from bigbatch.model.checks import check_model, check_stacks, pad_id
 from bigbatch.model.encoder import Encoder
 from bigbatch.model.folder import CONFIG, View
 from bigbatch.model.heads import HEADS, HeadKind, ProblemType
@@ -124,8 +130,8 @@ def load_model(
 
     Args:
         spec: `recipe.model`: name, revision, init, config, trainable.
-        kind: what the head gives: `sequence` and `tokens` (outputs with labels), `masked` and `causal` (language
-            models, whose outputs are the vocabulary; tied weights stay tied), `states` (no head).
+        kind: what the head gives: `sequence` and `tokens` (outputs with labels), `masked`, `causal` and
+            `seq2seq` (language models, whose outputs are the vocabulary; tied weights stay tied), `hidden` (no head).
         outputs: columns of the logits; of language models not asked.
         id2label: names of the classes in the order of the logits; None for regression and language models.
         problem_type: of a `sequence` head, written into the configuration as transformers names it.
@@ -141,7 +147,7 @@ def load_model(
     if module is None:
         module, notes = _from_source(spec, wanted, dropout)
     else:
-        check_one_stack(getattr(module, "config", None), type(module).__name__)
+        check_stacks(getattr(module, "config", None), type(module).__name__, two=kind == "seq2seq")
         module = _live_encoder(module) if kind == "hidden" else module
         notes = [*full_precision(module), *_adopt(module, spec, wanted, dropout)]
     _check_head(module, wanted)
@@ -165,10 +171,11 @@ def _from_view(
     notes, where = list(view.notes), str(view.source / CONFIG)
     config = load_config(view)
     override_config(config, spec.config)
-    check_one_stack(config, where)
+    check_stacks(config, where, two=wanted.kind == "seq2seq")
     check_numbers(spec.config, "model.config")
     if dropout is not None and not set_dropout_fields(config, dropout):
         notes.append(f"{config.model_type} has no dropout to set")
+    notes += filter(None, [keep_every_block(config)])
     change = _head_change(config, wanted)
     _describe_head(config, wanted)
     auto = getattr(transformers, HEADS[wanted.kind].auto)
@@ -263,7 +270,7 @@ def _adopt(module: nn.Module, spec: ModelSpec, wanted: _Wanted, dropout: float |
                 f"model.config.{key}: a live model is already built; only pad_token_id can be set"
             )
     override_config(outer.config, spec.config)
-    notes = tie(outer)
+    notes = [*tie(outer), *filter(None, [keep_every_block(outer.config, outer)])]
     if dropout is not None:
         set_dropout_fields(outer.config, dropout)
         if not set_dropout(outer, dropout):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bigbatch.model.anatomy import Anatomy, evaluating, trial_ids
+from bigbatch.model.anatomy import Anatomy, evaluating, headed_model, trial_inputs
 from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.products import Product, by_onednn, onednn_linear
 from bigbatch.protocols import Forward
@@ -99,6 +99,7 @@ class DeferredForward(ModuleForward):
         self.span = forward.span
         self.weight_copies_bytes = forward.weight_copies_bytes
         self.output_layer: Any = output_layer
+        self._outer = headed_model(forward.module)
         self.product: Product = functional.linear
         self.when_closed(forward.close)
 
@@ -107,11 +108,11 @@ class DeferredForward(ModuleForward):
         hidden_UD = self.hidden(micro_batch)
         layer = self.output_layer
         low = self.forward.format_of(layer)
-        return DeferredLogits(hidden_UD, layer.weight, getattr(layer, "bias", None), low, self.product)
+        return DeferredLogits(hidden_UD, layer.weight, bias_of(layer, self._outer), low, self.product)
 
     def hidden(self, micro_batch: MicroBatch) -> Tensor:
         """(U, D) hidden states alone, in the order of the micro-batch's units."""
-        with identity(self.output_layer):
+        with identity(self.output_layer, self._outer):
             return self.forward(micro_batch)
 
 
@@ -132,13 +133,35 @@ class _HiddenForward:
 
 
 @contextmanager
-def identity(layer: nn.Module) -> Iterator[None]:
-    """The layer hands its input through; hooks of other rooms on it still run."""
+def identity(layer: nn.Module, outer: nn.Module) -> Iterator[None]:
+    """The layer hands its input through; hooks of other rooms on it still run. What the model adds to logits is 0."""
+    name = _added(layer, outer)
+    added = outer._buffers[name] if name else None
     layer.forward = _hand_through  # type: ignore[method-assign]
+    if added is not None:
+        outer._buffers[name] = added.new_zeros(())
     try:
         yield
     finally:
         del layer.forward
+        if added is not None:
+            outer._buffers[name] = added
+
+
+def _added(layer: nn.Module, outer: nn.Module) -> str:
+    """Name of the buffer (1, V) that the model adds to its logits, as BART and Marian do; empty where there is none."""
+    shape = (1, len(layer.weight))  # type: ignore[arg-type]
+    found = (name for name, buffer in outer.named_buffers(recurse=False) if tuple(buffer.shape) == shape)
+    return next(found, "")
+
+
+def bias_of(layer: nn.Module, outer: nn.Module) -> Tensor | None:
+    """(V,) what is added to the logits: the layer's bias, and the model's own; None where there is neither."""
+    bias, name = getattr(layer, "bias", None), _added(layer, outer)
+    if not name:
+        return bias
+    added_V = outer.get_buffer(name)[0]
+    return added_V if bias is None else bias + added_V
 
 
 def _hand_through(hidden: Tensor) -> Tensor:
@@ -162,13 +185,13 @@ def why_not_deferred(parts: Anatomy) -> str:
     ):
         return "its output layer is not a plain linear one"
     weight, outer = layer.weight, parts.outer
-    ids = trial_ids(outer)
+    inputs = trial_inputs(outer)
     with evaluating(outer):
         try:
-            whole: Tensor = outer(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-            with identity(layer):
-                hidden = outer(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-            found = functional.linear(hidden, weight, getattr(layer, "bias", None))
+            whole: Tensor = outer(**inputs).logits
+            with identity(layer, outer):
+                hidden = outer(**inputs).logits
+            found = functional.linear(hidden, weight, bias_of(layer, outer))
         except Exception as error:  # whatever a model does with its states there, the plain way remains
             return f"a trial without its output layer failed: {type(error).__name__}"
     if found.shape != whole.shape:

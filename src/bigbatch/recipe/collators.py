@@ -12,11 +12,10 @@ from bigbatch.errors import UsageError
 
 _PADDING = {
     "default_data_collator", "torch_default_data_collator", "DefaultDataCollator", "DataCollatorWithPadding",
-    "DataCollatorForTokenClassification", "DataCollatorWithFlattening",
+    "DataCollatorForTokenClassification", "DataCollatorWithFlattening", "DataCollatorForSeq2Seq",
 }  # fmt: skip
 """Those that only put rows side by side, or one behind the other."""
 _PLANNED = {
-    "DataCollatorForSeq2Seq": "task seq2seq is planned, not built yet",
     "DataCollatorForMultipleChoice": "multiple choice is not built",
     "DataCollatorForPermutationLanguageModeling": "permutation language models are not built",
     "DataCollatorForSOP": "sentence order prediction is not built",

@@ -37,7 +37,7 @@ from bigbatch.recipe.values import (
 )
 from bigbatch.units import Quantity
 
-PLANNED_TASKS = ("rank", "seq2seq", "image")
+PLANNED_TASKS = ("rank", "image")
 DEFAULT_LR = {
     "adamw": 5e-5,
     "sgd": 1e-2,
@@ -178,6 +178,15 @@ class ClmOptions(Section):
     """`clm`: token ids that are read and never predicted, such as an end mark that is the padding, too; null: none."""
 
 
+class Seq2SeqOptions(Section):
+    """The options of `task: seq2seq`."""
+
+    source_prefix: str = ""
+    """`seq2seq`: put in front of every source, such as T5's `translate English to German: `."""
+    target_max_length: Count | None = None
+    """`seq2seq`: tokens kept of a target; null: data.max_length, as of a source."""
+
+
 class MatchOptions(Section):
     """The options of `task: match`."""
 
@@ -199,12 +208,9 @@ class MatchOptions(Section):
 
 
 TASK_OPTIONS: dict[str, type[Section]] = {
-    "classify": ClassifyOptions,
-    "tag": TagOptions,
-    "mlm": MlmOptions,
-    "clm": ClmOptions,
-    "match": MatchOptions,
-}
+    "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
+    "seq2seq": Seq2SeqOptions,
+}  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
 TASKS = tuple(TASK_OPTIONS)
 
@@ -213,8 +219,8 @@ class TaskSpec(Section):
     """What is learnt from the data. In YAML a name alone is enough; options stand next to `name`."""
 
     name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
-    """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (embeddings of pairs), or your
-    own as an import reference."""
+    """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text
+    from another), or your own as an import reference."""
     args: dict[str, Any] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 

@@ -109,8 +109,8 @@ def check_trainable(known: ModelFacts) -> None:
     """
     if known.kind == "encoder-decoder":
         raise UsageError(
-            f"--model {known.name}: an encoder-decoder, whose task (seq2seq) is planned, not built yet; name an "
-            "encoder such as BERT (classify, tag, match, mlm) or a decoder such as GPT-2 (classify, match, clm)"
+            f"--model {known.name}: an encoder-decoder, which task seq2seq trains: write that recipe by hand, or name "
+            "an encoder such as BERT (classify, tag, match, mlm) or a decoder such as GPT-2 (classify, match, clm)"
         )
 
 

@@ -67,7 +67,7 @@ def _match(found: Findings) -> PickedTask:
         why="two texts a row and no label: learns embeddings by which each query finds its document",
         said="two texts and no label: matching (task: match)",
         notes=(
-            "to write the second text from the first (translate, answer, summarise): seq2seq, planned, not built yet",
+            "to write the second text from the first (translate, answer, summarise): task: seq2seq",
             "to learn the texts themselves: {name: mlm} or {name: clm}, with data.columns: {text: …}",
         ),
     )

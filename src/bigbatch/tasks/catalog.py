@@ -24,6 +24,7 @@ from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
+from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.tag import Tag
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ TASKS: Mapping[str, type[Task]] = {
     "mlm": MaskedLM,
     "clm": CausalLM,
     "match": Match,
+    "seq2seq": Seq2Seq,
 }
 
 
@@ -44,7 +46,7 @@ def task_named_by(head: str) -> str | None:
 
     Example:
         >>> task_named_by("BertForTokenClassification"), task_named_by("T5ForConditionalGeneration")
-        ('tag', None)
+        ('tag', 'seq2seq')
     """
     kind = head_named_by(head)
     return next((name for name, task in TASKS.items() if kind is not None and task().head.kind == kind), None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from bigbatch.data.labels import LabelSet
-from bigbatch.protocols import Metric
+from bigbatch.protocols import Metric, Tokenizer
 from bigbatch.tasks.losses import UnitLoss
 from bigbatch.tasks.vocabulary import Vocabulary
 
@@ -46,6 +46,8 @@ class TaskFacts:
     """How the model's folder pools the hidden states of a text; without a word about it, by its attention."""
     vocabulary: Vocabulary | None = None
     """The tokenizer's ids."""
+    tokenizer: Tokenizer | None = None
+    """What makes texts of the ids that a model writes; None where rows are token ids."""
     data_seed: int = 0
     """`seed.data`: what is random in a task is a function of (this, epoch, sample)."""
     loss: UnitLoss | None = None

@@ -24,7 +24,7 @@ from bigbatch.errors import DataError, Problem
 from bigbatch.model.anatomy import headed_model
 from bigbatch.model.load import pad_id
 from bigbatch.protocols import Row
-from bigbatch.samples import starts_of
+from bigbatch.samples import Table, starts_of
 
 _FIRST, _LAST = ("bos", "cls"), ("eos", "sep")
 """Marks that a row may really begin and end with."""
@@ -103,6 +103,19 @@ class GivenTokens:
         ids_T = np.asarray(row["input_ids"])
         mask_T = self.masks(ids_T, np.array([len(ids_T)]))
         return row if mask_T.all() else {**row, "attention_mask": mask_T.astype(np.int64).tolist()}
+
+    def check_table(self, table: Table, where: str) -> None:
+        """Refuse what the model has no embedding or position for in any text of a table.
+
+        Args:
+            table: of one split.
+            where: its file or name, for messages.
+
+        Raises:
+            DataError: naming the largest id or the longest text.
+        """
+        for stream in table.texts.values():
+            self.check(stream.load().columns["ids"], int(stream.lengths.max(initial=0)), where)
 
     def check(
         self, ids_T: np.ndarray, longest: int, where: str, segments_T: np.ndarray | None = None

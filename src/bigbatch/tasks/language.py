@@ -1,4 +1,4 @@
-"""What masked and causal language models share: loss, figures and predictions of tokens, in chunks of logits.
+"""What tasks that predict tokens share (masked, causal, sequence to sequence): loss and figures, in chunks of logits.
 
     loss = sum over predicted tokens  w_t (-log softmax(logits_t)[token_t])  /  sum of w_t over the global batch
 
@@ -46,6 +46,31 @@ def surprise(outputs: Tensor | DeferredLogits, values_U: Tensor) -> Tensor:
     return functional.cross_entropy(_at_least_fp32(outputs), values_U.long(), reduction="sum")
 
 
+def smoothed_U(outputs: Tensor | DeferredLogits, values_U: Tensor, smoothing: float) -> Tensor:
+    """(1 - s) (-log p[value]) + s mean over the vocabulary of -log p, of each unit, nats (U,); of value -100: 0.
+
+    It is -log p[value] + s (logit of the value - mean logit), and a mean of logits is that of the layer's rows: no more
+    logits are computed than without smoothing.
+
+    Args:
+        outputs: (U, V) logits, or their factors.
+        values_U: (U,) token ids, or -100.
+        smoothing: s.
+    """
+    known_U = values_U.clamp(min=0)
+    if isinstance(outputs, DeferredLogits):
+        hidden_UD, (weight_VD, bias_V) = outputs.hidden_UD, outputs.factors()
+        own_U = (hidden_UD * functional.embedding(known_U, weight_VD)).sum(-1)
+        mean_U = hidden_UD @ weight_VD.mean(0)
+        if bias_V is not None:
+            own_U, mean_U = own_U + bias_V[known_U], mean_U + bias_V.mean()
+    else:
+        logits_UV = _at_least_fp32(outputs)
+        own_U, mean_U = logits_UV.gather(1, known_U[:, None])[:, 0], logits_UV.mean(-1)
+    extra_U = torch.where(values_U == IGNORED, 0.0, smoothing * (own_U - mean_U))
+    return surprise_U(outputs, values_U) + extra_U
+
+
 def _chunked(outputs: DeferredLogits, values_U: Tensor, reduction: Literal["none", "sum"]) -> Tensor:
     hidden_UD = outputs.hidden_UD
     if not len(hidden_UD):
@@ -82,31 +107,12 @@ def logits_in_parts(outputs: Tensor | DeferredLogits) -> Iterator[tuple[slice, T
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelling(Task[Tensor | DeferredLogits]):
-    """The half of a language-model task that does not depend on which tokens are predicted. Abstract."""
-
-    blocks: Literal["documents", "fixed"] = "documents"
-    """`documents`: each row by itself, cut at max_length (clm: into pieces of it); `fixed`: all rows joined, cut into
-    blocks of max_length."""
+class PredictedTokens(Task[Tensor | DeferredLogits]):
+    """The half of a task that does not depend on which tokens are predicted, nor from what. Abstract."""
 
     known_metrics: ClassVar[tuple[str, ...]]
     """Names of the metrics of this task."""
     loss_is_own = "a language model's loss is the cross-entropy of its tokens, without options; leave it out"
-
-    def __post_init__(self) -> None:
-        if self.blocks not in ("documents", "fixed"):
-            what = f"found {self.blocks!r}; expected documents or fixed"
-            raise RecipeError([Problem(where="recipe", key="task.blocks", what=what)])
-
-    @property
-    def roles(self) -> Mapping[str, Role]:
-        """The one column that is read: `text`."""
-        return {"text": Role(meaning="the text")}
-
-    @property
-    def joins_rows(self) -> bool:
-        """With fixed blocks."""
-        return self.blocks == "fixed"
 
     @property
     def usual_metrics(self) -> tuple[Metric, ...]:
@@ -172,3 +178,27 @@ class LanguageModelling(Task[Tensor | DeferredLogits]):
     def perfect(self, targets: Targets) -> np.ndarray:
         """No surprise; the likeliest token is the true one (U, 2)."""
         return np.tile([0.0, 1.0], (len(np.asarray(targets.values)), 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelling(PredictedTokens):
+    """A language model of one text a row, masked or causal. Abstract."""
+
+    blocks: Literal["documents", "fixed"] = "documents"
+    """`documents`: each row by itself, cut at max_length (clm: into pieces of it); `fixed`: all rows joined, cut into
+    blocks of max_length."""
+
+    def __post_init__(self) -> None:
+        if self.blocks not in ("documents", "fixed"):
+            what = f"found {self.blocks!r}; expected documents or fixed"
+            raise RecipeError([Problem(where="recipe", key="task.blocks", what=what)])
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """The one column that is read: `text`."""
+        return {"text": Role(meaning="the text")}
+
+    @property
+    def joins_rows(self) -> bool:
+        """With fixed blocks."""
+        return self.blocks == "fixed"

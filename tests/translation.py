@@ -1,0 +1,67 @@
+"""Sequence-to-sequence jobs for the exactness tests: rows of token ids, and the oracle's batches of them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from bigbatch.build.parts import Parts
+from tests.models import VOCABULARY
+from tests.reference import reference_updates
+from tests.split import CLIP, Rows, Trajectory, parts_of
+
+TASK = {"name": "seq2seq"}
+
+
+def pairs(count: int, *, seed: int = 0, longest: int = 40, end: int = 2, gaps: bool = True) -> Rows:
+    """Rows of token ids of very uneven lengths, sources and targets apart; with gaps a token here and there does not
+    count.
+    """
+    random = np.random.default_rng(seed)
+
+    def texts() -> list[list[int]]:
+        lengths = np.clip(random.lognormal(2.3, 0.8, count), 2, longest - 1).astype(int)
+        return [[*random.integers(5, VOCABULARY, length).tolist(), end] for length in lengths]
+
+    rows = [{"input_ids": source, "labels": target} for source, target in zip(texts(), texts(), strict=True)]
+    for row in rows[::7]:
+        row["labels"] += [-100, -100]
+    for row in rows[::14] if gaps else ():
+        row["labels"][0] = -100
+    return rows
+
+
+def translation_parts(module: nn.Module, rows: Rows, **keys: Any) -> Parts:
+    """A copy of the module with the rows, ready to be trained to translate."""
+    return parts_of(module, rows, "seq2seq", **{"task": TASK, "batch": 40, **keys})
+
+
+def train_translation_reference(
+    module: nn.Module, parts: Parts, rows: Rows, updates: int, **keys: Any
+) -> Trajectory:
+    """The same updates by the oracle: the whole padded batch at once, shifted by transformers."""
+    found, batches, lrs, position = Trajectory(), [], [], 0
+    for update in range(1, updates + 1):
+        numbers = [int(number) for number in parts.batches.at(position, update).sample_ids_B]
+        batches.append(
+            [{"ids": rows[number]["input_ids"], "labels": rows[number]["labels"]} for number in numbers]
+        )
+        lrs.append(parts.learning_rate(position, len(numbers)))
+        position += len(numbers)
+    model: Any = copy.deepcopy(module).train()
+    figures = reference_updates(
+        model,
+        batches,
+        kind="seq2seq",
+        pad_id=model.config.pad_token_id,
+        lrs=lrs,
+        clip=CLIP,
+        weight_decay=parts.recipe.optimizer.weight_decay,
+        on_gradient=lambda _, gradient: found.gradients.append(gradient),
+        **keys,
+    )
+    found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
+    return found
