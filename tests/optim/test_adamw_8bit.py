@@ -11,9 +11,10 @@ from torch import nn
 
 from bigbatch.errors import RecipeError
 from bigbatch.optim.adamw_8bit import adamw_8bit
-from bigbatch.optim.build import set_lr, state_multiple
+from bigbatch.optim.build import set_lr
 from bigbatch.optim.groups import decay_groups
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
+from bigbatch.recipe.optimizers import state_multiple
 
 # torchao's own imports warn (deprecated parts of torch.jit).
 pytestmark = pytest.mark.filterwarnings("ignore")

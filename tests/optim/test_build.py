@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from bigbatch.errors import ModelError, RecipeError
-from bigbatch.optim.build import build_optimizer, set_lr, state_multiple
+from bigbatch.optim.build import build_optimizer, set_lr
 from bigbatch.optim.lamb import Lamb
 from bigbatch.optim.lars import Lars
 from bigbatch.optim.lion import Lion
 from bigbatch.optim.muon import Muon
+from bigbatch.recipe.optimizers import state_multiple
 from bigbatch.rules.batch_size import Effective
 
 EFFECTIVE = Effective(lr=0.01, betas=(0.8, 0.98), eps=1e-7)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.errors import RecipeError
-from bigbatch.optim.build import build_optimizer, state_multiple
+from bigbatch.optim.build import build_optimizer
 from bigbatch.optim.state import load_optimizer_state, optimizer_state
+from bigbatch.recipe.optimizers import state_multiple
 from bigbatch.rules.batch_size import Effective
 
 BETA = 0.9

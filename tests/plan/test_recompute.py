@@ -61,7 +61,7 @@ def plan_with(
 ) -> Any:  # fmt: skip
     facts = ForwardFacts(last_block=probe, recomputable_blocks=recomputable)
     hardware = replace(hardware, memory_bytes=limit_mib * 2**20)
-    return make_plan(recipe, hardware, model, lengths, probe, kept, 2.0, None, facts)
+    return make_plan(recipe, hardware, model, lengths, probe, kept, None, facts)
 
 
 def test_only_as_much_as_is_needed(

@@ -29,7 +29,6 @@ from bigbatch.facts import Choice, ForwardFacts, ProbeFacts
 from bigbatch.model.anatomy import evaluating
 from bigbatch.model.forwards import can_pack
 from bigbatch.model.heads import HEADS
-from bigbatch.optim.build import state_multiple
 from bigbatch.parallel.dry import EVERYBODY, Collective, arrangement, axis_names, group_of_one
 from bigbatch.places import Place
 from bigbatch.plan.dry import DryRun, Peak, Traffic
@@ -125,7 +124,6 @@ def as_shapes(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
 def unmeasured_plan(on: Measured) -> Plan:
     """A plan without measurements: what can be packed is, as if `train` had found the same numbers already."""
     packed, last_block = _ways(on)
-    optimizer = on.recipe.optimizer
     return make_plan(
         on.recipe,
         replace(on.hardware, memory_bytes=_ENDLESS_BYTES),
@@ -133,7 +131,6 @@ def unmeasured_plan(on: Measured) -> Plan:
         on.lengths,
         packed,
         None,
-        state_multiple(optimizer.name, optimizer.momentum, optimizer.state),
         Work(length=on.length),
         ForwardFacts(last_block=last_block, recomputable_blocks=on.recomputable_blocks),
         PrecisionFacts(),

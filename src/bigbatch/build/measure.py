@@ -25,7 +25,6 @@ from bigbatch.model.first_blocks import first_blocks
 from bigbatch.model.forwards import can_pack
 from bigbatch.model.heads import HEADS
 from bigbatch.model.products import has_onednn
-from bigbatch.optim.build import state_multiple
 from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.planner import make_plan
@@ -140,7 +139,6 @@ def _plan(
     copies_bytes: int,
     measuring: Measuring,
 ) -> Plan:
-    optimizer = on.recipe.optimizer
     return make_plan(
         on.recipe,
         on.hardware,
@@ -148,7 +146,6 @@ def _plan(
         on.lengths,
         packed,
         calibration,
-        state_multiple(optimizer.name, optimizer.momentum, optimizer.state),
         Work(
             length=on.length,
             ramp=on.ramp,

@@ -204,22 +204,3 @@ def set_scaled(optimizer: Optimizer, betas: tuple[float, float], eps: float) -> 
         set_betas(group, optimizer.state, betas)
         if "eps" in group:
             group["eps"] = eps
-
-
-def state_multiple(name: str, momentum: float = 0.9, state: str = "fp32") -> float:
-    """fp32 tensors of optimiser state per trainable parameter: AdamW and LAMB 2, with momentum alone 1, without 0.
-
-    `bf16_sr` halves AdamW's; `8bit` quarters it and adds one fp32 scale a block of 256. Schedule-free AdamW keeps 2,
-    and a third while the model holds the average. Muon keeps 1 or 2 a tensor; it counts as 2, like an optimiser of the
-    user's own: what most keep.
-
-    Args:
-        name: `optimizer.name`.
-        momentum: of SGD and LARS; 0 keeps no state.
-        state: `fp32`, `bf16_sr` or `8bit` (AdamW alone).
-    """
-    if state != "fp32":
-        return {"bf16_sr": 1.0, "8bit": 0.5 + 2 / 256}[state]
-    if name in ("sgd", "lars"):
-        return 1.0 if momentum else 0.0
-    return {"lion": 1.0, "schedule_free": 3.0}.get(name, 2.0)

@@ -30,13 +30,11 @@ from bigbatch.plan.precision import precision as precision_choices
 from bigbatch.plan.recompute import Recomputation, asked, options
 from bigbatch.plan.timing import Work
 from bigbatch.plan.ways import ways as ways_to_run
+from bigbatch.recipe.optimizers import kind_of_optimizer, state_multiple
 from bigbatch.rules.clocks import Length, total_updates
 
 if TYPE_CHECKING:
     from bigbatch.recipe.schema import Recipe
-
-_TEMPORARIES = {"lamb": 2.0, "muon": 1.0, "schedule_free": 1.0}
-"""fp32 tensors per parameter that a step of this optimiser needs for a moment."""
 
 
 def make_plan(
@@ -46,7 +44,6 @@ def make_plan(
     lengths: LengthFacts,
     probe: ProbeFacts | None = None,
     calibration: CalibrationFacts | None = None,
-    optimizer_state_multiple: float = 2.0,
     work: Work | None = None,
     forward: ForwardFacts | None = None,
     precision: PrecisionFacts | None = None,
@@ -62,7 +59,6 @@ def make_plan(
         lengths: lengths of the training samples, in tokens.
         probe: whether the unpadded path is exact here; None: it was not tried.
         calibration: measured speeds and sizes; None: times are not predicted and memory is guessed.
-        optimizer_state_multiple: fp32 state tensors per parameter (`optim.build.state_multiple`).
         work: exact length of the run and tokens to evaluate.
         forward: what was found out about ways to run the model; None: the plain way.
         precision: number formats as measured; None: nobody asked for another than fp32.
@@ -82,9 +78,7 @@ def make_plan(
 
     division = _division(recipe, hardware)
     kept = division.share(model)
-    memory_of = _memory_of(
-        recipe, hardware, model, lengths, calibration, division, optimizer_state_multiple, weight_copies_bytes
-    )
+    memory_of = _memory_of(recipe, hardware, model, lengths, calibration, division, weight_copies_bytes)
     limit_bytes = recipe.plan.memory or hardware.memory_bytes
     recomputable = forward.recomputable_blocks if forward is not None else 0
     ways = list(options(model, activation_bytes_per_token(model, calibration), calibration, recomputable))
@@ -153,20 +147,19 @@ def _memory_of(
     lengths: LengthFacts,
     calibration: CalibrationFacts | None,
     division: Division,
-    optimizer_state_multiple: float,
     weight_copies_bytes: int,
 ) -> MemoryOf:
     """What this run needs for a size of micro-batch and a way to compute activations again."""
-    replicas = chosen.replicas_here(recipe, hardware.ranks)
+    optimizer, replicas = recipe.optimizer, chosen.replicas_here(recipe, hardware.ranks)
     whole_copies = 1 if replicas or division.share(model) < 1 else hardware.ranks
 
     def memory_of(micro_tokens: int, again: Recomputation | None) -> MemoryBreakdown:
         return predict_memory(
             model,
             micro_tokens=max(micro_tokens, lengths.longest),
-            optimizer_state_multiple=optimizer_state_multiple,
+            optimizer_state_multiple=state_multiple(optimizer.name, optimizer.momentum, optimizer.state),
             calibration=calibration,
-            temporary_multiple=_TEMPORARIES.get(recipe.optimizer.name, 0.0),
+            temporary_multiple=kind_of_optimizer(optimizer.name).temporaries,
             activation_bytes=None if again is None else again.activation_bytes_per_token,
             weight_copies_bytes=weight_copies_bytes,
             replicas=replicas,

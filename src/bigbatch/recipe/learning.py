@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from bigbatch.recipe.optimizers import OPTIMIZERS
 from bigbatch.recipe.values import (
     AUTO,
     AutoRate,
@@ -38,26 +39,6 @@ from bigbatch.recipe.values import (
 from bigbatch.units import Quantity
 
 PLANNED_TASKS = ("rank", "image")
-DEFAULT_LR = {
-    "adamw": 5e-5,
-    "sgd": 1e-2,
-    "lamb": 6.25e-4,
-    "lars": 1e-1,
-    "lion": 1e-5,
-    "muon": 5e-5,
-    "schedule_free": 1e-4,
-}
-"""Optimiser -> its usual rate: the one list of their names.
-
-AdamW: the usual fine-tuning rate; LAMB: You et al. 2020, table 3, BERT at 512 samples; LARS: with its trust and
-momentum a tensor moves by a thousandth of its norm; Lion: a fifth of AdamW's; Muon with Moonlight's scale: AdamW's;
-schedule-free: twice AdamW's."""
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "lamb": {"eps": 1e-6},
-    "lion": {"betas": (0.9, 0.99)},
-    "muon": {"momentum": 0.95, "nesterov": True},
-}
-"""What else depends on the name."""
 
 
 def _trainable(value: Any) -> Any:
@@ -252,9 +233,9 @@ class TaskSpec(Section):
 class OptimizerSpec(Section):
     """How a gradient becomes an update. In YAML a name alone is enough."""
 
-    name: Annotated[Text, named(*DEFAULT_LR)] = "adamw"
+    name: Annotated[Text, named(*OPTIMIZERS)] = "adamw"
     """`adamw`, `sgd`, `lamb`, `lars`, `lion`, `muon`, `schedule_free`, or your own as an import reference."""
-    lr: AutoRate = DEFAULT_LR["adamw"]
+    lr: AutoRate = OPTIMIZERS["adamw"].lr
     """Peak learning rate, used as typed unless `base_batch` is given. auto: by the width of the model, then tested.
     Default: adamw 5e-5, lamb 6.25e-4, sgd 1e-2, lars 0.1, lion 1e-5, muon 5e-5, schedule_free 1e-4."""
     betas: Annotated[tuple[Beta, Beta], BeforeValidator(_two)] = (0.9, 0.999)
@@ -292,12 +273,8 @@ class OptimizerSpec(Section):
         if not isinstance(value, dict):
             return value
         name = value.get("name", "adamw")
-        filled = dict(value)
-        if "lr" not in filled and name in DEFAULT_LR:
-            filled["lr"] = DEFAULT_LR[name]
-        if isinstance(name, str):
-            filled = {**DEFAULTS.get(name, {}), **filled}
-        return filled
+        kind = OPTIMIZERS.get(name) if isinstance(name, str) else None
+        return dict(value) if kind is None else {"lr": kind.lr, **kind.defaults, **value}
 
     @model_validator(mode="after")
     def _fits_together(self) -> OptimizerSpec:
@@ -311,8 +288,8 @@ class OptimizerSpec(Section):
                     f"{rule}: {value} needs base_batch, the batch that lr and betas were tuned for"
                 )
         if self.lr == AUTO and self.name != "adamw":
-            usual = DEFAULT_LR.get(self.name)
-            instead = f"such as optimizer.lr={usual:g}, its default" if usual else "optimizer.lr=…"
+            kind = OPTIMIZERS.get(self.name)
+            instead = f"such as optimizer.lr={kind.lr:g}, its default" if kind else "optimizer.lr=…"
             raise ValueError(
                 f"lr: auto knows the rates of adamw, not those of {self.name}; write a number, {instead}"
             )

@@ -21,7 +21,7 @@ _FEWEST_RANKED = 1000
 class PickedTask:
     """A task, as the recipe has it, with its reason."""
 
-    name: Literal["classify", "tag", "match", "clm", "mlm"]
+    name: str
     written: str
     """Behind `task: `."""
     why: str

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.recipe.optimizers import kind_of_optimizer
 
 DOUBTFUL_SDE_STEP = 0.3
 """Above this k (1 - beta1) the SDE rule is a poor approximation: warn."""
 NOISE_LIMITED = 1.1
 """Above this k / gain the linear rule promises clearly more than the noise scale allows: warn."""
-SGD_LIKE = ("sgd", "lars")
-"""Optimisers whose step grows with the gradient; the others divide by its size, or take its direction alone."""
-_WITHOUT_BETAS = ("sgd", "lars")
 BREAKS = {
     "linear": "known to hold far below the noise scale alone: ResNet-50 with SGD to 8,192",
     "sqrt": "known to hold while noise dominates the gradient: BERT with LAMB to 32,768, in pre-training alone",
@@ -177,7 +175,7 @@ def _by_root(settings: OptimizerSettings, factor: float, why: str) -> tuple[floa
     """Lr times, and eps divided by, the root of a factor."""
     lr = settings.lr * math.sqrt(factor)
     note = f"lr {settings.lr:g} -> {lr:g} ({why})"
-    if settings.name in SGD_LIKE or settings.name == "lion":
+    if not kind_of_optimizer(settings.name).eps:
         return lr, settings.eps, (note,)
     eps = settings.eps / math.sqrt(factor)
     moved = (
@@ -195,7 +193,7 @@ def _by_gain(settings: OptimizerSettings, ratio: float, why: str) -> tuple[float
         f"gain rule: {why}, noise scale {noise:g}: one update does the work of {found:.4g}, "
         f"a sample that of {found / ratio:.3g}; {BREAKS['gain']}"
     )
-    if settings.name not in SGD_LIKE:
+    if not kind_of_optimizer(settings.name).like_sgd:
         return _by_root(settings, found, told)
     lr = settings.lr * found
     return lr, settings.eps, (f"lr {settings.lr:g} -> {lr:g} ({told})",)
@@ -240,17 +238,17 @@ def _sde_impossible(number: int, beta: float, ratio: float, step: float) -> Prob
 def _doubts(settings: OptimizerSettings, batch: float, ratio: float) -> tuple[str, ...]:
     """Where a rule is used outside of what it was made for."""
     found: list[str] = []
-    rule, name = settings.lr_rule, settings.name
+    rule, name, kind = settings.lr_rule, settings.name, kind_of_optimizer(settings.name)
     if ratio <= 1:
         return ()
-    if rule == "linear" and name not in SGD_LIKE:
+    if rule == "linear" and not kind.like_sgd:
         found.append(
             f"optimizer.lr_rule: linear is the rule of SGD; {name} follows sqrt "
             f"(lr {settings.lr * math.sqrt(ratio):g} instead of {settings.lr * ratio:g})"
         )
-    if rule == "sqrt" and name in SGD_LIKE:
+    if rule == "sqrt" and kind.like_sgd:
         found.append(f"optimizer.lr_rule: sqrt is the rule of Adam and its kin; {name} follows linear")
-    if rule in ("sqrt", "gain") and name in ("lion", "muon"):
+    if rule in ("sqrt", "gain") and kind.one_length:
         found.append(
             f"optimizer.lr_rule: {rule} was derived for Adam; for {name}, whose step does not shrink with noise in the "
             "same way, it is a guess"
@@ -279,7 +277,7 @@ def _refuse_rules_without_base(settings: OptimizerSettings) -> None:
     if settings.lr_rule == "gain" and settings.noise_scale is None:
         what = "gain needs optimizer.noise_scale: the gradient noise scale in the batch's own unit"
         problems.append(Problem(where="recipe", key="optimizer.lr_rule", what=what))
-    if settings.betas_rule != "keep" and settings.name in _WITHOUT_BETAS:
+    if settings.betas_rule != "keep" and kind_of_optimizer(settings.name).like_sgd:
         what = f"{settings.betas_rule} changes betas, which {settings.name} does not have; expected keep"
         problems.append(Problem(where="recipe", key="optimizer.betas_rule", what=what))
     if settings.betas_rule != "keep" and settings.name == "schedule_free":

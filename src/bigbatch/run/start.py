@@ -19,7 +19,6 @@ from bigbatch.build.ready import ready_model
 from bigbatch.documents import readable
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.model.tensors import named_tensors
-from bigbatch.optim.build import state_multiple
 from bigbatch.parallel.agree import by_leader, check_same, leader_only, shapes_of
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.places import Place
@@ -28,6 +27,7 @@ from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import Observer, World
 from bigbatch.recipe import made_here
 from bigbatch.recipe.load import dump_recipe, placed
+from bigbatch.recipe.optimizers import state_multiple
 from bigbatch.recipe.references import read_code, referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
