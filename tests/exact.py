@@ -40,6 +40,14 @@ def exact_documents(count: int, seed: int, longest: int = 40) -> list[list[int]]
     ]
 
 
+def exact_preferences(count: int, seed: int) -> list[dict[str, list[int]]]:
+    """Rows of token ids: a prompt and two answers."""
+    columns = (exact_documents(count, seed + shift, 20) for shift in (0, 7000, 9000))
+    return [
+        dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in zip(*columns, strict=True)
+    ]
+
+
 def exact_texts(count: int, seed: int) -> list[dict[str, str]]:
     """Pairs of a query of a few words and a document of many, every third with a negative; some documents twice."""
 

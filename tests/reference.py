@@ -76,6 +76,48 @@ def translation_loss(
     return losses / (labels_BL != -100).sum()
 
 
+def answers_logp(model: nn.Module, batch: Sequence[Mapping[str, Any]], side: str) -> torch.Tensor:
+    """log p(answer | prompt) of every row (B,): one padded rectangle, then token by token, added up in fp64.
+
+    In fp32 the sum alone would be wrong by more than what is compared with it.
+    """
+    rows = [{"ids": [*row["prompt"], *row[side]]} for row in batch]
+    logp_BLV = model(**padded(rows, 0)).logits.double().log_softmax(-1)
+    sums = []
+    for logp_LV, row in zip(logp_BLV, batch, strict=True):
+        first = len(row["prompt"]) - 1
+        sums.append(
+            torch.stack([logp_LV[first + place, token] for place, token in enumerate(row[side])]).sum()
+        )
+    return torch.stack(sums)
+
+
+def preference_loss(
+    model: nn.Module,
+    batch: Sequence[Mapping[str, Any]],
+    start: nn.Module,
+    beta: float = 0.1,
+    name: str = "dpo",
+    smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Rafailov et al. 2023, equation 7 (with Mitchell's smoothing), or Azar et al. 2023, equation 17: mean over pairs.
+
+    The reference is the model `start`, asked anew for every batch.
+    """
+    with torch.no_grad():
+        before = [answers_logp(start, batch, side) for side in ("chosen", "rejected")]
+    ratio_w, ratio_l = (
+        answers_logp(model, batch, side) - reference
+        for side, reference in zip(("chosen", "rejected"), before, strict=True)
+    )
+    h = ratio_w - ratio_l
+    if name == "ipo":
+        losses = (h - 1 / (2 * beta)) ** 2
+    else:
+        losses = -(1 - smoothing) * F.logsigmoid(beta * h) - smoothing * F.logsigmoid(-beta * h)
+    return losses.sum() / len(batch)
+
+
 def splitmix(state: int) -> int:
     """The published mixing function, on Python's integers."""
     z = (state + 0x9E3779B97F4A7C15) % 2**64
@@ -246,6 +288,7 @@ def reference_updates(
     pools: str = "first",
     label_smoothing: float = 0.0,
     positive: Sequence[float] | None = None,
+    preference: Mapping[str, Any] | None = None,
     optimizer: Callable[[list[dict[str, Any]]], Any] | None = None,
     gradient: Callable[[nn.Module, Callable[[], torch.Tensor]], torch.Tensor] | None = None,
     on_gradient: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
@@ -255,11 +298,13 @@ def reference_updates(
     Args:
         model: a transformers sequence classifier, in the dtype to compute in, dropout 0.
         batches: rows with `ids`, `target`, optional `segments`, optional `weight` (sample times class weight).
-        kind: `single`, `multi`, `regression`, `language` (rows have `targets`, not `target`) or `seq2seq` (`labels`).
+        kind: `single`, `multi`, `regression`, `language` (rows have `targets`, not `target`), `seq2seq` (`labels`) or
+            `prefer` (token ids: `prompt`, `chosen`, `rejected`).
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
         label_smoothing: share of the target that is spread evenly over all classes.
+        preference: further arguments of `preference_loss`.
         positive: of several labels, the weight of each where it applies.
         optimizer: makes the optimiser from its groups; None is AdamW.
         gradient: of the model by the loss of a batch, left in `.grad`; returns that loss. None is the plain one.
@@ -278,6 +323,8 @@ def reference_updates(
         def loss_of_batch(batch: Sequence[Mapping[str, Any]] = batch) -> torch.Tensor:
             if kind == "seq2seq":
                 return translation_loss(model, batch, pad_id, label_smoothing)
+            if kind == "prefer":
+                return preference_loss(model, batch, **(preference or {}))
             logits = model(**padded(batch, pad_id)).logits
             if kind == "language":
                 return language_loss(logits, batch)

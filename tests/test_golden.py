@@ -28,7 +28,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.exact import exact_documents, exact_texts, exact_weights
+from tests.exact import exact_documents, exact_preferences, exact_texts, exact_weights
 from tests.jobs import document, lines, start
 from tests.models import tiny, tiny_tokenizer
 
@@ -113,6 +113,7 @@ RUNS = {
     "clm-documents": Golden(decoder, plain, {"task": "clm", "data.max_length": 24}),
     "clm-fixed": Golden(decoder, plain, {"task": {"name": "clm", "blocks": "fixed"}, "data.max_length": 24}),
     "match": Golden(base, exact_texts, {"task": "match", "gradient": "cached"}),
+    "prefer": Golden(decoder, exact_preferences, {"task": "prefer", "loss": {"label_smoothing": 0.1}}),
     "apart-average": Golden(encoder("sequence"), classes, {**CLASSIFY, "sync": {"replicas": 3, "period": 2}}),
     "apart-diloco": Golden(
         encoder("sequence"), classes, {**CLASSIFY, "sync": {"replicas": 2, "period": 2, "outer": "diloco"}}

@@ -43,6 +43,7 @@ class IdentityFile(TypedDict):
     what: dict[str, Any]
     outdates: NotRequired[str | None]
     classes: NotRequired[list[str]]
+    derived: NotRequired[dict[Name, Name]]
 
 
 class LockFile(TypedDict):

@@ -37,6 +37,8 @@ class Role:
     """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number; `words`: a sentence
     as a list of strings; `tags`: a class for each of its words; `numbers`: a finite number for each of its words."""
     required: bool = True
+    may_be_ids: bool = False
+    """Whether a text may come as a list of token ids."""
     absent_when_predicting: bool = False
     """Whether rows to predict may come without it, though rows to learn from may not."""
 
@@ -115,8 +117,10 @@ class Task(Losses, Protocol):
     def roles(self) -> Mapping[str, Role]: ...
 
     @property
-    def couples(self) -> Literal["sample", "batch"]:
-        """`sample`: the loss is a sum over units; `batch`: it needs all outputs of the batch at once."""
+    def couples(self) -> Literal["sample", "group", "batch"]:
+        """`sample`: the loss is a sum over units; `group`: over samples that stay together (`Table.groups`); `batch`:
+        it needs all outputs of the batch at once.
+        """
         ...
 
     @property

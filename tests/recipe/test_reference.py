@@ -50,5 +50,6 @@ def test_siblings_of_a_section():
         *("probability", "whole_word", "mask_share", "random_share", "mask_id", "blocks", "not_predicted"),
         *("temperature", "similarity", "symmetric", "pooling", "query_prefix", "document_prefix", "towers"),
         *("source_prefix", "target_max_length"),
+        "beta",
     }
     assert set(siblings("task")) == {"name", "args", *options}

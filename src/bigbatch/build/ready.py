@@ -28,6 +28,7 @@ from bigbatch.model.pooling import usual_pooling
 from bigbatch.recipe.schema import Recipe
 from bigbatch.samples import Table
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.derived import promised
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
 from bigbatch.tasks.vocabulary import vocabulary_of
@@ -147,7 +148,7 @@ def ready_tables(
     tables: dict[str, Table] = {}
     notes: list[str] = []
     unknown: dict[str, str] = {}
-    given = given_tokens(ready.module, ready.tokenizer, ready.max_length)
+    given = given_tokens(ready.module, ready.tokenizer, ready.task.longest)
     # Taken once: calls leave it as it was, and its text is long.
     digest = None if inputs.train.tokenised or cache_dir is None else tokenizer_fingerprint(ready.tokenizer)
     for name, rows in inputs.splits.items():
@@ -174,6 +175,7 @@ def ready_tables(
         tables[name] = ready.task.arrange(tables[name])
         if name != "train":
             tables[name] = ready.task.fixed(tables[name])
+        tables[name] = promised(tables[name], ready.task.needs)
         if len(tables[name]) != len(rows):
             say(
                 f"{name}: {len(tables[name]):,} samples of at most {int(tables[name].lengths_B.max())} tokens"

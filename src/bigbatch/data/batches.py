@@ -100,7 +100,11 @@ class Batches:
 
     def twin(self) -> Batches:
         """The same batches with a cache of orders of its own: for another thread."""
-        return Batches(self.table, seed=self.seed, samples=self.samples, tokens=self.tokens, view=self._view)
+        return self.over(self.table)
+
+    def over(self, table: Table) -> Batches:
+        """The same batches of a table with the same rows and further columns."""
+        return Batches(table, seed=self.seed, samples=self.samples, tokens=self.tokens, view=self._view)
 
     def next_position(self, position: int) -> int:
         """Where the batch after the one at `position` starts."""

@@ -266,7 +266,7 @@ def _double_warnings(
 
 def _keys(table: DataTable, roles: Mapping[str, Role]) -> Sequence[Any]:
     """What makes two rows the same: all their texts, or their token ids."""
-    if table.tokenised:
+    if "input_ids" in table.rows.column_names:
         return [tuple(ids) for ids in table.rows.column("input_ids").to_pylist()]
     texts = [role for role, about in roles.items() if about.is_read and role in table.rows.column_names]
     columns = [table.rows.column(role).to_pylist() for role in texts]

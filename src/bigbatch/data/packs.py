@@ -262,7 +262,7 @@ def evaluation_batches(
     """
     index = first = 0
     while first < len(table):
-        end = _end_of_group(table, min(first + window, len(table)))
+        end = end_of_group(table, min(first + window, len(table)))
         rows_B = np.arange(first, end, dtype=np.int64)
         for chosen in cut_table(table.take(rows_B), micro_tokens, packing):
             if index % part.size == part.rank:
@@ -273,8 +273,8 @@ def evaluation_batches(
         yield filler(gather(table, _shortest(table), index, micro_tokens, packing))
 
 
-def _end_of_group(table: Table, end: int) -> int:
-    """The next place from `end` on at which no group is torn."""
+def end_of_group(table: Table, end: int) -> int:
+    """The next place from `end` on at which no group of a table is torn."""
     if table.groups is None:
         return end
     while end < len(table) and table.groups[end] == table.groups[end - 1]:

@@ -27,7 +27,7 @@ from bigbatch.data.objects import names_files, read_object
 from bigbatch.data.problems import data_error, listed, nearest, one_error, shown_names
 from bigbatch.data.raw import Column, Raw, named_order
 from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable, innermost
-from bigbatch.data.token_rows import id_labels, token_columns, token_lengths
+from bigbatch.data.token_rows import are_ids, id_labels, text_ids, token_columns, token_lengths
 from bigbatch.data.values import NUMBERS, Where, convert, convert_labels
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
@@ -99,6 +99,9 @@ def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) ->
         raise one_error(where, "", "no rows")
     picked = pick_columns(raw.columns, wanted, roles, where)
     loaded = raw.load(list(dict.fromkeys(picked.values())))
+    texts = {role: column for role, column in picked.items() if role != ID and roles[role].may_be_ids}
+    if any(are_ids(loaded[column]) for column in texts.values()):
+        return _texts_as_ids(raw, {role: loaded[column] for role, column in picked.items()}, texts)
     converted: dict[str, Any] = {}
     problems: list[Problem] = []
     classes: tuple[str, ...] | None = None
@@ -176,6 +179,21 @@ def with_names(
     if problems:  # what stands in their place is no second problem
         return [None] * len(found), problems
     return found, []
+
+
+def _texts_as_ids(raw: Raw, columns: Mapping[str, Column], texts: Mapping[str, str]) -> DataTable:
+    """Columns of token ids in place of texts; those of other roles as they are."""
+    found: dict[str, pa.ChunkedArray | pa.Array] = {}
+    problems: list[Problem] = []
+    for role, column in columns.items():
+        if role in texts:
+            found[role], wrong = text_ids(column, texts[role], raw.where)
+            problems += wrong
+        else:
+            found[role] = _arrow(column, raw, role)
+    if problems:
+        raise data_error(problems)
+    return _table(raw, pa.table(found), tokenised=True)
 
 
 def _tokenised(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) -> DataTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,30 @@ def token_columns(
                 what=f"found {others_B[row]} entries for {lengths_B[row]} input_ids; expected one each",
             )
             for row in np.flatnonzero((others_B >= 0) & (others_B != lengths_B))
+        ]
+    return found, problems
+
+
+def are_ids(column: Column) -> bool:
+    """Whether a column that may hold texts holds lists of integers."""
+    lists = _as_lists(column)
+    return lists is not None and len(lists) > lists.null_count
+
+
+def text_ids(column: Column, key: str, where: Where) -> tuple[pa.ChunkedArray, list[Problem]]:
+    """Token ids that stand for a text, and what is wrong with them: a row of none, too.
+
+    Args:
+        column: lists, as the source has them.
+        key: the column's own name.
+        where: names a row in messages.
+    """
+    found, problems = _integers(column, "input_ids", where)
+    problems = [replace(problem, key=key) for problem in problems]
+    if not problems:
+        empty_B = np.flatnonzero(token_lengths(found) == 0)
+        problems = [
+            Problem(where=where(int(row)), key=key, what="no token ids; remove the row") for row in empty_B
         ]
     return found, problems
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bigbatch.data.packs import end_of_group
 from bigbatch.infer.forwards import run_forward
 from bigbatch.metrics.figures import Idle, why_undefined
 from bigbatch.metrics.naming import named_figures, reported_names
@@ -219,12 +220,15 @@ def _targets(table: Table, part: slice) -> Targets:
 
 
 def _whole_rows(table: Table, most_units: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
-    """Units of whole rows, at most `CHUNK_UNITS` unless one row has more, and the rows that they belong to, from 0."""
+    """Units of whole rows, and of whole groups of rows, at most `CHUNK_UNITS` unless one has more; and the rows that
+    they belong to, from 0.
+    """
     offsets = np.asarray(table.unit_offsets)
     first_row = 0
     while first_row < len(table):
         most = int(offsets[first_row]) + (most_units or CHUNK_UNITS)
         end_row = max(int(np.searchsorted(offsets, most, side="right")) - 1, first_row + 1)
+        end_row = end_of_group(table, end_row)
         counts = np.diff(offsets[first_row : end_row + 1])
         if counts.any():
             part = slice(int(offsets[first_row]), int(offsets[end_row]))

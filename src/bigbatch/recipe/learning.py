@@ -188,9 +188,16 @@ class MatchOptions(Section):
     """`match`: 1: queries and documents share the model."""
 
 
+class PreferOptions(Section):
+    """The options of `task: prefer`."""
+
+    beta: PositiveNumber = 0.1
+    """`prefer`: how strongly the model is held to where it starts from."""
+
+
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
-    "seq2seq": Seq2SeqOptions,
+    "seq2seq": Seq2SeqOptions, "prefer": PreferOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
 TASKS = tuple(TASK_OPTIONS)
@@ -201,7 +208,7 @@ class TaskSpec(Section):
 
     name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
     """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text
-    from another), or your own as an import reference."""
+    from another), `prefer` (the better of two answers), or your own as an import reference."""
     args: dict[str, Any] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 
@@ -331,10 +338,12 @@ class ScheduleSpec(Section):
 class LossSpec(Section):
     """What is minimised. In YAML a name alone is enough."""
 
-    name: Annotated[Text, named("cross_entropy", "bce", "mse")] = "cross_entropy"
-    """`cross_entropy` (which stands for `bce` with several labels and `mse` with a number), or an import reference."""
+    name: Annotated[Text, named("cross_entropy", "bce", "mse", "dpo", "ipo")] = "cross_entropy"
+    """`cross_entropy` (which stands for `bce` with several labels and `mse` with a number, and `dpo` with
+    preferences), `ipo` (preferences), or an import reference."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    """Share of the target's mass that is spread over all classes."""
+    """Share of the target's mass that is spread over all classes; `dpo`: of pairs that are held to be the wrong way
+    round."""
     class_weights: Annotated[
         Literal["none", "balanced"] | dict[str, float], PlainValidator(_class_weights)
     ] = "none"

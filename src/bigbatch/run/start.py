@@ -11,6 +11,7 @@ from typing import Any
 
 from bigbatch.build.build import Given, Say, build
 from bigbatch.build.build import Progress as TokenProgress
+from bigbatch.build.derived import Kept, derived
 from bigbatch.build.inputs import Inputs, Live, file_digest
 from bigbatch.build.live import give_back, live_task, with_its_tokenizer
 from bigbatch.build.only import checked_inputs, token_cache, what_is_computed
@@ -241,6 +242,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     check_same(world, shapes_of(parts.module), socket.gethostname())
     directory.preflight(bytes_needed(parts, recipe.run.keep))
     run_id = by_leader(world, lambda: _identify(directory, start), str, str)
+    parts.data = derived(parts, Kept(directory.path, run_id, wishes.say, wishes.progress))
     if leads:
         _write_facts(directory, parts, start)
     journal = Journal(directory.path) if leads else NoJournal()

@@ -32,7 +32,7 @@ from bigbatch.store.durable import (
 )
 from bigbatch.written import beside
 
-_LEFT_BEHIND = (f"{TEMPORARY}*", ".model.new-*", ".model.old-*", ".report.html.*")
+_LEFT_BEHIND = (f"{TEMPORARY}*", f"derived/{TEMPORARY}*", ".model.new-*", ".model.old-*", ".report.html.*")
 """Temporary names of this room, of `model.export` and of the report."""
 _PACKAGES = ("bigbatch", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "pydantic")
 
@@ -76,6 +76,7 @@ class RunDirectory:
         self.status = path / "status.json"  # see `Status`
         self.metrics = path / "metrics.jsonl"  # one record a line
         self.checkpoints = path / "checkpoints"  # `step-000120` folders
+        self.derived = path / "derived"  # columns that the first weights computed; see columns.py
         self.model = path / "model"  # best weights, Hugging Face format
         self.result = path / "result.json"  # final numbers
         self.baseline = path / "baseline.json"  # what simple models of the same rows reach
@@ -111,7 +112,11 @@ class RunDirectory:
             DiskError: naming it.
         """
         own = [path for path in vars(self).values() if isinstance(path, Path) and path.parent == self.path]
-        below = [entry for path in (self.checkpoints, self.code, self.logs) for entry in path.glob("*")]
+        below = [
+            entry
+            for path in (self.checkpoints, self.code, self.derived, self.logs)
+            for entry in path.glob("*")
+        ]
         lost = self.path.glob("metrics.lost-*")
         for path in (*own, *lost, self.path / "lock.json", self.path / ".lock-guard", *below):
             if path.is_symlink():

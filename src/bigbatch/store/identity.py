@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigbatch.documents import readable
+from bigbatch.documents import read_document, readable
 from bigbatch.errors import CheckpointError, MachineError, UsageError
 from bigbatch.recipe.references import read_code
 from bigbatch.recipe.values import AUTO
@@ -60,6 +60,8 @@ class Identity:
 
     It stands here so that one durable step changes both: whoever is killed behind it leaves a run to go on with.
     """
+    derived: Mapping[str, str] = field(default_factory=dict)
+    """Column that was computed before update 1 -> checksum of its file (`store.columns`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,10 @@ def read_identity(directory: Path) -> Identity | None:
     if found is None:
         return None
     identity = Identity(
-        run_id=found["run_id"], fingerprint=Fingerprint(what=found["what"]), outdates=found.get("outdates")
+        run_id=found["run_id"],
+        fingerprint=Fingerprint(what=found["what"]),
+        outdates=found.get("outdates"),
+        derived=found.get("derived", {}),
     )
     return identity if identity.fingerprint.digest == found.get("digest") else None
 
@@ -189,13 +194,32 @@ def write_identity(
     before, status = read_identity(directory), RunDirectory(directory).read_status()
     changed = before is not None and before.fingerprint.digest != fingerprint.digest
     outdates = status.updated_at if changed and status else before.outdates if before else None
-    identity = Identity(run_id=run_id or uuid.uuid4().hex, fingerprint=fingerprint, outdates=outdates)
+    derived = before.derived if before is not None and before.run_id == run_id else {}
+    identity = Identity(
+        run_id=run_id or uuid.uuid4().hex, fingerprint=fingerprint, outdates=outdates, derived=derived
+    )
     found: dict[str, Any] = {"run_id": identity.run_id, "digest": fingerprint.digest}
     found |= {"what": dict(fingerprint.what), "classes": list(classes)}
     if outdates is not None:
         found["outdates"] = outdates
+    if derived:
+        found["derived"] = dict(derived)
     atomic_write_json(directory / "identity.json", found, ops=ops)
     return identity
+
+
+def note_derived(directory: Path, name: str, checksum: str, *, ops: FileOps = FILES) -> None:
+    """From here on the run is trained by this column.
+
+    Args:
+        directory: the run's, whose identity.json is there.
+        name: of the column.
+        checksum: of its file.
+        ops: the file operations.
+    """
+    found = read_document(directory / "identity.json")
+    found["derived"] = {**found.get("derived", {}), name: checksum}
+    atomic_write_json(directory / "identity.json", found, ops=ops)
 
 
 def decide(path: Path, fingerprint: Fingerprint, resume: bool | None = None) -> Decision:

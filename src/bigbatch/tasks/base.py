@@ -33,6 +33,7 @@ from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.heads import HEADS, Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import ONE_TOKEN, Predictions, Sample, Table, Targets
+from bigbatch.tasks.derived import Derived
 from bigbatch.tasks.described import described, prediction_of_nothing
 from bigbatch.tasks.facts import BuildFacts, TaskFacts
 from bigbatch.tasks.losses import Kind
@@ -121,8 +122,9 @@ class Task(ABC, Generic[Out]):
 
     clock: ClassVar[Literal["samples", "tokens"]] = "samples"
     """What schedules count."""
-    couples: ClassVar[Literal["sample", "batch"]] = "sample"
-    """`sample`: the loss is a sum over units, each by itself; `batch`: it needs all outputs of the batch at once."""
+    couples: ClassVar[Literal["sample", "group", "batch"]] = "sample"
+    """`sample`: the loss is a sum over units, each by itself; `group`: over samples that stay together
+    (`Table.groups`); `batch`: it needs all outputs of the batch at once."""
     labels: ClassVar[Sequence[str] | None] = None
     """Class names in the order that the user gives, where a task has them as an option; None: as the data has them."""
     loss_is_own: ClassVar[str] = "the task has a loss of its own; leave `loss` out"
@@ -306,6 +308,11 @@ class Task(ABC, Generic[Out]):
     @property
     def data_warnings(self) -> tuple[str, ...]:
         """What the names of the labels make questionable."""
+        return ()
+
+    @property
+    def needs(self) -> tuple[Derived, ...]:
+        """Columns that the model which the run starts from computes once; by default none."""
         return ()
 
     def arrange(self, table: Table) -> Table:

@@ -24,6 +24,7 @@ from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
+from bigbatch.tasks.prefer import Prefer
 from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.tag import Tag
 
@@ -38,6 +39,7 @@ TASKS: Mapping[str, type[Task]] = {
     "clm": CausalLM,
     "match": Match,
     "seq2seq": Seq2Seq,
+    "prefer": Prefer,
 }
 
 

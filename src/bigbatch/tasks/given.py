@@ -65,7 +65,7 @@ class GivenTokens:
         """The rows with an `attention_mask` where they come without one and have padding; how many these are."""
         self._check_known(table)
         given = table.rows.column("attention_mask") if "attention_mask" in table.rows.column_names else None
-        if not table.tokenised or (given is not None and not given.null_count):
+        if "input_ids" not in table.rows.column_names or (given is not None and not given.null_count):
             return table, 0
         lists = table.rows.column("input_ids")
         lengths_B = _call("list_value_length", lists).fill_null(0).to_numpy().astype(np.int64)

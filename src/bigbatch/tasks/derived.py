@@ -1,0 +1,50 @@
+"""Columns that a task needs of the model that the run starts from: computed once, before update 1, and kept.
+
+A derived column holds a number a sample of what evaluations see of a split (`Task.fixed`): the sum over its units of
+what `compute` gives. It stands in the targets at each unit of that sample, `targets.extras[name]`, in fp64.
+
+Shapes: U units, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from bigbatch.samples import EXTRA, UNITS, Table
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One column."""
+
+    name: str
+    """Of the column, and of its file (`RUN/derived/NAME.bin`)."""
+    compute: Callable[..., Tensor]
+    """(outputs of U units, their targets) -> (U, 1); summed over each sample."""
+
+
+def sums_of(values_U: np.ndarray, fixed: Table) -> np.ndarray:
+    """(S,) float64 sums over each sample's units, in order."""
+    sums_S, filled_S = np.zeros(len(fixed)), fixed[UNITS].lengths > 0
+    if filled_S.any():
+        sums_S[filled_S] = np.add.reduceat(values_U.astype(np.float64), fixed.unit_offsets[:-1][filled_S])
+    return sums_S
+
+
+def with_columns(table: Table, columns_U: Mapping[str, np.ndarray]) -> Table:
+    """The table with further numbers of its units (U,), each (U,) float64."""
+    units = table[UNITS].load()
+    extras = {f"{EXTRA}{name}": values_U for name, values_U in columns_U.items()}
+    return table.replaced(units=replace(units, columns={**units.columns, **extras}))
+
+
+def promised(table: Table, needs: tuple[Derived, ...]) -> Table:
+    """The table with zeros in place of what is not known yet: enough for time and memory."""
+    if not needs:
+        return table
+    zeros_U = np.broadcast_to(np.float64(0), len(table.weights))
+    return with_columns(table, {each.name: zeros_U for each in needs})

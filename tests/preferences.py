@@ -1,0 +1,78 @@
+"""Preference jobs for the exactness tests: rows of token ids, and the oracle's updates by them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from bigbatch.build.derived import Kept, derived
+from bigbatch.build.parts import Parts
+from bigbatch.store.identity import Fingerprint, write_identity
+from tests.models import VOCABULARY, tiny
+from tests.reference import reference_updates
+from tests.split import CLIP, Rows, Trajectory, parts_of
+
+END = 2
+
+
+def preferences(count: int, *, seed: int = 0, longest: int = 24) -> Rows:
+    """Prompts and two answers each, of very uneven lengths."""
+    random = np.random.default_rng(seed)
+
+    def ids(most: int) -> list[int]:
+        length = int(np.clip(random.lognormal(2.0, 0.8), 1, most))
+        return random.integers(5, VOCABULARY, length).tolist()
+
+    return [{"prompt": ids(12), "chosen": ids(longest), "rejected": ids(longest)} for _ in range(count)]
+
+
+def decoder(family: str = "gpt2", **config: Any) -> Any:
+    """A tiny causal model."""
+    sizes = {"n_embd": 16, "n_head": 2} if family == "gpt2" else {}
+    return tiny(
+        family,
+        head="causal",
+        initializer_range=0.05,
+        eos_token_id=END,
+        bos_token_id=END,
+        **{**sizes, **config},
+    )
+
+
+def preference_parts(module: nn.Module, rows: Rows, folder: Path, **keys: Any) -> Parts:
+    """A copy of the module with the rows and its reference, ready to be trained by preferences."""
+    task = {"name": "prefer", "beta": 0.5}
+    parts = parts_of(module, rows, "prefer", **{"task": task, "batch": 24, **keys})
+    identity = write_identity(folder, Fingerprint(what={}))
+    parts.data = derived(parts, Kept(folder, identity.run_id))
+    return parts
+
+
+def train_preference_reference(
+    module: nn.Module, parts: Parts, rows: Rows, updates: int, **preference: Any
+) -> Trajectory:
+    """The same updates by the oracle, no code of bigbatch beyond the order."""
+    found, batches, lrs, position = Trajectory(), [], [], 0
+    for update in range(1, updates + 1):
+        numbers = parts.batches.at(position, update).sample_ids_B
+        batches.append([rows[int(number)] for number in numbers])
+        lrs.append(parts.learning_rate(position, len(numbers)))
+        position += len(numbers)
+    model: Any = copy.deepcopy(module).train()
+    figures = reference_updates(
+        model,
+        batches,
+        kind="prefer",
+        pad_id=0,
+        lrs=lrs,
+        clip=CLIP,
+        weight_decay=parts.recipe.optimizer.weight_decay,
+        preference={"start": copy.deepcopy(module).eval(), "beta": 0.5, **preference},
+        on_gradient=lambda _, gradient: found.gradients.append(gradient),
+    )
+    found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
+    return found
