@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -35,7 +35,7 @@ from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import ONE_TOKEN, Predictions, Sample, Table, Targets
 from bigbatch.tasks.derived import Derived
 from bigbatch.tasks.described import described, prediction_of_nothing
-from bigbatch.tasks.facts import BuildFacts, TaskFacts
+from bigbatch.tasks.facts import NOT_AN_OPTION, BuildFacts, TaskFacts, options_of
 from bigbatch.tasks.losses import Kind
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ Keep = Callable[[Any, Targets], Tensor]
 """(outputs of U units, their targets) -> all that is kept of each (U, k)."""
 RunTable = Callable[[Table, Keep], np.ndarray]
 """`run(table, keep)`: a table through the model, and what is kept of all its units (U, k), in table order."""
-NOT_AN_OPTION = {"option": False}
-"""Metadata of a field that no recipe sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -452,9 +450,3 @@ class Task(ABC, Generic[Out]):
         if self.head.kind != "sequence":
             return {"units": []}
         return prediction_of_nothing(self.kind, self.label_names)
-
-
-def options_of(chosen: Any) -> dict[str, Any]:
-    """The fields of a dataclass that a recipe may set, and their values."""
-    options = [each.name for each in fields(chosen) if each.metadata.get("option", True)]
-    return {name: getattr(chosen, name) for name in options}

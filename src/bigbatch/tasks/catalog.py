@@ -18,9 +18,10 @@ from bigbatch.protocols import Metric, Role, Row, Tokenizer
 from bigbatch.recipe.learning import PLANNED_TASKS
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.samples import Predictions, Sample, Table, Targets
-from bigbatch.tasks.base import NOT_AN_OPTION, Task, options_of
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
+from bigbatch.tasks.facts import NOT_AN_OPTION, options_of
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM

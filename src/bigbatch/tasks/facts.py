@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.protocols import Metric, Tokenizer
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bigbatch.model.pooling import Pooling
+
+
+NOT_AN_OPTION = {"option": False}
+"""Metadata of a field that no recipe sets."""
 
 
 class BuildFacts(TypedDict):
@@ -60,3 +64,9 @@ class TaskFacts:
     """Whether every unit of the training table counts once or not at all."""
     metrics: tuple[str | Metric, ...] = ()
     """What the recipe asks for, names or objects; empty: the usual ones."""
+
+
+def options_of(chosen: Any) -> dict[str, Any]:
+    """The fields of a dataclass that a recipe may set, and their values."""
+    options = [each.name for each in fields(chosen) if each.metadata.get("option", True)]
+    return {name: getattr(chosen, name) for name in options}

@@ -24,7 +24,7 @@ from bigbatch.model.heads import Head
 from bigbatch.model.logits import DeferredLogits
 from bigbatch.protocols import Role, Row, Tokenizer
 from bigbatch.samples import TOKENS, Sample, Targets
-from bigbatch.tasks.base import NOT_AN_OPTION
+from bigbatch.tasks.facts import NOT_AN_OPTION
 from bigbatch.tasks.inputs import Inputs, encode_texts, is_tokenised, tokenised_inputs
 from bigbatch.tasks.language import TERM, PredictedTokens, smoothed_U
 from bigbatch.tasks.losses import IGNORED
