@@ -149,6 +149,22 @@ def test_no_script_hides_a_module(root):
     assert hidden == []
 
 
+UNDRAWN = ("data", "infer", "model", "tasks")
+"""Rooms whose `__init__.py` names the files to read first, and no file that is not there."""
+
+
+def test_every_room_draws_its_files(root):
+    wrong = []
+    for inside in (root / "src" / "bigbatch").glob("*/**/__init__.py"):
+        named = set(re.findall(r"(\w+)\.py\b", inside.read_text(encoding="utf-8")))
+        there = {path.stem for path in inside.parent.glob("*.py")} - {"__init__"}
+        room = inside.parent.relative_to(root / "src" / "bigbatch").as_posix()
+        wrong += [f"{room}: {name}.py is drawn and not there" for name in sorted(named - there)]
+        if room not in UNDRAWN:
+            wrong += [f"{room}: {name}.py is there and not drawn" for name in sorted(there - named)]
+    assert wrong == []
+
+
 def test_every_room_says_what_it_is_for(root):
     silent = [
         str(path.relative_to(root))

@@ -6,6 +6,7 @@
     live.py             what Python brings: its task, its part of the fingerprint, a live model's weights
     inputs.py           recipe -> checked rows and labels
     ready.py            model, tokenizer, task and tokens, made to fit each other
+    derived.py          columns that the model which a run starts from computes once
     settled.py          what `auto` means: numbers
     defined.py          a figure that steers a run exists
     clocks.py           how many updates, the schedule over them, how the batch grows

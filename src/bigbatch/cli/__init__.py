@@ -1,8 +1,9 @@
-"""Words in, words out; no logic. Nothing here imports torch: commands reach `bigbatch.api` when they run.
+"""Words in, words out; no logic. Nothing here imports torch: commands reach what computes when they run.
 
 app.py      the commands and their flags
 outcome.py  from what happened to an exit code and a message
 words.py    printing: control characters made visible, numbers lined up
+options.py  arguments and options that several commands share
 """
 
 from __future__ import annotations

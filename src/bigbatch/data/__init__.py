@@ -26,7 +26,6 @@
     packs.py        micro-batches: how a global batch is cut for the machine
     again.py        micro-batches that can be walked again
     random_parts.py a global batch in random parts, for the gradient noise scale
-    ragged.py       gathering rows of flat arrays with offsets
     texts.py        samples of several texts each, text by text
     lengths.py      counts, percentiles and padding
     guess.py        what a file seems to be, for `bigbatch init`

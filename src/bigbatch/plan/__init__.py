@@ -7,6 +7,9 @@
     ├── planner.py   recipe + facts (hardware, model, lengths, probe, calibration) -> Plan
     ├── choices.py   the choices one by one: value, reason, who said so
     ├── batches.py   a typical global batch, and the micro-batches it is cut into
+    ├── precision.py which number format, and what stays fp32 all the same
+    ├── forward.py   how a micro-batch runs through the model; ways.py chooses it
+    ├── recompute.py which activations are computed again, when they do not fit
     ├── memory.py    peak memory as a sum of named parts; what would fit
     ├── fit.py       the micro-batch, and what backward computes again, that fit the memory
     ├── gradients.py what another gradient than the plain one costs

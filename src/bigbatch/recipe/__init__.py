@@ -18,5 +18,11 @@ A recipe is read by `load.load_recipe`, is a frozen `schema.Recipe`, and is writ
     load.py                load_recipe, dump_recipe
     references.py          import references to the user's own code
     reference.py           the Markdown reference of all keys
-    starter.py             the first recipe, for `bigbatch init`
+    collators.py           Hugging Face's data collators as options of a task
+    pairs.py               what sentence-transformers calls a loss and a dataset
+    names.py               names that become words of ssh and lines of a batch script
+    made_here.py           whether code that a run names was put there by this user
+    findings.py            what `bigbatch init` knows before it writes the first recipe
+    model_facts.py         what is known about a model before it is loaded
+    starter.py             the first recipe; starter_task.py and starter_model.py choose its task and its model
 """

@@ -19,6 +19,7 @@
     ├── compare.py     several runs: table and overlaid curves
     ├── points.py      what the points of a sweep came to: groups over seeds, results.csv
     ├── sweep.py       the page of a sweep
+    ├── scale.py       the page of `bigbatch scale`
     ├── console.py     a run while it goes on: a live line on a terminal, plain lines elsewhere
     ├── observers.py   whom else a recipe wants to hear of its records, made harmless
     └── templates/     Jinja templates, autoescaped

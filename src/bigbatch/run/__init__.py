@@ -5,11 +5,16 @@
     signals.py       the first Ctrl-C is a request, the second an exit
     guard.py         counts non-finite updates, ends a run that diverged
     choice.py        which weights are kept: evaluations paired row by row
+    plateau.py       `epochs: auto`: when validation no longer improves
     forecast.py      the time that is left, held against the updates
     start.py         who lives in the directory, the lock, the parts, the newest checkpoint
+    homes.py         a directory that holds another run
+    rate_test.py     the learning rate, tried from small to large before update 1
     run.py           a run as Python sees it
     loop.py          the iterator of records, on one screen
     between.py       what happens between two updates: evaluations, checkpoints, requests
+    boundary.py      what the ranks tell each other there, and where each may leave after a signal
+    events.py        events in words
     beat.py          signs of life of this rank
     ramp.py          the size of the next batch, where a ramp decides it
     baseline/        simple models of the same rows, fitted once and kept

@@ -18,4 +18,5 @@
     background.py    saving while training goes on
     tensors.py       what of a run's tensors this rank saves and loads
     keeper.py        what the loop saves, and how it comes back
+    columns.py       derived columns of a run
 """

@@ -16,4 +16,8 @@
     children.py       runs as processes, several at a time; signals passed on
     share.py          what each of them may use of the machine
     pace.py           how long it will take
+    branch.py         `--from`: the weights that all runs of a study start from
+    scale.py          `bigbatch scale`: several batches trained to a target
+    targets.py        when a run reached it
+    scaling.py        from those to a trade-off, a table and a recommendation
 """
