@@ -175,7 +175,7 @@ def test_a_replica_is_a_model_trained_alone_on_its_share():
         alone = parts_of(module, ROWS, "single", micro_tokens=128, packing="padded", batch=32, **keys)
         for update in range(1, 4):
             position = 32 * (update - 1)
-            batch = share_of(alone.batches.at(position, update), alone.train, replica.number, 3)
+            batch = share_of(alone.batches.at(position, update), replica.number, 3)
             alone.module.train()
             pieces = alone.strategy.pieces(batch, Cut(128, "padded"))
             alone.strategy.update(batch, pieces, Rates(lr=alone.learning_rate(position, 32)))
@@ -291,7 +291,6 @@ def test_buffers_are_averaged_too():
         SingleWorld(),
         SyncSpec(period=4, replicas=2),
         lambda module: torch.optim.SGD(module.parameters(), lr=0.1),
-        table=None,
         last_update=4,
     )
     values = torch.arange(24, dtype=torch.float64).view(8, 3)
