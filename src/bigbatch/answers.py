@@ -90,9 +90,18 @@ def predict_file(
     code: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> int:
-    """Label a file of any kind that training reads (`-`: stdin) into a CSV or JSONL file (`-`: stdout), row by row, in
-    order. `quoting`, `device`, `code` and `say` as `evaluate` has them; columns named in `keep` are copied into the
-    output.
+    """Label a file of any kind that training reads into a CSV or JSONL file, row by row, in order.
+
+    Args:
+        model: a run directory or a model folder.
+        source: the file; `-`: standard input.
+        out: its end says CSV or JSONL; `-`: standard output.
+        columns: role -> column, where they differ from training's.
+        quoting: as `evaluate` has it.
+        keep: columns that are copied into the output.
+        device: as `evaluate` has it.
+        code: as `evaluate` has it.
+        say: told what the user should know.
 
     Returns:
         The number of rows.

@@ -206,6 +206,14 @@ def train_command(
 ) -> Run:
     """`bigbatch train`: as `train`, with a console.
 
+    Args:
+        recipe: a file.
+        overrides: `key=value` on top of it.
+        resume: True insists on going on in the directory that the recipe names.
+        continue_from: run directory to go on from although keys changed.
+        allow: the keys that may.
+        environ: of this process: `BIGBATCH_*` keys, and what a launcher says of this rank; None: nothing.
+
     Raises:
         GateMissed: after everything is written.
     """
@@ -274,7 +282,16 @@ def open_sorted(
     place: Place | None = None,
     **arguments: Any,
 ) -> Run:
-    """A run of what `train` was given."""
+    """A run of what `train` was given.
+
+    Args:
+        console: shows what happens; None: nobody does.
+        observers: as `train` has them.
+        resume: as `train` has it.
+        quiet: print nothing.
+        place: of this process among others; None: it is alone.
+        **arguments: the others of `train`, by name.
+    """
     recipe, live = recipe_and_live(observers=observers, **arguments)
     own = [observer for observer in observers if not isinstance(observer, str)]
     return open_with_observers(
@@ -289,7 +306,10 @@ def exhaust(
 ) -> Run:
     """Run to the end, then say where the results are; a missed gate is raised once everything is written.
 
-    `again` is how to go on with a run that was interrupted.
+    Args:
+        opened: opens the run, which shows itself on the console that it is given.
+        console: closed at the end; None: nothing is said.
+        again: how to go on with a run that was interrupted, as it is told then.
     """
     try:
         with opened(console) as run:
@@ -322,6 +342,18 @@ def open_with_observers(
     """Open a run with the recipe's observers, the caller's and a console; its report is written at its end.
 
     Among several processes rank 0 alone has observers, a console and the report.
+
+    Args:
+        recipe: what to compute.
+        live: objects of the caller's process.
+        observers: of the caller, beside those of the recipe.
+        console: shows what happens; None: nobody does.
+        resume: insist on going on in the directory that the recipe names.
+        continue_from: go on in this directory although keys changed.
+        allow: the keys that may.
+        job_id: of the batch system, for messages about a directory that is in use.
+        place: of this process among others; None: it is alone.
+        quiet: print nothing, even where there is no console.
     """
     from bigbatch.parallel.enter import enter
     from bigbatch.run.start import Wishes, open_run

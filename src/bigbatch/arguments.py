@@ -191,6 +191,13 @@ def task_and_columns(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The task of the model's head, with what collator and loss say of it; and role -> column.
 
+    Args:
+        model: with a head that says what is learnt, or without one: then pairs of texts are matched.
+        collator: may mask tokens; None: the usual one.
+        rows: of the training data; the first ones show what labels are like.
+        loss: of sentence-transformers, for pairs; None: the task's own.
+        args: `TrainingArguments`: names of label columns.
+
     Raises:
         UsageError: a head without a task here, or a collator or loss that does not go with it.
         ModelError: a `SentenceTransformer` with parts that are not built.
@@ -324,8 +331,11 @@ def recipe_and_live(
     """The arguments of `train` sorted: what a recipe can say goes there, what only Python has goes beside it.
 
     Args:
+        model_or_recipe, train_dataset, val_dataset, task, loss: as `train` has them.
+        metrics, observers, tokenizer, set, compute_metrics: as `train` has them.
         defaults: keys of a recipe that every other argument may overrule.
-        short: as `SHORT` names them; the rest as `train` has it.
+        larger_is_better: of the figures of `compute_metrics`, where one chooses the weights; None: yes.
+        **short: further ones of `train` that `SHORT` has a key of the recipe for.
     """
     keys: dict[str, object] = {
         SHORT[name]: _plain(value) for name, value in short.items() if value is not None
@@ -366,7 +376,13 @@ def _task_of_head(module: nn.Module | None) -> dict[str, object]:
 
 
 def launch_recipe(model_or_recipe: object, train_dataset: object, arguments: Mapping[str, Any]) -> Recipe:
-    """The recipe that the arguments of `train` stand for, as far as starting processes needs it."""
+    """The recipe that the arguments of `train` stand for, as far as starting processes needs it.
+
+    Args:
+        model_or_recipe: as `train` has it.
+        train_dataset: as `train` has it.
+        arguments: the others, by name; only those that a recipe can say are read.
+    """
     from bigbatch.build.inputs import Live
 
     keys = {

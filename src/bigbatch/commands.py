@@ -123,6 +123,9 @@ def plan(
     """What would run, how long, how much memory and why, as lines to print; writes no run directory.
 
     Args:
+        recipe: a file.
+        overrides: `key=value` on top of it.
+        environ: where `BIGBATCH_*` keys are read from; None: nowhere.
         graph: also what one micro-batch computes and what of it nobody reads; a path draws it into that HTML file.
         audit: also what the plan's number format (bf16, when that is fp32) does to each block of the model.
         dry_run: what one of many ranks would hold and send, from shapes alone, instead of measuring this machine.
@@ -163,6 +166,11 @@ def prepare(
 
     For a machine with internet, or one that is cheaper than the cluster: `train` with the same recipe then starts from
     what is kept in Hugging Face's cache and beside the run directories.
+
+    Args:
+        recipe: a file.
+        overrides: `key=value` on top of it.
+        environ: where `BIGBATCH_*` keys are read from; None: nowhere.
 
     Raises:
         BigbatchError: whatever would stop `train` before its first update for model or data.
@@ -253,6 +261,18 @@ def launch_command(
     submit: bool = False,
 ) -> int | None:
     """`bigbatch train --ranks N --hosts a,b --slurm`: check the recipe, then start the processes.
+
+    Args:
+        recipe: a file.
+        overrides: `key=value` on top of it.
+        words: what every worker is called with, behind `bigbatch`.
+        ranks: of the command line, over all hosts; None: `plan.ranks` of the recipe.
+        hosts: of the command line; none: `launch.hosts` of the recipe.
+        python: the interpreter on the hosts; None: the path of this one.
+        environ: of this process; what joining an allocation's step says of this rank is put into it.
+        say: told what the user should know.
+        slurm: whether to use an allocation of Slurm's.
+        submit: with it: write a batch job and submit it.
 
     Returns:
         Their exit code; None when this process is all it takes.

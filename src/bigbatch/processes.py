@@ -74,7 +74,13 @@ def descends(pid: int, ancestor: int) -> bool:
 
 
 def was_given(pid: int, name: str, value: str) -> bool:
-    """Whether it started with this environment variable. Only its owner can read that, and only on Linux."""
+    """Whether a process started with this environment variable. Only its owner can read that, and only on Linux.
+
+    Args:
+        pid: its number.
+        name: of the variable.
+        value: exactly this one.
+    """
     with contextlib.suppress(OSError):
         return f"{name}={value}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return False

@@ -210,7 +210,16 @@ class Trainer:
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss and figures of the model as it is, on the evaluation data or on others."""
+        """Loss and figures of the model as it is, on the evaluation data or on others.
+
+        Args:
+            eval_dataset: other rows, or several data sets by name; None: those of the constructor.
+            ignore_keys: without a meaning here: outputs of the model beside its logits are not collected.
+            metric_key_prefix: in front of the names of figures: `eval_loss`.
+
+        Returns:
+            `<prefix>_loss`, the figures, and what the speed was; for several data sets `<prefix>_<name>_loss`.
+        """
         del ignore_keys
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         if data is None:
@@ -226,7 +235,16 @@ class Trainer:
     def predict(
         self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Logits of every row, in order; labels and figures where the rows have labels."""
+        """Logits of every row, in order; labels and figures where the rows have labels.
+
+        Args:
+            test_dataset: the rows.
+            ignore_keys: without a meaning here.
+            metric_key_prefix: in front of the names of figures: `test_loss`.
+
+        Raises:
+            UsageError: the task's outputs are not logits of rows.
+        """
         del ignore_keys
         from bigbatch.tasks.computed import why_no_logits
 

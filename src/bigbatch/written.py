@@ -92,7 +92,13 @@ def replace_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """`replace_bytes` of UTF-8; a half of a surrogate pair becomes a question mark."""
+    """`replace_bytes` of UTF-8; a half of a surrogate pair becomes a question mark.
+
+    Args:
+        path: what is there, be it a link, makes room.
+        text: its new content.
+        durable: whether it survives a power cut.
+    """
     replace_bytes(path, text.encode("utf-8", "replace"), durable=durable)
 
 

@@ -14,6 +14,7 @@
     ├── float8.py      fp8 through torchao, where there is a GPU for it
     ├── analyse.py     one micro-batch under observation: what it costs, and what nobody reads
     ├── trace.py       every operation of it, and whose work it is
+    ├── flops.py      how many FLOPs an operation takes
     ├── flow.py        what depends on what, and what was computed before
     ├── places.py      names for parts of a model
     └── findings.py    from a trace to sentences

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from bigbatch.graph.flops import formula_of
 from bigbatch.graph.flow import Flow, held, tensors_in
 
 aten = torch.ops.aten
@@ -154,7 +154,13 @@ class Trace:
             self._entered(-1)
 
     def enter(self, name: str, module: nn.Module, is_block: bool) -> None:
-        """A module begins to run."""
+        """A module begins to run.
+
+        Args:
+            name: as in `named_modules`.
+            module: the one.
+            is_block: whether it is one of the model's repeated blocks.
+        """
         block = self.calls[self._stack[-1]].block if self._stack else None
         if self.phase == "backward":  # recomputation: the block is the one whose gradient is due
             due = self.current
@@ -214,7 +220,16 @@ class Trace:
     # ------------------------------------------------------------ operations
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Do the operation and write down what it was."""
+        """Do the operation and write down what it was.
+
+        Args:
+            func: an operation of torch's dispatcher.
+            args: its arguments by place.
+            kwargs: its arguments by name.
+
+        Returns:
+            What it gives.
+        """
         if self._quiet:
             return func(*args, **kwargs)
         with self.quiet():
@@ -247,8 +262,7 @@ class Trace:
         return result
 
     def _flops(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-        packet = getattr(func, "_overloadpacket", func)
-        formula = _FORMULAS.get(_name(func)) or flop_registry.get(packet)
+        formula = formula_of(_name(func), func)
         if formula is None:
             if func.namespace not in ("aten", "prims", "prim"):
                 self.uncounted[_name(func)] = self.uncounted.get(_name(func), 0) + 1
@@ -363,33 +377,6 @@ def _hooks(trace: Trace, name: str, part: nn.Module, is_block: bool) -> list[Any
         # Also after an exception: the lazy last block leaves its first pass by one.
         part.register_forward_hook(lambda _module, _inputs, output: trace.leave(output), always_call=True),
     ]
-
-
-# ---------------------------------------------------------------- FLOPs that torch's table lacks
-
-
-def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-def _cpu_attention_backward(
-    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
-) -> int:
-    return sdpa_backward_flop_count(grad_out.shape, query.shape, key.shape, value.shape)
-
-
-_FORMULAS: dict[str, Callable[..., int]] = {
-    "_scaled_dot_product_flash_attention_for_cpu": _cpu_attention,
-    "_scaled_dot_product_flash_attention_for_cpu_backward": _cpu_attention_backward,
-    "_varlen_attn": flop_registry[aten._flash_attention_forward],
-    "_varlen_attn_backward": flop_registry[aten._flash_attention_backward],
-    "_linear_pointwise": lambda inputs, weight, *_, **__: 2 * inputs.numel() * weight.shape[0],
-    # Logits and, on the way, the gradients of hidden states and weight, if they are wanted.
-    "_linear_cross_entropy_batch_chunked": lambda hidden, weight, *rest, **_: (
-        2 * (1 + rest[10] + rest[11]) * hidden.shape[0] * weight.numel()
-    ),
-}
-"""Formulas for operations that torch does not list; attention without a mask counts whole scores."""
 
 
 # ---------------------------------------------------------------- small things

@@ -147,6 +147,13 @@ def _of_class(name: str, index: int, label: str, counts_3C: np.ndarray) -> float
 def metric_for(name: str, kind: str, outputs: int, labels: Sequence[str], *, where: str = "recipe") -> Metric:
     """The metric of this name: one of the catalogue, or `f1_<label>`, `precision_<label>`, `recall_<label>`.
 
+    Args:
+        name: as the recipe has it.
+        kind: `single`, `multi` or `regression`.
+        outputs: of the head, C; classes without names are numbered.
+        labels: (C,) names of the classes in the order of the outputs; empty: they have none.
+        where: the place that a message names: a file, say.
+
     Raises:
         RecipeError: there is none of that name for this kind of task; names the nearest.
     """

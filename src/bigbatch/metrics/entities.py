@@ -84,7 +84,14 @@ def _shifted(values_W: np.ndarray, starts_W: np.ndarray, outside: int) -> np.nda
 def entity_counts(
     true_W: np.ndarray, found_W: np.ndarray, starts_W: np.ndarray, scheme: Scheme
 ) -> np.ndarray:
-    """Per type: entities found right (type and both ends), found, and true (3, K) int64, of whole sentences."""
+    """Per type: entities found right (type and both ends), found, and true (3, K) int64, of whole sentences.
+
+    Args:
+        true_W: (W,) int64 tag ids of whole sentences, one behind the other; C stands for `O`.
+        found_W: (W,) int64, the predicted ones.
+        starts_W: (W,) bool, the first word of each sentence.
+        scheme: of the tags; it has K types.
+    """
     found_E3, true_E3 = (entities(tags_W, starts_W, scheme) for tags_W in (found_W, true_W))
     sizes = (len(scheme.types), len(true_W) + 1, len(true_W) + 1)
     found_E, true_E = (np.ravel_multi_index(tuple(each.T), sizes) for each in (found_E3, true_E3))
@@ -109,7 +116,14 @@ class Words:
 
 
 def words_of_units(predictions: Predictions, targets: Targets, outside: int) -> Words:
-    """Further pieces of words left out, unseen words predicted as `outside`; weights do not matter."""
+    """The words among some units: further pieces are left out, and weights do not matter.
+
+    Args:
+        predictions: `values` (U,) int64 tag ids.
+        targets: `values` (U,) int64 tag ids; `extras` say which units are a word's first piece, which words the model
+            sees, and which start a sentence.
+        outside: the tag that counts as predicted for words which the model does not see.
+    """
     extras = targets.extras
     kept_U = np.ones(len(predictions.values), bool) if PIECE not in extras else np.asarray(extras[PIECE]) == 0
     found_U = np.where(np.asarray(extras[SEEN]) > 0, predictions.values, outside)
@@ -233,7 +247,14 @@ def some_entities(figure: Callable[[np.ndarray], float], counts_3K: np.ndarray) 
 def of_each_type(
     figure: Callable[[np.ndarray], np.ndarray], prefix: str, types: Sequence[str], counts_3K: np.ndarray
 ) -> dict[str, float]:
-    """The figure of each entity type under `<prefix>_<type>`."""
+    """The figure of each entity type under `<prefix>_<type>`.
+
+    Args:
+        figure: of the counts of all types at once: (3, K) -> (K,).
+        prefix: `f1`.
+        types: (K,) their names.
+        counts_3K: (3, K) int64 entities found right, found, and true.
+    """
     return {
         figure_of_class(prefix, kind): of_type(figure, index, kind, counts_3K)
         for index, kind in enumerate(types)
@@ -241,7 +262,17 @@ def of_each_type(
 
 
 def of_type(figure: Callable[[np.ndarray], np.ndarray], index: int, kind: str, counts_3K: np.ndarray) -> Any:
-    """The figure of one entity type."""
+    """The figure of one entity type.
+
+    Args:
+        figure: of the counts of all types at once: (3, K) -> (K,).
+        index: of the type, below K.
+        kind: its name.
+        counts_3K: (3, K) int64 entities found right, found, and true.
+
+    Returns:
+        The figure; undefined where the type neither occurs nor is predicted.
+    """
     if not counts_3K[1:, index].any():
         return Undefined(f"{kind!r} neither occurs in this split nor is predicted")
     return float(figure(counts_3K)[index])

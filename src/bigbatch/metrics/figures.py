@@ -141,7 +141,13 @@ def roc_auc(positive_U: np.ndarray, scores_U: np.ndarray) -> float:
 
 
 def roc_auc_ovr(values_U: np.ndarray, shares_UC: np.ndarray, names: Sequence[str]) -> float:
-    """Mean over classes of class-against-rest ROC AUC; undefined when a class does not occur."""
+    """Mean over classes of class-against-rest ROC AUC; undefined when a class does not occur.
+
+    Args:
+        values_U: (U,) int64 true classes.
+        shares_UC: (U, C) fp64 predicted probabilities.
+        names: (C,) of the classes, for messages; empty: their numbers.
+    """
     if not np.isfinite(shares_UC).all():
         return Undefined("probabilities are not finite")
     areas = []
@@ -222,7 +228,13 @@ def r2(predicted_U: np.ndarray, true_U: np.ndarray) -> float:
 def mean_over_outputs(
     figure: Callable[[np.ndarray, np.ndarray], float], predicted: np.ndarray, true: np.ndarray
 ) -> float:
-    """Mean of a figure over the outputs of (U,) or (U, C) values; undefined when one of them is."""
+    """Mean of a figure over the outputs of (U,) or (U, C) values; undefined when one of them is.
+
+    Args:
+        figure: of one output: (predicted (U,), true (U,)) fp64.
+        predicted: (U,) or (U, C).
+        true: the same shape.
+    """
     predicted_UC = predicted.reshape(len(predicted), -1).astype(np.float64)
     true_UC = true.reshape(predicted_UC.shape).astype(np.float64)
     found = [figure(predicted_UC[:, output], true_UC[:, output]) for output in range(predicted_UC.shape[1])]

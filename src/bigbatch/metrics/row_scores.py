@@ -53,7 +53,13 @@ class RowScorer(Protocol):
     """Takes in whole rows of a split, in order."""
 
     def add(self, predictions: Predictions, targets: Targets, rows_U: np.ndarray) -> None:
-        """These units; `rows_U` numbers their rows from 0, ascending."""
+        """Take these units.
+
+        Args:
+            predictions: of units of whole rows.
+            targets: of the same.
+            rows_U: (U,) int64 the row of each, numbered from 0, ascending.
+        """
         ...
 
     def scores(self) -> np.ndarray:
@@ -91,7 +97,13 @@ class RowSums:
         self._sums: list[np.ndarray] = []
 
     def add(self, values_U: np.ndarray, rows_U: np.ndarray, counts_U: np.ndarray) -> None:
-        """Values of the units of whole rows, and which of the units count."""
+        """Take the units of whole rows.
+
+        Args:
+            values_U: (U,) fp64, what is summed.
+            rows_U: (U,) int64 the row of each, numbered from 0, ascending.
+            counts_U: (U,) bool whether a unit counts; so does a row one of whose units does.
+        """
         rows = int(rows_U[-1]) + 1 if len(rows_U) else 0
         sums = np.bincount(rows_U, np.where(counts_U, values_U, 0.0), rows)
         self._sums.append(sums[np.bincount(rows_U[counts_U], minlength=rows) > 0])

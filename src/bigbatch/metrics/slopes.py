@@ -125,7 +125,16 @@ def _standardised(values_U: np.ndarray) -> np.ndarray:
 
 
 def mean_over_outputs(slope: Slope, predictions: Predictions, targets: Targets) -> np.ndarray:
-    """Of a figure that is the mean over outputs."""
+    """Of a figure that is the mean over outputs.
+
+    Args:
+        slope: how each unit moves the figure of one output: (predicted (U,), true (U,)) fp64 -> (U,).
+        predictions: `values` (U,) or (U, C).
+        targets: `values` of the same shape.
+
+    Returns:
+        (U,) fp64.
+    """
     predicted_UC = predictions.values.reshape(len(predictions.values), -1).astype(np.float64)
     true_UC = targets.values.reshape(predicted_UC.shape).astype(np.float64)
     outputs = range(predicted_UC.shape[1])

@@ -53,6 +53,12 @@ def default_tag_metrics(names: Sequence[str], marked: bool) -> tuple[Metric, ...
 def tag_metric(name: str, names: Sequence[str], marked: bool, *, where: str = "recipe") -> Metric:
     """The metric of this name; `f1_PER` and the like are one entity type's.
 
+    Args:
+        name: as the recipe has it.
+        names: the tags, in class order.
+        marked: whether they mark entities (`B-PER`); then precision, recall and f1 are those of entities.
+        where: the place that a message names: a file, say.
+
     Raises:
         RecipeError: there is none; names the nearest.
     """

@@ -77,6 +77,11 @@ def asked_figures(recipe: Recipe, splits: Iterable[str]) -> list[Asked]:
 def check_watched(recipe: Recipe, metrics: Sequence[Metric], splits: Iterable[str]) -> None:
     """Refuse a figure that no evaluation will report, before anything is computed.
 
+    Args:
+        recipe: names figures in `best`, `early_stopping` and `gate`.
+        metrics: that evaluations report.
+        splits: names of all splits: `validation.hard`.
+
     Raises:
         RecipeError: all of them, each with the nearest name.
     """
@@ -111,7 +116,14 @@ def _problems(asked: Iterable[Asked], metrics: Sequence[Metric]) -> Iterator[tup
 
 
 def better(value: float, previous: float | None, larger_is_better: bool, min_delta: float) -> bool:
-    """Whether `value` beats `previous` by more than `min_delta`; NaN never does."""
+    """Whether `value` beats `previous` by more than `min_delta`; NaN never does.
+
+    Args:
+        value: of this evaluation.
+        previous: the best until now; None: there is none.
+        larger_is_better: which way the figure improves.
+        min_delta: least difference, in the figure's unit.
+    """
     if math.isnan(value):
         return False
     if previous is None:

@@ -45,7 +45,8 @@ def flash_attention(
     behind torch's (`flash_dropout`).
 
     Args:
-        query: this, all others and the result as `grouped_attention` has them.
+        query, key, value, layout, reads_only, window, causal, dropout, scaling: as `grouped_attention` has them;
+            so is the result.
 
     Raises:
         Unsupported: not CUDA, not 16 bits.
@@ -124,7 +125,8 @@ def flex_attention(
     """FlexAttention with a mask of sample, causality and window; compiled on accelerators.
 
     Args:
-        query: this, all others and the result as `grouped_attention` has them.
+        query, key, value, layout, reads_only, window, causal, dropout, scaling: as `grouped_attention` has them;
+            so is the result.
 
     Raises:
         Unsupported: a gradient is wanted on a CPU.

@@ -72,6 +72,16 @@ class SignedStore(Store):
         self._ask("append", key, packed(_bytes(value)))
 
     def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
+        """Put in another value if the present one is as expected, or if there is none and b"" is expected.
+
+        Args:
+            key: its name.
+            expected: the value that is replaced.
+            desired: what replaces it.
+
+        Returns:
+            The value after that; what was expected where there is none at all.
+        """
         return unpacked(self._ask("exchange", key, packed(_bytes(expected)), packed(_bytes(desired))))
 
     def delete_key(self, key: str) -> bool:

@@ -136,7 +136,13 @@ def saved_bytes(run: Callable[[], object], module: nn.Module) -> int:
 
 
 def warm_up(forward: Any, task: Losses, micro_batch: MicroBatch) -> None:
-    """Run once, forward and backward: what is compiled or allocated at first use is not the first update's time."""
+    """Run once, forward and backward: what is compiled or allocated at first use is not the first update's time.
+
+    Args:
+        forward: runs the model; weights, gradients, modes and generators are as before afterwards.
+        task: gives loss and denominators.
+        micro_batch: of the size that the first update will have.
+    """
     module: nn.Module = forward.module
     with untouched(module, forward.in_place):
         module.train()

@@ -145,7 +145,14 @@ def _in_double(
 def outcome_of(
     forward: Forward, module: nn.Module, micro_batches: Sequence[MicroBatch], *, gradient: bool
 ) -> Outcome:
-    """Logits of all units, and (if asked for) the gradient of their sum weighted by fixed pseudo-random numbers."""
+    """Logits of all units, and (if asked for) the gradient of their sum weighted by fixed pseudo-random numbers.
+
+    Args:
+        forward: a way to run the model.
+        module: the model, as it is: whoever calls sees to modes and precision.
+        micro_batches: their units are those of the outcome, in this order.
+        gradient: whether it is asked for.
+    """
     trainable = [each for each in module.parameters() if each.requires_grad] if gradient else []
     summed: list[Tensor | None] = [None] * len(trainable)
     generator = torch.Generator().manual_seed(0)
