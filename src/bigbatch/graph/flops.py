@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,17 +11,17 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 aten = torch.ops.aten
 
 
-def formula_of(name: str, operation: Any) -> Callable[..., int] | None:
+def formula_of(name: str, operation: object) -> Callable[..., int] | None:
     """FLOPs as a function of the operation's arguments and `out_val`; None: it computes none, or is unknown."""
     return _FORMULAS.get(name) or flop_registry.get(getattr(operation, "_overloadpacket", operation))
 
 
-def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object) -> int:
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
 def _cpu_attention_backward(
-    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object
 ) -> int:
     return sdpa_backward_flop_count(grad_out.shape, query.shape, key.shape, value.shape)
 
