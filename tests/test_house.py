@@ -165,6 +165,23 @@ def test_every_room_draws_its_files(root):
     assert wrong == []
 
 
+def test_modules_that_texts_name_are_there(root):
+    """`metrics.states` in a docstring or on a page. Rooms that are called like a section of the recipe are left out."""
+    package = root / "src" / "bigbatch"
+    sections = {"data", "launch", "model", "plan", "recipe", "run"}
+    rooms = "|".join(
+        path.parent.name for path in package.glob("*/__init__.py") if path.parent.name not in sections
+    )
+    named = re.compile(rf"`({rooms})\.(?!jsonl?`)(\w+)(?:\.\w+)*`")
+    gone = [
+        f"{path.relative_to(root)}: {found[0]}"
+        for path in [*source_files(root), *(root / "docs").glob("*.md")]
+        for found in named.finditer(path.read_text(encoding="utf-8"))
+        if not (package / found[1] / f"{found[2]}.py").exists()
+    ]
+    assert gone == []
+
+
 def test_every_room_says_what_it_is_for(root):
     silent = [
         str(path.relative_to(root))

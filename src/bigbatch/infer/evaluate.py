@@ -69,7 +69,7 @@ class EvalResult:
     """Class names in class order."""
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     """By figure that was asked for: one number a row that counts (N,) float64, in table order, larger is better; see
-    `tasks.row_scores`. Two evaluations of a split can be paired by them (`rules.paired`)."""
+    `metrics.row_scores`. Two evaluations of a split can be paired by them (`rules.paired`)."""
 
     @property
     def samples_per_second(self) -> float:

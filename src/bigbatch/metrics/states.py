@@ -128,7 +128,7 @@ class WholeMetric:
     figure: MetricFunction
     larger_is_better: bool = True
     slope: Callable[[Predictions, Targets], np.ndarray] | None = None
-    """How the figure, where it is defined, moves with the weight of each unit (U,) (`tasks.slopes`); None: unknown."""
+    """How the figure, where defined, moves with the weight of each unit (U,) (`metrics.slopes`); None: unknown."""
     own: bool = False
     """Whether the function is the user's."""
 

@@ -43,13 +43,13 @@ class ModuleForward:
         self.compiled = False
         """Whether parts of the module are compiled (`graph.compiled`)."""
         self.around: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Entered for each forward pass (`precision.casting`)."""
+        """Entered for each forward pass (`graph.casting`)."""
         self.span: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Entered for forward passes together with their backward passes (`precision.casting`)."""
+        """Entered for forward passes together with their backward passes (`graph.casting`)."""
         self.outputs: Callable[[Tensor], Tensor] = _as_it_is
         """What is done to the logits, inside `around`."""
         self.format_of: Callable[[nn.Module], torch.dtype | None] = _its_own
-        """What a module multiplies in, where that is less than its parameters have (`precision.casting`)."""
+        """What a module multiplies in, where that is less than its parameters have (`graph.casting`)."""
         self.weight_copies_bytes = 0
         """Copies of weights that a forward pass makes, whatever its tokens."""
         self._undo: list[Callable[[], None]] = []

@@ -80,7 +80,7 @@ class Classify(Labelled):
         return default_metrics(self.kind, self.label_names)
 
     def metric(self, name: str, *, where: str = "recipe") -> Metric:
-        """A figure of `tasks.metrics`."""
+        """A figure of `metrics.classify`."""
         return metric_for(name, self.kind, self.head.outputs, self.label_names, where=where)
 
     def check_metric(self, name: str, *, where: str = "recipe") -> None:

@@ -93,7 +93,7 @@ class Tag(Labelled):
         return default_tag_metrics(self.label_names, self.marked)
 
     def metric(self, name: str, *, where: str = "recipe") -> Metric:
-        """A figure of `tasks.tag_metrics`."""
+        """A figure of `metrics.tag`."""
         return tag_metric(name, self.label_names, self.marked, where=where)
 
     def check_metric(self, name: str, *, where: str = "recipe") -> None:

@@ -38,7 +38,7 @@ class Fitted:
     seconds: float
     """What it took."""
     scores: Mapping[str, Mapping[str, np.ndarray]]
-    """Name -> split -> one score a row (`tasks.row_scores`), where that was asked for."""
+    """Name -> split -> one score a row (`metrics.row_scores`), where that was asked for."""
 
 
 def has_baselines(task: Task) -> bool:

@@ -4,7 +4,7 @@
 
     p(token | left, right)  over  1/2 p(token | left) + 1/2 p(token | right)  over  p(token)  over  1 / ids
 
-each interpolated with the next (`baseline.counts`). A neighbour that is masked itself tells nothing.
+each interpolated with the next (`run.baseline.counts`). A neighbour that is masked itself tells nothing.
 """
 
 from __future__ import annotations
