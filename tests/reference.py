@@ -6,6 +6,7 @@ the weights, one backward, one clip, one step of the optimiser. Nothing is split
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -176,6 +177,58 @@ def masked(
     return {"ids": shown, "targets": {place: ids[place] for place in chosen}}
 
 
+def picture(
+    pixels: Sequence[Sequence[Sequence[int]]],
+    *,
+    mean: float = 0.5,
+    deviation: float = 0.5,
+    key: tuple[int, int, int, int] | None = None,
+    flip: float = 0.0,
+    crop: int = 0,
+    erase: float = 0.0,
+) -> torch.Tensor:
+    """One image as the model sees it (C, H, W), float32: mirrored, shifted, normalised, and a rectangle erased.
+
+    Args:
+        pixels: (H, W, C) of 0 … 255, of the model's own size.
+        mean: of pixels divided by 255, subtracted.
+        deviation: divided by.
+        key: (seed, stream, epoch, sample) of what is random; None: nothing is changed.
+        flip: probability of mirroring.
+        crop: most pixels that it is shifted by; what comes in is black.
+        erase: probability of erasing a rectangle.
+    """
+    height, width, channels = len(pixels), len(pixels[0]), len(pixels[0][0])
+    state = 0
+    for number in key or ():
+        state = splitmix(state + number)
+    gamma = 0x9E3779B97F4A7C15
+
+    def draw(which: int) -> float:
+        return (splitmix(state + which * gamma) >> 11) / 2**53
+
+    mirrored, down, right = False, 0, 0
+    if key is not None:
+        mirrored = draw(0) < flip
+        down, right = (int(draw(which) * (2 * crop + 1)) - crop for which in (1, 2))
+    seen = torch.zeros(channels, height, width, dtype=torch.float64)
+    for y in range(height):
+        for x in range(width):
+            from_y, from_x = y - down, x - right
+            if 0 <= from_y < height and 0 <= from_x < width:
+                source = pixels[from_y][width - 1 - from_x if mirrored else from_x]
+                seen[:, y, x] = torch.tensor(source, dtype=torch.float64) / 255
+    shown = ((seen - mean) / deviation).float()
+    if key is not None and draw(3) < erase:
+        area = (0.02 + (0.33 - 0.02) * draw(4)) * height * width
+        shape = math.exp(math.log(0.3) + (math.log(10 / 3) - math.log(0.3)) * draw(5))
+        tall = min(max(int(math.sqrt(area * shape)), 1), height)
+        wide = min(max(int(math.sqrt(area / shape)), 1), width)
+        top, left = int(draw(6) * (height - tall + 1)), int(draw(7) * (width - wide + 1))
+        shown[:, top : top + tall, left : left + wide] = 0
+    return shown
+
+
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases and the weights of norms (all one-dimensional) do not."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -274,6 +327,13 @@ def textbook_fgm(model: nn.Module, loss: Loss, epsilon: float = 1.0, share: floa
     return clean
 
 
+def _inputs(batch: Sequence[Mapping[str, Any]], pad_id: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Of the whole batch: its images, or its tokens as one rectangle."""
+    if "picture" in batch[0]:
+        return {"pixel_values": torch.stack([row["picture"] for row in batch]).to(dtype)}
+    return padded(batch, pad_id)
+
+
 def reference_updates(
     model: nn.Module,
     batches: Sequence[Sequence[Mapping[str, Any]]],
@@ -297,7 +357,8 @@ def reference_updates(
 
     Args:
         model: a transformers sequence classifier, in the dtype to compute in, dropout 0.
-        batches: rows with `ids`, `target`, optional `segments`, optional `weight` (sample times class weight).
+        batches: rows with `ids` (or a `picture`, (C, H, W)), `target`, optional `segments`, optional `weight` (sample
+            times class weight).
         kind: `single`, `multi`, `regression`, `language` (rows have `targets`, not `target`), `seq2seq` (`labels`) or
             `prefer` (token ids: `prompt`, `chosen`, `rejected`).
         pad_id: the token that fills the rectangle; never a real token of a row.
@@ -325,7 +386,7 @@ def reference_updates(
                 return translation_loss(model, batch, pad_id, label_smoothing)
             if kind == "prefer":
                 return preference_loss(model, batch, **(preference or {}))
-            logits = model(**padded(batch, pad_id)).logits
+            logits = model(**_inputs(batch, pad_id, next(model.parameters()).dtype)).logits
             if kind == "language":
                 return language_loss(logits, batch)
             weights = torch.tensor([row.get("weight", 1.0) for row in batch], dtype=logits.dtype)

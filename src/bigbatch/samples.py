@@ -148,6 +148,9 @@ class Table:
     """(N,) int64, equal ones side by side: samples that stay together in a micro-batch, since their loss is one (pairs,
     lists); None: each is alone."""
     truncated_samples: int = 0
+    prepare: Prepare | None = None
+    """What is done to samples once they are gathered, by themselves whoever else is there: pixels become the model's
+    numbers, changed as a column of theirs says. None: nothing."""
 
     @classmethod
     def of_tokens(
@@ -197,13 +200,14 @@ class Table:
     def take(self, rows: np.ndarray) -> Table:
         """These samples, in this order, repeats allowed. Nothing is copied until `load`."""
         groups = None if self.groups is None else self.groups[rows]
-        return Table(
-            streams={name: stream.take(rows) for name, stream in self.streams.items()}, groups=groups
-        )
+        streams = {name: stream.take(rows) for name, stream in self.streams.items()}
+        return Table(streams=streams, groups=groups, prepare=self.prepare)
 
     def load(self) -> Table:
-        """The taken samples, gathered."""
-        return replace(self, streams={name: stream.load() for name, stream in self.streams.items()})
+        """The taken samples, gathered and made ready."""
+        streams = {name: stream.load() for name, stream in self.streams.items()}
+        found = replace(self, streams=streams, prepare=None)
+        return found if self.prepare is None else self.prepare(found)
 
     def replaced(self, **streams: Stream) -> Table:
         """The same samples with these streams in place of, or beside, those of their names."""
@@ -305,6 +309,10 @@ class Table:
 
     def _column(self, stream: str, name: str) -> np.ndarray:
         return self.streams[stream].load().columns[name]
+
+
+Prepare = Callable[[Table], Table]
+"""`prepare(gathered)`: what the model is given of them; a function of each sample alone."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,9 +10,9 @@ import torch
 
 from bigbatch import commands
 from bigbatch.build.graph import analyse_parts
-from bigbatch.data.ahead import Supply
 from bigbatch.plan.graph import GraphAnalysis
 from bigbatch.run import between, finish
+from bigbatch.step.ahead import Supply
 from tests.jobs import HELD_OUT, differing, document, events, exhaust, lines, start, weights
 from tests.models import tiny
 from tests.run.jobs import tiny_model

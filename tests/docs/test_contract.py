@@ -7,7 +7,7 @@ from pathlib import Path
 
 import bigbatch
 from bigbatch import errors
-from bigbatch.recipe.learning import PLANNED_TASKS, TASKS
+from bigbatch.recipe.tasks import PLANNED_TASKS, TASKS
 from bigbatch.store.identity import _ABOUT, _HOW
 from bigbatch.store.lock import HEARTBEAT_SECONDS, STALE_SECONDS
 from bigbatch.tasks.catalog import build_task

@@ -51,5 +51,6 @@ def test_siblings_of_a_section():
         *("temperature", "similarity", "symmetric", "pooling", "query_prefix", "document_prefix", "towers"),
         *("source_prefix", "target_max_length"),
         "beta",
+        "augment",
     }
     assert set(siblings("task")) == {"name", "args", *options}

@@ -175,7 +175,6 @@ LATER = [
     "model.adapter={name: lora}",
     "task={name: match, towers: 2}",
     "task=rank",
-    "task=image",
     "data.train=hf://datasets/org/name@rev",
     "data.train=[{path: a.csv, share: 0.5}]",
     "data.shuffle=shards",

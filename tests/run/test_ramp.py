@@ -74,7 +74,7 @@ def test_cutting_ahead_changes_nothing(tmp_path, grown, monkeypatch):
 
 
 def _Ahead(*args, **keys):
-    from bigbatch.data.ahead import Supply
+    from bigbatch.step.ahead import Supply
 
     return Supply(*args, **keys)
 

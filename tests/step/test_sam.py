@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from bigbatch.build.coupling import check_coupling
-from bigbatch.data.again import Again
 from bigbatch.errors import RecipeError
 from bigbatch.parallel.agree import OutOfMemory
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.recipe.load import load_recipe
+from bigbatch.step.again import Again
 from bigbatch.step.sam import SamExecutor
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.match import Match

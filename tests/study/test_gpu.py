@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from benchmarks import gpu
 
-from bigbatch.recipe.learning import TASKS
 from bigbatch.recipe.load import load_recipe
+from bigbatch.recipe.tasks import TASKS
 from tests.study.test_results import PLANTED
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.errors import RecipeError
-from bigbatch.recipe.learning import TASK_OPTIONS
+from bigbatch.recipe.tasks import TASK_OPTIONS
 from bigbatch.samples import Targets
 from bigbatch.tasks.catalog import TASKS, as_metric, build_task, task_from_recipe
 from bigbatch.tasks.classify import Classify

@@ -79,7 +79,8 @@ def with_its_tokenizer(
         live: what the caller passed.
         say: told whose tokenizer is taken.
     """
-    needed = not inputs.train.tokenised or HEADS[task.head.kind].wants_tokenizer
+    kind = HEADS[task.head.kind]
+    needed = kind.wants_tokenizer or (kind.reads_text and not inputs.train.tokenised)
     if live.module is None or live.tokenizer is not None or recipe.model.tokenizer or not needed:
         return live
     name, tokenizer = tokenizer_of(live.module)

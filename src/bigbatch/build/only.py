@@ -68,7 +68,10 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None
         ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan).device, say)
         cache = token_cache(recipe)
         tables, _, notes = ready_tables(inputs, ready, cache, say, progress)
-    found = [f"{name}: {len(table):,} samples, {len(table.ids):,} tokens" for name, table in tables.items()]
+    found = [
+        f"{name}: {len(table):,} samples, {int(table.lengths_B.sum()):,} tokens"
+        for name, table in tables.items()
+    ]
     return [
         *(f"note: {note}" for note in (*inputs.warnings, *ready.notes, *notes)),
         *found,

@@ -31,6 +31,7 @@ from bigbatch.tasks.base import Task
 from bigbatch.tasks.derived import promised
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
+from bigbatch.tasks.pictures import form_of
 from bigbatch.tasks.vocabulary import vocabulary_of
 
 
@@ -79,9 +80,10 @@ def ready_model(
     say(f"loading {recipe.model.name or 'the model'}")
     spec = local_model(recipe)
     tokenizer = live.tokenizer
-    if tokenizer is None and not inputs.train.tokenised:
+    kind = HEADS[task.head.kind]
+    if tokenizer is None and kind.reads_text and not inputs.train.tokenised:
         tokenizer = load_tokenizer(spec)
-    elif tokenizer is None and spec.name and HEADS[task.head.kind].wants_tokenizer:
+    elif tokenizer is None and spec.name and kind.wants_tokenizer:
         # It tells special tokens from others even where the rows are token ids already.
         with suppress(ModelError):
             tokenizer = load_tokenizer(spec)
@@ -107,9 +109,10 @@ def ready_model(
         tokenizer=tokenizer,
         data_seed=recipe.seed.data,
         pooling=usual_pooling(module, spec.name),
+        image=form_of(parts, spec.name),
     )
     deferred = False
-    if HEADS[task.head.kind].defers_logits:
+    if kind.defers_logits:
         obstacle = why_not_deferred(parts)
         deferred = not obstacle
         if obstacle:

@@ -11,6 +11,7 @@
     class_names.py  which class a value stands for, for every reader
     values.py       values in the form of their role: text, class name, class names, number
     problems.py     collecting what is wrong, the first 20 places shown
+    images.py       images: folders, idx files, paths and bytes in a column
     objects.py      lists of dicts, pandas, datasets.Dataset, map-style torch datasets
     tables.py       DataTable: role-named columns, and which file and row each came from
     columns.py      which column plays which role: the recipe's mapping, or the usual names
@@ -24,7 +25,6 @@
     order.py        the order of an epoch, as arithmetic
     batches.py      global batches: which samples an update consumes
     packs.py        micro-batches: how a global batch is cut for the machine
-    again.py        micro-batches that can be walked again
     random_parts.py a global batch in random parts, for the gradient noise scale
     texts.py        samples of several texts each, text by text
     lengths.py      counts, percentiles and padding

@@ -20,6 +20,7 @@ from bigbatch.data.values import LARGEST_NUMBER, too_large
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
 
+_THINGS = {"text": "text", "image": "image"}
 _KINDS: dict[Kind, Any] = {"single": "label", "multi": "labels", "regression": "number", "tags": "tags"}
 
 
@@ -113,7 +114,7 @@ def _bad_values(table: DataTable, role: str, about: Role) -> Iterable[tuple[int,
         return [(0, "the data has no such column")]
     column = table.rows.column(role)
     if about.is_read:
-        thing = "text" if about.kind == "text" else "sentence"
+        thing = _THINGS.get(about.kind, "sentence")
         what = f"empty {thing}; remove the row, or set data.empty_text: drop to leave such rows out"
         return [(int(row), what) for row in np.flatnonzero(is_empty_text(column))]
     missing = column.is_null().to_numpy()
@@ -270,8 +271,15 @@ def _keys(table: DataTable, roles: Mapping[str, Role]) -> Sequence[Any]:
         return [tuple(ids) for ids in table.rows.column("input_ids").to_pylist()]
     texts = [role for role, about in roles.items() if about.is_read and role in table.rows.column_names]
     columns = [table.rows.column(role).to_pylist() for role in texts]
-    columns = [[tuple(part) if isinstance(part, list) else part for part in column] for column in columns]
+    columns = [[_key(part) for part in column] for column in columns]
     return list(zip(*columns, strict=True))
+
+
+def _key(value: object) -> object:
+    """Of a sentence its words, of an image the hash of its file."""
+    if isinstance(value, dict):
+        return value["sha256"]
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _conflicts(train: DataTable, keys: Sequence[Any], role: str | None) -> list[str]:

@@ -26,6 +26,9 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "pair": ("pair", "text_pair", "sentence2", "hypothesis", "text_b", "question2"),
     "label": ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "y"),
     "labels": ("labels", "label", "tags", "categories", "topics", "classes"),
+    "image": (
+        "image", "img", "path", "image_path", "file", "file_name", "filename", "filepath", "pixels",
+    ),
     "words": ("words", "tokens"),
     "tags": ("tags", "ner_tags", "labels", "ner", "pos_tags", "pos", "chunk_tags"),
     "number": ("number", "label", "target", "score", "value", "rating", "stars", "y"),

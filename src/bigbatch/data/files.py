@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyarrow as pa
 from bigbatch.data.conll import read_conll
 from bigbatch.data.contents import PACKED, content_of
 from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
+from bigbatch.data.images import SUFFIXES as IMAGES
+from bigbatch.data.images import image_folder, images_in, is_idx, one_image, read_idx
 from bigbatch.data.ipc import read_arrow
 from bigbatch.data.jsonlines import read_json_lines
 from bigbatch.data.line_numbers import Lines
@@ -76,25 +79,30 @@ def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *,
         DataError: unknown kind, unreadable, or malformed rows.
     """
     if path.is_dir():
-        return _text_folder(name, path, _known(encoding))
+        return _folder(name, path, _known(encoding))
+    if is_idx(path):
+        return read_idx(name, path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     suffix = suffixes[-1] if suffixes else ""
+    if suffix in IMAGES and not learnt:
+        return one_image(name, path)
     if suffix not in SUFFIXES:
-        known = "expected .csv, .tsv, .jsonl, .parquet, .arrow, .conll, .txt or a folder of text files"
+        known = "expected .csv, .tsv, .jsonl, .parquet, .arrow, .conll, .txt, or a folder of texts or images"
         raise one_error(name, "", f"unknown kind of file {suffix!r}; {known}")
     try:
         if suffix in PARQUET:
             return _parquet(name, path)
         if suffix in ARROW:
-            return from_table(name, read_arrow(path))
+            return from_table(name, read_arrow(path), folder=path.parent)
         content = content_of(path)
     except Damaged as error:
         raise one_error(name, "", str(error)) from None
     except (OSError, pa.ArrowException) as error:
         raise one_error(name, "", f"cannot be read: {error}") from error
-    return read_content(name, content, suffix, encoding, quoting, learnt=learnt)
+    found = read_content(name, content, suffix, encoding, quoting, learnt=learnt)
+    return replace(found, folder=path.parent)
 
 
 def read_content(
@@ -162,6 +170,7 @@ def _parquet(name: str, path: Path) -> Raw:
         load=load,
         class_names=written_class_names(schema),
         class_orders=orders,
+        folder=path.parent,
     )
 
 
@@ -191,6 +200,14 @@ def _decoded(place: str, content: bytes, encoding: str) -> str:
         raise data_error([Problem(where=place, what=what)]) from None
 
 
+def _folder(name: str, folder: Path, encoding: str) -> Raw:
+    """Of images, where there are more of these than of texts."""
+    images = images_in(folder)
+    if len(images) > sum(1 for _ in folder.rglob("*.txt")):
+        return image_folder(name, folder, images)
+    return _text_folder(name, folder, encoding)
+
+
 def _text_folder(name: str, folder: Path, encoding: str) -> Raw:
     """`folder/<class>/<anything>.txt`, or `folder/<anything>.txt` without classes: one text a file, in the order of
     their names.
@@ -204,7 +221,9 @@ def _text_folder(name: str, folder: Path, encoding: str) -> Raw:
     labelled = bool(files)
     files = files or [(None, file) for file in sorted(folder.glob("*.txt"))]
     if not files:
-        raise one_error(name, "", "expected .txt files in it, or one folder of them a class; found none")
+        raise one_error(
+            name, "", "expected .txt files or images in it, or one folder of them a class; found none"
+        )
     texts: list[str] = []
     problems: list[Problem] = []
     for _, file in files:

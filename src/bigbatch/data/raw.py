@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class Raw:
     user's."""
     lacks: Callable[[str], Sequence[int]] = lambda column: ()
     """Rows that have no such column at all, where rows need not have the same ones."""
+    folder: Path | None = None
+    """That paths in its columns start from, and must not leave; None: it is no file."""
 
     @property
     def row_numbers(self) -> np.ndarray:

@@ -115,7 +115,7 @@ def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) ->
         if kind == "labels":
             converted[role], found, places = convert_labels(values, column, raw.where)
         else:
-            converted[role], found = convert(values, kind, column, raw.where)
+            converted[role], found = convert(values, kind, column, raw.where, raw.folder)
         problems += found
         if of_classes:
             classes = _declared(names, raw.class_orders.get(column), places)
@@ -392,6 +392,8 @@ def _all_multi_hot(parts: Sequence[DataTable]) -> bool:
 
 def is_empty_text(column: pa.ChunkedArray) -> np.ndarray:
     """(rows,) bool: missing, or nothing but white space; of sentences: without any word."""
+    if pa.types.is_struct(column.type):  # images
+        return column.is_null().to_numpy()
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return (
             pc.call_function("equal", [pc.call_function("list_value_length", [column]), 0])

@@ -22,7 +22,7 @@ from bigbatch.data import cache
 from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
 from bigbatch.protocols import Row, Tokenizer
-from bigbatch.samples import EXTRA, ONE_TOKEN, TOKENS, UNITS, Sample, Stream, Table, offsets_of
+from bigbatch.samples import EXTRA, ONE_TOKEN, TOKENS, UNITS, Prepare, Sample, Stream, Table, offsets_of
 
 Progress = Callable[[int, int], None]
 """`progress(done_rows, total_rows)`."""
@@ -42,6 +42,9 @@ class Encoder(Protocol):
     def sequences(self) -> Mapping[str, int]:
         """Stream that runs through the blocks -> positions that an entry of it takes."""
         ...
+
+    @property
+    def prepare(self) -> Prepare | None: ...
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -89,36 +92,45 @@ def token_table(
     """
     key = None if cache_dir is None else cache_key(table, task, tokenizer, key_parts, tokenizer_digest)
     if cache_dir is None or key is None:
-        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress)), task.sequences), False
+        return _assemble(
+            _in_memory(_chunks(table, task, tokenizer, progress)), task.sequences, task.prepare
+        ), False
     folder = cache_dir / key
     with contextlib.suppress(FileNotFoundError):
         try:
-            return _assemble(_consistent(*cache.read(folder), task.sequences), task.sequences), True
+            return _assemble(
+                _consistent(*cache.read(folder), task.sequences), task.sequences, task.prepare
+            ), True
         except cache.Damaged as damage:
             say(f"token cache {folder}: {damage}; tokenising again")
     try:
         writer = cache.Writer(cache_dir, key)
     except OSError as error:
         say(f"token cache {cache_dir} cannot be written ({error}); the tokens are kept in memory")
-        return _assemble(_in_memory(_chunks(table, task, tokenizer, progress)), task.sequences), False
+        return _assemble(
+            _in_memory(_chunks(table, task, tokenizer, progress)), task.sequences, task.prepare
+        ), False
     with writer:
         facts = {"truncated_samples": 0}
         for columns, truncated in _chunks(table, task, tokenizer, progress):
             facts["truncated_samples"] += truncated
             for name, rows in columns.items():
                 writer.append(name, rows)
-        return _assemble((writer.publish(facts), facts), task.sequences), False
+        return _assemble((writer.publish(facts), facts), task.sequences, task.prepare), False
 
 
-def as_table(samples: Sequence[Sample], sequences: Mapping[str, int] = ONE_TOKEN) -> Table:
+def as_table(
+    samples: Sequence[Sample], sequences: Mapping[str, int] = ONE_TOKEN, prepare: Prepare | None = None
+) -> Table:
     """Samples, at least one, as a tokenised split in memory.
 
     Args:
         samples: alike in their streams.
         sequences: the task's (`Task.sequences`).
+        prepare: the task's (`Task.prepare`).
     """
     facts = {"truncated_samples": sum(sample.truncated for sample in samples)}
-    return _assemble((_columns(samples, sequences), facts), sequences)
+    return _assemble((_columns(samples, sequences), facts), sequences, prepare)
 
 
 def cache_key(
@@ -386,7 +398,11 @@ _EMPTY = {
 """Columns of a table without rows, of which no chunk has told anything."""
 
 
-def _assemble(stored: tuple[dict[str, np.ndarray], dict[str, Any]], sequences: Mapping[str, int]) -> Table:
+def _assemble(
+    stored: tuple[dict[str, np.ndarray], dict[str, Any]],
+    sequences: Mapping[str, int],
+    prepare: Prepare | None,
+) -> Table:
     arrays, facts = stored
     columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in (*sequences, UNITS)}
     offsets: dict[str, np.ndarray] = {}
@@ -403,4 +419,5 @@ def _assemble(stored: tuple[dict[str, np.ndarray], dict[str, Any]], sequences: M
         name: Stream(columns=columns[name], offsets=offsets[name], positions=sequences.get(name, 0))
         for name in columns
     }
-    return Table(streams=streams, truncated_samples=int(facts["truncated_samples"]))
+    truncated_samples = int(facts["truncated_samples"])
+    return Table(streams=streams, truncated_samples=truncated_samples, prepare=prepare)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from bigbatch.data.class_names import NOT_COUNTED, label_lists, label_of, tags_of, written_list
+from bigbatch.data.images import image_column
 from bigbatch.data.plain import BLANKS, is_missing, plain, text_of
 from bigbatch.data.raw import Column
 from bigbatch.errors import Problem
@@ -30,16 +32,21 @@ _TEXT = pa.large_string()
 _NUMBER_WORDS: dict[str, Any] = {"true": 1.0, "false": 0.0}
 
 
-def convert(column: Column, kind: str, key: str, where: Where) -> tuple[pa.ChunkedArray, list[Problem]]:
+def convert(
+    column: Column, kind: str, key: str, where: Where, folder: Path | None = None
+) -> tuple[pa.ChunkedArray, list[Problem]]:
     """A column in the form of its role, missing values as null, and what could not be converted.
 
     Args:
         column: the values as the source has them.
         kind: `text` -> large_string; `label` -> large_string; `labels`, `words` and `tags` -> list of
-            large_string; `number` -> float64; `numbers` -> list of float64.
+            large_string; `number` -> float64; `numbers` -> list of float64; `image` -> `images.KIND`.
         key: the column's own name.
         where: names a row in messages.
+        folder: that paths of images start from.
     """
+    if kind == "image":
+        return image_column(column, key, where, folder)
     if not isinstance(column, list) and kind in ("text", "label") and _is_text(column.type):
         if kind == "text":
             return column.cast(_TEXT), []

@@ -32,7 +32,6 @@ from bigbatch.tasks.vocabulary import vocabulary_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from bigbatch.model.pooling import Pooling
     from bigbatch.recipe.schema import Recipe
 
 _KINDS: Mapping[str, Kind] = {problem: kind for kind, problem in PROBLEM_TYPES.items()}
@@ -161,7 +160,6 @@ def _open(
     planned: ForwardPlan | None = None,
 ) -> Loaded:
     from bigbatch.model.load import load_tokenizer
-    from bigbatch.model.pooling import usual_pooling
     from bigbatch.recipe.learning import ModelSpec
 
     spec = ModelSpec(name=str(folder.resolve()))
@@ -174,8 +172,7 @@ def _open(
     tokenizer = None
     if any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
         tokenizer = load_tokenizer(spec)
-    usual = usual_pooling(module, str(folder))
-    found = _assembled(module, tokenizer, task, max_length, usual, devices, planned)
+    found = _assembled(module, tokenizer, task, max_length, str(folder), devices, planned)
     return replace(found, notes=tuple(notes))
 
 
@@ -201,13 +198,11 @@ def open_live(
         ModelError: the model has another head than the task needs, or the tokenizer does not fit it.
     """
     from bigbatch.model.adjust import read_given_types
-    from bigbatch.model.pooling import usual_pooling
     from bigbatch.recipe.learning import ModelSpec
 
     module = task.build(ModelSpec(), BuildFacts(seed=0, dropout=None, module=module, note=str))
     read_given_types(module, columns)
-    usual = usual_pooling(module, None)
-    return _assembled(module, tokenizer, task, task.longest, usual, devices_of(device)[:1])
+    return _assembled(module, tokenizer, task, task.longest, None, devices_of(device)[:1])
 
 
 def _assembled(
@@ -215,17 +210,18 @@ def _assembled(
     tokenizer: Tokenizer | None,
     task: Task,
     max_length: int | None,
-    usual: Pooling,
+    folder: str | None,
     devices: Sequence[str],
     planned: ForwardPlan | None = None,
 ) -> Loaded:
-    """Model, tokenizer and task, made to fit each other and ready to run."""
+    """Model, tokenizer and task, made to fit each other and ready to run; `folder`: that the model came from."""
     from bigbatch.infer.quick import QuickForward
     from bigbatch.model.anatomy import anatomy
     from bigbatch.model.forwards import ModuleForward, PaddedForward
     from bigbatch.model.load import check_model, pad_id
     from bigbatch.model.logits import DeferredForward, why_not_deferred
-    from bigbatch.model.pooling import pooled
+    from bigbatch.model.pooling import pooled, usual_pooling
+    from bigbatch.tasks.pictures import form_of
 
     parts = anatomy(module)
     longest = min(max_length or 2**31, parts.max_positions or 2**31)
@@ -237,7 +233,8 @@ def _assembled(
         block_length=longest,
         vocabulary=vocabulary_of(tokenizer, module),
         tokenizer=tokenizer,
-        pooling=usual,
+        pooling=usual_pooling(module, folder),
+        image=form_of(parts, folder),
     )
     pad, kind = pad_id(module, tokenizer) or 0, HEADS[task.head.kind]
 

@@ -146,7 +146,7 @@ def _outputs(opened: Loaded, rows: Any, columns: Mapping[str, str]) -> tuple[Pre
         )
     )
     samples = encoded_rows(placed, opened.task, opened.tokenizer, opened.forward)
-    table = as_table(samples, opened.task.sequences)
+    table = as_table(samples, opened.task.sequences, opened.task.prepare)
     outputs_UC = run_forward(opened.forward, table, micro_tokens=opened.micro_tokens)
     return opened.task.decode(outputs_UC), table
 

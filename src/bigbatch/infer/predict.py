@@ -16,6 +16,7 @@ from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.load import MICRO_TOKENS
 from bigbatch.infer.unlabelled import KEPT, PlacedRow, rows_of_object
+from bigbatch.model.heads import HEADS
 from bigbatch.protocols import Forward, Row, Tokenizer
 from bigbatch.samples import Packing, Sample, Table
 from bigbatch.tasks.base import Keep, Task
@@ -146,7 +147,7 @@ def _encoded(
     """A sample for each row; None for one that has no tokens."""
     targets = [name for name, role in task.roles.items() if name == "label" or role.has_classes]
     rows: list[Row] = [{**row, **dict.fromkeys(targets)} for _, row in window]
-    if tokenizer is None:
+    if tokenizer is None and HEADS[task.head.kind].reads_text:
         _check_tokenised(window)
     given = _given_tokens(rows, task, tokenizer, forward)
     if given is not None:

@@ -17,6 +17,7 @@ from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
+from bigbatch.model.heads import HEADS
 from bigbatch.protocols import Role
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.given import given_tokens
@@ -59,7 +60,7 @@ def evaluate_rows(
     roles = task.roles
     table = matched(table, label_role(roles), kind_of(roles), LabelSet(task.label_names))
     check_rows(table, task)
-    if opened.tokenizer is None and not table.tokenised:
+    if opened.tokenizer is None and HEADS[task.head.kind].reads_text and not table.tokenised:
         raise DataError("this model has no tokenizer: it can only evaluate rows of token ids (input_ids)")
     given = given_tokens(opened.module, opened.tokenizer, opened.max_length)
     table, _ = given.table(table)
@@ -101,7 +102,7 @@ def check_rows(table: DataTable, task: Task) -> None:
 def _bad_rows(table: DataTable, role: str, about: Role) -> list[tuple[int, str]]:
     column = table.rows.column(role)
     if about.is_read:
-        thing = "text" if about.kind == "text" else "sentence"
+        thing = {"text": "text", "image": "image"}.get(about.kind, "sentence")
         return [(int(row), f"empty {thing}") for row in np.flatnonzero(is_empty_text(column))]
     missing = column.is_null().to_numpy()
     if about.kind == "number":

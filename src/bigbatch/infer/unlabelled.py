@@ -177,7 +177,7 @@ def _in_chunks(
     for role, column in picked.items():
         values[role] = loaded[column]
         if roles is not None and role in roles:
-            values[role], found = convert(loaded[column], roles[role].kind, column, raw.where)
+            values[role], found = convert(loaded[column], roles[role].kind, column, raw.where, raw.folder)
             problems += found
             if _needed(roles[role]):
                 problems += [

@@ -19,6 +19,7 @@
     ├── size.py        parameters counted before they are allocated
     ├── load.py        load_tokenizer, load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides
+    ├── vision.py      models that look at images: their size and positions, and what cannot be split
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data
     ├── stand_in.py    tensors under a model's names, without the model
     ├── untouched.py   running a model without leaving a trace in it

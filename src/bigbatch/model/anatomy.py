@@ -1,4 +1,4 @@
-"""The parts of a model, found by structure: one trial run of three tokens, no list of class names.
+"""The parts of a model, found by structure: one trial run of three tokens (or one image), no list of class names.
 
 The trial sees which modules run before, between and after the repeated blocks, which embedding is given
 running positions, whether the head gives one output a sample or one a token, and, by making all other tokens'
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bigbatch.errors import ModelError
 from bigbatch.facts import ModelFacts
 from bigbatch.model.names import tied_names, unwrap
+from bigbatch.model.vision import black_image, check_images, positions_at, reads_images
 
 _TRIAL_TOKENS = 3
 Pools = Literal["first", "last", "tokens"]
@@ -86,6 +87,8 @@ class Anatomy:
     """Whether positions come from a learned table (longer samples fail) or are computed."""
     uses_segments: bool
     """Whether token types have an embedding of their own with at least two rows."""
+    positions: int | None
+    """Through the blocks, of a sample that has always as many: an image. None: as many as it has tokens."""
 
 
 def headed_model(module: nn.Module) -> nn.Module:
@@ -117,7 +120,9 @@ def has_two_stacks(outer: nn.Module) -> bool:
 
 
 def trial_inputs(outer: nn.Module) -> dict[str, Tensor]:
-    """What a trial feeds the model: `trial_ids`, to its decoder too if it has one."""
+    """What a trial feeds the model: `trial_ids`, to its decoder too if it has one; or a black image."""
+    if reads_images(outer):
+        return black_image(outer)
     ids = trial_ids(outer)
     decoder = {"decoder_input_ids": ids} if has_two_stacks(outer) else {}
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **decoder}
@@ -147,12 +152,14 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def anatomy(module: nn.Module) -> Anatomy:
-    """Find the parts by a trial run of three tokens in eval mode; nothing of the module changes.
+    """Find the parts by a trial run of three tokens, or an image, in eval mode; nothing of the module changes.
 
     Raises:
-        ModelError: no head, or no repeated blocks.
+        ModelError: no head, or no repeated blocks; a model of images that averages over the batch.
     """
     outer = headed_model(module)
+    if reads_images(outer):
+        check_images(outer)
     base: nn.Module = outer.base_model  # pyright: ignore[reportAssignmentType]
     trial = _Trial(outer, base)
     with evaluating(outer):
@@ -179,7 +186,14 @@ def anatomy(module: nn.Module) -> Anatomy:
         takes_positions=accepts(base, "position_ids"),
         learned_positions=table is not None,
         uses_segments=accepts(base, "token_type_ids") and (getattr(config, "type_vocab_size", 0) or 0) > 1,
+        positions=trial.length if reads_images(outer) else None,
     )
+
+
+def vocabulary_rows(outer: nn.Module) -> int:
+    """Rows of the embedding of token ids; 0 where a model has none."""
+    embedding = outer.get_input_embeddings() if not reads_images(outer) else None  # pyright: ignore
+    return int(getattr(embedding, "num_embeddings", 0))
 
 
 def output_layer_of(outer: nn.Module) -> nn.Module | None:
@@ -202,7 +216,7 @@ def model_facts(module: nn.Module, parts: Anatomy | None = None) -> ModelFacts:
         parameter_bytes=sum(map(_bytes, parameters)),
         hidden=int(config.hidden_size),
         blocks=len(parts.blocks),
-        vocabulary=parts.outer.get_input_embeddings().num_embeddings,  # pyright: ignore
+        vocabulary=vocabulary_rows(parts.outer),
         max_positions=parts.max_positions,
         blocks_bytes=sum(each),
         largest_block_bytes=max(each),
@@ -241,6 +255,8 @@ class _Trial:
         self.container: nn.Module = base
         self.shape: torch.Size = torch.Size()
         """Of the logits."""
+        self.length = _TRIAL_TOKENS
+        """Positions that reach the first block."""
 
     def run(self) -> None:
         """One pass; fills the fields."""
@@ -262,6 +278,8 @@ class _Trial:
                 f"{type(self.outer).__name__} has no list of repeated blocks that its forward runs"
             )
         self.applied = [calls[index] for index in at]
+        if reads_images(self.outer):
+            self.length = positions_at(self.applied[0], self._forward)
         self.container = self.candidates[self.applied[-1]]
         inside_last = set(self.applied[-1].modules())
         outside = self._outside_parts()
@@ -303,12 +321,12 @@ class _Trial:
 
     def pooled(self) -> tuple[Pools, bool]:
         """Which token the head reads, and whether it reads only that one."""
-        if self.shape[1:-1] == (_TRIAL_TOKENS,):
-            alone = [self._finite_with_only(token, (0, token)) for token in range(_TRIAL_TOKENS)]
+        if self.shape[1:-1] == (self.length,):
+            alone = [self._finite_with_only(token, (0, token)) for token in range(self.length)]
             return "tokens", all(alone)
         if self._finite_with_only(0):
             return "first", True
-        if self._finite_with_only(_TRIAL_TOKENS - 1):
+        if self._finite_with_only(self.length - 1):
             return "last", True
         return "first", False
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from bigbatch.model.anatomy import accepts, device_of, headed_model
@@ -57,7 +58,7 @@ class Padded:
             if column in stream.columns and (argument != _TYPES or self._typed)
         }
         if how.mask is None:
-            return {name: to_device(stream.columns[column], device) for name, column in wanted.items()}
+            return {name: self._whole(stream.columns[column], device) for name, column in wanted.items()}
         lengths_B = stream.lengths
         real_BL = np.arange(int(lengths_B.max())) < lengths_B[:, None]
         found = {
@@ -69,6 +70,12 @@ class Padded:
         if not (self._may_leave_mask_out and real_BL.all()):
             found[how.mask] = to_device(real_BL.astype(np.int64), device)
         return found
+
+    def _whole(self, values: np.ndarray, device: torch.device) -> Tensor:
+        """A column as it is; numbers in the model's own format."""
+        found = to_device(values, device)
+        weights = (each.dtype for each in self._module.parameters() if each.is_floating_point())
+        return found.to(next(weights, found.dtype)) if found.is_floating_point() else found
 
 
 def padded(values_E: np.ndarray, real_BL: np.ndarray, filler: int) -> np.ndarray:

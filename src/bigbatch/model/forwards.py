@@ -176,6 +176,11 @@ def can_pack(
         parts: the module's, where they are known already.
         inputs: of `HEADS`, what it is fed.
     """
+    if not any(each.mask for each in inputs.values()):
+        return (
+            False,
+            "every sample is as long as any other: nothing is padded, and packing would change nothing",
+        )
     if [*inputs] != [TOKENS]:
         return False, f"it is fed {' and '.join(inputs)}; only tokens alone are packed"
     parts = parts or anatomy(module)

@@ -8,10 +8,10 @@ from typing import Literal
 
 from bigbatch.samples import TOKENS
 
-HeadKind = Literal["sequence", "tokens", "masked", "causal", "seq2seq", "hidden"]
+HeadKind = Literal["sequence", "tokens", "masked", "causal", "seq2seq", "hidden", "image"]
 """What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token, the next
 token of a text that follows from another one; `hidden`: there is no head, and the outputs are the tokens' hidden
-states."""
+states; `image`: outputs for a whole image."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """As the configuration of a model with labels has it."""
 
@@ -54,6 +54,8 @@ class HeadClass:
     """Name of the class of transformers that loads it."""
     suffixes: tuple[str, ...] = ()
     """What the names of its model classes end in, the usual one first."""
+    whole: bool = False
+    """Whether it gives one output a sample; else one a token."""
     labelled: bool = False
     """Whether its outputs stand for labels; else for token ids, or for nothing."""
     defers_logits: bool = False
@@ -73,11 +75,22 @@ class HeadClass:
         """The usual ending of its class names; empty where there is no head."""
         return self.suffixes[0] if self.suffixes else ""
 
+    @property
+    def reader(self) -> tuple[str, str]:
+        """The class of transformers that makes rows ready for it, and what it is called in an example."""
+        return ("AutoTokenizer", "tokenizer") if self.reads_text else ("AutoImageProcessor", "processor")
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model is given tokens, so that there must be a tokenizer, or rows of token ids."""
+        return TOKENS in self.inputs
+
 
 HEADS: Mapping[HeadKind, HeadClass] = {
     "sequence": HeadClass(
         auto="AutoModelForSequenceClassification",
         suffixes=("ForSequenceClassification",),
+        whole=True,
         labelled=True,
         pipeline="text-classification",
         title="Text classifier",
@@ -115,6 +128,15 @@ HEADS: Mapping[HeadKind, HeadClass] = {
         wants_tokenizer=True,
         pipeline="text2text-generation",
         title="Sequence-to-sequence model",
+    ),
+    "image": HeadClass(
+        auto="AutoModelForImageClassification",
+        suffixes=("ForImageClassification",),
+        whole=True,
+        labelled=True,
+        inputs={"image": Input(arguments={"pixels": "pixel_values"})},
+        pipeline="image-classification",
+        title="Image classifier",
     ),
     "hidden": HeadClass(auto="AutoModel", pipeline="sentence-similarity", title="Text embeddings"),
 }

@@ -350,7 +350,7 @@ def _check_head(module: nn.Module, wanted: _Wanted) -> None:
     """
     parts = anatomy(module)
     name, suffix = type(parts.outer).__name__, HEADS[wanted.kind].suffix
-    if (parts.pools == "tokens") != (wanted.kind != "sequence"):
+    if (parts.pools == "tokens") == HEADS[wanted.kind].whole:
         gives = "one output per token" if parts.pools == "tokens" else "one output per sample"
         raise ModelError(f"found a {name}, whose head gives {gives}; the task needs an AutoModel{suffix}")
     if wanted.kind == "hidden":

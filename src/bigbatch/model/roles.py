@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bigbatch.errors import UsageError
-from bigbatch.model.anatomy import Anatomy, evaluating, trial_ids
+from bigbatch.model.anatomy import Anatomy, evaluating, trial_inputs
 
 Role = Literal["reads", "writes"]
 
@@ -57,7 +57,7 @@ def _in_order(block: nn.Module, anatomy: Anatomy) -> list[tuple[str, nn.Linear]]
     ]
     try:
         with evaluating(anatomy.outer), torch.no_grad():
-            anatomy.outer(input_ids=trial_ids(anatomy.outer))
+            anatomy.outer(**trial_inputs(anatomy.outer))
     finally:
         for handle in handles:
             handle.remove()

@@ -4,7 +4,8 @@ A recipe is read by `load.load_recipe`, is a frozen `schema.Recipe`, and is writ
 
     values.py              value types: counts, numbers, quantities; what is built and what is planned
     inputs.py              sections data and batch
-    learning.py            sections model, task, optimizer, schedule, loss and their kin
+    tasks.py               section task, and the options of each
+    learning.py            sections model, optimizer, schedule, loss and their kin
     optimizers.py          the optimisers by name, and what holds of each
     machine.py             sections sync, guard, scale, plan, launch and run
     schema.py              Recipe, the whole

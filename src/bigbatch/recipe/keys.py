@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from bigbatch.recipe.learning import TASK_OPTIONS
 from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.tasks import TASK_OPTIONS
 from bigbatch.recipe.values import Section
 
 _BESIDE = {"task": tuple(TASK_OPTIONS.values())}

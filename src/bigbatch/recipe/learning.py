@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     PlainValidator,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -30,15 +28,12 @@ from bigbatch.recipe.values import (
     Stretch,
     Text,
     built,
-    is_reference,
     kind_of,
     named,
     quantity,
     show,
 )
 from bigbatch.units import Quantity
-
-PLANNED_TASKS = ("rank", "image")
 
 
 def _trainable(value: Any) -> Any:
@@ -85,156 +80,6 @@ class ModelSpec(Section):
     """`all`, `head`, or patterns of parameter names (`*` matches anything); the rest stays frozen."""
     adapter: Annotated[dict[str, Any] | None, built(None)] = None
     """Low-rank adapters."""
-
-
-def _label_names(value: Any) -> Any:
-    # Labels are text inside bigbatch; 0 and 1 may be written without quotes.
-    if isinstance(value, list):
-        return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
-    return value
-
-
-def _distinct(value: list[str] | None) -> list[str] | None:
-    if value is not None and (len(set(value)) < len(value) or len(value) < 1):
-        raise ValueError(f"found {show(value)}; expected distinct names, at least one")
-    return value
-
-
-Labels = Annotated[list[str] | None, BeforeValidator(_label_names), AfterValidator(_distinct)]
-
-
-class ClassifyOptions(Section):
-    """The options of `task: classify`."""
-
-    kind: Literal["single", "multi", "regression"] = "single"
-    """`classify`: one label a sample, several labels a sample, or a number."""
-    labels: Labels = None
-    """`classify` and `tag`: label names in the order of the model's outputs; null: sorted, as found in the data."""
-
-
-class TagOptions(Section):
-    """The options of `task: tag`."""
-
-    labels: Labels = None
-    """As those of classify."""
-    scheme: Literal["auto", "iob1", "iob2", "bioes", "bilou", "io", "none"] = "auto"
-    """`tag`: how tags mark entities (iob2: B-PER, I-PER, O; io: PER, O), which are then what is scored; none: they do
-    not; auto: as they look."""
-    pieces: Literal["first", "all"] = "first"
-    """`tag`: which pieces of a word carry its tag in training; a word is scored by its first piece either way."""
-
-
-class MlmOptions(Section):
-    """The options of `task: mlm`."""
-
-    probability: Annotated[Number, Field(gt=0, le=1)] = 0.15
-    """`mlm`: share of the tokens (or words) that is masked and predicted, drawn anew each epoch."""
-    whole_word: bool = False
-    """`mlm`: mask all pieces of a word together."""
-    mask_share: Fraction = 0.8
-    """`mlm`: of the masked tokens, the share shown as the mask token."""
-    random_share: Fraction = 0.1
-    """`mlm`: of the masked tokens, the share shown as a random token; the rest are shown as they are."""
-    blocks: Literal["documents", "fixed"] = "documents"
-    """`mlm`: `documents`: each row by itself, cut at data.max_length; `fixed`: all rows joined and cut into blocks of
-    data.max_length, each between the tokenizer's marks."""
-    mask_id: Annotated[int | None, Field(ge=0)] = None
-    """`mlm`: id of the mask token, for rows of token ids without a tokenizer; null: the tokenizer's."""
-
-    @model_validator(mode="after")
-    def _shares(self) -> MlmOptions:
-        if self.mask_share + self.random_share > 1 + 1e-12:
-            shares = f"{self.mask_share:g} + {self.random_share:g}"
-            raise ValueError(f"mask_share and random_share: found {shares}; expected at most 1 together")
-        return self
-
-
-class ClmOptions(Section):
-    """The options of `task: clm`."""
-
-    blocks: Literal["documents", "fixed"] = "documents"
-    """`clm`: `documents`: each row by itself, cut into pieces of data.max_length; `fixed`: all rows joined and cut into
-    blocks of data.max_length."""
-    not_predicted: list[Annotated[int, Field(ge=0)]] | None = None
-    """`clm`: token ids that are read and never predicted, such as an end mark that is the padding, too; null: none."""
-
-
-class Seq2SeqOptions(Section):
-    """The options of `task: seq2seq`."""
-
-    source_prefix: str = ""
-    """`seq2seq`: put in front of every source, such as T5's `translate English to German: `."""
-    target_max_length: Count | None = None
-    """`seq2seq`: tokens kept of a target; null: data.max_length, as of a source."""
-
-
-class MatchOptions(Section):
-    """The options of `task: match`."""
-
-    temperature: PositiveNumber = 0.05
-    """`match`: scores are divided by it."""
-    similarity: Literal["cosine", "dot"] = "cosine"
-    """`match`: cosine: embeddings of length 1; dot: as they are."""
-    symmetric: bool = False
-    """`match`: whether documents look for their queries too; the loss is the mean of both."""
-    pooling: Literal["mean", "first", "last"] | None = None
-    """`match`: which tokens' states make the embedding; null: as the model's folder says, else the last of causal
-    models and the mean of others."""
-    query_prefix: str = ""
-    """`match`: put in front of every query, such as `query: `."""
-    document_prefix: str = ""
-    """`match`: put in front of every document and negative."""
-    towers: Annotated[Literal[1, 2], built(1)] = 1
-    """`match`: 1: queries and documents share the model."""
-
-
-class PreferOptions(Section):
-    """The options of `task: prefer`."""
-
-    beta: PositiveNumber = 0.1
-    """`prefer`: how strongly the model is held to where it starts from."""
-
-
-TASK_OPTIONS: dict[str, type[Section]] = {
-    "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
-    "seq2seq": Seq2SeqOptions, "prefer": PreferOptions,
-}  # fmt: skip
-"""Task -> the section of its options, which stand beside `name`."""
-TASKS = tuple(TASK_OPTIONS)
-
-
-class TaskSpec(Section):
-    """What is learnt from the data. In YAML a name alone is enough; options stand next to `name`."""
-
-    name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
-    """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text
-    from another), `prefer` (the better of two answers), or your own as an import reference."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _options_beside_name(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        options = {key: item for key, item in value.items() if key not in ("name", "args")}
-        args = value.get("args") or {}
-        return {
-            "name": value.get("name", "classify"),
-            "args": {**args, **options} if isinstance(args, dict) else args,
-        }
-
-    @field_validator("args", mode="after")
-    @classmethod
-    def _checked(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
-        options = TASK_OPTIONS.get(info.data.get("name", ""))
-        return value if options is None else options.model_validate(value).model_dump(exclude_none=True)
-
-    @model_serializer
-    def _flat(self) -> dict[str, Any]:
-        if is_reference(self.name):
-            return {"name": self.name, "args": self.args}
-        return {"name": self.name, **self.args}
 
 
 class OptimizerSpec(Section):

@@ -11,7 +11,7 @@ from bigbatch.errors import Problem
 from bigbatch.recipe.foreign import hint_for
 from bigbatch.recipe.keys import all_keys, siblings
 from bigbatch.recipe.layers import Key, Layer, dotted
-from bigbatch.recipe.learning import TASK_OPTIONS
+from bigbatch.recipe.tasks import TASK_OPTIONS
 from bigbatch.recipe.values import kind_of, show
 
 MOST_PROBLEMS = 100

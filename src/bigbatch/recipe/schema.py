@@ -15,9 +15,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from bigbatch.recipe import training_arguments
 from bigbatch.recipe.inputs import BatchSpec, DataFile, DataSpec
 from bigbatch.recipe.learning import (
-    TASKS,
     BestSpec,
-    ClassifyOptions,
     EarlyStoppingSpec,
     GradientSpec,
     LossSpec,
@@ -26,7 +24,6 @@ from bigbatch.recipe.learning import (
     RegulariseSpec,
     ScheduleSpec,
     SeedSpec,
-    TaskSpec,
 )
 from bigbatch.recipe.machine import (
     GuardSpec,
@@ -39,6 +36,7 @@ from bigbatch.recipe.machine import (
     SyncSpec,
 )
 from bigbatch.recipe.sugar import LENGTH_KEYS, desugar
+from bigbatch.recipe.tasks import TASKS, ClassifyOptions, TaskSpec
 from bigbatch.recipe.values import (
     AUTO,
     AUTO_WARMUP,

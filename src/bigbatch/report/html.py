@@ -13,7 +13,7 @@ from bigbatch.report.graph import section_of
 from bigbatch.report.noise import noise_section
 from bigbatch.report.page import render, write_atomic
 from bigbatch.report.quality import SplitQuality, split_quality
-from bigbatch.report.read import RunData, auto_class, read_run
+from bigbatch.report.read import RunData, head_in, read_run
 from bigbatch.report.recipes import flat_recipe
 from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
 from bigbatch.units import show_bytes, show_seconds
@@ -366,7 +366,8 @@ def _use(run: RunData) -> dict[str, Any]:
     """How to use the model folder; left out while there is none."""
     run_folder = str(run.path)
     folder = str(run.path / "model")
-    auto = auto_class(run.path / "model")
+    head = head_in(run.path / "model")
+    auto, reader, name = head.auto, *head.reader
     return {
         "has_model": (run.path / "model").is_dir() or run.state == "finished",
         "use_shell": clean(
@@ -374,9 +375,9 @@ def _use(run: RunData) -> dict[str, Any]:
             f"bigbatch evaluate {shlex.quote(run_folder)} test.csv"
         ),
         "use_python": clean(
-            f"from transformers import {auto}, AutoTokenizer\n\n"
+            f"from transformers import {auto}, {reader}\n\n"
             f"model = {auto}.from_pretrained({folder!r})\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})"
+            f"{name} = {reader}.from_pretrained({folder!r})"
         ),
     }
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from bigbatch.documents import read_document, record_of
 from bigbatch.errors import UsageError
-from bigbatch.model.heads import HEADS, HeadKind, head_named_by
+from bigbatch.model.heads import HEADS, HeadClass, HeadKind, head_named_by
 from bigbatch.stored import Damaged, open_plain, read_bytes, read_object
 from bigbatch.units import show_bytes
 
@@ -113,15 +113,15 @@ def read_run(path: str | Path) -> RunData:
     )
 
 
-def auto_class(folder: Path) -> str:
-    """Transformers' class that opens a model folder, by its config.json; that of classifiers where none says."""
+def head_in(folder: Path) -> HeadClass:
+    """The kind of head of a model folder, by its config.json; that of classifiers where none says."""
     try:
         found = read_object(folder / "config.json").get("architectures")
     except (OSError, Damaged):
         found = None
     names = [str(name) for name in found] if isinstance(found, list) else []
     kinds: list[HeadKind] = [kind for name in names if (kind := head_named_by(name))]
-    return HEADS[kinds[0]].auto if kinds else HEADS["sequence"].auto
+    return HEADS[kinds[0] if kinds else "sequence"]
 
 
 def _nearest(folder: Path) -> str:

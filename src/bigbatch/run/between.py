@@ -9,8 +9,6 @@ from typing import Any
 
 from bigbatch.build.defined import Missing, look
 from bigbatch.build.parts import Parts
-from bigbatch.data.again import Again
-from bigbatch.data.ahead import LEAD, Supply
 from bigbatch.errors import DoesNotFit, MachineError
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.parallel.agree import Leaving, OutOfMemory, alone, memory_errors, together, was_agreed
@@ -30,6 +28,8 @@ from bigbatch.run.plateau import Plateau
 from bigbatch.run.ramp import Growth
 from bigbatch.run.signals import SignalFlag
 from bigbatch.samples import GlobalBatch, MicroBatch
+from bigbatch.step.again import Again
+from bigbatch.step.ahead import LEAD, Supply
 from bigbatch.store.keeper import Keeper
 from bigbatch.store.progress import Progress
 from bigbatch.units import Quantity

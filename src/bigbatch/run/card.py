@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import bigbatch
 from bigbatch.build.parts import Parts
-from bigbatch.model.heads import HEADS
+from bigbatch.model.heads import HEADS, HeadClass
 from bigbatch.store.progress import Progress
 
 Figures = Mapping[str, Mapping[str, float | None]]
@@ -55,7 +55,7 @@ def model_card(
         lines += ["Labels: " + ", ".join(map(_shown_as_it_is, names)) + ".", ""]
     if verdict:
         lines += [f"Result: {_shown_as_it_is(verdict)}", ""]
-    lines += [*_figures(final, baselines), *_training(parts, progress, kept), *_usage(head.auto)]
+    lines += [*_figures(final, baselines), *_training(parts, progress, kept), *_usage(head)]
     return "\n".join(lines) + "\n"
 
 
@@ -91,21 +91,30 @@ def _training(parts: Parts, progress: Progress, kept: str) -> list[str]:
         f"- {batch} per update, {progress.update:,} updates, {progress.position:,} samples, "
         f"{progress.tokens:,} tokens",
         f"- {optimizer}",
-        f"- texts cut to {parts.model.max_length} tokens",
+        f"- {_read(parts)}",
         *([f"- {_sentence(kept)}"] if kept else []),
         "",
     ]
 
 
-def _usage(auto: str) -> list[str]:
+def _read(parts: Parts) -> str:
+    """What was made of a row."""
+    form = parts.task.facts.image
+    if form is None:
+        return f"texts cut to {parts.model.max_length} tokens"
+    return f"images of {form.height} x {form.width} pixels, {form.positions} positions each"
+
+
+def _usage(head: HeadClass) -> list[str]:
+    auto, reader, name = head.auto, *head.reader
     return [
         "## Use",
         "",
         "```python",
-        f"from transformers import {auto}, AutoTokenizer",
+        f"from transformers import {auto}, {reader}",
         "",
         f'model = {auto}.from_pretrained("path/to/this/folder")',
-        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
+        f'{name} = {reader}.from_pretrained("path/to/this/folder")',
         "```",
     ]
 

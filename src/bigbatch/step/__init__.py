@@ -13,5 +13,7 @@
     noise.py       what the gradients of a batch's random parts say about its noise
     apart.py       replicas that train apart, in turn
     update.py      what both share: the record, the optimiser's step, the loss scale's news
+    ahead.py       the next micro-batches are cut while the present ones are computed
+    again.py       micro-batches that can be walked again
     replicas.py    what each replica holds, and their meetings
 """

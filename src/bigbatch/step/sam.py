@@ -22,10 +22,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bigbatch.data.again import Again
 from bigbatch.parallel.agree import memory_errors, together
 from bigbatch.protocols import Executor, World
 from bigbatch.samples import LossSums, MicroBatch
+from bigbatch.step.again import Again
 
 ETA = 0.01
 """As in the code of Kwon et al.: weights near zero move, too."""

@@ -10,6 +10,10 @@
     stand_in.py   what is measured in place of a loss of a whole batch
     tag.py        a tag for each word of a sentence
     match.py      embeddings of texts that belong together
+    image.py      the class of an image
+    pictures.py   what a model takes for an image
+    pixels.py     bytes of an image -> pixels
+    augment.py    images changed at random, by (seed, epoch, sample)
     contrast.py   the loss of a batch of pairs
     sentence_transformers.py  the files of its model folders
     inputs.py     text or words -> token ids, one tokenizer call for many rows

@@ -32,11 +32,11 @@ from bigbatch.data.tokens import as_table
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.heads import HEADS, Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
-from bigbatch.samples import ONE_TOKEN, Predictions, Sample, Table, Targets
+from bigbatch.samples import ONE_TOKEN, Predictions, Prepare, Sample, Table, Targets
 from bigbatch.tasks.derived import Derived
 from bigbatch.tasks.described import described, prediction_of_nothing
 from bigbatch.tasks.facts import NOT_AN_OPTION, BuildFacts, TaskFacts, options_of
-from bigbatch.tasks.losses import Kind
+from bigbatch.tasks.losses import Kind, refuse_loss
 
 if TYPE_CHECKING:
     from torch import nn
@@ -163,19 +163,7 @@ class Task(ABC, Generic[Out]):
             RecipeError: naming the keys.
         """
         del folder
-        asked = {
-            "name": loss.name != "cross_entropy",
-            "label_smoothing": bool(loss.label_smoothing),
-            "class_weights": loss.class_weights != "none",
-            "args": bool(loss.args),
-        }
-        problems = [
-            Problem(where=where, key=f"loss.{key}", what=self.loss_is_own)
-            for key, is_so in asked.items()
-            if is_so
-        ]
-        if problems:
-            raise RecipeError(problems)
+        refuse_loss(loss, self.loss_is_own, where)
         return self
 
     def check_metric(self, name: str, *, where: str = "recipe") -> None:
@@ -335,6 +323,14 @@ class Task(ABC, Generic[Out]):
         """Whether epochs see rows otherwise than the table has them."""
         return type(self).view is not Task.view
 
+    @property
+    def prepare(self) -> Prepare | None:
+        """What makes gathered samples what the model is given: pixels changed and normalised. None: nothing has to.
+
+        Pure, and of each sample alone; called for a micro-batch at a time, so that it never takes an update's memory.
+        """
+        return None
+
     def fixed(self, table: Table) -> Table:
         """What evaluations see of a split, always the same. By default all of it."""
         return table
@@ -440,13 +436,14 @@ class Task(ABC, Generic[Out]):
             list of that under `units`.
         """
         del rows, tokenizer
-        units = described(self.decode(run(as_table(samples, self.sequences), self.keep)), self.label_names)
+        table = as_table(samples, self.sequences, self.prepare)
+        units = described(self.decode(run(table, self.keep)), self.label_names)
         for sample in samples:
             own = list(islice(units, len(sample.reads)))
-            yield own[0] if len(own) == 1 and self.head.kind == "sequence" else {"units": own}
+            yield own[0] if len(own) == 1 and HEADS[self.head.kind].whole else {"units": own}
 
     def nothing(self) -> dict[str, Json]:
         """The prediction of a row that has no tokens."""
-        if self.head.kind != "sequence":
+        if not HEADS[self.head.kind].whole:
             return {"units": []}
         return prediction_of_nothing(self.kind, self.label_names)

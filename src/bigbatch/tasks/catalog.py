@@ -15,13 +15,14 @@ from bigbatch.errors import ModelError, Problem, RecipeError
 from bigbatch.metrics.states import WholeMetric
 from bigbatch.model.heads import Head, head_named_by
 from bigbatch.protocols import Metric, Role, Row, Tokenizer
-from bigbatch.recipe.learning import PLANNED_TASKS
 from bigbatch.recipe.references import is_reference, resolve_reference
+from bigbatch.recipe.tasks import PLANNED_TASKS
 from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.facts import NOT_AN_OPTION, options_of
+from bigbatch.tasks.image import Image
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
@@ -41,6 +42,7 @@ TASKS: Mapping[str, type[Task]] = {
     "match": Match,
     "seq2seq": Seq2Seq,
     "prefer": Prefer,
+    "image": Image,
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from bigbatch.data.labels import LabelSet
 from bigbatch.protocols import Metric, Tokenizer
 from bigbatch.tasks.losses import UnitLoss
+from bigbatch.tasks.pixels import ImageForm
 from bigbatch.tasks.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class TaskFacts:
     """The tokenizer's ids."""
     tokenizer: Tokenizer | None = None
     """What makes texts of the ids that a model writes; None where rows are token ids."""
+    image: ImageForm | None = None
+    """What the model takes for an image; None: it reads text."""
     data_seed: int = 0
     """`seed.data`: what is random in a task is a function of (this, epoch, sample)."""
     loss: UnitLoss | None = None

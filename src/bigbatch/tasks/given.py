@@ -21,7 +21,7 @@ from torch import nn
 from bigbatch.data.tables import DataTable
 from bigbatch.data.token_rows import first_above
 from bigbatch.errors import DataError, Problem
-from bigbatch.model.anatomy import headed_model
+from bigbatch.model.anatomy import headed_model, vocabulary_rows
 from bigbatch.model.load import pad_id
 from bigbatch.protocols import Row
 from bigbatch.samples import Table, starts_of
@@ -175,7 +175,7 @@ def given_tokens(module: nn.Module, tokenizer: Any, longest: int | None) -> Give
         )
 
     return GivenTokens(
-        rows=outer.get_input_embeddings().num_embeddings,
+        rows=vocabulary_rows(outer),
         segments=getattr(outer.config, "type_vocab_size", None) or None,
         longest=longest,
         pad_id=pad,

@@ -164,6 +164,30 @@ def resolve_loss(settings: LossSpec, base: Path, *, kind: Kind = "single", where
     )
 
 
+def refuse_loss(settings: LossSpec, because: str, where: str) -> None:
+    """Refuse anything but the usual, of a task whose loss is its own.
+
+    Args:
+        settings: the recipe's `loss`.
+        because: what is said to it.
+        where: file, for messages.
+
+    Raises:
+        RecipeError: naming the keys.
+    """
+    asked = {
+        "name": settings.name != "cross_entropy",
+        "label_smoothing": bool(settings.label_smoothing),
+        "class_weights": settings.class_weights != "none",
+        "args": bool(settings.args),
+    }
+    problems = [
+        Problem(where=where, key=f"loss.{key}", what=because) for key, is_so in asked.items() if is_so
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
 def own_loss(function: Callable[..., Tensor], args: Mapping[str, Any]) -> UnitLoss:
     """A loss of the user's own: `fn(logits, targets, **args)`, one value per unit."""
     name = getattr(function, "__name__", "custom")

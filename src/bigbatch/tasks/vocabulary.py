@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bigbatch.errors import ModelError
-from bigbatch.model.anatomy import headed_model
+from bigbatch.model.anatomy import headed_model, vocabulary_rows
 
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 
@@ -100,7 +100,7 @@ def vocabulary_of(tokenizer: Any, module: nn.Module) -> Vocabulary:
     found = {name: getattr(outer.config, f"{name}_token_id", None) for name in _SPECIAL}
     ids = [each for value in found.values() for each in (value if isinstance(value, list) else [value])]
     return Vocabulary(
-        size=outer.get_input_embeddings().num_embeddings,
+        size=vocabulary_rows(outer),
         special_ids=tuple(sorted({int(each) for each in ids if each is not None})),
         mask_id=found["mask"],
         start_id=start,

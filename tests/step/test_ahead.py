@@ -7,10 +7,10 @@ import traceback
 import numpy as np
 import pytest
 
-from bigbatch.data.ahead import Ahead, Supply
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
 from bigbatch.samples import Table
+from bigbatch.step.ahead import Ahead, Supply
 
 
 def threads() -> list[threading.Thread]:

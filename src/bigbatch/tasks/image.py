@@ -1,0 +1,178 @@
+"""Image classification: one class an image, by any model whose blocks run over patches (ViT, DeiT, BEiT, DINOv2, …).
+
+An image is a stream of one entry: its pixels, uint8, as the model's size wants them; so that all samples are equally
+long and nothing is ever padded. While training, each epoch sees it mirrored, shifted or with a rectangle erased; which
+of these is a function of (seed, epoch, sample) (`tasks.augment`). A view says so in a number a sample, `draw`; pixels
+are changed once a micro-batch is gathered, so that an update's images are never in memory at once.
+
+Shapes: B samples, H, W, C of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from bigbatch.data.images import ImageFile, content_of_image, image_of
+from bigbatch.errors import DataError
+from bigbatch.metrics.classify import PER_CLASS_PREFIXES, default_metrics, metric_for
+from bigbatch.model.heads import Head
+from bigbatch.protocols import Metric, Role, Row, Tokenizer
+from bigbatch.recipe.tasks import Augment
+from bigbatch.samples import Prepare, Sample, Stream, Table
+from bigbatch.tasks.augment import STREAM, erase, moved
+from bigbatch.tasks.classify import PROBLEM_TYPES
+from bigbatch.tasks.labelled import Labelled
+from bigbatch.tasks.losses import IGNORED
+from bigbatch.tasks.masks import sample_states
+from bigbatch.tasks.pictures import PROCESSOR, processor_config
+from bigbatch.tasks.pixels import ImageForm, decoded
+
+if TYPE_CHECKING:
+    from torch import nn
+
+IMAGE, DRAWS = "image", "draws"
+"""Streams: the column `pixels`; and in a view `draw`, the state of each sample's generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image(Labelled):
+    """Predict the class of an image."""
+
+    augment: Mapping[str, float] | None = None
+    """How images are changed while training: `{flip: 0.5, crop: 4, erase: 0.25}` (`recipe.learning.Augment`)."""
+
+    # ------------------------------------------------------------ columns and outputs
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """The columns that are read: `image` and `label`."""
+        return {
+            "image": Role(meaning="the image: a path, or its bytes", kind="image"),
+            "label": Role(meaning="the class", kind="label"),
+        }
+
+    @property
+    def head(self) -> Head:
+        """One output a class."""
+        names = self.label_names
+        return Head(
+            kind="image",
+            outputs=max(1, len(names)),
+            id2label=dict(enumerate(names)) if names else None,
+            problem_type=PROBLEM_TYPES["single"],
+        )
+
+    @property
+    def sequences(self) -> Mapping[str, int]:
+        """An image takes as many positions as it has patches, and what the model adds to them."""
+        return {IMAGE: self.facts.image.positions if self.facts.image else 1}
+
+    @property
+    def usual_metrics(self) -> tuple[Metric, ...]:
+        """Those of one class out of several."""
+        return default_metrics("single", self.label_names)
+
+    def metric(self, name: str, *, where: str = "recipe") -> Metric:
+        """A figure of `metrics.classify`."""
+        return metric_for(name, "single", self.head.outputs, self.label_names, where=where)
+
+    def check_metric(self, name: str, *, where: str = "recipe") -> None:
+        """Refuse a name that no metric of this task has, as far as its labels are known.
+
+        Raises:
+            RecipeError: with the nearest name.
+        """
+        if self.label_names or not name.startswith(PER_CLASS_PREFIXES):
+            self.metric(name, where=where)
+
+    # ------------------------------------------------------------ rows to samples
+
+    def samples(self, rows: Sequence[Row], tokenizer: Tokenizer | None) -> list[Sample]:
+        """Rows as samples: each image decoded, upright, in the model's size and colours.
+
+        Raises:
+            DataError: an image that cannot be decoded.
+        """
+        del tokenizer
+        return [self._sample(row) for row in rows]
+
+    def _sample(self, row: Row) -> Sample:
+        form, label = self._form, row.get("label")
+        image = row["image"]
+        try:
+            # A row of the caller's own may have an image in any form.
+            is_file = isinstance(image, Mapping) and "sha256" in image
+            whole = cast("ImageFile", image) if is_file else image_of(image, None)
+            if whole is None:
+                raise ValueError("there is no image")
+            pixels = decoded(content_of_image(whole), form)
+        except (ValueError, OSError) as error:
+            raise DataError(f"image: {error}") from None
+        value = IGNORED
+        if label is not None:
+            assert self.facts.labels is not None
+            value = self.facts.labels.id_of(label)
+        return Sample(
+            streams={IMAGE: {"pixels": pixels[None]}},
+            reads=np.zeros(1, np.int32),
+            values=np.array([value], np.int64),
+            weights=np.array([0.0 if value == IGNORED else 1.0], np.float32),
+        )
+
+    @property
+    def _form(self) -> ImageForm:
+        assert self.facts.image is not None, "the model has not been looked at"
+        return self.facts.image
+
+    # ------------------------------------------------------------ what is seen of an image
+
+    @property
+    def has_view(self) -> bool:
+        """Whether images are changed."""
+        return any(self._augment.model_dump().values())
+
+    def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
+        """The rows, with what decides how each is changed in this epoch."""
+        states_B = sample_states(self.facts.data_seed, STREAM, epochs_B, rows_B)
+        draws = Stream(columns={"draw": states_B}, offsets=np.arange(len(rows_B) + 1, dtype=np.int64))
+        return table.take(rows_B).replaced(**{DRAWS: draws})
+
+    @property
+    def prepare(self) -> Prepare:
+        """Pixels to the model's numbers."""
+        return self._ready
+
+    def _ready(self, piece: Table) -> Table:
+        """Gathered samples with (B, C, H, W) float32 instead of pixels: changed as their draws say, and normalised."""
+        stream, how = piece[IMAGE], self._augment
+        pixels, draws = np.asarray(stream.columns["pixels"]), piece.streams.get(DRAWS)
+        states_B = None if draws is None else draws.columns["draw"]
+        if states_B is not None:
+            pixels = moved(pixels, states_B, how)
+        numbers_CV = self._numbers
+        numbers = np.stack(
+            [numbers_CV[channel][pixels[..., channel]] for channel in range(len(numbers_CV))], 1
+        )
+        if states_B is not None:
+            erase(numbers, states_B, how)
+        return piece.replaced(**{IMAGE: replace(stream, columns={"pixels": numbers})})
+
+    @cached_property
+    def _augment(self) -> Augment:
+        return Augment.model_validate(dict(self.augment or {}))
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        return self._form.numbers()
+
+    # ------------------------------------------------------------ what is written
+
+    def files(self, module: nn.Module) -> dict[str, str]:
+        """How images are made ready, as transformers' image processors read it."""
+        del module
+        return {} if self.facts.image is None else {PROCESSOR: processor_config(self.facts.image)}

@@ -1,0 +1,107 @@
+"""Images for tests: rows with a class that can be seen, tiny models that look at them, and the oracle's updates."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from bigbatch.build.parts import Parts
+from bigbatch.tasks.augment import STREAM
+from tests.reference import picture, reference_updates
+from tests.split import CLIP, Trajectory, parts_of
+
+NAMES = ("a", "b", "c")
+SIZE = 16
+AUGMENT = {"flip": 0.5, "crop": 3, "erase": 0.5}
+_SMALL = {
+    "image_size": SIZE,
+    "patch_size": 4,
+    "num_channels": 3,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "initializer_range": 0.05,
+    "drop_path_rate": 0.0,
+}
+FAMILIES = {"vit": "ViT", "deit": "DeiT", "beit": "Beit", "dinov2": "Dinov2"}
+POSITIONS = {"vit": 17, "deit": 18, "beit": 17, "dinov2": 17}
+
+
+def tiny_vision(family: str = "vit", *, dropout: float = 0.0, seed: int = 0, **config: Any) -> Any:
+    """A random model that tells three kinds of images of 16 x 16 apart, in eval mode."""
+    drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    kind = getattr(transformers, f"{FAMILIES[family]}Config")
+    settings = {**_SMALL, **drops, "num_labels": 3, **config}
+    if family in ("vit", "deit"):
+        del settings["drop_path_rate"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return getattr(transformers, f"{FAMILIES[family]}ForImageClassification")(kind(**settings)).eval()
+
+
+def image_rows(count: int, seed: int = 0, size: int = SIZE, channels: int = 3) -> list[dict[str, Any]]:
+    """Noise with a bright corner, whose place is the class."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        pixels, label = random.integers(0, 160, (size, size, channels)), int(random.integers(3))
+        top, left = divmod(label, 2)
+        half = size // 2
+        pixels[top * half : (top + 1) * half, left * half : (left + 1) * half] += 90
+        rows.append({"image": pixels.astype(np.uint8), "label": NAMES[label]})
+    return rows
+
+
+def image_parts(module: Any, rows: list[dict[str, Any]], *, micro_tokens: int, **keys: Any) -> Parts:
+    """Ready to be trained in this split."""
+    task = {"name": "image", "labels": list(NAMES), "augment": AUGMENT}
+    return parts_of(
+        module,
+        rows,
+        "single",
+        micro_tokens=micro_tokens,
+        packing="padded",
+        **{"task": task, "batch": 40, **keys},
+    )
+
+
+def train_oracle(module: Any, parts: Parts, rows: list[dict[str, Any]], updates: int) -> Trajectory:
+    """The same updates by the oracle: all images of an update at once, changed pixel by pixel."""
+    found, batches, lrs, position = Trajectory(), [], [], 0
+    weights, seed = parts.train.weights, parts.recipe.seed.data
+    augment = dict(parts.recipe.task.args.get("augment") or {})
+    for update in range(1, updates + 1):
+        batch = parts.batches.at(position, update)
+        batches.append(
+            [
+                {
+                    "picture": picture(
+                        rows[row]["image"].tolist(),
+                        key=(seed, STREAM, (position + place) // len(rows), row) if augment else None,
+                        **augment,
+                    ),
+                    "target": NAMES.index(rows[row]["label"]),
+                    "weight": float(weights[row]),
+                }
+                for place, row in enumerate(map(int, batch.sample_ids_B))
+            ]
+        )
+        lrs.append(parts.learning_rate(position, batch.samples))
+        position += batch.samples
+    figures = reference_updates(
+        copy.deepcopy(module).train(),
+        batches,
+        kind="single",
+        pad_id=0,
+        lrs=lrs,
+        clip=CLIP,
+        weight_decay=parts.recipe.optimizer.weight_decay,
+        on_gradient=lambda number, gradient: found.gradients.append(gradient),
+    )
+    found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
+    return found
