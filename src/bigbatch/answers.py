@@ -44,6 +44,8 @@ def evaluate(
     wanted = {**opened.columns, **(columns or {})}
     result = evaluate_rows(opened, files, Path.cwd(), wanted, quoting=quoting)
     found = {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
+    if result.signatures:
+        found["signatures"] = dict(result.signatures)
     return {**found, "undefined": result.undefined} if result.undefined else found
 
 

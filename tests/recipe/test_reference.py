@@ -49,7 +49,7 @@ def test_siblings_of_a_section():
         *("kind", "labels", "scheme", "pieces"),
         *("probability", "whole_word", "mask_share", "random_share", "mask_id", "blocks", "not_predicted"),
         *("temperature", "similarity", "symmetric", "pooling", "query_prefix", "document_prefix", "towers"),
-        *("source_prefix", "target_max_length"),
+        *("source_prefix", "target_max_length", "beams"),
         "beta",
         "augment",
     }

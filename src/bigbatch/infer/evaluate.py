@@ -14,6 +14,8 @@ import numpy as np
 
 from bigbatch.data.packs import end_of_group
 from bigbatch.infer.forwards import run_forward
+from bigbatch.infer.generate import texts_of
+from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.figures import Idle, why_undefined
 from bigbatch.metrics.naming import named_figures, reported_names
 from bigbatch.metrics.row_scores import RowSums, scorer_of
@@ -22,6 +24,7 @@ from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
 from bigbatch.protocols import Forward, Metric, World
 from bigbatch.samples import Packing, Predictions, Table, Targets
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.seq2seq import Seq2Seq
 
 CHUNK_UNITS = 65_536
 """Units that are decoded at a time; bounds memory, changes no bit."""
@@ -71,6 +74,9 @@ class EvalResult:
     """By figure that was asked for: one number a row that counts (N,) float64, in table order, larger is better; see
     `metrics.row_scores`. Two evaluations of a split can be paired by them (`rules.paired`)."""
 
+    signatures: Mapping[str, str] = field(default_factory=dict)
+    """Figure of written texts -> how it was counted, in sacrebleu's words."""
+
     @property
     def samples_per_second(self) -> float:
         """Speed of the whole evaluation, metrics included."""
@@ -109,7 +115,11 @@ def evaluate(
         keep=task.keep,
         world=world,
     )
-    return judged(task, table, outputs_UC, metrics, scored=scored, started=started)
+    asked = task.metrics if metrics is None else metrics
+    texts = None
+    if isinstance(task, Seq2Seq) and any(map(is_written, asked)):
+        texts = texts_of(forward, task, table, micro_tokens=micro_tokens, world=world)
+    return judged(task, table, outputs_UC, asked, scored=scored, started=started, texts=texts)
 
 
 def judged(
@@ -120,6 +130,7 @@ def judged(
     *,
     scored: Collection[str] = (),
     started: float | None = None,
+    texts: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> EvalResult:
     """Loss and metrics of what was given for all units of a split, whoever gave it.
 
@@ -130,6 +141,7 @@ def judged(
         metrics: None takes the task's.
         scored: figures by which rows are scored, too.
         started: by `time.perf_counter`, where giving the outputs counts; None: now.
+        texts: what the model wrote for each row, and what was wanted, where a metric needs them.
     """
     started = time.perf_counter() if started is None else started
     losses = _Losses(task)
@@ -141,6 +153,8 @@ def judged(
         losses.add_all(outputs, table)
         for part, rows_U in _whole_rows(table):
             gathered.add(task.decode(outputs[part]), _targets(table, part), part.start, rows_U)
+    if texts is not None:
+        gathered.add_texts(*texts)
     terms = losses.values()
     values, undefined = gathered.figures()
     known = [loss for loss in terms.values() if loss is not None]
@@ -159,6 +173,7 @@ def judged(
         examples=gathered.examples(table.unit_offsets, labels),
         labels=labels,
         scores={name: gathered.scores(name, losses) for name in scored},
+        signatures=gathered.signatures(),
     )
 
 
@@ -201,6 +216,9 @@ def perfect_figures(task: Task, table: Table, metrics: Sequence[Metric]) -> dict
 
 
 def _perfect(task: Task, table: Table, metrics: Sequence[Metric]) -> _Gathered | None:
+    metrics = [
+        metric for metric in metrics if not is_written(metric)
+    ]  # a perfect model writes what is wanted
     gathered = _Gathered(metrics)
     for part, rows_U in _whole_rows(table) if metrics else ():
         targets = _targets(table, part)
@@ -309,6 +327,19 @@ class _Gathered:
             self._calibration = state if calibration is None else bins.merge(calibration, state)
         worst = [*self._worst, *_wrong(predictions, targets, first_unit)]
         self._worst = sorted(worst, key=lambda wrong: (-wrong.badness, wrong.unit))[:EXAMPLES]
+
+    def add_texts(self, written: Sequence[str], wanted: Sequence[str]) -> None:
+        """Take in the texts of the whole split."""
+        for index, metric in enumerate(self.metrics):
+            if is_written(metric):
+                self.states[index] = metric.of_texts(written, wanted)
+
+    def signatures(self) -> dict[str, str]:
+        """Of the figures of texts."""
+        pairs = zip(self.metrics, self.states, strict=True)
+        return {
+            metric.name: metric.signature(state) for metric, state in pairs if is_written(metric) and state
+        }
 
     def figures(self) -> tuple[dict[str, float | None], dict[str, str]]:
         """Values by name, and the reason of each that does not exist."""

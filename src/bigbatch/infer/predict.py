@@ -12,8 +12,10 @@ from torch import nn
 
 from bigbatch.data.problems import data_error
 from bigbatch.data.token_rows import check_row
+from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem
 from bigbatch.infer.forwards import run_forward
+from bigbatch.infer.generate import written
 from bigbatch.infer.load import MICRO_TOKENS
 from bigbatch.infer.unlabelled import KEPT, PlacedRow, rows_of_object
 from bigbatch.model.heads import HEADS
@@ -22,6 +24,7 @@ from bigbatch.samples import Packing, Sample, Table
 from bigbatch.tasks.base import Keep, Task
 from bigbatch.tasks.given import GivenTokens, given_tokens
 from bigbatch.tasks.inputs import NoTokens
+from bigbatch.tasks.seq2seq import Seq2Seq
 
 WINDOW_ROWS = 2048
 
@@ -95,7 +98,11 @@ def predict_placed(
         samples = _encoded(window, task, tokenizer, forward)
         read = [number for number, sample in enumerate(samples) if sample is not None]
         described: Iterator[dict[str, Any]] = iter(())
-        if read:
+        if read and isinstance(task, Seq2Seq):
+            table = as_table([sample for sample in samples if sample is not None], task.sequences)
+            ids = written(forward, task, table, micro_tokens=micro_tokens)
+            described = ({"text": task.text_of(each)} for each in ids)
+        elif read:
 
             def run(table: Table, keep: Keep) -> np.ndarray:
                 return run_forward(forward, table, micro_tokens=micro_tokens, packing=packing, keep=keep)

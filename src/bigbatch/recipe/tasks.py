@@ -107,7 +107,9 @@ class Seq2SeqOptions(Section):
     source_prefix: str = ""
     """`seq2seq`: put in front of every source, such as T5's `translate English to German: `."""
     target_max_length: Count | None = None
-    """`seq2seq`: tokens kept of a target; null: data.max_length, as of a source."""
+    """`seq2seq`: tokens kept of a target, and written of a text; null: data.max_length, as of a source."""
+    beams: Count = 1
+    """`seq2seq`: texts that are pursued at a time when one is written; 1: always the likeliest token."""
 
 
 class MatchOptions(Section):

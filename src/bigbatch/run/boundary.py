@@ -85,6 +85,10 @@ class Interruptible:
     beat: Beat
 
     def __call__(self, micro_batch: MicroBatch) -> Tensor:
+        self.between()
+        return self.forward(micro_batch)
+
+    def between(self) -> None:
+        """Leave here once a signal came; else go on, alive."""
         self.poll()
         self.beat.tick()
-        return self.forward(micro_batch)

@@ -112,6 +112,8 @@ class PredictedTokens(Task[Tensor | DeferredLogits]):
 
     known_metrics: ClassVar[tuple[str, ...]]
     """Names of the metrics of this task."""
+    further_metrics: ClassVar[tuple[str, ...]] = ()
+    """Those that are reported only where somebody asks for them."""
     loss_is_own = "a language model's loss is the cross-entropy of its tokens, without options; leave it out"
 
     @property
@@ -127,7 +129,8 @@ class PredictedTokens(Task[Tensor | DeferredLogits]):
             RecipeError: with the names there are.
         """
         if name not in self.known_metrics:
-            what = f"unknown metric {name!r} for a language model (known: {', '.join(self.known_metrics)})"
+            known = ", ".join((*self.known_metrics, *self.further_metrics))
+            what = f"unknown metric {name!r} for a language model (known: {known})"
             raise RecipeError([Problem(where=where, key="metrics", what=what)])
         return language_metrics()[name]
 

@@ -20,14 +20,16 @@ import torch
 from torch import Tensor
 
 from bigbatch.errors import DataError
+from bigbatch.metrics.bleu import scorer, written_metrics
 from bigbatch.model.heads import Head
 from bigbatch.model.logits import DeferredLogits
-from bigbatch.protocols import Role, Row, Tokenizer
+from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import TOKENS, Sample, Targets
 from bigbatch.tasks.facts import NOT_AN_OPTION
 from bigbatch.tasks.inputs import Inputs, encode_texts, is_tokenised, tokenised_inputs
 from bigbatch.tasks.language import TERM, PredictedTokens, smoothed_U
 from bigbatch.tasks.losses import IGNORED
+from bigbatch.tasks.vocabulary import frame_of
 
 if TYPE_CHECKING:
     from bigbatch.recipe.learning import LossSpec
@@ -45,12 +47,15 @@ class Seq2Seq(PredictedTokens):
     source_prefix: str = ""
     """Put in front of every source, such as T5's `translate English to German: `."""
     target_max_length: int | None = None
-    """Tokens kept of a target; None: `data.max_length`, as of a source."""
+    """Tokens kept of a target, and written of a prediction; None: `data.max_length`, as of a source."""
+    beams: int = 1
+    """Texts that are pursued at a time when one is written; 1: always the likeliest token."""
 
     smoothing: float = field(default=0.0, metadata=NOT_AN_OPTION)
     """`loss.label_smoothing`."""
 
     known_metrics = ("perplexity", "accuracy")
+    further_metrics = tuple(written_metrics())
     clock = "tokens"
     loss_is_own = (
         "task seq2seq takes the cross-entropy of the target's tokens (loss.label_smoothing); leave it out"
@@ -138,7 +143,7 @@ class Seq2Seq(PredictedTokens):
         """A target with its end mark: last, or before the mark of its language; where the tokenizer writes none, behind
         it, or the model would never learn to stop.
         """
-        end = self._marks[1]
+        end = self.marks[1]
         return ids if end is None or end in ids[-2:] else np.append(ids[: most - 1], np.int32(end))
 
     def _sample(
@@ -147,13 +152,14 @@ class Seq2Seq(PredictedTokens):
         """The decoder reads what it wrote before: a start mark (of mBART the target's last token), then the target but
         for its last token.
         """
-        start, _, pad = self._marks
+        start, _, pad = self.marks
         counted = labels != IGNORED
         told = np.where(counted, labels, pad or 0)
-        first = start if start is not None else told[-1] if len(told) else pad or 0
+        if start is None:  # of a text to be written, what every target ends with
+            start = next(iter([*told[::-1], *self.target_frame[1][::-1], pad or 0]))
         reference = {} if text is None else {REFERENCE: {"bytes": text}}
         return Sample(
-            ids=np.concatenate([[first], told[:-1]]).astype(np.int32),
+            ids=np.concatenate([[start], told[:-1]]).astype(np.int32),
             reads=np.arange(len(labels), dtype=np.int32),
             values=np.where(counted, labels, 0).astype(np.int64),
             weights=counted.astype(np.float32),
@@ -162,11 +168,46 @@ class Seq2Seq(PredictedTokens):
         )
 
     @property
-    def _marks(self) -> tuple[int | None, int | None, int | None]:
+    def marks(self) -> tuple[int | None, int | None, int | None]:
         """Ids that start, end and pad a target."""
         known = self.facts.vocabulary
         assert known is not None, "the run tells the task its model's marks"
         return known.start_id, known.end_id, known.pad_id
+
+    @property
+    def target_frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What the tokenizer puts in front of every target, and behind it: marks of its language, say."""
+        tokenizer = self.facts.tokenizer
+        known = hasattr(tokenizer, "num_special_tokens_to_add")
+        return frame_of(_AsTarget(tokenizer)) if known and tokenizer is not None else ((), ())
+
+    @property
+    def most_written(self) -> int:
+        """Tokens of a text that the model writes, at most."""
+        return min(self.target_max_length or 2**31, self.facts.max_length or 512)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Token ids as text, without marks; without a tokenizer, the ids with blanks between."""
+        tokenizer = self.facts.tokenizer
+        if tokenizer is None:
+            return " ".join(map(str, ids))
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+    def metric(self, name: str, *, where: str = "recipe") -> Metric:
+        """One of tokens, or of the texts that the model writes: `bleu`, `chrf`.
+
+        Raises:
+            RecipeError: with the names there are; sacrebleu is not installed.
+        """
+        found = written_metrics().get(name)
+        if found is None:
+            return super().metric(name, where=where)
+        scorer(name, "13a")
+        return found
+
+    def nothing(self) -> dict[str, Json]:
+        """The prediction of a source without tokens."""
+        return {"text": None}
 
     # ------------------------------------------------------------ loss
 

@@ -36,10 +36,8 @@ class Vocabulary:
     """What stands for no token."""
 
 
-def _frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What stands around every text."""
-    if not hasattr(tokenizer, "num_special_tokens_to_add"):  # not one of transformers
-        return (), ()
+def frame_of(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a tokenizer puts in front of every text, and behind it."""
     found = tokenizer("a", return_special_tokens_mask=True)
     ids, added = list(map(int, found["input_ids"])), list(found["special_tokens_mask"])
     inner = [place for place, special in enumerate(added) if not special]
@@ -86,7 +84,8 @@ def vocabulary_of(tokenizer: Any, module: nn.Module) -> Vocabulary:
     start, end = _start(outer), _single(ends[1] if ends[0] is None else ends[0])
     pad = getattr(outer.config, "pad_token_id", None)
     if tokenizer is not None:
-        before, behind = _frame(tokenizer)
+        # Who is none of transformers says nothing of it.
+        before, behind = frame_of(tokenizer) if hasattr(tokenizer, "num_special_tokens_to_add") else ((), ())
         return Vocabulary(
             size=len(tokenizer),
             special_ids=tuple(sorted(set(map(int, tokenizer.all_special_ids)))),
