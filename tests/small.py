@@ -13,7 +13,7 @@ from bigbatch.data.labels import LabelSet
 from bigbatch.graph.casting import Casting
 from bigbatch.graph.policy import Policy, policy_of
 from bigbatch.model.anatomy import Anatomy, anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.runner import Runner, packed_runner, padded_runner
 from bigbatch.samples import MicroBatch
 from bigbatch.tasks.classify import Classify
 from tests.models import tiny, tiny_batch
@@ -30,12 +30,12 @@ class Small:
     batch: MicroBatch
     task: Any = TASK
 
-    def padded(self) -> PaddedForward:
+    def padded(self) -> Runner:
         config: Any = self.parts.outer.config
-        return PaddedForward(self.module, config.pad_token_id)
+        return padded_runner(self.module, config.pad_token_id)
 
-    def packed(self) -> PackedForward:
-        return PackedForward(self.module, self.parts)
+    def packed(self) -> Runner:
+        return packed_runner(self.module, self.parts)
 
     def policy(self, **patterns: Any) -> Policy:
         return policy_of(self.module, self.parts, **patterns)

@@ -200,7 +200,7 @@ MUTANTS = (
         fault="position ids run on across the samples of a pack",
         patches=(
             (
-                "model/forwards.py",
+                "model/feeds.py",
                 "positions_in_sample(cumulative_lengths(micro_batch.lengths_B), parts.position_offset)",
                 "np.arange(micro_batch.tokens) % 40 + parts.position_offset",
             ),
@@ -212,7 +212,7 @@ MUTANTS = (
         fault="RoBERTa's positions start at 0, not behind the padding's",
         patches=(
             (
-                "model/forwards.py",
+                "model/feeds.py",
                 "cumulative_lengths(micro_batch.lengths_B), parts.position_offset)",
                 "cumulative_lengths(micro_batch.lengths_B), 0)",
             ),
@@ -255,9 +255,9 @@ MUTANTS = (
         fault="the padded path attends to padding",
         patches=(
             (
-                "model/forwards.py",
-                "to_device(real_BL.astype(np.int64), self.device)",
-                "to_device(np.ones_like(real_BL, dtype=np.int64), self.device)",
+                "model/feeds.py",
+                "to_device(real_BL.astype(np.int64), device)",
+                "to_device(np.ones_like(real_BL, dtype=np.int64), device)",
             ),
         ),
         tests=(SPLIT,),
@@ -267,7 +267,7 @@ MUTANTS = (
         fault="the packed path knows no second text of a pair",
         patches=(
             (
-                "model/forwards.py",
+                "model/feeds.py",
                 "to_device(micro_batch.segments_T[None, :], device)",
                 "to_device(0 * micro_batch.segments_T[None, :], device)",
             ),
@@ -365,9 +365,9 @@ MUTANTS = (
         fault="the padded path takes a unit's place in the pack for its place in the sample",
         patches=(
             (
-                "model/forwards.py",
-                "place_U = micro_batch.reads_U - starts_B[micro_batch.unit_sample_U]",
-                "place_U = micro_batch.reads_U % logits.shape[1]",
+                "model/feeds.py",
+                "at_U = micro_batch.table.reads.astype(np.int64)",
+                "at_U = micro_batch.reads_U % outputs.shape[1]",
             ),
         ),
         tests=("tests/model/test_heads.py", "tests/step/test_tag_split.py"),

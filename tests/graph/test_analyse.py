@@ -15,7 +15,7 @@ from bigbatch.graph.analyse import analyse
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.graph.recompute import recompute
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.runner import packed_runner, padded_runner
 from bigbatch.plan.graph import Cost, GraphAnalysis, total
 from bigbatch.samples import MicroBatch
 from tests.models import FAMILIES, LAST_TOKEN, PACKABLE, tiny, tiny_batch
@@ -41,11 +41,11 @@ def run(
     parts = anatomy(model)
     batch = tiny_batch(lengths, pools=parts.pools, packing=packing)
     if packing == "padded":
-        forward: Any = PaddedForward(model, 0)
+        forward: Any = padded_runner(model, 0)
     else:
-        forward = PackedForward(model, parts)
+        forward = packed_runner(model, parts)
         if lazy:
-            read_tokens_only(forward)
+            read_tokens_only(forward, parts)
     try:
         return analyse(forward, task or Classify(), model, parts, batch)
     finally:

@@ -16,7 +16,7 @@ from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.graph.recompute import recompute
 from bigbatch.graph.tf32 import tf32_products
 from bigbatch.model.adjust import set_trainable
-from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.runner import Runner
 from bigbatch.step.executor import PlainExecutor
 from tests.models import tiny_batch
 
@@ -34,7 +34,7 @@ def seen_dtypes(small, casting, forward):
                 dtypes[name] = output.dtype
 
         handles.append(part.register_forward_hook(hook))
-    output = casting.forward(forward)(small.batch)
+    output = casting.run(forward)(small.batch)
     for handle in handles:
         handle.remove()
     return dtypes, output
@@ -77,7 +77,7 @@ def test_weights_and_gradients_stay_fp32_in_every_family(small, family, name):
     wanted = {key: p.grad.clone() for key, p in found.module.named_parameters() if p.grad is not None}
     found.module.zero_grad(set_to_none=True)
     casting = found.casting(name)
-    forward = casting.forward(found.packed())
+    forward = casting.run(found.packed())
     output = forward(found.batch)
     output.square().sum().backward()
     forward.close()
@@ -125,18 +125,18 @@ def test_sums_over_micro_batches_are_fp32():
     module = nn.Linear(4, 3, bias=False)
     casting = Casting(module, {module: True}, "bf16")
 
-    class Ones(ModuleForward):
-        def __call__(self, _batch):
-            with self.around():
-                return self.outputs(self.module(torch.ones(1, 4)))
+    ones = Runner(
+        module=module,
+        feed=lambda _batch: {"input": torch.ones(1, 4)},
+        outputs=lambda output: output,
+        units=lambda outputs, _batch: outputs,
+    )
 
     class Sum:
         def loss(self, outputs, targets):
             return {"sum": outputs.sum(-1)}
 
-    executor = PlainExecutor(
-        forward=casting.forward(Ones(module)), task=Sum(), device=torch.device("cpu"), seed=0
-    )
+    executor = PlainExecutor(forward=casting.run(ones), task=Sum(), device=torch.device("cpu"), seed=0)
     executor.accumulate(1, [tiny_batch()] * 512, {"sum": 1.0})
     assert module.weight.grad.unique().tolist() == [512.0]
 
@@ -146,7 +146,7 @@ def test_outside_a_pass_the_module_is_what_it_was(small):
     before = found.padded()(found.batch)
     casting = found.casting("bf16")
     assert torch.equal(found.padded()(found.batch), before), "the hooks do nothing"
-    casting.forward(found.padded())(found.batch)
+    casting.run(found.padded())(found.batch)
     assert torch.equal(found.padded()(found.batch), before)
     casting.close()
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in found.module.modules())
@@ -154,7 +154,7 @@ def test_outside_a_pass_the_module_is_what_it_was(small):
 
 def test_a_module_that_raises_leaves_no_autocast_behind(small):
     found = small()
-    forward = found.casting("bf16").forward(found.padded())
+    forward = found.casting("bf16").run(found.padded())
 
     def fails(*_):
         raise RuntimeError("planted")
@@ -186,7 +186,7 @@ def test_a_model_under_a_policy_can_be_copied(small):
 def test_frozen_bodies_train_their_heads(small):
     found = small()
     set_trainable(found.module, "head")
-    output = found.casting("fp16").forward(found.packed())(found.batch)
+    output = found.casting("fp16").run(found.packed())(found.batch)
     output.square().sum().backward()
     assert {name for name, p in found.module.named_parameters() if p.grad is not None} == {
         name for name, p in found.module.named_parameters() if p.requires_grad
@@ -233,7 +233,7 @@ KEPT["first in fp32"] = {"keep_fp32": ["bert.encoder.layer.0", "bert.encoder.lay
 def test_a_block_that_is_recomputed_has_the_formats_that_it_had(small, patterns, kind):
     """Recomputation runs in the backward pass, where no forward pass is active."""
     found = small(num_hidden_layers=3)
-    forward = found.casting("bf16", **patterns).forward(found.packed())
+    forward = found.casting("bf16", **patterns).run(found.packed())
     found.module.train()
     wanted = gradient_of(found, forward)
     undo = recompute(found.parts, kind, 2)
@@ -250,12 +250,12 @@ def test_the_last_block_for_read_tokens_only_has_its_format(small, patterns, nam
     reference = found.packed()
     exact = reference(found.batch)
     reference.close()
-    full = found.casting(name, **patterns).forward(found.packed())
+    full = found.casting(name, **patterns).run(found.packed())
     wanted, wanted_gradient = full(found.batch), gradient_of(found, full)
     full.close()
     lazy = found.packed()
-    read_tokens_only(lazy)
-    lazy = found.casting(name, **patterns).forward(lazy)
+    read_tokens_only(lazy, found.parts)
+    lazy = found.casting(name, **patterns).run(lazy)
     output, gradient = lazy(found.batch), gradient_of(found, lazy)
     lazy.close()
     eps = torch.finfo(FORMATS[name]).eps
@@ -271,7 +271,7 @@ def test_compiled_blocks_compute_in_the_format_and_share_their_graphs(small):
     """Norms that widen their inputs neither keep a block from being compiled nor make it compile again."""
     torch._dynamo.reset()
     found = small(num_hidden_layers=4)
-    forward = found.casting("bf16").forward(found.packed())
+    forward = found.casting("bf16").run(found.packed())
     batches = [tiny_batch(lengths) for lengths in ((5, 9, 3, 9, 7), (12, 12, 5), (20, 1, 6, 2), (31, 30))]
     wanted = [gradient_of(replace(found, batch=batch), forward) for batch in batches]
     compile_parts(forward, found.parts, "blocks", backend="aot_eager")
@@ -291,7 +291,7 @@ def test_logits_over_a_vocabulary_may_be_low_and_come_out_in_fp32(small):
     assert not any(policy[part] for part in found.parts.head), "a classifier is small"
     large = small(num_labels=3000)
     assert large.policy()[large.module.classifier] and not large.policy()[large.module.bert.pooler]
-    output = large.casting("bf16").forward(large.packed())(large.batch)
+    output = large.casting("bf16").run(large.packed())(large.batch)
     assert output.dtype == torch.float32 and output.shape[-1] == 3000
 
 
@@ -314,8 +314,8 @@ def test_kernels_of_attention_are_given_one_format(small, monkeypatch, family, n
     found = small(family)
     forward = found.packed()
     if lazy:
-        read_tokens_only(forward)
-    found.casting(name).forward(forward)(found.batch).sum().backward()
+        read_tokens_only(forward, found.parts)
+    found.casting(name).run(forward)(found.batch).sum().backward()
     forward.close()
     assert given and all(each == {FORMATS[name]} for each in given)
 
@@ -332,7 +332,7 @@ def test_attention_that_is_kept_in_fp32_stays_there(small, monkeypatch):
     )
     found = small("llama")
     forward = found.packed()
-    found.casting("bf16", keep_fp32=["*self_attn*"]).forward(forward)(found.batch)
+    found.casting("bf16", keep_fp32=["*self_attn*"]).run(forward)(found.batch)
     forward.close()
     assert set(given) == {torch.float32}
 
@@ -342,15 +342,15 @@ def test_logits_in_chunks_are_multiplied_as_the_policy_says(monkeypatch, allowed
     """A head that is small here is kept in fp32 by its role; allowed, it is low as in a model with many token ids."""
     from bigbatch.graph.policy import policy_of
     from bigbatch.model.anatomy import anatomy
-    from bigbatch.model.forwards import PackedForward
-    from bigbatch.model.logits import DeferredForward
+    from bigbatch.model.logits import deferred
+    from bigbatch.model.runner import packed_runner
     from bigbatch.tasks.language import logits_in_parts, surprise, surprise_U
     from tests.models import tiny, tiny_batch
 
     model = tiny("llama", head="causal", tie_word_embeddings=False)
     parts = anatomy(model)
     batch = tiny_batch(pools="tokens")
-    forward = DeferredForward(PackedForward(model, parts), parts.output_layer)
+    forward = deferred(packed_runner(model, parts), parts.output_layer)
     casting = Casting(model, policy_of(model, parts, allow_low=allowed), "bf16")
     used = []
     linear = torch.nn.functional.linear
@@ -360,7 +360,7 @@ def test_logits_in_chunks_are_multiplied_as_the_policy_says(monkeypatch, allowed
         return linear(*given)
 
     forward.product = seen
-    outputs = casting.forward(forward)(batch)
+    outputs = casting.run(forward)(batch)
     forward.close()
     monkeypatch.setattr("torch.nn.functional.linear", seen)  # what a loss in a low format calls
     values_U = torch.as_tensor(batch.targets.values).long()

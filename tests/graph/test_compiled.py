@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from bigbatch.graph import compiled
 from bigbatch.graph.compiled import MOST_RECOMPILATIONS, compilations, compile_parts
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward
+from bigbatch.model.runner import Runner, packed_runner
 from tests.models import tiny, tiny_batch
 
 # torch hides this warning of its own while it traces, unless warnings are errors as in this session.
@@ -18,12 +20,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
 )
 
+POOLS: dict[str, Any] = {"bert": "first", "llama": "last"}
 SIZES = ((5, 9, 3, 9, 7), (12, 12, 5), (4, 4, 4, 4), (20, 1, 6, 2), (31, 30), (7,))
 
 
-def gradient(model: nn.Module, kind: str, lengths: tuple[int, ...], forward: PackedForward) -> torch.Tensor:
+def gradient(model: Any, kind: str, lengths: tuple[int, ...], forward: Runner) -> torch.Tensor:
     model.zero_grad()
-    forward(tiny_batch(lengths, pools=forward.anatomy.pools)).square().sum().backward()
+    forward(tiny_batch(lengths, pools=POOLS[model.config.model_type])).square().sum().backward()
     return torch.cat([item.grad.flatten() for item in model.parameters() if item.grad is not None])
 
 
@@ -36,9 +39,9 @@ def fresh() -> None:
 def test_same_numbers_and_few_graphs(family: str, reads_only: bool) -> None:
     model = tiny(family, num_hidden_layers=4).double()
     parts = anatomy(model)
-    forward = PackedForward(model, parts)
+    forward = packed_runner(model, parts)
     if reads_only:
-        read_tokens_only(forward)
+        read_tokens_only(forward, parts)
     expected = [gradient(model, "off", lengths, forward) for lengths in SIZES]
     before = compilations()
     compile_parts(forward, parts, "blocks", backend="aot_eager")
@@ -56,8 +59,8 @@ def test_same_numbers_and_few_graphs(family: str, reads_only: bool) -> None:
 
 def test_off_changes_nothing() -> None:
     model = tiny("bert")
-    forward = PackedForward(model, anatomy(model))
-    compile_parts(forward, forward.anatomy, "off")
+    forward = packed_runner(model, anatomy(model))
+    compile_parts(forward, anatomy(model), "off")
     assert all("forward" not in vars(part) for part in model.modules())
 
 
@@ -66,8 +69,8 @@ def test_evaluation_and_a_second_model_use_up_nothing(caplog: pytest.LogCaptureF
     caplog.set_level("WARNING")
     for family in ("bert", "llama"):
         model = tiny(family)
-        forward = PackedForward(model, anatomy(model))
-        compile_parts(forward, forward.anatomy, "blocks", backend="eager")
+        forward = packed_runner(model, anatomy(model))
+        compile_parts(forward, anatomy(model), "blocks", backend="eager")
         counts = []
         for _ in range(2):
             model.train()
@@ -78,7 +81,7 @@ def test_evaluation_and_a_second_model_use_up_nothing(caplog: pytest.LogCaptureF
             for mode in (torch.no_grad, torch.inference_mode):
                 with mode():
                     for lengths in SIZES[:2]:
-                        forward(tiny_batch(lengths, pools=forward.anatomy.pools))
+                        forward(tiny_batch(lengths, pools=POOLS[model.config.model_type]))
                 counts.append(compilations())
         assert counts[0] < counts[1] < counts[2] == counts[3] == counts[4] == counts[5], (family, counts)
         forward.close()
@@ -107,7 +110,7 @@ def test_hooks_around_a_block_do_not_keep_it_from_being_compiled() -> None:
     seen: list[str] = []
     for block in {application.module for application in parts.blocks}:
         block.register_forward_pre_hook(lambda *_: seen.append("before"))
-    forward = PackedForward(model, parts)
+    forward = packed_runner(model, parts)
     compile_parts(forward, parts, "blocks", backend="eager")
     assert all("forward" in vars(application.module) for application in parts.blocks)
     gradient(model, "blocks", SIZES[0], forward)
@@ -117,7 +120,7 @@ def test_hooks_around_a_block_do_not_keep_it_from_being_compiled() -> None:
 
 def test_nothing_to_compile_is_not_called_compiled() -> None:
     model = tiny("bert", num_hidden_layers=1)
-    forward = PackedForward(model, anatomy(model))
-    read_tokens_only(forward)
-    compile_parts(forward, forward.anatomy, "blocks", backend="eager")
+    forward = packed_runner(model, anatomy(model))
+    read_tokens_only(forward, anatomy(model))
+    compile_parts(forward, anatomy(model), "blocks", backend="eager")
     assert not forward.compiled

@@ -25,7 +25,7 @@ def test_the_blocks_layers_have_twins_for_the_time_of_a_pass(small):
     parameters = dict(found.module.named_parameters())
     layers = {name: part for name, part in found.module.named_modules() if isinstance(part, nn.Linear)}
     casting = Casting(found.module, found.policy(), "fp8", emulate=True)
-    output = casting.forward(found.padded())(found.batch)
+    output = casting.run(found.padded())(found.batch)
     output.square().sum().backward()
     assert len(casting._float8) == 2 * 6, "the head stays fp32"
     assert 1e-3 < (output - truth).abs().max() / truth.abs().max() < 0.3
@@ -58,15 +58,15 @@ def test_an_output_layer_that_hands_its_input_through_has_no_stand_in():
     pytest.importorskip("torchao", reason="the optional extra [torchao]")
     from bigbatch.graph.policy import policy_of
     from bigbatch.model.anatomy import anatomy
-    from bigbatch.model.forwards import PackedForward
-    from bigbatch.model.logits import DeferredForward
+    from bigbatch.model.logits import deferred
+    from bigbatch.model.runner import packed_runner
     from tests.models import tiny, tiny_batch
 
     model = tiny("llama", head="causal", tie_word_embeddings=False, vocab_size=128)
     parts = anatomy(model)
-    forward = DeferredForward(PackedForward(model, parts), parts.output_layer)
+    forward = deferred(packed_runner(model, parts), parts.output_layer)
     casting = Casting(model, policy_of(model, parts, allow_low=["lm_head"]), "fp8", emulate=True)
-    outputs = casting.forward(forward)(tiny_batch(pools="tokens"))
+    outputs = casting.run(forward)(tiny_batch(pools="tokens"))
     forward.close()
     assert outputs.hidden_UD.shape[1] == model.config.hidden_size and outputs.low == torch.bfloat16
 
@@ -79,5 +79,5 @@ def test_on_a_gpu_with_fp8(small):
     found = small(hidden_size=64, intermediate_size=128)
     found.module.to(device)
     truth = found.padded()(found.batch)
-    output = Casting(found.module, found.policy(), "fp8").forward(found.padded())(found.batch)
+    output = Casting(found.module, found.policy(), "fp8").run(found.padded())(found.batch)
     assert 1e-3 < (output - truth).abs().max() / truth.abs().max() < 0.3

@@ -14,7 +14,7 @@ from bigbatch.graph import lazy
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model import grouped
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.runner import packed_runner, padded_runner
 from bigbatch.samples import MicroBatch
 from tests.models import PACKABLE, tiny, tiny_batch
 
@@ -65,9 +65,9 @@ def both(model: nn.Module, batch: MicroBatch) -> tuple[Any, Any]:
     """In full and lazily."""
     found = []
     for is_lazy in (False, True):
-        forward = PackedForward(model, anatomy(model))
+        forward = packed_runner(model, anatomy(model))
         if is_lazy:
-            read_tokens_only(forward)
+            read_tokens_only(forward, anatomy(model))
         found.append(outcome(model, forward, batch))
         forward.close()
     return found[0], found[1]
@@ -106,13 +106,13 @@ def test_heads_that_read_several_tokens(head: str) -> None:
 @pytest.mark.parametrize("family", ["bert", "modernbert", "gpt2", "mistral", "albert"])
 def test_the_feed_forward_of_the_last_block_sees_read_tokens_only(family: str) -> None:
     model = tiny(family)
-    forward = PackedForward(model, anatomy(model))
-    read_tokens_only(forward)
+    forward = packed_runner(model, anatomy(model))
+    read_tokens_only(forward, anatomy(model))
     rows: list[int] = []
     widest = max(
         (
             part
-            for part in forward.anatomy.blocks[-1].module.modules()
+            for part in anatomy(model).blocks[-1].module.modules()
             if isinstance(part, nn.Linear) or hasattr(part, "nf")
         ),
         key=lambda part: part.weight.shape[0] * (part.weight.shape[0] != part.weight.shape[1]),
@@ -126,13 +126,15 @@ def test_the_feed_forward_of_the_last_block_sees_read_tokens_only(family: str) -
 
 def test_a_pack_that_is_read_nearly_everywhere_runs_in_full() -> None:
     model = tiny("bert", head="tokens")
-    forward = PackedForward(model, anatomy(model))
-    read_tokens_only(forward)
+    forward = packed_runner(model, anatomy(model))
+    read_tokens_only(forward, anatomy(model))
     batch = tiny_batch(LENGTHS)
     everywhere = batch.reading(np.arange(batch.tokens), np.repeat(np.arange(len(LENGTHS)), LENGTHS))
     seen: list[int] = []
-    handle = forward.anatomy.blocks[-1].module.register_forward_hook(
-        lambda _, args, out: seen.append(args[0].shape[1])
+    handle = (
+        anatomy(model)
+        .blocks[-1]
+        .module.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1]))
     )
     forward(everywhere)
     handle.remove()
@@ -143,18 +145,17 @@ def test_closing_puts_the_block_back() -> None:
     model = tiny("bert")
     block = anatomy(model).blocks[-1].module
     before = (dict(block._forward_hooks), dict(block._forward_pre_hooks))
-    forward = PackedForward(model, anatomy(model))
-    read_tokens_only(forward)
+    forward = packed_runner(model, anatomy(model))
+    read_tokens_only(forward, anatomy(model))
     assert block._forward_pre_hooks
     forward.close()
     assert (dict(block._forward_hooks), dict(block._forward_pre_hooks)) == before
-    assert not hasattr(forward, "reads_only") and forward.last_applications == 0
 
 
 def test_a_copy_of_a_lazy_model_runs_on_its_own() -> None:
     model = tiny("bert")
-    forward = PackedForward(model, anatomy(model))
-    read_tokens_only(forward)
+    forward = packed_runner(model, anatomy(model))
+    read_tokens_only(forward, anatomy(model))
     batch = batch_for(model)
     with torch.no_grad():
         expected = forward(batch)
@@ -162,7 +163,7 @@ def test_a_copy_of_a_lazy_model_runs_on_its_own() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        found = PaddedForward(twin, 0)(batch)
+        found = padded_runner(twin, 0)(batch)
     assert torch.allclose(found, expected, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ from bigbatch.graph.dropout import quick_dropout
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.graph.recompute import candidates, recompute
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.runner import packed_runner, padded_runner
 from tests.models import tiny, tiny_batch
 
 
@@ -20,9 +20,9 @@ def gradient(
     model: nn.Module, kind: Any, blocks: int, packed: bool = True, attention: str = "sdpa"
 ) -> torch.Tensor:
     parts = anatomy(model)
-    forward = PackedForward(model, parts, attention=attention) if packed else PaddedForward(model, 0)
-    if isinstance(forward, PackedForward):
-        read_tokens_only(forward)
+    forward = packed_runner(model, parts, attention=attention) if packed else padded_runner(model, 0)
+    if packed:
+        read_tokens_only(forward, parts)
     forward.when_closed(quick_dropout(model))
     forward.when_closed(recompute(parts, kind, blocks))
     model.train()
@@ -74,7 +74,7 @@ def test_recomputing_keeps_less() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = PaddedForward(model, 0)(tiny_batch((40,) * 8)).sum()
+            loss = padded_runner(model, 0)(tiny_batch((40,) * 8)).sum()
         kept.append(sum(sizes.values()))
         del loss
         undo()

@@ -18,7 +18,7 @@ from bigbatch.infer import devices
 from bigbatch.infer.devices import devices_of, only_cpu
 from bigbatch.infer.load import ACCELERATOR_TOKENS, MICRO_TOKENS, open_model
 from bigbatch.infer.predict import predict_rows
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.runner import Runner
 from bigbatch.parallel.agree import OutOfMemory
 from tests.models import WORDS, tiny_folder
 
@@ -75,13 +75,10 @@ def test_devices_that_are_not_here() -> None:
 def test_copies_give_the_same_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = bigbatch.predict(folder, TEXTS, device="cpu")
     threads: set[str] = set()
-    for kind in (PackedForward, PaddedForward):
-        plain = kind.__call__
-        monkeypatch.setattr(
-            kind,
-            "__call__",
-            lambda self, batch, plain=plain: threads.add(current_thread().name) or plain(self, batch),
-        )
+    plain = Runner.__call__
+    monkeypatch.setattr(
+        Runner, "__call__", lambda self, batch: threads.add(current_thread().name) or plain(self, batch)
+    )
     opened = open_model(folder, device="cpu,cpu,cpu")
     found = list(predict_rows(opened.forward, opened.task, opened.tokenizer, TEXTS, micro_tokens=64))
     few = open_model(folder, device="cpu")
@@ -100,8 +97,7 @@ def test_an_error_on_one_copy_is_the_errors_end(folder: Path, monkeypatch: pytes
     def broken(self: Any, batch: Any) -> Any:
         raise ValueError("on a copy")
 
-    for kind in (PackedForward, PaddedForward):
-        monkeypatch.setattr(kind, "__call__", broken)
+    monkeypatch.setattr(Runner, "__call__", broken)
     forward: Any = opened.forward
     forward.facts, forward._narrow = object(), None
     with pytest.raises(ValueError, match="on a copy"):
@@ -116,19 +112,15 @@ def test_where_an_accelerator_is_short_of_memory_micro_batches_are_halved(
     wanted = list(predict_rows(forward, opened.task, opened.tokenizer, TEXTS))
     tried: list[int] = []
 
-    def small(kind: Any) -> None:
-        plain = kind.__call__
+    plain = Runner.__call__
 
-        def call(self: Any, batch: Any) -> Any:
-            tried.append(batch.computed_tokens)
-            if batch.computed_tokens > 100:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return plain(self, batch)
+    def call(self: Any, batch: Any) -> Any:
+        tried.append(batch.computed_tokens)
+        if batch.computed_tokens > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batch)
 
-        monkeypatch.setattr(kind, "__call__", call)
-
-    for kind in (PackedForward, PaddedForward):
-        small(kind)
+    monkeypatch.setattr(Runner, "__call__", call)
     with pytest.raises(OutOfMemory):  # a CPU has no more of it for smaller pieces
         list(predict_rows(forward, opened.task, opened.tokenizer, TEXTS))
     monkeypatch.setattr(type(forward), "device", property(lambda self: torch.device("mps")))

@@ -12,8 +12,8 @@ import torch
 from bigbatch.facts import Choice
 from bigbatch.infer.load import open_model
 from bigbatch.infer.predict import predict_rows
-from bigbatch.infer.quick import FEWEST_SAMPLES, QuickForward
-from bigbatch.model.forwards import PackedForward
+from bigbatch.infer.quick import FEWEST_SAMPLES, Quick
+from bigbatch.model.feeds import Packed
 from bigbatch.model.products import has_onednn, plain_layers
 from bigbatch.plan.frozen import Plan
 from tests.models import WORDS, tiny_folder
@@ -50,13 +50,13 @@ def test_predictions_are_the_plain_path_s(tmp_path, family):
 def packed_runs(monkeypatch):
     """Counts the micro-batches that run without padding."""
     runs = []
-    original = PackedForward.run
+    original = Packed.__call__
 
-    def counting(self, micro_batch, witness=None):
+    def counting(self, micro_batch):
         runs.append(len(micro_batch.lengths_B))
-        return original(self, micro_batch, witness)
+        return original(self, micro_batch)
 
-    monkeypatch.setattr(PackedForward, "run", counting)
+    monkeypatch.setattr(Packed, "__call__", counting)
     return runs
 
 
@@ -98,16 +98,16 @@ def test_the_generator_is_not_touched(tmp_path):
 def test_what_differs_is_not_used(tmp_path, monkeypatch, packed_runs, trials):
     """The first way fails (or both do): the next is tried, and the plain path remains."""
     loaded = opened(tmp_path)
-    original = QuickForward._packed
+    original = Quick._packed
     failing = iter(range(trials))
 
     def wrong(self, narrow):
         forward = original(self, narrow)
         if next(failing, None) is not None:
-            forward.outputs = lambda logits: logits * 1.01
+            forward.outputs = lambda output: output.logits * 1.01
         return forward
 
-    monkeypatch.setattr(QuickForward, "_packed", wrong)
+    monkeypatch.setattr(Quick, "_packed", wrong)
     rows = texts(100)
     quick, plain = predicted(loaded, rows), predicted(loaded, rows, loaded.forward.plain)
     assert loaded.forward.facts.packed_ok == (trials == 1)

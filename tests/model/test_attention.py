@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,8 +86,9 @@ def test_dropout_drops_attention_weights() -> None:
 
 def test_what_it_does_not_know_is_said_in_a_trial() -> None:
     q, k, v = _states(4)
-    layout = build_layout(
-        tiny_batch(LENGTHS), torch.device("cpu"), inputs={}, witness=lambda _module, _window: None
+    layout = replace(
+        build_layout(tiny_batch(LENGTHS), torch.device("cpu"), inputs={}),
+        witness=lambda _module, _window: None,
     )
     with pytest.raises(CannotPack, match="softcap"):
         packed_attention(SimpleNamespace(), q, k, v, None, softcap=30.0, **{LAYOUT: layout})  # pyright: ignore

@@ -11,7 +11,7 @@ import torch
 
 from bigbatch.model import block_mask as room
 from bigbatch.model.block_mask import block_mask, blocks, runs
-from bigbatch.model.layout import build_layout
+from bigbatch.model.layout import Attention, build_layout, with_last_block
 from tests.models import tiny_batch
 
 CPU = torch.device("cpu")
@@ -27,7 +27,9 @@ NUMBERS = ("kv_indices", "full_kv_indices", "q_indices", "full_q_indices")
 
 
 def layout_of(lengths: tuple[int, ...], applications: int = 0) -> Any:
-    return build_layout(tiny_batch(lengths), CPU, inputs={}, last_applications=applications)
+    batch = tiny_batch(lengths)
+    layout = build_layout(batch, CPU, inputs={})
+    return with_last_block(layout, batch, applications) if applications else layout
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 200])
@@ -38,7 +40,7 @@ def test_it_is_the_dense_mask(pack: str, reads_only: bool, causal: bool, window:
     from torch.nn.attention.flex_attention import create_block_mask
 
     layout = layout_of(PACKS[pack], applications=int(reads_only))
-    found = block_mask(layout, reads_only=reads_only, window=window, causal=causal, device=CPU)
+    found = block_mask(Attention(layout=layout, reads_only=reads_only, window=window, causal=causal), CPU)
     queries, tokens = found.seq_lengths
     assert tokens == sum(PACKS[pack])
     assert queries == (len(PACKS[pack]) if reads_only and layout.last is not None else tokens)
@@ -65,7 +67,7 @@ def test_it_is_made_once_a_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     real = room._made
     monkeypatch.setattr(room, "_made", lambda *given: made.append(1) or real(*given))
     layout = layout_of(PACKS["uneven"])
-    options: Any = {"reads_only": False, "causal": True, "device": CPU}
-    first = block_mask(layout, window=None, **options)
-    assert block_mask(layout, window=None, **options) is first
-    assert block_mask(layout, window=8, **options) is not first and len(made) == 2
+    everything, near = (Attention(layout=layout, causal=True, window=window) for window in (None, 8))
+    first = block_mask(everything, CPU)
+    assert block_mask(everything, CPU) is first
+    assert block_mask(near, CPU) is not first and len(made) == 2

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.export import save_model
-from bigbatch.model.forwards import PackedForward
+from bigbatch.model.runner import packed_runner
 from bigbatch.model.streams import Weights
 from bigbatch.model.tensors import named_tensors
 from tests.models import FAMILIES, HEADS, tiny, tiny_batch, tiny_class, tiny_tokenizer
@@ -25,7 +25,7 @@ def test_the_folder_opens_with_the_same_logits(family: str, tmp_path: Path) -> N
     with torch.no_grad():
         expected = model(input_ids=IDS).logits
         if family == "bert":  # what packing installs must not be written out
-            PackedForward(model, anatomy(model))(tiny_batch())
+            packed_runner(model, anatomy(model))(tiny_batch())
     tokenizer = tiny_tokenizer(tmp_path / "words")
     save_model(model, tokenizer, tmp_path / "out", "# A card\n")
     opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()

@@ -10,8 +10,9 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration, ViTConfig, ViTForImageClassification
 
 from bigbatch.model.feeds import padded
-from bigbatch.model.forwards import PaddedForward, can_pack
 from bigbatch.model.heads import Input
+from bigbatch.model.packing import can_pack
+from bigbatch.model.runner import padded_runner
 from bigbatch.samples import TOKENS, UNITS, MicroBatch, Stream, Table, offsets_of
 from tests.models import tiny, tiny_batch
 
@@ -55,7 +56,7 @@ def test_two_streams_are_padded_each_for_itself() -> None:
     model = model.double().eval()
     source, tokens = _tokens((5, 3, 7), 1), _tokens((4, 6, 2), 2)
     at = [[0, 3], [5, 1, 2], [1]]
-    found = PaddedForward(model, 1, PAIRS)(_micro_batch(at, source=source, tokens=tokens))
+    found = padded_runner(model, 1, PAIRS)(_micro_batch(at, source=source, tokens=tokens))
     expected = []
     for sample, places in enumerate(at):
         inputs = {
@@ -79,13 +80,13 @@ def test_pixels_are_given_whole() -> None:
     model: Any = ViTForImageClassification(ViTConfig(**sizes)).eval()
     pixels = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
     image = Stream(columns={"pixels": pixels}, offsets=np.arange(5), positions=5)
-    found = PaddedForward(model, 0, PIXELS)(_micro_batch([[0]] * 4, image=image))
+    found = padded_runner(model, 0, PIXELS)(_micro_batch([[0]] * 4, image=image))
     torch.testing.assert_close(found, model(pixel_values=torch.as_tensor(pixels)).logits)
 
 
 def test_a_stream_that_is_missing_is_named() -> None:
     with pytest.raises(KeyError, match="source"):
-        PaddedForward(tiny("bert"), 0, PAIRS)(tiny_batch((3, 2)))
+        padded_runner(tiny("bert"), 0, PAIRS)(tiny_batch((3, 2)))
 
 
 def test_entries_keep_their_shape() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from bigbatch.model.flash_dropout import _LENGTHS, trial, why_not
 from bigbatch.model.grouped import grouped_attention
 from bigbatch.model.varlen import flash_attention
-from tests.model.test_varlen import OPTIONS, layout_of, qkv
+from tests.model.test_varlen import asked, qkv
 
 CPU = torch.device("cpu")
 
@@ -91,11 +91,9 @@ def test_on_cuda(dtype: torch.dtype) -> None:
     device = torch.device("cuda:0")
     assert why_not(device, dtype) == ""
     given = qkv(dtype, "cuda")
-    options = {**OPTIONS, "dropout": 0.1}
+    wanted = asked("cuda", dropout=0.1)
     means = [
-        torch.stack([kernel(*given, layout_of("cuda"), **options).detach().float() for _ in range(200)]).mean(
-            0
-        )
+        torch.stack([kernel(*given, wanted).detach().float() for _ in range(200)]).mean(0)
         for kernel in (flash_attention, grouped_attention)
     ]
     assert float((means[0] - means[1]).norm() / means[1].norm()) < 0.1

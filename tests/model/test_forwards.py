@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bigbatch.model import forwards, layout
+from bigbatch.model import feeds, layout
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward, can_pack
+from bigbatch.model.packing import can_pack
+from bigbatch.model.runner import packed_runner, padded_runner
 from bigbatch.samples import MicroBatch
 from tests.models import PACKABLE, tiny, tiny_batch
 
@@ -49,7 +50,7 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 def _packed_error(model: nn.Module, batch: MicroBatch) -> float:
     """Largest deviation of packed logits from the samples run one by one."""
-    packed = PackedForward(model, anatomy(model))
+    packed = packed_runner(model, anatomy(model))
     with torch.no_grad():
         found = packed(batch)
     packed.close()
@@ -67,8 +68,8 @@ def test_packed_and_padded_equal_samples_one_by_one(
     batch = _batch(model)
     expected = torch.stack([_plain(model, batch, index) for index in range(len(LENGTHS))])
     gradient = _gradients(model, expected)
-    packed = PackedForward(model, anatomy(model))
-    for forward in (packed, PaddedForward(model, model.config.pad_token_id)):
+    packed = packed_runner(model, anatomy(model))
+    for forward in (packed, padded_runner(model, model.config.pad_token_id)):
         found = forward(batch)
         assert _relative(found, expected) <= tolerance
         assert _relative(_gradients(model, found), gradient) <= tolerance
@@ -77,7 +78,7 @@ def test_packed_and_padded_equal_samples_one_by_one(
 @pytest.mark.parametrize("family", PACKABLE)
 def test_another_sample_never_leaks(family: str) -> None:
     model = tiny(family)
-    forward = PackedForward(model, anatomy(model))
+    forward = packed_runner(model, anatomy(model))
     batch = _batch(model)
     ids_T = batch.ids_T.copy()
     ids_T[12:24] = 99 - ids_T[12:24]  # the second sample
@@ -102,7 +103,7 @@ class TestPlantedFaults:
 
     def test_positions_not_reset(self, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            forwards, "positions_in_sample", lambda ends, offset=0: np.arange(ends[-1]) % 60 + offset
+            feeds, "positions_in_sample", lambda ends, offset=0: np.arange(ends[-1]) % 60 + offset
         )
         model = tiny(family).double()
         batch = _batch(model)
@@ -111,7 +112,7 @@ class TestPlantedFaults:
             "mistral",
         ):  # rotary positions are relative: only a break inside a sample shows
             monkeypatch.setattr(
-                forwards, "positions_in_sample", lambda ends, offset=0: np.arange(ends[-1]) % 8 + offset
+                feeds, "positions_in_sample", lambda ends, offset=0: np.arange(ends[-1]) % 8 + offset
             )
         assert _packed_error(model, batch) > 1e-3
 
@@ -157,7 +158,7 @@ def test_what_cannot_be_packed_says_why_and_runs_padded(family: str, config: Any
     assert reason in why
     assert model.config._attn_implementation == implementation
     batch = _batch(model)
-    found = PaddedForward(model, model.config.pad_token_id)(batch)
+    found = padded_runner(model, model.config.pad_token_id)(batch)
     expected = torch.stack([_plain(model, batch, index) for index in range(len(LENGTHS))])
     assert _relative(found, expected) <= 1e-10
 
@@ -194,10 +195,10 @@ def test_a_block_without_attention_interface_is_counted() -> None:
 def test_padded_path_keeps_its_bits_while_packing_is_installed() -> None:
     model = tiny("bert")
     batch = _batch(model)
-    padded = PaddedForward(model, 0)
+    padded = padded_runner(model, 0)
     with torch.no_grad():
         before = padded(batch)
-        packed = PackedForward(model, anatomy(model))
+        packed = packed_runner(model, anatomy(model))
         packed(batch)
         assert torch.equal(padded(batch), before)
         packed.close()
@@ -209,9 +210,9 @@ def test_padded_path_keeps_its_bits_while_packing_is_installed() -> None:
 def test_packing_twice_and_on_a_copy() -> None:
     model = tiny("gpt2").double()
     batch = _batch(model)
-    first, second = PackedForward(model, anatomy(model)), PackedForward(model, anatomy(model))
+    first, second = packed_runner(model, anatomy(model)), packed_runner(model, anatomy(model))
     twin = copy.deepcopy(model)
-    third = PackedForward(twin, anatomy(twin))
+    third = packed_runner(twin, anatomy(twin))
     with torch.no_grad():
         results = [forward(batch) for forward in (first, second, third)]
     assert torch.equal(results[0], results[1])
@@ -223,8 +224,8 @@ def test_several_units_of_one_sample_are_read_in_order() -> None:
     batch = _batch(model, (4, 6))
     two = batch.reading(np.array([0, 4, 4]), np.array([0, 1, 1]))
     with torch.no_grad():
-        expected = PaddedForward(model, 0)(two)
-        found = PackedForward(model, anatomy(model))(two)
+        expected = padded_runner(model, 0)(two)
+        found = packed_runner(model, anatomy(model))(two)
     assert _relative(found, expected) <= 1e-10
     assert torch.equal(expected[1], expected[2])
 
@@ -232,7 +233,7 @@ def test_several_units_of_one_sample_are_read_in_order() -> None:
 def test_pooler_and_head_see_only_what_they_read() -> None:
     model = tiny("bert")
     seen: list[tuple[int, ...]] = []
-    forward, batch = PackedForward(model, anatomy(model)), _batch(model)
+    forward, batch = packed_runner(model, anatomy(model)), _batch(model)
     model.bert.pooler.register_forward_hook(lambda _m, inputs, _o: seen.append(tuple(inputs[0].shape)))
     forward(batch)
     assert seen == [(len(LENGTHS), 1, 32)]
@@ -242,7 +243,7 @@ def test_pooler_and_head_see_only_what_they_read() -> None:
 def test_two_models_in_two_threads(family: str) -> None:
     models = [tiny(family, seed=seed) for seed in (1, 2)]
     batches = [_batch(model, lengths) for model, lengths in zip(models, [LENGTHS, (30, 2, 8)], strict=True)]
-    packed = [PackedForward(model, anatomy(model)) for model in models]
+    packed = [packed_runner(model, anatomy(model)) for model in models]
     with torch.no_grad():
         expected = [forward(batch) for forward, batch in zip(packed, batches, strict=True)]
     wrong: list[int] = []
@@ -265,7 +266,7 @@ def test_two_models_in_two_threads(family: str) -> None:
 def test_dropout_in_training_is_drawn_from_the_generator(kind: str) -> None:
     model = tiny("bert", dropout=0.2).train()
     batch = _batch(model)
-    forward = PackedForward(model, anatomy(model)) if kind == "packed" else PaddedForward(model, 0)
+    forward = packed_runner(model, anatomy(model)) if kind == "packed" else padded_runner(model, 0)
 
     def run(seed: int) -> Tensor:
         torch.manual_seed(seed)
@@ -277,7 +278,7 @@ def test_dropout_in_training_is_drawn_from_the_generator(kind: str) -> None:
 
 def test_attention_dropout_alone_changes_packed_training() -> None:
     model = tiny("llama", attention_dropout=0.5).train()
-    forward, batch = PackedForward(model, anatomy(model)), _batch(model)
+    forward, batch = packed_runner(model, anatomy(model)), _batch(model)
     torch.manual_seed(0)
     assert not torch.equal(forward(batch), forward(batch))
     model.eval()
@@ -286,7 +287,7 @@ def test_attention_dropout_alone_changes_packed_training() -> None:
 
 def test_recomputation_gives_the_same_gradient() -> None:
     model = tiny("bert").double().train()
-    forward, batch = PackedForward(model, anatomy(model)), _batch(model)
+    forward, batch = packed_runner(model, anatomy(model)), _batch(model)
     expected = _gradients(model, forward(batch))
     model.activation_checkpointing_enable()
     assert torch.equal(_gradients(model, forward(batch)), expected)
@@ -305,9 +306,9 @@ def test_through_a_peft_wrapper(family: str) -> None:
     wrapped: Any = get_peft_model(tiny(family), settings).double().eval()
     assert can_pack(wrapped)[0]
     batch = _batch(wrapped)
-    packed = PackedForward(wrapped, anatomy(wrapped))(batch)
+    packed = packed_runner(wrapped, anatomy(wrapped))(batch)
     gradient = _gradients(wrapped, packed)
-    padded = PaddedForward(wrapped, 0)(batch)
+    padded = padded_runner(wrapped, 0)(batch)
     assert _relative(packed, padded) <= 1e-10
     assert _relative(gradient, _gradients(wrapped, padded)) <= 1e-10
 

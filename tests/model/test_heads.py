@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward, can_pack
+from bigbatch.model.packing import can_pack
+from bigbatch.model.runner import packed_runner, padded_runner
 from bigbatch.samples import MicroBatch
 from tests.models import FAMILIES, LAST_TOKEN, PACKABLE, tiny, tiny_batch, tiny_class
 
@@ -75,9 +76,9 @@ def test_packed_and_padded_equal_samples_one_by_one(
     assert len(batch.reads_U) == sum(min(length, 3) for length in LENGTHS)
     expected = _one_by_one(model, batch)
     gradient = _gradients(model, expected)
-    forwards: list[Any] = [PaddedForward(model, model.config.pad_token_id)]
+    forwards: list[Any] = [padded_runner(model, model.config.pad_token_id)]
     if family in PACKABLE:
-        forwards.append(PackedForward(model, anatomy(model)))
+        forwards.append(packed_runner(model, anatomy(model)))
     for forward in forwards:
         found = forward(batch)
         assert _relative(found, expected) <= tolerance
@@ -96,7 +97,7 @@ def test_a_head_that_mixes_tokens_cannot_be_packed() -> None:
 @pytest.mark.parametrize("head", ["masked", "causal"])
 def test_logits_are_computed_where_they_are_read_only(head: str) -> None:
     model = tiny("bert" if head == "masked" else "llama", head=head)
-    batch, forward = _batch(model), PackedForward(model, anatomy(model))
+    batch, forward = _batch(model), packed_runner(model, anatomy(model))
     seen: list[tuple[int, ...]] = []
     model.get_output_embeddings().register_forward_hook(lambda _m, _i, out: seen.append(tuple(out.shape)))
     with torch.no_grad():

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from bigbatch.model import logits as room
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import ModuleForward, PackedForward, PaddedForward
-from bigbatch.model.logits import DeferredForward, DeferredLogits, why_not_deferred
+from bigbatch.model.logits import DeferredLogits, deferred, why_not_deferred
+from bigbatch.model.runner import packed_runner, padded_runner
 from bigbatch.tasks.language import surprise, surprise_U
 from tests.models import PACKABLE, tiny, tiny_batch, tiny_class
 from tests.split import TOLERANCE, gradient_error, worst_tensor
@@ -57,15 +57,15 @@ def test_loss_and_gradients_equal_those_of_the_full_logits(family, head, tied, d
     batch = tiny_batch(LENGTHS, pools="tokens", segments=anatomy(model).uses_segments)
     targets_U = torch.as_tensor(batch.targets.values) + 7
     weights_U = torch.linspace(0.5, 2, len(targets_U), dtype=dtype) if reduction == "each" else torch.ones(())
-    plain = PaddedForward(model, model.config.pad_token_id)
+    plain = padded_runner(model, model.config.pad_token_id)
     losses_U = F.cross_entropy(plain(batch), targets_U, reduction="none")
     expected = _gradients(model, (losses_U * weights_U).sum())
     assert why_not_deferred(anatomy(model)) == ""
     inner: list[Any] = [plain]
     if family in PACKABLE:
-        inner.append(PackedForward(model, anatomy(model)))
+        inner.append(packed_runner(model, anatomy(model)))
     for forward in inner:
-        outputs = DeferredForward(forward, layer)(batch)
+        outputs = deferred(forward, layer)(batch)
         assert isinstance(outputs, DeferredLogits) and outputs.chunk_rows < len(outputs)
         found = (
             surprise_U(outputs, targets_U) * weights_U
@@ -100,27 +100,28 @@ def test_the_full_logits_never_exist(monkeypatch):
             return found
 
     targets_U = torch.as_tensor(batch.targets.values)
-    forward = PackedForward(model, anatomy(model))
+    forward = packed_runner(model, anatomy(model))
     with Largest() as plain:
         F.cross_entropy(forward(batch), targets_U, reduction="sum").backward()
     assert plain.seen == limit
-    with Largest() as deferred:
-        surprise(DeferredForward(forward, model.get_output_embeddings())(batch), targets_U).backward()
-    assert deferred.seen < limit / 4
+    with Largest() as chunked:
+        surprise(deferred(forward, model.get_output_embeddings())(batch), targets_U).backward()
+    assert chunked.seen < limit / 4
 
 
 def test_the_module_is_as_before_between_calls_and_after_errors():
     model = tiny("bert", head="masked")
     layer = model.get_output_embeddings()
 
-    class Broken(ModuleForward):
-        def __call__(self, micro_batch):
-            assert layer(torch.ones(2, 32)).shape == (2, 32)
-            raise RuntimeError("no")
+    def broken(*_given):
+        assert layer(torch.ones(2, 32)).shape == (2, 32)
+        raise RuntimeError("no")
 
     before = model(input_ids=torch.tensor([[5, 6, 7]])).logits
-    with pytest.raises(RuntimeError):
-        DeferredForward(Broken(model), layer)(tiny_batch())
+    handle = model.register_forward_pre_hook(broken)
+    with pytest.raises(RuntimeError, match="no"):
+        deferred(padded_runner(model, 0), layer)(tiny_batch())
+    handle.remove()
     assert torch.equal(model(input_ids=torch.tensor([[5, 6, 7]])).logits, before)
     assert "forward" not in vars(layer)
 
@@ -147,12 +148,12 @@ def test_a_cap_on_the_logits_is_found_out():
 def test_a_factor_on_the_logits_reaches_the_hidden_states(name, fields):
     model = _decoder(name, **fields).double()
     batch = tiny_batch(LENGTHS, pools="tokens")
-    batch.ids_T[:] %= 60
-    forward, targets_U = PaddedForward(model, 0), torch.as_tensor(batch.targets.values)
+    batch.table["tokens"].columns["ids"][:] %= 60
+    forward, targets_U = padded_runner(model, 0), torch.as_tensor(batch.targets.values)
     assert why_not_deferred(anatomy(model)) == ""
     whole = F.cross_entropy(forward(batch), targets_U, reduction="sum")
     expected = _gradients(model, whole)
-    found = surprise(DeferredForward(forward, model.get_output_embeddings())(batch), targets_U)
+    found = surprise(deferred(forward, model.get_output_embeddings())(batch), targets_U)
     assert abs(float(found.detach() - whole.detach())) <= 1e-10 * float(whole.detach())
     assert gradient_error(_gradients(model, found), expected) <= 1e-10
 

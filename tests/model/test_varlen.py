@@ -14,14 +14,13 @@ from torch import Tensor
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model import varlen
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward
 from bigbatch.model.grouped import grouped_attention
-from bigbatch.model.layout import build_layout
+from bigbatch.model.layout import Attention, build_layout
+from bigbatch.model.runner import packed_runner
 from bigbatch.model.varlen import Unsupported, flash_attention, flex_attention
 from tests.models import tiny, tiny_batch
 
 LENGTHS = (12, 12, 5, 9, 3, 20, 1)
-OPTIONS = {"reads_only": False, "window": None, "causal": False, "dropout": 0.0, "scaling": None}
 
 
 def qkv(dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[Tensor]:
@@ -29,12 +28,12 @@ def qkv(dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[Tensor]
     return [torch.randn(4, sum(LENGTHS), 16, dtype=dtype, device=device).requires_grad_() for _ in range(3)]
 
 
-def layout_of(device: str = "cpu") -> Any:
-    return build_layout(tiny_batch(LENGTHS), torch.device(device), inputs={})
+def asked(device: str = "cpu", **options: Any) -> Attention:
+    return Attention(layout=build_layout(tiny_batch(LENGTHS), torch.device(device), inputs={}), **options)
 
 
-def outcome(kernel: Any, given: list[Tensor], layout: Any, options: dict[str, Any]) -> list[Tensor]:
-    found = kernel(*given, layout, **options)
+def outcome(kernel: Any, given: list[Tensor], wanted: Attention) -> list[Tensor]:
+    found = kernel(*given, wanted)
     weights = torch.linspace(-1, 1, found.numel(), dtype=found.dtype, device=found.device).view(found.shape)
     return [found.detach(), *torch.autograd.grad((found * weights).sum(), given)]
 
@@ -44,14 +43,12 @@ def outcome(kernel: Any, given: list[Tensor], layout: Any, options: dict[str, An
 # Uncompiled, FlexAttention warns that it is slow: on a CPU it is there to be compared with.
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 def test_flex_equals_groups(causal: bool, window: int | None) -> None:
-    options = {**OPTIONS, "causal": causal, "window": window}
+    options: Any = {"causal": causal, "window": window}
     given = [tensor.detach() for tensor in qkv()]
-    found, expected = (
-        kernel(*given, layout_of(), **options) for kernel in (flex_attention, grouped_attention)
-    )
+    found, expected = (kernel(*given, asked(**options)) for kernel in (flex_attention, grouped_attention))
     assert torch.allclose(found, expected, rtol=1e-9, atol=1e-10)
     with pytest.raises(Unsupported, match="no backward pass on CPUs"):
-        flex_attention(*qkv(), layout_of(), **options)
+        flex_attention(*qkv(), asked(**options))
 
 
 @pytest.mark.parametrize("family", ["bert", "mistral"])
@@ -62,8 +59,8 @@ def test_a_model_with_flex_and_its_last_block_lazy(family: str) -> None:
     batch = tiny_batch(LENGTHS, pools=parts.pools)
     found = []
     for attention in ("sdpa", "flex"):
-        forward = PackedForward(model, parts, attention=attention)
-        read_tokens_only(forward)
+        forward = packed_runner(model, parts, attention=attention)
+        read_tokens_only(forward, parts)
         with torch.no_grad():
             found.append(forward(batch))
         forward.close()
@@ -73,24 +70,24 @@ def test_a_model_with_flex_and_its_last_block_lazy(family: str) -> None:
 def test_dropout_goes_to_the_groups() -> None:
     given = [tensor.detach() for tensor in qkv()]
     torch.manual_seed(3)
-    grouped = grouped_attention(*given, layout_of(), **{**OPTIONS, "dropout": 0.4})
+    grouped = grouped_attention(*given, asked(dropout=0.4))
     torch.manual_seed(3)
-    assert torch.equal(flex_attention(*given, layout_of(), **{**OPTIONS, "dropout": 0.4}), grouped)
+    assert torch.equal(flex_attention(*given, asked(dropout=0.4)), grouped)
 
 
 def test_flash_says_what_it_needs() -> None:
     with pytest.raises(Unsupported, match="needs CUDA"):
-        flash_attention(*qkv(), layout_of(), **OPTIONS)
+        flash_attention(*qkv(), asked())
 
 
 def test_how_flash_attention_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts, longest, scale and windows reach the kernel; a stand-in computes what it is asked for."""
-    asked: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     def kernel(
         q: Tensor, k: Tensor, v: Tensor, starts: Tensor, _: Tensor, longest: int, __: int, **options: Any
     ) -> Tensor:
-        asked.append({"starts": starts.tolist(), "longest": longest, **options})
+        calls.append({"starts": starts.tolist(), "longest": longest, **options})
         outputs = []
         left, right = options["window_size"]
         for first, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
@@ -121,12 +118,12 @@ def test_how_flash_attention_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for causal in (False, True):
         for window in (None, 4):
-            options = {**OPTIONS, "causal": causal, "window": window}
+            options: Any = {"causal": causal, "window": window}
             given = qkv()
-            found = flash_attention(*map(OnCuda, given), layout_of(), **options)  # type: ignore[arg-type]
-            expected = grouped_attention(*given, layout_of(), **options)
+            found = flash_attention(*map(OnCuda, given), asked(**options))  # type: ignore[arg-type]
+            expected = grouped_attention(*given, asked(**options))
             assert torch.allclose(found, expected, rtol=1e-9, atol=1e-10), (causal, window)
-    assert asked[0]["starts"] == [0, *np.cumsum(LENGTHS).tolist()] and asked[0]["longest"] == 20
+    assert calls[0]["starts"] == [0, *np.cumsum(LENGTHS).tolist()] and calls[0]["longest"] == 20
 
 
 @pytest.mark.gpu
@@ -136,9 +133,9 @@ def test_how_flash_attention_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("window", [None, 4])
 def test_on_cuda(kernel: str, causal: bool, window: int | None) -> None:
     dtype, tolerance = (torch.bfloat16, 2e-2) if kernel == "flash" else (torch.float32, 1e-4)
-    options = {**OPTIONS, "causal": causal, "window": window}
+    options: Any = {"causal": causal, "window": window}
     given = qkv(dtype, "cuda")
     run = flash_attention if kernel == "flash" else flex_attention
-    expected = outcome(grouped_attention, given, layout_of("cuda"), options)
-    for ours, theirs in zip(outcome(run, given, layout_of("cuda"), options), expected, strict=True):
+    expected = outcome(grouped_attention, given, asked("cuda", **options))
+    for ours, theirs in zip(outcome(run, given, asked("cuda", **options)), expected, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < tolerance

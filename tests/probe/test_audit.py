@@ -13,7 +13,7 @@ from bigbatch.probe.watching import Sizes
 
 
 def run(found, name, lr=1e-4, **patterns):
-    forward = found.casting(name, **patterns).forward(found.padded())
+    forward = found.casting(name, **patterns).run(found.padded())
     try:
         return audit(
             found.padded(),
@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_a_pass_by_hand(small):
     )
     truth = found.padded()(found.batch)
     casting = found.casting("bf16")
-    logits = casting.forward(found.padded())(found.batch)
+    logits = casting.run(found.padded())(found.batch)
     casting.close(), handle.remove()
     error = (outputs[1].float() - outputs[0]).norm() / outputs[0].norm()
     assert block(result, SECOND).forward_error == pytest.approx(error.item(), rel=1e-5)

@@ -9,7 +9,7 @@ from torch import nn
 
 from bigbatch.model import forwards
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.runner import packed_runner, padded_runner
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.samples import MicroBatch
 from tests.models import PACKABLE, tiny, tiny_batch
@@ -23,7 +23,7 @@ def _batches(model: nn.Module) -> list[MicroBatch]:
 @pytest.mark.parametrize("family", PACKABLE)
 def test_packing_passes(family: str) -> None:
     model = tiny(family)
-    facts = probe_packing(PackedForward(model, anatomy(model)), PaddedForward(model, 0), _batches(model))
+    facts = probe_packing(packed_runner(model, anatomy(model)), padded_runner(model, 0), _batches(model))
     assert facts.packed_ok, facts.reason
     assert facts.samples == 6
     assert facts.error is not None
@@ -39,7 +39,7 @@ def test_nothing_is_left_behind() -> None:
     modes = [part.training for part in model.modules()]
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    facts = probe_packing(PackedForward(model, anatomy(model)), PaddedForward(model, 0), _batches(model))
+    facts = probe_packing(packed_runner(model, anatomy(model)), padded_runner(model, 0), _batches(model))
     assert facts.packed_ok
     assert [part.training for part in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
@@ -51,7 +51,7 @@ def test_nothing_is_left_behind() -> None:
 def test_a_wrong_path_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forwards, "positions_in_sample", lambda ends, offset=0: np.arange(ends[-1]) + offset)
     model = tiny("bert")
-    facts = probe_packing(PackedForward(model, anatomy(model)), PaddedForward(model, 0), _batches(model))
+    facts = probe_packing(packed_runner(model, anatomy(model)), padded_runner(model, 0), _batches(model))
     assert not facts.packed_ok
     assert facts.reason.startswith("padded: packed ")
     assert "allowed is 1e-05" in facts.reason
@@ -59,7 +59,7 @@ def test_a_wrong_path_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_wrong_gradient_alone_is_found() -> None:
     model = tiny("bert")
-    padded = PaddedForward(model, 0)
+    padded = padded_runner(model, 0)
 
     def doubled(batch: MicroBatch) -> torch.Tensor:
         logits = padded(batch)
@@ -77,7 +77,7 @@ def test_a_path_that_fails_is_not_used() -> None:
     def broken(_batch: MicroBatch) -> torch.Tensor:
         raise RuntimeError("shape mismatch\nlong trace")
 
-    facts = probe_packing(broken, PaddedForward(model, 0), _batches(model))
+    facts = probe_packing(broken, padded_runner(model, 0), _batches(model))
     assert not facts.packed_ok
     assert facts.reason == "padded: packing failed: RuntimeError: shape mismatch"
     assert facts.error is None
@@ -86,7 +86,7 @@ def test_a_path_that_fails_is_not_used() -> None:
 def test_numbers_that_are_not_finite_are_not_called_equal() -> None:
     model = tiny("bert")
     nn.init.constant_(model.classifier.bias, float("nan"))
-    facts = probe_packing(PackedForward(model, anatomy(model)), PaddedForward(model, 0), _batches(model))
+    facts = probe_packing(packed_runner(model, anatomy(model)), padded_runner(model, 0), _batches(model))
     assert not facts.packed_ok
     assert "not finite" in facts.reason
 
@@ -94,17 +94,17 @@ def test_numbers_that_are_not_finite_are_not_called_equal() -> None:
 def test_a_head_of_zeros_and_a_frozen_model() -> None:
     model: Any = tiny("llama")
     nn.init.zeros_(model.score.weight)
-    facts = probe_packing(PackedForward(model, anatomy(model)), PaddedForward(model, 0), _batches(model))
+    facts = probe_packing(packed_runner(model, anatomy(model)), padded_runner(model, 0), _batches(model))
     assert facts.packed_ok
     model.requires_grad_(False)
     assert probe_packing(
-        PackedForward(model, anatomy(model)), PaddedForward(model, 0), _batches(model)
+        packed_runner(model, anatomy(model)), padded_runner(model, 0), _batches(model)
     ).packed_ok
 
 
 def test_rounding_is_told_from_a_fault_by_fp64() -> None:
     model = tiny("bert")
-    padded = PaddedForward(model, 0)
+    padded = padded_runner(model, 0)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
 
     def rounded(batch: MicroBatch) -> torch.Tensor:
@@ -123,6 +123,6 @@ def test_rounding_is_told_from_a_fault_by_fp64() -> None:
 
 def test_a_failing_padded_path_is_not_hidden() -> None:
     model = tiny("bert")
-    packed = PackedForward(model, anatomy(model))
+    packed = packed_runner(model, anatomy(model))
     with pytest.raises(RuntimeError):
-        probe_packing(packed, PaddedForward(model, 0), [tiny_batch((65,))])
+        probe_packing(packed, padded_runner(model, 0), [tiny_batch((65,))])

@@ -10,7 +10,8 @@ import torch
 from bigbatch.graph.casting import Casting, PlainAutocast
 from bigbatch.graph.policy import policy_of
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward, can_pack
+from bigbatch.model.packing import can_pack
+from bigbatch.model.runner import packed_runner, padded_runner
 from bigbatch.plan.precision import PLAIN_RATIO
 from bigbatch.probe.precision import error_of, format_errors
 from tests.models import tiny, tiny_batch
@@ -26,7 +27,7 @@ def setting(family: str = "bert"):
         for seed in (0, 1)
     ]
     pieces = [tiny_batch(length, pools=parts.pools, seed=seed) for seed, length in enumerate(lengths)]
-    return module, parts, pieces, PaddedForward(module, module.config.pad_token_id)
+    return module, parts, pieces, padded_runner(module, module.config.pad_token_id)
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
@@ -35,7 +36,7 @@ def test_our_path_is_within_the_contract_in_every_family(family, name):
     module, parts, pieces, reference = setting(family)
     assert can_pack(module)[0]
     casting = Casting(module, policy_of(module, parts), name)
-    ours = casting.forward(PackedForward(module, parts))
+    ours = casting.run(packed_runner(module, parts))
     found = format_errors(ours, PlainAutocast(reference, name), reference, pieces, span=casting.span)
     ours.close()
     assert 0 < found.ours <= PLAIN_RATIO * found.plain

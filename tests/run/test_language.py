@@ -18,8 +18,8 @@ from bigbatch.errors import DataError, RecipeError
 from bigbatch.graph import embeddings
 from bigbatch.graph.analyse import analyse
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PaddedForward
-from bigbatch.model.logits import DeferredForward
+from bigbatch.model.logits import deferred
+from bigbatch.model.runner import padded_runner
 from bigbatch.tasks.mlm import MaskedLM
 from tests.jobs import document, exhaust, lines, start
 from tests.language import EVALUATION, MASK, PIECE, SPECIAL, documents, model_of, oracle_row, oracle_samples
@@ -262,7 +262,7 @@ def test_capped_logits_are_computed_whole_and_said(tmp_path):
     run = start(tmp_path / "r", module, rows=ROWS, set={"task": {"name": "clm"}, "data.max_length": PIECE})
     with run:
         assert any("logits are computed whole" in note for note in run._parts.notes)
-        assert type(run._parts.forward).__name__ != "DeferredForward"
+        assert run._parts.forward.output_layer is None
         for _ in run:
             pass
     assert len(lines(tmp_path / "r", "update")) == 4
@@ -274,9 +274,9 @@ def test_the_analysis_counts_chunked_logits_as_it_counts_whole_ones():
     model = model_of("mlm")
     batch = tiny_batch((9, 12, 5), pools="tokens")
     parts = anatomy(model)
-    for deferred in (False, True):
-        with closing(PaddedForward(model, 0)) as plain:
-            forward = DeferredForward(plain, model.get_output_embeddings()) if deferred else plain
+    for defers in (False, True):
+        with closing(padded_runner(model, 0)) as plain:
+            forward = deferred(plain, model.get_output_embeddings()) if defers else plain
             found.append(analyse(forward, MaskedLM(), model, parts, replace(batch, packing="padded")))
     whole, chunked = (sum(part.cost.flops for part in each.parts) for each in found)
     # The padded path computes the logits of every position, the deferred one those of the units.

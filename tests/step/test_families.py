@@ -8,7 +8,7 @@ import torch
 
 from bigbatch.data.packs import micro_batches
 from bigbatch.model import products
-from bigbatch.model.forwards import can_pack
+from bigbatch.model.packing import can_pack
 from bigbatch.model.products import has_onednn
 from tests.models import FAMILIES, LAST_TOKEN, PACKABLE, tiny
 from tests.split import CLIP, Rows, Trajectory, assert_equal, parts_of, rows_of, train_reference, train_split

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.forwards import PackedForward, PaddedForward
+from bigbatch.model.runner import packed_runner, padded_runner
 from bigbatch.step.executor import PlainExecutor
 from bigbatch.tasks.classify import Classify
 from tests.models import FAMILIES, PACKABLE, tiny, tiny_batch
@@ -43,11 +43,11 @@ def executor_for(family: str, packing: str, device: str = "cpu", *, lazy: bool =
     model = tiny(family, dropout=0.1).to(device).train()
     parts = anatomy(model)
     if packing == "packed":
-        forward: Any = PackedForward(model, parts)
+        forward: Any = packed_runner(model, parts)
         if lazy:
             read_tokens_only(forward)
     else:
-        forward = PaddedForward(model, 0)
+        forward = padded_runner(model, 0)
     executor = PlainExecutor(forward=forward, task=Classify(), device=torch.device(device), seed=0)
     batches = [tiny_batch(lengths, pools=parts.pools, packing=packing) for lengths in PIECES]  # type: ignore[arg-type]
     return executor, batches

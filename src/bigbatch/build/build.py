@@ -23,8 +23,8 @@ from bigbatch.build.measure import measured_plan
 from bigbatch.build.measured import Measured
 from bigbatch.build.noise import refuse_unmeasured
 from bigbatch.build.parts import Parts
-from bigbatch.build.ready import Data, Ready, ready_model, ready_tables
-from bigbatch.build.runners import open_forward
+from bigbatch.build.ready import Data, ready_model, ready_tables
+from bigbatch.build.runners import open_runner
 from bigbatch.build.settled import BATCH, Settled, settled
 from bigbatch.build.strategies import strategy_of
 from bigbatch.data.batches import Batches
@@ -33,8 +33,8 @@ from bigbatch.facts import HardwareFacts, ModelFacts
 from bigbatch.graph.compiled import compilations
 from bigbatch.graph.recompute import candidates as recomputable
 from bigbatch.model.anatomy import model_facts
-from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.names import clean_name
+from bigbatch.model.runner import Runner
 from bigbatch.optim.build import build_optimizer
 from bigbatch.optim.depths import depths_of
 from bigbatch.parallel.agree import by_leader, leader_first
@@ -50,6 +50,7 @@ from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.samples import Table
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.ready import Ready
 from bigbatch.tasks.stand_in import measured_loss
 from bigbatch.waiting import notes_of_waiting
 
@@ -238,14 +239,14 @@ def _planned_once(on: Measured, decided: Settled, world: World, given: Given) ->
     )
 
 
-def _opened(plan: Plan, on: Measured, world: World, given: Given) -> ModuleForward:
+def _opened(plan: Plan, on: Measured, world: World, given: Given) -> Runner:
     """The model, divided if ranks divide it, as the plan runs it; one that is compiled is warmed up."""
     model, how = on.ready, ForwardPlan.of(plan.choices)
     given.planned(model.module)
     if world.divides:
         world.prepare(model.module, model.anatomy)
         how = replace(how, embedding_gradients="whole")
-    forward = open_forward(model, how)
+    forward = open_runner(model, how)
     if forward.compiled:
         given.say("compiling")
         cut: dict[str, Any] = {

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bigbatch.build.ready import Ready
-from bigbatch.build.runners import open_forward
+from bigbatch.build.runners import open_runner
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
 from bigbatch.facts import ProbeFacts
@@ -18,6 +17,7 @@ from bigbatch.plan.precision import PLAIN_RATIO, is_low
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.precision import FormatErrors, format_errors
 from bigbatch.samples import MicroBatch
+from bigbatch.tasks.ready import Ready
 
 PROBE_SAMPLES = 8
 """The longest, the shortest and some between: a fault of a path shows in any pack of several."""
@@ -33,8 +33,8 @@ def compared(ready: Ready, how: ForwardPlan, samples: list[MicroBatch]) -> Probe
     """
     if is_low(how.precision):
         return _within_format(ready, how, samples)
-    forward = open_forward(ready, how)
-    plain = open_forward(ready, ForwardPlan())
+    forward = open_runner(ready, how)
+    plain = open_runner(ready, ForwardPlan())
     try:
         return probe_packing(comparable(forward), comparable(plain), samples)
     finally:
@@ -50,7 +50,7 @@ def errors_of(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]) -> 
         how: the way that is tried, with its format.
         samples: micro-batches of real samples.
     """
-    forward, plain = open_forward(ready, how), open_forward(ready, ForwardPlan())
+    forward, plain = open_runner(ready, how), open_runner(ready, ForwardPlan())
     try:
         reference = comparable(plain)
         lowered = PlainAutocast(reference, how.precision)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bigbatch.build.compare import compared, probe_samples
 from bigbatch.build.measured import Budget, Measured
-from bigbatch.build.runners import open_forward
+from bigbatch.build.runners import open_runner
 from bigbatch.facts import CalibrationFacts, CompileFacts
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.calibrate import compare, compared_tokens
@@ -75,7 +75,7 @@ def _measured(on: Measured, how: ForwardPlan, way: ForwardPlan) -> CompileFacts:
     pieces = on.pieces(how.packing, on.recipe.plan.micro_tokens or compared_tokens(on.hardware.device))
     middle = [pieces[len(pieces) // 2]]
     _, failed = compare(
-        {"compiled": lambda: open_forward(on.ready, way)},
+        {"compiled": lambda: open_runner(on.ready, way)},
         measured_loss(on.ready.task),
         on.ready.module,
         middle,
@@ -83,7 +83,7 @@ def _measured(on: Measured, how: ForwardPlan, way: ForwardPlan) -> CompileFacts:
     if failed:
         return CompileFacts(ok=False, reason=failed["compiled"])
     seconds = time.perf_counter() - started
-    both = {"eager": lambda: open_forward(on.ready, how), "compiled": lambda: open_forward(on.ready, way)}
+    both = {"eager": lambda: open_runner(on.ready, how), "compiled": lambda: open_runner(on.ready, way)}
     tried, _ = compare(both, measured_loss(on.ready.task), on.ready.module, middle)
     return CompileFacts(
         ok=True,

@@ -20,15 +20,13 @@ from bigbatch.build.inputs import Live
 from bigbatch.build.measured import Measured
 from bigbatch.build.only import plan_only
 from bigbatch.build.parts import Parts
-from bigbatch.build.ready import Ready
-from bigbatch.build.runners import open_forward
+from bigbatch.build.runners import open_runner
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import cut_table
 from bigbatch.errors import DoesNotFit, UsageError
 from bigbatch.facts import Choice, ForwardFacts, ProbeFacts
 from bigbatch.model.anatomy import evaluating
-from bigbatch.model.forwards import can_pack
-from bigbatch.model.heads import HEADS
+from bigbatch.model.packing import can_pack
 from bigbatch.parallel.dry import EVERYBODY, Collective, arrangement, axis_names, group_of_one
 from bigbatch.places import Place
 from bigbatch.plan.dry import DryRun, Peak, Traffic
@@ -43,6 +41,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.samples import GlobalBatch
 from bigbatch.step.apart import Apart
 from bigbatch.step.replicas import Replicas
+from bigbatch.tasks.ready import Ready
 from bigbatch.units import show_bytes
 
 _ENDLESS_BYTES = 2**60
@@ -142,7 +141,7 @@ def _ways(on: Measured) -> tuple[ProbeFacts, ProbeFacts | None]:
 
     Comparing takes gradients, and this machine may have no room for those of the whole model.
     """
-    possible, reason = can_pack(on.ready.module, on.ready.anatomy, HEADS[on.ready.task.head.kind].inputs)
+    possible, reason = can_pack(on.ready.module, on.ready.anatomy, on.ready.head.inputs)
     if not possible:
         return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
     packed = ProbeFacts(packed_ok=True, reason=_ASSUMED, error=None, samples=0)
@@ -157,7 +156,7 @@ _ASSUMED = "it runs; train also compares it with the plain way"
 
 def _trouble(ready: Ready, how: ForwardPlan, batches: Batches) -> str:
     """Why two samples cannot be run in this way; empty when they can."""
-    forward = open_forward(ready, how)
+    forward = open_runner(ready, how)
     try:
         with evaluating(ready.module):
             forward(probe_samples(batches, 2)[0])

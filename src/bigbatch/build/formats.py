@@ -8,8 +8,7 @@ from typing import Any
 
 from bigbatch.build.compare import errors_of, probe_samples
 from bigbatch.build.measured import Measured
-from bigbatch.build.ready import Ready
-from bigbatch.build.runners import open_forward, policy_for
+from bigbatch.build.runners import open_runner, policy_for
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.facts import Choice
 from bigbatch.graph.casting import Casting
@@ -23,6 +22,7 @@ from bigbatch.probe.precision import error_of
 from bigbatch.probe.speed import product_seconds
 from bigbatch.samples import MicroBatch
 from bigbatch.step.loss_scale import LossScale
+from bigbatch.tasks.ready import Ready
 from bigbatch.tasks.stand_in import measured_loss
 
 SAMPLES = 8
@@ -106,7 +106,7 @@ def audited(on: Measured, plan: Plan, *, asked: bool) -> tuple[Plan, Audit | Non
 def _audit(on: Measured, way: ForwardPlan, samples: int) -> Audit:
     """Both passes are padded and plain but for the format: what is judged is the format."""
     ready, pieces = on.ready, probe_samples(on.batches, samples)
-    reference, forward = open_forward(ready, ForwardPlan()), open_forward(ready, way)
+    reference, forward = open_runner(ready, ForwardPlan()), open_runner(ready, way)
     try:
         return audit(
             reference,
@@ -136,13 +136,13 @@ def _module_errors(ready: Ready, how: ForwardPlan, pieces: Sequence[MicroBatch])
     """Error of each part when it alone is computed in the format, and its share of the multiplications."""
     units, policy = units_of(ready.module, ready.anatomy), policy_for(ready, how)
     total = sum(unit.products for unit in units) or 1
-    reference = open_forward(ready, ForwardPlan())
+    reference = open_runner(ready, ForwardPlan())
     found = []
     for unit in units:
         one = only(policy, unit)
         if not any(one.values()):
             continue  # fp32 by its role
-        forward = Casting(ready.module, one, how.precision).forward(open_forward(ready, ForwardPlan()))
+        forward = Casting(ready.module, one, how.precision).run(open_runner(ready, ForwardPlan()))
         try:
             error = error_of(comparable(forward), comparable(reference), pieces, span=forward.span)
         finally:

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from bigbatch.build.parts import Parts
-from bigbatch.build.ready import Ready
-from bigbatch.build.runners import open_forward
+from bigbatch.build.runners import open_runner
 from bigbatch.data.lengths import padding_by_way
 from bigbatch.data.packs import micro_batches
 from bigbatch.graph.analyse import analyse, middle
@@ -17,6 +16,7 @@ from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.graph import GraphAnalysis, Plain
 from bigbatch.protocols import Forward
 from bigbatch.samples import MicroBatch
+from bigbatch.tasks.ready import Ready
 from bigbatch.tasks.stand_in import measured_loss
 
 
@@ -33,7 +33,7 @@ def analyse_parts(parts: Parts) -> GraphAnalysis:
     how = ForwardPlan.of(parts.plan.choices)
     if how.compile != "off":
         parts.forward.close()
-        with closing(open_forward(ready, replace(how, compile="off"))) as forward:
+        with closing(open_runner(ready, replace(how, compile="off"))) as forward:
             found = _traced(forward, ready, piece)
         found = replace(
             found, notes=(*found.notes, f"traced without compilation (plan.compile: {how.compile})")
@@ -42,7 +42,7 @@ def analyse_parts(parts: Parts) -> GraphAnalysis:
         found = _traced(parts.forward, ready, piece)
     plain = None
     if how != ForwardPlan():
-        with closing(open_forward(ready, ForwardPlan())) as forward:
+        with closing(open_runner(ready, ForwardPlan())) as forward:
             padded = _traced(forward, ready, replace(piece, packing="padded"))
         plain = Plain(computed_tokens=padded.computed_tokens, cost=padded.cost)
     return replace(found, padding=padding_by_way(batch.lengths_B, parts.micro_tokens), plain=plain)

@@ -18,12 +18,11 @@ from bigbatch.build.formats import precision_facts
 from bigbatch.build.measured import Budget, Measured
 from bigbatch.build.measured_before import SPEEDS, Remembered
 from bigbatch.build.noise import obstacle
-from bigbatch.build.runners import open_forward
+from bigbatch.build.runners import open_runner
 from bigbatch.facts import CalibrationFacts, ForwardFacts, ProbeFacts
 from bigbatch.graph.embeddings import large_embeddings
 from bigbatch.model.first_blocks import first_blocks
-from bigbatch.model.forwards import can_pack
-from bigbatch.model.heads import HEADS
+from bigbatch.model.packing import can_pack
 from bigbatch.model.products import has_onednn
 from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.frozen import Plan
@@ -98,7 +97,7 @@ def probe_forward(on: Measured, attention: Attention = "sdpa") -> tuple[ProbeFac
     Returns:
         Facts of packing; facts of the last block, None where nothing is packed or it was not asked for.
     """
-    possible, reason = can_pack(on.ready.module, on.ready.anatomy, HEADS[on.ready.task.head.kind].inputs)
+    possible, reason = can_pack(on.ready.module, on.ready.anatomy, on.ready.head.inputs)
     if not possible:
         return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
     on.say("probing: does the unpadded path give the plain path's numbers on these samples?")
@@ -176,7 +175,7 @@ def _forward_facts(
     if wanted and len(kernels) > 1 and not set(kernels) <= set(tried):
         typical = on.pieces(packing, on.recipe.plan.micro_tokens or compared_tokens(on.hardware.device))
         middle = [typical[len(typical) // 2]]
-        ways = {name: partial(open_forward, on.ready, replace(base, attention=name)) for name in kernels}
+        ways = {name: partial(open_runner, on.ready, replace(base, attention=name)) for name in kernels}
         tried, failed = compare(ways, measured_loss(on.ready.task), module, middle)
     return ForwardFacts(
         last_block=last_block,
@@ -273,7 +272,7 @@ def _timed(
     on: Measured, how: ForwardPlan, sizes: _Sizes | None, budget: Budget
 ) -> tuple[CalibrationFacts, int]:
     """Measure these sizes alone, or try several: where None is named, and on an accelerator where none is known."""
-    forward = open_forward(on.ready, how)
+    forward = open_runner(on.ready, how)
     what = (forward, measured_loss(on.ready.task), on.ready.module, partial(on.pieces, how.packing))
     common: dict[str, Any] = {
         "in_place": forward.in_place,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigbatch.build.ready import Ready
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
 from bigbatch.facts import HardwareFacts, LengthFacts, ModelFacts
@@ -19,6 +18,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.rules.clocks import Length
 from bigbatch.rules.ramp import Ramp
 from bigbatch.samples import MicroBatch, Packing, Table
+from bigbatch.tasks.ready import Ready
 from bigbatch.units import show_seconds
 
 SHARE = 0.03

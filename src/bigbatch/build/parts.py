@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from bigbatch.build.clocks import Clocks
-from bigbatch.build.ready import Data, Ready
+from bigbatch.build.ready import Data
 from bigbatch.data.batches import Batches
 from bigbatch.data.tables import DataTable
 from bigbatch.facts import HardwareFacts
 from bigbatch.metrics.watched import figure_of, larger_is_better, validation_splits
-from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.runner import Runner
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
 from bigbatch.probe.audit import Audit
@@ -26,6 +26,7 @@ from bigbatch.step.apart import Apart
 from bigbatch.step.noise import Noise
 from bigbatch.step.together import Together
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.ready import Ready
 
 
 @dataclass(kw_only=True)
@@ -41,7 +42,7 @@ class Parts:
     model: Ready
     data: Data
     clocks: Clocks
-    forward: ModuleForward
+    forward: Runner
     strategy: Together | Apart
     """The way to train."""
     noise: Noise

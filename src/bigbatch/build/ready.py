@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from bigbatch.build.inputs import Inputs, Live, local_model
 from bigbatch.data.batches import Batches
@@ -19,35 +18,15 @@ from bigbatch.data.unknown import unknown_note
 from bigbatch.errors import DataError, ModelError, Problem
 from bigbatch.metrics.entities import SEEN
 from bigbatch.model.adjust import read_given_types
-from bigbatch.model.anatomy import Anatomy, anatomy
-from bigbatch.model.checks import check_model
 from bigbatch.model.heads import HEADS
-from bigbatch.model.load import load_tokenizer, pad_id
-from bigbatch.model.logits import why_not_deferred
-from bigbatch.model.pooling import usual_pooling
+from bigbatch.model.load import load_tokenizer
 from bigbatch.recipe.schema import Recipe
 from bigbatch.samples import Table
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.derived import promised
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
-from bigbatch.tasks.pictures import form_of
-from bigbatch.tasks.vocabulary import vocabulary_of
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Ready:
-    """A model with its tokenizer, and the task that knows both."""
-
-    module: nn.Module
-    anatomy: Anatomy
-    tokenizer: Any
-    task: Task
-    max_length: int
-    pad_id: int
-    deferred: bool
-    """Whether the forward stops in front of the output layer (`model.logits`)."""
-    notes: tuple[str, ...]
+from bigbatch.tasks.ready import Ready, made_ready
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +66,7 @@ def ready_model(
         # It tells special tokens from others even where the rows are token ids already.
         with suppress(ModelError):
             tokenizer = load_tokenizer(spec)
-    task = task.with_facts(labels=inputs.labels)
+    task = task.with_facts(labels=inputs.labels, data_seed=recipe.seed.data)
     notes: list[str] = []
     facts = BuildFacts(
         seed=recipe.seed.model, dropout=recipe.regularise.dropout, module=live.module, note=notes.append
@@ -96,36 +75,13 @@ def ready_model(
     if inputs.train.tokenised:
         note = read_given_types(module, inputs.train.rows.column_names)
         notes += [] if note is None else [note]
-    parts = anatomy(module)
-    max_length = parts.max_positions or 2**31
-    if tokenizer is not None:
-        max_length = check_model(module, tokenizer, recipe.data.max_length, padded=True, parts=parts)
-    task = task.with_facts(
-        pools=parts.pools,
-        max_length=max_length,
-        # Rows of token ids are not cut, but joined and divided they can be.
-        block_length=min(max_length, recipe.data.max_length or max_length),
-        vocabulary=vocabulary_of(tokenizer, module),
-        tokenizer=tokenizer,
-        data_seed=recipe.seed.data,
-        pooling=usual_pooling(module, spec.name),
-        image=form_of(parts, spec.name),
-    )
-    deferred = False
-    if kind.defers_logits:
-        obstacle = why_not_deferred(parts)
-        deferred = not obstacle
-        if obstacle:
-            notes.append(f"logits are computed whole, which takes memory: {obstacle}")
-    return Ready(
-        module=module,
-        anatomy=parts,
-        tokenizer=tokenizer,
-        task=task,
-        max_length=max_length,
-        pad_id=pad_id(module, tokenizer) or 0,
-        deferred=deferred,
-        notes=tuple(notes),
+    return made_ready(
+        module,
+        tokenizer,
+        task,
+        max_length=recipe.data.max_length,
+        folder=spec.name,
+        notes=notes,
     )
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bigbatch.build.noise import obstacle
-from bigbatch.build.ready import Ready
 from bigbatch.facts import Choice
 from bigbatch.metrics.watched import validation_splits
 from bigbatch.model.untrained import is_untrained
@@ -24,6 +23,7 @@ from bigbatch.rules.first_run import Choices, FirstRun, first_run, warmup_update
 from bigbatch.samples import Table
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.classify import Classify
+from bigbatch.tasks.ready import Ready
 from bigbatch.units import Quantity, parse_quantity
 
 BATCH, EPOCHS, RATE = "auto_batch", "auto_epochs", "auto_lr"

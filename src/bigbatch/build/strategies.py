@@ -15,11 +15,10 @@ from bigbatch.build.bitwise import is_bitwise
 from bigbatch.build.formats import loss_scale_for
 from bigbatch.build.measured import Measured
 from bigbatch.build.noise import noise_scale
-from bigbatch.build.ready import Ready
-from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
 from bigbatch.model.nudge import Nudge
+from bigbatch.model.runner import Runner
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Executor, World
 from bigbatch.recipe.schema import Recipe
@@ -33,10 +32,11 @@ from bigbatch.step.replicas import Replicas
 from bigbatch.step.sam import SamExecutor
 from bigbatch.step.together import Together
 from bigbatch.step.tree import TreeExecutor
+from bigbatch.tasks.ready import Ready
 
 
 def strategy_of(
-    recipe: Recipe, plan: Plan, on: Measured, forward: ModuleForward, world: World
+    recipe: Recipe, plan: Plan, on: Measured, forward: Runner, world: World
 ) -> tuple[Together | Apart, Noise]:
     """What moves the weights, and what measures the noise of its gradient.
 
@@ -93,7 +93,7 @@ def strategy_of(
 def _executor_of(
     recipe: Recipe,
     ready: Ready,
-    forward: ModuleForward,
+    forward: Runner,
     world: World,
     device: str,
     scale: LossScale,

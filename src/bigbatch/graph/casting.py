@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,12 @@ from bigbatch.graph.float8 import Float8Layers
 from bigbatch.graph.policy import Policy, changes, is_norm, low_parameters
 from bigbatch.graph.tf32 import tf32_products
 from bigbatch.model.anatomy import device_of
-from bigbatch.model.forwards import ModuleForward
-from bigbatch.model.logits import DeferredForward
-from bigbatch.model.pooling import PooledForward
+from bigbatch.model.runner import Runner
 from bigbatch.protocols import Forward
 from bigbatch.samples import MicroBatch
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 """Formats whose operations autocast chooses; fp8 converts inside its own layers, and computes in bf16 around them."""
-AnyForward = TypeVar("AnyForward", bound=ModuleForward)
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -61,14 +58,15 @@ class Casting:
                     self._hook(part, low)
             self.weight_copies_bytes = sum(2 * p.numel() for p in low_parameters(policy))
 
-    def forward(self, inner: AnyForward) -> AnyForward:
-        """Run `inner` under this policy until it is closed; its outputs are fp32, so that the loss is too."""
-        runs = inner.forward if isinstance(inner, (DeferredForward, PooledForward)) else inner
-        runs.format_of = self._format_of
-        runs.around, runs.outputs, inner.span = self.forward_pass, _wide, self.span
-        inner.weight_copies_bytes = self.weight_copies_bytes
-        inner.when_closed(self.close)
-        return inner
+    def run(self, runner: Runner) -> Runner:
+        """The runner under this policy until it is closed; its outputs are fp32, so that the loss is too."""
+        outputs = runner.outputs
+        runner.outputs = lambda output: _wide(outputs(output))
+        runner.format_of = self._format_of
+        runner.around, runner.span = (self.forward_pass, *runner.around), self.span
+        runner.weight_copies_bytes = self.weight_copies_bytes
+        runner.when_closed(self.close)
+        return runner
 
     @contextmanager
     def span(self) -> Iterator[None]:

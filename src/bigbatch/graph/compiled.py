@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, wraps
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from bigbatch.model.anatomy import Anatomy
-from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.runner import Runner
 from bigbatch.plan.forward import Compile
 from bigbatch.private import keep_compiled_code_private
 
@@ -25,16 +26,14 @@ MOST_RECOMPILATIONS = 2
 """Each mode may compile again so often: the first time for any number of tokens, then for what was not foreseen."""
 
 
-def compile_parts(
-    forward: ModuleForward, parts: Anatomy, kind: Compile, *, backend: str = "inductor"
-) -> None:
-    """Compile the blocks, or the whole base model, when they first run, until the forward is closed.
+def compile_parts(runner: Runner, parts: Anatomy, kind: Compile, *, backend: str = "inductor") -> None:
+    """Compile the blocks, or the whole base model, when they first run, until the runner is closed.
 
     The last block stays eager when it is computed for read tokens only: it runs twice, in two shapes. What hooks do
     around a block (FSDP gathers its parameters, a policy changes the format) stays outside of its code.
 
     Args:
-        forward: that runs the model; afterwards it says whether anything is `compiled`.
+        runner: of the model; afterwards it says whether anything is `compiled`.
         parts: of the model.
         kind: `blocks`, `whole` or `off`.
         backend: of torch.compile.
@@ -42,30 +41,30 @@ def compile_parts(
     if kind == "off":
         return
     modules = [parts.base] if kind == "whole" else [application.module for application in parts.blocks]
-    twice = parts.blocks[-1].module if getattr(forward, "last_applications", 0) else None
-    chosen: list[Any] = [module for module in dict.fromkeys(modules) if module is not twice]
+    chosen: list[Any] = [module for module in dict.fromkeys(modules) if module is not runner.runs_twice]
     if not chosen:
         return
     before = [module.__dict__.get("forward") for module in chosen]
     for module in chosen:
         module.forward = types.MethodType(_by_mode(module.forward.__func__, backend), module)
 
-    forward.compiled = True
+    runner.lay_out(lambda layout, _: replace(layout, one_shape=True))
+    runner.compiled = True
 
     def undo() -> None:
-        forward.compiled = False
+        runner.compiled = False
         for module, own in zip(chosen, before, strict=True):
             if own is None:
                 del module.forward
             else:
                 module.forward = own
 
-    forward.when_closed(undo)
+    runner.when_closed(undo)
 
 
 @cache
 def _by_mode(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """One function for all modules of a class, and for every forward that is opened in this process."""
+    """One function for all modules of a class, and for every runner that is opened in this process."""
     logging.getLogger("torch._dynamo.convert_frame").addFilter(_in_plain_words)
 
     @wraps(function)  # some ask a forward which arguments it takes

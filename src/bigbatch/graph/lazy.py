@@ -13,31 +13,35 @@ Shapes: T packed tokens, R read tokens, D hidden.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.attention import LAYOUT, KeysKnown
-from bigbatch.model.forwards import PackedForward
 from bigbatch.model.grouped import gather_rows, scatter_rows
-from bigbatch.model.layout import LastBlock
+from bigbatch.model.layout import LastBlock, with_last_block
+from bigbatch.model.runner import Runner
 
 
-def read_tokens_only(forward: PackedForward) -> None:
-    """Compute the last block for read tokens only, from now until the forward is closed."""
-    block = forward.anatomy.blocks[-1].module
+def read_tokens_only(runner: Runner, parts: Anatomy) -> None:
+    """Compute the last block for read tokens only, until the runner is closed.
+
+    Args:
+        runner: of packs.
+        parts: of its module.
+    """
+    block = parts.blocks[-1].module
+    applications = sum(each.module is block for each in parts.blocks)
     handles = [
         block.register_forward_pre_hook(_narrow, with_kwargs=True),
         block.register_forward_hook(_widen, with_kwargs=True),
     ]
-    forward.last_applications = sum(each.module is block for each in forward.anatomy.blocks)
-
-    def undo() -> None:
-        forward.last_applications = 0
-        for handle in handles:
-            handle.remove()
-
-    forward.when_closed(undo)
+    runner.lay_out(partial(with_last_block, applications=applications))
+    runner.runs_twice = block
+    for handle in handles:
+        runner.when_closed(handle.remove)
 
 
 def _narrow(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bigbatch.data.packs import evaluation_batches
-from bigbatch.infer.quick import QuickForward
+from bigbatch.infer.quick import Quick
 from bigbatch.parallel.agree import OutOfMemory, memory_errors, together
 from bigbatch.places import ALL
 from bigbatch.protocols import Forward, World
@@ -94,7 +94,7 @@ def _fitting(forward: Forward, micro_tokens: int, run: Callable[[int], list[Kept
 
     The model that predicts files window by window remembers what went.
     """
-    if not isinstance(forward, QuickForward):
+    if not isinstance(forward, Quick):
         with memory_errors():
             return run(micro_tokens)
     tokens = min(micro_tokens, forward.most_tokens or micro_tokens)
@@ -175,7 +175,7 @@ def _in_order(found: Sequence[tuple[np.ndarray, np.ndarray]], table: Table) -> n
 def _ways(
     forward: Forward, table: Table, packing: Packing | None
 ) -> AbstractContextManager[tuple[Sequence[Forward], Packing]]:
-    if packing is None and isinstance(forward, QuickForward):
+    if packing is None and isinstance(forward, Quick):
         return forward.quickest(table)
     return nullcontext(([forward], packing or "padded"))
 

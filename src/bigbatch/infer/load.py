@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,7 +27,6 @@ from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
-from bigbatch.tasks.vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -215,50 +214,24 @@ def _assembled(
     planned: ForwardPlan | None = None,
 ) -> Loaded:
     """Model, tokenizer and task, made to fit each other and ready to run; `folder`: that the model came from."""
-    from bigbatch.infer.quick import QuickForward
+    from bigbatch.infer.quick import Quick
     from bigbatch.model.anatomy import anatomy
-    from bigbatch.model.forwards import ModuleForward, PaddedForward
-    from bigbatch.model.load import check_model, pad_id
-    from bigbatch.model.logits import DeferredForward, why_not_deferred
-    from bigbatch.model.pooling import pooled, usual_pooling
-    from bigbatch.tasks.pictures import form_of
-
-    parts = anatomy(module)
-    longest = min(max_length or 2**31, parts.max_positions or 2**31)
-    if tokenizer is not None:
-        longest = check_model(module, tokenizer, max_length, True)
-    task = task.with_facts(
-        pools=parts.pools,
-        max_length=longest,
-        block_length=longest,
-        vocabulary=vocabulary_of(tokenizer, module),
-        tokenizer=tokenizer,
-        pooling=usual_pooling(module, folder),
-        image=form_of(parts, folder),
-    )
-    pad, kind = pad_id(module, tokenizer) or 0, HEADS[task.head.kind]
-
-    def on(device: str, module: nn.Module, copies: Callable[[], Sequence[QuickForward]]) -> QuickForward:
-        module = module.to(device).eval()
-        own = anatomy(module)
-        plain: ModuleForward = PaddedForward(module, pad, kind.inputs)
-        if kind.defers_logits and own.output_layer is not None and not why_not_deferred(own):
-            plain = DeferredForward(plain, own.output_layer)
-        return QuickForward(pooled(plain, task.pooled_by), own, planned, copies, kind.inputs)
+    from bigbatch.tasks.ready import made_ready
 
     first, *others = devices
+    ready = made_ready(module.to(first).eval(), tokenizer, task, max_length=max_length, folder=folder)
 
-    def copies() -> list[QuickForward]:
-        return [on(device, copy.deepcopy(module), tuple) for device in others]
+    def copies() -> list[Quick]:
+        modules = [copy.deepcopy(module).to(device) for device in others]
+        return [Quick(replace(ready, module=each, anatomy=anatomy(each)), planned) for each in modules]
 
-    forward = on(first, module, copies)
     return Loaded(
-        module=module,
+        module=ready.module,
         tokenizer=tokenizer,
-        task=task,
-        forward=forward,
+        task=ready.task,
+        forward=Quick(ready, planned, copies),
         micro_tokens=MICRO_TOKENS if only_cpu(devices) else ACCELERATOR_TOKENS,
-        max_length=longest,
+        max_length=ready.max_length,
     )
 
 

@@ -8,62 +8,56 @@ a table runs, so whoever holds it finds it as it was loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 from bigbatch.data.batches import batch_of
 from bigbatch.data.packs import micro_batches
 from bigbatch.facts import ProbeFacts
 from bigbatch.graph.lazy import read_tokens_only
-from bigbatch.model.anatomy import Anatomy
-from bigbatch.model.forwards import ModuleForward, PackedForward, can_pack
-from bigbatch.model.heads import TOKENS_ALONE, Input
-from bigbatch.model.logits import DeferredForward, comparable, multiplied_by_onednn
-from bigbatch.model.pooling import PooledForward, pooled
+from bigbatch.model.logits import comparable, multiplied_by_onednn
+from bigbatch.model.packing import can_pack
+from bigbatch.model.runner import Runner, packed_runner
 from bigbatch.plan.forward import ForwardPlan
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.products import onednn_is_quicker
-from bigbatch.protocols import Forward
 from bigbatch.samples import MicroBatch, Packing, Table
+from bigbatch.tasks.ready import Ready, plain_runner, read_as_asked
 
 FEWEST_SAMPLES = 64
 """A smaller table runs the plain way: trying would take longer than it saves."""
 TRIED_SAMPLES = 16
 
 
-class QuickForward(ModuleForward):
-    """The plain forward, and the way to the packed one for tables that are worth it."""
+class Quick:
+    """The plain way of a model, and quicker ones for tables that are worth it (`protocols.Forward`)."""
 
     def __init__(
         self,
-        plain: ModuleForward,
-        parts: Anatomy,
+        ready: Ready,
         planned: ForwardPlan | None = None,
-        copies: Callable[[], Sequence[QuickForward]] = tuple,
-        inputs: Mapping[str, Input] = TOKENS_ALONE,
+        copies: Callable[[], Sequence[Quick]] = tuple,
     ) -> None:
         """Change nothing yet.
 
         Args:
-            plain: padded; deferred or not.
-            parts: of its module.
+            ready: the model and what is known of it.
             planned: how the run that trained the module ran it; None where nobody has tried yet.
             copies: makes copies of the model on further devices; called for the first table that is worth them.
-            inputs: of `HEADS`, what the module is fed.
         """
-        super().__init__(plain.module)
-        self.plain = plain
+        self.module = ready.module
+        self.plain = plain_runner(ready)
         self.most_tokens: int | None = None
         """Computed tokens that a micro-batch may have, once a larger one was out of memory."""
-        self._copies: Sequence[QuickForward] | None = None
-        self._make_copies = copies
         self.facts: ProbeFacts | None = None
         """What the trial found; None before it."""
-        self._parts = parts
-        self._inputs = inputs
+        self._ready = ready
+        self._copies: Sequence[Quick] | None = None
+        self._make_copies = copies
         self._by_onednn: bool | None = None
         """Whether oneDNN multiplies its matrices; None before that was tried."""
         self._narrow: bool | None = None
@@ -74,11 +68,16 @@ class QuickForward(ModuleForward):
             self._narrow = narrow if packed else None
 
     def __call__(self, micro_batch: MicroBatch) -> Any:
-        """As the plain forward."""
+        """The plain way."""
         return self.plain(micro_batch)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.plain.device
+
     @contextmanager
-    def quickest(self, table: Table) -> Iterator[tuple[Sequence[Forward], Packing]]:
+    def quickest(self, table: Table) -> Iterator[tuple[Sequence[Runner], Packing]]:
         """The forwards to run this table with, one for each device, and how its micro-batches are cut."""
         if len(table) < FEWEST_SAMPLES:
             yield [self.plain], "padded"
@@ -102,7 +101,7 @@ class QuickForward(ModuleForward):
 
     def _try(self, table: Table) -> None:
         """Take the first way that gives the plain path's outputs: the last block for read tokens only, or whole."""
-        possible, reason = can_pack(self.module, self._parts, self._inputs)
+        possible, reason = can_pack(self.module, self._ready.anatomy, self._ready.head.inputs)
         self.facts = ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0)
         samples = _some(table)
         for narrow in (True, False) if possible else ():
@@ -116,13 +115,11 @@ class QuickForward(ModuleForward):
                 self._narrow = narrow
                 return
 
-    def _packed(self, narrow: bool) -> ModuleForward:
-        forward = PackedForward(self.module, self._parts)
+    def _packed(self, narrow: bool) -> Runner:
+        runner = packed_runner(self.module, self._ready.anatomy)
         if narrow:
-            read_tokens_only(forward)
-        if isinstance(self.plain, DeferredForward):
-            return DeferredForward(forward, self.plain.output_layer)
-        return pooled(forward, self.plain.pooling if isinstance(self.plain, PooledForward) else None)
+            read_tokens_only(runner, self._ready.anatomy)
+        return read_as_asked(runner, self._ready)
 
 
 def _some(table: Table) -> list[MicroBatch]:

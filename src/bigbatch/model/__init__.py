@@ -8,8 +8,10 @@
     ├── names.py       parameter names without wrapper prefixes; tied tensors once
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
     ├── attention.py   attention over packed samples, behind transformers' attention interface
-    ├── feeds.py       what a model is fed from a micro-batch, and what is read of what it gives
-    ├── forwards.py    PaddedForward, PackedForward, can_pack
+    ├── feeds.py       what a model is fed from a micro-batch, padded or packed, and where each unit's output is
+    ├── runner.py      Runner: a module, how it is fed and how its outputs are read
+    ├── packing.py     can_pack: by structure and a trial
+    ├── logits.py      in front of logits that nobody reads whole
     ├── encoder.py     a model without head: the states of tokens
     ├── nudge.py       a small move of every embedded token, and its gradient by sample
     ├── pooling.py     states of tokens -> one vector a text

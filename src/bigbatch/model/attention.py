@@ -19,13 +19,13 @@ from transformers.masking_utils import sdpa_mask
 
 from bigbatch.model.chunked import chunked_attention
 from bigbatch.model.grouped import grouped_attention
-from bigbatch.model.layout import Layout
+from bigbatch.model.layout import Attention, Layout
 from bigbatch.model.varlen import flash_attention, flex_attention
 
 IMPLEMENTATION = "bigbatch_packed"
 LAYOUT = "packed_layout"
 """Name of the keyword argument that carries the Layout."""
-KERNELS: Mapping[str, Callable[..., Tensor]] = {
+KERNELS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Attention], Tensor]] = {
     "sdpa": grouped_attention,
     "chunked": partial(grouped_attention, inner=chunked_attention),
     "flash": flash_attention,
@@ -95,17 +95,15 @@ def packed_attention(
     if only_reads:
         assert last is not None and last.keys_1HTW is not None and last.values_1HTW is not None
         key, value = last.keys_1HTW, last.values_1HTW
-    out_RHW = KERNELS[layout.kernel](
-        query[0],
-        key[0],
-        value[0],
-        layout,
+    asked = Attention(
+        layout=layout,
         reads_only=only_reads,
         window=window,
         causal=bool(causal),
         dropout=dropout,
         scaling=scaling,
     )
+    out_RHW = KERNELS[layout.kernel](query[0], key[0], value[0], asked)
     if layout.one_shape:
         out_RHW = out_RHW.clone(memory_format=torch.contiguous_format)
     return out_RHW.unsqueeze(0), None

@@ -15,28 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigbatch.model.layout import Layout, to_device
+from bigbatch.model.layout import Attention, Layout, to_device
 
 BLOCK = 128
 """Queries, and keys, of a block: FlexAttention's own."""
 
 
-def block_mask(
-    layout: Layout, *, reads_only: bool, window: int | None, causal: bool, device: torch.device
-) -> Any:
+def block_mask(asked: Attention, device: torch.device) -> Any:
     """The mask of a micro-batch, made for the first layer that asks and kept for the others.
 
     Args:
-        layout: of the micro-batch.
-        reads_only: the queries are those of `layout.last`.
-        window: a token sees those less than so many away; None: all.
-        causal: a token sees none behind it.
+        asked: by the layer.
         device: where attention is computed.
     """
-    last = layout.last if reads_only else None
-    key = ("flex", last is not None, window, causal)
+    layout = asked.layout
+    last = layout.last if asked.reads_only else None
+    key = ("flex", last is not None, asked.window, asked.causal)
     if key not in layout.masks:
-        layout.masks[key] = _made(layout, last, window, causal, device)
+        layout.masks[key] = _made(layout, last, asked.window, asked.causal, device)
     return layout.masks[key]
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bigbatch.model.layout import Group, Layout, ReadGroup
+from bigbatch.model.layout import Attention, Group, Layout, ReadGroup
 
 Inner = Callable[[Tensor, Tensor, Tensor, "Tensor | None", bool, float, "float | None"], Tensor]
 """(query, key, value, mask, is_causal, dropout, scaling) of a group -> (samples, H, Q, W)."""
@@ -81,36 +81,22 @@ def expanded(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]
 
 
 def grouped_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    *,
-    reads_only: bool,
-    window: int | None,
-    causal: bool,
-    dropout: float,
-    scaling: float | None,
-    inner: Inner = sdpa,
+    query: Tensor, key: Tensor, value: Tensor, asked: Attention, *, inner: Inner = sdpa
 ) -> Tensor:
     """Attention inside each sample.
 
     Args:
-        query: (H, T, W), or (H, R, W) when `reads_only`.
+        query: (H, T, W), or (H, R, W) of read tokens alone.
         key: (H, T, W); query heads may share key heads, which are then fewer.
         value: as the key.
-        layout: of the micro-batch.
-        reads_only: the queries are those of `layout.last`.
-        window: a token sees those less than so many away; None: all.
-        causal: a token sees none behind it.
-        dropout: of attention weights.
-        scaling: of the scores; None: 1 / sqrt(W).
+        asked: by the layer.
         inner: attention of one group.
 
     Returns:
         (T or R, H, W).
     """
-    wanted = layout.last.groups if reads_only and layout.last is not None else layout.groups
+    layout = asked.layout
+    wanted = layout.last.groups if asked.reads_only and layout.last is not None else layout.groups
     parts = [
         tensor.transpose(0, 1).split([_rows(group) for group in groups])  # (rows, heads, width)
         for tensor, groups in ((query, wanted), (key, layout.groups), (value, layout.groups))
@@ -121,17 +107,17 @@ def grouped_attention(
             outputs.append(q_RHW)
             continue
         if isinstance(asking, ReadGroup):
-            mask, flag = _mask_of_reads(group, asking, window, causal), False
+            mask, flag = _mask_of_reads(group, asking, asked.window, asked.causal), False
         else:
-            mask, flag = _mask(layout, group, window, causal)
+            mask, flag = _mask(layout, group, asked.window, asked.causal)
         attended = inner(
             _spread(q_RHW, group.samples, asking),
             _spread(k_THW, group.samples, group),
             _spread(v_THW, group.samples, group),
             mask,
             flag,
-            dropout,
-            scaling,
+            asked.dropout,
+            asked.scaling,
         )
         outputs.append(_collect(attended, asking))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

@@ -7,7 +7,7 @@ padded group (samples x longest), Q queries of the sample that has most in a gro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -86,7 +86,7 @@ class Layout:
     groups: tuple[Group, ...]
     reads_U: Tensor
     """(U,) int64 positions in the pack that the head reads."""
-    inputs: dict[str, Tensor | bool | None]
+    inputs: dict[str, Tensor | bool]
     """What the base model is given instead of the outer call's arguments."""
     bands: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)
     """Sliding-window masks by (longest, window, causal), made when first needed."""
@@ -138,6 +138,24 @@ class Layout:
         return self.bands[key]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attention:
+    """What one layer asks of attention over a pack, beside queries, keys and values."""
+
+    layout: Layout
+    """Of the micro-batch."""
+    reads_only: bool = False
+    """Whether the queries are those of `layout.last`."""
+    window: int | None = None
+    """A token sees those less than so many away; None: all."""
+    causal: bool = False
+    """Whether a token sees none behind it."""
+    dropout: float = 0.0
+    """Of attention weights."""
+    scaling: float | None = None
+    """Of the scores; None: 1 / sqrt(W)."""
+
+
 def cumulative_lengths(lengths_B: np.ndarray) -> np.ndarray:
     """(B + 1,) int64 start of each sample in the pack, and the end of the last."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths_B, dtype=np.int64)])
@@ -175,11 +193,8 @@ def build_layout(
     micro_batch: MicroBatch,
     device: torch.device,
     *,
-    inputs: dict[str, Tensor | bool | None],
-    witness: Callable[[nn.Module, int | None], None] | None = None,
-    last_applications: int = 0,
+    inputs: dict[str, Tensor | bool],
     kernel: str = "sdpa",
-    one_shape: bool = False,
 ) -> Layout:
     """Indices of one micro-batch on the device.
 
@@ -187,51 +202,47 @@ def build_layout(
         micro_batch: packed samples.
         device: where the model is.
         inputs: what the base model is given.
-        witness: told of every attention call.
-        last_applications: how often the last block's module is applied, when its last application is to be
-            computed for read tokens only (where these are few); 0 computes it for all.
         kernel: name of what computes attention.
-        one_shape: give attention's results in memory of their own.
     """
     cumulative_B1 = cumulative_lengths(micro_batch.lengths_B)
     runs = group_samples(micro_batch.lengths_B)
-    groups = [_group(cumulative_B1, first, end, device) for first, end in runs]
     return Layout(
         cumulative_B1=cumulative_B1,
-        groups=tuple(groups),
+        groups=tuple(_group(cumulative_B1, first, end, device) for first, end in runs),
         reads_U=to_device(micro_batch.reads_U, device),
         inputs=inputs,
-        witness=witness,
         kernel=kernel,
-        one_shape=one_shape,
-        last=_last_block(micro_batch.reads_U, cumulative_B1, runs, last_applications, device),
     )
 
 
-def _last_block(
-    reads_U: np.ndarray,
-    cumulative_B1: np.ndarray,
-    runs: list[tuple[int, int]],
-    applications: int,
-    device: torch.device,
-) -> LastBlock | None:
-    """The read tokens, group by group; None when nearly all tokens are read."""
+def with_last_block(layout: Layout, micro_batch: MicroBatch, applications: int) -> Layout:
+    """The layout for a last block that is computed for read tokens only, where these are few.
+
+    Args:
+        layout: of the micro-batch.
+        micro_batch: says which tokens are read.
+        applications: how often the last block's module is applied; its last application is the one.
+    """
+    reads_U, cumulative_B1, device = micro_batch.reads_U, layout.cumulative_B1, layout.reads_U.device
     tokens = int(cumulative_B1[-1])
-    if not applications:
-        return None
     rows_R = np.unique(reads_U)
     if len(rows_R) > _FEW * tokens:
-        return None
+        return layout
     sample_R = np.searchsorted(cumulative_B1, rows_R, side="right") - 1
     at_R = rows_R - cumulative_B1[sample_R]
-    groups = [_read_group(sample_R, at_R, cumulative_B1, first, end, device) for first, end in runs]
-    return LastBlock(
+    ends = np.cumsum([group.samples for group in layout.groups]).tolist()
+    groups = [
+        _read_group(sample_R, at_R, cumulative_B1, end - group.samples, end, device)
+        for group, end in zip(layout.groups, ends, strict=True)
+    ]
+    last = LastBlock(
         rows_R=to_device(rows_R, device),
         at_R=rows_R,
         groups=tuple(groups),
         tokens=tokens,
         applications=applications,
     )
+    return replace(layout, last=last)
 
 
 def _read_group(

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bigbatch.model.anatomy import Anatomy, evaluating, headed_model, trial_inputs
-from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.products import Product, by_onednn, onednn_linear
-from bigbatch.protocols import Forward
+from bigbatch.model.runner import Runner
 from bigbatch.samples import MicroBatch
 
 _CPU_CHUNK_BYTES = 2**26
@@ -82,54 +81,31 @@ class DeferredLogits:
         return max(_SMALLEST_CHUNK, rows)
 
 
-class DeferredForward(ModuleForward):
-    """Another forward, stopped in front of the output layer."""
+def deferred(runner: Runner, output_layer: nn.Module) -> Runner:
+    """The runner, stopped in front of the output layer: it gives `DeferredLogits`.
 
-    def __init__(self, forward: ModuleForward, output_layer: nn.Module) -> None:
-        """Wrap a forward; the module is changed only while it is called.
-
-        Args:
-            forward: packed or padded; closed with this one.
-            output_layer: `anatomy.output_layer`, of which `why_not_deferred` has nothing to say.
-        """
-        super().__init__(forward.module)
-        self.forward = forward
-        self.in_place = forward.in_place
-        self.compiled = forward.compiled
-        self.span = forward.span
-        self.weight_copies_bytes = forward.weight_copies_bytes
-        self.output_layer: Any = output_layer
-        self._outer = headed_model(forward.module)
-        self.product: Product = functional.linear
-        self.when_closed(forward.close)
-
-    def __call__(self, micro_batch: MicroBatch) -> DeferredLogits:
-        """The units' hidden states and the layer's parameters."""
-        hidden_UD = self.hidden(micro_batch)
-        layer = self.output_layer
-        low = self.forward.format_of(layer)
-        return DeferredLogits(hidden_UD, layer.weight, bias_of(layer, self._outer), low, self.product)
-
-    def hidden(self, micro_batch: MicroBatch) -> Tensor:
-        """(U, D) hidden states alone, in the order of the micro-batch's units."""
-        with identity(self.output_layer, self._outer):
-            return self.forward(micro_batch)
-
-
-def comparable(forward: ModuleForward) -> Forward:
-    """A forward whose outputs can be held against another's: of a deferred one the hidden states, since the last layer
-    is the same for both and its logits are large.
+    Args:
+        runner: packed or padded; the module is changed only while it is called.
+        output_layer: `anatomy.output_layer`, of which `why_not_deferred` has nothing to say.
     """
-    return _HiddenForward(forward) if isinstance(forward, DeferredForward) else forward
+    layer: Any = output_layer
+    outer = headed_model(runner.module)
+
+    def read(hidden_UD: Tensor, _micro_batch: MicroBatch) -> DeferredLogits:
+        bias_V = bias_of(layer, outer)
+        return DeferredLogits(hidden_UD, layer.weight, bias_V, runner.format_of(layer), runner.product)
+
+    runner.output_layer = layer
+    runner.around = (partial(identity, layer, outer), *runner.around)
+    runner.read = read
+    return runner
 
 
-class _HiddenForward:
-    def __init__(self, deferred: DeferredForward) -> None:
-        self.module = deferred.module
-        self._deferred = deferred
-
-    def __call__(self, micro_batch: MicroBatch) -> Tensor:
-        return self._deferred.hidden(micro_batch)
+def comparable(runner: Runner) -> Runner:
+    """The runner with outputs that can be held against another's: where logits are deferred the hidden states, since
+    the last layer is the same for both and its logits are large.
+    """
+    return runner if runner.output_layer is None else replace(runner, read=lambda hidden_UD, _: hidden_UD)
 
 
 @contextmanager
@@ -202,15 +178,13 @@ def why_not_deferred(parts: Anatomy) -> str:
     return ""
 
 
-def multiplied_by_onednn(forward: ModuleForward) -> Callable[[], None]:
+def multiplied_by_onednn(runner: Runner) -> Callable[[], None]:
     """Have oneDNN multiply its matrices, those of logits that are computed later too; returns what undoes it."""
-    if not isinstance(forward, DeferredForward):
-        return by_onednn(forward.module)
-    undo = by_onednn(forward.module, but=forward.output_layer)
-    usual, forward.product = forward.product, onednn_linear
+    undo = by_onednn(runner.module, but=runner.output_layer)
+    usual, runner.product = runner.product, onednn_linear
 
     def both() -> None:
-        forward.product = usual
+        runner.product = usual
         undo()
 
     return both

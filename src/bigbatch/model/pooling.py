@@ -5,6 +5,7 @@ Shapes: B texts of a micro-batch, T tokens, D hidden width.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from bigbatch.errors import ModelError
 from bigbatch.model.folder import read_in
-from bigbatch.model.forwards import ModuleForward
 from bigbatch.model.layout import cumulative_lengths, to_device
+from bigbatch.model.runner import Runner
 from bigbatch.model.unseen import is_causal
 from bigbatch.samples import MicroBatch
 
@@ -26,33 +27,6 @@ MODES: dict[str, Pooling] = {
     "pooling_mode_lasttoken": "last",
 }
 """As the pooling file of sentence-transformers calls them."""
-
-
-class PooledForward(ModuleForward):
-    """Another forward that gives states of tokens, pooled to one vector a text."""
-
-    def __init__(self, forward: ModuleForward, pooling: Pooling) -> None:
-        """Wrap a forward, which is closed with this one."""
-        super().__init__(forward.module)
-        self.forward = forward
-        self.pooling: Pooling = pooling
-        self.in_place = forward.in_place
-        self.compiled = forward.compiled
-        self.span = forward.span
-        self.weight_copies_bytes = forward.weight_copies_bytes
-        self.when_closed(forward.close)
-
-    def __call__(self, micro_batch: MicroBatch) -> Tensor:
-        """(B, D) in the order of the micro-batch's texts, at least fp32."""
-        states_UD = self.forward(reading(micro_batch, self.pooling))
-        wide_UD = states_UD if states_UD.dtype == torch.float64 else states_UD.float()
-        if self.pooling != "mean":
-            return wide_UD
-        texts = len(micro_batch.lengths_B)
-        text_T = to_device(np.repeat(np.arange(texts), micro_batch.lengths_B), wide_UD.device)
-        lengths_B = to_device(micro_batch.lengths_B, wide_UD.device).to(wide_UD.dtype)
-        sums_BD = wide_UD.new_zeros(texts, wide_UD.shape[1]).index_add(0, text_T, wide_UD)
-        return sums_BD / lengths_B[:, None]
 
 
 def reading(micro_batch: MicroBatch, pooling: Pooling) -> MicroBatch:
@@ -85,6 +59,20 @@ def usual_pooling(module: nn.Module, folder: str | None) -> Pooling:
     return "last" if is_causal(module) else "mean"
 
 
-def pooled(forward: ModuleForward, pooling: Pooling | None) -> ModuleForward:
-    """The forward itself without a pooling."""
-    return forward if pooling is None else PooledForward(forward, pooling)
+def pooled(runner: Runner, pooling: Pooling | None) -> Runner:
+    """The runner with states of tokens pooled to one vector a text (B, D), at least fp32; None leaves it as it is."""
+    if pooling is not None:
+        runner.sees = partial(reading, pooling=pooling)
+        runner.read = partial(_vectors, pooling=pooling)
+    return runner
+
+
+def _vectors(states_UD: Tensor, micro_batch: MicroBatch, pooling: Pooling) -> Tensor:
+    wide_UD = states_UD if states_UD.dtype == torch.float64 else states_UD.float()
+    if pooling != "mean":
+        return wide_UD
+    texts = len(micro_batch.lengths_B)
+    text_T = to_device(np.repeat(np.arange(texts), micro_batch.lengths_B), wide_UD.device)
+    lengths_B = to_device(micro_batch.lengths_B, wide_UD.device).to(wide_UD.dtype)
+    sums_BD = wide_UD.new_zeros(texts, wide_UD.shape[1]).index_add(0, text_T, wide_UD)
+    return sums_BD / lengths_B[:, None]

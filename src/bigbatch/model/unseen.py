@@ -1,7 +1,7 @@
 """Attention masks of padded batches, made without reading a value of them.
 
 transformers looks at every mask to see whether it masks anything (`mask.all()`), which on a GPU waits until all
-queued work is done. `PaddedForward` knows the lengths, so nobody has to look.
+queued work is done. The padded feed knows the lengths, so nobody has to look.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch import Tensor
 from bigbatch.model.block_mask import block_mask
 from bigbatch.model.flash_dropout import Kernel, flash_with_dropout, why_not
 from bigbatch.model.grouped import grouped_attention
-from bigbatch.model.layout import Layout
+from bigbatch.model.layout import Attention
 from bigbatch.private import keep_compiled_code_private
 
 _WIDTHS = 8
@@ -29,18 +29,7 @@ class Unsupported(Exception):
     """This kernel is not for this device, precision or installation; the sentence says why."""
 
 
-def flash_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    *,
-    reads_only: bool,
-    window: int | None,
-    causal: bool,
-    dropout: float,
-    scaling: float | None,
-) -> Tensor:
+def flash_attention(query: Tensor, key: Tensor, value: Tensor, asked: Attention) -> Tensor:
     """Variable-length flash attention: torch's own; when weights are dropped, the flash-attn package's or the operator
     behind torch's (`flash_dropout`).
 
@@ -57,26 +46,24 @@ def flash_attention(
         raise Unsupported(
             f"flash attention computes in bf16 or fp16, not {str(query.dtype).removeprefix('torch.')}"
         )
-    drops = _dropping(query) if dropout else None
-    if reads_only or (dropout and drops is None):
-        return grouped_attention(
-            query, key, value, layout,
-            reads_only=reads_only, window=window, causal=causal, dropout=dropout, scaling=scaling,
-        )  # fmt: skip
-    starts, longest = layout.starts(), int(layout.longest)
+    drops = _dropping(query) if asked.dropout else None
+    if asked.reads_only or (asked.dropout and drops is None):
+        return grouped_attention(query, key, value, asked)
+    starts, longest = asked.layout.starts(), int(asked.layout.longest)
     q_THW, k_THW, v_THW = (tensor.transpose(0, 1).contiguous() for tensor in (query, key, value))
     # Flash attention counts the tokens to each side; ours is the distance that is too far.
-    reach = -1 if window is None else window - 1
-    sides = (reach, 0 if causal else reach)
+    reach = -1 if asked.window is None else asked.window - 1
+    sides = (reach, 0 if asked.causal else reach)
     if drops is not None:
         return drops(
-            q_THW, k_THW, v_THW, starts, longest, dropout=dropout, scaling=scaling, causal=causal, sides=sides
-        )
+            q_THW, k_THW, v_THW, starts, longest,
+            dropout=asked.dropout, scaling=asked.scaling, causal=asked.causal, sides=sides,
+        )  # fmt: skip
     from torch.nn.attention.varlen import varlen_attn
 
     found = varlen_attn(
         q_THW, k_THW, v_THW, starts, starts, longest, longest,
-        scale=scaling, window_size=sides, enable_gqa=q_THW.shape[1] != k_THW.shape[1],
+        scale=asked.scaling, window_size=sides, enable_gqa=q_THW.shape[1] != k_THW.shape[1],
     )  # fmt: skip
     assert isinstance(found, Tensor)
     return found
@@ -110,18 +97,7 @@ def _packaged(
     )  # fmt: skip
 
 
-def flex_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    *,
-    reads_only: bool,
-    window: int | None,
-    causal: bool,
-    dropout: float,
-    scaling: float | None,
-) -> Tensor:
+def flex_attention(query: Tensor, key: Tensor, value: Tensor, asked: Attention) -> Tensor:
     """FlexAttention with a mask of sample, causality and window; compiled on accelerators.
 
     Args:
@@ -133,14 +109,13 @@ def flex_attention(
     """
     if query.device.type == "cpu" and query.requires_grad:
         raise Unsupported("FlexAttention has no backward pass on CPUs")
-    if dropout:
-        return grouped_attention(
-            query, key, value, layout,
-            reads_only=reads_only, window=window, causal=causal, dropout=dropout, scaling=scaling,
-        )  # fmt: skip
-    mask = block_mask(layout, reads_only=reads_only, window=window, causal=causal, device=query.device)
+    if asked.dropout:
+        return grouped_attention(query, key, value, asked)
+    mask = block_mask(asked, query.device)
     kernel, shared = _flex(query.device.type), query.shape[0] != key.shape[0]
-    found = kernel(query[None], key[None], value[None], block_mask=mask, scale=scaling, enable_gqa=shared)
+    found = kernel(
+        query[None], key[None], value[None], block_mask=mask, scale=asked.scaling, enable_gqa=shared
+    )
     return found[0].transpose(0, 1)
 
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from bigbatch.graph.casting import AUTOCAST
 from bigbatch.graph.policy import Policy, Unit, units_of
 from bigbatch.model.anatomy import Anatomy
-from bigbatch.model.forwards import ModuleForward
+from bigbatch.model.runner import Runner
 from bigbatch.model.stand_in import stand_in
 from bigbatch.plan.precision import FORMATS, Format
 from bigbatch.probe.watching import Seen, watch
@@ -85,8 +85,8 @@ class Audit:
 
 
 def audit(
-    reference: ModuleForward,
-    forward: ModuleForward,
+    reference: Runner,
+    forward: Runner,
     format: str,
     policy: Policy,
     parts: Anatomy,

@@ -38,8 +38,8 @@ def probe_packing(
     afterwards.
 
     Args:
-        packed_forward: a PackedForward.
-        padded_forward: a PaddedForward of the same module.
+        packed_forward: without padding.
+        padded_forward: the plain way through the same module.
         micro_batches: a few real ones; each is run both ways.
         gradient: False compares the logits alone, for inference.
 

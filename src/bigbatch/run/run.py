@@ -15,9 +15,6 @@ from bigbatch.errors import BigbatchError, GateMissed, RunLocked, UsageError
 from bigbatch.frames import each_said_plainly, said_plainly
 from bigbatch.infer.load import Loaded, open_model
 from bigbatch.infer.predict import predict_rows
-from bigbatch.model.forwards import PaddedForward
-from bigbatch.model.heads import HEADS
-from bigbatch.model.pooling import pooled
 from bigbatch.parallel.agree import Leaving
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Evaluate, Record, Request, Save, Stop
@@ -26,6 +23,7 @@ from bigbatch.run.finish import finish, missed_gates
 from bigbatch.run.loop import loop
 from bigbatch.run.signals import Interrupted, SignalFlag
 from bigbatch.store.directory import RunDirectory, State
+from bigbatch.tasks.ready import plain_runner
 
 
 class Run:
@@ -201,9 +199,7 @@ class Run:
         if parts.strategy.world.size == 1:  # the mean of replicas on several ranks takes all of them
             parts.strategy.settle()
         # Padded: it works whether or not the packed path still holds the module's attention.
-        inputs = HEADS[parts.task.head.kind].inputs
-        padded = PaddedForward(parts.module, parts.model.pad_id, inputs)
-        forward = pooled(padded, parts.task.pooled_by)
+        forward = plain_runner(parts.model)
         columns = parts.recipe.data.columns
         return list(predict_rows(forward, parts.task, parts.model.tokenizer, rows, columns=columns))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bigbatch.build.inputs import Inputs, Live, read_inputs
 from bigbatch.build.live import live_task
-from bigbatch.build.ready import Ready, ready_model
+from bigbatch.build.ready import ready_model
 from bigbatch.data.order import SampleOrder
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.source import quiet
@@ -21,6 +21,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.study.contestants.common import documents, texts_of
 from bigbatch.study.jobs import Job, Kind
 from bigbatch.study.work import Work, counted_work, matrix_shapes
+from bigbatch.tasks.ready import Ready
 from bigbatch.written import make_folders, replace_text
 
 PREDICTED = 512
@@ -64,7 +65,7 @@ def prepare(
     columns = write_data(folder / "data.csv", inputs)
     with quiet():
         ready.module.save_pretrained(folder / "model")  # type: ignore[operator]
-        ready.tokenizer.save_pretrained(folder / "model")
+        ready.tokenizer.save_pretrained(folder / "model")  # type: ignore[union-attr]
     updates = counted_updates + warmup_updates
     own = recipe_for_bench(recipe, folder, columns, updates, hardware.threads)
     replace_text(folder / "recipe.yaml", dump_recipe(own), durable=False)
@@ -211,6 +212,7 @@ def _order(rows: int, seed: int, count: int) -> tuple[int, ...]:
 def _lengths(job: Job, ready: Ready, inputs: Inputs) -> dict[int, int]:
     """Tokens of the rows that are used, as a tokenizer of transformers makes them."""
     used = sorted(set(job.order))
+    assert ready.tokenizer is not None
     roles = [role for role in ("text", "pair", "label") if role in inputs.train.rows.column_names]
     columns = {role: inputs.train.rows.column(role).take(used).to_pylist() for role in roles}
     rows = [{role: str(columns[role][index]) for role in roles} for index in range(len(used))]
