@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bigbatch.model import forwards
+from bigbatch.model import feeds
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.runner import packed_runner, padded_runner
 from bigbatch.probe.exactness import probe_packing
@@ -49,7 +49,7 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_a_wrong_path_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwards, "positions_in_sample", lambda ends, offset=0: np.arange(ends[-1]) + offset)
+    monkeypatch.setattr(feeds, "positions_in_sample", lambda ends, offset=0: np.arange(ends[-1]) + offset)
     model = tiny("bert")
     facts = probe_packing(packed_runner(model, anatomy(model)), padded_runner(model, 0), _batches(model))
     assert not facts.packed_ok
