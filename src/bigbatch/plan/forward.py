@@ -7,16 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from bigbatch.facts import Choice
+from bigbatch.recipe.words import Attention, Compile, Precision, Products, Recompute
 from bigbatch.samples import Packing
 
-Attention = Literal["sdpa", "chunked", "flash", "flex"]
 LastBlock = Literal["all tokens", "read tokens"]
 EmbeddingGradients = Literal["whole", "rows"]
 DropoutMasks = Literal["torch", "quick"]
-Recompute = Literal["none", "selective", "blocks"]
-Compile = Literal["off", "blocks", "whole"]
-Products = Literal["torch", "onednn"]
-Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 
 
 @dataclass(frozen=True, kw_only=True)

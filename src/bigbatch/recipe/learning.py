@@ -33,6 +33,7 @@ from bigbatch.recipe.values import (
     quantity,
     show,
 )
+from bigbatch.recipe.words import SCHEDULES
 from bigbatch.units import Quantity
 
 
@@ -159,7 +160,7 @@ class OptimizerSpec(Section):
 class ScheduleSpec(Section):
     """How the learning rate moves over the run. In YAML a name alone is enough."""
 
-    name: Annotated[Text, named("linear", "cosine", "constant", "wsd")] = "linear"
+    name: Annotated[Text, named(*SCHEDULES)] = "linear"
     """`linear`, `cosine`, `constant`, `wsd` (warm up, stay, decay), or your own as an import reference."""
     warmup: Stretch = quantity("6 %")
     """Rise from 0 to lr: `6 %` of the run, `200 updates`, `10000 samples`, or 0."""

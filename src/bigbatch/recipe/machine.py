@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, PlainValidator
 
@@ -26,6 +26,7 @@ from bigbatch.recipe.values import (
     quantity,
     show,
 )
+from bigbatch.recipe.words import Attention, Compile, Precision, Products, Recompute
 
 
 # What a batch job is called with: the site file or the command line says it, never a recipe, because its lines are run
@@ -61,7 +62,7 @@ def _device(value: str | None) -> str | None:
 
 
 def _recompute(value: Any) -> Any:
-    if value in (None, "none", "selective", "blocks"):
+    if value is None or value in get_args(Recompute):
         return value
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
@@ -149,10 +150,9 @@ class MeshSpec(Section):
 class PrecisionSpec(Section):
     """In which number format forward and backward are computed. In YAML a name alone is enough."""
 
-    name: Annotated[
-        Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp8", "fp64"] | None,
-        built(None, "auto", "fp32", "tf32", "bf16", "fp16", "fp8"),
-    ] = None
+    name: Annotated[Literal["auto", Precision, "fp64"] | None, built(None, "auto", *get_args(Precision))] = (
+        None
+    )
     """`auto` measures and decides; null: fp32. Weights, optimizer and gradient sums are fp32 in all of them."""
     keep_fp32: list[Text] = Field(default_factory=list)
     """Patterns of module names (`*.layer.11.*`) that are computed in fp32, beside those that always are."""
@@ -173,16 +173,14 @@ class PlanSpec(Section):
     """Arrangement of the ranks; null: each has a whole copy of the model."""
     precision: PrecisionSpec = Field(default_factory=PrecisionSpec)
     """Number format of forward and backward."""
-    compile: Literal["off", "blocks", "whole", "auto"] = "auto"
+    compile: Literal[Compile, "auto"] = "auto"
     """Compile the blocks (equal ones once), the whole base model, or nothing; `auto`: when it pays for itself."""
-    recompute: Annotated[
-        Literal["none", "selective", "blocks"] | Count | None, PlainValidator(_recompute)
-    ] = None
+    recompute: Annotated[Recompute | Count | None, PlainValidator(_recompute)] = None
     """What backward computes again to save memory: `selective` (all but matrix products and attention), `blocks`, or
     every n-th block; null: as little as fits the memory."""
-    attention: Literal["sdpa", "chunked", "flash", "flex"] | None = None
+    attention: Attention | None = None
     """What computes attention over a pack; null: the fastest that was measured."""
-    products: Literal["torch", "onednn"] | None = None
+    products: Products | None = None
     """What multiplies fp32 matrices on a CPU: torch's usual library, or oneDNN, which torch brings too; null: the
     faster one, as measured."""
     lazy: bool | None = None

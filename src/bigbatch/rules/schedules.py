@@ -14,9 +14,8 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.recipe.words import SCHEDULES
 from bigbatch.units import Quantity
-
-SCHEDULES = ("linear", "cosine", "constant", "wsd")
 
 
 class ScheduleSettings(Protocol):
