@@ -281,7 +281,15 @@ class Executor(Protocol):
 
     def accumulate(
         self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]
-    ) -> LossSums: ...
+    ) -> LossSums:
+        """Add the gradient of all micro-batches to `.grad`, and return the loss that belongs to it.
+
+        Args:
+            update: 1-based update number; it seeds the dropout masks.
+            micro_batches: pieces of the global batch: this rank's share.
+            denominators: per term of the loss, over the whole global batch.
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,11 @@ def rows_of_stream(
 ) -> Iterator[PlacedRow]:
     """Rows of standard input: JSON where it starts so, a table where its first line names the text, else texts.
 
+    Args:
+        name: of the stream, for messages.
+        content: all of it.
+        roles, columns, encoding, quoting, keep: as of `rows_of_file`.
+
     Raises:
         DataError: malformed rows.
     """
@@ -205,7 +210,14 @@ def _in_chunks(
 def roles_in(
     available: Iterable[str], roles: Mapping[str, Role], columns: Mapping[str, str], where: str
 ) -> dict[str, str]:
-    """Role -> column; targets are not read, and numbers are if they are there."""
+    """Role -> column; targets are not read, and numbers are if they are there.
+
+    Args:
+        available: the columns that there are.
+        roles: of the task.
+        columns: role -> column, as the recipe has them.
+        where: the place that a message names.
+    """
     available = list(available)
     # A column of text that the recipe names has to be there, also that of a role which training may do without.
     read = {name for name, role in roles.items() if role.is_read and not role.absent_when_predicting}

@@ -66,6 +66,13 @@ def nothing_learnt(
 ) -> Update:
     """The record of a batch in which nothing counts. Every rank knows the whole batch, so all find it empty alike:
     none runs the model, and weights and optimiser stay as they are.
+
+    Args:
+        world: the ranks, all of which call this.
+        device: whose memory is told.
+        batch: in which nothing counts.
+        terms: names of the loss's terms.
+        rates: of this update.
     """
     started = time.perf_counter()
     nothing = LossSums(terms={}, real_tokens=0, computed_tokens=0)

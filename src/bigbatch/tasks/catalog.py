@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
+from typing_extensions import override
 
 from bigbatch.errors import ModelError, Problem, RecipeError
 from bigbatch.metrics.states import WholeMetric
@@ -112,6 +113,12 @@ def with_settings(found: Any, recipe: Recipe) -> Task:
 def build_task(name: str, args: Mapping[str, Any], base: Path, *, where: str = "recipe") -> Task:
     """The task of this name, or of this import reference, with its options.
 
+    Args:
+        name: `classify`, or a reference such as `tasks.py:Hardness`.
+        args: the other keys under `task:`.
+        base: folder that references are relative to.
+        where: the place that a message names: a file, say.
+
     Raises:
         RecipeError: unknown name or option; a reference to something that is no task.
     """
@@ -159,6 +166,11 @@ def _no_task(name: str, missing: Sequence[str]) -> str:
 
 def as_task(found: Any, name: str | None = None, *, where: str = "recipe") -> Task:
     """A task as it is; one of the user's own that does not extend `tasks.base.Task` is wrapped.
+
+    Args:
+        found: an object of the user's.
+        name: its reference, for messages; None: that of its class.
+        where: the place that a message names.
 
     Raises:
         RecipeError: it is none.
@@ -264,6 +276,7 @@ class Foreign(Task[Any]):
         """Its own."""
         return self.own.encode(row, tokenizer)
 
+    @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
     ) -> list[Sample]:
@@ -302,6 +315,11 @@ def as_metric(found: Any, name: str, *, where: str = "recipe") -> Metric:
     """A metric object as it is; a function `fn(predictions, targets) -> float` as a metric of the whole split.
 
     The function's attribute `larger_is_better` says its direction (True when it has none).
+
+    Args:
+        found: an object of the user's.
+        name: its reference; a function is called by its own name.
+        where: the place that a message names.
 
     Raises:
         RecipeError: it is neither.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from typing_extensions import override
 
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError
@@ -51,6 +52,7 @@ class CausalLM(LanguageModelling):
         """One row as a whole document, with a unit for each of its tokens; `arrange` cuts it."""
         return self.encode_batch([row], tokenizer)[0]
 
+    @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
     ) -> list[Sample]:
@@ -101,6 +103,7 @@ class CausalLM(LanguageModelling):
         """The prediction of a text without tokens."""
         return {"nll": None, "tokens": 0, "perplexity": None}
 
+    @override
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
     ) -> Iterator[dict[str, Json]]:

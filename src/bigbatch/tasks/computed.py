@@ -64,6 +64,11 @@ class ComputedMetrics:
 def computed_metrics(function: Any, task: Task, larger_is_better: bool | None) -> ComputedMetrics:
     """The metric of a `compute_metrics`, where the task has what it is to be given.
 
+    Args:
+        function: of `transformers.EvalPrediction`, that gives figures by name.
+        task: whose logits and labels it is given.
+        larger_is_better: of its figures, where one chooses the weights; None: yes.
+
     Raises:
         UsageError: it is no function, or the task keeps no logits.
     """

@@ -51,6 +51,11 @@ def inputs_of_rows(rows: Sequence[Row], tokenizer: Tokenizer | None, max_length:
     """What the model reads of each row: its token ids as they are, its text, or its text and `pair`.
 
     Each row is read as if it were alone. One without a second text, or with an empty one, is a single text.
+
+    Args:
+        rows: role -> value; or token ids.
+        tokenizer: None where all rows are token ids.
+        max_length: tokens that a text is cut to; None: it is not.
     """
     found: dict[int, Inputs] = {
         number: tokenised_inputs(row) for number, row in enumerate(rows) if is_tokenised(row)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bigbatch.protocols import Row, Tokenizer
 from bigbatch.samples import Predictions, Sample, Table, Targets
@@ -47,6 +48,7 @@ class Labelled(Task[Tensor]):
         known = self.facts.labels
         return known.names if known else tuple(map(str, self.labels or ()))
 
+    @override
     def with_loss(self, loss: LossSpec, folder: Path, *, where: str = "recipe") -> Self:
         """The same task with the recipe's loss. One that a task of Python was given stays, unless another is named.
 
@@ -73,6 +75,7 @@ class Labelled(Task[Tensor]):
         """One row (role -> value, or already tokenised) as a sample."""
         return self.finish(row, self.samples([row], tokenizer)[0])
 
+    @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
     ) -> list[Sample]:
@@ -172,6 +175,11 @@ def weights_of_classes(
     """Weights of the C classes from the training table's units, of labels where they apply (`multi`: zeros and ones);
     None for `none`.
 
+    Args:
+        setting: `loss.class_weights`: a rule by its name, or label -> weight.
+        names: (C,) of the classes.
+        train: its units of weight 0 are not counted.
+
     Raises:
         RecipeError: a weight for a label that does not exist.
     """
@@ -198,6 +206,11 @@ def sum_of_weights(targets: Targets) -> float:
 def weighted_losses(loss: UnitLoss, outputs: Tensor, targets: Targets) -> Tensor:
     """(U,) loss of each unit times its weight. A unit of weight 0 adds exactly nothing, even where its loss is not
     finite.
+
+    Args:
+        loss: of units without their weights.
+        outputs: (U, C).
+        targets: of the same units, tensors on the same device.
     """
     losses_U = loss(outputs, targets)
     weights_U = targets.weights.to(losses_U.dtype)

@@ -51,6 +51,11 @@ def bce(logits_UC: Tensor, values_UC: Tensor, *, positive_weights_C: Sequence[fl
     """Binary cross-entropy with logits (U, C) against 0/1 (U, C), mean over the labels of a unit: (U,) nats.
 
     With weights w: -(w_c y log p + (1 - y) log(1 - p)), torch's `pos_weight`. The mean stays one over labels.
+
+    Args:
+        logits_UC: (U, C); computed in fp32 at least.
+        values_UC: (U, C) zeros and ones.
+        positive_weights_C: (C,) w; None: all are 1.
     """
     logits_UC = _at_least_fp32(logits_UC)
     weights_C = None if positive_weights_C is None else logits_UC.new_tensor(positive_weights_C)
@@ -245,6 +250,11 @@ def class_weights(
 
 def check_weighable(kind: Kind, loss: UnitLoss | None, *, where: str = "recipe") -> None:
     """Refuse class weights where there are no classes, or where a loss of the user's own would have to know them.
+
+    Args:
+        kind: what is predicted of a unit.
+        loss: the task's; None: the usual one of its kind.
+        where: the place that a message names.
 
     Raises:
         RecipeError: naming the key.

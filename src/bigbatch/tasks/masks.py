@@ -42,7 +42,14 @@ class Rates:
 
 
 def sample_states(seed: int, stream: int, epochs_B: np.ndarray, samples_B: np.ndarray) -> np.ndarray:
-    """(B,) uint64 states of the samples' generators."""
+    """(B,) uint64 states of the samples' generators.
+
+    Args:
+        seed: of the data.
+        stream: `TRAINING` or `EVALUATION`.
+        epochs_B: (B,) int64, from 0.
+        samples_B: (B,) int64 numbers of the samples in their table.
+    """
     start = np.full(len(samples_B), mixed(seed, stream), np.uint64)
     return mixed_with(mixed_with(start, epochs_B), samples_B)
 

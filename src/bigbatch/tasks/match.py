@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bigbatch.data.texts import OWNER, QUERY, ROLE, text_table
 from bigbatch.data.tokens import as_table
@@ -125,6 +126,7 @@ class Match(Task[Tensor]):
         """One row as a sample: its texts one behind the other."""
         return self.encode_batch([row], tokenizer)[0]
 
+    @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
     ) -> list[Sample]:
@@ -142,6 +144,7 @@ class Match(Task[Tensor]):
         inputs = iter(encode_texts(texts, None, tokenizer, self.facts.max_length))
         return [joined([(role, next(inputs)) for role, _ in row]) for row in found]
 
+    @override
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows text by text; the same in every epoch."""
         del epochs_B
@@ -205,6 +208,7 @@ class Match(Task[Tensor]):
         """The prediction of a row without text."""
         return {"embedding": None}
 
+    @override
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
     ) -> Iterator[dict[str, Json]]:

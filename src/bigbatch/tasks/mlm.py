@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, Problem, RecipeError
@@ -79,6 +80,7 @@ class MaskedLM(LanguageModelling):
         """One row as a sample: its units are the tokens that may be masked."""
         return self.encode_batch([row], tokenizer)[0]
 
+    @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
     ) -> list[Sample]:
@@ -111,6 +113,7 @@ class MaskedLM(LanguageModelling):
 
     # ------------------------------------------------------------ masks
 
+    @override
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows with this epoch's masks; the masked tokens are the units."""
         states_B = sample_states(self.facts.data_seed, TRAINING, epochs_B, rows_B)
@@ -157,6 +160,7 @@ class MaskedLM(LanguageModelling):
         """The prediction of a text without tokens."""
         return {"text": "", "masks": []}
 
+    @override
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
     ) -> Iterator[dict[str, Json]]:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import override
 
 from bigbatch.data.sides import CHOSEN, REJECTED, SIDE, TOKEN, sequence_starts, side_table
 from bigbatch.errors import Problem, RecipeError
@@ -44,13 +45,25 @@ REFERENCE = "reference"
 
 
 def dpo(margins_P: Tensor, beta: float, smoothing: float) -> Tensor:
-    """Nats of each pair (P,)."""
+    """Nats of each pair (P,).
+
+    Args:
+        margins_P: (P,) by how many nats more than at the start the chosen answer is likelier than the other.
+        beta: how strongly the model is held to the reference, 1 / nats.
+        smoothing: share of pairs that are held to be the wrong way round.
+    """
     right_P = functional.logsigmoid(beta * margins_P)
     return -(1 - smoothing) * right_P - smoothing * functional.logsigmoid(-beta * margins_P)
 
 
 def ipo(margins_P: Tensor, beta: float, smoothing: float) -> Tensor:
-    """Squared distance of each pair's margin from 1 / (2 beta) (P,)."""
+    """Squared distance of each pair's margin from 1 / (2 beta) (P,).
+
+    Args:
+        margins_P: as of `dpo`.
+        beta: as of `dpo`.
+        smoothing: not used; `Prefer.with_loss` refuses any but 0.
+    """
     del smoothing
     return (margins_P - 1 / (2 * beta)).square()
 
@@ -77,6 +90,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
             what = f"found {self.beta:g}; expected a number above 0"
             raise RecipeError([Problem(where="recipe", key="task.beta", what=what)])
 
+    @override
     def with_loss(self, loss: LossSpec, folder: Path, *, where: str = "recipe") -> Self:
         """The same task with `loss:` of the recipe; without one it is `dpo`.
 
@@ -140,6 +154,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
         """One row as a sample: its two sequences one behind the other."""
         return self.encode_batch([row], tokenizer)[0]
 
+    @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
     ) -> list[Sample]:
@@ -147,6 +162,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
         del labelled
         return encode_answers(rows, tokenizer, self.facts.max_length)
 
+    @override
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows sequence by sequence; the same in every epoch."""
         del epochs_B

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from typing_extensions import override
 
 from bigbatch.data.tags import OUTSIDE, SCHEMES, has_scheme, unmarked_warning
 from bigbatch.data.tokens import as_table
@@ -206,6 +207,7 @@ class Tag(Labelled):
 
     # ------------------------------------------------------------ predictions
 
+    @override
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
     ) -> Iterator[dict[str, Json]]:
@@ -222,6 +224,11 @@ class Tag(Labelled):
 
     def describe(self, row: Row, sample: Sample, found: Predictions) -> dict[str, Json]:
         """One row's prediction as plain data.
+
+        Args:
+            row: its words, unless it came as token ids.
+            sample: what was made of it; its extras say which units begin a word and which words the model sees.
+            found: predictions of the sample's units.
 
         Returns:
             `tags`, one a word, and `entities`: `type`, `start` and `end` (words from 0, end not included), `text` and
