@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from typing_extensions import override
 
 from bigbatch.data.images import ImageFile, content_of_image, image_of
 from bigbatch.errors import DataError
@@ -136,6 +137,7 @@ class Image(Labelled):
         """Whether images are changed."""
         return any(self._augment.model_dump().values())
 
+    @override
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows, with what decides how each is changed in this epoch."""
         states_B = sample_states(self.facts.data_seed, STREAM, epochs_B, rows_B)
