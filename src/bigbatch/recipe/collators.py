@@ -23,7 +23,7 @@ _PLANNED = {
 _WHERE = ("transformers.", "sentence_transformers.")
 
 
-def task_options(collator: Any, task: str) -> dict[str, Any]:
+def task_options(collator: object, task: str) -> dict[str, object]:
     """The options of a task that a collator stands for.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -46,7 +46,7 @@ class DataFile(Section):
 Files = list[DataFile]
 
 
-def _validation_kind(value: Any) -> str | None:
+def _validation_kind(value: object) -> str | None:
     if isinstance(value, dict):
         return "files"
     return "share" if isinstance(value, (int, float)) and not isinstance(value, bool) else None
@@ -127,7 +127,7 @@ class BatchSpec(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_samples(cls, value: Any) -> Any:
+    def _default_samples(cls, value: object) -> object:
         if isinstance(value, dict) and value.get("samples") is None and value.get("tokens") is None:
             return {**value, "samples": DEFAULT_BATCH_SAMPLES}
         return value

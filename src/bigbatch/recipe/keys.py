@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic.fields import FieldInfo
 
@@ -16,7 +16,7 @@ _BESIDE = {"task": tuple(TASK_OPTIONS.values())}
 """The options of a task stand directly under `task`, not under `task.args`."""
 
 
-def section_of(annotation: Any) -> type[Section] | None:
+def section_of(annotation: object) -> type[Section] | None:
     """The section inside an annotation such as `MeshSpec | None` or `list[DataFile]`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation

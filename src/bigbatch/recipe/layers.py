@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.frames import TRACEBACK_VARIABLE
@@ -43,7 +42,7 @@ class Layer:
 
     where: str
     """What to say when nothing closer is known: a file, a variable, `command line`."""
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
     places: dict[Key, str] = field(default_factory=dict)
     """Path of a value -> `file:line`, variable or `command line`."""
     written: dict[Key, Key] = field(default_factory=dict)
@@ -166,10 +165,10 @@ def refuse_shell_lines(layer: Layer) -> None:
     del section["slurm"]
 
 
-def mapping_layer(values: Mapping[str, Any]) -> Layer:
+def mapping_layer(values: Mapping[str, object]) -> Layer:
     """A recipe given as a mapping from Python."""
     layer = Layer("recipe")
-    plain = _plain(values)
+    plain = {str(key): _plain(value, 1) for key, value in values.items()}
     layer.places = dict.fromkeys(_paths(plain), "recipe")
     _take_values(layer, plain)
     return layer
@@ -187,7 +186,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     return layer
 
 
-def override_layer(overrides: Sequence[str] | Mapping[str, Any]) -> Layer:
+def override_layer(overrides: Sequence[str] | Mapping[str, object]) -> Layer:
     """`key=value` words, or a mapping of dotted keys to values."""
     layer = Layer("command line")
     if isinstance(overrides, Mapping):
@@ -247,7 +246,7 @@ def _take_document(layer: Layer, document: Document, name: str) -> None:
         layer.problems.append(Problem(where=f"{name}:1", what=what))
 
 
-def _take_values(layer: Layer, values: dict[str, Any]) -> None:
+def _take_values(layer: Layer, values: dict[str, object]) -> None:
     """Bring the values to their long form, remember how they were written, settle alternatives."""
     layer.values, moved = desugar(values)
     written = set(_paths(values))
@@ -278,7 +277,7 @@ def _assign(layer: Layer, path: tuple[str, ...], text: str, where: str) -> None:
     _set(layer, path, value, where)
 
 
-def _set(layer: Layer, path: tuple[str, ...], value: Any, where: str) -> None:
+def _set(layer: Layer, path: tuple[str, ...], value: object, where: str) -> None:
     if len(path) > MAX_DEPTH:
         what = f"found a key of {len(path):,} parts; expected at most {MAX_DEPTH}"
         layer.problems.append(Problem(where=where, key=".".join(path[:3]) + "…", what=what))
@@ -293,9 +292,9 @@ def _set(layer: Layer, path: tuple[str, ...], value: Any, where: str) -> None:
             # `optimizer=adamw optimizer.lr=1` means both: the short form makes room for its long form.
             short = {part: inner} if section is layer.values else {path[0]: {part: inner}}
             long = desugar(short)[0] if inner is not None else {}
-            inner = (long if section is layer.values else long.get(path[0], {})).get(part)
-            section[part] = inner if isinstance(inner, dict) else {}
-        section = section[part]
+            inner = _at(long, (part,) if section is layer.values else (path[0], part)) or {}
+            section[part] = inner
+        section = inner
     section[path[-1]] = value
     for end in range(1, len(path) + 1):
         layer.places[path[:end]] = where
@@ -306,7 +305,7 @@ def _set(layer: Layer, path: tuple[str, ...], value: Any, where: str) -> None:
 # ---------------------------------------------------------------- trees
 
 
-def _merged(low: dict[str, Any], high: dict[str, Any], path: Key, result: Layer) -> dict[str, Any]:
+def _merged(low: dict[str, object], high: dict[str, object], path: Key, result: Layer) -> dict[str, object]:
     out = dict(low)
     if path == ("task",) and "name" in high and high["name"] != low.get("name", "classify"):
         out = {}
@@ -329,13 +328,13 @@ def _merged(low: dict[str, Any], high: dict[str, Any], path: Key, result: Layer)
     return out
 
 
-def _at(values: Any, path: Key) -> dict[str, Any] | None:
+def _at(values: object, path: Key) -> dict[str, object] | None:
     for part in path:
         values = values.get(part) if isinstance(values, dict) else None
     return values if isinstance(values, dict) else None
 
 
-def _paths(value: Any, prefix: Key = ()) -> list[Key]:
+def _paths(value: object, prefix: Key = ()) -> list[Key]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     found = []
     for key, inner in items:
@@ -344,7 +343,7 @@ def _paths(value: Any, prefix: Key = ()) -> list[Key]:
     return found
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _plain(value: object, depth: int = 0) -> object:
     """Mappings as dict with text keys, sequences as list, paths as text: what YAML would have given.
 
     Raises:
@@ -359,17 +358,17 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
-def _moved_paths(values: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
+def _moved_paths(values: dict[str, object], old: Path, new: Path) -> dict[str, object]:
     """Relative files of an extended recipe, rewritten to start from the folder of the recipe that extends it."""
     if old.resolve() == new.resolve():
         return values
 
-    def move(text: Any) -> Any:
+    def move(text: object) -> object:
         if not isinstance(text, str) or "://" in text or Path(text).expanduser().is_absolute():
             return text
         return Path(os.path.relpath(old / text, new)).as_posix()
 
-    def walk(value: Any, path: Key) -> Any:
+    def walk(value: object, path: Key) -> object:
         if isinstance(value, dict):
             return {key: walk(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list):

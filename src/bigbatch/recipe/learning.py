@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -37,7 +37,7 @@ from bigbatch.recipe.words import SCHEDULES
 from bigbatch.units import Quantity
 
 
-def _trainable(value: Any) -> Any:
+def _trainable(value: object) -> object:
     if value in ("all", "head"):
         return value
     if isinstance(value, list) and value and all(isinstance(item, str) and item for item in value):
@@ -45,7 +45,7 @@ def _trainable(value: Any) -> Any:
     raise ValueError(f"found {show(value)}; expected all | head | a list of parameter name patterns")
 
 
-def _class_weights(value: Any) -> Any:
+def _class_weights(value: object) -> object:
     if value in ("none", "balanced"):
         return value
     if not isinstance(value, dict) or not value:
@@ -56,7 +56,7 @@ def _class_weights(value: Any) -> Any:
     return {str(label): float(weight) for label, weight in value.items()}
 
 
-def _two(value: Any) -> Any:
+def _two(value: object) -> object:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise ValueError(
             f"found {show(value)} ({kind_of(value)}); expected two numbers, such as [0.9, 0.999]"
@@ -75,11 +75,11 @@ class ModelSpec(Section):
     """Hub name or folder of the tokenizer; null: the model's own."""
     init: Literal["pretrained", "random"] = "pretrained"
     """`random` keeps the architecture and draws the weights from seed.model."""
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, object] = Field(default_factory=dict)
     """Settings of the model's configuration to overwrite, such as {pad_token_id: 0}."""
     trainable: Annotated[Literal["all", "head"] | list[str], PlainValidator(_trainable)] = "all"
     """`all`, `head`, or patterns of parameter names (`*` matches anything); the rest stays frozen."""
-    adapter: Annotated[dict[str, Any] | None, built(None)] = None
+    adapter: Annotated[dict[str, object] | None, built(None)] = None
     """Low-rank adapters."""
 
 
@@ -116,13 +116,13 @@ class OptimizerSpec(Section):
     state: Literal["fp32", "bf16_sr", "8bit"] = "fp32"
     """What adamw keeps between updates. `bf16_sr`: weights and averages are bf16, rounded stochastically; `8bit`:
     averages in blocks of 8 bits (needs torchao). Both change the result."""
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: dict[str, object] = Field(default_factory=dict)
     """Options of your own optimizer, or further ones of a built-in: muon's `scale` (moonlight, keller), `newton_schulz`
     (fp32, bf16), `steps` and `adamw_lr_ratio`, the `trust` of lars, …"""
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_name(cls, value: Any) -> Any:
+    def _defaults_of_the_name(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
         name = value.get("name", "adamw")
@@ -170,7 +170,7 @@ class ScheduleSpec(Section):
     """Length of the last part of wsd, in which the rate falls."""
     final_fraction: Fraction = 0.0
     """Learning rate at the end, as a fraction of lr."""
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: dict[str, object] = Field(default_factory=dict)
     """Options of your own schedule."""
 
     @field_validator("warmup", "decay")
@@ -195,7 +195,7 @@ class LossSpec(Section):
     ] = "none"
     """`balanced` weighs a class by samples / (classes x its samples); or {label: weight}, 1 for the others. Of several
     labels: the weight of rows that have the label (torch's pos_weight); balanced: rows without it / rows with it."""
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: dict[str, object] = Field(default_factory=dict)
     """Options of your own loss."""
 
 
@@ -224,7 +224,7 @@ class GradientSpec(Section):
     """`fgm`: L2 distance by which a sample's embedded tokens move, all of them together (1)."""
     share: Annotated[Number, Field(gt=0, lt=1)] | None = None
     """`fgm`: share of the loss at the moved tokens in the whole loss (0.5)."""
-    args: Annotated[dict[str, Any], built({})] = Field(default_factory=dict)
+    args: Annotated[dict[str, object], built({})] = Field(default_factory=dict)
     """Options of a gradient rule of your own."""
 
     @model_validator(mode="before")

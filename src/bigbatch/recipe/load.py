@@ -35,8 +35,8 @@ _REQUIRED = {
 
 
 def load_recipe(
-    path_or_mapping: str | os.PathLike[str] | Mapping[str, Any],
-    overrides: Sequence[str] | Mapping[str, Any] = (),
+    path_or_mapping: str | os.PathLike[str] | Mapping[str, object],
+    overrides: Sequence[str] | Mapping[str, object] = (),
     *,
     environ: Mapping[str, str] | None = None,
     site: Path | None = None,

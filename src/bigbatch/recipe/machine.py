@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, PlainValidator
 
@@ -61,7 +61,7 @@ def _device(value: str | None) -> str | None:
     return value
 
 
-def _recompute(value: Any) -> Any:
+def _recompute(value: object) -> object:
     if value is None or value in get_args(Recompute):
         return value
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
@@ -82,7 +82,7 @@ def _observer(value: str) -> str:
 ObserverName = Annotated[Text, AfterValidator(_observer)]
 
 
-def _period(value: Any) -> Any:
+def _period(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise ValueError(f"found {show(value)}; expected a whole number of updates from 1, or auto")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from bigbatch.errors import Problem
 from bigbatch.recipe.foreign import hint_for
@@ -49,7 +49,7 @@ def problems_of(error: ValidationError, layer: Layer) -> list[Problem]:
     return found
 
 
-def _path(location: tuple[str | int, ...], values: Any) -> Key:
+def _path(location: tuple[str | int, ...], values: object) -> Key:
     """The location without the tags that pydantic adds for unions."""
     path: list[str | int] = []
     for index, part in enumerate(location):
@@ -65,7 +65,7 @@ def _path(location: tuple[str | int, ...], values: Any) -> Key:
     return tuple(path)
 
 
-def _what(item: Any, path: Key) -> str:
+def _what(item: ErrorDetails, path: Key) -> str:
     kind, value, context = item["type"], item.get("input"), item.get("ctx", {})
     found = f"found {show(value)} ({kind_of(value)})"
     if kind == "missing":
@@ -89,7 +89,7 @@ def _what(item: Any, path: Key) -> str:
     return f"{found}; expected {_EXPECTED[kind]}{quotes}"
 
 
-def _not_one_of(value: Any, expected: str) -> str:
+def _not_one_of(value: object, expected: str) -> str:
     names = [name.strip("'") for name in expected.replace(" or ", ", ").split(", ")]
     near = get_close_matches(str(value), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near else ""

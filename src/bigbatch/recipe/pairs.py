@@ -23,7 +23,7 @@ _SYMMETRIC = {
 """Who looks for whom, and whether each direction has a softmax of its own -> `symmetric`."""
 
 
-def loss_options(loss: Any) -> dict[str, Any]:
+def loss_options(loss: Any) -> dict[str, object]:
     """Options of `task: match` that a loss stands for; None: this task's own.
 
     Raises:
@@ -70,7 +70,7 @@ def columns_by_place(names: Sequence[str]) -> dict[str, str]:
     return dict(zip(ROLES, texts, strict=False))
 
 
-def refuse_other_pairs(labels: Mapping[str, Iterable[Any]]) -> None:
+def refuse_other_pairs(labels: Mapping[str, Iterable[object]]) -> None:
     """Pairs that a label says do not belong together would be learnt as if they did.
 
     Raises:

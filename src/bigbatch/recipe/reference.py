@@ -6,7 +6,7 @@ import ast
 import inspect
 import re
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, PlainValidator
 from pydantic.fields import FieldInfo
@@ -17,6 +17,7 @@ from bigbatch.recipe.sugar import NAMED_SECTIONS
 from bigbatch.recipe.values import PLANNED, AutoOr, Built, NamedOr, Section, show
 from bigbatch.units import Quantity
 
+Check = TypeVar("Check", NamedOr, AutoOr, Built)
 _TYPES = {
     bool: "true / false",
     int: "whole number",
@@ -85,16 +86,16 @@ def _title(key: str, section: type[Section]) -> str:
 
 
 def _type(info: FieldInfo) -> str:
-    named = [entry.func for entry in _metadata(info, NamedOr)]
+    named = _checks(info, NamedOr)
     if named:
         return " / ".join((*(f"`{name}`" for name in named[0].names), "reference"))
-    auto = [entry.func for entry in _metadata(info, AutoOr)]
+    auto = _checks(info, AutoOr)
     if auto:
         return f"{auto[0].words} / `auto`"
     return " / ".join(dict.fromkeys(_words(info.annotation)))
 
 
-def _words(annotation: Any) -> list[str]:
+def _words(annotation: object) -> list[str]:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _words(arguments[0])
@@ -128,7 +129,7 @@ def _default(info: FieldInfo) -> str:
 
 def _today(info: FieldInfo) -> str:
     """What of a key is planned: some of its values, all but one, or the key itself."""
-    built = [entry.func for entry in _metadata(info, Built)]
+    built = _checks(info, Built)
     if not built:
         return ""
     values = built[0].values
@@ -142,12 +143,13 @@ def _today(info: FieldInfo) -> str:
     return f" ({PLANNED}: other values than {' or '.join(simple)})" if simple else f" ({PLANNED})"
 
 
-def _metadata(info: FieldInfo, kind: type) -> list[Any]:
+def _checks(info: FieldInfo, kind: type[Check]) -> list[Check]:
+    """What checks the values of a key, of one kind."""
     found = [*info.metadata]
     for argument in get_args(info.annotation):
         found += getattr(argument, "__metadata__", ())
     return [
-        entry
+        entry.func
         for entry in found
         if isinstance(entry, (AfterValidator, PlainValidator)) and isinstance(entry.func, kind)
     ]

@@ -91,7 +91,7 @@ def resolve_reference(text: str, base: Path) -> Any:
 class _AsWritten(SourceFileLoader):
     """Reads the file itself: what lies in a __pycache__ beside it need not be what it says."""
 
-    def path_stats(self, path: Any) -> Any:
+    def path_stats(self, path: object) -> object:
         """Without a time there is no bytecode to look for, or to write."""
         raise OSError
 

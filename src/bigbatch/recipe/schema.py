@@ -146,7 +146,7 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _complete(cls, value: Any) -> Any:
+    def _complete(cls, value: object) -> object:
         if not isinstance(value, Mapping):
             return value
         values, _ = desugar(dict(value))
@@ -271,7 +271,7 @@ class Recipe(Section):
         return cls.model_validate(values), notes
 
 
-def _is_match(task: Any) -> bool:
+def _is_match(task: object) -> bool:
     """Whether a task section, in any of its forms, is `match`."""
     name = task.get("name") if isinstance(task, Mapping) else getattr(task, "name", None)
     return name == "match"

@@ -6,8 +6,6 @@ Every layer is brought to its long form before layers are merged, so that `batch
 
 from __future__ import annotations
 
-from typing import Any
-
 from bigbatch.recipe.values import AUTO
 
 NAMED_SECTIONS = ("model", "task", "optimizer", "schedule", "loss", "gradient")
@@ -22,7 +20,7 @@ ALTERNATIVES: dict[tuple[str, ...], tuple[str, ...]] = {(): LENGTH_KEYS, ("batch
 Path = tuple[str | int, ...]
 
 
-def desugar(values: dict[str, Any]) -> tuple[dict[str, Any], dict[Path, Path]]:
+def desugar(values: dict[str, object]) -> tuple[dict[str, object], dict[Path, Path]]:
     """The long form of one layer; the input stays as it is.
 
     Returns:
@@ -47,12 +45,13 @@ def desugar(values: dict[str, Any]) -> tuple[dict[str, Any], dict[Path, Path]]:
     if isinstance(plan, dict) and isinstance(plan.get("precision"), str):
         out["plan"] = {**plan, "precision": {"name": plan["precision"]}}
         moved["plan", "precision", "name"] = ("plan", "precision")
-    if isinstance(out.get("data"), dict):
-        out["data"] = _data(out["data"], moved)
+    data = out.get("data")
+    if isinstance(data, dict):
+        out["data"] = _data(data, moved)
     return out, moved
 
 
-def _data(data: dict[str, Any], moved: dict[Path, Path]) -> dict[str, Any]:
+def _data(data: dict[str, object], moved: dict[Path, Path]) -> dict[str, object]:
     out = dict(data)
     for role in ROLE_SUGAR:
         columns = out.get("columns", {})
@@ -73,7 +72,7 @@ def _data(data: dict[str, Any], moved: dict[Path, Path]) -> dict[str, Any]:
     return out
 
 
-def _files(value: Any, path: Path, written: Path, moved: dict[Path, Path]) -> Any:
+def _files(value: object, path: Path, written: Path, moved: dict[Path, Path]) -> object:
     """One path, one mapping or a list of both, as a list of mappings at `path`; it was written at `written`."""
     items = value if isinstance(value, list) else [value]
     for index, item in enumerate(items):
@@ -83,5 +82,5 @@ def _files(value: Any, path: Path, written: Path, moved: dict[Path, Path]) -> An
     return [{"path": item} if isinstance(item, str) else item for item in items]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -24,7 +24,7 @@ _LOSSY = {
     "cosine_with_min_lr": "min_lr is not read; set schedule.final_fraction",
     "cosine_warmup_with_min_lr": "min_lr is not read; set schedule.final_fraction",
 }
-_DROPPED_DEFAULTS: dict[str, tuple[Any, ...]] = {
+_DROPPED_DEFAULTS: dict[str, tuple[object, ...]] = {
     "activation_checkpointing": (False, None),
     "deepspeed": (None, "", {}), "fsdp": (None, "", [], {}, False),
     "group_by_length": (False, None), "train_sampling_strategy": (None, "random"),
@@ -85,7 +85,7 @@ class _Translation:
         value = default if value is _MISSING or value is None else value
         return getattr(value, "value", value)  # enumerations of transformers carry their text
 
-    def set(self, key: str, value: Any, origin: str) -> None:
+    def set(self, key: str, value: object, origin: str) -> None:
         section = self.values
         *path, last = key.split(".")
         for part in path:
@@ -125,7 +125,7 @@ def translated(args: Any, devices: int | None = None) -> Translated:
     return Translated(values=translation.values, notes=translation.notes, lost=translation.lost)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -188,7 +188,7 @@ def _schedule(found: _Translation) -> None:
         steps, ratio = float(found.get("warmup_steps", 0)), float(found.get("warmup_ratio", 0.0))
         if 0 < steps < 1:  # transformers 5 reads a fraction here
             steps, ratio = 0.0, steps
-        warmup: Any = f"{int(steps)} updates" if steps else f"{ratio * 100:.10g} %" if ratio else 0
+        warmup: object = f"{int(steps)} updates" if steps else f"{ratio * 100:.10g} %" if ratio else 0
         found.set("schedule.warmup", warmup, "warmup_steps" if steps else "warmup_ratio")
 
 
@@ -281,6 +281,6 @@ def _unread(found: _Translation) -> None:
         found.drop(name, row.hint if row is not None else "nothing here corresponds to it")
 
 
-def _is_untouched(value: Any) -> bool:
+def _is_untouched(value: object) -> bool:
     """Whether it is a settings object as it is made without a word."""
     return is_dataclass(value) and value == type(value)()  # type: ignore[operator]

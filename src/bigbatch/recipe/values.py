@@ -38,9 +38,9 @@ class Section(BaseModel):
 class Built:
     """Accepts only the values that work today; the others parse, and are refused as planned."""
 
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: object) -> object:
         if value not in self.values:
             raise ValueError(f"{show(value)} is {PLANNED}" + self._today())
         return value
@@ -50,7 +50,7 @@ class Built:
         return f"; today: {' | '.join(names)}" if names else "; leave it out"
 
 
-def built(*values: Any) -> AfterValidator:
+def built(*values: object) -> AfterValidator:
     """The values of a key that work today."""
     return AfterValidator(Built(values))
 
@@ -60,7 +60,7 @@ def is_reference(text: str) -> bool:
     return bool(_REFERENCE.fullmatch(text))
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value as the user would write it in YAML, shortened and on one line."""
     if isinstance(value, BaseModel):
         value = value.model_dump(exclude_none=True, exclude_defaults=True)
@@ -75,7 +75,7 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     """What a value is, for `found 'x' (text); expected a number`."""
     names = {
         bool: "true or false",
@@ -88,7 +88,7 @@ def kind_of(value: Any) -> str:
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         hint = ""
         if isinstance(value, str) and re.fullmatch(r"[-+]?[\d_,.]+([eE][-+]?\d+)?", value):
@@ -103,21 +103,22 @@ def _number(value: Any) -> Any:
     return number
 
 
-def _count(value: Any) -> Any:
+def _count(value: object) -> int:
     number = _number(value)
+    assert isinstance(value, (int, float))
     if number != int(number):
         raise ValueError(f"found {value}; expected a whole number")
     return int(value)
 
 
-def _bytes(value: Any) -> Any:
+def _bytes(value: object) -> int:
     if isinstance(value, str):
         return parse_bytes(value)
     return _count(value)
 
 
 def _quantity(*allowed: Unit) -> BeforeValidator:
-    def read(value: Any) -> Quantity:
+    def read(value: object) -> Quantity:
         if isinstance(value, Quantity):
             value = str(value)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -145,12 +146,12 @@ Beta = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 class AutoOr:
     """A number that `read` accepts, above 0 or from `least` on, or the word auto."""
 
-    read: Callable[[Any], Any]
+    read: Callable[[object], float]
     least: float = 0
     most: float = math.inf
     words: str = "number"
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: object) -> object:
         if value == AUTO:
             return AUTO
         number = self.read(value)

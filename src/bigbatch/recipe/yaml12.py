@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import yaml
 
@@ -35,14 +34,14 @@ _WORDS: Mapping[str, bool | None] = {
 class Document:
     """What one YAML text says."""
 
-    value: Any = None
+    value: object = None
     lines: dict[Path, int] = field(default_factory=dict)
     """Path of a value -> its 1-based line (of the key, where there is one)."""
     problems: list[tuple[int, Path, str]] = field(default_factory=list)
     """Line, path and what is wrong."""
 
 
-def resolve_scalar(text: str) -> Any:
+def resolve_scalar(text: str) -> object:
     """The value of a plain scalar by the YAML 1.2 core schema (section 10.3.2 of the specification)."""
     if text in _WORDS:
         return _WORDS[text]
@@ -85,7 +84,7 @@ def read_yaml(text: str) -> Document:
     return document
 
 
-def read_value(text: str) -> Any:
+def read_value(text: str) -> object:
     """A value typed on the command line or in the environment.
 
     Lists, mappings and quoted text are YAML; everything else is one plain scalar, so that `*.csv` needs no quotes.
@@ -102,14 +101,14 @@ def read_value(text: str) -> Any:
     return document.value
 
 
-def dump_yaml(value: Any) -> str:
+def dump_yaml(value: object) -> str:
     """YAML text that `read_yaml` reads back to an equal value."""
     return yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False
     )
 
 
-def inline_yaml(value: Any) -> str:
+def inline_yaml(value: object) -> str:
     """A value on one line, as it may stand behind a key or inside a flow mapping."""
     text = yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=True
@@ -129,10 +128,15 @@ def _code(error: yaml.reader.ReaderError) -> int:
     return error.character if isinstance(error.character, int) else ord(str(error.character)[:1] or "\0")
 
 
+def _line(event: yaml.Event) -> int:
+    assert event.start_mark is not None, event
+    return event.start_mark.line + 1
+
+
 class _Builder:
     """Turns events into values; recursion is bounded by MAX_DEPTH."""
 
-    def __init__(self, document: Document, events: Iterator[Any]) -> None:
+    def __init__(self, document: Document, events: Iterator[yaml.Event]) -> None:
         self.document = document
         self.events = events
         self.values = 0
@@ -147,21 +151,22 @@ class _Builder:
                     return
                 self.document.value = self._node(next(self.events), ())
 
-    def _problem(self, event: Any, path: Path, what: str) -> None:
-        self.document.problems.append((event.start_mark.line + 1, path, what))
+    def _problem(self, event: yaml.Event, path: Path, what: str) -> None:
+        self.document.problems.append((_line(event), path, what))
 
-    def _node(self, event: Any, path: Path) -> Any:
+    def _node(self, event: yaml.Event, path: Path) -> object:
         if len(path) > MAX_DEPTH:
-            raise _TooDeep(event.start_mark.line + 1)
+            raise _TooDeep(_line(event))
         self.values += 1
         if self.values > MAX_VALUES:
-            raise _TooMany(event.start_mark.line + 1)
-        self.document.lines.setdefault(path, event.start_mark.line + 1)
+            raise _TooMany(_line(event))
+        self.document.lines.setdefault(path, _line(event))
         if isinstance(event, yaml.AliasEvent):
             self._problem(
                 event, path, f"alias *{event.anchor}: aliases are refused; write the value out, or quote it"
             )
             return None
+        assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)), event
         if event.anchor is not None:
             self._problem(
                 event, path, f"anchor &{event.anchor}: anchors are refused; write the value out, or quote it"
@@ -174,31 +179,31 @@ class _Builder:
             return self._sequence(path)
         return self._mapping(path)
 
-    def _sequence(self, path: Path) -> list[Any]:
-        items: list[Any] = []
+    def _sequence(self, path: Path) -> list[object]:
+        items: list[object] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             items.append(self._node(event, (*path, len(items))))
         return items
 
-    def _mapping(self, path: Path) -> dict[str, Any]:
-        items: dict[str, Any] = {}
+    def _mapping(self, path: Path) -> dict[str, object]:
+        items: dict[str, object] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self._key(event, path)
             # An unusable or repeated key still has its value read, under a path of its own, for the problems in it.
-            inner = (*path, key if key is not None else f"<line {event.start_mark.line + 1}>")
+            inner = (*path, key if key is not None else f"<line {_line(event)}>")
             if key is not None and key in items:
                 first = self.document.lines[inner]
                 self._problem(event, inner, f"given twice, first in line {first}")
                 self._node(next(self.events), (*inner, "<again>"))
                 continue
             if key is not None:
-                self.document.lines[inner] = event.start_mark.line + 1
+                self.document.lines[inner] = _line(event)
             value = self._node(next(self.events), inner)
             if key is not None:
                 items[key] = value
         return items
 
-    def _key(self, event: Any, path: Path) -> str | None:
+    def _key(self, event: yaml.Event, path: Path) -> str | None:
         """A key is its text, whatever it would be as a value: `1`, `no` and `null` are names."""
         if isinstance(event, yaml.ScalarEvent) and event.anchor is None and event.tag is None and event.value:
             return event.value
@@ -211,7 +216,7 @@ class _Builder:
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that the core schema would read as something else."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
