@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -22,6 +22,8 @@ Count = Annotated[int, Field(ge=0, lt=MOST_COUNT)]
 Amount = Annotated[float, Field(ge=0, lt=1e30)]
 Figure = Annotated[float, Field(gt=-1e300, lt=1e300)] | None
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Phase = Literal["starting", "accumulate", "reduce", "evaluate", "save", "waiting", "ended"]
+"""What a rank is doing, as its sign of life says."""
 State = Literal["running", "finished", "interrupted", "failed"]
 
 
@@ -40,7 +42,7 @@ class IdentityFile(TypedDict):
 
     run_id: Name
     digest: Name
-    what: dict[str, Any]
+    what: dict[str, object]
     outdates: NotRequired[str | None]
     classes: NotRequired[list[str]]
     derived: NotRequired[dict[Name, Name]]
@@ -70,7 +72,7 @@ class SignFile(TypedDict):
     machine: NotRequired[str]
     restart: Count
     update: Count
-    phase: str
+    phase: Phase
     beats: Count
     ticks: Count
     at: Amount
@@ -79,7 +81,7 @@ class SignFile(TypedDict):
 class ChoiceEntry(TypedDict):
     """One choice of plan.json."""
 
-    value: Any
+    value: object
     reason: str
     source: Literal["user", "default", "derived", "measured"]
     prediction: NotRequired[Figure]
@@ -146,7 +148,7 @@ class SplitEntry(TypedDict, total=False):
     labels: list[str] | None
     confusion: list[list[Amount]] | None
     calibration: list[dict[str, Figure]] | None
-    examples: list[dict[str, Any]] | None
+    examples: list[dict[str, object]] | None
 
 
 class UpdateLine(TypedDict):
@@ -191,22 +193,30 @@ class EventLine(TypedDict):
     did: NotRequired[str]
 
 
+Line = UpdateLine | EvalLine | EventLine
+"""A line of metrics.jsonl."""
+Schema = TypeVar("Schema")
+"""What a file was found to hold."""
 PLAN = dict[str, ChoiceEntry]
 """plan.json."""
-_SCHEMAS: Mapping[str, Any] = {
+_SCHEMAS: Mapping[str, type[Mapping[str, object]]] = {
     "status.json": StatusFile,
     "identity.json": IdentityFile,
     "plan.json": PLAN,
     "result.json": ResultFile,
     "baseline.json": BaselineFile,
     "evaluation.json": dict[str, SplitEntry],
-    "environment.json": dict[str, Any],
-    "graph.json": dict[str, Any],
-    "audit.json": dict[str, Any],
+    "environment.json": dict[str, object],
+    "graph.json": dict[str, object],
+    "audit.json": dict[str, object],
 }
 DOCUMENTS = tuple(_SCHEMAS)
 """Names of a run's JSON files."""
-_LINES: Mapping[str, Any] = {"update": UpdateLine, "eval": EvalLine, "event": EventLine}
+_LINES: Mapping[str, type[Line]] = {
+    "update": UpdateLine,
+    "eval": EvalLine,
+    "event": EventLine,
+}
 
 
 def read_document(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
@@ -216,7 +226,9 @@ def read_document(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]
         Damaged: with what is wrong; the file may hold anything.
         OSError: not there, or not for us.
     """
-    return checked(read_object(path, most_bytes=most_bytes), _SCHEMAS[path.name])
+    found = read_object(path, most_bytes=most_bytes)
+    checked(found, _SCHEMAS[path.name])
+    return found
 
 
 def readable(path: Path) -> dict[str, Any] | None:
@@ -227,7 +239,7 @@ def readable(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def record_of(line: bytes | str) -> dict[str, Any]:
+def record_of(line: bytes | str) -> Line:
     """One line of metrics.jsonl.
 
     Raises:
@@ -235,15 +247,15 @@ def record_of(line: bytes | str) -> dict[str, Any]:
     """
     found = json_value(line)
     kind = found.get("kind") if isinstance(found, dict) else None
-    if not isinstance(kind, str) or kind not in _LINES:
+    if not isinstance(found, dict) or not isinstance(kind, str) or kind not in _LINES:
         raise Damaged("is no record of an update, an evaluation or an event")
-    checked(found, _LINES[kind])
+    known = checked(found, _LINES[kind])
     if kind != "event" and any(isinstance(value, (list, dict)) for value in found.values()):
         raise Damaged("holds a list or an object; expected figures")
-    return found
+    return known
 
 
-def checked(found: Any, schema: Any) -> Any:
+def checked(found: object, schema: type[Schema]) -> Schema:
     """The value itself, once it has the types of a schema.
 
     Raises:
@@ -255,9 +267,9 @@ def checked(found: Any, schema: Any) -> Any:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])[:100]
         raise Damaged(f"has a wrong {place or 'content'}: {first['msg'].lower()}") from None
-    return found
+    return cast(Schema, found)
 
 
 @cache
-def _adapter(schema: Any) -> TypeAdapter[Any]:
+def _adapter(schema: type[Schema]) -> TypeAdapter[Schema]:
     return TypeAdapter(schema)

@@ -15,8 +15,11 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 _MOST_ANCESTORS = 32
+Handler = Callable[[int, FrameType | None], object] | int | None
+"""What answers a signal, as `signal.signal` gives it back."""
 
 
 def this_machine() -> str:

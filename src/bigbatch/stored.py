@@ -15,7 +15,6 @@ import re
 import stat
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 from bigbatch.units import show_bytes
 
@@ -110,7 +109,7 @@ def read_text(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
     return _decoded(read_bytes(path, most_bytes=most_bytes))
 
 
-def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
+def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> object:
     """What a JSON file says: see `json_value`.
 
     Raises:
@@ -120,7 +119,7 @@ def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
     return json_value(read_bytes(path, most_bytes=most_bytes))
 
 
-def read_object(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+def read_object(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, object]:
     """As `read_json`, of a file that holds an object.
 
     Raises:
@@ -133,7 +132,7 @@ def read_object(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     return found
 
 
-def json_value(text: bytes | str) -> Any:
+def json_value(text: bytes | str) -> object:
     """A JSON text as Python values, strict: every number is finite, every text can be written as UTF-8.
 
     Raises:
@@ -179,11 +178,11 @@ def _no_number(text: str) -> float:
     raise Damaged(f"holds {text}, which is no JSON")
 
 
-def _check(found: Any) -> None:
+def _check(found: object) -> None:
     """Depth and characters; by hand, since recursion is what is to be avoided."""
     level, depth = [found], 0
     while level:
-        below: list[Any] = []
+        below: list[object] = []
         for value in level:
             if isinstance(value, str):
                 if _UNUSABLE.search(value):
@@ -198,7 +197,7 @@ def _check(found: Any) -> None:
             raise Damaged(f"is nested deeper than {MOST_DEPTH} levels")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if value is None:
         return "null"
     names = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list"}

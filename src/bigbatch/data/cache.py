@@ -52,7 +52,7 @@ class _Array(TypedDict):
 class _Header(TypedDict):
     """header.json, without its checksum."""
 
-    facts: dict[str, Any]
+    facts: dict[str, object]
     arrays: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")], _Array]
 
 
@@ -151,13 +151,13 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             folder.name,
         ):
             raise Damaged("its header was altered")
-        checked(header, _Header)
-        for name, about in header["arrays"].items():
+        known = checked(header, _Header)
+        for name, about in known["arrays"].items():
             _verify(folder / f"{name}.bin", about)
-        arrays = {name: _map(folder / f"{name}.bin", about) for name, about in header["arrays"].items()}
+        arrays = {name: _map(folder / f"{name}.bin", about) for name, about in known["arrays"].items()}
     except (OSError, ValueError) as error:
         raise Damaged(f"it is incomplete ({error})") from error
-    return arrays, header["facts"]
+    return arrays, known["facts"]
 
 
 def discard(folder: Path) -> None:

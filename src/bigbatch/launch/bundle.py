@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import torch
@@ -32,10 +32,15 @@ from bigbatch.errors import MachineError, UsageError
 from bigbatch.model.load import load_tokenizer
 from bigbatch.model.source import opened, quiet
 from bigbatch.model.tensors import named_tensors
+from bigbatch.protocols import Tokenizer
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import ModelSpec, Recipe
 from bigbatch.stored import Damaged, read_json
 from bigbatch.written import replace_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 NAME = "parcel.json"
 _POSITIONS = ("text", "label")
@@ -46,12 +51,12 @@ class _ParcelFile(TypedDict):
     """parcel.json."""
 
     import_from: list[str]
-    model: dict[str, Any]
-    train: Any
-    validation: Any
+    model: dict[str, object]
+    train: object
+    validation: object
     tokenizer: bool
-    code: dict[str, Any]
-    rest: dict[str, Any]
+    code: dict[str, object]
+    rest: dict[str, object]
 
 
 def pack(folder: Path, arguments: Mapping[str, Any]) -> None:
@@ -93,7 +98,7 @@ def pack(folder: Path, arguments: Mapping[str, Any]) -> None:
     replace_text(folder / NAME, text, durable=False)
 
 
-def unpack(folder: Path) -> dict[str, Any]:
+def unpack(folder: Path) -> dict[str, object]:
     """The arguments of `train` again.
 
     Raises:
@@ -119,7 +124,9 @@ def unpack(folder: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------- models
 
 
-def _model(folder: Path, found: Any) -> dict[str, Any]:
+def _model(
+    folder: Path, found: torch.nn.Module | Recipe | Mapping[str, object] | str | Path
+) -> dict[str, object]:
     if isinstance(found, torch.nn.Module):
         return _live_model(folder, found)
     if isinstance(found, Recipe):
@@ -129,7 +136,7 @@ def _model(folder: Path, found: Any) -> dict[str, Any]:
     return {"name": str(Path(found).absolute()) if Path(found).exists() else str(found)}
 
 
-def _live_model(folder: Path, module: torch.nn.Module) -> dict[str, Any]:
+def _live_model(folder: Path, module: torch.nn.Module) -> dict[str, object]:
     reference = _reference(type(module), "model")
     if not (hasattr(module, "config") and hasattr(type(module), "from_pretrained")) or hasattr(
         module, "peft_config"
@@ -139,7 +146,7 @@ def _live_model(folder: Path, module: torch.nn.Module) -> dict[str, Any]:
             "rebuild it. Start your script with torchrun instead: every process builds the model, and bigbatch.train "
             "shares the work"
         )
-    model: Any = module
+    model = cast("PreTrainedModel", module)
     with quiet():
         model.save_pretrained(folder / "model", safe_serialization=True)
     dtypes = sorted({str(parameter.dtype).partition(".")[2] for parameter in module.parameters()})
@@ -156,7 +163,7 @@ def _live_model(folder: Path, module: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def _opened_model(folder: Path, said: Mapping[str, Any]) -> Any:
+def _opened_model(folder: Path, said: Mapping[str, Any]) -> object:
     if "name" in said or "values" in said:
         return said.get("name") or said["values"]
     if "recipe" in said:
@@ -196,7 +203,7 @@ def _tokenizer(folder: Path, tokenizer: Any) -> bool:
     return tokenizer is not None
 
 
-def _opened_tokenizer(folder: Path, packed: bool) -> Any:
+def _opened_tokenizer(folder: Path, packed: bool) -> Tokenizer | None:
     if not packed:
         return None
     return load_tokenizer(ModelSpec(name=str(folder / "tokenizer")))
@@ -205,19 +212,19 @@ def _opened_tokenizer(folder: Path, packed: bool) -> Any:
 # ---------------------------------------------------------------- rows
 
 
-def _validation(folder: Path, found: Any) -> Any:
-    named = isinstance(found, Mapping) and all(map(is_dataset, found.values()))
-    if named:
+def _validation(folder: Path, found: object) -> object:
+    if isinstance(found, Mapping) and all(map(is_dataset, found.values())):
         return {"sets": {str(n): _rows(folder, f"validation-{n}", each) for n, each in found.items()}}
     return found if isinstance(found, float) else _rows(folder, "validation", found)
 
 
-def _rows(folder: Path, name: str, found: Any) -> Any:
+def _rows(folder: Path, name: str, found: object) -> object:
     if found is None:
         return None
     entries = found if isinstance(found, (list, tuple)) else [found]
-    if entries and all(isinstance(entry, (str, Path)) for entry in entries):
-        return {"files": [str(Path(entry).expanduser().absolute()) for entry in entries]}
+    paths = [Path(entry) for entry in entries if isinstance(entry, (str, Path))]
+    if paths and len(paths) == len(entries):
+        return {"files": [str(path.expanduser().absolute()) for path in paths]}
     raw = read_object(found, _POSITIONS)
     try:
         table = to_table(raw)
@@ -229,7 +236,7 @@ def _rows(folder: Path, name: str, found: Any) -> Any:
     return {"arrow": file}
 
 
-def _opened_rows(folder: Path, said: Any) -> Any:
+def _opened_rows(folder: Path, said: Any) -> object:
     if said is None or isinstance(said, float):
         return said
     if "sets" in said:
@@ -243,7 +250,7 @@ def _opened_rows(folder: Path, said: Any) -> Any:
 # ---------------------------------------------------------------- code, by its name
 
 
-def _code(found: Any, what: str) -> Any:
+def _code(found: object, what: str) -> dict[str, object]:
     """Words and numbers as they are; a function or class by where it is."""
     if found is None or isinstance(found, (str, Mapping)):
         return {"plain": found if not isinstance(found, Mapping) else dict(found)}
@@ -265,7 +272,7 @@ def _reference(found: Any, what: str) -> str:
     return f"{module}:{name}"
 
 
-def _resolved(said: Any) -> Any:
+def _resolved(said: Any) -> object:
     if isinstance(said, list):
         return [_resolved(each) for each in said]
     return _imported(said["import"]) if "import" in said else said["plain"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, NotRequired
 
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
@@ -96,9 +96,9 @@ def endings(folder: Path) -> list[Ending]:
     return sorted(found, key=lambda ending: ending.rank)
 
 
-def _workers(folder: Path) -> dict[int, dict[str, Any]]:
+def _workers(folder: Path) -> dict[int, WorkerFile]:
     """What each rank's newest process said of itself when it began."""
-    found = {}
+    found: dict[int, WorkerFile] = {}
     for path in folder.glob("worker-*.json"):
         rank = path.stem.partition("-")[2]
         with suppress(OSError, Damaged):
@@ -112,11 +112,10 @@ def worker_pids(folder: Path) -> dict[int, int]:
     return {rank: said["pid"] for rank, said in _workers(folder).items()}
 
 
-def _is_of_now(ending: Ending, known: Mapping[int, Mapping[str, Any]]) -> bool:
+def _is_of_now(ending: Ending, known: Mapping[int, WorkerFile]) -> bool:
     """Whether it belongs to the newest group: one that lost a machine counts its starts anew."""
-    size = known.get(0, {}).get("size")
-    own = known.get(ending.rank)
-    return (size is None or ending.rank < size) and (own is None or own["pid"] == ending.pid)
+    first, own = known.get(0), known.get(ending.rank)
+    return (first is None or ending.rank < first["size"]) and (own is None or own["pid"] == ending.pid)
 
 
 def _read(folder: Path, pattern: str) -> list[Ending]:

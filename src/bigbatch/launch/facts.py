@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
 
 from bigbatch import __version__
 from bigbatch.errors import BigbatchError
@@ -30,22 +32,45 @@ if TYPE_CHECKING:
     from bigbatch.recipe.schema import Recipe
 
 
-def facts(request: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+class Request(TypedDict):
+    """What is asked of a machine."""
+
+    recipe: str | None
+    """As typed."""
+    changes: list[str]
+    peer: str | None
+    """A machine that must be reached from there."""
+    seen: str
+    """A file that must be visible."""
+
+
+class Facts(TypedDict):
+    """What a machine says of itself."""
+
+    same: dict[str, str]
+    """Item -> value that must be equal everywhere."""
+    keys: dict[str, str]
+    """Of the recipe as it is resolved there."""
+    address: str
+    """Towards the peer."""
+    interface: str | None
+    accelerators: int
+    cores: int
+    sees: bool
+    """Whether the file is there."""
+
+
+def facts(request: Request, environ: Mapping[str, str]) -> Facts:
     """Facts of this machine.
 
     Args:
-        request: `recipe` and `changes` as typed; `peer`, a machine that must be reached from here; `seen`, a file
-            that must be visible.
+        request: of whoever starts the run.
         environ: of this process.
-
-    Returns:
-        `same`: item -> value that must be equal everywhere; `keys` of the recipe as it is resolved here; `address` and
-        `interface` towards the peer; `accelerators` and `cores`; `sees`: whether the file is there.
 
     Raises:
         BigbatchError: the recipe cannot be read here.
     """
-    peer, recipe = request.get("peer"), request["recipe"]
+    peer, recipe = request["peer"], request["recipe"]
     address = address_towards(peer, environ) if peer else LOOPBACK
     loaded = None if recipe is None else load_recipe(recipe, request["changes"], environ=environ)
     return {
@@ -74,7 +99,7 @@ def code_digest() -> str:
     return _digest(sorted(root.rglob("*.py")), root)
 
 
-def of_recipe(loaded: Any) -> dict[str, str]:
+def of_recipe(loaded: Recipe) -> dict[str, str]:
     """Size and sha256 of each file that the recipe names; its keys are compared one by one (`passed`)."""
     found: dict[str, str] = {}
     for name, path in data_files(loaded):
@@ -97,7 +122,7 @@ def data_files(recipe: Recipe) -> list[tuple[str, Path]]:
     return list(dict(found).items())
 
 
-def _names(source: Any) -> list[str]:
+def _names(source: object) -> list[str]:
     if source is None or isinstance(source, (int, float)):
         return []
     entries = source if isinstance(source, (list, tuple)) else [source]

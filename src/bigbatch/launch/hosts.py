@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.launch.endings import worker_pids
@@ -22,6 +22,10 @@ from bigbatch.launch.passed import resolved_keys, write_resolved
 from bigbatch.launch.ssh import SSH_FAILED, Call, Hosts, agent_on, ask, look_there, ranks_on
 from bigbatch.launch.watch import Watcher, launched_from
 from bigbatch.written import make_folders
+
+if TYPE_CHECKING:
+    from bigbatch.recipe.schema import Recipe
+
 
 _POLL_SECONDS = 0.2
 _NUDGE_SECONDS = 20.0
@@ -36,7 +40,7 @@ class Wanted:
 
     recipe: str | None
     """As typed; None: what is computed lies on the shared disk."""
-    loaded: Any
+    loaded: Recipe | None
     """The recipe as it was resolved here; None as above."""
     changes: Sequence[str]
     words: Sequence[str]
@@ -174,7 +178,7 @@ class _Waiting:
     """Host -> what ssh said."""
     deadline: float | None = None
     """When whoever is left is ended by force."""
-    nudge: tuple[float, Any] | None = None
+    nudge: tuple[float, dict[int, int]] | None = None
     """When survivors are started again, if their processes are still these."""
 
     def result(self) -> int:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bigbatch.errors import EXIT_DONE, MachineError
 from bigbatch.launch.address import LOOPBACK, kept_to
@@ -19,6 +19,7 @@ from bigbatch.launch.endings import cause, endings, restarts, told
 from bigbatch.launch.passed import write_resolved
 from bigbatch.launch.python import python_words
 from bigbatch.launch.watch import Watcher, launched_from, signal_rank
+from bigbatch.processes import Handler
 from bigbatch.recipe.layers import WORKER_VARIABLE
 from bigbatch.run.beat import read_signs
 
@@ -166,7 +167,7 @@ def outcome(folder: Path, agent_code: int, signal_sent: int | None, say: Say) ->
     )
 
 
-def end(folder: Path, agent: subprocess.Popen[Any]) -> None:
+def end(folder: Path, agent: subprocess.Popen[bytes]) -> None:
     """At once: some of the workers do not answer."""
     for sign in read_signs(folder):
         signal_rank(sign, signal.SIGKILL, launched_from(folder))
@@ -179,9 +180,9 @@ class Passing:
     As words through standard input: that reaches other machines too.
     """
 
-    def __init__(self, agents: Sequence[subprocess.Popen[Any]]) -> None:
+    def __init__(self, agents: Sequence[subprocess.Popen[bytes] | subprocess.Popen[str]]) -> None:
         self._agents = agents
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Handler] = {}
         self.first: int | None = None
         """The first signal that came."""
 

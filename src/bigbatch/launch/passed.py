@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bigbatch.documents import checked
 from bigbatch.errors import MachineError, UsageError
@@ -92,7 +92,7 @@ def resolved_keys(recipe: Recipe) -> dict[str, str]:
     """Dotted key -> digest of its value, for all that a worker may read of a recipe."""
     found: dict[str, str] = {}
 
-    def walk(value: Any, path: tuple[str, ...]) -> None:
+    def walk(value: object, path: tuple[str, ...]) -> None:
         if path in _LAUNCHERS_OWN:
             return
         if isinstance(value, dict) and value:

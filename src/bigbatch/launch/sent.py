@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
-from bigbatch.documents import Name, checked
+from bigbatch.documents import Name, State, checked
 from bigbatch.errors import (
     EXIT_DONE,
     BigbatchError,
@@ -37,7 +37,7 @@ class _EndedFile(TypedDict):
     """ended.json."""
 
     path: Name
-    status: Name
+    status: State
     signal: int | None
 
 
@@ -84,7 +84,7 @@ def train_sent(
     return _run(content, arguments)
 
 
-def _ended(path: Path) -> Any:
+def _ended(path: Path) -> _EndedFile | None:
     """What rank 0 left; None where it could not, or where the file is damaged."""
     try:
         return checked(read_object(path), _EndedFile)
@@ -92,7 +92,7 @@ def _ended(path: Path) -> Any:
         return None
 
 
-def _run(content: Mapping[str, Any], arguments: Mapping[str, Any]) -> Run:
+def _run(content: _EndedFile, arguments: Mapping[str, Any]) -> Run:
     from bigbatch.build.live import give_back
     from bigbatch.run.run import Run
     from bigbatch.store.directory import RunDirectory
@@ -105,7 +105,7 @@ def _run(content: Mapping[str, Any], arguments: Mapping[str, Any]) -> Run:
     return run
 
 
-def train_received(folder: Path, train: Callable[[Mapping[str, Any]], Run], opened: Sequence[Run]) -> Run:
+def train_received(folder: Path, train: Callable[[Mapping[str, object]], Run], opened: Sequence[Run]) -> Run:
     """One worker's part: open the folder, train, and let rank 0 say where the run is.
 
     Args:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.launch.batch_script import SPARE_SECONDS, batch_script
@@ -22,6 +22,7 @@ from bigbatch.launch.endings import endings
 from bigbatch.launch.local import Say, outcome
 from bigbatch.launch.passed import write_resolved
 from bigbatch.launch.python import python_words
+from bigbatch.processes import Handler
 from bigbatch.recipe.layers import ENVIRONMENT_PREFIX, WORKER_VARIABLE
 
 if TYPE_CHECKING:
@@ -245,9 +246,9 @@ class Step:
     batch script may both send SIGTERM, so a second one means nothing; a second Ctrl-C does.
     """
 
-    def __init__(self, step: subprocess.Popen[Any], end: float | None, grace_seconds: float) -> None:
+    def __init__(self, step: subprocess.Popen[bytes], end: float | None, grace_seconds: float) -> None:
         self._step = step
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Handler] = {}
         self._timer: threading.Timer | None = None
         if end is not None:
             left = max(0.0, end - grace_seconds - SPARE_SECONDS - time.time())

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bigbatch.documents import checked
 from bigbatch.errors import MachineError, UsageError
+from bigbatch.launch.facts import Facts, Request
 from bigbatch.launch.local import cores_each, way
 from bigbatch.launch.passed import refuse_other_keys, settings_of
 from bigbatch.launch.watch import process_state
@@ -100,7 +101,7 @@ def ask(
     changes: Sequence[str],
     seen: Path,
     keys: Mapping[str, str] | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Facts]:
     """Facts of every host, asked for at the same time (see `launch.facts`).
 
     Args:
@@ -116,9 +117,9 @@ def ask(
     """
     first, *rest = hosts.names
 
-    def one(host: str) -> dict[str, Any]:
+    def one(host: str) -> Facts:
         peer = (rest or [None])[0] if host == first else first
-        request = {"recipe": recipe, "changes": list(changes), "peer": peer, "seen": str(seen)}
+        request: Request = {"recipe": recipe, "changes": list(changes), "peer": peer, "seen": str(seen)}
         return _answer(hosts, host, call_on(hosts, host, ["bigbatch.launch.facts"], {}), request)
 
     with ThreadPoolExecutor(len(hosts.names)) as pool:
@@ -136,7 +137,7 @@ def ask(
     return found
 
 
-def _answer(hosts: Hosts, host: str, call: Call, request: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(hosts: Hosts, host: str, call: Call, request: Request) -> Facts:
     given = call.line + json.dumps(request) + "\n"
     try:
         done = subprocess.run(call.words, capture_output=True, text=True, input=given)
@@ -152,14 +153,14 @@ def _answer(hosts: Hosts, host: str, call: Call, request: Mapping[str, Any]) -> 
         answer = json_value((done.stdout.strip().splitlines() or [""])[-1])
         if not isinstance(answer, dict):
             raise Damaged("is no JSON object")
+        if "failed" not in answer:
+            return checked(answer, Facts)
     except Damaged as error:
         raise UsageError(
             f"host {host}: its answer {error}; does its shell write something at login, or is there another version?"
         ) from None
-    if "failed" in answer:
-        kind = UsageError if answer.get("exit_code") == UsageError.exit_code else MachineError
-        raise kind(f"host {host}: {answer['failed']}")
-    return answer
+    kind = UsageError if answer.get("exit_code") == UsageError.exit_code else MachineError
+    raise kind(f"host {host}: {answer['failed']}")
 
 
 def refuse_differences(same: Mapping[str, Mapping[str, str]]) -> None:
@@ -185,7 +186,7 @@ def refuse_differences(same: Mapping[str, Mapping[str, str]]) -> None:
 def agent_on(
     hosts: Hosts,
     host: str,
-    facts: Mapping[str, Mapping[str, Any]],
+    facts: Mapping[str, Facts],
     *,
     launch_folder: Path,
     ranks: int,
@@ -219,7 +220,7 @@ def agent_on(
         *("-m", "bigbatch", *words),
     ]
     variables = {WORKER_VARIABLE: str(launch_folder), HOST_VARIABLE: host}
-    interface: str = own["interface"] or ""
+    interface = own["interface"]
     if interface:
         names = [name for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name not in hosts.environ]
         variables |= dict.fromkeys(names, interface)
@@ -228,7 +229,7 @@ def agent_on(
     return call_on(hosts, host, agent, variables)
 
 
-def ranks_on(facts: Mapping[str, Mapping[str, Any]], ranks: int | str | None) -> dict[str, int]:
+def ranks_on(facts: Mapping[str, Facts], ranks: int | str | None) -> dict[str, int]:
     """How many processes each host gets: so many over all, or one for each accelerator.
 
     Raises:

@@ -61,6 +61,8 @@ def check_weights(file: Path) -> dict[str, Any]:
         raise ModelError(f"{file}: {error}") from error
     try:
         found = json_value(header)
+        if not isinstance(found, dict):
+            raise TypeError("no object")
         tensors = {name: tensor for name, tensor in found.items() if name != "__metadata__"}
         ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
         counts = [ends, *(tensor["shape"] for tensor in tensors.values())]

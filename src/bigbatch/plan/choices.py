@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bigbatch.facts import CalibrationFacts, Choice, HardwareFacts, LengthFacts, ProbeFacts
 from bigbatch.plan.batches import Cut
@@ -30,7 +30,7 @@ ABOUT_AS_FAST = 1.03
 _NEAR = f"the smallest within {ABOUT_AS_FAST - 1:.0%} of the fastest tried"
 
 
-def _asked(value: Any, key: str) -> Choice:
+def _asked(value: object, key: str) -> Choice:
     return Choice(value=value, reason=f"asked for by {key}", source="user")
 
 

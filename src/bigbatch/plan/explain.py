@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import wrap
-from typing import Any
 
 from bigbatch.facts import Choice
 from bigbatch.plan.frozen import Plan
@@ -161,7 +160,7 @@ def shown(name: str, choice: Choice) -> str:
     return f"{text} {choice.unit}" if choice.unit in ("tokens", "micro-batches an update") else text
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"

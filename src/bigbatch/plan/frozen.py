@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -72,7 +72,7 @@ class Plan:
         found = {name: self.choices[name].prediction for name in _PREDICTED if name in self.choices}
         return {name: value for name, value in found.items() if value is not None}
 
-    def changed(self, name: str, value: Any, reason: str) -> Plan:
+    def changed(self, name: str, value: object, reason: str) -> Plan:
         """A new plan with one measured choice replaced: what happens after running out of memory, say.
 
         Args:
@@ -87,24 +87,29 @@ class Plan:
         """A new plan that tells these choices first."""
         return replace(self, choices={**choices, **self.choices})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The content of `plan.json`: `{choice: {value, reason, source, prediction, unit}}`."""
         told = Choice(value=list(self.warnings), reason="worth reading before the run", source="derived")
         return {name: asdict(choice) for name, choice in {**self.choices, _WARNINGS: told}.items()}
 
     @staticmethod
-    def from_json(content: Mapping[str, Any]) -> Plan:
+    def from_json(content: Mapping[str, object]) -> Plan:
         """The plan that `to_json` described.
 
         Raises:
             Damaged: a choice has another form, or a value that no plan gives it.
         """
-        checked(content, PLAN)
-        checked({name: entry["value"] for name, entry in content.items()}, _Values)
-        known = {each.name for each in fields(Choice)}
+        entries = checked(content, PLAN)
+        checked({name: entry["value"] for name, entry in entries.items()}, _Values)
         choices = {
-            name: Choice(**{key: value for key, value in entry.items() if key in known})
-            for name, entry in content.items()
+            name: Choice(
+                value=entry["value"],
+                reason=entry["reason"],
+                source=entry["source"],
+                prediction=entry.get("prediction"),
+                unit=entry.get("unit"),
+            )
+            for name, entry in entries.items()
         }
         warnings = choices.pop(_WARNINGS, None)
         return Plan(choices=choices, warnings=tuple(warnings.value) if warnings else ())

@@ -153,7 +153,7 @@ class GraphAnalysis:
         """The findings of one kind, the most expensive first."""
         return tuple(finding for finding in self.findings if finding.kind == kind)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The content of `graph.json`."""
         return {"version": 1, **asdict(self)}
 

@@ -16,14 +16,12 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from bigbatch.documents import SignFile, checked
+from bigbatch.documents import Phase, SignFile, checked
 from bigbatch.processes import process_start, this_machine
 from bigbatch.stored import Damaged, read_object
 from bigbatch.written import replace_text
 
-Phase = Literal["starting", "accumulate", "reduce", "evaluate", "save", "waiting", "ended"]
 EVERY_SECONDS = 5.0
 _MOST_BYTES = 2**16
 WAITING: tuple[Phase, ...] = ("reduce", "waiting", "ended")

@@ -7,9 +7,9 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
 
 from bigbatch.parallel.agree import Leaving
+from bigbatch.processes import Handler
 
 _WATCHED = (signal.SIGINT, signal.SIGTERM)
 
@@ -43,7 +43,7 @@ class SignalFlag:
         self._deadline: threading.Timer | None = None
         self.requested: signal.Signals | None = None
         """The first signal that came; None while there was none."""
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Handler] = {}
         self._requested_at = 0.0
 
     @property

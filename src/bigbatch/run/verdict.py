@@ -64,8 +64,9 @@ def _curves(parts: Parts, between: Between, metric: str) -> Curves:
     main = (*parts.validation, "")[0]
     steps, values, losses, training = [], [], [], []
     for record in between.keeper.journal.read():
-        if record["kind"] == "update" and record.get("loss") is not None:
-            training.append(float(record["loss"]))
+        if record["kind"] == "update":
+            if (loss := record.get("loss")) is not None:
+                training.append(float(loss))
         elif record["kind"] == "eval" and record["split"] == main:
             value, loss = record.get(metric), record.get("loss")
             if value is not None and loss is not None:

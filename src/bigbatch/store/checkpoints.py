@@ -32,7 +32,7 @@ from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
 from bigbatch.store.shards import Span, dtype_of, read_spans, read_tensor
 from bigbatch.store.slices import Piece, Region, check_cover, overlap, within
-from bigbatch.store.stored_index import read_index, read_state
+from bigbatch.store.stored_index import Slice, TensorEntry, read_index, read_state
 
 OLD = ".old-"
 """Prefix of a checkpoint that stands aside; readable."""
@@ -278,7 +278,7 @@ class StoredCheckpoint:
                 result[within(common, want)] = self._slice(name, entry, each)[within(common, held)]
         return result
 
-    def _slice(self, name: str, entry: Mapping[str, Any], piece: Mapping[str, Any]) -> torch.Tensor:
+    def _slice(self, name: str, entry: TensorEntry, piece: Slice) -> torch.Tensor:
         span = self._spans_of(piece["file"]).get(name)
         if span is None or span.dtype != dtype_of(entry["dtype"]) or list(span.shape) != piece["shape"]:
             raise CheckpointError(f"{piece['file']} does not hold {name} as index.json describes it")

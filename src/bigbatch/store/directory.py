@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import bigbatch
 from bigbatch.documents import State, readable
@@ -168,7 +167,7 @@ class RunDirectory:
         files = [path for folder in (self.checkpoints, self.model) for path in folder.rglob("*")]
         return sum(path.stat().st_size for path in files if path.is_file())
 
-    def write_json(self, path: Path, value: Any) -> None:
+    def write_json(self, path: Path, value: object) -> None:
         """Replace one of the JSON files durably: `directory.write_json(directory.plan, …)`."""
         if self.writes:
             atomic_write_json(path, value, ops=self.ops)
@@ -188,7 +187,7 @@ class RunDirectory:
 
 def environment_facts(
     hardware: HardwareFacts, data_fingerprint: str | Mapping[str, str] | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Contents of environment.json: versions, hardware, threads, data. Nothing is read from the environment.
 
     Args:

@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from bigbatch.errors import DiskError
 from bigbatch.units import show_bytes
@@ -133,7 +133,7 @@ def atomic_write_text(path: Path, text: str, *, ops: FileOps = FILES) -> None:
     atomic_write_bytes(path, text.encode(), ops=ops)
 
 
-def atomic_write_json(path: Path, value: Any, *, ops: FileOps = FILES) -> None:
+def atomic_write_json(path: Path, value: object, *, ops: FileOps = FILES) -> None:
     """`atomic_write_bytes` of strict JSON (a NaN is a ValueError), indented for people.
 
     Args:

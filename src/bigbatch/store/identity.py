@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from bigbatch.documents import read_document, readable
 from bigbatch.errors import CheckpointError, MachineError, UsageError
@@ -39,7 +41,7 @@ _TRACES = ("status.json", "plan.json", "recipe.yaml", "metrics.jsonl", "checkpoi
 class Fingerprint:
     """What is computed: dotted recipe keys, plus `data.contents` and `code.<file>` as hashes."""
 
-    what: Mapping[str, Any]
+    what: Mapping[str, object]
     """Only keys that are set: a null is the same as nothing."""
 
     @property
@@ -104,7 +106,7 @@ class NewName:
 Decision = Start | Resume | Finished | NewName
 
 
-def _measured_ramp(resolved: Mapping[str, Any]) -> bool:
+def _measured_ramp(resolved: Mapping[str, object]) -> bool:
     batch = resolved.get("batch")
     ramp = batch.get("ramp") if isinstance(batch, Mapping) else None
     if isinstance(batch, Mapping) and batch.get("samples") == AUTO:
@@ -127,7 +129,8 @@ def fingerprint(
         data_fingerprint: hash of the contents, or one for each split.
         code_files: the user's own files that the recipe names.
     """
-    resolved = dict(_plain(recipe))
+    resolved = _plain(recipe)
+    assert isinstance(resolved, dict), recipe
     length = getattr(recipe, "length", None) if resolved.get("epochs") != AUTO else None
     if isinstance(length, Quantity):  # a default that no key spells out
         resolved = {key: value for key, value in resolved.items() if key not in _LENGTHS}
@@ -198,7 +201,7 @@ def write_identity(
     identity = Identity(
         run_id=run_id or uuid.uuid4().hex, fingerprint=fingerprint, outdates=outdates, derived=derived
     )
-    found: dict[str, Any] = {"run_id": identity.run_id, "digest": fingerprint.digest}
+    found: dict[str, object] = {"run_id": identity.run_id, "digest": fingerprint.digest}
     found |= {"what": dict(fingerprint.what), "classes": list(classes)}
     if outdates is not None:
         found["outdates"] = outdates
@@ -332,7 +335,7 @@ def _counts_in_one(key: str, old: Fingerprint, new: Fingerprint) -> bool:
     return key.startswith(("run.", "scale.")) and (key in old.what) != (key in new.what)
 
 
-def _show(what: Mapping[str, Any], key: str) -> str:
+def _show(what: Mapping[str, object], key: str) -> str:
     """A value as the user would type it; hashes short; `null` when not set."""
     value = what.get(key)
     if isinstance(value, str) and key.startswith(("code.", "data.contents", "python.")):
@@ -340,7 +343,7 @@ def _show(what: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flat(value: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
     """Dotted keys and plain values; keys that are null are left out."""
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
@@ -349,15 +352,15 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield f"{prefix}{key}", item
 
 
-def _without_paths(value: Any) -> Any:
+def _without_paths(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _without_paths(item) for key, item in value.items() if key != "path"}
     return [_without_paths(item) for item in value] if isinstance(value, list) else value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """JSON values: models as mappings, quantities and paths as text, whole floats as integers."""
-    if hasattr(value, "model_dump"):
+    if isinstance(value, BaseModel):
         value = {key: getattr(value, key) for key in type(value).model_fields}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -374,7 +377,7 @@ def _number(value: float) -> int | float:
 
 def _code(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of each file by its name; files of one name together."""
-    sums: dict[str, Any] = {}
+    sums: dict[str, hashlib._Hash] = {}
     for path in sorted(files):
         sums.setdefault(path.name, hashlib.sha256()).update(read_code(path))
     return {name: total.hexdigest() for name, total in sums.items()}

@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
-from bigbatch.documents import record_of
+from bigbatch.documents import Line, record_of
+from bigbatch.protocols import Json
 from bigbatch.records import Event, Record
 from bigbatch.store.durable import FILES, FileOps, append_line, atomic_write_bytes, fsync_file, set_aside
 from bigbatch.stored import Damaged, open_plain, read_bytes
@@ -50,13 +51,13 @@ class Journal:
             aside = set_aside(self.path, ops=ops)
             self.notes = (f"metrics.jsonl {error}: it is now {aside.name}, and the records begin anew",)
 
-    def append(self, record: Record | Mapping[str, Any]) -> None:
+    def append(self, record: Record | Line) -> None:
         """Write one record.
 
         Raises:
             DiskError: it could not be written; no part of it is left in the file.
         """
-        line = record.to_dict() if isinstance(record, Record) else dict(record)
+        line = record.to_dict() if isinstance(record, Record) else record
         if line["kind"] == "update":
             assert line["step"] > self._last_update, f"update {line['step']} again, after {self._last_update}"
         text = json.dumps(_strict(line), ensure_ascii=False, allow_nan=False)
@@ -91,7 +92,7 @@ class Journal:
         self._last_update = min(step, self._last_update)
         return len(lost)
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[Line]:
         """All records, the oldest first."""
         return read_records(self.path)
 
@@ -136,13 +137,13 @@ class NoJournal:
     records = 0
     notes: tuple[str, ...] = ()
 
-    def append(self, record: Record | Mapping[str, Any]) -> None:
+    def append(self, record: Record | Line) -> None:
         """Nothing."""
 
     def sync(self) -> None:
         """Nothing."""
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[Line]:
         """Nothing."""
         return iter(())
 
@@ -151,7 +152,7 @@ class NoJournal:
         return 0
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
+def read_records(path: Path) -> Iterator[Line]:
     """The records of a journal, also while a run is writing it: a line that is not whole yet ends it.
 
     Raises:
@@ -178,7 +179,7 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield line
 
 
-def _record(line: bytes) -> dict[str, Any]:
+def _record(line: bytes) -> Line:
     """A whole record.
 
     Raises:
@@ -207,13 +208,18 @@ def _number(path: Path) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _strict(value: Any) -> Any:
+@runtime_checkable
+class _Listed(Protocol):
+    def tolist(self) -> object: ...
+
+
+def _strict(value: object) -> Json:
     """JSON values only: NaN and Inf as None, numpy scalars as numbers, anything else as its text."""
     if isinstance(value, Mapping):
         return {str(key): _strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_strict(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy scalars and arrays
+    if isinstance(value, _Listed):  # numpy scalars, arrays and tensors
         return _strict(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None

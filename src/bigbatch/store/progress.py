@@ -60,7 +60,7 @@ class Progress:
     """Where a ramp has brought the batch: the index of its size."""
     batch_votes: int = 0
     """Measurements in a row that spoke for a larger one."""
-    noise: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, object] = field(default_factory=dict)
     """Averages of the gradient noise (`rules.noise_scale.State`)."""
     cool_down: list[int] | None = None
     """Samples at which the cool-down of `epochs: auto` began and will end; None: it has not begun."""

@@ -12,7 +12,7 @@ import json
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -40,7 +40,7 @@ from bigbatch.store.durable import (
 )
 from bigbatch.store.shards import SHARD_BYTES, dtype_name, write_shard
 from bigbatch.store.slices import check_cover
-from bigbatch.store.stored_index import FORMAT, index_bytes
+from bigbatch.store.stored_index import FORMAT, FileEntry, Slice, TensorEntry, index_bytes
 
 _RESERVED = ("step", "run_id")
 
@@ -79,6 +79,28 @@ def save_checkpoint(
     return saving.finish()
 
 
+class _Written(TypedDict):
+    """What one rank's files hold."""
+
+    files: dict[str, FileEntry]
+    tensors: dict[str, TensorEntry]
+
+
+class _Failure(TypedDict):
+    """Why a rank could not do its part."""
+
+    rank: int
+    disk: bool
+    message: str
+
+
+class _Said(TypedDict):
+    """What each rank tells the others."""
+
+    facts: _Written
+    failed: _Failure | None
+
+
 class Saving:
     """One checkpoint on its way to the disk."""
 
@@ -103,7 +125,7 @@ class Saving:
         self._protect = frozenset(protect)
         self._shard_bytes = shard_bytes
         self._ops = ops
-        self._facts: dict[str, Any] = {}
+        self._facts: _Written = {"files": {}, "tensors": {}}
         self._error: BaseException | None = None
 
     def prepare(self) -> None:
@@ -136,7 +158,7 @@ class Saving:
         except BaseException as error:
             self._error = error
 
-    def _agree(self) -> list[dict[str, Any]]:
+    def _agree(self) -> list[_Said]:
         """What every rank has done; raises on all of them when one could not do its part.
 
         An interrupt (KeyboardInterrupt) is no outcome to agree on: it leaves at once, as a killed rank would.
@@ -144,7 +166,7 @@ class Saving:
         try:
             if self._error is not None and not isinstance(self._error, Exception):
                 raise self._error
-            everyone = self.world.gather({"facts": self._facts, "failed": self._failure()})
+            everyone: list[_Said] = self.world.gather({"facts": self._facts, "failed": self._failure()})
             # Each rank raises in the same place, with the same words.
             failed = next((said["failed"] for said in everyone if said["failed"]), None)
             if failed is not None:
@@ -155,7 +177,7 @@ class Saving:
             raise
         return everyone
 
-    def _failure(self) -> dict[str, Any] | None:
+    def _failure(self) -> _Failure | None:
         error = self._error
         if error is None:
             return None
@@ -166,7 +188,7 @@ class Saving:
         what = str(error) if disk else f"{type(error).__name__}: {error}"
         return {"rank": self.world.rank, "disk": disk, "message": who + what}
 
-    def _raise(self, failed: Mapping[str, Any]) -> None:
+    def _raise(self, failed: _Failure) -> None:
         if failed["disk"]:
             raise DiskError(failed["message"]) from self._error
         if self._error is not None and failed["rank"] == self.world.rank:
@@ -185,8 +207,8 @@ class Saving:
         """This rank's tensors, and what the index must say of them."""
         rank = f"r{self.world.rank:04d}-" if self.world.size > 1 else ""
         local = _local(self.state)
-        files: dict[str, Any] = {}
-        tensors: dict[str, Any] = {}
+        files: dict[str, FileEntry] = {}
+        tensors: dict[str, TensorEntry] = {}
         for number, names in enumerate(split_shards(local, self._shard_bytes), start=1):
             file = f"tensors-{rank}{number:05d}.safetensors"
             held = {name: local[name] for name in names}
@@ -198,14 +220,14 @@ class Saving:
             self._ops.fsync_dir(self._temporary)
         self._facts = {"files": files, "tensors": {name: tensors[name] for name in local}}
 
-    def _entry(self, name: str, local: torch.Tensor, file: str, sha256: str) -> dict[str, Any]:
+    def _entry(self, name: str, local: torch.Tensor, file: str, sha256: str) -> TensorEntry:
         part = self.state.pieces.get(name)
         shape = list(local.shape if part is None else part.shape)
         offset = [0] * len(shape) if part is None else list(part.offset)
-        piece = {"file": file, "offset": offset, "shape": list(local.shape), "sha256": sha256}
+        piece: Slice = {"file": file, "offset": offset, "shape": list(local.shape), "sha256": sha256}
         return {"dtype": dtype_name(local.dtype), "shape": shape, "slices": [piece]}
 
-    def _complete(self, written: Sequence[Mapping[str, Any]]) -> None:
+    def _complete(self, written: Sequence[_Written]) -> None:
         """state.json, then index.json: whoever has an index has all of it. Then its name, then pruning."""
         state, ops = self.state, self._ops
         tensors = _merged([each["tensors"] for each in written])
@@ -234,7 +256,7 @@ def _local(state: CheckpointState) -> dict[str, torch.Tensor]:
     return {**state.tensors, **parts}
 
 
-def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merged(parts: Sequence[Mapping[str, TensorEntry]]) -> dict[str, TensorEntry]:
     """One entry a tensor; by name when several ranks wrote, since none of them knows the order of all.
 
     Raises:

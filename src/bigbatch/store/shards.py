@@ -6,8 +6,9 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -181,7 +182,7 @@ def read_tensor(path: Path, name: str, span: Span, sha256: str) -> torch.Tensor:
     return torch.frombuffer(data, dtype=torch.uint8).view(span.dtype).reshape(span.shape)
 
 
-def _read_into(handle: Any, view: memoryview) -> None:
+def _read_into(handle: FileIO, view: memoryview) -> None:
     """Fill `view`; a file that ends early leaves zeros behind, which the checksum refuses."""
     while len(view):
         count = handle.readinto(view)

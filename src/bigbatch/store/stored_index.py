@@ -28,23 +28,29 @@ _File = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}$")]
 """A name inside the checkpoint's own folder."""
 
 
-class _FileEntry(TypedDict):
+class FileEntry(TypedDict):
+    """One file of a checkpoint."""
+
     bytes: Count
     sha256: NotRequired[_Hash]
     header_sha256: NotRequired[_Hash]
 
 
-class _Slice(TypedDict):
+class Slice(TypedDict):
+    """A part of a tensor, in one file."""
+
     file: _File
     offset: _Shape
     shape: _Shape
     sha256: _Hash
 
 
-class _Tensor(TypedDict):
+class TensorEntry(TypedDict):
+    """One tensor, whoever wrote it."""
+
     dtype: str
     shape: _Shape
-    slices: Annotated[list[_Slice], Field(min_length=1)]
+    slices: Annotated[list[Slice], Field(min_length=1)]
 
 
 class _StateEntry(TypedDict):
@@ -55,12 +61,14 @@ class _StateEntry(TypedDict):
 _Files = TypedDict("_Files", {"state.json": _StateEntry})
 
 
-class _Index(TypedDict):
+class Index(TypedDict):
+    """index.json."""
+
     format: int
     step: Count
-    files: dict[_File, _FileEntry]
+    files: dict[_File, FileEntry]
     aliases: dict[str, str]
-    tensors: dict[str, _Tensor]
+    tensors: dict[str, TensorEntry]
 
 
 class _Best(TypedDict):
@@ -91,7 +99,7 @@ class _Progress(TypedDict, total=False):
     peak_memory_bytes: Count
     batch_stage: Count
     batch_votes: Count
-    noise: dict[str, Any]
+    noise: dict[str, object]
     cool_down: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
     warm_again: Count | None
     stale_plateau: Count
@@ -110,7 +118,9 @@ class _Guard(TypedDict):
     last_finite: _Finite | None
 
 
-class _State(TypedDict):
+class State(TypedDict):
+    """What of state.json is asked before a run goes on; the rest is `check_run_state`'s."""
+
     step: Count
     run_id: str
 
@@ -120,16 +130,16 @@ class _RunState(TypedDict):
     progress: _Progress
     guard: _Guard
     loss_scale: NotRequired[dict[str, float]]
-    sync: NotRequired[dict[str, Any]]
+    sync: NotRequired[dict[str, object]]
 
 
-def index_bytes(body: Mapping[str, Any]) -> bytes:
+def index_bytes(body: Mapping[str, object]) -> bytes:
     """The one spelling of an index, its own checksum included: a reader compares byte for byte."""
     digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
     return json.dumps({**body, "sha256": digest}, indent=1).encode()
 
 
-def read_index(path: Path, step: int) -> dict[str, Any]:
+def read_index(path: Path, step: int) -> Index:
     """The index of a checkpoint folder.
 
     Args:
@@ -141,15 +151,15 @@ def read_index(path: Path, step: int) -> dict[str, Any]:
     """
     data = _content(path, "index.json", _INDEX_BYTES)
     try:
-        index = json_value(data)
-        if not isinstance(index, dict):
+        said = json_value(data)
+        if not isinstance(said, dict):
             raise Damaged("holds no object")
-        if index_bytes({key: value for key, value in index.items() if key != "sha256"}) != data:
+        if index_bytes({key: value for key, value in said.items() if key != "sha256"}) != data:
             raise Damaged("is damaged: its checksum does not match")
-        if index.get("format") != FORMAT:
-            raise Damaged(f"has format {index.get('format')}; this version reads {FORMAT}")
-        _inside(index)
-        checked(index, _Index)
+        if said.get("format") != FORMAT:
+            raise Damaged(f"has format {said.get('format')}; this version reads {FORMAT}")
+        _inside(said)
+        index = checked(said, Index)
         checked(index["files"], _Files)
         _fits(index)
     except Damaged as error:
@@ -159,14 +169,14 @@ def read_index(path: Path, step: int) -> dict[str, Any]:
     return index
 
 
-def _inside(index: Mapping[str, Any]) -> None:
+def _inside(index: Mapping[str, object]) -> None:
     files = index.get("files")
     strange = [name for name in files if Path(name).name != name] if isinstance(files, dict) else []
     if strange:
         raise Damaged(f"points outside its folder: {strange[0][:100]!r}")
 
 
-def _fits(index: Mapping[str, Any]) -> None:
+def _fits(index: Index) -> None:
     """No tensor is larger than all files together, so that no number of an index becomes an allocation."""
     bytes_there = sum(entry["bytes"] for entry in index["files"].values())
     for name, entry in index["tensors"].items():
@@ -179,17 +189,17 @@ def _fits(index: Mapping[str, Any]) -> None:
             )
 
 
-def read_state(path: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+def read_state(path: Path, index: Index) -> State:
     """What state.json of a checkpoint folder says.
 
     Raises:
         CheckpointError: missing, damaged, or it says what no run writes.
     """
     data = _content(path, "state.json", _STATE_BYTES)
-    if hashlib.sha256(data).hexdigest() != index["files"]["state.json"]["sha256"]:
+    if hashlib.sha256(data).hexdigest() != index["files"]["state.json"].get("sha256"):
         raise CheckpointError("state.json is damaged: its checksum does not match")
     try:
-        found = checked(json_value(data), _State)
+        found = checked(json_value(data), State)
         if found["step"] != index["step"]:
             raise Damaged(f"is of step {found['step']}, index.json of {index['step']}")
     except Damaged as error:
