@@ -380,10 +380,10 @@ def _state(path: Path | None) -> dict[str, Any]:
         log.append(
             {"step": each["step"]} | {f"eval_{named}{k}": v for k, v in each.items() if k not in skipped}
         )
-    best = found.result.get("best") or {}
+    best = found.result.get("best")
     return {
         "global_step": len(updates),
         "max_steps": found.result.get("updates", len(updates)),
-        "best_metric": best.get("value"),
+        "best_metric": best.get("value") if isinstance(best, Mapping) else None,
         "log_history": sorted(log, key=lambda each: each["step"]),
     }

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from bigbatch.optim.blocks import in_blocks
+from bigbatch.optim.blocks import gradients_of, in_blocks
 
 
-def state_of(state: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+def state_of(state: dict[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
     """The averages of a parameter, zero at its first gradient.
 
     Args:
@@ -34,7 +33,7 @@ Directions = tuple[list[int], list[Tensor], list[Tensor]]
 
 def directions(
     parameters: Sequence[Tensor],
-    states: Sequence[dict[str, Any]],
+    states: Sequence[dict[str, Tensor]],
     *,
     betas: tuple[float, float],
     eps: float,
@@ -59,7 +58,7 @@ def directions(
         Pieces of parameters with their directions, which are the caller's to change.
     """
     first, second = betas
-    gradients: list[Any] = [parameter.grad for parameter in parameters]
+    gradients = gradients_of(parameters)
     means = [state["exp_avg"] for state in states]
     squares = [state["exp_avg_sq"] for state in states]
     steps = [state["step"] for state in states]

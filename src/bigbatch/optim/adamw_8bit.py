@@ -33,7 +33,7 @@ def torchao_optim() -> Any:
 
 
 def adamw_8bit(
-    groups: list[dict[str, Any]], lr: float, *, betas: tuple[float, float], eps: float, **options: Any
+    groups: list[dict[str, Any]], lr: float, *, betas: tuple[float, float], eps: float, **options: object
 ) -> Optimizer:
     """AdamW8bit of torchao, made to fit: float learning rates, and state that checkpoints can hold.
 
@@ -57,7 +57,7 @@ def adamw_8bit(
     class AdamW8bit(torchao_optim().AdamW8bit):
         """The class of torchao, with `flat_state` and `whole_state` for checkpoints."""
 
-        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:
             on_cpu = all(p.device.type == "cpu" for group in self.param_groups for p in group["params"])
             for group in self.param_groups:
                 if not isinstance(group["lr"], Tensor):  # torchao would compile anew for every number
@@ -73,7 +73,9 @@ def adamw_8bit(
             names, _ = value.__tensor_flatten__()  # type: ignore[attr-defined]
             return {f"{key}.{name}": getattr(value, name) for name in names if name != _CONSTANT}
 
-        def whole_state(self, parameter: Tensor, parts: Mapping[str, Any]) -> dict[str, Any]:
+        def whole_state(
+            self, parameter: Tensor, parts: Mapping[str, Tensor | float]
+        ) -> dict[str, Tensor | float]:
             """The inverse, for all states of one parameter."""
             whole = {key: value for key, value in parts.items() if "." not in key}
             for key, signed in _SIGNED.items():

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
+
 
 _DROPPED = 0xFFFF
 """The 16 bits of an fp32 number that bf16 does not have."""
@@ -92,7 +96,7 @@ class AdamWBf16(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -106,7 +110,7 @@ class AdamWBf16(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update from the gradients as they stand; `.grad` is only read."""
         assert closure is None, "the engine computes gradients before the step"
         for group in self.param_groups:

@@ -8,7 +8,6 @@ accelerator one call for the whole list is best.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +64,16 @@ def in_blocks(*lists: Sequence[Tensor], values: int = BLOCK_VALUES) -> Iterator[
         yield owners, pieces
 
 
-def velocity_of(state: dict[str, Any], parameter: Tensor) -> Tensor:
+def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Of parameters that all have one."""
+    found: list[Tensor] = []
+    for parameter in parameters:
+        assert parameter.grad is not None
+        found.append(parameter.grad)
+    return found
+
+
+def velocity_of(state: dict[str, Tensor], parameter: Tensor) -> Tensor:
     """The momentum of a parameter, zero at its first gradient.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import TypedDict
 
 from bigbatch.errors import ModelError, Problem, RecipeError
 from bigbatch.optim.adamw_8bit import adamw_8bit
@@ -43,7 +44,7 @@ class OptimizerSettings(Protocol):
     @property
     def layer_decay(self) -> float: ...
     @property
-    def args(self) -> Mapping[str, Any]: ...
+    def args(self) -> Mapping[str, object]: ...
 
 
 class _Divides(Whole, Protocol):
@@ -51,7 +52,17 @@ class _Divides(Whole, Protocol):
 
     @property
     def sum_of_squares(self) -> SumOfSquares: ...
-    def place_of(self, tensor: Tensor) -> tuple[tuple[int, ...], Any, Any]: ...
+    def place_of(self, tensor: Tensor) -> tuple[tuple[int, ...], object, object]: ...
+
+
+class _Moments(TypedDict):
+    betas: tuple[float, float]
+    eps: float
+
+
+class _Norms(TypedDict, total=False):
+    sum_of_squares: SumOfSquares
+    values_of: Callable[[Tensor], int]
 
 
 def build_optimizer(
@@ -105,8 +116,8 @@ def build_optimizer(
         return _build_custom(custom, groups, settings, effective)
     args: dict[str, Any] = {"lr": effective.lr, **settings.args}
     momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
-    moments: dict[str, Any] = {"betas": effective.betas, "eps": effective.eps}
-    norms: dict[str, Any] = {}
+    moments: _Moments = {"betas": effective.betas, "eps": effective.eps}
+    norms: _Norms = {}
     if world is not None:
         norms = {
             "sum_of_squares": world.sum_of_squares,
@@ -133,7 +144,7 @@ def _adamw(
     groups: list[dict[str, Any]], state: str, effective: Effective, seed: int, args: dict[str, Any]
 ) -> Optimizer:
     """AdamW with the state that the recipe asks for."""
-    moments: dict[str, Any] = {"betas": effective.betas, "eps": effective.eps}
+    moments: _Moments = {"betas": effective.betas, "eps": effective.eps}
     if state == "bf16_sr":
         return AdamWBf16(groups, seed=seed, **moments, **args)
     if state == "8bit":

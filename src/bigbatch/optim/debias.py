@@ -43,7 +43,9 @@ def set_betas(
             _carry_over(state, state.get("step", group.get("k")), (float(old[0]), float(old[1])), betas)
 
 
-def _carry_over(state: dict[str, Any], step: Any, old: tuple[float, float], new: tuple[float, float]) -> None:
+def _carry_over(
+    state: dict[str, Any], step: Tensor | float | None, old: tuple[float, float], new: tuple[float, float]
+) -> None:
     count = 0.0 if step is None else float(step)
     if count <= 0:
         return
@@ -58,6 +60,6 @@ def _carry_over(state: dict[str, Any], step: Any, old: tuple[float, float], new:
         _multiply(first, (1 - new[0] ** after) / (1 - old[0] ** count))
 
 
-def _multiply(average: Any, factor: float) -> None:
+def _multiply(average: Tensor, factor: float) -> None:
     """Of an average in codes of 8 bits, the scales of its blocks."""
     getattr(average, "scale", average).mul_(factor)

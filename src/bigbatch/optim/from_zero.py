@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ class FromZero:
         self._seen: set[Tensor] = set()
 
     def waiting(
-        self, parameters: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]], squares: Tensor
+        self, parameters: Sequence[Tensor], states: Mapping[Tensor, dict[str, Tensor]], squares: Tensor
     ) -> Tensor | None:
         """Whether each is still too short (len(parameters),); None: none of them began at zero.
 

@@ -69,7 +69,7 @@ def decay_groups(
     ]
 
 
-def _group(named: list[tuple[str, Tensor]], weight_decay: float, **keys: Any) -> dict[str, Any]:
+def _group(named: list[tuple[str, Tensor]], weight_decay: float, **keys: object) -> dict[str, Any]:
     return {
         "params": [parameter for _, parameter in named],
         "names": [name for name, _ in named],

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from torch.optim import Optimizer
 from bigbatch.optim.adam import directions, state_of
 from bigbatch.optim.blocks import in_blocks
 from bigbatch.optim.from_zero import FromZero
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
+
 
 _ROUNDING = 1e-4
 """What two sums of the same squares differ by at most, relative."""
@@ -69,7 +73,7 @@ class Lamb(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
@@ -94,7 +98,7 @@ class Lamb(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update from the gradients as they stand; `.grad` is only read."""
         assert closure is None, "the engine computes gradients before the step"
         weights: list[Tensor] = []
@@ -123,8 +127,10 @@ class Lamb(Optimizer):
         """Advance the averages and return u, new tensors."""
         states = [state_of(self.state[parameter], parameter) for parameter in parameters]
         found = [torch.empty_like(parameter) for parameter in parameters]
-        how: dict[str, Any] = {key: group[key] for key in ("betas", "eps", "debias")}
-        for _, values, moves in directions(parameters, states, into=found, **how):
+        steps = directions(
+            parameters, states, betas=group["betas"], eps=group["eps"], debias=group["debias"], into=found
+        )
+        for _, values, moves in steps:
             if group["weight_decay"] != 0:
                 torch._foreach_add_(moves, values, alpha=group["weight_decay"])
         return found

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bigbatch.optim.blocks import in_blocks, velocity_of
+from bigbatch.optim.blocks import gradients_of, in_blocks, velocity_of
 from bigbatch.optim.from_zero import FromZero
 from bigbatch.optim.lamb import SumOfSquares, local_sum_of_squares, scaled_rates
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
 
 
 class Lars(Optimizer):
@@ -59,7 +62,7 @@ class Lars(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float,
         momentum: float = 0.9,
         weight_decay: float = 0.01,
@@ -88,7 +91,7 @@ class Lars(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update from the gradients as they stand; `.grad` is only read."""
         assert closure is None, "the engine computes gradients before the step"
         adapted = [
@@ -110,7 +113,7 @@ class Lars(Optimizer):
         if not adapted:
             return []
         weights = [parameter for parameter, _ in adapted]
-        gradients: list[Any] = [parameter.grad for parameter in weights]
+        gradients = gradients_of(weights)
         squares = self._sum_of_squares([*weights, *gradients], [*weights, *weights])
         norms = squares.sqrt()
         of_weights, of_gradients = norms[: len(weights)], norms[len(weights) :]
@@ -128,7 +131,7 @@ class Lars(Optimizer):
         return scaled_rates([1.0] * len(weights), range(len(weights)), ratios)
 
     def _move(self, group: dict[str, Any], parameters: list[Tensor], local: list[Any]) -> None:
-        gradients: list[Any] = [parameter.grad for parameter in parameters]
+        gradients = gradients_of(parameters)
         momentum = group["momentum"]
         speeds = [velocity_of(self.state[one], one) for one in parameters] if momentum else gradients
         for owners, (values, slopes, speed) in in_blocks(parameters, gradients, speeds):

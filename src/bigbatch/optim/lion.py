@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bigbatch.optim.blocks import in_blocks, velocity_of
+from bigbatch.optim.blocks import gradients_of, in_blocks, velocity_of
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
 
 
 class Lion(Optimizer):
@@ -44,7 +47,7 @@ class Lion(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
@@ -54,7 +57,7 @@ class Lion(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update from the gradients as they stand; `.grad` is only read."""
         assert closure is None, "the engine computes gradients before the step"
         for group in self.param_groups:
@@ -64,7 +67,7 @@ class Lion(Optimizer):
 
     def _move(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         (first, second), lr = group["betas"], float(group["lr"])
-        gradients: list[Any] = [parameter.grad for parameter in parameters]
+        gradients = gradients_of(parameters)
         means = [velocity_of(self.state[parameter], parameter) for parameter in parameters]
         for _, (values, slopes, mean) in in_blocks(parameters, gradients, means):
             moves = torch._foreach_lerp(mean, slopes, 1 - first)

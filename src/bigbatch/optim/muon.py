@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from bigbatch.optim.adam import directions, state_of
-from bigbatch.optim.blocks import in_blocks, velocity_of
+from bigbatch.optim.blocks import gradients_of, in_blocks, velocity_of
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
+
 
 # ---------------------------------------------------------------- the nearest orthogonal matrix, by products alone
 
@@ -114,7 +118,7 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -150,7 +154,7 @@ class Muon(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update from the gradients as they stand; `.grad` is only read."""
         assert closure is None, "the engine computes gradients before the step"
         for group in self.param_groups:
@@ -180,7 +184,7 @@ class Muon(Optimizer):
 
     def _momentum(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Tensor]:
         """Advance the buffers and return u, this rank's part."""
-        gradients: list[Any] = [parameter.grad for parameter in parameters]
+        gradients = gradients_of(parameters)
         speeds = [velocity_of(self.state[parameter], parameter) for parameter in parameters]
         ahead = [torch.empty_like(parameter) for parameter in parameters] if group["nesterov"] else speeds
         for _, (slopes, speed, found) in in_blocks(gradients, speeds, ahead):
@@ -199,7 +203,7 @@ def _equally_shaped(
 
     Parts are put together just before they are needed: no rank holds all whole matrices at once.
     """
-    by_shape: dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]] = {}
+    by_shape: dict[tuple[torch.Size, torch.dtype, torch.device], list[tuple[Tensor, Tensor]]] = {}
     for parameter, part in zip(parameters, parts, strict=True):
         whole = world.gathered_like(part, parameter)
         key = (whole.shape, whole.dtype, whole.device)

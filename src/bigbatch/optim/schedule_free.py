@@ -31,7 +31,7 @@ def schedulefree() -> Any:
 
 
 def schedule_free_adamw(
-    groups: list[dict[str, Any]], lr: float, *, betas: tuple[float, float], eps: float, **options: Any
+    groups: list[dict[str, Any]], lr: float, *, betas: tuple[float, float], eps: float, **options: object
 ) -> Optimizer:
     """AdamWScheduleFree, made to fit: changing between its two sets of weights loses no bit, and checkpoints hold all.
 
@@ -84,7 +84,7 @@ def schedule_free_adamw(
                             parameter.copy_(kept)
                     group["train_mode"] = True
 
-        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:
             self.train()
             return super().step(closure)
 

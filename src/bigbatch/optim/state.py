@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +81,7 @@ def load_optimizer_state(
     """
     named = _named(optimizer, names)
     by_name = {name: parameter for parameter, name in named.items()}
-    states: dict[Tensor, dict[str, Any]] = {}
+    states: dict[Tensor, dict[str, Tensor | float]] = {}
     of_groups: dict[Tensor, dict[str, float]] = {}
     for entry, value in tensors.items():
         key, _, name = entry.partition("/")
@@ -115,7 +114,7 @@ def load_optimizer_state(
             set_betas(group, optimizer.state, wanted)
 
 
-def _load(optimizer: Optimizer, states: Mapping[Tensor, dict[str, Any]]) -> None:
+def _load(optimizer: Optimizer, states: Mapping[Tensor, Mapping[str, Tensor | float]]) -> None:
     """Through torch's own loader, which knows where fused and capturable steps must live."""
     blank = optimizer.state_dict()
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -30,7 +29,7 @@ _QUIET_EVENTS = ("checkpoint", "note", "nothing_to_learn")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def printable(value: Any) -> str:
+def printable(value: object) -> str:
     """The value as one line of text, with control characters spelled out so that they show."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(value))
 
@@ -114,7 +113,7 @@ class ConsoleObserver:
         """Leave the last state on the screen and give the terminal back. Harmless when called twice."""
         self._safely(self._close)
 
-    def _safely(self, action: Callable[..., None], *arguments: Any) -> None:
+    def _safely(self, action: Callable[..., None], *arguments: object) -> None:
         """Run one display action; a closed pipe or a terminal that went away only ends the display."""
         if self._broken:
             return

@@ -94,11 +94,17 @@ def last(run: RunData, name: str) -> Any:
     return next((value for value in reversed(column(run, name)) if value is not None), None)
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """The value if it is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def step_of(record: Mapping[str, object]) -> int:
+    """The update after which something happened; -1 where it does not say."""
+    step = record.get("step")
+    return step if isinstance(step, int) else -1
 
 
 def train_seconds(run: RunData) -> float | None:
@@ -160,8 +166,12 @@ def baseline_metrics(run: RunData, splits: Iterable[str]) -> dict[str, dict[str,
     }
 
 
-def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in figures.items() if number(value) is not None}
+def _numbers(figures: Mapping[str, object]) -> dict[str, float]:
+    return {
+        key: value
+        for key, value in figures.items()
+        if isinstance(value, (int, float)) and number(value) is not None
+    }
 
 
 _EVAL_FACTS = ("kind", "time", "step", "split", "seconds", "samples_per_second", "nonfinite")
@@ -187,7 +197,7 @@ def best(run: RunData) -> Best | None:
     of_class = name.startswith(("f1_", "precision_", "recall_"))  # a class may be called `error`
     smaller = name == "loss" or ("error" in name and not of_class) or name in ("log_loss", "mse", "mae")
     value, record = (min if smaller else max)(found, key=lambda pair: pair[0])
-    return Best(metric=name, value=value, split=str(record.get("split", "")), step=record.get("step"))
+    return Best(metric=name, value=value, split=str(record.get("split", "")), step=step_of(record))
 
 
 def kept_final(run: RunData) -> bool:
@@ -229,7 +239,7 @@ def corrected(run: RunData) -> Corrected | None:
     return None
 
 
-def _predicted(run: RunData) -> Mapping[str, Any]:
+def _predicted(run: RunData) -> Mapping[str, object]:
     """What was predicted: listed in result or plan, else the choices that are named like measured figures."""
     for document, key in ((run.result, "predicted"), (run.plan, "predictions")):
         listed = document.get(key)
@@ -264,7 +274,7 @@ def plan_lines(run: RunData) -> list[PlanLine]:
     return lines
 
 
-def _value(name: str, value: Any) -> str:
+def _value(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
@@ -298,9 +308,9 @@ def padding(run: RunData) -> Padding | None:
     return Padding(real_tokens=real, computed_tokens=computed, random_tokens=would_be)
 
 
-def _found(key: str, *documents: Mapping[str, Any]) -> float | None:
+def _found(key: str, *documents: Mapping[str, object]) -> float | None:
     """A number of the facts that the plan was made from, wherever a run writes them down."""
-    waiting: list[Any] = list(documents)
+    waiting: list[object] = list(documents)
     while waiting:
         node = waiting.pop(0)
         if isinstance(node, Mapping):
@@ -321,14 +331,14 @@ def padding_sentence(facts: Padding) -> str:
     return f"{own} Random padded batches of 32 would have been {show_share(random)} padding."
 
 
-def flat_environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+def flat_environment(environment: Mapping[str, object]) -> list[tuple[str, str]]:
     """Environment facts as (name, value) lines; nested names are joined by a dot."""
     lines: list[tuple[str, str]] = []
     _flatten("", environment, lines)
     return lines
 
 
-def _flatten(prefix: str, node: Any, lines: list[tuple[str, str]]) -> None:
+def _flatten(prefix: str, node: object, lines: list[tuple[str, str]]) -> None:
     if isinstance(node, Mapping):
         for key, value in node.items():
             _flatten(f"{prefix}.{key}" if prefix else str(key), value, lines)
@@ -348,14 +358,14 @@ def metric_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, s
     return [(name, title_of(name), [show_number(split.get(name)) for split in columns]) for name in names]
 
 
-def event_details(event: Mapping[str, Any]) -> str:
+def event_details(event: Mapping[str, object]) -> str:
     """An event's further fields in one line."""
     known = ("kind", "time", "step", "event", "why", "did", "nonfinite", "details")
-    pairs: Sequence[tuple[str, Any]] = [(key, value) for key, value in event.items() if key not in known]
+    pairs: Sequence[tuple[str, object]] = [(key, value) for key, value in event.items() if key not in known]
     return ", ".join(f"{clean(key)} {_detail(str(key), value)}" for key, value in pairs)
 
 
-def _detail(key: str, value: Any) -> str:
+def _detail(key: str, value: object) -> str:
     """Identifiers are names, not amounts: no thousands separators."""
     if key.endswith(("_id", "_ids", "pid", "port")):
         return ", ".join(map(clean, value)) if isinstance(value, (list, tuple)) else clean(value)

@@ -43,7 +43,7 @@ def eval_points(run: RunData, split: str, name: str) -> Points:
         name: of the figure.
     """
     at = samples_at(run)
-    found = [(at.get(record.get("step", -1)), facts.number(record.get(name))) for record in run.evals
+    found = [(at.get(facts.step_of(record)), facts.number(record.get(name))) for record in run.evals
              if record.get("split") == split]  # fmt: skip
     return [(x, y) for x, y in found if x is not None and y is not None]
 
@@ -106,7 +106,7 @@ def event_marks(run: RunData) -> list[svg.Mark]:
     at = samples_at(run)
     marks = []
     for event in run.events:
-        where = at.get(event.get("step", -1))
+        where = at.get(facts.step_of(event))
         if where is not None and event.get("event") not in ("checkpoint", "saved", "started", "finished"):
             marks.append(svg.Mark(x=where, text=f"{event.get('event')}: {event.get('why', '')}"))
     return marks[:60]

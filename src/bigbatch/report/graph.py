@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -54,7 +53,7 @@ def graph_told(graph: GraphAnalysis, page: bool | str | PathLike[str], name: str
     return lines if isinstance(page, bool) else [*lines, str(write_graph_page(graph, Path(page), name))]
 
 
-def section_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
+def section_of(content: Mapping[str, object]) -> dict[str, object] | None:
     """What the report's section shows; None without a readable `graph.json`."""
     try:
         return graph_view(GraphAnalysis.from_json(content)) if content else None
@@ -62,7 +61,7 @@ def section_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def graph_view(graph: GraphAnalysis) -> dict[str, Any]:
+def graph_view(graph: GraphAnalysis) -> dict[str, object]:
     """Everything that the templates show, ready to be written."""
     cost = graph.cost
     return {

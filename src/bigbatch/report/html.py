@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from bigbatch.report import facts, figures, shapes
 from bigbatch.report.graph import section_of
@@ -90,7 +89,8 @@ def _lead(run: RunData) -> str:
     optimizer = recipe.get("optimizer.name")
     if optimizer:
         # The plan's, after the rules that rescale it with the batch.
-        lr = (run.plan.get("learning_rate") or {}).get("value") or recipe.get("optimizer.lr")
+        planned = run.plan.get("learning_rate")
+        lr = (planned.get("value") if isinstance(planned, Mapping) else None) or recipe.get("optimizer.lr")
         rate = f", learning rate {show_number(_as_number(str(lr)))}" if lr else ""
         words.append(f"Optimiser {clean(optimizer)}{rate}.")
     return " ".join(words)
@@ -107,7 +107,7 @@ def _when(run: RunData) -> str:
     return f"{day.day} {day:%B %Y}"
 
 
-def _as_number(text: str) -> Any:
+def _as_number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
@@ -165,7 +165,7 @@ def _cost_tiles(run: RunData) -> list[dict[str, str]]:
     return tiles
 
 
-def _learning(run: RunData) -> dict[str, Any]:
+def _learning(run: RunData) -> dict[str, object]:
     skipped = sum(1 for value in facts.column(run, "skipped") if value)
     caption = "Each update is one exact gradient of the whole batch: the curves do not depend on its split."
     if skipped:
@@ -180,7 +180,7 @@ def _learning(run: RunData) -> dict[str, Any]:
     }
 
 
-def _quality(run: RunData, qualities: Sequence[SplitQuality]) -> dict[str, Any]:
+def _quality(run: RunData, qualities: Sequence[SplitQuality]) -> dict[str, object]:
     metrics = facts.final_metrics(run)
     shown = {**metrics, **facts.baseline_metrics(run, metrics)}
     known = "test" in metrics or "test" in run.evaluation
@@ -196,7 +196,7 @@ def _quality(run: RunData, qualities: Sequence[SplitQuality]) -> dict[str, Any]:
     }
 
 
-def _example_view(example: Any) -> dict[str, Any]:
+def _example_view(example: Example) -> dict[str, object]:
     sure = example.probability
     return {
         "text": shorten(example.text, 600),
@@ -208,7 +208,7 @@ def _example_view(example: Any) -> dict[str, Any]:
     }
 
 
-def _split_view(quality: SplitQuality) -> dict[str, Any]:
+def _split_view(quality: SplitQuality) -> dict[str, object]:
     shown = quality.classes
     note = ""
     if len(shown) > _CLASSES_SHOWN:
@@ -242,7 +242,7 @@ def _split_view(quality: SplitQuality) -> dict[str, Any]:
     }
 
 
-def _plan(run: RunData) -> dict[str, Any]:
+def _plan(run: RunData) -> dict[str, object]:
     padding = facts.padding(run)
     compared = facts.compared(run)
     done = any(line.measured is not None for line in compared)
@@ -275,7 +275,7 @@ def _plan(run: RunData) -> dict[str, Any]:
     }
 
 
-def _audit(run: RunData) -> dict[str, Any] | None:
+def _audit(run: RunData) -> dict[str, object] | None:
     """The precision audit as a table; None in fp32."""
     blocks = run.audit.get("blocks")
     if not isinstance(blocks, list):
@@ -290,7 +290,7 @@ def _audit(run: RunData) -> dict[str, Any] | None:
     }
 
 
-def _audit_view(block: Mapping[str, Any]) -> dict[str, Any]:
+def _audit_view(block: Mapping[str, object]) -> dict[str, object]:
     def share(name: str) -> str:
         value = facts.number(block.get(name))
         return "–" if value is None else show_share(value, 2)
@@ -322,7 +322,7 @@ def _corrected_sentence(run: RunData) -> list[str]:
     ]
 
 
-def _compared_view(line: facts.Compared) -> dict[str, Any]:
+def _compared_view(line: facts.Compared) -> dict[str, object]:
     longest = max(abs(line.predicted), abs(line.measured or 0.0)) or 1.0
     error = line.error
     grade = "" if error is None else "good" if abs(error) <= 0.1 else "" if abs(error) <= 0.25 else "warn"
@@ -340,7 +340,7 @@ def _compared_view(line: facts.Compared) -> dict[str, Any]:
     }
 
 
-def _events(run: RunData) -> dict[str, Any]:
+def _events(run: RunData) -> dict[str, object]:
     shown = run.events[:_EVENTS_SHOWN]
     left = len(run.events) - len(shown)
     return {
@@ -358,11 +358,11 @@ def _events(run: RunData) -> dict[str, Any]:
     }
 
 
-def _after(step: Any) -> str:
+def _after(step: object) -> str:
     return f"update {show_number(step)}" if step else "start"
 
 
-def _use(run: RunData) -> dict[str, Any]:
+def _use(run: RunData) -> dict[str, object]:
     """How to use the model folder; left out while there is none."""
     run_folder = str(run.path)
     folder = str(run.path / "model")
@@ -382,7 +382,7 @@ def _use(run: RunData) -> dict[str, Any]:
     }
 
 
-def _sections(view: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _sections(view: Mapping[str, object]) -> list[tuple[str, str]]:
     """The page's contents: sections that have something to say."""
     known = (
         ("learning", "Learning", True),

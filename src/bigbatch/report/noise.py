@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from bigbatch.report import facts, svg
 from bigbatch.report.figures import responsive, update_points
@@ -15,7 +14,7 @@ _MUCH = 3.0
 """So many times larger or smaller than the noise scale is worth a word."""
 
 
-def noise_section(run: RunData) -> dict[str, Any] | None:
+def noise_section(run: RunData) -> dict[str, object] | None:
     """Sentence, chart and groups; None when nothing was measured."""
     measured = [value for value in facts.column(run, "noise_scale_measurements") if value is not None]
     if not measured:
@@ -49,7 +48,7 @@ def sentence(run: RunData) -> str:
 _BOUNDS = ("noise_scale_low", "noise_scale_high")
 
 
-def _latest(run: RunData) -> Mapping[str, Any]:
+def _latest(run: RunData) -> Mapping[str, object]:
     """The noise fields of the newest update that was measured."""
     steps = facts.column(run, "noise_scale_measurements")
     row = max(index for index, value in enumerate(steps) if value is not None)
@@ -65,7 +64,7 @@ def _interval(low: float | None, high: float | None) -> str:
     return f" (95 %: {show_number(round(low))} to {show_number(round(high))})"
 
 
-def _advice(used: Any, low: float | None, high: float | None) -> str:
+def _advice(used: float | None, low: float | None, high: float | None) -> str:
     """Only where the whole interval says so."""
     if low is None or not used:
         return ""
@@ -107,7 +106,9 @@ def _groups(run: RunData) -> list[tuple[str, str]]:
     """(group, noise scale) of embeddings, blocks and head, as last measured."""
     prefix = "noise_scale."
     found = [
-        (name.removeprefix(prefix), value) for name, value in _latest(run).items() if name.startswith(prefix)
+        (name.removeprefix(prefix), facts.number(value))
+        for name, value in _latest(run).items()
+        if name.startswith(prefix)
     ]
     return [
         (clean(name), "larger than measurable" if value is None else _samples(value)) for name, value in found

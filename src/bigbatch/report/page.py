@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -15,7 +14,7 @@ from bigbatch.report import svg
 from bigbatch.written import as_named, make_folders, replace_text
 
 
-def render(template: str, view: Mapping[str, Any]) -> str:
+def render(template: str, view: Mapping[str, object]) -> str:
     """Fill one of the room's templates; whatever is not Markup is escaped."""
     loader = jinja2.PackageLoader("bigbatch.report")
     setting = jinja2.Environment(

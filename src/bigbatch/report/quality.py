@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bigbatch.report.text import clean, show_number
 
@@ -60,7 +59,7 @@ class SplitQuality:
     examples: tuple[Example, ...]
 
 
-def split_quality(split: str, facts: Mapping[str, Any]) -> SplitQuality:
+def split_quality(split: str, facts: Mapping[str, object]) -> SplitQuality:
     """Read one split's entry of evaluation.json; what is missing or malformed is left empty."""
     labels = tuple(clean(label) for label in _list(facts.get("labels")))
     confusion = _matrix(facts.get("confusion"), len(labels))
@@ -112,11 +111,11 @@ def calibration_error(bins: Sequence[tuple[float, float, float]]) -> float | Non
     return sum(abs(stated - right) * samples for stated, right, samples in bins) / total if total else None
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _matrix(rows: Any, size: int) -> tuple[tuple[float, ...], ...]:
+def _matrix(rows: object, size: int) -> tuple[tuple[float, ...], ...]:
     if not isinstance(rows, list) or len(rows) != size:
         return ()
     if any(not isinstance(row, list) or len(row) != size for row in rows):
@@ -126,17 +125,15 @@ def _matrix(rows: Any, size: int) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in rows)
 
 
-def _calibration(bins: Any) -> tuple[tuple[float, float, float], ...]:
+def _calibration(bins: object) -> tuple[tuple[float, float, float], ...]:
     found = []
     for entry in _list(bins):
         if not isinstance(entry, Mapping):
             continue
-        numbers = tuple(_first(entry, names) for names in _BIN_KEYS)
-        if (
-            all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-            and numbers[2] > 0
-        ):
-            found.append(numbers)
+        numbers = [_first(entry, names) for names in _BIN_KEYS]
+        finite = [each for each in numbers if isinstance(each, (int, float)) and math.isfinite(each)]
+        if len(finite) == len(numbers) and finite[2] > 0:
+            found.append((finite[0], finite[1], finite[2]))
     return tuple(sorted(found))
 
 
@@ -147,11 +144,11 @@ _BIN_KEYS = (
 )
 
 
-def _first(entry: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _first(entry: Mapping[str, object], names: Sequence[str]) -> object:
     return next((entry[name] for name in names if name in entry), None)
 
 
-def _example(row: Mapping[str, Any], labels: Sequence[str]) -> Example:
+def _example(row: Mapping[str, object], labels: Sequence[str]) -> Example:
     probability = row.get("probability")
     return Example(
         text=clean(row.get("text", "")),
@@ -162,7 +159,7 @@ def _example(row: Mapping[str, Any], labels: Sequence[str]) -> Example:
     )
 
 
-def _name(value: Any, labels: Sequence[str]) -> str:
+def _name(value: object, labels: Sequence[str]) -> str:
     """A class by its name, whether it was written as a name or as a class id; a regression's value as a number."""
     if type(value) is int and 0 <= value < len(labels):
         return labels[value]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -47,21 +46,21 @@ class RunData:
     path: Path
     recipe: str
     """`recipe.yaml` as it stands; empty when there is none."""
-    plan: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    status: Mapping[str, Any]
-    result: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
+    plan: Mapping[str, object]
+    environment: Mapping[str, object]
+    status: Mapping[str, object]
+    result: Mapping[str, object]
+    evaluation: Mapping[str, object]
     """Per split: `confusion`, `labels`, `examples`, `calibration`."""
-    graph: Mapping[str, Any]
+    graph: Mapping[str, object]
     """`graph.json`: what one micro-batch computes; empty where it was not analysed."""
-    audit: Mapping[str, Any]
+    audit: Mapping[str, object]
     """What a low number format does to each block: `format`, `verdict`, `blocks`, …"""
     updates: pa.Table
     """One row an update, in order; columns as in metrics.jsonl."""
-    evals: tuple[Mapping[str, Any], ...]
+    evals: tuple[Mapping[str, object], ...]
     """Evaluations in the order in which they happened."""
-    events: tuple[Mapping[str, Any], ...]
+    events: tuple[Mapping[str, object], ...]
     problems: tuple[str, ...] = field(default=())
     """What could not be read, one sentence each. A torn last line is normal and is not among them."""
 
@@ -99,7 +98,7 @@ def read_run(path: str | Path) -> RunData:
         for name in ("plan", "environment", "status", "result", "evaluation", "graph", "audit")
     }
     lines = _read_lines(folder / "metrics.jsonl", problems)
-    kinds: dict[str, list[dict[str, Any]]] = {"update": [], "eval": [], "event": []}
+    kinds: dict[str, list[Mapping[str, object]]] = {"update": [], "eval": [], "event": []}
     for line in lines:
         kinds.get(str(line.get("kind")), []).append(line)
     return RunData(
@@ -147,7 +146,7 @@ def _read_text(path: Path, problems: list[str]) -> str:
     return ""
 
 
-def _read_document(path: Path, problems: list[str]) -> dict[str, Any]:
+def _read_document(path: Path, problems: list[str]) -> dict[str, object]:
     """A JSON object, or an empty one: a run that goes on replaces its files under our eyes.
 
     A plan is shown whatever it says, so that those of other versions can be read.
@@ -170,9 +169,9 @@ def _said(path: Path, problems: list[str]) -> Iterator[None]:
         problems.append(f"{path.name} {error}.")
 
 
-def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+def _read_lines(path: Path, problems: list[str]) -> list[Mapping[str, object]]:
     """The journal's lines; the last one may be torn while a run is writing it, or after a kill."""
-    records: list[dict[str, Any]] = []
+    records: list[Mapping[str, object]] = []
     with _said(path, problems), open_plain(path) as file:
         number = 0
         while line := file.readline(_LINE_BYTES):
@@ -187,7 +186,7 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     return records
 
 
-def _update_table(rows: Iterable[Mapping[str, Any]], problems: list[str]) -> pa.Table:
+def _update_table(rows: Iterable[Mapping[str, object]], problems: list[str]) -> pa.Table:
     """The updates with the contract's columns first, then whatever else was recorded (`loss.<term>`, …)."""
     rows = list(rows)
     others = dict.fromkeys(key for row in rows for key in row if key not in _UPDATE_COLUMNS and key != "kind")
@@ -199,7 +198,7 @@ def _update_table(rows: Iterable[Mapping[str, Any]], problems: list[str]) -> pa.
     return pa.table(columns)
 
 
-def _column(values: list[Any], kind: pa.DataType | None, name: str, problems: list[str]) -> pa.Array:
+def _column(values: list[object], kind: pa.DataType | None, name: str, problems: list[str]) -> pa.Array:
     try:
         return pa.array(values, type=kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):

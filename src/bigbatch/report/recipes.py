@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import yaml
 
@@ -41,7 +40,7 @@ def _is_plain(text: str) -> bool:
     return True
 
 
-def _flatten(node: Any, key: str, into: dict[str, str]) -> None:
+def _flatten(node: object, key: str, into: dict[str, str]) -> None:
     if isinstance(node, Mapping) and node:
         for name, value in node.items():
             _flatten(value, f"{key}.{name}" if key else str(name), into)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from markupsafe import Markup, escape
 
@@ -63,7 +63,7 @@ class Chart:
     """Names of the places 0, 1, 2, … on an axis that is none of numbers."""
 
 
-def tag(name: str, *children: Any, **attributes: Any) -> Markup:
+def tag(name: str, *children: object, **attributes: object) -> Markup:
     """`<name key="value">children</name>`, everything escaped that is not markup already."""
     written = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), clean(value))
@@ -78,7 +78,7 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
     return Markup("<{}{}>{}</{}>").format(Markup(name), written, inside, Markup(name))
 
 
-def picture(width: float, height: float, title: str, description: str, *children: Any) -> Markup:
+def picture(width: float, height: float, title: str, description: str, *children: object) -> Markup:
     """An `<svg>` that scales with the page and has a title and a description for screen readers.
 
     Args:

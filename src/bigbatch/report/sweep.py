@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from bigbatch.report import figures, svg
@@ -116,7 +115,7 @@ def _travel(name: str, series: Sequence[svg.Series]) -> str:
 
 
 def render_sweep(
-    view: SweepView, template: str = "sweep.html.j2", findings: Mapping[str, Any] | None = None
+    view: SweepView, template: str = "sweep.html.j2", findings: Mapping[str, object] | None = None
 ) -> str:
     """The page as one HTML text; another template may show findings above the figures.
 
@@ -159,7 +158,7 @@ def _caption(view: SweepView) -> str:
     return f"Mean ± standard deviation over {', '.join(map(clean, view.seeds))}; figures of the weights that were kept."
 
 
-def _group_view(group: Group, shown: Sequence[str]) -> dict[str, Any]:
+def _group_view(group: Group, shown: Sequence[str]) -> dict[str, object]:
     def text(name: str) -> str:
         spread = group.spread(name)
         return "–" if spread is None else str(spread)
@@ -177,7 +176,7 @@ def _group_view(group: Group, shown: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _row_view(row: PointRow, shown: Sequence[str]) -> dict[str, Any]:
+def _row_view(row: PointRow, shown: Sequence[str]) -> dict[str, object]:
     numbers = [*(row.figures.get(name) for name in shown), row.updates, row.samples]
     return {
         "name": shorten(clean(", ".join(f"{key} {value}" for key, value in row.values.items())), 120),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 from bigbatch.units import show_bytes, show_seconds
 
@@ -31,7 +30,7 @@ _METRIC_NAMES = {
 }
 
 
-def clean(value: Any) -> str:
+def clean(value: object) -> str:
     """The value as text, with control characters spelled out so that they show, and secrets taken out."""
     text = _INVISIBLE.sub(lambda found: _spelled(found[0]), str(value))
     return _SECRET_KEY.sub(r"\1[removed]", _SECRET_VALUE.sub("[removed]", text))
@@ -47,7 +46,7 @@ def shorten(text: str, characters: int) -> str:
     return text if len(text) <= characters else text[: max(1, characters - 1)].rstrip() + "…"
 
 
-def show_number(value: Any) -> str:
+def show_number(value: object) -> str:
     """`11,213`, `1,467`, `0.852`, `5e-5`; an en dash for a figure that is missing or not finite."""
     if isinstance(value, bool) or value is None or not isinstance(value, (int, float)):
         return "–" if value is None else clean(value)
@@ -78,7 +77,7 @@ def show_share(fraction: float, digits: int = 0) -> str:
     return f"{100 * fraction:.{digits}f}\xa0%"
 
 
-def show_measured(name: str, value: Any) -> str:
+def show_measured(name: str, value: object) -> str:
     """A figure in the unit that its name tells: `_seconds`, `_bytes`, or a `share` or `fraction` in it."""
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return show_number(value)

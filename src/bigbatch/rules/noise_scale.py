@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,15 +24,17 @@ WHOLE, ADAM = "whole", "adam"
 FEWEST = 30
 """Measurements from which on there is an interval."""
 CONFIDENCE = 0.95
+Numbers: TypeAlias = "float | np.ndarray"
+"""One, or many side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """One measurement, unbiased: either number may be negative, and must stay so until it is averaged."""
 
-    trace: Any
+    trace: Numbers
     """Of trace(Sigma)."""
-    square: Any
+    square: Numbers
     """Of |G|^2."""
 
 
@@ -49,7 +51,7 @@ class Interval:
     measurements: int
 
 
-def estimate(weighted_squares: Any, square: Any, parts: int, samples: int) -> Estimate:
+def estimate(weighted_squares: Numbers, square: Numbers, parts: int, samples: int) -> Estimate:
     """Both numbers from the sums that remain of k parts with n_i samples each, N together.
 
         trace = (sum_i w_i |g_i|^2 - |g|^2) N / (k - 1)      square = |g|^2 - trace / N
@@ -103,11 +105,11 @@ class Average:
     """Measurements so far."""
     weight: float = 0.0
     weight_square: float = 0.0
-    trace: Any = 0.0
-    square: Any = 0.0
-    trace_trace: Any = 0.0
-    trace_square: Any = 0.0
-    square_square: Any = 0.0
+    trace: Numbers = 0.0
+    square: Numbers = 0.0
+    trace_trace: Numbers = 0.0
+    trace_square: Numbers = 0.0
+    square_square: Numbers = 0.0
 
     def after(self, new: Estimate, decay: float) -> Average:
         """With one measurement more; the older ones count `decay` of what they did."""
@@ -128,9 +130,9 @@ class Average:
 
     def scale(self) -> float:
         """B_simple, infinite when the average of |G|^2 is not positive."""
-        return self.trace / self.square if self.square > 0 else math.inf
+        return float(self.trace / self.square) if self.square > 0 else math.inf
 
-    def bounds(self, confidence: float = CONFIDENCE) -> tuple[Any, Any]:
+    def bounds(self, confidence: float = CONFIDENCE) -> tuple[Numbers, Numbers]:
         """Smallest and largest ratio that these measurements allow (see `fieller`)."""
         mean = self.means()
         share = self.weight_square / self.weight**2  # 1 / effective number of measurements
@@ -145,8 +147,8 @@ class Average:
 
 
 def fieller(
-    mean: Estimate, trace_variance: Any, covariance: Any, square_variance: Any, quantile: float
-) -> tuple[Any, Any]:
+    mean: Estimate, trace_variance: Numbers, covariance: Numbers, square_variance: Numbers, quantile: float
+) -> tuple[Numbers, Numbers]:
     """Fieller's interval of the ratio trace / square of two correlated means.
 
     It holds every ratio r >= 0 with  (trace - r square)^2 <= q^2 Var(trace - r square).  Where `square` cannot be told
@@ -193,7 +195,7 @@ State = Mapping[str, Any]
 
 def advanced(
     state: State, new: Mapping[str, Estimate], samples: int, half_life_samples: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The state after one measurement.
 
     Args:

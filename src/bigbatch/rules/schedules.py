@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Protocol
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.recipe.words import SCHEDULES
@@ -30,7 +30,7 @@ class ScheduleSettings(Protocol):
     @property
     def final_fraction(self) -> float: ...
     @property
-    def args(self) -> Mapping[str, Any]: ...
+    def args(self) -> Mapping[str, object]: ...
 
 
 def learning_rate_factor(
@@ -94,7 +94,7 @@ class Schedule:
     final_fraction: float
     custom: Callable[..., float] | None = None
     """`fn(progress_samples, total_samples, **args) -> factor`, when the schedule is your own code."""
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, object] = field(default_factory=dict)
     """Options of `custom`."""
     again_from: float | None = None
     """Where a run that had cooled down goes on: from here on the rate rises a second time, as it did at the start."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from bigbatch.errors import UsageError
 from bigbatch.recipe.load import load_recipe
@@ -163,10 +162,10 @@ def _names(
 
 def _micro_samples(
     results: Results, names: Sequence[str], job: Job, runner: Runner
-) -> Mapping[str, tuple[int, dict[str, Any]]]:
+) -> Mapping[str, tuple[int, dict[str, object]]]:
     """Contestant -> samples at once, and how that was found out. An earlier round's choice stays."""
     fixed = largest_share(job.batch_samples, NEWCOMERS_MICRO_SAMPLES)
-    chosen: dict[str, tuple[int, dict[str, Any]]] = {}
+    chosen: dict[str, tuple[int, dict[str, object]]] = {}
     for name in names:
         chosen[name] = (fixed, {})
         if not CONTESTANTS[name].tries:
@@ -191,7 +190,7 @@ def _micro_samples(
 def _round(
     names: Sequence[str],
     job: Job,
-    chosen: Mapping[str, tuple[int, dict[str, Any]]],
+    chosen: Mapping[str, tuple[int, dict[str, object]]],
     tokens: int,
     runner: Runner,
 ) -> Round:

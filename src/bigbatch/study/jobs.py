@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from bigbatch.errors import MachineError
 from bigbatch.stored import Damaged, read_object
@@ -126,9 +126,12 @@ class Outcome:
         return self.predict_samples / self.predict_seconds if self.predict_seconds else None
 
 
-def write_json(path: Path, value: Any) -> None:
+Built = TypeVar("Built", Job, Outcome)
+
+
+def write_json(path: Path, value: object) -> None:
     """Write a dataclass or a mapping, all or nothing."""
-    plain = asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     replace_text(path, json.dumps(plain, indent=1) + "\n", durable=False)
 
 
@@ -139,7 +142,7 @@ def read_job(path: Path) -> Job:
     return _built(Job, found)
 
 
-def outcome_from(found: Mapping[str, Any]) -> Outcome:
+def outcome_from(found: Mapping[str, object]) -> Outcome:
     """An outcome from its JSON form."""
     return _built(Outcome, found)
 
@@ -163,11 +166,11 @@ def _content(path: Path) -> dict[str, Any]:
         raise MachineError(f"{path} {error}") from None
 
 
-def _built(kind: Any, found: Mapping[str, Any]) -> Any:
+def _built(kind: type[Built], found: Mapping[str, Any]) -> Built:
     """JSON knows no tuples."""
     names = [each.name for each in fields(kind)]
     return kind(**{name: _tuple(found[name]) for name in names if name in found})
 
 
-def _tuple(value: Any) -> Any:
+def _tuple(value: object) -> Any:
     return tuple(value) if isinstance(value, list) else value

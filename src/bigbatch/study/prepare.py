@@ -226,7 +226,7 @@ def _lengths(job: Job, ready: Ready, inputs: Inputs) -> dict[int, int]:
     return lengths
 
 
-def _setting(recipe: Recipe, job: Job, ready: Ready, counted: np.ndarray) -> dict[str, Any]:
+def _setting(recipe: Recipe, job: Job, ready: Ready, counted: np.ndarray) -> dict[str, object]:
     config: Any = ready.module.config
     return {
         "recipe": recipe.source.name if recipe.source is not None else "recipe",

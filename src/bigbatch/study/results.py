@@ -26,7 +26,7 @@ class Round:
     """FLOP/s of the machine's best matrix product, measured at the start of the round."""
     outcomes: Mapping[str, Outcome]
     """By contestant, in the order in which they ran."""
-    ceiling_details: Mapping[str, Any] = field(default_factory=dict)
+    ceiling_details: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,10 @@ class Results:
     date: str
     """UTC, when it started."""
     command: str
-    machine: Mapping[str, Any]
+    machine: Mapping[str, object]
     """Device, CPU, cores, threads, memory, system."""
     versions: Mapping[str, str | None]
-    setting: Mapping[str, Any]
+    setting: Mapping[str, object]
     """What was compared."""
     train_flops: float
     """Useful FLOPs of the counted updates, the same for every contestant."""
@@ -118,7 +118,7 @@ def _value(results: Results, each: Round, name: str, contestant: str) -> float |
     return FIGURES[name](outcome)
 
 
-def summary(results: Results) -> dict[str, Any]:
+def summary(results: Results) -> dict[str, object]:
     """Medians and ranges by contestant, and ratios against every other contestant."""
     names = [*FIGURES, CEILING]
     return {
@@ -134,7 +134,7 @@ def summary(results: Results) -> dict[str, Any]:
     }
 
 
-def _plain(found: Spread | None) -> dict[str, Any] | None:
+def _plain(found: Spread | None) -> dict[str, object] | None:
     return None if found is None else asdict(found)
 
 

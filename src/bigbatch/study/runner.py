@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from bigbatch.errors import MachineError
 from bigbatch.recipe.schema import Recipe
@@ -117,7 +116,7 @@ def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     return "\n".join([f"exit code {done.returncode}", *said])
 
 
-def machine_facts(recipe: Recipe) -> dict[str, Any]:
+def machine_facts(recipe: Recipe) -> dict[str, object]:
     """What the figures were measured on."""
     from bigbatch.probe.hardware import hardware_facts
 

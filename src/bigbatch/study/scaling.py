@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from bigbatch.report.points import PointRow
 from bigbatch.report.scale import BatchLine, ScaleView
@@ -31,7 +30,7 @@ class Scaling:
     """90 %, over seeds; None without repetitions."""
     recommended: float | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Contents of scale.json; an infinite end of an interval is null."""
         tradeoff = self.tradeoff
         intervals = self.intervals or {}

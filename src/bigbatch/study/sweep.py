@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -88,7 +89,7 @@ class _Ending(TypedDict):
 class _SweepFile(TypedDict):
     """sweep.json, as far as it is read."""
 
-    what: dict[str, Any]
+    what: dict[str, object]
     axes: list[str]
     endings: dict[str, _Ending]
 
@@ -99,7 +100,7 @@ class _State:
 
     what: Fingerprint
     axes: tuple[str, ...]
-    endings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    endings: dict[str, _Ending] = field(default_factory=dict)
     """Point -> `exit_code`, `said`, `seconds` of its last process."""
 
 
@@ -228,7 +229,7 @@ class _Running:
             notes=tuple(notes),
         )
 
-    def _notes(self, waiting: Sequence[str], came: Any) -> list[str]:
+    def _notes(self, waiting: Sequence[str], came: Signals | None) -> list[str]:
         rows = [_row(self._sweep.folder, point, self._state.endings) for point in self._points.values()]
         failed = [row for row in rows if row.exit_reason.startswith("failed")]
         notes = []
@@ -321,7 +322,7 @@ def _result(run: Path) -> Mapping[str, Any] | None:
     return result if status is not None and status["state"] == "finished" else None
 
 
-def _row(folder: Path, point: Point, endings: Mapping[str, Mapping[str, Any]]) -> PointRow:
+def _row(folder: Path, point: Point, endings: Mapping[str, _Ending]) -> PointRow:
     place = f"runs/{point.name}"
     result = _result(folder / place)
     if result is None:
@@ -340,7 +341,7 @@ def _row(folder: Path, point: Point, endings: Mapping[str, Mapping[str, Any]]) -
     )
 
 
-def _reason(ending: Mapping[str, Any] | None) -> str:
+def _reason(ending: _Ending | None) -> str:
     """Why a point has no result."""
     if ending is None:
         return "not started"

@@ -10,6 +10,7 @@ from typing import Literal
 
 from bigbatch.errors import UsageError
 from bigbatch.metrics.watched import figure_of, validation_splits
+from bigbatch.report.facts import number, step_of
 from bigbatch.report.read import read_run
 
 Unit = Literal["samples", "tokens"]
@@ -79,9 +80,11 @@ def reached_by(run: Path, target: Target, unit: Unit) -> Reached | None:
     at = dict(zip(columns["step"], columns[unit], strict=True))
     split, metric = figure_of(target.metric, splits)
     seen = [
-        (int(record["step"]), float(record[metric]))
+        (step_of(record), value)
         for record in data.evals
-        if record["split"] == split and record.get(metric) is not None and record["step"] in at
+        if record["split"] == split
+        and (value := number(record.get(metric))) is not None
+        and step_of(record) in at
     ]
     updates, hit = _crossing(seen, target)
     whole = int(updates)

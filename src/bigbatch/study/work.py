@@ -13,13 +13,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 from bigbatch.study.jobs import Kind
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
 
 _LENGTHS = (8, 16, 32)
 _TOKENS_AT_ONCE = 2048
@@ -59,7 +64,7 @@ def coefficients(model: Path, kind: Kind) -> tuple[float, float, float]:
 
     # Plain matrix products are all counted; fused attention kernels on some devices are not.
     config = AutoConfig.from_pretrained(model, attn_implementation="eager")
-    auto: Any = AutoModelForCausalLM if kind == "clm" else AutoModelForSequenceClassification
+    auto = AutoModelForCausalLM if kind == "clm" else AutoModelForSequenceClassification
     try:
         counts = _counts(auto, config, "meta")
     except (RuntimeError, NotImplementedError):  # the model looks at values, which meta tensors do not have
@@ -69,7 +74,7 @@ def coefficients(model: Path, kind: Kind) -> tuple[float, float, float]:
     return float(constant), float(linear), float(quadratic)
 
 
-def _counts(auto: Any, config: Any, device: str) -> list[float]:
+def _counts(auto: type[_BaseAutoModelClass], config: PretrainedConfig, device: str) -> list[float]:
     """Forward FLOPs at each of `_LENGTHS`, by torch's counter."""
     from torch.utils.flop_counter import FlopCounterMode
 

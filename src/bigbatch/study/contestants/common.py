@@ -8,15 +8,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
 
 from bigbatch.study.jobs import Job, Outcome, read_job, write_json
+
+if TYPE_CHECKING:
+    pass
 
 
 def run_contestant(compete: Callable[[str, Job], Outcome]) -> None:
     """`VARIANT JOB OUT` from the command line: read the job, compete, write the outcome."""
     variant, job, out = sys.argv[1:4]
     write_json(Path(out), compete(variant, read_job(Path(job))))
+
+
+class Timing(TypedDict, total=False):
+    """How long predictions took."""
+
+    predict_samples: int
+    predict_seconds: float
 
 
 class Clock:
@@ -36,12 +48,20 @@ class Clock:
         if len(self.ends) == self._job.updates:
             self.peak_memory_bytes = peak_memory_bytes(self._job.device)
 
-    def outcome(self, lengths: Sequence[int], **figures: Any) -> Outcome:
+    def outcome(
+        self,
+        lengths: Sequence[int],
+        loss: float | None = None,
+        grad_norm: float | None = None,
+        timing: Timing | None = None,
+    ) -> Outcome:
         """What the clock saw, and the contestant's own figures.
 
         Args:
             lengths: real tokens of every row, as the contestant tokenised them.
-            figures: further fields of `Outcome`.
+            loss: of the first update.
+            grad_norm: of the first update.
+            timing: of predictions.
         """
         counted = self._job.counted_order
         return Outcome(
@@ -50,7 +70,9 @@ class Clock:
             samples=len(counted),
             tokens=sum(lengths[row] for row in counted),
             peak_memory_bytes=self.peak_memory_bytes,
-            **figures,
+            loss=loss,
+            grad_norm=grad_norm,
+            **(timing or {}),
         )
 
 
@@ -95,8 +117,8 @@ def documents(tokenizer: Any, rows: Sequence[dict[str, str]]) -> list[list[int]]
 
 
 def predicted(
-    job: Job, rows: Sequence[dict[str, str]], predict: Callable[[list[dict[str, str]]], Sequence[Any]]
-) -> dict[str, Any]:
+    job: Job, rows: Sequence[dict[str, str]], predict: Callable[[list[dict[str, str]]], Sequence[object]]
+) -> Timing:
     """Time one call of `predict` on the job's texts, after a short one that wakes everything up.
 
     Args:
@@ -120,6 +142,6 @@ def by_length(rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
     return sorted(rows, key=lambda row: lengths[row], reverse=True)
 
 
-def with_details(outcome: Outcome, **details: Any) -> Outcome:
+def with_details(outcome: Outcome, **details: object) -> Outcome:
     """The outcome with further details."""
     return replace(outcome, details={**outcome.details, **details})

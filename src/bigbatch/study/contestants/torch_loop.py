@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -61,10 +61,10 @@ def compete(_variant: str, job: Job) -> Outcome:
         losses.append(loss)
         norms.append(norm)
         clock.update_ended()
-    timing = {}
+    timing = None
     if job.kind == "classify":
         timing = predicted(job, rows, lambda asked: _predict(forward, job, tokenizer, asked))
-    outcome = clock.outcome(lengths, loss=float(losses[0]), grad_norm=float(norms[0]), **timing)
+    outcome = clock.outcome(lengths, loss=float(losses[0]), grad_norm=float(norms[0]), timing=timing)
     return with_details(outcome, micro_samples=job.micro_samples)
 
 
@@ -108,7 +108,7 @@ def _pieces(rows: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 def _predict(
-    forward: Any, job: Job, tokenizer: Any, asked: Sequence[dict[str, str]]
+    forward: Callable[..., Any], job: Job, tokenizer: Any, asked: Sequence[dict[str, str]]
 ) -> list[dict[str, float]]:
     """Texts -> probabilities by label, in the order of the texts."""
     getattr(forward, "eval", lambda: None)()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbatch.study.contestants.common import (
     Clock,
@@ -18,6 +18,10 @@ from bigbatch.study.contestants.common import (
     with_details,
 )
 from bigbatch.study.jobs import Job, Outcome
+
+if TYPE_CHECKING:
+    pass
+
 
 PREDICT_BATCH = 32
 """Texts a newcomer predicts at once."""
@@ -40,11 +44,11 @@ def compete(variant: str, job: Job) -> Outcome:
     clock = Clock(job)
     trainer = build_trainer(job, examples, order, tokenizer, clock, best=best)
     trainer.train()
-    first: dict[str, Any] = next((entry for entry in trainer.state.log_history if "grad_norm" in entry), {})
-    timing = {}
+    first = next((entry for entry in trainer.state.log_history if "grad_norm" in entry), {})
+    timing = None
     if job.kind == "classify":
         timing = predicted(job, rows, lambda asked: _predict(trainer, job, tokenizer, asked, best))
-    outcome = clock.outcome(lengths, loss=first.get("loss"), grad_norm=first.get("grad_norm"), **timing)
+    outcome = clock.outcome(lengths, loss=first.get("loss"), grad_norm=first.get("grad_norm"), timing=timing)
     return with_details(outcome, micro_samples=job.micro_samples, optim=str(trainer.args.optim.value))
 
 
@@ -97,11 +101,11 @@ def build_trainer(
     )
 
     class Watch(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_step_end(self, *_: object, **__: object) -> None:
             clock.update_ended()
 
     class InOrder(Trainer):
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        def _get_train_sampler(self, train_dataset: object = None) -> list[int]:
             return list(order)
 
     arguments = TrainingArguments(
@@ -153,12 +157,16 @@ def load_model(job: Job) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    kind: Any = AutoModelForCausalLM if job.kind == "clm" else AutoModelForSequenceClassification
+    kind = AutoModelForCausalLM if job.kind == "clm" else AutoModelForSequenceClassification
     return kind.from_pretrained(job.model, dtype=torch.float32)
 
 
 def _predict(
-    trainer: Any, job: Job, tokenizer: Any, asked: Sequence[dict[str, str]], best: bool
+    trainer: Any,
+    job: Job,
+    tokenizer: Any,
+    asked: Sequence[dict[str, str]],
+    best: bool,
 ) -> list[dict[str, float]]:
     """Texts -> probabilities by label, in the order of the texts."""
     import torch
