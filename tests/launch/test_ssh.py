@@ -190,7 +190,7 @@ def test_differences_are_refused_with_both_values():
 
 
 def test_what_only_a_launcher_reads_may_be_said_on_one_host_alone(hosts):
-    request = {"recipe": hosts.folder / "recipe.yaml", "changes": {}, "seen": hosts.folder}
+    request = {"recipe": hosts.folder / "recipe.yaml", "changes": {}, "peer": None, "seen": hosts.folder}
     bare = facts(request, hosts.environ)
     said = facts(
         {**request, "changes": {"launch.hosts": ["a", "b"], "launch.max_restarts": 2}}, hosts.environ
@@ -206,7 +206,7 @@ def test_ranks_are_shared_out():
         ranks_on(facts, 5)
 
 
-@pytest.mark.parametrize("said", ["", "Welcome!", "[]", "[" * 100_000, '{"a": 1e400}'])
+@pytest.mark.parametrize("said", ["", "Welcome!", "[]", "[" * 100_000, '{"a": 1e400}', '{"sees": true}'])
 def test_an_answer_that_is_none_is_the_hosts_and_no_bug(hosts, said):
     call = Call(words=[sys.executable, "-c", f"print({said!r})"], line="settings\n")
     with pytest.raises(UsageError, match="host a: its answer"):
