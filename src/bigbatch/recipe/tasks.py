@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -29,7 +30,7 @@ from bigbatch.recipe.values import (
 PLANNED_TASKS = ("rank",)
 
 
-def _label_names(value: Any) -> Any:
+def _label_names(value: object) -> object:
     # Labels are text inside bigbatch; 0 and 1 may be written without quotes.
     if isinstance(value, list):
         return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
@@ -175,12 +176,12 @@ class TaskSpec(Section):
     """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text
     from another), `prefer` (the better of two answers), `image` (classes of images), or your own as an import
     reference."""
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: dict[str, object] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 
     @model_validator(mode="before")
     @classmethod
-    def _options_beside_name(cls, value: Any) -> Any:
+    def _options_beside_name(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
         options = {key: item for key, item in value.items() if key not in ("name", "args")}
@@ -192,12 +193,12 @@ class TaskSpec(Section):
 
     @field_validator("args", mode="after")
     @classmethod
-    def _checked(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
+    def _checked(cls, value: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         options = TASK_OPTIONS.get(info.data.get("name", ""))
         return value if options is None else options.model_validate(value).model_dump(exclude_none=True)
 
     @model_serializer
-    def _flat(self) -> dict[str, Any]:
+    def _flat(self) -> dict[str, object]:
         if is_reference(self.name):
             return {"name": self.name, "args": self.args}
         return {"name": self.name, **self.args}

@@ -11,7 +11,7 @@ from bigbatch.report import facts, figures, shapes
 from bigbatch.report.graph import section_of
 from bigbatch.report.noise import noise_section
 from bigbatch.report.page import render, write_atomic
-from bigbatch.report.quality import SplitQuality, split_quality
+from bigbatch.report.quality import Example, SplitQuality, split_quality
 from bigbatch.report.read import RunData, head_in, read_run
 from bigbatch.report.recipes import flat_recipe
 from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
