@@ -24,13 +24,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tests.exact import exact_documents, exact_preferences, exact_texts, exact_weights
+from tests.exact import exact_documents, exact_preferences, exact_texts, exact_weights, numbers
 from tests.jobs import document, lines, start
 from tests.models import tiny, tiny_tokenizer
+from tests.pictures import SIZE, tiny_vision
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 TOLERANCE = 1e-5
@@ -76,6 +78,16 @@ def plain(count: int, seed: int) -> list[dict[str, Any]]:
     return [{"input_ids": ids} for ids in exact_documents(count, seed)]
 
 
+def exact_images(count: int, seed: int) -> list[dict[str, Any]]:
+    """Pixels, a third of the image brighter, and which third."""
+    rows = []
+    for number in range(count):
+        pixels = np.array(numbers(seed + number, SIZE * SIZE * 3, 160)).reshape(SIZE, SIZE, 3)
+        pixels[number % 3 * 5 :][:5] += 90
+        rows.append({"image": pixels.astype(np.uint8), "label": "abc"[number % 3]})
+    return rows
+
+
 def encoder(head: str) -> Callable[[], nn.Module]:
     """A BERT with this head."""
     return lambda: tiny("bert", head=head, dropout=0.1, **SMALL)
@@ -114,6 +126,10 @@ RUNS = {
     "clm-fixed": Golden(decoder, plain, {"task": {"name": "clm", "blocks": "fixed"}, "data.max_length": 24}),
     "match": Golden(base, exact_texts, {"task": "match", "gradient": "cached"}),
     "prefer": Golden(decoder, exact_preferences, {"task": "prefer", "loss": {"label_smoothing": 0.1}}),
+    "image": Golden(
+        lambda: tiny_vision("vit", dropout=0.1), exact_images,
+        {"task": {"name": "image", "labels": ["a", "b", "c"], "augment": {"flip": 0.5, "crop": 3, "erase": 0.5}}, "plan.packing": "padded"},
+    ),
     "apart-average": Golden(encoder("sequence"), classes, {**CLASSIFY, "sync": {"replicas": 3, "period": 2}}),
     "apart-diloco": Golden(
         encoder("sequence"), classes, {**CLASSIFY, "sync": {"replicas": 2, "period": 2, "outer": "diloco"}}

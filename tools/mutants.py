@@ -43,6 +43,7 @@ class Mutant:
 SPLIT, FAMILIES, EXACT = "tests/step/test_split.py", "tests/step/test_families.py", "tests/run/test_exact.py"
 PRECISION = "tests/build/test_formats.py"
 LANGUAGE = "tests/step/test_language_split.py"
+IMAGES = "tests/step/test_image_split.py"
 
 MUTANTS = (
     # ------------------------------------------------------------ sums, denominators, clipping
@@ -494,6 +495,30 @@ MUTANTS = (
             ),
         ),
         tests=("tests/tasks/test_masks.py", LANGUAGE),
+    ),
+    Mutant(
+        name="images-changed-by-place",
+        fault="how an image is changed is drawn by its place in the micro-batch, not by the sample",
+        patches=(
+            (
+                "tasks/image.py",
+                'states_B = None if draws is None else draws.columns["draw"]',
+                'states_B = None if draws is None else np.sort(draws.columns["draw"])',
+            ),
+        ),
+        tests=("tests/tasks/test_augment.py", IMAGES),
+    ),
+    Mutant(
+        name="images-changed-alike-in-every-epoch",
+        fault="an image is changed as in the first epoch in all others",
+        patches=(
+            (
+                "tasks/image.py",
+                "sample_states(self.facts.data_seed, STREAM, epochs_B, rows_B)",
+                "sample_states(self.facts.data_seed, STREAM, 0 * epochs_B, rows_B)",
+            ),
+        ),
+        tests=("tests/tasks/test_augment.py", IMAGES),
     ),
     Mutant(
         name="micro-batches-unmasked",

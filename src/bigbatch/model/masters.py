@@ -62,10 +62,11 @@ def tie(outer: Any) -> list[str]:
     or the exported folder would open with other logits.
     """
     config = outer.config
-    embedding = getattr(outer.get_input_embeddings(), "weight", None)
     output = getattr(getattr(outer, "get_output_embeddings", lambda: None)(), "weight", None)
-    tied = getattr(config, "tie_word_embeddings", False)
-    if not tied or embedding is None or output is None or embedding is output:
+    if output is None or not getattr(config, "tie_word_embeddings", False):
+        return []  # not every model has an embedding that could be asked for
+    embedding = getattr(outer.get_input_embeddings(), "weight", None)
+    if embedding is None or embedding is output:
         return []
     if embedding.shape == output.shape and torch.equal(embedding, output):
         outer.tie_weights()

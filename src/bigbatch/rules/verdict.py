@@ -22,6 +22,8 @@ _BASELINES = {
     "majority": "always saying the most frequent class",
     "mean": "always saying the mean",
     "bag_of_words": "a bag of words",
+    "linear_pixels": "a linear model of the pixels",
+    "similar_images": "the 5 most similar images",
     "most_frequent_tag": "each word's most frequent tag",
     "tf_idf": "TF-IDF retrieval",
     "5_gram": "a 5-gram",

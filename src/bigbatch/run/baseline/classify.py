@@ -43,7 +43,7 @@ def classify_baselines(task: Classify, train: Split, seconds: float) -> Iterator
     outputs = task.head.outputs
     if not len(counted):
         return
-    constant_C = _constant(targets, kind, outputs)
+    constant_C = constant_outputs(targets, kind, outputs)
     yield Baseline(
         name="mean" if kind == "regression" else "majority",
         outputs=lambda split: np.tile(constant_C, (len(split.table), 1)),
@@ -61,8 +61,14 @@ class _Training:
     outputs: int
 
 
-def _constant(targets: np.ndarray, kind: Loss, outputs: int) -> np.ndarray:
-    """What is right most often, as outputs (C,) float64."""
+def constant_outputs(targets: np.ndarray, kind: Loss, outputs: int) -> np.ndarray:
+    """What is right most often, as outputs (C,) float64.
+
+    Args:
+        targets: (N,) classes, (N, C) zeros and ones, or numbers.
+        kind: which of these.
+        outputs: C.
+    """
     if kind == "single":
         return np.log((np.bincount(targets, minlength=outputs) + 1e-3) / (len(targets) + 1e-3 * outputs))
     mean_C = targets.reshape(len(targets), -1).astype(np.float64).mean(0)

@@ -12,6 +12,7 @@ import numpy as np
 from bigbatch.infer.evaluate import judged
 from bigbatch.metrics.naming import is_own
 from bigbatch.run.baseline.classify import classify_baselines
+from bigbatch.run.baseline.images import image_baselines
 from bigbatch.run.baseline.match import TooLarge, match_baselines
 from bigbatch.run.baseline.model import Baseline, Split
 from bigbatch.run.baseline.neighbours import mlm_baselines
@@ -20,6 +21,7 @@ from bigbatch.run.baseline.tag import tag_baselines
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
+from bigbatch.tasks.image import Image
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.tag import Tag
@@ -43,7 +45,7 @@ class Fitted:
 
 def has_baselines(task: Task) -> bool:
     """Whether a task is one of ours as it is: nobody knows what one of the user's own reads."""
-    return type(task) in (Classify, Tag, Match, CausalLM, MaskedLM)
+    return type(task) in (Classify, Tag, Match, CausalLM, MaskedLM, Image)
 
 
 def fitted(
@@ -103,6 +105,8 @@ def _fitted(task: Task, train: Split, seconds: float, vocabulary: int) -> Iterat
     if isinstance(task, Classify):
         if np.array_equal(table.unit_offsets, np.arange(len(table) + 1)):
             yield from classify_baselines(task, train, seconds)
+    elif isinstance(task, Image):
+        yield from image_baselines(train, task.head.outputs, seconds)
     elif isinstance(task, Tag):
         yield from tag_baselines(task, train)
     elif isinstance(task, Match):

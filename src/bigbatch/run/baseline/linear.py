@@ -30,6 +30,10 @@ _CALM = 1e-4
 """Relative gain of five steps at which it is done."""
 
 
+Rows = Sparse | np.ndarray
+"""(N, F), float32 where they are dense."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Linear:
     """A fitted model."""
@@ -41,13 +45,18 @@ class Linear:
     done: bool
     """Whether it had converged; else time was up."""
 
-    def __call__(self, rows: Sparse) -> np.ndarray:
+    def __call__(self, rows: Rows) -> np.ndarray:
         """Outputs (N, C) float64."""
         with torch.no_grad():
-            return (Product(rows)(self.weights_FC) + self.bias_C).double().numpy()
+            return (_product(rows)(self.weights_FC) + self.bias_C).double().numpy()
 
 
-def fit(rows: Sparse, targets: np.ndarray, loss: Loss, *, outputs: int, seconds: float) -> Linear:
+def _product(rows: Rows) -> Callable[[Tensor], Tensor]:
+    """The rows times a matrix (F, C)."""
+    return Product(rows) if isinstance(rows, Sparse) else torch.from_numpy(rows).matmul
+
+
+def fit(rows: Rows, targets: np.ndarray, loss: Loss, *, outputs: int, seconds: float) -> Linear:
     """The model of these rows.
 
     Args:
@@ -57,9 +66,11 @@ def fit(rows: Sparse, targets: np.ndarray, loss: Loss, *, outputs: int, seconds:
         outputs: C.
         seconds: after which no further step is made.
     """
-    forward, backward = Product(rows), Product(flipped(rows))
+    forward = _product(rows)
+    backward = _product(flipped(rows) if isinstance(rows, Sparse) else rows.T)
+    width = rows.width if isinstance(rows, Sparse) else rows.shape[1]
     count, strength = len(rows), STRENGTH[loss]
-    start = torch.zeros(rows.width + 1, outputs, dtype=torch.float32)
+    start = torch.zeros(width + 1, outputs, dtype=torch.float32)
     start[-1] = _first_bias(targets, loss, outputs)
     of_outputs = _gradient(targets, loss)
 

@@ -1,0 +1,16 @@
+"""Images among ranks that share or divide the model: what is changed in one belongs to the image, not to the rank."""
+
+from __future__ import annotations
+
+import pytest
+
+JOB = "tests.parallel.image_jobs:equality"
+
+
+@pytest.mark.world_size(2)
+@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
+@pytest.mark.parametrize("mesh", [{"replicate": 2}, {"shard": 2}], ids=str)
+def test_updates_equal_the_whole_batch(ranks, tmp_path, mesh, dtype):
+    found = ranks.run(JOB, 2, tmp_path, mesh=mesh, dtype=dtype)
+    assert found[0]["error"] <= found[0]["bound"]
+    assert min(found[0]["micro_batches"]) > 1
