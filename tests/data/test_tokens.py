@@ -158,6 +158,21 @@ def test_a_failing_encode_names_the_row_and_leaves_no_entry(tmp_path: Path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_every_row_that_a_task_refuses_is_named(tmp_path: Path):
+    class Strict(LetterTask):
+        def encode(self, row, tokenizer):
+            if row["text"] == "bad":
+                raise DataError("text: nothing in it; remove the row")
+            return super().encode(row, tokenizer)
+
+    (tmp_path / "a.csv").write_text("text,label\nfine,1\nbad,2\nfine,1\nbad,2\n")
+    with pytest.raises(DataError) as caught:
+        tokens(read("a.csv", base=tmp_path), task=Strict())
+    assert str(caught.value) == "\n".join(
+        f"a.csv:{row}: text: nothing in it; remove the row" for row in (3, 5)
+    )
+
+
 def test_encode_batch_is_used_in_chunks():
     class Batched(LetterTask):
         def encode_batch(self, rows: list[dict[str, Any]], tokenizer: Any) -> list[Sample]:

@@ -13,14 +13,16 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from bigbatch.data import cache
-from bigbatch.data.problems import one_error
+from bigbatch.data.problems import data_error, one_error
 from bigbatch.data.tables import DataTable
+from bigbatch.errors import DataError, Problem
 from bigbatch.protocols import Row, Tokenizer
 from bigbatch.samples import EXTRA, ONE_TOKEN, TOKENS, UNITS, Prepare, Sample, Stream, Table, offsets_of
 
@@ -183,10 +185,14 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else repr(tokenizer)
         content = {"class": type(tokenizer).__qualname__, "vocabulary": vocabulary}
     special = getattr(tokenizer, "special_tokens_map", None)
-    sides = [getattr(tokenizer, name, None) for name in ("truncation_side", "add_bos_token", "add_eos_token")]
+    sides = [getattr(tokenizer, name, None) for name in _SETTINGS]
     return hashlib.sha256(
         json.dumps([content, special, sides], sort_keys=True, default=str).encode()
     ).hexdigest()
+
+
+_SETTINGS = ("truncation_side", "add_bos_token", "add_eos_token", "src_lang", "tgt_lang")
+"""Of a tokenizer, beside its file: the languages that texts to read and texts to write are marked with, too."""
 
 
 def _code_of(kind: type) -> list[str] | None:
@@ -228,18 +234,33 @@ def _chunks(
 def _encode(
     table: DataTable, first: int, rows: list[dict[str, Any]], task: Encoder, tokenizer: Tokenizer | None
 ) -> list[Sample]:
-    """Call the task, which may be the user's own code; what it raises says at which row that was."""
+    """Call the task, which may be the user's own code; what it raises says at which row that was.
+
+    Raises:
+        DataError: all rows of these that the task refuses.
+    """
     try:
         return task.encode_batch(rows, tokenizer)
     except Exception as error:
+        refused: list[Problem] = []
         for number, row in enumerate(rows, start=first):
             try:
                 task.encode_batch([row], tokenizer)
+            except DataError as alone:
+                refused += _placed(alone, table.where(number))
             except Exception as alone:
                 alone.add_note(f"while encoding {table.where(number)}")
                 raise alone from None
+        if refused:
+            raise data_error(refused) from None
         error.add_note(f"while encoding {table.where(first)} and the {len(rows)} rows from it")
         raise
+
+
+def _placed(error: DataError, where: str) -> list[Problem]:
+    """What a task says of one row, at that row."""
+    found = error.problems or (Problem(where="", what=str(error)),)
+    return [replace(problem, where=where) for problem in found]
 
 
 def _check(table: DataTable, first: int, samples: list[Sample], task: Encoder, layout: str) -> str:
