@@ -6,6 +6,7 @@ import builtins
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,3 +136,11 @@ def test_numbers_are_rounded_once():
     exact = (np.arange(256) / 255 - 0.456) / 0.224
     assert np.array_equal(form.numbers()[1], exact.astype(np.float32))
     assert form.numbers().shape == (3, 256)
+
+
+def test_pixels_of_32_bits_are_refused_since_nobody_says_what_white_is():
+    wide = Image.fromarray(np.arange(24, dtype=np.int32).reshape(4, 6))
+    with pytest.raises(ValueError, match="pixels of 32 bits; expected 8 or 16 bits each"):
+        decoded(content(wide, "TIFF"), GREY)
+    grey = b"P5 2 1 65535\n" + bytes([200, 0, 7, 0])
+    assert decoded(grey, replace(GREY, height=1, width=2))[..., 0].tolist() == [[200, 7]]

@@ -187,6 +187,7 @@ def _key_parts(ready: Ready) -> Mapping[str, Any]:
         "labels": list(task.label_names),
         "max_length": ready.max_length,
         "pool": ready.anatomy.pools,
+        "image": task.facts.image,
         "vocabulary": task.facts.vocabulary if HEADS[task.head.kind].wants_tokenizer else None,
     }
 

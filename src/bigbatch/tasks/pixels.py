@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+_WIDENED = ("PNG", "PPM")
+"""Of these Pillow gives 16 bits a pixel as whole numbers of 32 (PNG: until Pillow 11)."""
 MOST_PIXELS = 89_478_485
 """Pillow's own limit: as many as fit in 256 MiB, three bytes each."""
 BILINEAR = 2
@@ -89,7 +91,7 @@ def decoded(content: bytes, form: ImageForm) -> np.ndarray:
             with image.open(io.BytesIO(content), formats=FORMATS) as found:
                 _check_size(*found.size)
                 found.load()
-                picture = _coloured(ImageOps.exif_transpose(found), form.channels)
+                picture = _coloured(ImageOps.exif_transpose(found), form.channels, found.format)
         except (OSError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, MemoryError) as error:
             raise ValueError(_why(content, error)) from None
         except image.DecompressionBombError as error:
@@ -116,8 +118,16 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"an image of {width} x {height} pixels")
 
 
-def _coloured(picture: Picture, channels: int) -> Picture:
-    """Grey or red, green and blue, 8 bits each."""
+def _coloured(picture: Picture, channels: int, kind: str | None) -> Picture:
+    """Grey or red, green and blue, 8 bits each.
+
+    Args:
+        picture: in any of Pillow's modes.
+        channels: 1 or 3.
+        kind: of its file.
+    """
+    if picture.mode == "I" and kind not in _WIDENED:
+        raise ValueError("pixels of 32 bits; expected 8 or 16 bits each")
     if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
         wide = np.asarray(picture).astype(np.int64)
         if wide.size and (wide.min() < 0 or wide.max() > 65535):
