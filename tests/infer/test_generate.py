@@ -14,8 +14,8 @@ from bigbatch.infer.evaluate import evaluate, impossible_figures, judged
 from bigbatch.infer.generate import texts_of, written
 from bigbatch.infer.predict import predict_rows
 from bigbatch.metrics import bleu
-from bigbatch.model.forwards import PaddedForward
 from bigbatch.model.heads import HEADS
+from bigbatch.model.runner import padded_runner
 from bigbatch.samples import Table
 from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.vocabulary import vocabulary_of
@@ -34,7 +34,7 @@ def opened(family: str, tokenizer=None, **options):
     task = Seq2Seq(target_max_length=9, **options).with_facts(
         vocabulary=vocabulary_of(tokenizer, module), tokenizer=tokenizer, max_length=64
     )
-    return module, task, PaddedForward(module, module.config.pad_token_id, HEADS["seq2seq"].inputs)
+    return module, task, padded_runner(module, module.config.pad_token_id, HEADS["seq2seq"].inputs)
 
 
 def table_of(task: Seq2Seq, rows) -> Table:
@@ -67,6 +67,24 @@ def test_passes_of_the_whole_model_choose_the_same_tokens(family):
         ours = generate._stepwise(module, task, table, chosen, 9)
         theirs = generate._by_transformers(module, task, table, chosen, 9)
     assert ours[:, : theirs.shape[1]].tolist() == theirs.tolist() and (ours[:, theirs.shape[1] :] == -1).all()
+
+
+@pytest.mark.parametrize("family", ["bart", "mbart"])
+@pytest.mark.parametrize("micro_tokens", [8, 4096])
+def test_a_text_that_never_ends_stops_at_the_last_position_or_at_its_own_bound(
+    family, micro_tokens, monkeypatch
+):
+    """Whatever is written beside it; mBART's decoder is shown the target's frame first, which takes positions too."""
+    module, task, forward = opened(family)
+    module.config.eos_token_id = module.generation_config.eos_token_id = None
+    task = Seq2Seq().with_facts(vocabulary=vocabulary_of(None, module), max_length=64)
+    table = table_of(task, ROWS)
+    found = written(forward, task, table, micro_tokens=micro_tokens)
+    assert [len(ids) for ids in found] == [min(64, 2 * len(row["input_ids"]) + 50) for row in ROWS]
+    monkeypatch.setattr(Seq2Seq, "target_frame", ((7, 8), ()))
+    assert {len(ids) for ids in written(forward, task, table, micro_tokens=micro_tokens)} <= {*range(50, 63)}
+    monkeypatch.setattr(generate, "_by_transformers", generate._stepwise)
+    assert written(forward, task, table, micro_tokens=micro_tokens)
 
 
 def test_a_row_is_predicted_as_text_whatever_stands_beside_it(tmp_path):

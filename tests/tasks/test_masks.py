@@ -14,7 +14,7 @@ from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.vocabulary import Vocabulary
 from tests.reference import masked
 
-VOCABULARY = Vocabulary(size=50, special_ids=(0, 1, 2, 3), mask_id=3)
+VOCABULARY = Vocabulary(size=50, rows=50, special_ids=(0, 1, 2, 3), mask_id=3)
 SPECIAL = {0, 1, 2, 3}
 
 

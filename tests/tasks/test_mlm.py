@@ -206,7 +206,7 @@ def test_bytes_of_tokens_sum_to_the_text():
 def test_vocabularies_of_tokenizers(words):
     found = vocabulary_of(words, tiny("bert", head="masked"))
     assert found == Vocabulary(
-        size=len(words), special_ids=(0, 1, 2, 3, 4), mask_id=4, before=(2,), behind=(3,)
+        size=len(words), rows=100, special_ids=(0, 1, 2, 3, 4), mask_id=4, before=(2,), behind=(3,), pad_id=0
     )
 
 

@@ -46,7 +46,7 @@ def test_labels_that_do_not_count_weigh_nothing_and_padding_is_no_token():
     assert sample.ids.tolist() == [0, 7, 0] and sample.weights.tolist() == [1, 0, 1]
     nothing = task.encode({"input_ids": [5], "labels": [-100]}, None)
     assert nothing.ids.tolist() == [0] and not len(nothing.reads)
-    for wrong in (None, 3, "x", [-7]):
+    for wrong in (None, 3, "x", [-7], [7, 100]):
         with pytest.raises(DataError, match="labels: "):
             task.encode({"input_ids": [5], "labels": wrong}, None)
 

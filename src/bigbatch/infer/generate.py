@@ -83,7 +83,9 @@ def written(
         for chosen_B, most in _batches(table, micro_tokens, size, even=divided)[rank::size]:
             if between is not None:
                 between()
-            ids_BL = writes(headed_model(module), task, table, chosen_B, min(task.most_written, most))
+            ids_BL = writes(headed_model(module), task, table, chosen_B, most)
+            # Its own bound, not that of the longest beside it: what is written does not depend on the batches.
+            ids_BL[np.arange(ids_BL.shape[1]) >= _most_N(table)[chosen_B, None]] = _NONE
             found.append(np.concatenate([chosen_B[:, None], ids_BL], axis=1))
     return _in_order(found, len(table), world)
 
@@ -94,15 +96,19 @@ def _batches(table: Table, micro_tokens: int, ranks: int, *, even: bool) -> list
     Where they have to take their steps together, as many as there are ranks get equally many tokens, and a rank for
     which nothing is left writes the first texts again.
     """
-    lengths_N = table[SOURCE].lengths
-    most_N = _LONGER * lengths_N + _MORE
-    pieces = cut(lengths_N + most_N, _BATCH * micro_tokens, "padded")
+    most_N = _most_N(table)
+    pieces = cut(table[SOURCE].lengths + most_N, _BATCH * micro_tokens, "padded")
     found = [(chosen, int(most_N[chosen].max())) for chosen in pieces]
     if not even:
         return found
     found += found[:1] * (-len(found) % ranks)
     turns = [found[first : first + ranks] for first in range(0, len(found), ranks)]
     return [(chosen, max(most for _, most in turn)) for turn in turns for chosen, _ in turn]
+
+
+def _most_N(table: Table) -> np.ndarray:
+    """(N,) int64: tokens that the text of each sample may get."""
+    return _LONGER * table[SOURCE].lengths + _MORE
 
 
 def _prompts(task: Seq2Seq, table: Table, chosen_B: np.ndarray, device: torch.device) -> dict[str, Tensor]:
@@ -125,16 +131,26 @@ def _by_transformers(
 ) -> np.ndarray:
     assert isinstance(outer, GenerationMixin), "encoder-decoders of transformers write"
     inputs = _prompts(task, table, chosen_B, device_of(outer))
-    how = copy.deepcopy(outer.generation_config)
-    how.update(
-        max_new_tokens=most + 1, max_length=None, num_beams=task.beams, do_sample=False, use_cache=True,
-        forced_bos_token_id=None, eos_token_id=task.marks[1], pad_token_id=task.marks[2] or 0,
-        return_dict_in_generate=False,
-    )  # fmt: skip
-    ids_BL: Tensor = outer.generate(**inputs, generation_config=how, past_key_values=_cache())  # pyright: ignore[reportAttributeAccessIssue]
     first = inputs["decoder_input_ids"].shape[1]
-    # One token more than wanted: BART's configuration forces an end mark on the last.
-    return _ended(ids_BL[:, first : first + most].cpu().numpy(), task.marks[1])
+    own = outer.generation_config
+    how = copy.deepcopy(own)
+    how.update(
+        max_new_tokens=_new_tokens(task, most, first), max_length=None, num_beams=task.beams, do_sample=False,
+        use_cache=True, forced_bos_token_id=None, forced_eos_token_id=None, eos_token_id=task.marks[1],
+        pad_token_id=task.marks[2] or 0, return_dict_in_generate=False,
+    )  # fmt: skip
+    # Where one says None, `generate` takes what the model itself says.
+    outer.generation_config = how
+    try:
+        ids_BL: Tensor = outer.generate(**inputs, generation_config=how, past_key_values=_cache())  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        outer.generation_config = own
+    return _ended(ids_BL[:, first:].cpu().numpy(), task.marks[1])
+
+
+def _new_tokens(task: Seq2Seq, most: int, shown: int) -> int:
+    """Tokens to write behind those that the decoder is shown at first: the model has positions for no more."""
+    return max(1, min(most, task.most_written + 1 - shown))
 
 
 def _cache() -> EncoderDecoderCache:
@@ -148,7 +164,7 @@ def _stepwise(outer: nn.Module, task: Seq2Seq, table: Table, chosen_B: np.ndarra
     shown_BL, found = inputs["decoder_input_ids"], []
     given = {"input_ids": inputs["input_ids"]}
     cache = _cache()
-    for _ in range(most):
+    for _ in range(_new_tokens(task, most, shown_BL.shape[1])):
         output = outer(
             **given, attention_mask=inputs["attention_mask"], decoder_input_ids=shown_BL,
             past_key_values=cache, use_cache=True,

@@ -93,7 +93,7 @@ class GivenTokens:
                 continue
             found = first_above(table.rows.column(key), known - 1)
             if found is not None:
-                where, what = table.where(found[0]), _unknown(key, found[1], known)
+                where, what = table.where(found[0]), unknown_id(key, found[1], known)
                 raise DataError([Problem(where=where, key=key, what=what)])
 
     def row(self, row: Row) -> Row:
@@ -134,17 +134,24 @@ class GivenTokens:
         largest, key, what = int(ids_T.max(initial=0)), "input_ids", ""
         segment = -1 if segments_T is None else int(segments_T.max(initial=0))
         if largest >= self.rows:
-            what = _unknown(key, largest, self.rows)
+            what = unknown_id(key, largest, self.rows)
         elif self.segments is not None and segment >= self.segments:
             key = "token_type_ids"
-            what = _unknown(key, segment, self.segments)
+            what = unknown_id(key, segment, self.segments)
         elif self.longest is not None and longest > self.longest:
             what = f"{longest} tokens, but max_length is {self.longest}; token ids are not cut here: cut the rows"
         if what:
             raise DataError([Problem(where=where, key=key, what=what)])
 
 
-def _unknown(key: str, found: int, known: int) -> str:
+def unknown_id(key: str, found: int, known: int) -> str:
+    """What is said of an id without a row in the embedding.
+
+    Args:
+        key: the column: `input_ids`, or `token_type_ids`.
+        found: the id.
+        known: rows of the embedding.
+    """
     what = {"input_ids": "token id"}.get(key, "token type")
     return f"found {what} {found}, but the model's embedding has {known} rows; use the model's own tokenizer"
 

@@ -26,6 +26,7 @@ from bigbatch.model.logits import DeferredLogits
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import TOKENS, Sample, Targets
 from bigbatch.tasks.facts import NOT_AN_OPTION
+from bigbatch.tasks.given import unknown_id
 from bigbatch.tasks.inputs import Inputs, encode_texts, is_tokenised, tokenised_inputs
 from bigbatch.tasks.language import TERM, PredictedTokens, smoothed_U
 from bigbatch.tasks.losses import IGNORED
@@ -126,7 +127,7 @@ class Seq2Seq(PredictedTokens):
         found = []
         for row in rows:
             if is_tokenised(row):
-                source, labels = tokenised_inputs(row), _given_labels(row) if labelled else _NO_LABELS
+                source, labels = tokenised_inputs(row), self._given_labels(row) if labelled else _NO_LABELS
                 found.append(self._sample(source, labels, cut=False))
                 continue
             source = next(sources)
@@ -138,6 +139,27 @@ class Seq2Seq(PredictedTokens):
             text = np.frombuffer(row["target"].encode(), np.uint8)
             found.append(self._sample(source, labels, cut=target.truncated, text=text))
         return found
+
+    def _given_labels(self, row: Row) -> np.ndarray:
+        """Labels of a row of token ids (U,) int64, without the padding behind them.
+
+        Raises:
+            DataError: there are none, or the model cannot write them.
+        """
+        found = row.get("labels")
+        if not isinstance(found, (list, tuple, np.ndarray)) or np.asarray(found).dtype.kind not in "iu":
+            raise DataError("labels: expected the target's token ids as a list, beside input_ids")
+        labels = np.asarray(found, np.int64)
+        if labels.ndim != 1 or bool(((labels < 0) & (labels != IGNORED)).any()):
+            raise DataError(
+                f"labels: found {str(found)[:40]}; expected token ids, or {IGNORED} for what does not count"
+            )
+        assert self.facts.vocabulary is not None, "the run tells the task its model's marks"
+        known = self.facts.vocabulary.rows
+        if len(labels) and labels.max() >= known:
+            raise DataError(f"labels: {unknown_id('input_ids', int(labels.max()), known)}")
+        counted = np.flatnonzero(labels != IGNORED)
+        return labels[: counted[-1] + 1] if len(counted) else labels[:0]
 
     def _ended(self, ids: np.ndarray, most: int) -> np.ndarray:
         """A target with its end mark: last, or before the mark of its language; where the tokenizer writes none, behind
@@ -251,21 +273,3 @@ class _AsTarget:
     def decode(self, ids: object, /, **options: object) -> str:
         """As the tokenizer's own."""
         return self.tokenizer.decode(ids, **options)
-
-
-def _given_labels(row: Row) -> np.ndarray:
-    """Labels of a row of token ids (U,) int64, without the padding behind them.
-
-    Raises:
-        DataError: there are none.
-    """
-    found = row.get("labels")
-    if not isinstance(found, (list, tuple, np.ndarray)) or np.asarray(found).dtype.kind not in "iu":
-        raise DataError("labels: expected the target's token ids as a list, beside input_ids")
-    labels = np.asarray(found, np.int64)
-    if labels.ndim != 1 or bool(((labels < 0) & (labels != IGNORED)).any()):
-        raise DataError(
-            f"labels: found {str(found)[:40]}; expected token ids, or {IGNORED} for what does not count"
-        )
-    counted = np.flatnonzero(labels != IGNORED)
-    return labels[: counted[-1] + 1] if len(counted) else labels[:0]

@@ -20,6 +20,8 @@ class Vocabulary:
 
     size: int
     """Ids that the tokenizer knows, or rows of the embedding where there is no tokenizer."""
+    rows: int
+    """Of the embedding: what the model can read and write, whatever the tokenizer knows."""
     special_ids: tuple[int, ...]
     """Ids that stand for no text, ascending: they are never masked, predicted or drawn."""
     mask_id: int | None
@@ -88,6 +90,7 @@ def vocabulary_of(tokenizer: Any, module: nn.Module) -> Vocabulary:
         before, behind = frame_of(tokenizer) if hasattr(tokenizer, "num_special_tokens_to_add") else ((), ())
         return Vocabulary(
             size=len(tokenizer),
+            rows=vocabulary_rows(outer),
             special_ids=tuple(sorted(set(map(int, tokenizer.all_special_ids)))),
             mask_id=getattr(tokenizer, "mask_token_id", None),
             before=before,
@@ -100,6 +103,7 @@ def vocabulary_of(tokenizer: Any, module: nn.Module) -> Vocabulary:
     ids = [each for value in found.values() for each in (value if isinstance(value, list) else [value])]
     return Vocabulary(
         size=vocabulary_rows(outer),
+        rows=vocabulary_rows(outer),
         special_ids=tuple(sorted({int(each) for each in ids if each is not None})),
         mask_id=found["mask"],
         start_id=start,
