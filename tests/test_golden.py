@@ -31,7 +31,7 @@ from torch import nn
 
 from tests.exact import exact_documents, exact_preferences, exact_texts, exact_weights, numbers
 from tests.jobs import document, lines, start
-from tests.models import tiny, tiny_tokenizer
+from tests.models import tiny, tiny_pair, tiny_tokenizer
 from tests.pictures import SIZE, tiny_vision
 
 FOLDER = Path(__file__).resolve().parent / "golden"
@@ -88,6 +88,15 @@ def exact_images(count: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def translations(count: int, seed: int) -> list[dict[str, Any]]:
+    """Token ids to read, and others to write."""
+    targets = exact_documents(count, seed + 77, longest=20)
+    return [
+        {"input_ids": source, "labels": [*target, END]}
+        for source, target in zip(exact_documents(count, seed), targets, strict=True)
+    ]
+
+
 def encoder(head: str) -> Callable[[], nn.Module]:
     """A BERT with this head."""
     return lambda: tiny("bert", head=head, dropout=0.1, **SMALL)
@@ -96,6 +105,12 @@ def encoder(head: str) -> Callable[[], nn.Module]:
 def decoder() -> nn.Module:
     """A GPT-2."""
     return tiny("gpt2", head="causal", dropout=0.1, n_embd=16, n_head=2, eos_token_id=END, bos_token_id=END)
+
+
+def translator() -> nn.Module:
+    """A small BART."""
+    sizes = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    return tiny_pair("bart", dropout=0.1, **sizes, encoder_attention_heads=2, decoder_attention_heads=2)
 
 
 def base() -> nn.Module:
@@ -124,6 +139,9 @@ RUNS = {
     "mlm": Golden(encoder("masked"), plain, {"task": {"name": "mlm", "mask_id": MASK}}),
     "clm-documents": Golden(decoder, plain, {"task": "clm", "data.max_length": 24}),
     "clm-fixed": Golden(decoder, plain, {"task": {"name": "clm", "blocks": "fixed"}, "data.max_length": 24}),
+    "seq2seq": Golden(
+        translator, translations, {"task": "seq2seq", "loss": {"label_smoothing": 0.1}, "plan.packing": "padded"}
+    ),
     "match": Golden(base, exact_texts, {"task": "match", "gradient": "cached"}),
     "prefer": Golden(decoder, exact_preferences, {"task": "prefer", "loss": {"label_smoothing": 0.1}}),
     "image": Golden(

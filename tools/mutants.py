@@ -588,6 +588,37 @@ MUTANTS = (
         ),
         tests=("tests/run/test_language.py",),
     ),
+    # ------------------------------------------------------------ sequence to sequence
+    Mutant(
+        name="decoder-reads-what-it-predicts",
+        fault="the decoder is shown the token that it is asked for, instead of the one before",
+        patches=(
+            (
+                "tasks/seq2seq.py",
+                "np.concatenate([[start], told[:-1]])",
+                "np.concatenate([told, told[:0]] if len(told) else [[start]])",
+            ),
+        ),
+        tests=("tests/tasks/test_seq2seq.py",),
+    ),
+    Mutant(
+        name="smoothing-towards-the-value",
+        fault="label smoothing has its sign the wrong way round",
+        patches=(("tasks/language.py", "smoothing * (own_U - mean_U)", "smoothing * (mean_U - own_U)"),),
+        tests=("tests/tasks/test_seq2seq.py",),
+    ),
+    Mutant(
+        name="bias-of-bart-forgotten",
+        fault="deferred logits leave out what the model adds behind its output layer",
+        patches=(
+            (
+                "model/logits.py",
+                "    return added_V if bias is None else bias + added_V\n",
+                "    return 0 * added_V if bias is None else bias\n",
+            ),
+        ),
+        tests=("tests/step/test_translation_split.py",),
+    ),
     # ------------------------------------------------------------ what survives a run
     Mutant(
         name="latest-for-best",

@@ -1,0 +1,121 @@
+"""seq2seq from the recipe to the model folder: killed while it writes, gone on to the bit, evaluated, predicting."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+import bigbatch
+from tests.jobs import lines
+from tests.models import WORDS, tiny_pair, tiny_tokenizer
+from tests.run.forks import Kill
+from tests.run.jobs import leftovers, outcome, write_job
+
+pytest.importorskip("sacrebleu", reason="an extra: bigbatch[seq2seq]")
+TRAIN = ("train", "recipe.yaml")
+SECTIONS = {
+    "task": {"name": "seq2seq", "target_max_length": 12},
+    "data": {"columns": {"source": "en", "target": "zh"}},
+    "metrics": ["bleu", "chrf", "perplexity"],
+    "best": "chrf",
+    "updates": 12,
+    "loss": {"label_smoothing": 0.1},
+    "plan": {"attention": "sdpa"},
+    "run": {"evaluate_every": "4 updates", "checkpoint_every": "3 updates"},
+}
+
+
+def translator(folder: Path) -> Path:
+    """A tiny BART with a tokenizer."""
+    tokenizer = tiny_tokenizer(folder)
+    marks = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 3, "bos_token_id": 2}
+    tiny_pair("bart", vocab_size=len(tokenizer) + 3, dropout=0.1, **marks).save_pretrained(folder)
+    return folder
+
+
+def reversed_rows(path: Path, count: int, seed: int) -> None:
+    """Sentences, and the same backwards."""
+    random = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["en", "zh"])
+        for _ in range(count):
+            words = random.choice(WORDS, random.integers(2, 9)).tolist()
+            rows.writerow([" ".join(words), " ".join(reversed(words))])
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory, parent):
+    """One that nobody disturbed, and one that was killed while it saved and while it wrote texts."""
+    folder = tmp_path_factory.mktemp("translation")
+    model = translator(folder / "model")
+    found = []
+    for name in ("whole", "killed"):
+        job = write_job(folder / name, model, **SECTIONS)
+        reversed_rows(job.folder / "train.csv", 90, 1)
+        reversed_rows(job.folder / "test.csv", 20, 2)
+        found.append(job)
+    kills = [
+        Kill(target="bigbatch.store.durable:FileOps.rename", when="after", about=".tmp-step-"),
+        Kill(target="bigbatch.infer.generate:_by_transformers", when="after", nth=2),
+    ]
+    for kill in kills:
+        code, output = parent.run(found[1].folder, TRAIN, kill)
+        assert code == -9, output
+    for job in found:
+        code, output = parent.run(job.folder, TRAIN)
+        assert code == 0, output
+    return found
+
+
+def test_killed_and_gone_on_with_it_is_the_same_to_the_bit(jobs):
+    whole, killed = jobs
+    assert outcome(killed.run) == outcome(whole.run)
+    assert leftovers(killed.run) == []
+
+
+def test_plan_journal_and_result_know_both_texts(jobs):
+    run = jobs[0].run
+    updates, evaluations = lines(run, "update"), lines(run, "eval")
+    assert all({"loss", "bleu", "chrf", "perplexity"} <= line.keys() for line in evaluations)
+    assert [line["split"] for line in evaluations] == ["validation"] * 3 + ["test"]
+    assert all(line["batch_tokens"] > 4 * line["batch_samples"] for line in updates)
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["packing"]["value"] == "padded" and "source and tokens" in plan["packing"]["reason"]
+    assert plan["micro_tokens"]["value"] == 96
+    result = json.loads((run / "result.json").read_text())
+    assert result["best"]["metric"] == "chrf"
+    assert result["predicted"]["train_seconds"] > 0 and result["predicted"]["peak_memory_bytes"] > 0
+
+
+def test_the_folder_opens_with_transformers_and_predicts_what_it_writes(jobs):
+    folder, rows = jobs[0].run / "model", ["the flight was late", "good crew"]
+    found = bigbatch.predict(jobs[0].run, rows)
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    for text, prediction in zip(rows, found, strict=True):
+        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            ids = model.generate(**inputs, max_new_tokens=12, do_sample=False, num_beams=1)[0]
+        assert prediction == {"text": tokenizer.decode(ids, skip_special_tokens=True).strip()}
+    assert bigbatch.predict(folder, rows) == found, "a folder alone says what it is for"
+
+
+def test_rows_are_written_to_a_file_and_figures_come_with_their_signature(jobs, tmp_path):
+    from bigbatch.answers import predict_file
+
+    out = tmp_path / "out.jsonl"
+    assert predict_file(jobs[0].run, str(jobs[0].folder / "test.csv"), str(out)) == 20
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(written) == 20 and all(line.keys() == {"text"} for line in written)
+    found = bigbatch.evaluate(jobs[0].run, str(jobs[0].folder / "test.csv"))
+    last = lines(jobs[0].run, "eval")[-1]
+    assert found["chrf"] == pytest.approx(last["chrf"]) and found["loss"] == pytest.approx(
+        last["loss"], rel=1e-5
+    )
+    assert "tok:13a" in found["signatures"]["bleu"]
