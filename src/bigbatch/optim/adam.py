@@ -56,6 +56,17 @@ def directions(
 
     Yields:
         Pieces of parameters with their directions, which are the caller's to change.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([3.0]))
+        >>> weight.grad = torch.tensor([-2.0])
+        >>> [(_, _, moves)] = directions([weight], [state_of({}, weight)], betas=(0.9, 0.999), eps=0.0)
+        >>> round(moves[0].item(), 4)
+        -1.0
+
+    Reference:
+        Kingma and Ba 2015, arXiv 1412.6980, algorithm 1. Differs from it with eps 0 alone: a weight that never had a
+        gradient stays where it is, instead of 0 / 0.
     """
     first, second = betas
     gradients = gradients_of(parameters)

@@ -50,7 +50,13 @@ def adamw_8bit(
         RecipeError: torchao is not installed.
 
     Reference:
-        Dettmers et al. 2021, arXiv 2110.02861, "8-bit optimizers via block-wise quantization".
+        Dettmers et al. 2021, arXiv 2110.02861, "8-bit optimizers via block-wise quantization". Differs from it, as
+        torchao does: blocks of 256 values, and embeddings are nothing special.
+
+    Example:
+        ::
+
+            optimizer: {name: adamw, state: 8bit}
     """
     keep_compiled_code_private()
 

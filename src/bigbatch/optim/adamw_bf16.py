@@ -92,6 +92,13 @@ class AdamWBf16(Optimizer):
     Reference:
         Zamirai et al. 2020, arXiv 2010.06192, "Revisiting BFloat16 training". Differs from it: the averages are
         rounded stochastically too.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> weight.grad = torch.tensor([1.0, -3.0])
+        >>> AdamWBf16([weight], lr=0.25, weight_decay=0.0, eps=0.0).step()
+        >>> weight.tolist()
+        [0.75, -1.75]
     """
 
     def __init__(

@@ -44,8 +44,12 @@ def decay_groups(
         parameter), `adapt` (whether LAMB and LARS rescale the step), `lr_scale` (see `set_lr`), `orthogonal` (Muon).
 
     Reference:
-        Clark et al. 2020, arXiv 2003.10555, appendix B, for the decay by layer. There the last block has xi^2; here,
-        as in BEiT and timm, xi.
+        Clark et al. 2020, arXiv 2003.10555, appendix B, for the decay by layer. Differs from it: there the last
+        block has xi^2; here, as in BEiT and timm, xi.
+
+    Example:
+        `optimizer: {lr: 1e-4, layer_decay: 0.9}` with 12 blocks: the head learns at 1e-4, the last block at 9e-5, the
+        first at 2.8e-5, the embeddings at 2.5e-5.
     """
     if trainable is None:
         trainable = ((name, item) for name, item in module.named_parameters() if item.requires_grad)

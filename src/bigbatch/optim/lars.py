@@ -49,7 +49,8 @@ class Lars(Optimizer):
         values_of: how many values the whole of a parameter has.
 
     Reference:
-        arXiv 1708.03888, algorithm 1. Nothing is clipped in here: the engine clips the global gradient once.
+        arXiv 1708.03888, algorithm 1. Differs from it where lr enters and where a norm is 0, as above. Nothing is
+        clipped in here: the engine clips the global gradient once.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))

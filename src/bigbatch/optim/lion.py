@@ -35,7 +35,7 @@ class Lion(Optimizer):
         weight_decay: decoupled decay.
 
     Reference:
-        arXiv 2302.06675, algorithm 2.
+        arXiv 2302.06675, algorithm 2; differs from it in nothing.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))

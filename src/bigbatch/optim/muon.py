@@ -113,7 +113,15 @@ class Muon(Optimizer):
 
     Reference:
         Keller Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, arXiv
-        2502.16982 (Moonlight). torch.optim.Muon always computes in bf16 and has no other half.
+        2502.16982 (Moonlight). Differs from the first: the scale, decoupled decay and, unless asked, products in fp32.
+        torch.optim.Muon always computes in bf16 and has no other half.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
+        >>> weight.grad = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+        >>> Muon([{"params": [weight], "orthogonal": True}], lr=1.0).step()
+        >>> [[round(value, 2) for value in row] for row in weight.tolist()]
+        [[-0.2, 0.0], [0.0, -0.32]]
     """
 
     def __init__(

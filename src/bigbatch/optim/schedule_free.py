@@ -54,7 +54,14 @@ def schedule_free_adamw(
         RecipeError: schedulefree is not installed.
 
     Reference:
-        Defazio et al. 2024, arXiv 2405.15682, "The road less scheduled".
+        Defazio et al. 2024, arXiv 2405.15682, "The road less scheduled". Differs from the package in what an evaluation
+        leaves behind, as above; the steps are its own.
+
+    Example:
+        ::
+
+            optimizer: {name: schedule_free}
+            schedule: constant
     """
 
     class AdamWScheduleFree(schedulefree().AdamWScheduleFree):

@@ -3,7 +3,8 @@
     delta = global - mean(replicas);   buffer = momentum * buffer + delta;   global -= lr * (delta + momentum * buffer)
 
 Douillard et al. 2023 (DiLoCo): Nesterov's SGD with a learning rate of 0.7 and a momentum of 0.9. Elementwise, so every
-rank makes the same step for itself.
+rank makes the same step for itself. Differs from the paper in nothing but the period, which may follow how far replicas
+drift (`rules.sync`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ GLOBAL = "global/"
 
 
 class Outer:
-    """The global weights, and torch's SGD over them."""
+    """The global weights, and torch's SGD over them.
+
+    Example:
+        Replicas that always end 1 below the global weight:
+
+        >>> outer = Outer(["weight"], [torch.zeros(())], lr=0.7, momentum=0.9)
+        >>> [round(outer.step([outer.weights[0] - 1])[0].item(), 4) for _ in range(3)]
+        [-1.33, -3.227, -5.6343]
+    """
 
     def __init__(self, names: Sequence[str], start: Sequence[Tensor], *, lr: float, momentum: float) -> None:
         """Begin where training begins.

@@ -94,6 +94,9 @@ def half_life_beta(tokens_per_update: float, half_life_tokens: float) -> float:
     Example:
         >>> round(half_life_beta(524_288, 1e7), 5)
         0.96431
+
+    Reference:
+        Marek et al. 2025, arXiv 2507.07101, "Small batch size training for language models".
     """
     return 0.5 ** (tokens_per_update / half_life_tokens)
 
@@ -137,7 +140,8 @@ def scaled(settings: OptimizerSettings, batch: float) -> Effective:
 
     Reference:
         Malladi et al. 2022, On the SDEs and Scaling Rules for Adaptive Gradient Algorithms; Goyal et al. 2017
-        for the linear rule of SGD; half-life: the memory of an average in samples stays the same. That eps follows the
+        for the linear rule of SGD; Marek et al. 2025 for the half-life: the memory of an average in samples stays the
+        same. Differs from the last: both betas have it, there the second alone. That eps follows the
         root of the gain is our own step: the second moment of a gradient of noise and mean shrinks by just that.
     """
     _refuse_rules_without_base(settings)

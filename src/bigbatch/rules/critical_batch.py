@@ -10,7 +10,8 @@ updates and twice the fewest samples; far below, twice the batch halves the upda
 none.
 
 Reference:
-    McCandlish et al. 2018, An Empirical Model of Large-Batch Training, section 2.3.
+    McCandlish et al. 2018, An Empirical Model of Large-Batch Training, section 2.3. Differs from it: fitted in the
+    logarithm, with the runs that never reached the target as bounds, and with intervals by bootstrap.
 """
 
 from __future__ import annotations
@@ -49,7 +50,13 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Tradeoff:
-    """The fitted curve."""
+    """The fitted curve.
+
+    Example:
+        >>> curve = Tradeoff(updates_min=100.0, samples_min=10_000.0)
+        >>> curve.critical_batch, curve.updates(100), curve.samples(100)
+        (100.0, 200.0, 20000.0)
+    """
 
     updates_min: float
     """S_min: updates with an endless batch. 0 where no batch was large enough to show it."""

@@ -6,7 +6,8 @@ Sigma is the covariance of one sample's gradient, G the gradient of all data. Wh
 B_simple, doubling it almost halves the updates; much larger, it hardly helps. Both numbers are estimated without bias
 from the gradients of k parts of one batch, and averaged apart: the mean of ratios is no estimate of the ratio of means.
 
-Source: McCandlish et al. 2018, arXiv 1812.06162, appendix A; here for k parts of unequal size.
+Source: McCandlish et al. 2018, arXiv 1812.06162, appendix A. Differs from it: k parts of unequal size instead of two
+batches, averages that forget by samples instead of updates, and an interval (`fieller`).
 """
 
 from __future__ import annotations
@@ -64,6 +65,12 @@ def estimate(weighted_squares: Numbers, square: Numbers, parts: int, samples: in
         square: |g|^2, of the whole batch.
         parts: k, at least 2.
         samples: N.
+
+    Example:
+        Two samples whose gradients are 1 and 3:
+
+        >>> estimate((1 + 9) / 2, 2**2, parts=2, samples=2)
+        Estimate(trace=2.0, square=3.0)
     """
     trace = (weighted_squares - square) * samples / (parts - 1)
     return Estimate(trace=trace, square=square - trace / samples)

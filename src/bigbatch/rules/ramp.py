@@ -80,6 +80,11 @@ class Ramp:
 
         Returns:
             The stage and the votes from here on.
+
+        Example:
+            >>> ramp = Ramp(by="noise", sizes=(32, 64), total_samples=3200, marks=None)
+            >>> ramp.after_measurement(0, 0, 80.0), ramp.after_measurement(0, 1, 80.0)
+            ((0, 1), (1, 0))
         """
         if self.marks is not None or grown + 1 >= len(self.sizes):
             return grown, 0
@@ -144,9 +149,14 @@ def ramp_from(
     Raises:
         RecipeError: sizes that are no multiples of each other, or marks out of order.
 
+    Example:
+        `batch: {samples: 4096, ramp: {from: 256, by: schedule}}` on a linear schedule: 512 samples from where the
+        rate has fallen to half of its peak, 1,024 from a quarter, and so on.
+
     Reference:
         Smith et al. 2018, Don't Decay the Learning Rate, Increase the Batch Size; Seesaw (arXiv 2510.14717) for
-        `schedule`: where the rate would be halved it is divided by sqrt(2) and the batch doubled.
+        `schedule`: where the rate would be halved it is divided by sqrt(2) and the batch doubled. Differs from both:
+        sizes are whole multiples of each other, and where they change is counted in samples.
     """
     if settings.by == "table":
         marks, sizes = _of_table(settings, batch, total_samples, epoch_samples)

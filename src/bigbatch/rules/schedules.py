@@ -2,7 +2,10 @@
 
 The learning rate of an update is the schedule at the midpoint of its samples, so that the first update never
 has a learning rate of zero and the sum over the run does not depend on the batch (midpoint quadrature: exact
-wherever the schedule is linear across an update).
+wherever the schedule is linear across an update). That is where it differs from these:
+
+Sources: Goyal et al. 2017, arXiv 1706.02677 (warm-up); Loshchilov and Hutter 2017, arXiv 1608.03983 (cosine, here
+without restarts); Hu et al. 2024, arXiv 2404.06395 (wsd, whose decay is exponential there and linear here).
 """
 
 from __future__ import annotations

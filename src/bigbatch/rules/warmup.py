@@ -46,7 +46,10 @@ def scaled_warmup(settings: WarmupSettings, base_batch: float | None, batch: flo
 
     Reference:
         You et al. 2019, arXiv 1901.08433, "Large-batch training for LSTM and beyond": linear-epoch gradual warm-up,
-        with the sqrt rule for the learning rate.
+        with the sqrt rule for the learning rate. Differs from it: that rule is apart, `optimizer.lr_rule`.
+
+    Example:
+        A warm-up of 0.1 epochs, tuned for 32 samples, is one of 0.4 epochs for 128.
     """
     if settings.warmup_rule == "keep":
         return Warmup(length=settings.warmup)

@@ -7,7 +7,10 @@
 
 Miyato et al. 2017, "Adversarial Training Methods for Semi-Supervised Text Classification". A sample's move
 depends on that sample alone, so the sum over samples does not depend on the cut. The usual implementations take |g|
-over the whole embedding matrix and micro-batch, whose result does.
+over the whole embedding matrix and micro-batch, whose result does. Differs from the paper: embeddings are not
+normalised first, and `share` says how much either loss counts.
+
+Example, in a recipe: `gradient: {name: fgm, epsilon: 1.0, share: 0.5}`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,10 @@
     3. every micro-batch again, with the same dropout masks        dL/dw = sum of  g_i de_i/dw
 
 Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup". With `cached=False` the
-first pass keeps its graph and there is no third: a third less work, and the activations of the whole batch.
+first pass keeps its graph and there is no third: a third less work, and the activations of the whole batch. Differs
+from the paper: units are compared in their order in the batch, so that cut and ranks change nothing.
+
+Example, in a recipe: `task: match` and `gradient: cached`.
 
 Shapes: U units of the batch, C outputs per unit.
 """

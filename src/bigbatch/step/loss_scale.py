@@ -2,6 +2,9 @@
 
 The power follows the run: halved when the gradient overflows (the update is done again), doubled after a row of
 updates without overflow. Powers of two change no bit of what neither overflows nor underflows.
+
+Source: Micikevicius et al. 2018, arXiv 1710.03740, section 3.2. Differs from it: an update that overflows is
+done again, not skipped.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ Adaptive (Kwon et al. 2021), with T = |w| + 0.01, element by element:  e = rho T
 Foret et al. 2021, "Sharpness-Aware Minimization for Efficiently Improving Generalization", algorithm 1. Where this
 differs: they normalise each accelerator's own gradient ("m-sharpness"), so that the result depends on how many there
 are and on how the batch is cut. Here |g| is that of the whole batch, as the update itself is.
+
+Example, in a recipe: `gradient: {name: sam, rho: 0.05}`.
 """
 
 from __future__ import annotations

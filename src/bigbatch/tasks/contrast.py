@@ -2,7 +2,8 @@
 
     loss of query i = - log( exp(s(q_i, d_i) / t) / sum over candidates c  exp(s(q_i, c) / t) )
 
-Candidates are all documents and hard negatives of the batch but those that are known to be right as well.
+Candidates are all documents and hard negatives of the batch. Differs from the paper: those that are known to be right
+as well are none; `symmetric` asks both ways, as Radford et al. 2021 do (CLIP).
 
 Shapes: K texts, Q queries, C candidates, D width of an embedding.
 """
@@ -83,6 +84,15 @@ def contrastive_losses(
         temperature: scores are divided by it.
         cosine: whether embeddings are brought to length 1 before they are multiplied.
         symmetric: also ask each document for its query, and take the mean of both.
+
+    Example:
+        Two queries, each with its document in its own direction: log(1 + 1 / e) each.
+
+        >>> values = torch.tensor([[QUERY, 1, 0, 0], [DOCUMENT, 2, 0, 1], [QUERY, 3, 1, 2], [DOCUMENT, 4, 1, 3]])
+        >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> losses = contrastive_losses(embeddings, values, temperature=1.0, cosine=True, symmetric=False)
+        >>> [round(loss, 4) for loss in losses.tolist()]
+        [0.3133, 0.3133]
     """
     pairs = pairs_of(values_K4)
     found_KD = functional.normalize(embeddings_KD, dim=-1) if cosine else embeddings_KD

@@ -41,6 +41,14 @@ def cross_entropy(logits_UC: Tensor, values_U: Tensor, *, label_smoothing: float
 
     Returns:
         (U,), at least fp32.
+
+    Reference:
+        Szegedy et al. 2016, arXiv 1512.00567, section 7, for the smoothing; differs from it in nothing.
+
+    Example:
+        >>> losses = cross_entropy(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, -100]))
+        >>> [round(loss, 4) for loss in losses.tolist()]
+        [0.6931, 0.0]
     """
     return functional.cross_entropy(
         _at_least_fp32(logits_UC), values_U.long(), reduction="none", label_smoothing=label_smoothing
