@@ -34,8 +34,7 @@ def flash_attention(query: Tensor, key: Tensor, value: Tensor, asked: Attention)
     behind torch's (`flash_dropout`).
 
     Args:
-        query, key, value, layout, reads_only, window, causal, dropout, scaling: as `grouped_attention` has them;
-            so is the result.
+        query, key, value, asked: as `grouped_attention` has them; so is the result.
 
     Raises:
         Unsupported: not CUDA, not 16 bits.
@@ -101,8 +100,7 @@ def flex_attention(query: Tensor, key: Tensor, value: Tensor, asked: Attention) 
     """FlexAttention with a mask of sample, causality and window; compiled on accelerators.
 
     Args:
-        query, key, value, layout, reads_only, window, causal, dropout, scaling: as `grouped_attention` has them;
-            so is the result.
+        query, key, value, asked: as `grouped_attention` has them; so is the result.
 
     Raises:
         Unsupported: a gradient is wanted on a CPU.
