@@ -12,7 +12,7 @@ from torch import nn
 from bigbatch.build.derived import Kept, derived
 from bigbatch.build.parts import Parts
 from bigbatch.store.identity import Fingerprint, write_identity
-from tests.models import VOCABULARY, tiny
+from tests.models import VOCABULARY, WORDS, tiny
 from tests.reference import reference_updates
 from tests.split import CLIP, Rows, Trajectory, parts_of
 
@@ -76,3 +76,18 @@ def train_preference_reference(
     )
     found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
     return found
+
+
+def answer_rows(count: int, *, seed: int = 0) -> list[dict[str, str]]:
+    """Rows of text: kind words are preferred."""
+    random = np.random.default_rng(seed)
+    kind, unkind = ("great", "good", "best", "kind"), ("bad", "worst", "rude", "lost")
+    rows = []
+    for _ in range(count):
+        prompt = " ".join(random.choice(WORDS, int(random.integers(2, 9))))
+        answers = [
+            " ".join([*random.choice(WORDS, int(random.integers(0, 6))), random.choice(words)])
+            for words in (kind, unkind)
+        ]
+        rows.append({"prompt": str(prompt), "chosen": str(answers[0]), "rejected": str(answers[1])})
+    return rows

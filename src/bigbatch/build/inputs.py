@@ -14,7 +14,7 @@ from bigbatch.data.sources import read_table
 from bigbatch.data.split import last_share, stratified_share
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import DataError, Problem
-from bigbatch.model.files import check_file
+from bigbatch.model.files import folder_digest
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import ModelSpec, Recipe
@@ -201,22 +201,4 @@ def model_digest(recipe: Recipe, live: Live) -> str:
     if not name or not folder.is_dir():
         return f"{name}@{recipe.model.revision or ''}"
     own = recipe.resolve_path(recipe.model.tokenizer) if recipe.model.tokenizer else folder
-    files = sorted({*_model_files(folder), *_model_files(own)})
-    for path in files:  # none is hashed before all can be a model's
-        check_file(path)
-    parts = [f"{path.name}:{file_digest(path)}" for path in files]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _model_files(folder: Path) -> list[Path]:
-    """Weights, configuration and tokenizer files of a local folder."""
-    if not folder.is_dir():
-        return []
-    endings = (".safetensors", ".json", ".txt", ".model")
-    return [path for path in folder.iterdir() if path.suffix in endings and path.is_file()]
-
-
-def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return folder_digest(folder, own)

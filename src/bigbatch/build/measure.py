@@ -152,6 +152,7 @@ def _plan(
                 _tokens(on.tables, name) for name in on.tables if name.startswith("validation")
             ),
             test_tokens=_tokens(on.tables, "test"),
+            derived_tokens=sum(_tokens(on.tables, name) for name in on.tables) if on.ready.task.needs else 0,
             measuring=measuring,
         ),
         facts,

@@ -12,6 +12,7 @@ from bigbatch.data.labels import LabelSet
 from bigbatch.documents import read_document
 from bigbatch.errors import ModelError, UsageError
 from bigbatch.infer.devices import devices_of, only_cpu
+from bigbatch.infer.start import deriving, start_of
 from bigbatch.model.folder import CONFIG, read_in, read_list_in
 from bigbatch.model.heads import HEADS
 from bigbatch.model.size import check_numbers
@@ -118,7 +119,25 @@ def _open_run(run: Path, device: str | None, code: bool, metrics: bool) -> Loade
     task = task_from_recipe(_with_copies(needed, run.absolute() / "code"))
     devices = devices_of(device, recipe.plan.device)
     opened = _open(model, task, recipe.data.max_length, devices, _way_of(run))
+    opened = replace(opened, task=with_start(opened.task, run, recipe))
     return replace(opened, columns=dict(recipe.data.columns), recipe=recipe, notes=(*notes, *opened.notes))
+
+
+def with_start(task: Task, run: Path, recipe: Recipe) -> Task:
+    """A task that needs the model which a run started from, able to ask it; it is loaded when it is asked first.
+
+    Args:
+        task: any; most need none.
+        run: the directory of the run.
+        recipe: of that run.
+    """
+
+    def opened() -> Forward:
+        facts = BuildFacts(seed=0, dropout=None, module=None, note=lambda _: None)
+        module = task.build(start_of(run, recipe), facts)
+        return _assembled(module, None, task, None, "mean", devices_of(None)[:1]).forward
+
+    return task.with_facts(derive=deriving(task.needs, opened)) if task.needs else task
 
 
 def _without_loss(recipe: Recipe) -> tuple[Recipe, list[str]]:

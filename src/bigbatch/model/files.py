@@ -6,6 +6,7 @@ are told apart from a model without reading more than the header. Everything els
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,32 @@ MOST_VOCABULARY_BYTES = 2**29
 MOST_TEMPLATE_BYTES = 2**24
 _HEADER_BYTES = 100_000_000
 """The limit of safetensors itself."""
+
+
+def folder_digest(folder: Path, tokenizer: Path) -> str:
+    """sha256 (hex) of weights, configuration and tokenizer of a local folder, or of two.
+
+    Raises:
+        ModelError: a file that no model has.
+    """
+    files = sorted({*_model_files(folder), *_model_files(tokenizer)})
+    for path in files:  # none is hashed before all can be a model's
+        check_file(path)
+    parts = [f"{path.name}:{file_digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    endings = (".safetensors", ".json", ".txt", ".model")
+    return [path for path in folder.iterdir() if path.suffix in endings and path.is_file()]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_file(file: Path) -> None:

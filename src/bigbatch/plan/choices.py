@@ -268,6 +268,15 @@ def times(
             prediction=seconds.evaluate,
             unit="s",
         )
+    if work is not None and work.derived_tokens:
+        forward = work.derived_tokens * calibration.seconds_per_token_forward
+        choices["derive_seconds"] = Choice(
+            value=show_seconds(forward),
+            reason=f"before update 1: {work.derived_tokens:,} tokens through the model as it starts, once",
+            source="measured",
+            prediction=forward,
+            unit="s",
+        )
     return choices
 
 

@@ -28,6 +28,7 @@ _NAMES = {
     "precision_audit": "precision audit",
     "train_seconds": "training time",
     "evaluate_seconds": "evaluation time",
+    "derive_seconds": "reference time",
 }
 
 

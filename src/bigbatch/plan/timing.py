@@ -68,6 +68,8 @@ class Work:
     """Of all validation sets, once."""
     test_tokens: int = 0
     """Of the test split, read once, at the end."""
+    derived_tokens: int = 0
+    """Of all splits, where the task needs columns of the model that the run starts from; 0 where it needs none."""
     measuring: Measuring = field(default_factory=Measuring)
     """What measuring left out, and what else the machine did."""
 

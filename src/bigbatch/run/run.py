@@ -13,7 +13,7 @@ from bigbatch.build.parts import Parts
 from bigbatch.documents import readable
 from bigbatch.errors import BigbatchError, GateMissed, RunLocked, UsageError
 from bigbatch.frames import each_said_plainly, said_plainly
-from bigbatch.infer.load import Loaded, open_model
+from bigbatch.infer.load import Loaded, open_model, with_start
 from bigbatch.infer.predict import predict_rows
 from bigbatch.parallel.agree import Leaving
 from bigbatch.plan.frozen import Plan
@@ -201,7 +201,8 @@ class Run:
         # Padded: it works whether or not the packed path still holds the module's attention.
         forward = plain_runner(parts.model)
         columns = parts.recipe.data.columns
-        return list(predict_rows(forward, parts.task, parts.model.tokenizer, rows, columns=columns))
+        task = with_start(parts.task, self.path, parts.recipe)
+        return list(predict_rows(forward, task, parts.model.tokenizer, rows, columns=columns))
 
     @cached_property
     def _opened(self) -> Loaded:

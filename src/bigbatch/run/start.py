@@ -12,13 +12,14 @@ from typing import Any
 from bigbatch.build.build import Given, Say, build
 from bigbatch.build.build import Progress as TokenProgress
 from bigbatch.build.derived import Kept, derived
-from bigbatch.build.inputs import Inputs, Live, file_digest
+from bigbatch.build.inputs import Inputs, Live
 from bigbatch.build.live import give_back, live_task, with_its_tokenizer
 from bigbatch.build.only import checked_inputs, token_cache, what_is_computed
 from bigbatch.build.parts import Parts
 from bigbatch.build.ready import ready_model
 from bigbatch.documents import readable
 from bigbatch.errors import MachineError, UsageError
+from bigbatch.model.files import file_digest
 from bigbatch.model.tensors import named_tensors
 from bigbatch.parallel.agree import by_leader, check_same, leader_only, shapes_of
 from bigbatch.parallel.single import SingleWorld

@@ -16,6 +16,11 @@ from torch import Tensor
 
 from bigbatch.samples import EXTRA, UNITS, Table
 
+NO_START = (
+    "figures and predictions of this task hold the trained model against the one that its run started from, which is "
+    "not known here: name the run's directory, not a model's folder"
+)
+
 
 @dataclass(frozen=True)
 class Derived:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.protocols import Metric, Tokenizer
+from bigbatch.samples import Table
 from bigbatch.tasks.losses import UnitLoss
 from bigbatch.tasks.pixels import ImageForm
 from bigbatch.tasks.vocabulary import Vocabulary
@@ -65,6 +66,8 @@ class TaskFacts:
     """The weights themselves, once `fit` has seen the training table."""
     whole_weights: bool = True
     """Whether every unit of the training table counts once or not at all."""
+    derive: Callable[[Table], Table] | None = None
+    """Computes the derived columns (`Task.needs`) of a table that evaluations see; None: nobody can."""
     metrics: tuple[str | Metric, ...] = ()
     """What the recipe asks for, names or objects; empty: the usual ones."""
 

@@ -14,7 +14,8 @@ Shapes: U units (tokens of answers), S sequences (prompt and answer), P pairs; S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -26,13 +27,14 @@ from torch.nn import functional
 from typing_extensions import override
 
 from bigbatch.data.sides import CHOSEN, REJECTED, SIDE, TOKEN, sequence_starts, side_table
+from bigbatch.data.tokens import as_table
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.metrics.prefer import pair_metrics
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.answers import encode_answers
-from bigbatch.tasks.base import NOT_AN_OPTION, Task
+from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
 from bigbatch.tasks.derived import Derived
 from bigbatch.tasks.language import logits_in_parts, surprise_U
 
@@ -218,6 +220,30 @@ class Prefer(Task["Tensor | DeferredLogits"]):
         """Each unit's part of its sequence's reward (U, 1), for the metrics."""
         rewards_U1 = self.beta * np.asarray(kept, np.float64)
         return Predictions(kind="language", scores=rewards_U1, probabilities=None, values=rewards_U1[:, 0])
+
+    def predict(
+        self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
+    ) -> Iterator[dict[str, Json]]:
+        """The two rewards of each row, and which answer has the larger one.
+
+        Yields:
+            `{"preferred", "chosen", "rejected"}`: the name of a column (None: both rewards are the same), and the
+            rewards of both, beta (log p - log p_start), nats.
+        """
+        del rows, tokenizer
+        table = self.derived(self.fixed(as_table(samples)))
+        parts_U = self.decode(run(table, self.keep)).scores[:, 0]
+        rewards_S = np.add.reduceat(parts_U, sequence_starts(table.values))
+        for chosen, rejected in zip(
+            rewards_S[CHOSEN::2].tolist(), rewards_S[REJECTED::2].tolist(), strict=True
+        ):
+            known = math.isfinite(chosen) and math.isfinite(rejected)
+            better = "chosen" if chosen > rejected else "rejected" if chosen < rejected else None
+            yield {
+                "preferred": better,
+                "chosen": chosen if known else None,
+                "rejected": rejected if known else None,
+            }
 
     def nothing(self) -> dict[str, Json]:
         """The prediction of a row of which an answer has no tokens."""
