@@ -47,8 +47,9 @@ def preference_parts(module: nn.Module, rows: Rows, folder: Path, **keys: Any) -
     """A copy of the module with the rows and its reference, ready to be trained by preferences."""
     task = {"name": "prefer", "beta": 0.5}
     parts = parts_of(module, rows, "prefer", **{"task": task, "batch": 24, **keys})
-    identity = write_identity(folder, Fingerprint(what={}))
-    parts.data = derived(parts, Kept(folder, identity.run_id))
+    if parts.strategy.world.rank == 0:
+        write_identity(folder, Fingerprint(what={}), run_id="a")
+    parts.data = derived(parts, Kept(folder, "a"))
     return parts
 
 

@@ -760,6 +760,46 @@ MUTANTS = (
         tests=("tests/optim/test_from_zero.py",),
     ),
     Mutant(
+        name="reference-moves-along",
+        fault="the reference is what the weights say that are being trained",
+        patches=(
+            (
+                "tasks/prefer.py",
+                "        ratios_U = -surprise_U(outputs, targets.values[:, TOKEN]).double() - _references(targets)\n",
+                "        ratios_U = -surprise_U(outputs, targets.values[:, TOKEN]).double()\n"
+                "        ratios_U = ratios_U - ratios_U.detach()\n",
+            ),
+        ),
+        tests=("tests/step/test_prefer_split.py::test_every_split_equals_the_whole_batch",),
+    ),
+    Mutant(
+        name="reference-computed-again",
+        fault="a resume computes the reference anew, by the weights of its checkpoint",
+        patches=(
+            (
+                "run/start.py",
+                "    parts.data = derived(parts, Kept(directory.path, run_id, wishes.say, wishes.progress))\n",
+                "",
+            ),
+            (
+                "run/start.py",
+                "    progress, events = _position(keeper, parts, guard, decision)\n",
+                "    progress, events = _position(keeper, parts, guard, decision)\n"
+                "    parts.data = derived(parts, Kept(directory.path, run_id, wishes.say, wishes.progress))\n",
+            ),
+            ("build/derived.py", "    if not by_leader(world, look, bool, bool):\n", "    if True:\n"),
+        ),
+        tests=("tests/build/test_derived.py::test_a_resume_reads_it_back",),
+    ),
+    Mutant(
+        name="torn-pairs",
+        fault="the two sequences of a row are cut as if each were alone",
+        patches=(
+            ("data/sides.py", "groups=np.repeat(np.arange(len(rows_B), dtype=np.int64), 2)", "groups=None"),
+        ),
+        tests=("tests/step/test_prefer_split.py::test_no_pair_is_torn",),
+    ),
+    Mutant(
         name="rotary-leaves-fp32",
         fault="kernels are given what rotary positions leave: fp32 beside 16 bits",
         patches=(("model/attention.py", "    query, key, value = _of_one_dtype(query, key, value)\n", ""),),

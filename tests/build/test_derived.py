@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from bigbatch.build import derived as derived_room
+from bigbatch.data.shares import share_of
+from bigbatch.data.sides import CHOSEN, PAIR, REJECTED, SIDE, sequence_starts
 from bigbatch.errors import CheckpointError
+from bigbatch.store import columns
 from tests.jobs import differing, document, exhaust, lines, start, weights
 from tests.preferences import decoder, preferences
 
@@ -73,6 +77,52 @@ def test_a_resume_reads_it_back(whole, tmp_path):
     again = exhaust(begun(folder, set={"run.checkpoint_every": "2 updates"}))
     assert (folder / "derived/reference.bin").stat().st_mtime_ns == before
     assert not differing(weights(again), kept)
+
+
+class Killed(BaseException):
+    """As if the process had gone here."""
+
+
+@pytest.mark.parametrize("where", ["computing", "numbers", "header", "identity"])
+def test_a_kill_before_update_1_costs_no_bit(whole, tmp_path, monkeypatch, where):
+    """Whatever is there is taken if it is whole, else computed again by the same weights."""
+    kept, folder = weights(whole), tmp_path / "cut"
+    module, name = {
+        "computing": (derived_room, "sums_of"),
+        "numbers": (columns, "atomic_write_bytes"),
+        "header": (columns, "atomic_write_json"),
+        "identity": (derived_room, "note_derived"),
+    }[where]
+
+    def die(*_args, **_options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, die)
+        with pytest.raises(Killed):
+            begun(folder)
+    assert not lines(folder) if (folder / "metrics.jsonl").exists() else True
+    assert (folder / "derived/reference.json").exists() == (where == "identity")
+    again = exhaust(begun(folder))
+    assert not differing(weights(again), kept)
+    assert document(folder, "identity.json")["derived"].keys() == {"reference"}
+
+
+def test_replicas_take_whole_pairs(tmp_path):
+    folder = tmp_path / "apart"
+    run = begun(folder, set={"sync": {"replicas": 3, "period": 2}})
+    parts = run._parts
+    batch = parts.batches.at(24, 3)
+    shares = [share_of(batch, number, 3) for number in range(3)]
+    assert [share.samples for share in shares] == [4, 4, 4]
+    for share in shares:
+        pairs = share.targets.values[:, PAIR]
+        assert len(np.unique(pairs)) == 4
+        assert (share.table.groups == np.repeat(np.arange(4), 2)).all()
+        starts = sequence_starts(share.targets.values)
+        assert (share.targets.values[starts, SIDE] == np.tile([CHOSEN, REJECTED], 4)).all()
+    exhaust(run)
+    assert len(lines(folder, "update")) == 4
 
 
 @pytest.mark.parametrize("damage", ["torn", "altered", "another", "lost"])

@@ -132,7 +132,9 @@ def _read(
         identity = read_identity(kept.run)
         checksum = None if identity is None else identity.derived.get(need.name)
         try:
-            found = read_column(kept.folder, need.name, of=digests, run_id=kept.run_id, checksum=checksum)
+            found, known = read_column(
+                kept.folder, need.name, of=digests, run_id=kept.run_id, checksum=checksum
+            )
         except (OSError, Damaged) as error:
             if checksum is None:  # nothing was trained by it: update 1 comes after identity.json knows it
                 return False
@@ -143,6 +145,8 @@ def _read(
                 "cannot be computed again here: restore the files of this folder, or start the run anew in another "
                 "directory (run.dir)"
             ) from error
+        if checksum is None:  # killed in between
+            note_derived(kept.run, need.name, known)
         read.append(np.concatenate([found[name] for name in digests])[:, None])
         kept.say(f"{need.name}: as computed before update 1")
         return True

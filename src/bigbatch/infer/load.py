@@ -119,23 +119,24 @@ def _open_run(run: Path, device: str | None, code: bool, metrics: bool) -> Loade
     task = task_from_recipe(_with_copies(needed, run.absolute() / "code"))
     devices = devices_of(device, recipe.plan.device)
     opened = _open(model, task, recipe.data.max_length, devices, _way_of(run))
-    opened = replace(opened, task=with_start(opened.task, run, recipe))
+    opened = replace(opened, task=with_start(opened.task, run, recipe, devices[0]))
     return replace(opened, columns=dict(recipe.data.columns), recipe=recipe, notes=(*notes, *opened.notes))
 
 
-def with_start(task: Task, run: Path, recipe: Recipe) -> Task:
+def with_start(task: Task, run: Path, recipe: Recipe, device: str) -> Task:
     """A task that needs the model which a run started from, able to ask it; it is loaded when it is asked first.
 
     Args:
         task: any; most need none.
         run: the directory of the run.
         recipe: of that run.
+        device: where that model is put.
     """
 
     def opened() -> Forward:
         facts = BuildFacts(seed=0, dropout=None, module=None, note=lambda _: None)
         module = task.build(start_of(run, recipe), facts)
-        return _assembled(module, None, task, None, "mean", devices_of(None)[:1]).forward
+        return _assembled(module, None, task, None, "mean", [device]).forward
 
     return task.with_facts(derive=deriving(task.needs, opened)) if task.needs else task
 

@@ -201,7 +201,7 @@ class Run:
         # Padded: it works whether or not the packed path still holds the module's attention.
         forward = plain_runner(parts.model)
         columns = parts.recipe.data.columns
-        task = with_start(parts.task, self.path, parts.recipe)
+        task = with_start(parts.task, self.path, parts.recipe, parts.hardware.device)
         return list(predict_rows(forward, task, parts.model.tokenizer, rows, columns=columns))
 
     @cached_property

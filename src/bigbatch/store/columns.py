@@ -80,8 +80,8 @@ def write_column(
 
 def read_column(
     folder: Path, name: str, *, of: Mapping[str, str], run_id: str, checksum: str | None
-) -> dict[str, np.ndarray]:
-    """A column that was written: split -> (samples,) float64.
+) -> tuple[dict[str, np.ndarray], str]:
+    """A column that was written: split -> (samples,) float64; and its checksum.
 
     Args:
         folder: `RUN/derived`.
@@ -108,7 +108,7 @@ def read_column(
     if len(content) != 8 * sum(counts):
         raise Damaged(f"does not fit {name}.bin, which has {len(content):,} bytes")
     parts = np.split(np.frombuffer(content, "<f8").astype(np.float64), np.cumsum(counts)[:-1])
-    return dict(zip(header["splits"], parts, strict=True))
+    return dict(zip(header["splits"], parts, strict=True)), _checksum(header)
 
 
 def _checksum(header: Mapping[str, object]) -> str:
