@@ -20,6 +20,7 @@ from bigbatch.infer.load import Loaded
 from bigbatch.model.heads import HEADS
 from bigbatch.protocols import Role
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.derived import derived
 from bigbatch.tasks.given import given_tokens
 
 
@@ -65,7 +66,7 @@ def evaluate_rows(
     given = given_tokens(opened.module, opened.tokenizer, opened.max_length)
     table, _ = given.table(table)
     tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
-    tokens = task.derived(task.fixed(task.arrange(tokens)))
+    tokens = derived(task.fixed(task.arrange(tokens)), task.needs, task.facts)
     if table.tokenised:
         where = table.origin[0][0] if table.origin else "data"
         given.check_table(tokens, where)

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from bigbatch.data.tokens import as_table
-from bigbatch.errors import Problem, RecipeError, UsageError
+from bigbatch.errors import Problem, RecipeError
 from bigbatch.model.heads import HEADS, Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import ONE_TOKEN, Predictions, Prepare, Sample, Table, Targets
-from bigbatch.tasks.derived import NO_START, Derived
+from bigbatch.tasks.derived import Derived
 from bigbatch.tasks.described import described, prediction_of_nothing
 from bigbatch.tasks.facts import NOT_AN_OPTION, BuildFacts, TaskFacts, options_of
 from bigbatch.tasks.losses import Kind, refuse_loss
@@ -300,18 +300,6 @@ class Task(ABC, Generic[Out]):
     def needs(self) -> tuple[Derived, ...]:
         """Columns that the model which the run starts from computes once; by default none."""
         return ()
-
-    def derived(self, table: Table) -> Table:
-        """What evaluations see of a split, with the columns of `needs`.
-
-        Raises:
-            UsageError: the model that the run started from is not known here.
-        """
-        if not self.needs:
-            return table
-        if self.facts.derive is None:
-            raise UsageError(NO_START)
-        return self.facts.derive(table)
 
     def arrange(self, table: Table) -> Table:
         """The samples that training counts, of a tokenised split: pieces, blocks. By default its rows as they are."""

@@ -14,12 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from bigbatch.errors import UsageError
 from bigbatch.samples import EXTRA, UNITS, Table
-
-NO_START = (
-    "figures and predictions of this task hold the trained model against the one that its run started from, which is "
-    "not known here: name the run's directory, not a model's folder"
-)
+from bigbatch.tasks.facts import TaskFacts
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,27 @@ def with_columns(table: Table, columns_U: Mapping[str, np.ndarray]) -> Table:
     units = table[UNITS].load()
     extras = {f"{EXTRA}{name}": values_U for name, values_U in columns_U.items()}
     return table.replaced(units=replace(units, columns={**units.columns, **extras}))
+
+
+def derived(table: Table, needs: tuple[Derived, ...], facts: TaskFacts) -> Table:
+    """What evaluations see of a split, with the columns that the task needs.
+
+    Args:
+        table: the split.
+        needs: the columns.
+        facts: of the task: who computes them.
+
+    Raises:
+        UsageError: the model that the run started from is not known here.
+    """
+    if not needs:
+        return table
+    if facts.derive is None:
+        raise UsageError(
+            "figures and predictions of this task hold the trained model against the one that its run started from, "
+            "which is not known here: name the run's directory, not a model's folder"
+        )
+    return facts.derive(table)
 
 
 def promised(table: Table, needs: tuple[Derived, ...]) -> Table:

@@ -35,7 +35,7 @@ from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.answers import encode_answers
 from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
-from bigbatch.tasks.derived import Derived
+from bigbatch.tasks.derived import Derived, derived
 from bigbatch.tasks.language import logits_in_parts, surprise_U
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
             rewards of both, beta (log p - log p_start), nats.
         """
         del rows, tokenizer
-        table = self.derived(self.fixed(as_table(samples)))
+        table = derived(self.fixed(as_table(samples)), self.needs, self.facts)
         parts_U = self.decode(run(table, self.keep)).scores[:, 0]
         rewards_S = np.add.reduceat(parts_U, sequence_starts(table.values))
         for chosen, rejected in zip(
