@@ -69,7 +69,8 @@ def read_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
     """Read and check all splits.
 
     Args:
-        recipe: its `data`; a share of the training rows that is held out is drawn by `seed.data`.
+        recipe: its `data`; a share of the training rows that is held out is drawn by `seed.data`, or the last rows
+            where the task joins them.
         task: says which columns are read, and what is learnt of them.
         live: datasets of the caller's process, read instead of the recipe's files where there are any.
 

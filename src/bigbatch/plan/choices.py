@@ -236,7 +236,7 @@ def times(
         calibration: seconds per token of one rank, all passes of an update counted; None: nothing was measured.
         length: of the run.
         cut: of a typical update.
-        work: tokens that are evaluated, and how busy the machine was meanwhile.
+        work: tokens that are evaluated, and how busy the machine was; None: no evaluation is foretold.
         slowdown: time of forward and backward as a multiple of that without recomputation.
     """
     if calibration is None:
