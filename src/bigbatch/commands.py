@@ -71,7 +71,7 @@ def init(
 
     typed = tuple(str(path) for path in data)
     found = profile(split_files(typed)["train"], columns=columns)
-    choice = _model_of_init(model, found.language, matched="document" in found.columns)
+    choice = _model_of_init(model, found.language, found.columns)
     first = partial(_first_choices, choice.known)
     lines = write_starter(Path(out), found, files=typed, model=choice, force=force, first=first)
     return InitResult(Path(out), lines)
@@ -90,18 +90,20 @@ def _first_choices(model: ModelFacts | None, rows: int, validation_rows: int, co
     return first_run(known)
 
 
-def _model_of_init(name: str | None, language: str, *, matched: bool) -> ModelChoice:
+def _model_of_init(name: str | None, language: str, columns: Mapping[str, str]) -> ModelChoice:
     """The model asked for, with what its folder says, or the one that can be had."""
     from bigbatch.model.nearby import facts_of, hub_answers, nearby_models, why_no_hub
-    from bigbatch.recipe.starter_model import asked_model, chosen_model
+    from bigbatch.recipe.starter_model import asked_model, chosen_model, image_model
 
     if name is not None:
         known = facts_of(name)
         why = "" if known else "the hub has no config.json of it" if hub_answers() else why_no_hub()
         return asked_model(name, known, why)
+    if "image" in columns:
+        return image_model(hub_answers, why_no_hub)
     return chosen_model(
         None if language == "unknown" else language,
-        matched=matched,
+        matched="document" in columns,
         nearby=nearby_models(),
         answers=hub_answers,
         why_not=why_no_hub,

@@ -14,6 +14,7 @@ from bigbatch.data.class_names import NOT_COUNTED, SEPARATOR, label_lists, label
 from bigbatch.data.columns import ID, guess_column
 from bigbatch.data.contents import content_of
 from bigbatch.data.files import CONLL, DELIMITED, ENCODINGS, JSON, TEXT, find_files, read_file
+from bigbatch.data.images import holds_images
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
 from bigbatch.data.order import epoch_order
@@ -39,7 +40,7 @@ class DataProfile:
     rows: int
     columns: Mapping[str, str]
     """Role -> column: `text`, `label`, and `pair` and `id` when there are such columns; of sentences with a tag
-    for each word, `words` and `tags`; of two texts without a label, `query` and `document`."""
+    for each word, `words` and `tags`; of two texts without a label, `query` and `document`; of images, `image`."""
     candidates: Mapping[str, tuple[str, ...]]
     """Role -> all columns that could be it, best first."""
     all_columns: tuple[str, ...]
@@ -101,6 +102,9 @@ def profile(
     tagged = _tagged(names, table, said)
     if tagged is not None:
         return replace(_describe_tagged(files, names, table, encoding, warnings, tagged), quoting=quoting)
+    image = said.get("image", _image(names, table))
+    if image is not None and not {"text", "query"} & said.keys():
+        return _describe_images(files, names, table, warnings, {**said, "image": image})
     text, texts_found = _texts(names, table)
     text = said.get("text", said.get("query", text))
     label, labels_found = _labels(names, table, text)
@@ -172,6 +176,12 @@ def _encoding(paths: Sequence[Path], encoding: str) -> tuple[str, list[str]]:
 
 
 # ---------------------------------------------------------------- columns
+
+
+def _image(names: Sequence[str], table: _Sampled) -> str | None:
+    """The column of images: by name, else the first one that holds such."""
+    order = [*guess_column("image", "image", names), *names]
+    return next((name for name in order if holds_images(table.some(name))), None)
 
 
 def _texts(names: Sequence[str], table: _Sampled) -> tuple[str | None, list[str]]:
@@ -352,6 +362,40 @@ def _describe(
         missing_labels=missing,
         warnings=tuple(warnings),
         running=None if text is None or label is not None or pairs else _running(table, text),
+    )
+
+
+def _describe_images(
+    files: tuple[str, ...],
+    names: Sequence[str],
+    table: _Sampled,
+    warnings: list[str],
+    said: Mapping[str, str],
+) -> DataProfile:
+    """Images, and the class of each."""
+    image = said["image"]
+    found, labels = _labels(names, table, image)
+    label = said.get("label", found)
+    ids = [said[ID]] if ID in said else guess_column(ID, "text", names, [image, *([label] if label else [])])
+    counts, missing = _count([] if label is None else table.all(label), "single")
+    columns = {"image": image, "label": label, ID: ids[0] if ids else None}
+    return DataProfile(
+        files=files,
+        rows=table.rows,
+        columns={role: name for role, name in columns.items() if name is not None},
+        candidates={"image": (image,), "label": tuple(labels), ID: tuple(ids)},
+        all_columns=tuple(names),
+        kind="single",
+        encoding="utf-8",
+        language="unknown",
+        class_counts=counts,
+        words={},
+        characters={},
+        tokens={},
+        total_tokens=0,
+        empty_texts=sum(value is None or value == "" for value in table.all(image)),
+        missing_labels=missing,
+        warnings=tuple(warnings),
     )
 
 

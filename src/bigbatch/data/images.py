@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -36,6 +36,7 @@ KIND = pa.struct([
 MOST_BYTES = 2**26
 """Of one image file: 64 MiB."""
 _IDX = "-ubyte"
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"P5", b"P6", b"II*", b"MM")
 
 
 def image_column(
@@ -174,6 +175,20 @@ def encoded(pixels: np.ndarray) -> bytes:
     height, width = pixels.shape[:2]
     kind = b"P6" if pixels.ndim == 3 and pixels.shape[2] == 3 else b"P5"
     return b"%s %d %d 255\n" % (kind, width, height) + np.ascontiguousarray(pixels).tobytes()
+
+
+def holds_images(values: Sequence[object]) -> bool:
+    """Whether a column's values look like images: paths of such files, or their bytes."""
+    given = [value for value in values if value is not None]
+    return bool(given) and all(map(_looks_like_image, given))
+
+
+def _looks_like_image(value: object) -> bool:
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str):
+        return value.lower().endswith(SUFFIXES)
+    return isinstance(value, bytes) and value.startswith(_BEGINNINGS)
 
 
 # ---------------------------------------------------------------- folders and files

@@ -42,7 +42,7 @@ MATCHED = ("query", "document", "negative")
 """Roles of texts that belong together."""
 _TOGETHER = (("query", "document"), ("words", "tags"))
 """Roles that come in twos."""
-_ROLES = ("text", "pair", "label", ID, *MATCHED, "words", "tags")
+_ROLES = ("image", "text", "pair", "label", ID, *MATCHED, "words", "tags")
 
 
 def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, str]:

@@ -21,6 +21,8 @@ class Findings:
     text: str | None
     """Column of the text, of the words of sentences (kind `tags`), or of what is looked for (`document`); None when it
     was not found."""
+    image: str | None = None
+    """Column of the image, in whose place there is no text."""
     pair: str | None = None
     """Column of the second text."""
     document: str | None = None

@@ -16,6 +16,7 @@ from bigbatch.recipe.inputs import held_out_of
 from bigbatch.recipe.model_facts import ModelChoice
 from bigbatch.recipe.starter_model import language_words, model_words, usual_model
 from bigbatch.recipe.starter_task import (
+    STRATIFIED,
     best_lines,
     columns_of_task,
     length_lines,
@@ -92,6 +93,7 @@ def write_starter(
         files=tuple(os.fspath(file) for file in files) if files is not None else profile.files,
         out=out,
         text=columns.get("words", columns.get("query", columns.get("text"))),
+        image=columns.get("image"),
         pair=columns.get("pair"),
         document=columns.get("document"),
         negative=columns.get("negative"),
@@ -131,7 +133,10 @@ def write_starter(
 
 def _need_columns(found: Findings, profile: Profile) -> None:
     there = ", ".join(profile.all_columns)
-    if found.text is None:
+    if found.image is not None and found.label is None:
+        what = f"no column looks like the class of an image; there are {there}. Expected one folder of images a class"
+        raise DataError([Problem(where=found.files[0], key="label", what=what)])
+    if found.text is None and found.image is None:
         what = f"no column looks like it; there are {there}. Rename one, or write data.columns in a recipe"
         raise DataError([Problem(where=found.files[0], key="text", what=what)])
 
@@ -179,7 +184,7 @@ def _rows(found: Findings) -> tuple[int, int]:
         return found.rows, found.rows
     rows = found.rows - found.empty_texts  # those are left out before
     classes = [rows]
-    if found.kind == "single" and found.class_counts and picked_task(found).name == "classify":
+    if found.kind == "single" and found.class_counts and picked_task(found).name in STRATIFIED:
         classes = list(found.class_counts.values())
     held_out = min(sum(held_out_of(each, VALIDATION_SHARE) for each in classes), rows)
     return rows - held_out, held_out
@@ -222,7 +227,7 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
         lines.append(f"  validation: {_paths(splits['validation'], found.out)}")
     else:
         how = "the last lines of train" if found.running else "this share of train"
-        how += ", stratified by label" if picked_task(found).name == "classify" else ""
+        how += ", stratified by label" if picked_task(found).name in STRATIFIED else ""
         lines.append(f"  validation: {VALIDATION_SHARE}   # {how}")
     if splits["test"]:
         lines.append(f"  test: {_paths(splits['test'], found.out)}   # evaluated once, at the end")
@@ -235,7 +240,8 @@ def _data(found: Findings, splits: Mapping[str, list[str]]) -> list[str]:
     if found.quoting != "minimal":
         lines.append(f"  quoting: {found.quoting}   # quotes are characters like any other")
     if found.empty_texts:
-        lines.append(f"  empty_text: drop   # {found.empty_texts:,} rows have no text")
+        what = "text" if found.image is None else "image"
+        lines.append(f"  empty_text: drop   # {found.empty_texts:,} rows have no {what}")
     lines += [f"  # {_plain(line)}" for line in _facts(found)]
     return [*lines, *length_lines(found)]
 

@@ -21,6 +21,25 @@ def usual_model(language: str | None, *, matched: bool) -> str:
     return _USUAL.get(language or "", _USUAL_ELSE)
 
 
+_IMAGES = "google/vit-base-patch16-224"
+
+
+def image_model(answers: Callable[[], bool], why_not: Callable[[], str]) -> ModelChoice:
+    """The hub's model for images.
+
+    Args:
+        answers: whether the hub does.
+        why_not: in words.
+    """
+    why = "the usual model of images; any image classifier of transformers that reads patches"
+    if answers():
+        return ModelChoice(name=_IMAGES, why=why)
+    remedy = (
+        f"name a folder with --model FOLDER, or fetch one where there is a network: hf download {_IMAGES}"
+    )
+    return ModelChoice(name=_IMAGES, why=why, said=(f"warning: {why_not()}. Remedy: {remedy}",))
+
+
 def language_words(language: str | None) -> str:
     """Why a model was picked, where nothing else said it."""
     why = f"the text looks like {language}" if language else "the language is not known"

@@ -7,6 +7,8 @@ from typing import Literal
 
 from bigbatch.recipe.findings import Findings
 
+STRATIFIED = ("classify", "image")
+"""Tasks whose held-out share is stratified by label."""
 SKEWED = 3.0
 """Largest class / smallest class from which weights are spoken of."""
 HANDFUL = 30
@@ -45,6 +47,17 @@ def picked_task(found: Findings) -> PickedTask:
         )
         return PickedTask(
             name="tag", written="{name: tag, scheme: io}" if runs else "tag", why=why, said="tags"
+        )
+    if found.image is not None:
+        return PickedTask(
+            name="image",
+            written="image",
+            why="the class of an image",
+            said="images",
+            notes=(
+                "{name: image, augment: {flip: 0.5, crop: 8}} mirrors and shifts images while training;",
+                "no flip where left and right mean something, as in letters",
+            ),
         )
     if found.label is not None:
         why = {
@@ -117,6 +130,8 @@ def columns_of_task(found: Findings) -> dict[str, str | None]:
         return {"words": found.text, "tags": found.label}
     if task == "match":
         return {"query": found.text, "document": found.document, "negative": found.negative}
+    if task == "image":
+        return {"image": found.image, "label": found.label}
     if task == "classify":
         return {"text": found.text, "pair": found.pair, "label": found.label}
     return {"text": found.text}
