@@ -8,7 +8,7 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
 from bigbatch.data.tokens import as_table
-from bigbatch.errors import RecipeError
+from bigbatch.errors import DataError, RecipeError
 from bigbatch.infer import generate
 from bigbatch.infer.evaluate import evaluate, impossible_figures, judged
 from bigbatch.infer.generate import texts_of, written
@@ -97,6 +97,19 @@ def test_a_row_is_predicted_as_text_whatever_stands_beside_it(tmp_path):
     assert found[0]["text"] and "[SEP]" not in found[0]["text"]
     rows = [{"source": each, "target": "never again"} for each in sources]
     assert list(predict_rows(forward, task, tokenizer, rows)) == found
+
+
+@pytest.mark.parametrize(
+    ("ids", "what"),
+    [
+        ([5, 100], "token id 100, but the model's embedding has 100 rows"),
+        ([5] * 65, "65 tokens, but max_length is 64"),
+    ],
+)
+def test_a_source_that_the_model_cannot_read_is_refused_by_its_row(ids, what):
+    _, task, forward = opened("bart")
+    with pytest.raises(DataError, match=f"row 2: input_ids: .*{what}"):
+        list(predict_rows(forward, task, None, [{"input_ids": [5, 6]}, {"input_ids": ids}]))
 
 
 def test_beams_find_texts_that_are_at_least_as_likely():

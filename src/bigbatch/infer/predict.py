@@ -148,6 +148,9 @@ def encoded_rows(
     return [sample for sample in samples if sample is not None]
 
 
+_NONE = np.empty(0, np.int32)
+
+
 def _encoded(
     window: Sequence[PlacedRow], task: Task, tokenizer: Tokenizer | None, forward: Forward
 ) -> Sequence[Sample | None]:
@@ -183,6 +186,9 @@ def _encoded(
         for (place, row), sample in zip(window, samples, strict=True):
             if sample is not None and row.get("input_ids") is not None:
                 given.check(sample.ids, len(sample.ids), place, sample.segments)
+                for stream in sample.streams.values():
+                    ids = stream.get("ids", _NONE)
+                    given.check(ids, len(ids), place)
     return samples
 
 
