@@ -164,6 +164,13 @@ def test_columns_that_were_not_found_are_an_error_that_lists_what_is_there(tmp_p
     assert not (tmp_path / "r.yaml").exists()
 
 
+def test_preferences_are_no_running_text(tmp_path):
+    """A language model of the prompts alone is no first recipe of them."""
+    there = ("prompt", "chosen", "rejected")
+    with pytest.raises(DataError, match="t.csv: found prompt, chosen and rejected, which task prefer learns"):
+        write_starter(tmp_path / "r.yaml", a_profile(columns={"text": "prompt"}, all_columns=there))
+
+
 def test_without_a_label_the_text_itself_is_learnt(tmp_path):
     said = write_starter(tmp_path / "r.yaml", a_profile(columns={"text": "tweet"}, missing_labels=3))
     assert "no label column: masked language modelling (task: mlm)" in said[0]
