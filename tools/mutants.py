@@ -53,16 +53,16 @@ MUTANTS = (
         patches=(
             (
                 "step/executor.py",
-                "for micro_batch in self._timed(micro_batches):",
+                "walk = Walk(micro_batches)",
                 "micro_batches = list(micro_batches)\n"
-                "            self._pieces = len(micro_batches)\n"
-                "            for micro_batch in self._timed(micro_batches):",
+                "        self._rule.pieces = len(micro_batches)\n"
+                "        walk = Walk(micro_batches)",
             ),
             (
                 "step/executor.py",
                 "shares_of(self._task.loss(self._forward(micro_batch), targets), denominators)",
                 "{\n"
-                "            term: values.sum() / targets.weights.sum() / self._pieces\n"
+                "            term: values.sum() / targets.weights.sum() / self.pieces\n"
                 "            for term, values in self._task.loss(self._forward(micro_batch), targets).items()\n"
                 "        }",
             ),
@@ -464,9 +464,9 @@ MUTANTS = (
         patches=(
             (
                 "step/executor.py",
-                "seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))",
-                "if micro_batch.index == 0:\n"
-                "                    seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))",
+                "shares = self._rule(micro_batch, denominators, self._passes.seed(update, micro_batch))",
+                "seed = self._passes.seed(update, micro_batch) if micro_batch.index == 0 else lambda _: None\n"
+                "                shares = self._rule(micro_batch, denominators, seed)",
             ),
         ),
         tests=("tests/step/test_executor.py",),

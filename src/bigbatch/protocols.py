@@ -273,11 +273,20 @@ class Forward(Protocol):
     def __call__(self, micro_batch: MicroBatch) -> Any: ...
 
 
-class Executor(Protocol):
-    """Turns micro-batches into gradients. The step never loops forward and backward itself."""
+class Rule(Protocol):
+    """Forward and backward of one micro-batch, in one pass or several."""
 
-    wait_seconds: float
-    """Time of the last update spent waiting for micro-batches to be cut."""
+    def __call__(
+        self, micro_batch: MicroBatch, denominators: Mapping[str, float], seed: Callable[[int], None]
+    ) -> dict[str, Tensor]:
+        """Add to `.grad`; each term's share of the loss. `seed(stage)` gives the next pass the masks of a stage: the
+        same ones each time.
+        """
+        ...
+
+
+class Executor(Protocol):
+    """Drives rules over the micro-batches of an update: the one place that sums."""
 
     def accumulate(
         self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]

@@ -430,6 +430,8 @@ class LossSums:
     """Loss of each term: weighted sum over units divided by the term's global denominator (nats)."""
     real_tokens: int
     computed_tokens: int
+    wait_seconds: float = 0.0
+    """Of this rank, for micro-batches to be cut."""
 
     @property
     def loss(self) -> float:

@@ -17,7 +17,7 @@ from bigbatch.graph.recompute import recompute
 from bigbatch.graph.tf32 import tf32_products
 from bigbatch.model.adjust import set_trainable
 from bigbatch.model.runner import Runner
-from bigbatch.step.executor import PlainExecutor
+from tests.executors import one_by_one
 from tests.models import tiny_batch
 
 FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -136,7 +136,7 @@ def test_sums_over_micro_batches_are_fp32():
         def loss(self, outputs, targets):
             return {"sum": outputs.sum(-1)}
 
-    executor = PlainExecutor(forward=casting.run(ones), task=Sum(), device=torch.device("cpu"), seed=0)
+    executor = one_by_one(forward=casting.run(ones), task=Sum(), device=torch.device("cpu"), seed=0)
     executor.accumulate(1, [tiny_batch()] * 512, {"sum": 1.0})
     assert module.weight.grad.unique().tolist() == [512.0]
 

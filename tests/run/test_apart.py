@@ -21,7 +21,7 @@ from tests.run.forks import Forks, Kill
 from tests.run.jobs import Job, outcome, records, state, write_job
 
 TRAIN = ("train", "recipe.yaml")
-BACKWARD = "bigbatch.step.executor:PlainExecutor._backward"
+BACKWARD = "bigbatch.step.executor:Plain.__call__"
 AFTER_UPDATE = "bigbatch.store.progress:Progress.after_update"
 SYNC = {"replicas": 3, "period": 4}
 """Checkpoints after 5, 10, 15, … updates lie between two meetings, evaluations after 8, 16, … at one."""

@@ -27,7 +27,7 @@ TRAIN = ("train", "recipe.yaml")
 KILLED = -signal.SIGKILL
 
 # Where a process can die, in the order in which a run gets there. `nth` is drawn between 1 and the last number.
-BACKWARD = "bigbatch.step.executor:PlainExecutor._backward"
+BACKWARD = "bigbatch.step.executor:Plain.__call__"
 WRITE = "bigbatch.store.durable:FileOps.write"
 RENAME = "bigbatch.store.durable:FileOps.rename"
 SYNC = "bigbatch.store.durable:FileOps.fsync"

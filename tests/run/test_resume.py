@@ -34,7 +34,7 @@ from tests.run.jobs import (
 )
 
 TRAIN = ("train", "recipe.yaml")
-BACKWARD = "bigbatch.step.executor:PlainExecutor._backward"
+BACKWARD = "bigbatch.step.executor:Plain.__call__"
 AFTER_UPDATE = "bigbatch.store.progress:Progress.after_update"
 
 

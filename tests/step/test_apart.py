@@ -19,8 +19,8 @@ from bigbatch.protocols import Cut, Rates
 from bigbatch.recipe.machine import SyncSpec
 from bigbatch.samples import Sample
 from bigbatch.step.apart import Apart
-from bigbatch.step.executor import PlainExecutor
 from bigbatch.step.replicas import Replicas
+from tests.executors import one_by_one
 from tests.models import tiny
 from tests.parallel.jobs import run_apart
 from tests.split import parts_of, rows_of, train_split
@@ -72,7 +72,7 @@ def two_quadratics(period, lr=0.1, **sync):
         lambda module: torch.optim.SGD([{"params": parameters, "names": ["x"]}], lr=99.0),
         last_update=2,
     )
-    executor = PlainExecutor(
+    executor = one_by_one(
         forward=lambda micro_batch: module.x.expand(len(micro_batch.reads_U), 1),
         task=Quadratic(),
         device=torch.device("cpu"),

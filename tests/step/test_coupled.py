@@ -14,8 +14,8 @@ from bigbatch.data.packs import micro_batches
 from bigbatch.errors import RecipeError
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.samples import LossSums
-from bigbatch.step.coupled import CoupledExecutor
-from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.coupled import Coupled
+from tests.executors import one_by_one
 from tests.matching import base_of, match_parts, pairs, train_match_reference
 from tests.split import TOLERANCE, assert_equal, gradient_error, train_split
 from tests.step.test_split import both_precisions
@@ -81,19 +81,12 @@ def test_families_and_poolings(tmp_path, family, pooling):
     assert_equal(train_split(parts, 2), expected, dtype)
 
 
-class Alone(PlainExecutor):
-    """What accumulation does in other trainers: each micro-batch is a batch of its own."""
-
-    def __init__(self, parts: Any) -> None:
-        super().__init__(
-            forward=parts.forward, task=parts.task, device=torch.device("cpu"), seed=parts.recipe.seed.dropout
-        )
-
-
 def test_micro_batches_that_see_only_themselves_fail(tmp_path):
     module, dtype = base_of().double(), torch.float64
     parts = match_parts(module, ROWS, tmp_path, micro_tokens=400, packing="packed")
-    parts.strategy = replace(parts.strategy, executor=Alone(parts))
+    # What accumulation does in other trainers: each micro-batch is a batch of its own.
+    alone = one_by_one(parts.forward, parts.task, seed=parts.recipe.seed.dropout)
+    parts.strategy = replace(parts.strategy, executor=alone)
     expected = train_match_reference(module, parts, ROWS, 1)
     with pytest.raises(AssertionError, match="update 1: gradient error"):
         assert_equal(train_split(parts, 1), expected, dtype)
@@ -191,7 +184,7 @@ class _Two(SingleWorld):
 
 def test_a_rank_without_room_for_what_it_was_shown_has_shown_all_of_its_own():
     """Else it would be asked how it went while the others still wait to be shown something."""
-    executor, world = object.__new__(CoupledExecutor), _Two()
+    executor, world = object.__new__(Coupled), _Two()
     executor._world, executor._device = world, "nowhere"
     with pytest.raises(RuntimeError, match="nowhere"):
         executor._everyone(torch.ones(2, 3), np.ones((2, 1)))

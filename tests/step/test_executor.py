@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from bigbatch.parallel.agree import OutOfMemory
-from bigbatch.step.executor import PlainExecutor
+from tests.executors import one_by_one
 from tests.models import micro_batch_of
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def whole():
 def gradient(cuts, *, update=1, seed=0, dropout=0.0):
     """Loss sums and gradient of six units, cut in this way."""
     module, task = Table(dropout), TwoTerms()
-    executor = PlainExecutor(forward=module, task=task, device=CPU, seed=seed)
+    executor = one_by_one(forward=module, task=task, device=CPU, seed=seed)
     sums = executor.accumulate(update, pieces(cuts), task.denominators(whole()))
     return sums, module.rows.grad
 
@@ -108,7 +108,7 @@ def test_masks_belong_to_the_place_not_to_what_ran_before():
     for other in (gradient([3], dropout=0.5, update=2), gradient([3], dropout=0.5, seed=1)):
         assert not torch.equal(other[1], first)
     module = Table(0.5)  # the two micro-batches of one update have masks of their own
-    executor = PlainExecutor(forward=module, task=TwoTerms(), device=CPU, seed=0)
+    executor = one_by_one(forward=module, task=TwoTerms(), device=CPU, seed=0)
     grads = []
     for index in (0, 1):
         module.rows.grad = None
@@ -120,7 +120,7 @@ def test_masks_belong_to_the_place_not_to_what_ran_before():
 def test_a_micro_batch_has_the_same_masks_alone_as_behind_others():
     """As on another rank, which never sees the ones before it."""
     module = Table(0.5)
-    executor = PlainExecutor(forward=module, task=TwoTerms(), device=CPU, seed=0)
+    executor = one_by_one(forward=module, task=TwoTerms(), device=CPU, seed=0)
 
     def added(chosen):
         module.rows.grad = None
@@ -144,10 +144,10 @@ def test_micro_batches_are_taken_one_by_one():
             order.append(("cut", piece.index))
             yield piece
 
-    executor = PlainExecutor(forward=Forward(), task=TwoTerms(), device=CPU, seed=0)
-    executor.accumulate(1, lazily(), {"label": 1.0, "size": 1.0})
+    executor = one_by_one(forward=Forward(), task=TwoTerms(), device=CPU, seed=0)
+    sums = executor.accumulate(1, lazily(), {"label": 1.0, "size": 1.0})
     assert order == [(what, index) for index in range(3) for what in ("cut", "forward")]
-    assert executor.wait_seconds > 0
+    assert sums.wait_seconds > 0
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_every_way_to_say_out_of_memory(error):
     def forward(_):
         raise error
 
-    executor = PlainExecutor(forward=forward, task=TwoTerms(), device=CPU, seed=0)
+    executor = one_by_one(forward=forward, task=TwoTerms(), device=CPU, seed=0)
     with pytest.raises(OutOfMemory) as found:
         executor.accumulate(1, pieces([]), {"label": 1.0, "size": 1.0})
     assert found.value.__cause__ is error
@@ -172,7 +172,7 @@ def test_other_errors_stay_what_they_are():
     def forward(_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    executor = PlainExecutor(forward=forward, task=TwoTerms(), device=CPU, seed=0)
+    executor = one_by_one(forward=forward, task=TwoTerms(), device=CPU, seed=0)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         executor.accumulate(1, pieces([]), {"label": 1.0, "size": 1.0})
 
@@ -187,7 +187,7 @@ def test_rows_added_in_place_are_those_of_this_update_only(between):
         return words(torch.from_numpy(micro_batch.ids_T[micro_batch.reads_U]))
 
     def executor(run, in_place):
-        return PlainExecutor(forward=run, task=TwoTerms(), device=CPU, seed=0, in_place=in_place)
+        return one_by_one(forward=run, task=TwoTerms(), device=CPU, seed=0, in_place=in_place)
 
     denominators = TwoTerms().denominators(whole())
     rows, plain, found = executor(forward, [words.weight]), executor(table, ()), None

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.executor import OneByOne, Passes, Plain
 from tests.models import tiny
 from tests.reference import TextbookLamb, TextbookSgd
 from tests.split import (
@@ -120,16 +120,20 @@ def test_a_sample_longer_than_a_micro_batch_is_alone_and_counts_the_same(referen
         assert any(samples > 1 for samples, _ in pieces)
 
 
-class MeanOfMeans(PlainExecutor):
+class MeanOfMeans:
     """The usual mistake: every micro-batch divides by its own weights, and the averages are averaged."""
 
-    def accumulate(self, update, micro_batches, denominators):
-        self.pieces = list(micro_batches)
-        return super().accumulate(update, self.pieces, denominators)
+    def __init__(self, *, forward, task, device, seed):
+        self.task, self.plain, self.passes = task, Plain(forward, task, device), Passes(device, seed)
 
-    def _backward(self, micro_batch, denominators):
-        own = self._task.denominators(micro_batch.targets)
-        return super()._backward(micro_batch, {term: own[term] * len(self.pieces) for term in denominators})
+    def accumulate(self, update, micro_batches, denominators):
+        pieces = list(micro_batches)
+
+        def rule(micro_batch, denominators, seed):
+            own = self.task.denominators(micro_batch.targets)
+            return self.plain(micro_batch, {term: own[term] * len(pieces) for term in denominators}, seed)
+
+        return OneByOne(rule, self.passes).accumulate(update, pieces, denominators)
 
 
 @both_precisions

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bigbatch.graph.lazy import read_tokens_only
 from bigbatch.model.anatomy import anatomy
 from bigbatch.model.runner import packed_runner, padded_runner
-from bigbatch.step.executor import PlainExecutor
 from bigbatch.tasks.classify import Classify
+from tests.executors import one_by_one
 from tests.models import FAMILIES, PACKABLE, tiny, tiny_batch
 
 READS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "masked_select", "equal", "_unique2")
@@ -45,10 +45,10 @@ def executor_for(family: str, packing: str, device: str = "cpu", *, lazy: bool =
     if packing == "packed":
         forward: Any = packed_runner(model, parts)
         if lazy:
-            read_tokens_only(forward)
+            read_tokens_only(forward, parts)
     else:
         forward = padded_runner(model, 0)
-    executor = PlainExecutor(forward=forward, task=Classify(), device=torch.device(device), seed=0)
+    executor = one_by_one(forward=forward, task=Classify(), device=torch.device(device), seed=0)
     batches = [tiny_batch(lengths, pools=parts.pools, packing=packing) for lengths in PIECES]  # type: ignore[arg-type]
     return executor, batches
 

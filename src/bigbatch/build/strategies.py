@@ -20,18 +20,18 @@ from bigbatch.model.names import clean_name
 from bigbatch.model.nudge import Nudge
 from bigbatch.model.runner import Runner
 from bigbatch.plan.frozen import Plan
-from bigbatch.protocols import Executor, World
+from bigbatch.protocols import Executor, Rule, World
 from bigbatch.recipe.schema import Recipe
 from bigbatch.step.adversarial import FastGradient
 from bigbatch.step.apart import Apart
-from bigbatch.step.coupled import CoupledExecutor
-from bigbatch.step.executor import PlainExecutor
+from bigbatch.step.coupled import Coupled
+from bigbatch.step.executor import OneByOne, Passes, Plain
 from bigbatch.step.loss_scale import LossScale
 from bigbatch.step.noise import Noise
 from bigbatch.step.replicas import Replicas
 from bigbatch.step.sam import SamExecutor
 from bigbatch.step.together import Together
-from bigbatch.step.tree import TreeExecutor
+from bigbatch.step.tree import Tree
 from bigbatch.tasks.ready import Ready
 
 
@@ -53,7 +53,7 @@ def strategy_of(
     # What is measured on throw-away parameters is measured by one rank alone: only here may ranks speak.
     new_trained = partial(on.new_optimizer, world=world, trainable=trainable)
     scale = loss_scale_for(plan)
-    executor = _executor_of(recipe, ready, forward, world, device, scale, parameters)
+    executor = _executor_of(recipe, ready, forward, world, torch.device(device), scale, parameters)
     common: dict[str, Any] = {
         "task": ready.task,
         "module": ready.module,
@@ -93,50 +93,36 @@ def strategy_of(
 def _executor_of(
     recipe: Recipe,
     ready: Ready,
-    forward: Runner,
+    runner: Runner,
     world: World,
-    device: str,
+    device: torch.device,
     scale: LossScale,
     parameters: Sequence[Tensor],
-) -> PlainExecutor:
+) -> Executor:
     """What turns micro-batches into gradients: by the loss, and by what of it must be the same bits."""
-    common: dict[str, Any] = {
-        "forward": forward,
-        "task": ready.task,
-        "device": torch.device(device),
-        "seed": recipe.seed.dropout,
-        "scale": scale,
-        "span": forward.span,
-        **passes_of(recipe, ready, world, forward.device),
-    }
     apart = recipe.sync.apart
+    in_a_tree = is_bitwise(recipe) and not apart
+    passes = Passes(
+        device, recipe.seed.dropout, in_place=() if in_a_tree else runner.in_place, span=runner.span
+    )
     if ready.task.couples == "batch" and not apart:
-        return CoupledExecutor(
-            world=world,
-            cached=recipe.gradient.name == "cached",
-            in_place=forward.in_place,
-            **common,
-        )
-    if is_bitwise(recipe) and not apart:
-        return TreeExecutor(parameters=parameters, **common)
-    return PlainExecutor(in_place=forward.in_place, **common)
+        cached, complete = recipe.gradient.name == "cached", world.last_backward
+        return Coupled(runner, ready.task, passes, world, cached=cached, scale=scale, before_last=complete)
+    rule = _rule_of(recipe, ready, runner, world, device, scale)
+    return Tree(rule, passes, parameters) if in_a_tree else OneByOne(rule, passes)
 
 
-def passes_of(recipe: Recipe, ready: Ready, world: World, device: torch.device) -> dict[str, object]:
-    """What a micro-batch goes through: arguments of an executor.
-
-    Args:
-        recipe: its `gradient`.
-        ready: the model.
-        world: told before the backward pass after which gradients are complete.
-        device: where the model is.
-    """
-    asked, complete = recipe.gradient, {"before_last": world.last_backward}
+def _rule_of(
+    recipe: Recipe, ready: Ready, runner: Runner, world: World, device: torch.device, scale: LossScale
+) -> Rule:
+    """What a micro-batch goes through, as `gradient:` says; the world is told before gradients are complete."""
+    asked, complete = recipe.gradient, world.last_backward
     if asked.name != "fgm":
-        return dict(complete)
+        return Plain(runner, ready.task, device, scale=scale, before_last=complete)
     assert asked.epsilon is not None and asked.share is not None
     nudge = Nudge(ready.anatomy.outer.get_input_embeddings())  # pyright: ignore
-    return {"rule": FastGradient(nudge, device, epsilon=asked.epsilon, share=asked.share, **complete)}
+    once = Plain(runner, ready.task, device, scale=scale)
+    return FastGradient(once, nudge, epsilon=asked.epsilon, share=asked.share, before_last=complete)
 
 
 def as_asked(recipe: Recipe, executor: Executor, parameters: Sequence[Tensor], world: World) -> Executor:

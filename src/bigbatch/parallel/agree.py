@@ -188,6 +188,7 @@ def summed(world: World, terms: Sequence[str], mine: LossSums, peak_bytes: int) 
         terms=dict(zip(terms, total[3:], strict=True)),
         real_tokens=int(total[1]),
         computed_tokens=int(total[2]),
+        wait_seconds=mine.wait_seconds,
     )
     return found, int(max(row[0] for row in rows))
 

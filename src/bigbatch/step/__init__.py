@@ -3,9 +3,9 @@
 ::
 
     together.py    one model, all ranks; its update on one screen: count, accumulate, reduce, check, clip, move, record
-    executor.py    micro-batches -> gradients (`protocols.Executor`); the one place that sums and divides
-    tree.py        sums in the order of a tree: the same bits on any number of ranks
-    coupled.py     a loss that needs all outputs of the batch, in two passes
+    executor.py    micro-batches -> gradients: the plain rule, and who drives rules; the one place that sums
+    tree.py        an executor with sums in the order of a tree: the same bits on any number of ranks
+    coupled.py     an executor for a loss that needs all outputs of the batch, in two passes
     adversarial.py two passes of each micro-batch: its tokens as they are, and moved against each sample
     sam.py         the gradient where the loss nearby is worst: each update walks its micro-batches twice
     masks.py       the generator's seed of each micro-batch, a pure function of the recipe and the position

@@ -17,22 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from bigbatch.model.nudge import Nudge
+from bigbatch.protocols import Rule
 from bigbatch.samples import MicroBatch
-from bigbatch.step.executor import Backward
-from bigbatch.step.masks import same_again
 
 
 class FastGradient:
-    """Two forward and backward passes of each micro-batch, with the same dropout masks (`step.executor.Rule`)."""
+    """Two forward and backward passes of each micro-batch, with the same dropout masks (`protocols.Rule`)."""
 
     def __init__(
         self,
+        rule: Rule,
         nudge: Nudge,
-        device: torch.device,
         *,
         epsilon: float,
         share: float,
@@ -41,31 +39,29 @@ class FastGradient:
         """Keep what every micro-batch needs.
 
         Args:
+            rule: one forward and backward pass; it tells nobody that gradients are complete.
             nudge: moves the embedded tokens.
-            device: whose generator draws the masks.
             epsilon: L2 length of a sample's move.
             share: of the loss at the moved tokens, between 0 and 1.
             before_last: called before the last backward pass of an update, after which gradients are complete.
         """
+        self._rule = rule
         self._nudge = nudge
-        self._device = device
         self._epsilon = epsilon
         self._share = share
         self._before_last = before_last
 
     def __call__(
-        self, backward: Backward, micro_batch: MicroBatch, denominators: Mapping[str, float]
+        self, micro_batch: MicroBatch, denominators: Mapping[str, float], seed: Callable[[int], None]
     ) -> dict[str, Tensor]:
         """Add the gradient of both losses to `.grad`; the loss that it tells is that of the tokens as they are."""
-        as_before = same_again(self._device)
         with self._nudge.watching():
-            shares = backward(micro_batch, _part(denominators, 1 - self._share))
+            shares = self._rule(micro_batch, _part(denominators, 1 - self._share), seed)
         self._nudge.towards_loss(micro_batch, self._epsilon)
-        as_before()
         if micro_batch.last:
             self._before_last()
         with self._nudge.moving():
-            backward(micro_batch, _part(denominators, self._share))
+            self._rule(micro_batch, _part(denominators, self._share), seed)
         return {term: share / (1 - self._share) for term, share in shares.items()}
 
 

@@ -36,8 +36,6 @@ class Passed:
     """Loss of its share."""
     norm: float
     """L2 norm of its gradient."""
-    wait_seconds: float
-    """For micro-batches to be cut."""
 
 
 @dataclass(kw_only=True)
@@ -111,7 +109,6 @@ class Apart:
             whole,
             grad_norm=grad_norm,
             finite=finite,
-            wait_seconds=sum(passed.wait_seconds for passed in mine.values()),
             peak_bytes=peak_bytes,
         )
         self._events += counted(self.scale, record)
@@ -136,7 +133,7 @@ class Apart:
             present = [gradient for gradient in replica.gradients if gradient is not None]
             self.scale.unscale(present)
             replica.norm = float(local_sum_of_squares(present).sum().sqrt())
-            found[number] = Passed(sums=sums, norm=replica.norm, wait_seconds=self.executor.wait_seconds)
+            found[number] = Passed(sums=sums, norm=replica.norm)
         return found
 
     def _move(self, replica: Replica, rates: Rates) -> None:
@@ -206,6 +203,7 @@ def _everyone(
         },
         real_tokens=int(real),
         computed_tokens=int(computed),
+        wait_seconds=sum(passed.sums.wait_seconds for passed in mine.values()),
     )
     return sums, math.sqrt(squares / max(trained, 1)), int(max(row[0] for row in rows))
 

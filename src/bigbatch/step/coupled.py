@@ -17,19 +17,20 @@ Shapes: U units of the batch, C outputs per unit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bigbatch.parallel.agree import memory_errors, together
-from bigbatch.protocols import World
+from bigbatch.model.layout import to_device
+from bigbatch.parallel.agree import together
+from bigbatch.protocols import Forward, Losses, World
 from bigbatch.samples import LossSums, MicroBatch, Targets
-from bigbatch.step.executor import PlainExecutor
-from bigbatch.step.masks import mask_seed, private_generator, seed_generator
+from bigbatch.step.executor import Passes, Walk
+from bigbatch.step.loss_scale import LossScale
 from bigbatch.tasks.losses import shares_of
 
 
@@ -48,25 +49,44 @@ class _FirstPass:
     """Their target values."""
 
 
-class CoupledExecutor(PlainExecutor):
-    """`PlainExecutor` for a loss that couples the samples of a batch (`Task.couples`)."""
+class Coupled:
+    """All of a batch at once, for a loss that couples its samples (`Task.couples`; `protocols.Executor`)."""
 
-    def __init__(self, *, world: World, cached: bool, **plain: Any) -> None:
-        """As `PlainExecutor`.
+    def __init__(
+        self,
+        forward: Forward,
+        task: Losses,
+        passes: Passes,
+        world: World,
+        *,
+        cached: bool,
+        scale: LossScale,
+        before_last: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep what every update needs.
 
         Args:
+            forward: runs a micro-batch through the model.
+            task: gives the loss of the outputs of a whole batch.
+            passes: what they have in common.
             world: ranks show each other their outputs, once an update.
             cached: two passes instead of one that keeps the activations of the batch.
-            plain: further arguments of `PlainExecutor`.
+            scale: the gradient is multiplied by its value; whoever reads `.grad` divides (fp16).
+            before_last: called before the last micro-batch's backward, after which gradients are complete.
         """
-        super().__init__(**plain)
+        self._forward = forward
+        self._task = task
+        self._passes = passes
+        self._device = passes.device
         self._world = world
         self._cached = cached
+        self._scale = scale
+        self._before_last = before_last
 
     def accumulate(
         self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]
     ) -> LossSums:
-        """As `PlainExecutor.accumulate`. The last column of a unit's target values is its place in the batch; units are
+        """As `OneByOne.accumulate`. The last column of a unit's target values is its place in the batch; units are
         compared in that order, so that the loss does not depend on the cut.
 
         Args:
@@ -74,12 +94,10 @@ class CoupledExecutor(PlainExecutor):
             micro_batches: this rank's.
             denominators: term -> what its sum over the whole batch is divided by.
         """
-        self.wait_seconds = 0.0
-        for parameter, buffer in self._in_place:
-            parameter.grad = buffer.zero_()
-        with private_generator(self._device), memory_errors(), self._span():
+        walk = Walk(micro_batches)
+        with self._passes.of_update():
             # Before they show each other anything: a rank that cannot would keep the others waiting.
-            first = together(self._world, lambda: self._first_pass(update, micro_batches))
+            first = together(self._world, lambda: self._first_pass(update, walk))
             gradients, terms = self._gradients(first, denominators)
             pieces, outputs = first.pieces, first.outputs
             for number, (piece, gradient_UC) in enumerate(zip(pieces, gradients, strict=True)):
@@ -88,14 +106,10 @@ class CoupledExecutor(PlainExecutor):
                 again = self._outputs(update, piece, graph=True) if self._cached else outputs[number]
                 torch.autograd.backward(again, gradient_UC.to(again.dtype))
                 outputs[number] = again.detach()  # its graph goes
-        return LossSums(
-            terms=terms,
-            real_tokens=sum(piece.tokens for piece in pieces),
-            computed_tokens=sum(piece.computed_tokens for piece in pieces),
-        )
+        return walk.sums(terms)
 
-    def _first_pass(self, update: int, micro_batches: Iterable[MicroBatch]) -> _FirstPass:
-        pieces = list(self._timed(micro_batches))
+    def _first_pass(self, update: int, walk: Walk) -> _FirstPass:
+        pieces = list(walk)
         outputs = [self._outputs(update, piece, graph=not self._cached) for piece in pieces]
         real = [piece.sample_ids_B[piece.unit_sample_U] >= 0 for piece in pieces]
         return _FirstPass(
@@ -111,7 +125,7 @@ class CoupledExecutor(PlainExecutor):
         )
 
     def _outputs(self, update: int, piece: MicroBatch, *, graph: bool) -> Tensor:
-        seed_generator(self._device, mask_seed(self._seed, update, piece.index))
+        self._passes.seed(update, piece)(0)
         with torch.set_grad_enabled(graph):
             return self._forward(piece)
 
@@ -123,7 +137,7 @@ class CoupledExecutor(PlainExecutor):
         order = np.argsort(all_values[:, -1], kind="stable")
         leaf_UC = everyone_UC[torch.from_numpy(order).to(everyone_UC.device)].requires_grad_()
         targets = Targets(values=all_values[order], weights=np.ones(len(order), np.float32)).map(
-            self._to_device
+            partial(to_device, device=self._device)
         )
         with torch.enable_grad():
             shares = shares_of(self._task.loss(leaf_UC, targets), denominators)

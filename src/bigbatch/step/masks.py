@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -36,23 +36,6 @@ def seed_generator(device: torch.device, seed: int) -> None:
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
-
-
-def same_again(device: torch.device) -> Callable[[], None]:
-    """What, when it is called, lets the next pass draw the masks that a pass beginning now draws."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
-    states = [generator.get_state() for generator in generators]
-    on_mps = torch.mps.get_rng_state() if device.type == "mps" else None
-
-    def again() -> None:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        if on_mps is not None:
-            torch.mps.set_rng_state(on_mps)
-
-    return again
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -53,13 +54,11 @@ class SamExecutor:
         self._world = world
         self._rho = rho
         self._adaptive = adaptive
-        self.wait_seconds = 0.0
-        """Time of the last update spent waiting for micro-batches to be cut."""
 
     def accumulate(
         self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]
     ) -> LossSums:
-        """As `PlainExecutor.accumulate`. The loss is that at w, as a plain update tells it.
+        """As `OneByOne.accumulate`. The loss is that at w, as a plain update tells it.
 
         Every rank must call it: what the first walk gives is summed over ranks here.
 
@@ -77,12 +76,10 @@ class SamExecutor:
             self._world,
             lambda: self._executor.accumulate(update, pieces, denominators),
         )
-        waited = self._executor.wait_seconds
         self._world.reduce_gradients(self._parameters)
         with self._moved():
-            self._executor.accumulate(update, pieces, denominators)
-        self.wait_seconds = waited + self._executor.wait_seconds
-        return sums
+            again = self._executor.accumulate(update, pieces, denominators)
+        return replace(sums, wait_seconds=sums.wait_seconds + again.wait_seconds)
 
     @contextmanager
     def _moved(self) -> Iterator[None]:

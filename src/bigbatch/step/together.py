@@ -112,7 +112,6 @@ class Together:
             denominators,
             grad_norm=grad_norm,
             finite=finite,
-            wait_seconds=self.executor.wait_seconds,
             peak_bytes=peak_bytes,
         )
         self._events += counted(self.scale, record)

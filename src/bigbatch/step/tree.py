@@ -10,28 +10,34 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from bigbatch.parallel.agree import memory_errors
+from bigbatch.protocols import Rule
 from bigbatch.rules.tree import TreeSum
 from bigbatch.samples import LossSums, MicroBatch
-from bigbatch.step.executor import PlainExecutor
-from bigbatch.step.masks import mask_seed, private_generator, seed_generator
+from bigbatch.step.executor import Passes, Walk
 
 Leaf = tuple[list[Tensor | None], dict[str, float]]
 """Gradients in the order of the parameters, and the loss of each term."""
 
 
-class TreeExecutor(PlainExecutor):
-    """`PlainExecutor` with sums in the order of a tree."""
+class Tree:
+    """Micro-batches by a rule, their gradients in the order of a tree (`protocols.Executor`)."""
 
-    def __init__(self, *, parameters: Sequence[Tensor], **plain: object) -> None:
-        """As `PlainExecutor`; `parameters` are those whose gradients are wanted."""
-        super().__init__(**plain)  # type: ignore[arg-type]
+    def __init__(self, rule: Rule, passes: Passes, parameters: Sequence[Tensor]) -> None:
+        """Keep what every update needs.
+
+        Args:
+            rule: forward and backward of a micro-batch.
+            passes: what they have in common.
+            parameters: whose gradients are wanted.
+        """
+        self._rule = rule
+        self._passes = passes
         self._parameters = list(parameters)
 
     def accumulate(
         self, update: int, micro_batches: Iterable[MicroBatch], denominators: Mapping[str, float]
     ) -> LossSums:
-        """As `PlainExecutor.accumulate`; micro-batches come in ascending order of `index`.
+        """As `OneByOne.accumulate`; micro-batches come in ascending order of `index`.
 
         Args:
             update: its number: dropout masks follow from it.
@@ -39,22 +45,16 @@ class TreeExecutor(PlainExecutor):
             denominators: term -> what its sum over the whole batch is divided by.
         """
         tree: TreeSum[Leaf] = TreeSum(_added)
-        real_tokens = computed_tokens = 0
-        self.wait_seconds = 0.0
-        with private_generator(self._device), memory_errors(), self._span():
-            for micro_batch in self._timed(micro_batches):
-                seed_generator(self._device, mask_seed(self._seed, update, micro_batch.index))
-                shares = self._passes(micro_batch, denominators)
+        walk = Walk(micro_batches)
+        with self._passes.of_update():
+            for micro_batch in walk:
+                shares = self._rule(micro_batch, denominators, self._passes.seed(update, micro_batch))
                 terms = {term: float(share) for term, share in shares.items()}
                 tree.add(micro_batch.index, (self._taken(), terms))
-                real_tokens += micro_batch.tokens
-                computed_tokens += micro_batch.computed_tokens
-        total = tree.total()
-        if total is None:
-            return LossSums(terms={}, real_tokens=0, computed_tokens=0)
-        for parameter, gradient in zip(self._parameters, total[0], strict=True):
+        gradients, terms = tree.total() or ([None] * len(self._parameters), {})
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
-        return LossSums(terms=total[1], real_tokens=real_tokens, computed_tokens=computed_tokens)
+        return walk.sums(terms)
 
     def _taken(self) -> list[Tensor | None]:
         """The gradients of one micro-batch; the next one begins with none."""

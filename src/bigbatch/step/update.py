@@ -27,7 +27,6 @@ def recorded(
     *,
     grad_norm: float,
     finite: bool,
-    wait_seconds: float,
     peak_bytes: int,
 ) -> Update:
     """The record of an update that was made, or skipped because something was not finite.
@@ -40,7 +39,6 @@ def recorded(
         denominators: of each term; one of 0 has no loss.
         grad_norm: L2 norm of the gradient, before it was clipped.
         finite: whether loss and gradient were.
-        wait_seconds: for micro-batches to be cut.
         peak_bytes: memory of the largest rank.
     """
     return Update(
@@ -54,7 +52,7 @@ def recorded(
         grad_norm=grad_norm,
         lr=rates.lr,
         seconds=time.perf_counter() - started,
-        wait_seconds=wait_seconds,
+        wait_seconds=sums.wait_seconds,
         padding_share=1 - sums.real_tokens / max(sums.computed_tokens, 1),
         peak_memory_bytes=peak_bytes,
         skipped=not finite,
