@@ -221,6 +221,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
         rewards_U1 = self.beta * np.asarray(kept, np.float64)
         return Predictions(kind="language", scores=rewards_U1, probabilities=None, values=rewards_U1[:, 0])
 
+    @override
     def predict(
         self, rows: Sequence[Row], samples: Sequence[Sample], run: RunTable, tokenizer: Tokenizer | None
     ) -> Iterator[dict[str, Json]]:
