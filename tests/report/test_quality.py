@@ -73,3 +73,19 @@ def test_examples_name_classes_that_were_written_as_ids() -> None:
     first, second = split_quality("test", {"labels": ["neg", "pos"], "examples": rows}).examples
     assert (first.label, first.predicted, first.where) == ("pos", "neg", "tweets.csv:812")
     assert (second.label, second.predicted, second.where) == ("neg", "7", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("iVBORw0KGgoAAAA=", True),
+        ('iVBORw0KGgoAAAA" onerror="alert(1)', False),
+        ("PHN2ZyBvbmxvYWQ9", False),
+        (7, False),
+        (None, False),
+    ],
+)
+def test_only_a_png_is_shown(value, kept):
+    facts = {"labels": ["a", "b"], "examples": [{"label": 0, "predicted": 1, "image": value}]}
+    (example,) = split_quality("test", facts).examples
+    assert example.image == (value if kept else "")

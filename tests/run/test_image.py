@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 
 import numpy as np
@@ -124,3 +126,14 @@ def test_models_that_normalise_over_the_batch_are_refused(tmp_path):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=3, image_size=16)
     with pytest.raises(ModelError, match="normalises over the batch"):
         exhaust(start(tmp_path / "run", ResNetForImageClassification(config), rows=ROWS, set=KEYS))
+
+
+def test_the_report_shows_the_images_that_are_wrong(tmp_path):
+    wrong = exhaust(run_in(tmp_path / "run", **{"updates": 1, "optimizer.lr": 1e-9}))
+    found = json.loads((wrong.path / "evaluation.json").read_text())["validation"]["examples"]
+    assert found
+    row = int(found[0]["where"].rpartition(" ")[2].rpartition(":")[2]) - 1
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found[0]["image"]))))
+    assert np.array_equal(shown, HELD_OUT[row]["image"])
+    page = (wrong.path / "report.html").read_text()
+    assert f'src="data:image/png;base64,{found[0]["image"]}"' in page

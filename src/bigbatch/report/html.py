@@ -200,6 +200,7 @@ def _example_view(example: Example) -> dict[str, object]:
     sure = example.probability
     return {
         "text": shorten(example.text, 600),
+        "image": example.image,
         "where": shorten(example.where, 120),
         "label": shorten(example.label, 80),
         "predicted": shorten(example.predicted, 80),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,11 @@ class Example:
     probability: float | None
     where: str = ""
     """File and row, when they are known: `tweets.csv:812`."""
+    image: str = ""
+    """A small picture where the row is an image: PNG in base64, and nothing else."""
+
+
+_PNG = re.compile("iVBORw0KGgo[A-Za-z0-9+/]{1,200000}={0,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +162,13 @@ def _example(row: Mapping[str, object], labels: Sequence[str]) -> Example:
         predicted=_name(row.get("predicted"), labels),
         probability=probability if isinstance(probability, (int, float)) else None,
         where=clean(row.get("where") or ""),
+        image=_picture(row.get("image")),
     )
+
+
+def _picture(value: object) -> str:
+    """A PNG in base64 as it is, anything else as nothing."""
+    return value if isinstance(value, str) and _PNG.fullmatch(value) else ""
 
 
 def _name(value: object, labels: Sequence[str]) -> str:

@@ -29,6 +29,8 @@ from bigbatch.run.verdict import run_verdict
 from bigbatch.samples import Table
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.progress import Progress
+from bigbatch.tasks.image import IMAGE
+from bigbatch.tasks.pixels import thumbnail
 
 SHOWN_EXAMPLES = 20
 SHOWN_WORDS = 12
@@ -201,6 +203,7 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
         "examples": [
             {
                 "text": _text_of(rows, example, parts.tables[split]),
+                **_picture_of(example, parts.tables[split]),
                 "where": rows.where(example.row),
                 "label": example.label,
                 "predicted": example.predicted,
@@ -221,6 +224,13 @@ def _text_of(rows: DataTable, example: Example, table: Table) -> str:
     if "text" not in names:
         return ""
     return str(rows.rows.column("text")[example.row].as_py())[:500]
+
+
+def _picture_of(example: Example, table: Table) -> dict[str, str]:
+    """Of a row that is an image, a small picture."""
+    if IMAGE not in table.streams:
+        return {}
+    return {"image": thumbnail(np.asarray(table[IMAGE].columns["pixels"][example.row]))}
 
 
 def _word_of(example: Example, table: Table) -> int:

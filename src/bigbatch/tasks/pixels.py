@@ -6,6 +6,7 @@ Formats are named one by one: one that runs a program to decode (EPS, say) is ne
 
 from __future__ import annotations
 
+import base64
 import io
 import warnings
 from dataclasses import dataclass
@@ -98,6 +99,20 @@ def decoded(content: bytes, form: ImageForm) -> np.ndarray:
             raise ValueError(str(error)) from None
     pixels = np.asarray(_sized(picture, form), np.uint8)
     return pixels.reshape(form.height, form.width, form.channels)
+
+
+def thumbnail(pixels: np.ndarray, most: int = 128) -> str:
+    """A small picture for a page: PNG in base64.
+
+    Args:
+        pixels: (H, W, C) uint8.
+        most: pixels of its longer side.
+    """
+    picture = pillow().fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    picture.thumbnail((most, most))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def _why(content: bytes, error: BaseException) -> str:
