@@ -103,7 +103,7 @@ def _model_of_init(name: str | None, language: str, columns: Mapping[str, str]) 
         return image_model(hub_answers, why_no_hub)
     return chosen_model(
         None if language == "unknown" else language,
-        matched="document" in columns,
+        task="seq2seq" if "source" in columns else "match" if "document" in columns else "other",
         nearby=nearby_models(),
         answers=hub_answers,
         why_not=why_no_hub,

@@ -136,3 +136,27 @@ def test_lists_as_text_and_zeros_and_ones_are_several_labels(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text('{"text": "good film", "labels": [1.0, 0.0, 1.0]}\n' * 10)
     found = profile("a.jsonl", base=tmp_path)
     assert found.kind == "multi" and found.class_counts == {"0": 10, "2": 10}
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("source,target", ("source", "target")), ("tgt,src", ("src", "tgt")), ("en,zh", ("en", "zh")),
+        ("zh_CN,en_US", ("zh_CN", "en_US")), ("summary,text", ("text", "summary")), ("Article,Highlights", ("Article", "Highlights")),
+    ],
+)  # fmt: skip
+def test_two_texts_of_which_one_is_written_from_the_other(tmp_path, header, found):
+    lines = [f"the {row}th long sentence,and {row} in other words" for row in "abcdefghijklmnopqrstuvwxyz"]
+    (tmp_path / "t.csv").write_text("\n".join([header, *lines]))
+    columns = profile(tmp_path / "t.csv").columns
+    assert (columns["source"], columns["target"]) == found and len(columns) == 2
+
+
+def test_a_label_beside_two_languages_is_learnt(tmp_path):
+    lines = [
+        f"the {row}th sentence,der {row}te Satz,{'ab'[place % 2]}"
+        for place, row in enumerate("abcdefghijklmnopqrstuvwxyz")
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["en,de,label", *lines]))
+    columns = profile(tmp_path / "t.csv").columns
+    assert columns["label"] == "label" and "source" not in columns

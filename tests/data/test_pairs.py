@@ -23,9 +23,8 @@ def table(tmp_path, **columns):
 @pytest.mark.parametrize(
     ("query", "document"),
     [
-        ("en", "de"),
+        ("english", "german"),
         ("question", "answer"),
-        ("source", "target"),
         ("sentence1", "sentence2"),
         ("anchor", "positive"),
     ],
@@ -33,7 +32,7 @@ def table(tmp_path, **columns):
 @pytest.mark.parametrize("swapped", [False, True])
 def test_two_texts_without_a_label(tmp_path, query, document, swapped):
     columns = {query: EN, document: DE}
-    if swapped and query != "en":
+    if swapped and query != "english":
         columns = {document: DE, query: EN}
     found = profile(table(tmp_path, **columns), base=tmp_path)
     assert found.columns == {"query": query, "document": document}

@@ -123,3 +123,21 @@ def test_what_becomes_of_a_head_of_labels_is_said(tmp_path, labels, counts, fate
     assert f"ends in a head of 2 labels ({', '.join(labels)}), {fate}" in text
     text, _ = start(tmp_path, model="m", known=head)
     assert "which this task leaves out" in text
+
+
+def test_what_is_called_source_and_target_is_written_unless_the_model_cannot(tmp_path):
+    both = {"text": "en", "document": "zh", "writes": True}
+    text, recipe = start(tmp_path, **both)
+    assert (recipe.task.name, recipe.best.metric, recipe.model.name) == (
+        "seq2seq",
+        "perplexity",
+        "google/mt5-small",
+    )
+    assert recipe.data.columns == {"source": "en", "target": "zh"}
+    assert "pip install 'bigbatch[seq2seq]'" in text
+    for kind, writes, task in [
+        ("masked", True, "match"), ("causal", True, "match"), ("unknown", True, "seq2seq"),
+        ("encoder-decoder", True, "seq2seq"), ("encoder-decoder", False, "seq2seq"),
+    ]:  # fmt: skip
+        _, recipe = start(tmp_path, **{**both, "writes": writes}, model="m", known=known(kind))
+        assert recipe.task.name == task

@@ -40,9 +40,25 @@ _SHORTER = 0.67
 
 MATCHED = ("query", "document", "negative")
 """Roles of texts that belong together."""
-_TOGETHER = (("query", "document"), ("words", "tags"))
+WRITTEN = ("source", "target")
+"""Roles of a text, and of the one that is written from it."""
+_TOGETHER = (("query", "document"), ("words", "tags"), WRITTEN)
 """Roles that come in twos."""
-_ROLES = ("image", "text", "pair", "label", ID, *MATCHED, "words", "tags")
+_ROLES = ("image", "text", "pair", "label", ID, *MATCHED, "words", "tags", *WRITTEN)
+_WRITES = {
+    "source": ("target",),
+    "src": ("tgt", "trg"),
+    **dict.fromkeys(
+        ("text", "article", "document", "dialogue", "report"), ("summary", "highlights", "abstract")
+    ),
+}
+"""Names of a source -> those of its target."""
+_LANGUAGES = frozenset({
+    "ar", "bg", "bn", "ca", "cs", "da", "de", "el", "en", "es", "et", "fa", "fi", "fr", "gu", "he", "hi", "hr", "hu",
+    "id", "is", "it", "ja", "kk", "ko", "lt", "lv", "ms", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv",
+    "sw", "ta", "te", "th", "tr", "uk", "ur", "vi", "zh",
+})  # fmt: skip
+"""What columns of translations are called, with or without a country behind it."""
 
 
 def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, str]:
@@ -74,7 +90,9 @@ def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> d
             what = f"comes with {absent[0]}; add --column {absent[0]}=…"
             problems.append(Problem(where=where, key=f"--column {given}", what=what))
     kinds = [
-        kind for kind in (MATCHED, ("words", "tags"), ("text", "pair", "label")) if set(kind) & set(said)
+        kind
+        for kind in (MATCHED, WRITTEN, ("words", "tags"), ("text", "pair", "label"))
+        if set(kind) & set(said)
     ]
     if len(kinds) > 1 and not problems:
         what = f"these are roles of different tasks: {listed(list(said))}"
@@ -82,6 +100,24 @@ def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> d
     if problems:
         raise data_error(problems)
     return dict(said)
+
+
+def written_pair(names: Sequence[str]) -> dict[str, str]:
+    """`source` and `target` -> column, where two of these columns of text are called so; else nothing.
+
+    Example:
+        >>> written_pair(["zh", "en-US", "id"]), written_pair(["summary", "text"]), written_pair(["a", "b"])
+        ({'source': 'zh', 'target': 'en-US'}, {'source': 'text', 'target': 'summary'}, {})
+    """
+    lowered = {name.strip().lower(): name for name in reversed(names)}
+    for source, targets in _WRITES.items():
+        target = next((each for each in targets if each in lowered), None)
+        if source in lowered and target is not None:
+            return {"source": lowered[source], "target": lowered[target]}
+    languages = [
+        name for name in names if name.strip().lower().replace("_", "-").partition("-")[0] in _LANGUAGES
+    ]
+    return dict(zip(WRITTEN, languages, strict=True)) if len(languages) == len(WRITTEN) else {}
 
 
 def text_pair(columns: Mapping[str, Sequence[object]], named: Sequence[str] = ()) -> dict[str, str]:

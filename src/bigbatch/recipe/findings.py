@@ -27,6 +27,8 @@ class Findings:
     """Column of the second text."""
     document: str | None = None
     """Column of texts that belong to those of `text`, where there is no label: then pairs are matched."""
+    writes: bool = False
+    """Whether `document` is called like what is written from `text`: a translation, a summary."""
     negative: str | None = None
     """Column of texts that do not belong to them."""
     label: str | None

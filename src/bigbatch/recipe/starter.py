@@ -14,7 +14,7 @@ from bigbatch.errors import DataError, Problem, UsageError
 from bigbatch.recipe.findings import Findings, FirstChoices
 from bigbatch.recipe.inputs import held_out_of
 from bigbatch.recipe.model_facts import ModelChoice
-from bigbatch.recipe.starter_model import language_words, model_words, usual_model
+from bigbatch.recipe.starter_model import check_trainable, language_words, model_words, usual_model
 from bigbatch.recipe.starter_task import (
     STRATIFIED,
     best_lines,
@@ -95,10 +95,11 @@ def write_starter(
     found = Findings(
         files=tuple(os.fspath(file) for file in files) if files is not None else profile.files,
         out=out,
-        text=columns.get("words", columns.get("query", columns.get("text"))),
+        text=next((columns[role] for role in ("words", "query", "source", "text") if role in columns), None),
         image=columns.get("image"),
         pair=columns.get("pair"),
-        document=columns.get("document"),
+        document=columns.get("document", columns.get("target")),
+        writes="source" in columns,
         negative=columns.get("negative"),
         label=profile.columns.get("tags", profile.columns.get("label")),
         id=profile.columns.get("id"),
@@ -116,6 +117,7 @@ def write_starter(
         empty_texts=profile.empty_texts,
     )
     _need_columns(found, profile)
+    check_trainable(found.known, picked_task(found).name)
     if first is not None:
         training, held_out = _rows(found)
         found = replace(found, first=first(training, held_out, picked_task(found).name == "match"))
@@ -213,7 +215,7 @@ def split_files(files: tuple[str, ...]) -> dict[str, list[str]]:
 
 def _model(found: Findings) -> list[str]:
     if found.model is None:
-        name, why = usual_model(found.language, matched=found.document is not None), found.model_why
+        name, why = usual_model(found.language, picked_task(found).name), found.model_why
         why = why or language_words(found.language)
     else:
         name = _relative(found.model, found.out) if Path(found.model).is_dir() else found.model

@@ -12,11 +12,16 @@ _USUAL = {"en": "distilbert-base-uncased"}
 _USUAL_ELSE = "distilbert-base-multilingual-cased"
 _MATCHING = {"en": "sentence-transformers/all-MiniLM-L6-v2"}
 _MATCHING_ELSE = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+_WRITING = "google/mt5-small"
 
 
-def usual_model(language: str | None, *, matched: bool) -> str:
-    """The hub's model for a language; of texts to match, one whose states are embeddings already."""
-    if matched:
+def usual_model(language: str | None, task: str) -> str:
+    """The hub's model for a language and a task: of texts to match one whose states are embeddings already, of texts to
+    write one that writes.
+    """
+    if task == "seq2seq":
+        return _WRITING
+    if task == "match":
         return _MATCHING.get(language or "", _MATCHING_ELSE)
     return _USUAL.get(language or "", _USUAL_ELSE)
 
@@ -49,7 +54,7 @@ def language_words(language: str | None) -> str:
 def chosen_model(
     language: str | None,
     *,
-    matched: bool,
+    task: str,
     nearby: Sequence[ModelFacts],
     answers: Callable[[], bool],
     why_not: Callable[[], str],
@@ -58,19 +63,20 @@ def chosen_model(
 
     Args:
         language: of the texts.
-        matched: whether texts are matched with texts.
+        task: that the data are for: `match`, `seq2seq`, or another.
         nearby: models on this machine.
         answers: whether the hub does; only asked where it matters, since that may take seconds.
         why_not: in words.
     """
-    usual = usual_model(language, matched=matched)
+    usual = usual_model(language, task)
     here = next((each for each in nearby if each.name == usual), None)
     if here is not None:
         return ModelChoice(name=usual, known=here, why=f"{language_words(language)}; it is in {here.origin}")
     if answers():
         return ModelChoice(name=usual, why=language_words(language))
     silent = why_not()
-    fitting = [each for each in nearby if each.kind == "masked" and each.weights == "pretrained"]
+    wanted = "encoder-decoder" if task == "seq2seq" else "masked"
+    fitting = [each for each in nearby if each.kind == wanted and each.weights == "pretrained"]
     fitting.sort(key=lambda each: (each.labels_of is not None, each.multilingual != (language != "en")))
     found = (
         f"found here: {listed_models(nearby)}"
@@ -107,12 +113,8 @@ def asked_model(name: str, known: ModelFacts | None, why_not: str) -> ModelChoic
         name: hub name or folder.
         known: what is known about it.
         why_not: why nothing is, in words.
-
-    Raises:
-        UsageError: no task trains such a model.
     """
     if known is not None:
-        check_trainable(known)
         return ModelChoice(name=name, known=known)
     said = (
         f"warning: which kind of model {name} is could not be seen ({why_not}): the task is chosen without it"
@@ -120,16 +122,17 @@ def asked_model(name: str, known: ModelFacts | None, why_not: str) -> ModelChoic
     return ModelChoice(name=name, said=(said,))
 
 
-def check_trainable(known: ModelFacts) -> None:
-    """Refuse a model that no task here trains.
+def check_trainable(known: ModelFacts | None, task: str) -> None:
+    """Refuse a model that the task does not train.
 
     Raises:
-        UsageError: an encoder-decoder.
+        UsageError: an encoder-decoder, where nothing is to be written.
     """
-    if known.kind == "encoder-decoder":
+    if known is not None and known.kind == "encoder-decoder" and task != "seq2seq":
         raise UsageError(
-            f"--model {known.name}: an encoder-decoder, which task seq2seq trains: write that recipe by hand, or name "
-            "an encoder such as BERT (classify, tag, match, mlm) or a decoder such as GPT-2 (classify, match, clm)"
+            f"--model {known.name}: an encoder-decoder writes one text from another (task seq2seq), and these data "
+            "have no two; name an encoder such as BERT (classify, tag, match, mlm) or a decoder such as GPT-2 "
+            "(classify, match, clm)"
         )
 
 

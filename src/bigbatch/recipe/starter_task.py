@@ -69,8 +69,22 @@ def picked_task(found: Findings) -> PickedTask:
             name="classify", written=f"{{name: classify, kind: {found.kind}}}", why=why, said=found.kind
         )
     if found.document is not None:
-        return _match(found)
+        two_stacks = found.known is not None and found.known.kind == "encoder-decoder"
+        writes = two_stacks or (found.writes and (found.known is None or found.known.kind == "unknown"))
+        return _SEQ2SEQ if writes else _match(found)
     return _language(found)
+
+
+_SEQ2SEQ = PickedTask(
+    name="seq2seq",
+    written="seq2seq",
+    why="two texts a row, and the second is written from the first: data.columns says which is which",
+    said="a text and what is written from it (task: seq2seq)",
+    notes=(
+        "the texts that the model writes are scored where sacrebleu is installed (pip install 'bigbatch[seq2seq]'):",
+        "metrics: [bleu, chrf, perplexity]; to find the second text by the first instead: task: match",
+    ),
+)
 
 
 def _match(found: Findings) -> PickedTask:
@@ -128,6 +142,8 @@ def columns_of_task(found: Findings) -> dict[str, str | None]:
     task = picked_task(found).name
     if task == "tag":
         return {"words": found.text, "tags": found.label}
+    if task == "seq2seq":
+        return {"source": found.text, "target": found.document}
     if task == "match":
         return {"query": found.text, "document": found.document, "negative": found.negative}
     if task == "image":
@@ -193,7 +209,7 @@ def _best(found: Findings) -> tuple[str, str]:
                 "1 / the rank of the right document; of so few documents most are among the first 10",
             )
         return "recall@10", "the share of queries whose document is among the first 10"
-    if task in ("clm", "mlm"):
+    if task in ("clm", "mlm", "seq2seq"):
         return "perplexity", "exp(loss of a token), less is better"
     if found.kind == "regression":
         return "r2", "the share of the variance that is explained"
