@@ -18,7 +18,7 @@ from bigbatch.data.images import holds_images
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
 from bigbatch.data.order import epoch_order
-from bigbatch.data.pairs import MATCHED, WRITTEN, holds_texts, said_columns, text_pair, written_pair
+from bigbatch.data.pairs import MATCHED, WRITTEN, holds_texts, said_columns, texts_of_two
 from bigbatch.data.plain import plain
 from bigbatch.data.problems import listed, one_error
 from bigbatch.data.raw import Raw
@@ -40,8 +40,7 @@ class DataProfile:
     rows: int
     columns: Mapping[str, str]
     """Role -> column: `text`, `label`, and `pair` and `id` when there are such columns; of sentences with a tag
-    for each word, `words` and `tags`; of two texts without a label, `query` and `document`, or `source` and `target`;
-    of images, `image`."""
+    for each word, `words` and `tags`; of two texts, `query` and `document` or `source` and `target`; `image`."""
     candidates: Mapping[str, tuple[str, ...]]
     """Role -> all columns that could be it, best first."""
     all_columns: tuple[str, ...]
@@ -109,20 +108,9 @@ def profile(
     text, texts_found = _texts(names, table)
     text = said.get("text", said.get("query", said.get("source", text)))
     label, labels_found = _labels(names, table, text)
-    of_two = "query" in said or "source" in said
-    label = None if of_two else said.get("label", label)
-    pair = said if of_two else {}
-    written = (
-        {}
-        if said
-        else written_pair(
-            [name for name in names if name in texts_found and holds_texts(table.some(name), 1)]
-        )
-    )
-    if written and label in (None, *written.values()):
-        pair, label = written, None
-    if label is None and not said and not pair:
-        pair = text_pair({name: table.some(name) for name in names if name in texts_found}, texts_found[:1])
+    label = None if {"query", "source"} & said.keys() else said.get("label", label)
+    pair = {} if said else texts_of_two({name: table.some(name) for name in names}, texts_found, label)
+    label = None if label in pair.values() else label
     text = pair.get("query", pair.get("source", text))
     found_profile = _describe(
         files, names, table, encoding, warnings, (text, label), (texts_found, labels_found), {**said, **pair}
@@ -341,10 +329,9 @@ def _describe(
     pairs = [said["pair"]] if "pair" in said else guess_column("pair", "text", names, taken)
     ids = [said[ID]] if ID in said else guess_column(ID, "text", names, taken)
     columns = {"text": text, "label": label, "pair": pairs[0] if pairs else None}
-    if "query" in said:
-        pairs, columns = [said["document"]], {role: said.get(role) for role in MATCHED}
-    elif "source" in said:
-        pairs, columns = [said["target"]], {role: said.get(role) for role in WRITTEN}
+    for second, roles in (("document", MATCHED), ("target", WRITTEN)):
+        if second in said:
+            pairs, columns = [said[second]], {role: said.get(role) for role in roles}
     columns[ID] = ids[0] if ids else None
     if text is None:
         warnings.append(f"no column looks like the text; there are: {listed(names)}")

@@ -102,6 +102,24 @@ def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> d
     return dict(said)
 
 
+def texts_of_two(
+    columns: Mapping[str, Sequence[object]], texts: Sequence[str], label: str | None
+) -> dict[str, str]:
+    """Roles of two columns of text -> column: `source` and `target` by their names, else, without a label, `query` and
+    `document`; nothing where there are no two.
+
+    Args:
+        columns: a sample of each column, in the order of the file.
+        texts: those that may be text, the likeliest first.
+        label: the column that looks like a label; a target may.
+    """
+    columns = {name: values for name, values in columns.items() if name in texts}
+    written = written_pair([name for name, values in columns.items() if holds_texts(values, 1)])
+    if written and label in (None, *written.values()):
+        return written
+    return text_pair(columns, texts[:1]) if label is None else {}
+
+
 def written_pair(names: Sequence[str]) -> dict[str, str]:
     """`source` and `target` -> column, where two of these columns of text are called so; else nothing.
 
