@@ -23,7 +23,7 @@ def evaluate(
     device: str | None = None,
     code: bool = False,
     say: Callable[[str], object] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Loss and metrics of a run, or of a Hugging Face folder, on labelled data. A figure that does not exist on these
     data is None, and `undefined` says why.
 
@@ -72,11 +72,15 @@ def predict(
     from bigbatch.infer.predict import predict_rows
 
     opened = open_model(Path(model), device=device, code=code, metrics=False)
-    options: dict[str, Any] = {
-        "columns": {**opened.columns, **(columns or {})},
-        "micro_tokens": opened.micro_tokens,
-    }
-    return list(predict_rows(opened.forward, opened.task, opened.tokenizer, rows, **options))
+    found = predict_rows(
+        opened.forward,
+        opened.task,
+        opened.tokenizer,
+        rows,
+        columns={**opened.columns, **(columns or {})},
+        micro_tokens=opened.micro_tokens,
+    )
+    return list(found)
 
 
 @said_plainly

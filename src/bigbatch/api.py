@@ -115,7 +115,7 @@ def distributed_train(
     *,
     ranks: int | None = None,
     launcher: str = "auto",
-    **as_train: Any,
+    **as_train: object,
 ) -> Run:
     """As `train`, on several processes or machines; called in one of them already, it shares the work with the rest.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from bigbatch.places import Part
 from bigbatch.records import Event, Record, Request, Update
@@ -63,7 +63,7 @@ Row = Mapping[str, Any]
 class Tokenizer(Protocol):
     """What is asked of a tokenizer: Hugging Face's, or one of the user's own that does as much."""
 
-    def __call__(self, text: Any, /, **options: Any) -> Any:
+    def __call__(self, *texts: Any, **options: Any) -> Any:
         """`input_ids` of each text, and whatever else the options ask for."""
         ...
 
@@ -129,7 +129,7 @@ class Task(Losses, Protocol):
 
     def build(self, spec: Any, facts: Any) -> nn.Module: ...
 
-    def encode(self, row: Row, tokenizer: Any) -> Sample: ...
+    def encode(self, row: Row, tokenizer: Tokenizer) -> Sample: ...
 
     def decode(self, outputs: Any) -> Predictions: ...
 
@@ -137,6 +137,10 @@ class Task(Losses, Protocol):
 View = Callable[[Table, "ndarray", "ndarray"], Table]
 """`view(table, rows_B, epochs_B)`: these rows as each of these epochs sees them, row after row. A pure function, so
 that neither the split nor a resume can change what is seen."""
+
+
+Shared = TypeVar("Shared")
+"""A JSON value that ranks exchange."""
 
 
 class World(Protocol):
@@ -171,7 +175,7 @@ class World(Protocol):
         """Sum of each count over all ranks (fp64, rounded once)."""
         ...
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Shared) -> list[Shared]:
         """A JSON value of every rank, in rank order."""
         ...
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.schema import Recipe
 
-_FIXED: dict[str, Any] = {
+_FIXED: dict[str, object] = {
     "micro_tokens": 1024,
     "attention": "sdpa",
     "compile": "off",
@@ -40,6 +38,6 @@ def said(plan: Plan, recipe: Recipe) -> Plan:
     return plan
 
 
-def _open_keys(recipe: Recipe) -> dict[str, Any]:
+def _open_keys(recipe: Recipe) -> dict[str, object]:
     """What the user left open; an automatic compilation is open too."""
     return {name: value for name, value in _FIXED.items() if getattr(recipe.plan, name) in (None, "auto")}

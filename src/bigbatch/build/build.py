@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -249,10 +248,12 @@ def _opened(plan: Plan, on: Measured, world: World, given: Given) -> Runner:
     forward = open_runner(model, how)
     if forward.compiled:
         given.say("compiling")
-        cut: dict[str, Any] = {
-            "micro_tokens": int(plan.value("micro_tokens")),
-            "packing": plan.value("packing"),
-        }
-        first = next(micro_batches(on.batches.at(0, 1), **cut))
+        first = next(
+            micro_batches(
+                on.batches.at(0, 1),
+                micro_tokens=int(plan.value("micro_tokens")),
+                packing=plan.value("packing"),
+            )
+        )
         warm_up(forward, measured_loss(model.task), first)
     return forward

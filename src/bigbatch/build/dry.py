@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -113,7 +112,7 @@ def _count(recipe: Recipe, ranks: int | None) -> int:
 def as_shapes(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe as it can be run for its shapes on a CPU, whatever the ranks will have; what that leaves out."""
     notes = ["memory is that of tensors: add what the device's libraries, kernels and allocator take"]
-    changed: dict[str, Any] = {"device": "cpu", "compile": "off", "memory": None}
+    changed: dict[str, object] = {"device": "cpu", "compile": "off", "memory": None}
     if recipe.plan.attention in ("flash", "flex"):
         changed["attention"] = "sdpa"
         notes.append(f"plan.attention: {recipe.plan.attention} needs an accelerator; sdpa stands in for it")
@@ -277,10 +276,10 @@ def _phases(parts: Parts, shapes: Shapes) -> Iterator[None]:
     apart = _replicas(parts)
     optimizers = [parts.strategy.optimizer] if apart is None else [one.optimizer for one in apart.held]
 
-    def entered(*_: Any) -> None:
+    def entered(*_: object) -> None:
         shapes.phase = "the optimiser's step"
 
-    def left(*_: Any) -> None:
+    def left(*_: object) -> None:
         shapes.phase = "forward and backward" if apart is None else "training apart and meeting"
 
     handles = [one.register_step_pre_hook(entered) for one in optimizers]

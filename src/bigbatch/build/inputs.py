@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbatch.data.checks import check_splits
 from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_of, label_role, matched
@@ -20,21 +20,24 @@ from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import ModelSpec, Recipe
 from bigbatch.tasks.base import Task
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
     """Objects of the caller's process that no recipe can name."""
 
-    module: Any = None
+    module: nn.Module | None = None
     """A torch module to train instead of one loaded by name."""
     tokenizer: Any = None
-    train: Any = None
+    train: object = None
     """A dataset: list of dicts, pandas, `datasets.Dataset`, map-style torch dataset, or files."""
-    validation: Any = None
-    task: Any = None
+    validation: object = None
+    task: object = None
     loss: Any = None
-    metrics: tuple[Any, ...] = ()
-    compute_metrics: Any = None
+    metrics: tuple[object, ...] = ()
+    compute_metrics: Callable[..., object] | None = None
     """A function of `EvalPrediction` that names figures (`tasks.computed`)."""
     larger_is_better: bool | None = None
     """Of those figures, where one chooses the weights; None: yes."""
@@ -78,7 +81,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
         DataError: every problem found, with file, row and byte offset.
     """
 
-    def read(source: Any) -> DataTable:
+    def read(source: object) -> DataTable:
         return read_table(
             source,
             base=recipe.base,
@@ -167,17 +170,18 @@ def _split_name(name: str) -> str:
     return "validation" if name == "main" else f"validation.{name}"
 
 
-def _validation(recipe: Recipe, live: Live, read: Callable[[Any], DataTable]) -> dict[str, DataTable]:
+def _validation(recipe: Recipe, live: Live, read: Callable[[object], DataTable]) -> dict[str, DataTable]:
     """Named validation sets, the first one first; a single one is called `main`."""
     source = live.validation if live.validation is not None else recipe.data.validation
     if source is None or isinstance(source, float):
         return {}
     assert not isinstance(source, int)
-    named = isinstance(source, Mapping) and (live.validation is None or all(map(is_dataset, source.values())))
-    return {name: read(files) for name, files in source.items()} if named else {"main": read(source)}
+    if isinstance(source, Mapping) and (live.validation is None or all(map(is_dataset, source.values()))):
+        return {name: read(files) for name, files in source.items()}
+    return {"main": read(source)}
 
 
-def is_dataset(found: Any) -> bool:
+def is_dataset(found: object) -> bool:
     """Whether a value of a mapping is a set of its own; the other mappings are one set, as columns."""
     if isinstance(found, (list, tuple)):
         return bool(found) and isinstance(found[0], (Mapping, Path))

@@ -90,7 +90,7 @@ def with_its_tokenizer(
     return replace(live, tokenizer=tokenizer)
 
 
-def _described(found: Any, depth: int) -> Iterator[str]:
+def _described(found: object, depth: int) -> Iterator[str]:
     """Lines that change when what `found` computes changes; nothing in them depends on the process."""
     if found is None or isinstance(found, (bool, int, float, complex, str, bytes)):
         yield repr(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -199,7 +198,7 @@ def expected_attention(on: Measured) -> Attention:
     return "chunked" if "chunked" in attention_kernels(on, "packed") else "sdpa"
 
 
-def attention_kernels(on: Measured, packing: Packing) -> tuple[Any, ...]:
+def attention_kernels(on: Measured, packing: Packing) -> tuple[Attention, ...]:
     """Kernels worth trying, by device: on a CPU only dropout of attention weights makes a difference."""
     asked = on.recipe.plan.attention
     if packing == "padded" or (on.recipe.plan.lazy is False and asked is None):
@@ -275,10 +274,6 @@ def _timed(
     """Measure these sizes alone, or try several: where None is named, and on an accelerator where none is known."""
     forward = open_runner(on.ready, how)
     what = (forward, measured_loss(on.ready.task), on.ready.module, partial(on.pieces, how.packing))
-    common: dict[str, Any] = {
-        "in_place": forward.in_place,
-        "weight_copies_bytes": forward.weight_copies_bytes,
-    }
     try:
         if on.hardware.device == "cpu" and sizes is not None:
             found = calibrate_one(
@@ -287,7 +282,8 @@ def _timed(
                 micro_tokens=sizes.training,
                 evaluation_micro_tokens=sizes.evaluation,
                 more=lambda seconds, each: not budget.refusal(seconds, each, may_save=_FORECAST_WORTH),
-                **common,
+                in_place=forward.in_place,
+                weight_copies_bytes=forward.weight_copies_bytes,
             )
         else:
             named = None if sizes is None or sizes.unknown else sizes
@@ -298,7 +294,8 @@ def _timed(
                 evaluation_candidates=[named.evaluation] if named else None,
                 memory_bytes=on.memory_bytes,
                 say=on.say,
-                **common,
+                in_place=forward.in_place,
+                weight_copies_bytes=forward.weight_copies_bytes,
             )
         return found, forward.weight_copies_bytes
     finally:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bigbatch.data.batches import Batches
 from bigbatch.data.packs import micro_batches
@@ -20,6 +20,10 @@ from bigbatch.rules.ramp import Ramp
 from bigbatch.samples import MicroBatch, Packing, Table
 from bigbatch.tasks.ready import Ready
 from bigbatch.units import show_seconds
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
 
 SHARE = 0.03
 LEAST_SECONDS = 10.0
@@ -70,7 +74,7 @@ class Measured:
     batches: Batches
     lengths: LengthFacts
     length: Length
-    new_optimizer: Callable[..., Any]
+    new_optimizer: Callable[..., Optimizer]
     say: Callable[[str], None]
     model: ModelFacts
     """Sizes of the whole model."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -112,7 +112,7 @@ class Remembered:
 
 def _key(on: Measured, packing: Packing) -> str:
     module, plan, train = on.ready.module, on.recipe.plan, on.lengths
-    parts: list[Any] = [
+    parts: list[object] = [
         _FORMAT,
         torch.__version__,
         [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -211,7 +210,7 @@ def fields(state: State) -> dict[str, float | None]:
     return found
 
 
-def result(state: State, why_not: str) -> dict[str, Any]:
+def result(state: State, why_not: str) -> dict[str, object]:
     """What result.json says: the latest averages, or why there are none."""
     known = interval_of(state)
     if known is None:
@@ -226,7 +225,7 @@ def result(state: State, why_not: str) -> dict[str, Any]:
     }
 
 
-def _figures(known: Interval) -> dict[str, Any]:
+def _figures(known: Interval) -> dict[str, float | None]:
     bounded = {} if known.low is None else {"low": known.low, "high": _number(known.high)}
     return {"samples": _number(known.scale), **bounded}
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -180,7 +179,7 @@ def _what_counts(name: str, table: Table, task: Task, unknown: str | None) -> li
     return [*said, f"{name}: {idle:,} of {len(table):,} samples have nothing to be {did} ({kinds})"]
 
 
-def _key_parts(ready: Ready) -> Mapping[str, Any]:
+def _key_parts(ready: Ready) -> Mapping[str, object]:
     """What the run filled in; the task's own options are in the cache's key already."""
     task = ready.task
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeVar
 
 from bigbatch.build.noise import obstacle
 from bigbatch.facts import Choice
@@ -58,7 +58,7 @@ def settled(
     found = first_run(_known(recipe, ready, tables, hidden))
     if frozen is not None:
         found = _as_before(found, frozen)
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     choices: dict[str, Choice] = {}
     if recipe.batch.samples == AUTO:
         changes["batch"] = _batch(recipe, found)
@@ -68,7 +68,7 @@ def settled(
         changes["epochs"] = found.epochs
         choices[EPOCHS] = Choice(value=found.epochs, reason=found.epochs_reason, source="derived")
         changes["schedule"] = _schedule(recipe, found, len(tables["train"]))
-    optimizer: dict[str, Any] = {}
+    optimizer: dict[str, object] = {}
     if recipe.optimizer.lr == AUTO:
         optimizer = {"lr": found.lr, "base_batch": found.base_batch, "lr_rule": "sqrt"}
         if recipe.batch.tokens is not None:  # a batch in tokens has no samples to compare
@@ -122,10 +122,13 @@ def _schedule(recipe: Recipe, found: Choices, rows: int) -> ScheduleSpec:
     return recipe.schedule.model_copy(update={"warmup": Quantity(kept, "updates")})
 
 
+Value = TypeVar("Value")
+
+
 def _as_before(found: Choices, frozen: Plan) -> Choices:
     """The numbers that the run began with."""
 
-    def kept(name: str, default: Any) -> Any:
+    def kept(name: str, default: Value) -> Value:
         choice = frozen.choices.get(name)
         return default if choice is None else choice.value
 

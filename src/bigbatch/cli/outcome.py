@@ -38,7 +38,7 @@ def exit_code_of_run(run: Any) -> int:
     return EXIT_TERMINATED if getattr(run, "signal", None) == _SIGTERM else EXIT_INTERRUPTED
 
 
-def as_worker(command: Callable[[], Any], worker: Worker) -> int:
+def as_worker(command: Callable[[], object], worker: Worker) -> int:
     """As `guarded` for one worker of a group: whoever started it says what went wrong, once."""
     worker.begin()
     said: list[str] = []
@@ -55,7 +55,7 @@ def _to_the_user(text: str) -> None:
     say(text.removeprefix(_CONSEQUENCE), sys.stderr)
 
 
-def guarded(command: Callable[[], Any], tell: Callable[[str], None] = _to_the_user) -> int:
+def guarded(command: Callable[[], object], tell: Callable[[str], None] = _to_the_user) -> int:
     """Call the command line application and turn every outcome into an exit code.
 
     Args:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 from bigbatch.errors import UsageError
 
@@ -41,14 +41,14 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def figures(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+def figures(values: Mapping[str, object], prefix: str = "") -> list[str]:
     """Names and numbers, lined up; nested mappings as `outer.inner`."""
     rows = list(_flat(values, prefix))
     width = max((len(name) for name, _ in rows), default=0)
     return [f"{name:<{width}}  {shown}" for name, shown in rows]
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+def _flat(values: Mapping[str, object], prefix: str) -> Iterable[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

@@ -120,17 +120,21 @@ class Casting:
     # A block that is recomputed runs in the backward pass, outside of `forward_pass`; there torch's checkpoint puts
     # autocast back as it was. So what counts is autocast, and the parts that were entered, not the pass.
 
-    def _widen(self, _part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _widen(
+        self, _part: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[object, dict[str, object]] | None:
         if not torch.is_autocast_enabled(self._device_type):
             return None
         return _wide(args), {name: _wide(value) for name, value in kwargs.items()}
 
-    def _enter_fp32(self, part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _enter_fp32(
+        self, part: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[object, dict[str, object]] | None:
         wide = self._widen(part, args, kwargs)
         self._enter(False)
         return wide
 
-    def _enter_low(self, _part: nn.Module, _args: tuple[Any, ...]) -> None:
+    def _enter_low(self, _part: nn.Module, _args: tuple[object, ...]) -> None:
         self._enter(bool(self._depth or self._open))
 
     def _enter(self, low: bool) -> None:
@@ -138,7 +142,7 @@ class Casting:
         cast.__enter__()
         self._open.append(cast)
 
-    def _exit(self, _part: nn.Module, _args: Any, _output: Any) -> None:
+    def _exit(self, _part: nn.Module, _args: object, _output: object) -> None:
         if self._open:
             self._leave()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from bigbatch.graph.places import Places
 from bigbatch.graph.trace import Call, Operation, Trace
-from bigbatch.plan.graph import Cost, Finding
+from bigbatch.plan.graph import Cost, Finding, Kind
 from bigbatch.samples import MicroBatch
 from bigbatch.units import show_bytes, show_flops
 
@@ -111,7 +110,7 @@ class _Sum:
         names = sorted(self.names, key=lambda name: -self.names[name])
         return ", ".join(names[:most]) + (" and others" if len(names) > most else "")
 
-    def finding(self, kind: Any, where: str, what: str, timed: bool) -> Finding:
+    def finding(self, kind: Kind, where: str, what: str, timed: bool) -> Finding:
         return Finding(
             kind=kind,
             where=where,
@@ -406,7 +405,7 @@ def _moves(operation: Operation) -> bool:
     return operation.name == "_to_copy" and operation.cast is None
 
 
-def _totals(seen: Seen, kind: Any, words: str, wanted: Callable[[Operation], bool]) -> Iterable[Finding]:
+def _totals(seen: Seen, kind: Kind, words: str, wanted: Callable[[Operation], bool]) -> Iterable[Finding]:
     """All operations of a kind in one finding: every one has a purpose, but the sum should be seen."""
     one = _Sum()
     where = _Sum()

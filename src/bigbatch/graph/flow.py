@@ -7,11 +7,15 @@ operations from the same inputs (value numbering, as compilers do it).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
 
 _UNSEEDED = torch.Tag.nondeterministic_seeded
 _UNWRITTEN = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
@@ -45,7 +49,7 @@ class Flow:
             found.update(self._writers.get(self.storage(tensor), ()))
         return found
 
-    def spec(self, value: Any) -> Any:
+    def spec(self, value: object) -> object:
         """An argument as something that can be compared: a tensor by its value number and layout."""
         if isinstance(value, Tensor):
             layout = (value.dtype, tuple(value.shape), *_strided(value))
@@ -58,8 +62,8 @@ class Flow:
 
     def note(
         self,
-        func: Any,
-        spec: Any,
+        func: OpOverload,
+        spec: object,
         sources: set[int],
         fresh: Iterable[Tensor],
         changed: Iterable[Tensor],
@@ -125,14 +129,14 @@ def held(tensor: Tensor) -> torch.UntypedStorage:
     return (tensor._values() if tensor.layout == torch.sparse_coo else tensor).untyped_storage()
 
 
-def _strided(tensor: Tensor) -> tuple[Any, ...]:
+def _strided(tensor: Tensor) -> tuple[object, ...]:
     """How the values lie in their storage."""
     if tensor.layout != torch.strided:
         return (tensor.layout,)
     return (tensor.stride(), tensor.storage_offset())
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: object) -> Iterator[Tensor]:
     """Every tensor of arguments or results, however nested in lists and dictionaries."""
     if isinstance(value, Tensor):
         yield value

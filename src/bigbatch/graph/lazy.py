@@ -70,7 +70,7 @@ def _narrow(
     return tuple(_rows_of(value, last, tokens) for value in args), narrowed
 
 
-def _widen(_block: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+def _widen(_block: nn.Module, _args: object, kwargs: dict[str, object], output: Any) -> Any:
     """Rows back to their places, zeros elsewhere: what comes after the block expects all tokens."""
     last = _last_of(kwargs)
     if last is None or last.stage != "queries":

@@ -75,7 +75,7 @@ def recompute(parts: Anatomy, kind: Recompute, blocks: int) -> Callable[[], None
 _again = partial(checkpoint, use_reentrant=False)
 
 
-def _policy(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+def _policy(_context: object, operation: object, *_args: object, **_kwargs: object) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bigbatch.graph.flops import formula_of
 from bigbatch.graph.flow import Flow, held, tensors_in
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+    from torch.utils.hooks import RemovableHandle
+
 
 aten = torch.ops.aten
 Phase = Literal["forward", "loss", "backward", "recompute"]
@@ -173,7 +178,7 @@ class Trace:
         self._stack.append(len(self.calls) - 1)
         self._entered(self._stack[-1])
 
-    def leave(self, output: Any) -> None:
+    def leave(self, output: object) -> None:
         """It is done."""
         number = self._stack.pop()
         self._entered(self._stack[-1] if self._stack else -1)
@@ -192,7 +197,7 @@ class Trace:
             # A tensor that several consumers share may be hooked once and read once: the sum is what counts.
             call.unread_P = unread_P if call.unread_P is None else call.unread_P & unread_P
 
-    def _see_collected(self, output: Any) -> None:
+    def _see_collected(self, output: object) -> None:
         if not isinstance(output, Mapping):
             return
         for name in ("hidden_states", "attentions", "past_key_values"):
@@ -219,7 +224,7 @@ class Trace:
 
     # ------------------------------------------------------------ operations
 
-    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, func: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Do the operation and write down what it was.
 
         Args:
@@ -330,7 +335,13 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.trace = trace
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         return self.trace.run(func, args, kwargs or {})
 
 
@@ -341,7 +352,7 @@ class _Methods(TorchFunctionMode):
         super().__init__()
         self.trace = trace
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name not in _READS_HOST:
             return func(*args, **(kwargs or {}))
@@ -370,7 +381,7 @@ def watching(module: nn.Module, blocks: Mapping[nn.Module, object]) -> Iterator[
         yield trace
 
 
-def _hooks(trace: Trace, name: str, part: nn.Module, is_block: bool) -> list[Any]:
+def _hooks(trace: Trace, name: str, part: nn.Module, is_block: bool) -> list[RemovableHandle]:
     """First in, last out: hooks of others, such as the packed path's, count as the module's own work."""
     return [
         part.register_forward_pre_hook(lambda module, _: trace.enter(name, module, is_block), prepend=True),
@@ -382,7 +393,7 @@ def _hooks(trace: Trace, name: str, part: nn.Module, is_block: bool) -> list[Any
 # ---------------------------------------------------------------- small things
 
 
-def _plain(output: Any) -> Any:
+def _plain(output: object) -> object:
     """The values of an output object, in order."""
     return list(output.values()) if isinstance(output, Mapping) else output
 
@@ -410,7 +421,7 @@ def _each_once(tensors: list[Tensor]) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
-def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+def _changed(func: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> list[Tensor]:
     """Inputs that the operation writes to, as its schema says."""
     found: list[Tensor] = []
     if not func._schema.is_mutable:

@@ -9,7 +9,6 @@ Shapes: U units, C classes or outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class Undefined(float):
         return value
 
 
-def why_undefined(value: Any) -> str | None:
+def why_undefined(value: object) -> str | None:
     """Why a metric's value is no figure; None when it is one. A metric of the user's says it with None."""
     if isinstance(value, Undefined):
         return value.reason

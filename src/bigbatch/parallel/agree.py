@@ -18,7 +18,7 @@ import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
 
@@ -26,6 +26,10 @@ from bigbatch.errors import PeerFailed, UsageError
 from bigbatch.protocols import World
 from bigbatch.rules.tree import tree_total
 from bigbatch.samples import LossSums
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 Result = TypeVar("Result")
 _AGREED = "agreed_by_all_ranks"
@@ -240,7 +244,7 @@ def leader_first(world: World, work: Callable[[], Result]) -> Result:
 
 
 def by_leader(
-    world: World, work: Callable[[], Result], told: Callable[[Result], Any], heard: Callable[[Any], Result]
+    world: World, work: Callable[[], Result], told: Callable[[Result], object], heard: Callable[[Any], Result]
 ) -> Result:
     """Rank 0 works and tells the others what came of it, as JSON.
 
@@ -284,7 +288,7 @@ def _heard(world: World) -> Any:
     return said["done"]
 
 
-def check_same(world: World, facts: Mapping[str, Any], host: str) -> None:
+def check_same(world: World, facts: Mapping[str, object], host: str) -> None:
     """Refuse ranks that would compute something else.
 
     Args:
@@ -314,11 +318,11 @@ def check_same(world: World, facts: Mapping[str, Any], host: str) -> None:
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def shapes_of(module: Any) -> dict[str, list[int]]:
+def shapes_of(module: nn.Module) -> dict[str, list[int]]:
     """Shape of every parameter and buffer, by name."""
     return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}

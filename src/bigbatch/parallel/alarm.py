@@ -9,7 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
 
 EVERY_SECONDS = 0.25
 
@@ -17,7 +21,7 @@ EVERY_SECONDS = 0.25
 class Alarm:
     """One for each time that groups are opened; ranks that belong together count them alike."""
 
-    def __init__(self, store: Any, number: int, rank: int, abort: Callable[[], None]) -> None:
+    def __init__(self, store: Store, number: int, rank: int, abort: Callable[[], None]) -> None:
         """Watch from now on.
 
         Args:

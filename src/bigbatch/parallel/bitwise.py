@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,9 @@ from bigbatch.protocols import World
 from bigbatch.rules.buckets import BUCKET_BYTES
 from bigbatch.rules.tree import tree_total
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 class AlignedSingle(SingleWorld):
     """One process whose micro-batches are those that several would have."""
@@ -32,7 +35,7 @@ class AlignedSingle(SingleWorld):
 class AlignedGroup(GroupWorld):
     """`GroupWorld` whose sums have the bits of one process."""
 
-    def __init__(self, group: Any = None, *, ours: bool = False) -> None:
+    def __init__(self, group: ProcessGroup | None = None, *, ours: bool = False) -> None:
         super().__init__(group, ours=ours)
         if self.size & (self.size - 1):
             raise UsageError(

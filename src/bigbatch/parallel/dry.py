@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -21,6 +21,11 @@ from bigbatch.errors import UsageError
 from bigbatch.parallel.group import GroupWorld
 from bigbatch.parallel.mesh import AXES, MeshWorld
 from bigbatch.protocols import World
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+    from torch.distributed import ProcessGroup
+
 
 EVERYBODY = "all ranks"
 
@@ -81,7 +86,7 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def collective_of(func: Any, args: Sequence[Any]) -> Collective | None:
+def collective_of(func: OpOverload, args: Sequence[Any]) -> Collective | None:
     """What an operation of torch sends; None for all that stay here.
 
     Args:
@@ -100,11 +105,11 @@ def collective_of(func: Any, args: Sequence[Any]) -> Collective | None:
         raise NotImplementedError(f"the dry run does not know the collective {func}")
     kind, place, size = _KINDS[name]
     found = args[place]
-    group: Any = _named(found) if isinstance(found, str) else dist.ProcessGroup.unbox(found)
+    group = _named(found) if isinstance(found, str) else dist.ProcessGroup.unbox(found)
     return Collective(kind=kind, group=group.group_name, ranks=group.size(), payload_bytes=size(args))
 
 
-def _named(name: Any) -> Any:
+def _named(name: Any) -> ProcessGroup:
     """The group of that name, as functional collectives say it."""
     return _resolve_process_group(name)
 

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from bigbatch.rules.buckets import BUCKET_BYTES, ON_THEIR_WAY
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 _LOW = (torch.bfloat16, torch.float16)
 
@@ -39,7 +43,9 @@ class Buckets:
     ranks agree about something else.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], group: Any, *, bucket_bytes: int = BUCKET_BYTES) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], group: ProcessGroup | None, *, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
         """Watch the parameters.
 
         Args:

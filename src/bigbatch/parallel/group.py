@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from math import fsum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ from bigbatch.errors import PeerFailed
 from bigbatch.parallel.gradients import Buckets
 from bigbatch.parallel.undivided import Undivided
 from bigbatch.places import Part
+from bigbatch.protocols import Shared
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 _DTYPES = ("uint8", "int64", "float32", "float64")
 """Of rows that travel."""
@@ -35,7 +40,7 @@ class GroupWorld(Undivided):
     Words and counts travel between CPUs (gloo), so that agreeing never waits for an accelerator.
     """
 
-    def __init__(self, group: Any = None, *, ours: bool = False) -> None:
+    def __init__(self, group: ProcessGroup | None = None, *, ours: bool = False) -> None:
         """Speak to the processes of `group`; None: all.
 
         Args:
@@ -63,7 +68,7 @@ class GroupWorld(Undivided):
         rows = self.exchange(list(counts.values()))
         return {name: fsum(row[column] for row in rows) for column, name in enumerate(counts)}
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Shared) -> list[Shared]:
         """A JSON value of every rank, in rank order."""
         rows = self.gather_rows(np.frombuffer(json.dumps(value).encode(), np.uint8)[:, None])
         return [json.loads(row.tobytes()) for row in rows]
@@ -161,7 +166,7 @@ class GroupWorld(Undivided):
         return self._buckets
 
 
-def patience(group: Any = None) -> timedelta:
+def patience(group: ProcessGroup | None = None) -> timedelta:
     """How long a rank waits for another in a group of torch.distributed; None: in the default one.
 
     Groups that are opened beside it are told so: left alone they take torch's own, 10 minutes for NCCL.

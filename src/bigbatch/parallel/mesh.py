@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,10 @@ from bigbatch.parallel.shard import forget_groups, forget_pass, share_parameters
 from bigbatch.parallel.tensor import share_products
 from bigbatch.places import Part
 from bigbatch.protocols import World
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 AXES = ("replicate", "shard", "tensor")
 
@@ -52,7 +56,9 @@ class MeshWorld(GroupWorld):
 
     divides = True
 
-    def __init__(self, shape: MeshShape, device: str, *, group: Any = None, ours: bool = False) -> None:
+    def __init__(
+        self, shape: MeshShape, device: str, *, group: ProcessGroup | None = None, ours: bool = False
+    ) -> None:
         """Arrange the ranks.
 
         Args:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -124,8 +123,8 @@ def _averaged(values: Tensor) -> tuple[Tensor, float, float]:
 def _buckets(tensors: Sequence[Tensor], bucket_bytes: int) -> list[list[int]]:
     """Numbers of tensors that travel together: of one type and device, in order."""
     found: list[list[int]] = []
-    room: dict[Any, int] = {}
-    latest: dict[Any, list[int]] = {}
+    room: dict[tuple[torch.dtype, torch.device], int] = {}
+    latest: dict[tuple[torch.dtype, torch.device], list[int]] = {}
     for number, tensor in enumerate(tensors):
         kind = (tensor.dtype, tensor.device)
         if room.get(kind, -1) < tensor.nbytes:

@@ -15,7 +15,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from bigbatch.parallel.signed import Channel
 
@@ -96,7 +95,7 @@ class Server:
         with self._changed:
             self._strangers.pop(connection, None)
 
-    def _answer(self, request: bytes) -> Any:
+    def _answer(self, request: bytes) -> object:
         """What a holder of the key asked for."""
         word, *given = json.loads(request)
         with self._changed:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bigbatch.parallel.undivided import Undivided
 from bigbatch.places import ALL
+from bigbatch.protocols import Shared
 
 
 class SingleWorld(Undivided):
@@ -27,7 +28,7 @@ class SingleWorld(Undivided):
         """The counts themselves."""
         return {name: float(count) for name, count in counts.items()}
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Shared) -> list[Shared]:
         """The value itself."""
         return [value]
 

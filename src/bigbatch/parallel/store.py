@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.distributed import DistNetworkError, DistStoreError, Store  # pyright: ignore[reportPrivateImportUsage]
 
@@ -105,7 +105,7 @@ class SignedStore(Store):
             if time.monotonic() > until:
                 raise DistStoreError(f"after {timeout.total_seconds():g} s nobody has set {', '.join(keys)}")
 
-    def _ask(self, word: str, *given: Any) -> Any:
+    def _ask(self, word: str, *given: object) -> Any:
         request = json.dumps([word, *given]).encode()
         with self._turn:
             try:
@@ -131,7 +131,10 @@ def _connected(address: str, port: int, key: bytes, seconds: float) -> Channel:
     return tried(once, seconds, f"{address}:{port}")
 
 
-def tried(once: Callable[[], Any], seconds: float, what: str) -> Any:
+Result = TypeVar("Result")
+
+
+def tried(once: Callable[[], Result], seconds: float, what: str) -> Result:
     """What `once` returns, as soon as it raises no OSError.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ class Undivided:
     divides = False
     counts = True
 
-    def prepare(self, module: nn.Module, anatomy: Any) -> None:
+    def prepare(self, module: nn.Module, anatomy: object) -> None:
         """Nothing: the model stays as it is."""
 
     def trainable(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +78,7 @@ class Audit:
     blocks: tuple[BlockAudit, ...]
     verdict: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON; shares and errors are fractions."""
         return {**asdict(self), "blocks": [asdict(block) for block in self.blocks]}
 
@@ -160,7 +159,7 @@ def _loss_scale(largest: float, limits: Format) -> float:
     return 2.0 ** math.floor(math.log2(wanted))
 
 
-def _errors(unit: Unit, truth: Seen, found: Seen) -> dict[str, Any]:
+def _errors(unit: Unit, truth: Seen, found: Seen) -> dict[str, float | None]:
     outputs = list(zip(truth.outputs[unit.name], found.outputs[unit.name], strict=True))
     own = [parameter for parameter in unit.module.parameters() if parameter in truth.gradient]
     gradients = [(truth.gradient[parameter], found.gradient[parameter]) for parameter in own]

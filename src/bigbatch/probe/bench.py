@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from bigbatch.model.untouched import untouched
 from bigbatch.probe.hardware import resident_bytes, synchronize
 from bigbatch.protocols import Forward, Losses
 from bigbatch.samples import MicroBatch, Targets
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
 
 TIMED = 3
 """Micro-batches that are timed of each size."""
@@ -154,7 +158,13 @@ class _Kept(TorchDispatchMode):
 
     bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         if func in KEPT:
             outputs = result if isinstance(result, tuple) else (result,)

@@ -353,9 +353,9 @@ def _update_seconds(
     return median(seconds[1:]) / share
 
 
-def _some(parameters: Sequence[Any], values: int) -> list[Any]:
+def _some(parameters: Sequence[nn.Parameter], values: int) -> list[nn.Parameter]:
     """Parameters, in order, that together have at most so many values; the smallest if none fits."""
-    chosen: list[Any] = []
+    chosen: list[nn.Parameter] = []
     total = 0
     for parameter in parameters:
         if total + parameter.numel() <= values:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from bigbatch.parallel.dry import Collective, collective_of, local_part, stand_ins
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
 
 
 class Shapes(TorchDispatchMode):
@@ -33,11 +36,17 @@ class Shapes(TorchDispatchMode):
         """Of all tensors alive, those in one memory once."""
         self.peak_bytes = 0
         self.peak_phase = ""
-        self._alive: dict[int, tuple[int, Any]] = {}
+        self._alive: dict[int, tuple[int, weakref.ref[torch.UntypedStorage]]] = {}
         """Address of a storage -> its bytes, and who tells when it is gone."""
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
 
-    def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         """Do the operation, and see what it made and sent."""
         if stand_ins(types):
             return NotImplemented
@@ -98,7 +107,7 @@ class Shapes(TorchDispatchMode):
         # FSDP frees gathered parameters by giving their memory another size, which is no operation.
         resize = torch.UntypedStorage.resize_
 
-        def watched(self_: torch.UntypedStorage, size: int) -> Any:
+        def watched(self_: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
             result = resize(self_, size)
             if self_._cdata in self._alive:
                 self._resized(self_._cdata, self_.nbytes())

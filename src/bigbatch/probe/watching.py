@@ -139,7 +139,7 @@ def _hooked(units: Sequence[Unit], seen: Seen, sizes: bool) -> Iterator[None]:
 
 
 def _keeps(outputs: list[Tensor]) -> Callable[..., None]:
-    def hook(_part: nn.Module, _args: Any, output: Any) -> None:
+    def hook(_part: nn.Module, _args: object, output: Any) -> None:
         first = output if isinstance(output, Tensor) else output[0]
         outputs.append(first.detach().float())
 
@@ -147,7 +147,7 @@ def _keeps(outputs: list[Tensor]) -> Callable[..., None]:
 
 
 def _counts(activations: Sizes, gradients: Sizes) -> Callable[..., None]:
-    def hook(_part: nn.Module, _args: Any, output: Any) -> None:
+    def hook(_part: nn.Module, _args: object, output: object) -> None:
         if isinstance(output, Tensor) and output.is_floating_point():
             activations.add(output)
             if output.requires_grad:

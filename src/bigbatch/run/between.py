@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from bigbatch.build.defined import Missing, look
 from bigbatch.build.parts import Parts
@@ -439,5 +438,5 @@ class Between:
             self.emit(self._event("failed", why, did))
             self.save(why)
 
-    def _event(self, event: str, why: str, did: str, **details: Any) -> Event:
+    def _event(self, event: str, why: str, did: str, **details: object) -> Event:
         return Event(step=self.progress.update, event=event, why=why, did=did, details=details)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 
@@ -131,7 +130,7 @@ def _weights_event(progress: Progress, kept: Kept, trouble: str | None) -> Event
     )
 
 
-def result_file(parts: Parts, between: Between, final: Figures, kept: Kept) -> dict[str, Any]:
+def result_file(parts: Parts, between: Between, final: Figures, kept: Kept) -> dict[str, object]:
     """Contents of result.json.
 
     Args:
@@ -189,12 +188,12 @@ def missed_gates(parts: Parts, final: Figures) -> list[str]:
     return missed
 
 
-def evaluation_file(parts: Parts, results: Mapping[str, EvalResult]) -> dict[str, Any]:
+def evaluation_file(parts: Parts, results: Mapping[str, EvalResult]) -> dict[str, object]:
     """Contents of evaluation.json: what the report draws beyond single figures."""
     return {split: _details(parts, split, result) for split, result in results.items()}
 
 
-def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, Any]:
+def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, object]:
     rows = parts.rows[split]
     return {
         "labels": list(parts.task.label_names),

@@ -48,7 +48,7 @@ class Guard:
         if self.on_nonfinite == "stop" or len(self.skipped_in_a_row) >= self.patience:
             raise Diverged(self._explain(update))
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> dict[str, object]:
         """The history as strict JSON."""
         return {
             "skipped_in_a_row": list(self.skipped_in_a_row),

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigbatch.build.parts import Parts
 from bigbatch.documents import readable
@@ -24,6 +24,9 @@ from bigbatch.run.loop import loop
 from bigbatch.run.signals import Interrupted, SignalFlag
 from bigbatch.store.directory import RunDirectory, State
 from bigbatch.tasks.ready import plain_runner
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Run:
@@ -172,7 +175,7 @@ class Run:
         return Plan.from_json(readable(self._directory.plan) or {})
 
     @property
-    def model(self) -> Any:
+    def model(self) -> nn.Module:
         """The torch module: the latest weights while running, the kept ones afterwards."""
         return self._parts.module if self._parts is not None else self._opened.module
 
@@ -187,7 +190,7 @@ class Run:
         }
 
     @said_plainly
-    def predict(self, rows: Any) -> list[dict[str, Any]]:
+    def predict(self, rows: object) -> list[dict[str, Any]]:
         """Predictions of a text, of texts, of rows with the task's columns or of a table, as
         `infer.predict.predict_rows` takes and gives them.
         """

@@ -171,7 +171,7 @@ def _distinct_names(code: Sequence[Path]) -> None:
         )
 
 
-def _compared(what: Fingerprint, code: Sequence[Path]) -> dict[str, Any]:
+def _compared(what: Fingerprint, code: Sequence[Path]) -> dict[str, object]:
     """What must be equal on every rank."""
     files = {f"your code {path.name}": file_digest(path)[:12] for path in code}
     return {**what.what, **files, "versions": environment_versions()}
@@ -198,7 +198,7 @@ def decided(world: World, decide: Callable[[], Decision]) -> Decision:
     return by_leader(world, decide, _words, _decision)
 
 
-def _words(decision: Decision) -> dict[str, Any]:
+def _words(decision: Decision) -> dict[str, object]:
     values = {entry.name: getattr(decision, entry.name) for entry in fields(decision)}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     return {"kind": type(decision).__name__, **plain}
@@ -335,7 +335,7 @@ def _other_ranks(parts: Parts, progress: Progress) -> list[Event]:
     ]
 
 
-def _frozen_plan(content: dict[str, Any] | None, recipe: Recipe, say: Say) -> Plan | None:
+def _frozen_plan(content: Mapping[str, object] | None, recipe: Recipe, say: Say) -> Plan | None:
     """The plan that the run began with; says so where the recipe now asks for another."""
     if not content:
         say("there is no plan.json that can be read: the run is planned anew")

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 import numpy as np
 
@@ -92,7 +91,7 @@ def baselines(parts: Parts, directory: RunDirectory, world: World) -> Baselines:
     )
 
 
-def _without_scores(found: Baselines) -> dict[str, Any]:
+def _without_scores(found: Baselines) -> dict[str, object]:
     """What other ranks need of them."""
     return {**asdict(found), "scores": {}}
 
@@ -180,7 +179,7 @@ def _evaluated(parts: Parts) -> list[str]:
 
 def _digest(parts: Parts) -> str:
     """Of rows, classes and figures: `--continue` may change some of them."""
-    what: Any = {
+    what: object = {
         "rows": {name: rows.content_digest for name, rows in parts.rows.items()},
         "task": [type(parts.task).__name__, parts.recipe.task.model_dump(mode="json")],
         "classes": list(parts.task.label_names),

@@ -6,7 +6,6 @@ Shapes: N rows, E entries, F features, C columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ class Sparse:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, chosen: Any) -> Sparse:
+    def __getitem__(self, chosen: np.ndarray | slice) -> Sparse:
         """Some rows, in this order."""
         rows_B = np.arange(len(self))[chosen]
         counts_B = np.diff(self.offsets)[rows_B]

@@ -22,7 +22,7 @@ _ROWS_AT_A_TIME = 4096
 def tag_baselines(task: Tag, train: Split) -> Iterator[Baseline]:
     """That of `task: tag`."""
     tags = len(task.label_names)
-    numbers: dict[Any, int] = {}
+    numbers: dict[str | int, int] = {}
     counted_U = np.asarray(train.table.weights) > 0
     if not counted_U.any():
         return
@@ -40,7 +40,7 @@ def tag_baselines(task: Tag, train: Split) -> Iterator[Baseline]:
     yield Baseline(name="most_frequent_tag", outputs=outputs)
 
 
-def _keys(split: Split) -> list[Any]:
+def _keys(split: Split) -> list[str] | list[int]:
     """What stands for each unit: its word, or the token id at which it is read where rows have no words."""
     rows, table = split.rows, split.table
     if not rows.tokenised:
