@@ -243,7 +243,7 @@ MUTANTS = (
                 "_group(cumulative_B1[[first, end]], 0, 1, device) for",
             ),
         ),
-        tests=("tests/model/test_forwards.py::test_another_sample_never_leaks", SPLIT),
+        tests=("tests/model/test_packing.py::test_another_sample_never_leaks", SPLIT),
     ),
     Mutant(
         name="mask-forgotten",
