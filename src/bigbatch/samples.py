@@ -236,11 +236,8 @@ class Table:
     @property
     def texts(self) -> Mapping[str, Stream]:
         """The streams of token ids, of those that run through the blocks."""
-        return {
-            name: stream
-            for name, stream in self.streams.items()
-            if stream.positions and "ids" in stream.columns
-        }
+        found = self.streams.items()
+        return {name: one for name, one in found if one.positions and "ids" in one.columns}
 
     # ------------------------------------------------------------ tokens and units, gathered
 
