@@ -16,6 +16,7 @@ from tests.jobs import lines
 from tests.models import WORDS, tiny_pair, tiny_tokenizer
 from tests.run.forks import Kill
 from tests.run.jobs import leftovers, outcome, write_job
+from tests.translation import pairs, translation_parts
 
 pytest.importorskip("sacrebleu", reason="an extra: bigbatch[seq2seq]")
 TRAIN = ("train", "recipe.yaml")
@@ -92,6 +93,12 @@ def test_plan_journal_and_result_know_both_texts(jobs):
     result = json.loads((run / "result.json").read_text())
     assert result["best"]["metric"] == "chrf"
     assert result["predicted"]["train_seconds"] > 0 and result["predicted"]["peak_memory_bytes"] > 0
+
+
+def test_it_is_said_that_writing_is_not_foretold():
+    metrics = {"metrics": ["bleu", "perplexity"]}
+    parts = translation_parts(tiny_pair("bart"), pairs(50), micro_tokens=64, packing="padded", **metrics)
+    assert any(note.startswith("bleu: evaluations write a text for each row") for note in parts.notes)
 
 
 def test_the_folder_opens_with_transformers_and_predicts_what_it_writes(jobs):
