@@ -12,6 +12,7 @@ from bigbatch.parallel.mesh import MeshShape, meshed
 from bigbatch.probe.hardware import choose_device
 from bigbatch.protocols import World
 from bigbatch.recipe.schema import Recipe
+from bigbatch.samples import TOKENS
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.match import Match
 
@@ -79,6 +80,10 @@ def _check_gradient(recipe: Recipe, task: Task) -> None:
     name, problems = recipe.gradient.name, []
     if name in ("sam", "fgm") and task.couples == "batch":
         what = f"{name} is planned, not built yet, for losses of the whole batch; use gradient: cached"
+        problems.append(("gradient", what))
+    if name == "fgm" and set(task.sequences) != {TOKENS}:
+        read = " and ".join(sorted(task.sequences)).replace(TOKENS, "target")
+        what = f"fgm moves the tokens of one text; this model is given {read}: sam or plain"
         problems.append(("gradient", what))
     if name == "fgm" and recipe.plan.compile == "whole":
         what = "gradient: fgm moves tokens inside the model, which is then no whole; blocks or off"
