@@ -20,7 +20,8 @@ def encode_answers(rows: Sequence[Row], tokenizer: Tokenizer | None, max_length:
 
     Prompt and answers are tokenised apart, so that both answers follow the same tokens; a blank between them belongs to
     the answer. Answers end with the tokenizer's end mark, if it has one. What is longer than `max_length` loses the
-    beginning of its prompt, as much for both answers, and then the end of the answer.
+    beginning of its prompt, as much for both answers, and then the end of the answer. Answers that are the same,
+    perhaps only since they were cut, count nothing.
 
     Args:
         rows: role -> text, or token ids, which are taken as they are.
@@ -98,10 +99,12 @@ def _sample(prompt: np.ndarray, answers: Sequence[np.ndarray], max_length: int |
         np.column_stack([answer, np.full(len(answer), side)])
         for side, answer in zip((CHOSEN, REJECTED), cut, strict=True)
     ]
+    # Whatever the model says of both, their margin is 0: nothing can be learnt of such a pair.
+    told_apart = not np.array_equal(cut[CHOSEN], cut[REJECTED])
     return Sample(
         ids=np.concatenate([kept, cut[CHOSEN], kept, cut[REJECTED]]),
         reads=np.concatenate(reads).astype(np.int32),
         values=np.concatenate(values).astype(np.int32),
-        weights=np.ones(len(cut[CHOSEN]) + len(cut[REJECTED]), np.float32),
+        weights=np.full(len(cut[CHOSEN]) + len(cut[REJECTED]), told_apart, np.float32),
         truncated=len(prompt) + longest > most,
     )
