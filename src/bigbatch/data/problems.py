@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bigbatch.errors import DataError, Problem
 
@@ -27,6 +28,17 @@ def one_error(where: str, key: str, what: str) -> DataError:
         what: found, expected, remedy.
     """
     return DataError([Problem(where=where, key=key, what=what)])
+
+
+def placed(error: DataError, where: str) -> list[Problem]:
+    """What a task says of a row that it refuses, at that row.
+
+    Args:
+        error: raised by the task, which does not know where a row comes from.
+        where: `file:row`.
+    """
+    found = error.problems or (Problem(where="", what=str(error)),)
+    return [replace(problem, where=where) for problem in found]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

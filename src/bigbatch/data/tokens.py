@@ -13,14 +13,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from bigbatch.data import cache
-from bigbatch.data.problems import data_error, one_error
+from bigbatch.data.problems import data_error, one_error, placed
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import DataError, Problem
 from bigbatch.protocols import Row, Tokenizer
@@ -247,7 +246,7 @@ def _encode(
             try:
                 task.encode_batch([row], tokenizer)
             except DataError as alone:
-                refused += _placed(alone, table.where(number))
+                refused += placed(alone, table.where(number))
             except Exception as alone:
                 alone.add_note(f"while encoding {table.where(number)}")
                 raise alone from None
@@ -255,12 +254,6 @@ def _encode(
             raise data_error(refused) from None
         error.add_note(f"while encoding {table.where(first)} and the {len(rows)} rows from it")
         raise
-
-
-def _placed(error: DataError, where: str) -> list[Problem]:
-    """What a task says of one row, at that row."""
-    found = error.problems or (Problem(where="", what=str(error)),)
-    return [replace(problem, where=where) for problem in found]
 
 
 def _check(table: DataTable, first: int, samples: list[Sample], task: Encoder, layout: str) -> str:

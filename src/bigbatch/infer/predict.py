@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from bigbatch.data.problems import data_error
+from bigbatch.data.problems import data_error, placed
 from bigbatch.data.token_rows import check_row
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem
@@ -174,8 +174,9 @@ def _encoded(
     samples: Sequence[Sample | None]
     try:
         samples = batch(rows, tokenizer)
-    except NoTokens:
-        samples = [_alone(row, batch, tokenizer) for row in rows]
+    except DataError:
+        places = [place for place, _ in window]
+        samples = [_alone(row, place, batch, tokenizer) for row, place in zip(rows, places, strict=True)]
     except KeyError as error:
         column = error.args[0] if error.args else "?"
         if column not in task.roles:
@@ -202,11 +203,15 @@ def _given_tokens(
     return given_tokens(module, tokenizer, task.longest)
 
 
-def _alone(row: Row, batch: Callable[..., Sequence[Sample]], tokenizer: Tokenizer | None) -> Sample | None:
+def _alone(
+    row: Row, place: str, batch: Callable[..., Sequence[Sample]], tokenizer: Tokenizer | None
+) -> Sample | None:
     try:
         return batch([row], tokenizer)[0]
     except NoTokens:
         return None
+    except DataError as error:
+        raise data_error(placed(error, place)) from None
 
 
 def _check_tokenised(window: Sequence[PlacedRow]) -> None:

@@ -66,10 +66,11 @@ def evaluate_rows(
     given = given_tokens(opened.module, opened.tokenizer, opened.max_length)
     table, _ = given.table(table)
     tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
-    tokens = derived(task.fixed(task.arrange(tokens)), task.needs, task.facts)
+    tokens = task.fixed(task.arrange(tokens))
     if table.tokenised:
         where = table.origin[0][0] if table.origin else "data"
         given.check_table(tokens, where)
+    tokens = derived(tokens, task.needs, task.facts)
     return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens or opened.micro_tokens)
 
 

@@ -103,7 +103,7 @@ class Image(Labelled):
         return [self._sample(row) for row in rows]
 
     def _sample(self, row: Row) -> Sample:
-        form, label = self._form, row.get("label")
+        form, label, which = self._form, row.get("label"), ""
         image = row["image"]
         try:
             # A row of the caller's own may have an image in any form.
@@ -111,9 +111,10 @@ class Image(Labelled):
             whole = cast("ImageFile", image) if is_file else image_of(image, None)
             if whole is None:
                 raise ValueError("there is no image")
+            which = f"{whole['path']}: " if whole["path"] else ""
             pixels = decoded(content_of_image(whole), form)
         except (ValueError, OSError) as error:
-            raise DataError(f"image: {error}") from None
+            raise DataError(f"image: {which}{error}") from None
         value = IGNORED
         if label is not None:
             assert self.facts.labels is not None
