@@ -18,7 +18,15 @@ from bigbatch.data.images import holds_images
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
 from bigbatch.data.order import epoch_order
-from bigbatch.data.pairs import MATCHED, WRITTEN, holds_texts, said_columns, texts_of_two
+from bigbatch.data.pairs import (
+    MATCHED,
+    PREFERRED,
+    WRITTEN,
+    holds_texts,
+    preference,
+    said_columns,
+    texts_of_two,
+)
 from bigbatch.data.plain import plain
 from bigbatch.data.problems import listed, one_error
 from bigbatch.data.raw import Raw
@@ -105,6 +113,14 @@ def profile(
     image = said.get("image", _image(names, table))
     if image is not None and not {"text", "query", "source"} & said.keys():
         return _describe_images(files, names, table, warnings, {**said, "image": image})
+    preferred = preference({name: table.some(name) for name in names}, said)
+    if preferred is not None:
+        texts = list(preferred.values())
+        columns = {**preferred, **({ID: said[ID]} if ID in said else {})}
+        return replace(
+            _describe(files, names, table, encoding, warnings, (texts[0], None), (texts, []), columns),
+            quoting=quoting,
+        )
     text, texts_found = _texts(names, table)
     text = said.get("text", said.get("query", said.get("source", text)))
     label, labels_found = _labels(names, table, text)
@@ -329,7 +345,7 @@ def _describe(
     pairs = [said["pair"]] if "pair" in said else guess_column("pair", "text", names, taken)
     ids = [said[ID]] if ID in said else guess_column(ID, "text", names, taken)
     columns = {"text": text, "label": label, "pair": pairs[0] if pairs else None}
-    for second, roles in (("document", MATCHED), ("target", WRITTEN)):
+    for second, roles in (("document", MATCHED), ("target", WRITTEN), ("chosen", PREFERRED)):
         if second in said:
             pairs, columns = [said[second]], {role: said.get(role) for role in roles}
     columns[ID] = ids[0] if ids else None

@@ -38,13 +38,15 @@ _FEWEST_DISTINCT = 0.5
 _SHORTER = 0.67
 
 
+PREFERRED = ("prompt", "chosen", "rejected")
+"""Roles of a prompt and its two answers."""
 MATCHED = ("query", "document", "negative")
 """Roles of texts that belong together."""
 WRITTEN = ("source", "target")
 """Roles of a text, and of the one that is written from it."""
-_TOGETHER = (("query", "document"), ("words", "tags"), WRITTEN)
-"""Roles that come in twos."""
-_ROLES = ("image", "text", "pair", "label", ID, *MATCHED, "words", "tags", *WRITTEN)
+_TOGETHER = (("query", "document"), ("words", "tags"), WRITTEN, PREFERRED)
+"""Roles that come together."""
+_ROLES = ("image", "text", "pair", "label", ID, *MATCHED, *PREFERRED, "words", "tags", *WRITTEN)
 _WRITES = {
     "source": ("target",),
     "src": ("tgt", "trg"),
@@ -59,6 +61,22 @@ _LANGUAGES = frozenset({
     "sw", "ta", "te", "th", "tr", "uk", "ur", "vi", "zh",
 })  # fmt: skip
 """What columns of translations are called, with or without a country behind it."""
+
+
+def preference(columns: Mapping[str, Sequence[object]], said: Mapping[str, str]) -> dict[str, str] | None:
+    """Role -> column of prompts with a chosen and a rejected answer; None where the data are no such thing.
+
+    Args:
+        columns: some values of each column; told by the names `chosen` and `rejected`, or their like.
+        said: role -> column, as the user has it.
+    """
+    if "chosen" in said:
+        return {role: said[role] for role in PREFERRED}
+    if said.keys() - {ID}:
+        return None
+    texts = [name for name, values in columns.items() if any(isinstance(value, str) for value in values)]
+    found = {role: guess_column(role, "text", texts) for role in PREFERRED}
+    return {role: names[0] for role, names in found.items()} if all(found.values()) else None
 
 
 def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, str]:
@@ -85,7 +103,7 @@ def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> d
         problems.append(Problem(where=where, key=f"--column {role}", what=what))
     for both in _TOGETHER:
         absent = [role for role in both if role not in said]
-        if len(absent) == 1:
+        if 0 < len(absent) < len(both):
             given = next(role for role in both if role in said)
             what = f"comes with {absent[0]}; add --column {absent[0]}=…"
             problems.append(Problem(where=where, key=f"--column {given}", what=what))

@@ -29,6 +29,10 @@ class Findings:
     """Column of texts that belong to those of `text`, where there is no label: then pairs are matched."""
     writes: bool = False
     """Whether `document` is called like what is written from `text`: a translation, a summary."""
+    chosen: str | None = None
+    """Column of the better answer to what stands in that of `text`."""
+    rejected: str | None = None
+    """Column of the other answer."""
     negative: str | None = None
     """Column of texts that do not belong to them."""
     label: str | None

@@ -95,12 +95,17 @@ def write_starter(
     found = Findings(
         files=tuple(os.fspath(file) for file in files) if files is not None else profile.files,
         out=out,
-        text=next((columns[role] for role in ("words", "query", "source", "text") if role in columns), None),
+        text=next(
+            (columns[role] for role in ("words", "query", "prompt", "source", "text") if role in columns),
+            None,
+        ),
         image=columns.get("image"),
         pair=columns.get("pair"),
         document=columns.get("document", columns.get("target")),
         writes="source" in columns,
         negative=columns.get("negative"),
+        chosen=columns.get("chosen"),
+        rejected=columns.get("rejected"),
         label=profile.columns.get("tags", profile.columns.get("label")),
         id=profile.columns.get("id"),
         kind=profile.kind,

@@ -59,6 +59,16 @@ def picked_task(found: Findings) -> PickedTask:
                 "no flip where left and right mean something, as in letters",
             ),
         )
+    if found.chosen is not None:
+        return PickedTask(
+            name="prefer",
+            written="{name: prefer, beta: 0.1}",
+            why="a prompt with a chosen and a rejected answer: the chosen one is made likelier (DPO)",
+            said="chosen and rejected answers: preferences (task: prefer)",
+            notes=(
+                "the model must be causal; one that has learnt good answers before (task: clm) starts better",
+            ),
+        )
     if found.label is not None:
         why = {
             "single": "one label a row",
@@ -144,6 +154,8 @@ def columns_of_task(found: Findings) -> dict[str, str | None]:
         return {"words": found.text, "tags": found.label}
     if task == "seq2seq":
         return {"source": found.text, "target": found.document}
+    if task == "prefer":
+        return {"prompt": found.text, "chosen": found.chosen, "rejected": found.rejected}
     if task == "match":
         return {"query": found.text, "document": found.document, "negative": found.negative}
     if task == "image":
@@ -209,6 +221,8 @@ def _best(found: Findings) -> tuple[str, str]:
                 "1 / the rank of the right document; of so few documents most are among the first 10",
             )
         return "recall@10", "the share of queries whose document is among the first 10"
+    if task == "prefer":
+        return "accuracy", "the share of pairs whose chosen answer has the larger reward"
     if task in ("clm", "mlm", "seq2seq"):
         return "perplexity", "exp(loss of a token), less is better"
     if found.kind == "regression":

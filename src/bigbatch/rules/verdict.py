@@ -26,6 +26,8 @@ _BASELINES = {
     "similar_images": "the 5 most similar images",
     "most_frequent_tag": "each word's most frequent tag",
     "tf_idf": "TF-IDF retrieval",
+    "longer_answer": "preferring the longer answer",
+    "starting_model": "what the starting model finds likelier",
     "5_gram": "a 5-gram",
     "most_frequent_token": "always saying the most frequent token",
     "neighbours": "guessing a token from its neighbours",

@@ -17,6 +17,7 @@ from bigbatch.run.baseline.match import TooLarge, match_baselines
 from bigbatch.run.baseline.model import Baseline, Split
 from bigbatch.run.baseline.neighbours import mlm_baselines
 from bigbatch.run.baseline.ngram import clm_baselines
+from bigbatch.run.baseline.prefer import prefer_baselines
 from bigbatch.run.baseline.tag import tag_baselines
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.classify import Classify
@@ -24,6 +25,7 @@ from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.image import Image
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
+from bigbatch.tasks.prefer import Prefer
 from bigbatch.tasks.tag import Tag
 
 Figures = Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -45,7 +47,7 @@ class Fitted:
 
 def has_baselines(task: Task) -> bool:
     """Whether a task is one of ours as it is: nobody knows what one of the user's own reads."""
-    return type(task) in (Classify, Tag, Match, CausalLM, MaskedLM, Image)
+    return type(task) in (Classify, Tag, Match, CausalLM, MaskedLM, Image, Prefer)
 
 
 def fitted(
@@ -69,6 +71,8 @@ def fitted(
     """
     started = time.monotonic()
     metrics = [metric for metric in task.metrics if not is_own(metric)]
+    if isinstance(task, Prefer):  # what is no reward has no margin
+        metrics = [metric for metric in metrics if metric.name != "margin"]
     figures: dict[str, dict[str, dict[str, float | None]]] = {}
     scores: dict[str, dict[str, np.ndarray]] = {}
     notes = []
@@ -113,5 +117,7 @@ def _fitted(task: Task, train: Split, seconds: float, vocabulary: int) -> Iterat
         yield from match_baselines(seconds)
     elif isinstance(task, CausalLM):
         yield from clm_baselines(train, vocabulary=vocabulary)
+    elif isinstance(task, Prefer):
+        yield from prefer_baselines()
     elif isinstance(task, MaskedLM):
         yield from mlm_baselines(train, vocabulary=vocabulary)
