@@ -166,7 +166,7 @@ def judged(
         terms=terms,
         metrics=values,
         undefined=undefined,
-        samples=len(table),
+        samples=len(table) if table.groups is None else len(np.unique(table.groups)),
         seconds=time.perf_counter() - started,
         confusion=gathered.confusion,
         calibration=gathered.bins(),
