@@ -30,14 +30,14 @@ from bigbatch.build.inputs import Live  # noqa: E402
 from bigbatch.build.only import plan_only  # noqa: E402
 from bigbatch.build.parts import Parts  # noqa: E402
 from bigbatch.build.ready import Ready  # noqa: E402
-from bigbatch.build.runners import open_forward  # noqa: E402
+from bigbatch.build.runners import open_runner  # noqa: E402
 from bigbatch.data.batches import batch_of  # noqa: E402
 from bigbatch.data.packs import micro_batches  # noqa: E402
 from bigbatch.model.adjust import set_dropout  # noqa: E402
 from bigbatch.plan.forward import ForwardPlan  # noqa: E402
 from bigbatch.recipe.load import load_recipe  # noqa: E402
 from bigbatch.samples import MicroBatch  # noqa: E402
-from bigbatch.step.executor import PlainExecutor  # noqa: E402
+from bigbatch.step.executor import OneByOne, Passes, Plain  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PACKED = ForwardPlan(packing="packed")
@@ -85,16 +85,15 @@ class Bench:
 
     def seconds(self, how: ForwardPlan) -> float:
         """Forward and backward of the chosen samples."""
-        forward = open_forward(self.ready, how)
-        executor = PlainExecutor(
-            forward=forward, task=self.parts.task, device=forward.device, seed=0, in_place=forward.in_place
-        )
+        runner = open_runner(self.ready, how)
+        rule = Plain(runner, self.parts.task, runner.device)
+        executor = OneByOne(rule, Passes(runner.device, 0, in_place=runner.in_place))
         self.parts.module.train()
         self.parts.module.zero_grad()
         started = time.perf_counter()
         executor.accumulate(1, self.batches(how), self.denominators)
         seconds = time.perf_counter() - started
-        forward.close()
+        runner.close()
         return seconds
 
     def gradient(self, how: ForwardPlan) -> torch.Tensor:

@@ -41,7 +41,7 @@ TECHNIQUES = {
     "rules.schedules": "learning_rate_factor",
     "rules.warmup": "scaled_warmup",
     "step.adversarial": "FastGradient",
-    "step.coupled": "CoupledExecutor",
+    "step.coupled": "Coupled",
     "step.loss_scale": "LossScale",
     "step.sam": "SamExecutor",
     "tasks.contrast": "contrastive_losses",

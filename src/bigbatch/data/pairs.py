@@ -153,7 +153,10 @@ def written_pair(names: Sequence[str]) -> dict[str, str]:
     languages = [
         name for name in names if name.strip().lower().replace("_", "-").partition("-")[0] in _LANGUAGES
     ]
-    return dict(zip(WRITTEN, languages, strict=True)) if len(languages) == len(WRITTEN) else {}
+    # Indonesian, or what rows are called.
+    named = [name for name in languages if name.strip().lower() != "id"]
+    found = named if len(named) == len(WRITTEN) else languages
+    return dict(zip(WRITTEN, found, strict=True)) if len(found) == len(WRITTEN) else {}
 
 
 def text_pair(columns: Mapping[str, Sequence[object]], named: Sequence[str] = ()) -> dict[str, str]:
