@@ -10,11 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.data.class_names import NOT_COUNTED, SEPARATOR, label_lists, label_of, written_list
+from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.columns import ID, guess_column
 from bigbatch.data.contents import content_of
 from bigbatch.data.files import CONLL, DELIMITED, ENCODINGS, JSON, TEXT, find_files, read_file
 from bigbatch.data.images import holds_images
+from bigbatch.data.label_values import (
+    MOST_CLASSES,
+    counted,
+    distinct,
+    is_empty,
+    kind_of_labels,
+    label_or_none,
+)
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
 from bigbatch.data.order import epoch_order
@@ -31,12 +39,11 @@ from bigbatch.data.plain import plain
 from bigbatch.data.problems import listed, one_error
 from bigbatch.data.raw import Raw
 from bigbatch.data.running import STRETCH_ROWS, STRETCHES, running_share
-from bigbatch.errors import DataError, Problem
+from bigbatch.errors import DataError
 from bigbatch.stored import Damaged
 
 _SAMPLE_ROWS = 2000
 """Rows whose texts are measured; labels are counted in all."""
-_MOST_CLASSES = 200
 _POINTS = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
 
 
@@ -223,38 +230,11 @@ def _labels(names: Sequence[str], table: _Sampled, text: str | None) -> tuple[st
     ]
     few = []
     for name in others:
-        most = min(_MOST_CLASSES, max(2, table.rows // 5))
-        if 2 <= _distinct(table.all(name), most) <= most:
-            few.append((_distinct(table.all(name), most), name))
+        most = min(MOST_CLASSES, max(2, table.rows // 5))
+        if 2 <= distinct(table.all(name), most) <= most:
+            few.append((distinct(table.all(name), most), name))
     found = list(dict.fromkeys([*by_name, *(name for _, name in sorted(few))]))
     return (found[0] if found else None), found
-
-
-def _distinct(values: Sequence[Any], most: int) -> int:
-    """Number of distinct values, counted no further than `most` + 1."""
-    seen: set[str] = set()
-    for value in values:
-        seen.add(repr(value))
-        if len(seen) > most:
-            break
-    return len(seen)
-
-
-def _kind(values: Sequence[Any]) -> Kind:
-    """Several labels a row, a number, or a class."""
-    present = [value for value in values if value is not None and value != ""]
-    if any(_is_list(value) for value in present):
-        return "multi"
-    if any(isinstance(value, str) and SEPARATOR in value for value in present):
-        parts = {part for value in present for part in str(value).split(SEPARATOR)}
-        if len(parts) < len({str(value) for value in present}) or len(parts) <= _MOST_CLASSES:
-            return "multi"
-    try:
-        numbers = {float(value) for value in present if not isinstance(value, bool)}
-    except (TypeError, ValueError, OverflowError):
-        return "single"
-    whole = all(number.is_integer() for number in numbers)
-    return "single" if whole and len(numbers) <= _MOST_CLASSES else "regression"
 
 
 # ---------------------------------------------------------------- sentences of tagged words
@@ -283,7 +263,7 @@ def _tagged(names: Sequence[str], table: _Sampled, said: Mapping[str, str]) -> t
         equal = [
             name for name in lists if name not in (word, *named) and list(map(len, lists[name])) == lengths
         ]
-        few = [name for name in equal if 2 <= distinct[name] <= _MOST_CLASSES]
+        few = [name for name in equal if 2 <= distinct[name] <= MOST_CLASSES]
         by_name = guess_column("tags", "tags", few)
         tags = [*by_name, *sorted(set(few) - set(by_name), key=lambda name: distinct[name])]
         # Words whose column is not called so are told from tags by being more different ones.
@@ -305,7 +285,7 @@ def _describe_tagged(
     sentences = [row or [] for row in table.some(words)]
     texts = [" ".join(row) for row in sentences]
     tokens = [estimate_tokens(text) for text in texts]
-    counts = Counter(_label(tag) for row in table.all(tags[0]) for tag in row or ())
+    counts = Counter(label_or_none(tag) for row in table.all(tags[0]) for tag in row or ())
     known = {name: count for name, count in counts.items() if name not in (None, NOT_COUNTED)}
     return DataProfile(
         files=files,
@@ -358,8 +338,8 @@ def _describe(
     )
     tokens = np.array([estimate_tokens(value) for value in texts] or [0.0])
     labels = [] if label is None else table.all(label)
-    kind = _kind(labels) if labels else "single"
-    counts, missing = _count(labels, kind)
+    kind = kind_of_labels(labels) if labels else "single"
+    counts, missing = counted(labels, kind)
     return DataProfile(
         files=files,
         rows=table.rows,
@@ -374,7 +354,7 @@ def _describe(
         characters=_percentiles([len(value) for value in texts]),
         tokens=_percentiles(tokens.tolist()),
         total_tokens=round(float(tokens.mean()) * table.rows),
-        empty_texts=0 if text is None else sum(_is_empty(value) for value in table.all(text)),
+        empty_texts=0 if text is None else sum(is_empty(value) for value in table.all(text)),
         missing_labels=missing,
         warnings=tuple(warnings),
         running=None if text is None or label is not None or pairs else _running(table, text),
@@ -393,7 +373,7 @@ def _describe_images(
     found, labels = _labels(names, table, image)
     label = said.get("label", found)
     ids = [said[ID]] if ID in said else guess_column(ID, "text", names, [image, *([label] if label else [])])
-    counts, missing = _count([] if label is None else table.all(label), "single")
+    counts, missing = counted([] if label is None else table.all(label), "single")
     columns = {"image": image, "label": label, ID: ids[0] if ids else None}
     return DataProfile(
         files=files,
@@ -428,37 +408,6 @@ def _second(table: _Sampled, pairs: Sequence[str]) -> list[list[Any]]:
 
 def _joined(*texts: Any) -> str:
     return " ".join(str(text) for text in texts if text is not None)
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value) or not str(value).strip()
-
-
-def _count(labels: Sequence[Any], kind: Kind) -> tuple[dict[str, int], int]:
-    """Rows of each class, and rows without a label; values that are no labels count as missing."""
-    if kind == "regression":
-        return {}, sum(_is_empty(value) for value in labels)
-    if kind == "multi":
-        rows: list[list[str] | None] = label_lists(labels, lambda row, what: Problem(where="", what=what))[0]
-    else:
-        rows = [None if name is None else [name] for name in map(_label, labels)]
-    counts = Counter(name for row in rows for name in row or ())
-    return {name: counts[name] for name in sorted_labels(list(counts))}, sum(row is None for row in rows)
-
-
-def _label(value: Any) -> str | None:
-    try:
-        return label_of(value)
-    except ValueError:
-        return None
-
-
-def _is_list(value: Any) -> bool:
-    """Whether a label is a list, also one that a table has as text."""
-    try:
-        return isinstance(value, list) or (isinstance(value, str) and written_list(value) is not None)
-    except ValueError:
-        return True
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
