@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from bigbatch.study.sweep import Outcome
 
 
+_TASK_OF_ROLE = {"source": "seq2seq", "chosen": "prefer", "document": "match"}
+"""What a column of this role is for, where the usual model depends on it."""
+
+
 @dataclass(frozen=True)
 class InitResult:
     """What `init` wrote and what it has to say."""
@@ -103,7 +107,7 @@ def _model_of_init(name: str | None, language: str, columns: Mapping[str, str]) 
         return image_model(hub_answers, why_no_hub)
     return chosen_model(
         None if language == "unknown" else language,
-        task="seq2seq" if "source" in columns else "match" if "document" in columns else "other",
+        task=next((task for role, task in _TASK_OF_ROLE.items() if role in columns), "other"),
         nearby=nearby_models(),
         answers=hub_answers,
         why_not=why_no_hub,

@@ -164,11 +164,13 @@ def test_columns_that_were_not_found_are_an_error_that_lists_what_is_there(tmp_p
     assert not (tmp_path / "r.yaml").exists()
 
 
-def test_preferences_are_no_running_text(tmp_path):
-    """A language model of the prompts alone is no first recipe of them."""
-    there = ("prompt", "chosen", "rejected")
-    with pytest.raises(DataError, match="t.csv: found prompt, chosen and rejected, which task prefer learns"):
-        write_starter(tmp_path / "r.yaml", a_profile(columns={"text": "prompt"}, all_columns=there))
+def test_preferences_are_learnt_from_their_three_columns(tmp_path):
+    columns = {"prompt": "asked", "chosen": "good", "rejected": "bad"}
+    said = write_starter(tmp_path / "r.yaml", a_profile(columns=columns, all_columns=tuple(columns.values())))
+    assert "preferences (task: prefer)" in said[0]
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert (recipe.task.name, dict(recipe.data.columns)) == ("prefer", columns)
+    assert recipe.best.metric == "accuracy"
 
 
 def test_without_a_label_the_text_itself_is_learnt(tmp_path):

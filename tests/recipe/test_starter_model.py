@@ -59,6 +59,23 @@ def test_an_encoder_decoder_is_refused_with_what_is_trained():
         check_trainable(near("t5", kind="encoder-decoder"), "classify")
     check_trainable(near("t5", kind="encoder-decoder"), "seq2seq")
     check_trainable(near("gpt", kind="causal"), "clm")
+    with pytest.raises(
+        UsageError, match=r"bert: chosen and rejected answers \(task prefer\) take a causal model"
+    ):
+        check_trainable(near("bert"), "prefer")
+    check_trainable(near("gpt", kind="causal"), "prefer")
+
+
+def test_preferences_are_learnt_by_the_causal_model_that_is_here():
+    nearby = [near("bert"), near("gpt", kind="causal")]
+    found = chosen_model(
+        "en", task="prefer", nearby=nearby, answers=lambda: False, why_not=lambda: "no answer"
+    )
+    assert found.name == "gpt"
+    alone = chosen_model(
+        "en", task="prefer", nearby=nearby[:1], answers=lambda: False, why_not=lambda: "no answer"
+    )
+    assert alone.name == "HuggingFaceTB/SmolLM2-135M-Instruct" and "hf download" in alone.said[0]
 
 
 def test_the_hub_is_not_asked_for_what_is_here():

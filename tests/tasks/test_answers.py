@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from bigbatch.errors import RecipeError
+from bigbatch.recipe.learning import LossSpec
 from bigbatch.tasks.answers import encode_answers
+from bigbatch.tasks.prefer import Prefer
 
 
 @pytest.mark.parametrize(
@@ -25,3 +30,11 @@ def test_equal_answers_count_nothing_even_where_only_the_cut_made_them_equal(
     [sample] = encode_answers([row], None, max_length)
     assert np.unique(sample.weights).tolist() == [float(counts)]
     assert sample.truncated == (max_length is not None)
+
+
+@pytest.mark.parametrize(
+    ("beta", "smoothing", "key"), [(0.0, 0.0, "beta"), (1e308, 0.0, "beta"), (0.1, 0.5, "smooth")]
+)
+def test_options_that_turn_the_preference_round_are_refused(beta, smoothing, key):
+    with pytest.raises(RecipeError, match=key):
+        Prefer(beta=beta).with_loss(LossSpec(label_smoothing=smoothing), Path())

@@ -34,9 +34,6 @@ _SHOWN_CLASSES = 12
 _SPLITS = (("test", r"test"), ("validation", r"val(id(ation)?)?|dev"))
 
 
-_ANSWERS = {"prompt", "chosen", "rejected"}
-
-
 class Profile(Protocol):
     """What `bigbatch.data.guess.profile` knows; a room above this one, so only its shape is named here."""
 
@@ -143,12 +140,6 @@ def write_starter(
 
 def _need_columns(found: Findings, profile: Profile) -> None:
     there = ", ".join(profile.all_columns)
-    if set(profile.all_columns) >= _ANSWERS:
-        what = (
-            "found prompt, chosen and rejected, which task prefer learns; init writes no recipe of it: "
-            "docs/preferences.md has one to copy"
-        )
-        raise DataError([Problem(where=found.files[0], what=what)])
     if found.image is not None and found.label is None:
         what = f"no column looks like the class of an image; there are {there}. Expected one folder of images a class"
         raise DataError([Problem(where=found.files[0], key="label", what=what)])

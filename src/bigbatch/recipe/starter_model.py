@@ -6,19 +6,24 @@ from collections.abc import Callable, Sequence
 
 from bigbatch.errors import UsageError
 from bigbatch.recipe.findings import Findings
-from bigbatch.recipe.model_facts import ModelChoice, ModelFacts, listed_models
+from bigbatch.recipe.model_facts import ModelChoice, ModelFacts, ModelKind, listed_models
 
 _USUAL = {"en": "distilbert-base-uncased"}
 _USUAL_ELSE = "distilbert-base-multilingual-cased"
 _MATCHING = {"en": "sentence-transformers/all-MiniLM-L6-v2"}
 _MATCHING_ELSE = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 _WRITING = "google/mt5-small"
+_ANSWERING = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_KINDS: dict[str, ModelKind] = {"seq2seq": "encoder-decoder", "prefer": "causal"}
+"""The kind of model that a task takes, where it is not an encoder."""
 
 
 def usual_model(language: str | None, task: str) -> str:
     """The hub's model for a language and a task: of texts to match one whose states are embeddings already, of texts to
-    write one that writes.
+    write one that writes, of preferences one that answers.
     """
+    if task == "prefer":
+        return _ANSWERING
     if task == "seq2seq":
         return _WRITING
     if task == "match":
@@ -63,7 +68,7 @@ def chosen_model(
 
     Args:
         language: of the texts.
-        task: that the data are for: `match`, `seq2seq`, or another.
+        task: that the data are for: `match`, `seq2seq`, `prefer`, or another.
         nearby: models on this machine.
         answers: whether the hub does; only asked where it matters, since that may take seconds.
         why_not: in words.
@@ -75,7 +80,7 @@ def chosen_model(
     if answers():
         return ModelChoice(name=usual, why=language_words(language))
     silent = why_not()
-    wanted = "encoder-decoder" if task == "seq2seq" else "masked"
+    wanted = _KINDS.get(task, "masked")
     fitting = [each for each in nearby if each.kind == wanted and each.weights == "pretrained"]
     fitting.sort(key=lambda each: (each.labels_of is not None, each.multilingual != (language != "en")))
     found = (
@@ -126,8 +131,12 @@ def check_trainable(known: ModelFacts | None, task: str) -> None:
     """Refuse a model that the task does not train.
 
     Raises:
-        UsageError: an encoder-decoder, where nothing is to be written.
+        UsageError: an encoder-decoder, where nothing is to be written; another than a causal one for preferences.
     """
+    if known is not None and task == "prefer" and known.kind not in ("causal", "unknown"):
+        raise UsageError(
+            f"--model {known.name}: chosen and rejected answers (task prefer) take a causal model, such as {_ANSWERING}"
+        )
     if known is not None and known.kind == "encoder-decoder" and task != "seq2seq":
         raise UsageError(
             f"--model {known.name}: an encoder-decoder writes one text from another (task seq2seq), and these data "

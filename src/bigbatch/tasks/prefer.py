@@ -46,6 +46,10 @@ REFERENCE = "reference"
 """The derived column: log probability of each sequence's answer by the model that the run starts from."""
 
 
+MOST_BETA = 1e4
+"""From far below it on, a pair that is right by a hair has no loss left."""
+
+
 def dpo(margins_P: Tensor, beta: float, smoothing: float) -> Tensor:
     """Nats of each pair (P,).
 
@@ -88,9 +92,12 @@ class Prefer(Task["Tensor | DeferredLogits"]):
     couples = "group"
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            what = f"found {self.beta:g}; expected a number above 0"
+        if not 0 < self.beta <= MOST_BETA:
+            what = f"found {self.beta:g}; expected a number above 0, at most {MOST_BETA:g}"
             raise RecipeError([Problem(where="recipe", key="task.beta", what=what)])
+        if not self.smoothing < 0.5:
+            what = f"found {self.smoothing:g}; from 0.5 on the rejected answer would be preferred"
+            raise RecipeError([Problem(where="recipe", key="loss.label_smoothing", what=what)])
 
     @override
     def with_loss(self, loss: LossSpec, folder: Path, *, where: str = "recipe") -> Self:
