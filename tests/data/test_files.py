@@ -120,7 +120,7 @@ def test_a_folder_of_text_files_is_a_document_a_file(tmp_path: Path):
 
 
 def test_folders_without_texts_and_unknown_encodings(tmp_path: Path):
-    with pytest.raises(DataError, match="expected .txt files in it, or one folder of them a class"):
+    with pytest.raises(DataError, match="expected .txt files or images in it, or one folder of them a class"):
         read_file("d", tmp_path, "utf-8")
     with pytest.raises(DataError, match=r"data.encoding: found 'utf-80'; .*did you mean utf-8\?"):
         read_file("a.csv", write(tmp_path, "a.csv"), "utf-80")

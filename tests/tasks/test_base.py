@@ -92,7 +92,7 @@ def test_a_mean_of_means_would_not_be(place: Path) -> None:
     expected = len(train_split(job(place, torch.float64, 64, "padded"), 1).pieces[0])
     naive = Means(**task.options, facts=task.facts)
     parts.strategy = replace(parts.strategy, task=naive)
-    parts.strategy.executor._task = naive  # type: ignore[attr-defined]
+    parts.strategy.executor._rule._task = naive  # type: ignore[attr-defined]
     found = train_split(parts, 1)
     assert len(pieces) == expected > 1
     whole = train_split(job(place, torch.float64, 10**6, "padded"), 1)

@@ -26,6 +26,7 @@ def compete(variant: str, job: Job) -> Outcome:
     """Train, then predict with the model that training wrote; `profile`: with torch's profiler on."""
     recipe = load_recipe(Path(job.recipe), {"run.root": job.folder, "baseline": "off"})
     from bigbatch.build.inputs import Live
+    from bigbatch.records import Update
     from bigbatch.run.start import Wishes, open_run
 
     clock, console = Clock(job), ConsoleObserver()
