@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ from torch import nn
 
 from bigbatch.build.parts import Parts
 from tests.models import VOCABULARY, tiny
-from tests.reference import masked, reference_updates
-from tests.split import CLIP, SMALL, Rows, Trajectory, parts_of
+from tests.reference import masked
+from tests.split import SMALL, Rows, Trajectory, by_oracle, parts_of
 
 MASK, END = 4, 2
 SPECIAL = (0, MASK)
@@ -75,35 +74,10 @@ def train_language_reference(
     module: nn.Module, parts: Parts, rows: Rows, task: dict[str, Any], updates: int, **keys: Any
 ) -> Trajectory:
     """The same updates by the oracle: the whole padded batch at once, no code of bigbatch beyond the order."""
-    found, batches, lrs, position = Trajectory(), [], [], 0
     samples = oracle_samples(rows, task)
-    for update in range(1, updates + 1):
-        numbers = [int(number) for number in parts.batches.at(position, update).sample_ids_B]
-        batches.append(
-            [
-                oracle_row(
-                    samples[number],
-                    task,
-                    seed=parts.recipe.seed.data,
-                    epoch=(position + place) // len(samples),
-                    sample=number,
-                )
-                for place, number in enumerate(numbers)
-            ]
-        )
-        lrs.append(parts.learning_rate(position, len(numbers)))
-        position += len(numbers)
-    model: Any = copy.deepcopy(module).train()
-    figures = reference_updates(
-        model,
-        batches,
-        kind="language",
-        pad_id=model.config.pad_token_id,
-        lrs=lrs,
-        clip=CLIP,
-        weight_decay=parts.recipe.optimizer.weight_decay,
-        on_gradient=lambda _, gradient: found.gradients.append(gradient),
-        **keys,
-    )
-    found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
-    return found
+
+    def row_of(place: int, number: int) -> dict[str, Any]:
+        epoch = place // len(samples)
+        return oracle_row(samples[number], task, seed=parts.recipe.seed.data, epoch=epoch, sample=number)
+
+    return by_oracle(module, parts, row_of, updates, kind="language", **keys)

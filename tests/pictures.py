@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ import transformers
 
 from bigbatch.build.parts import Parts
 from bigbatch.tasks.augment import STREAM
-from tests.reference import picture, reference_updates
-from tests.split import CLIP, Trajectory, parts_of
+from tests.reference import picture
+from tests.split import Trajectory, by_oracle, parts_of
 
 NAMES = ("a", "b", "c")
 SIZE = 16
@@ -72,36 +71,15 @@ def image_parts(module: Any, rows: list[dict[str, Any]], *, micro_tokens: int, *
 
 def train_oracle(module: Any, parts: Parts, rows: list[dict[str, Any]], updates: int) -> Trajectory:
     """The same updates by the oracle: all images of an update at once, changed pixel by pixel."""
-    found, batches, lrs, position = Trajectory(), [], [], 0
     weights, seed = parts.train.weights, parts.recipe.seed.data
     augment = dict(parts.recipe.task.args.get("augment") or {})
-    for update in range(1, updates + 1):
-        batch = parts.batches.at(position, update)
-        batches.append(
-            [
-                {
-                    "picture": picture(
-                        rows[row]["image"].tolist(),
-                        key=(seed, STREAM, (position + place) // len(rows), row) if augment else None,
-                        **augment,
-                    ),
-                    "target": NAMES.index(rows[row]["label"]),
-                    "weight": float(weights[row]),
-                }
-                for place, row in enumerate(map(int, batch.sample_ids_B))
-            ]
-        )
-        lrs.append(parts.learning_rate(position, batch.samples))
-        position += batch.samples
-    figures = reference_updates(
-        copy.deepcopy(module).train(),
-        batches,
-        kind="single",
-        pad_id=0,
-        lrs=lrs,
-        clip=CLIP,
-        weight_decay=parts.recipe.optimizer.weight_decay,
-        on_gradient=lambda number, gradient: found.gradients.append(gradient),
-    )
-    found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
-    return found
+
+    def row_of(place: int, number: int) -> dict[str, Any]:
+        key = (seed, STREAM, place // len(rows), number) if augment else None
+        return {
+            "picture": picture(rows[number]["image"].tolist(), key=key, **augment),
+            "target": NAMES.index(rows[number]["label"]),
+            "weight": float(weights[number]),
+        }
+
+    return by_oracle(module, parts, row_of, updates, kind="single", pad_id=0)

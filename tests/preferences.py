@@ -13,8 +13,7 @@ from bigbatch.build.derived import Kept, derived
 from bigbatch.build.parts import Parts
 from bigbatch.store.identity import Fingerprint, write_identity
 from tests.models import VOCABULARY, WORDS, tiny
-from tests.reference import reference_updates
-from tests.split import CLIP, Rows, Trajectory, parts_of
+from tests.split import Rows, Trajectory, by_oracle, parts_of
 
 END = 2
 
@@ -57,26 +56,10 @@ def train_preference_reference(
     module: nn.Module, parts: Parts, rows: Rows, updates: int, **preference: Any
 ) -> Trajectory:
     """The same updates by the oracle, no code of bigbatch beyond the order."""
-    found, batches, lrs, position = Trajectory(), [], [], 0
-    for update in range(1, updates + 1):
-        numbers = parts.batches.at(position, update).sample_ids_B
-        batches.append([rows[int(number)] for number in numbers])
-        lrs.append(parts.learning_rate(position, len(numbers)))
-        position += len(numbers)
-    model: Any = copy.deepcopy(module).train()
-    figures = reference_updates(
-        model,
-        batches,
-        kind="prefer",
-        pad_id=0,
-        lrs=lrs,
-        clip=CLIP,
-        weight_decay=parts.recipe.optimizer.weight_decay,
-        preference={"start": copy.deepcopy(module).eval(), "beta": 0.5, **preference},
-        on_gradient=lambda _, gradient: found.gradients.append(gradient),
+    preference = {"start": copy.deepcopy(module).eval(), "beta": 0.5, **preference}
+    return by_oracle(
+        module, parts, lambda _, number: rows[number], updates, kind="prefer", pad_id=0, preference=preference
     )
-    found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
-    return found
 
 
 def answer_rows(count: int, *, seed: int = 0) -> list[dict[str, str]]:

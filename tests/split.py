@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,24 +186,51 @@ def train_reference(
     module: nn.Module, parts: Parts, rows: Rows, kind: str, updates: int = 20, **keys: Any
 ) -> Trajectory:
     """The same updates by the oracle: the whole padded batch at once, no code of bigbatch beyond the order."""
-    found, batches, lrs, position = Trajectory(), [], [], 0
     weights = parts.train.weights
+    return by_oracle(
+        module,
+        parts,
+        lambda _, number: _oracle_row(rows[number], float(weights[number])),
+        updates,
+        kind=kind,
+        **keys,
+    )
+
+
+def by_oracle(
+    module: nn.Module,
+    parts: Parts,
+    row_of: Callable[[int, int], dict[str, Any]],
+    updates: int,
+    **keys: Any,
+) -> Trajectory:
+    """The updates of a run by the oracle, and its gradients before clipping.
+
+    Args:
+        module: as the run starts; a copy is trained.
+        parts: of the run: its order, rates and settings.
+        row_of: (place in the stream, number of the sample) -> what the oracle is shown of it.
+        updates: how many.
+        keys: of `reference_updates`, in place of the usual.
+    """
+    found, batches, lrs, position = Trajectory(), [], [], 0
     for update in range(1, updates + 1):
-        batch = parts.batches.at(position, update)
-        batches.append([_oracle_row(rows[int(row)], float(weights[row])) for row in batch.sample_ids_B])
-        lrs.append(parts.learning_rate(position, batch.samples))
-        position += batch.samples
+        numbers = [int(number) for number in parts.batches.at(position, update).sample_ids_B]
+        batches.append([row_of(place, number) for place, number in enumerate(numbers, start=position)])
+        lrs.append(parts.learning_rate(position, len(numbers)))
+        position += len(numbers)
     model: Any = copy.deepcopy(module).train()
+    usual = {
+        "pad_id": getattr(model.config, "pad_token_id", None),
+        "clip": parts.recipe.clip,
+        "weight_decay": parts.recipe.optimizer.weight_decay,
+    }
     figures = reference_updates(
         model,
         batches,
-        kind=kind,
-        pad_id=model.config.pad_token_id,
         lrs=lrs,
-        clip=parts.recipe.clip,
-        weight_decay=parts.recipe.optimizer.weight_decay,
-        on_gradient=lambda number, gradient: found.gradients.append(gradient),
-        **keys,
+        on_gradient=lambda _, gradient: found.gradients.append(gradient),
+        **{**usual, **keys},
     )
     found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,7 @@ from torch import nn
 
 from bigbatch.build.parts import Parts
 from tests.models import VOCABULARY
-from tests.reference import reference_updates
-from tests.split import CLIP, Rows, Trajectory, parts_of
+from tests.split import Rows, Trajectory, by_oracle, parts_of
 
 TASK = {"name": "seq2seq"}
 
@@ -43,25 +41,8 @@ def train_translation_reference(
     module: nn.Module, parts: Parts, rows: Rows, updates: int, **keys: Any
 ) -> Trajectory:
     """The same updates by the oracle: the whole padded batch at once, shifted by transformers."""
-    found, batches, lrs, position = Trajectory(), [], [], 0
-    for update in range(1, updates + 1):
-        numbers = [int(number) for number in parts.batches.at(position, update).sample_ids_B]
-        batches.append(
-            [{"ids": rows[number]["input_ids"], "labels": rows[number]["labels"]} for number in numbers]
-        )
-        lrs.append(parts.learning_rate(position, len(numbers)))
-        position += len(numbers)
-    model: Any = copy.deepcopy(module).train()
-    figures = reference_updates(
-        model,
-        batches,
-        kind="seq2seq",
-        pad_id=model.config.pad_token_id,
-        lrs=lrs,
-        clip=CLIP,
-        weight_decay=parts.recipe.optimizer.weight_decay,
-        on_gradient=lambda _, gradient: found.gradients.append(gradient),
-        **keys,
-    )
-    found.losses, found.norms = [loss for loss, _ in figures], [norm for _, norm in figures]
-    return found
+
+    def row_of(_: int, number: int) -> dict[str, Any]:
+        return {"ids": rows[number]["input_ids"], "labels": rows[number]["labels"]}
+
+    return by_oracle(module, parts, row_of, updates, kind="seq2seq", **keys)

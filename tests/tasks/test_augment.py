@@ -7,13 +7,13 @@ import pytest
 
 from bigbatch.data.images import encoded
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.order import sample_states
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import RecipeError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.tasks import Augment
 from bigbatch.tasks.augment import STREAM, erase, moved
 from bigbatch.tasks.image import IMAGE, Image
-from bigbatch.tasks.masks import sample_states
 from bigbatch.tasks.pixels import ImageForm
 from tests.reference import picture
 

@@ -52,6 +52,29 @@ def mixed_with(states_N: np.ndarray, numbers_N: np.ndarray) -> np.ndarray:
     return splitmix64_at(sums_N, np.zeros(1, np.uint64))
 
 
+def fractions_at(states_N: np.ndarray, numbers_N: np.ndarray) -> np.ndarray:
+    """(N,) float64 in [0, 1): 53 bits of one output of each of many generators.
+
+    Args:
+        states_N: (N,) uint64.
+        numbers_N: (N,) whole numbers from 0, or one for all.
+    """
+    return (splitmix64_at(states_N, numbers_N) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def sample_states(seed: int, stream: int, epochs_B: np.ndarray, samples_B: np.ndarray) -> np.ndarray:
+    """(B,) uint64 states of the samples' generators.
+
+    Args:
+        seed: of the data.
+        stream: `TRAINING` or `EVALUATION`.
+        epochs_B: (B,) int64, from 0.
+        samples_B: (B,) int64 numbers of the samples in their table.
+    """
+    start = np.full(len(samples_B), mixed(seed, stream), np.uint64)
+    return mixed_with(mixed_with(start, epochs_B), samples_B)
+
+
 def _mix(z: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -79,24 +79,26 @@ def written(
     between = getattr(forward, "between", None)
     found: list[np.ndarray] = []
     writes = _stepwise if divided else _by_transformers
+    most_N = _most_N(table)
     with inferring(forward), quiet():
-        for chosen_B, most in _batches(table, micro_tokens, size, even=divided)[rank::size]:
+        for chosen_B, most in _batches(table, most_N, micro_tokens, size, even=divided)[rank::size]:
             if between is not None:
                 between()
             ids_BL = writes(headed_model(module), task, table, chosen_B, most)
             # Its own bound, not that of the longest beside it: what is written does not depend on the batches.
-            ids_BL[np.arange(ids_BL.shape[1]) >= _most_N(table)[chosen_B, None]] = _NONE
+            ids_BL[np.arange(ids_BL.shape[1]) >= most_N[chosen_B, None]] = _NONE
             found.append(np.concatenate([chosen_B[:, None], ids_BL], axis=1))
     return _in_order(found, len(table), world)
 
 
-def _batches(table: Table, micro_tokens: int, ranks: int, *, even: bool) -> list[tuple[np.ndarray, int]]:
+def _batches(
+    table: Table, most_N: np.ndarray, micro_tokens: int, ranks: int, *, even: bool
+) -> list[tuple[np.ndarray, int]]:
     """(samples, tokens that each may get) of each batch; the ranks take them in turn.
 
     Where they have to take their steps together, as many as there are ranks get equally many tokens, and a rank for
     which nothing is left writes the first texts again.
     """
-    most_N = _most_N(table)
     pieces = cut(table[SOURCE].lengths + most_N, _BATCH * micro_tokens, "padded")
     found = [(chosen, int(most_N[chosen].max())) for chosen in pieces]
     if not even:

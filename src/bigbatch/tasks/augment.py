@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from bigbatch.data.order import splitmix64_at
+from bigbatch.data.order import fractions_at
 from bigbatch.recipe.tasks import Augment
 
 STREAM = 0x1A6E
@@ -79,6 +79,5 @@ def _whole(states_B: np.ndarray, number: int, below: int) -> np.ndarray:
 
 
 def draw(states_B: np.ndarray, number: int) -> np.ndarray:
-    """(B,) float64 in [0, 1): 53 bits of one output of each generator."""
-    bits_B = splitmix64_at(states_B, np.full(1, number))
-    return (bits_B >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    """(B,) float64 in [0, 1)."""
+    return fractions_at(states_B, np.full(1, number))

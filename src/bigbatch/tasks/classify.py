@@ -14,20 +14,12 @@ from typing import Any
 import numpy as np
 
 from bigbatch.errors import DataError, Problem, RecipeError
-from bigbatch.metrics.classify import PER_CLASS_PREFIXES, default_metrics, metric_for
-from bigbatch.model.heads import Head, ProblemType
-from bigbatch.protocols import Metric, Role, Row, Tokenizer
+from bigbatch.model.heads import Head
+from bigbatch.protocols import Role, Row, Tokenizer
 from bigbatch.samples import Sample
 from bigbatch.tasks.inputs import Inputs, inputs_of_rows, is_tokenised
-from bigbatch.tasks.labelled import Labelled
+from bigbatch.tasks.labelled import PROBLEM_TYPES, Labelled
 from bigbatch.tasks.losses import IGNORED, Kind
-
-PROBLEM_TYPES: Mapping[Kind, ProblemType] = {
-    "single": "single_label_classification",
-    "multi": "multi_label_classification",
-    "regression": "regression",
-}
-"""Kind -> how a model's configuration calls it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,36 +53,12 @@ class Classify(Labelled):
     @property
     def head(self) -> Head:
         """One output for a class, a label or a number."""
-        names = self.label_names
-        return Head(
-            kind="sequence",
-            outputs=max(1, len(names)),
-            id2label=dict(enumerate(names)) if names else None,
-            problem_type=PROBLEM_TYPES[self.kind],
-        )
+        return self.labelled_head("sequence")
 
     @property
     def title(self) -> str:
         """Of the model card."""
         return "Text regressor" if self.kind == "regression" else super().title
-
-    @property
-    def usual_metrics(self) -> tuple[Metric, ...]:
-        """The kind's own."""
-        return default_metrics(self.kind, self.label_names)
-
-    def metric(self, name: str, *, where: str = "recipe") -> Metric:
-        """A figure of `metrics.classify`."""
-        return metric_for(name, self.kind, self.head.outputs, self.label_names, where=where)
-
-    def check_metric(self, name: str, *, where: str = "recipe") -> None:
-        """Refuse a name that no metric of this task has, as far as its labels are known.
-
-        Raises:
-            RecipeError: with the nearest name.
-        """
-        if self.label_names or not name.startswith(PER_CLASS_PREFIXES):
-            self.metric(name, where=where)
 
     # ------------------------------------------------------------ rows to samples
 

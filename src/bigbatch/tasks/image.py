@@ -19,17 +19,15 @@ import numpy as np
 from typing_extensions import override
 
 from bigbatch.data.images import ImageFile, content_of_image, image_of
+from bigbatch.data.order import sample_states
 from bigbatch.errors import DataError
-from bigbatch.metrics.classify import PER_CLASS_PREFIXES, default_metrics, metric_for
 from bigbatch.model.heads import Head
-from bigbatch.protocols import Metric, Role, Row, Tokenizer
+from bigbatch.protocols import Role, Row, Tokenizer
 from bigbatch.recipe.tasks import Augment
 from bigbatch.samples import Prepare, Sample, Stream, Table
 from bigbatch.tasks.augment import STREAM, erase, moved
-from bigbatch.tasks.classify import PROBLEM_TYPES
 from bigbatch.tasks.labelled import Labelled
 from bigbatch.tasks.losses import IGNORED
-from bigbatch.tasks.masks import sample_states
 from bigbatch.tasks.pictures import PROCESSOR, processor_config
 from bigbatch.tasks.pixels import ImageForm, decoded
 
@@ -60,36 +58,12 @@ class Image(Labelled):
     @property
     def head(self) -> Head:
         """One output a class."""
-        names = self.label_names
-        return Head(
-            kind="image",
-            outputs=max(1, len(names)),
-            id2label=dict(enumerate(names)) if names else None,
-            problem_type=PROBLEM_TYPES["single"],
-        )
+        return self.labelled_head("image")
 
     @property
     def sequences(self) -> Mapping[str, int]:
         """An image takes as many positions as it has patches, and what the model adds to them."""
         return {IMAGE: self.facts.image.positions if self.facts.image else 1}
-
-    @property
-    def usual_metrics(self) -> tuple[Metric, ...]:
-        """Those of one class out of several."""
-        return default_metrics("single", self.label_names)
-
-    def metric(self, name: str, *, where: str = "recipe") -> Metric:
-        """A figure of `metrics.classify`."""
-        return metric_for(name, "single", self.head.outputs, self.label_names, where=where)
-
-    def check_metric(self, name: str, *, where: str = "recipe") -> None:
-        """Refuse a name that no metric of this task has, as far as its labels are known.
-
-        Raises:
-            RecipeError: with the nearest name.
-        """
-        if self.label_names or not name.startswith(PER_CLASS_PREFIXES):
-            self.metric(name, where=where)
 
     # ------------------------------------------------------------ rows to samples
 

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bigbatch.protocols import Row, Tokenizer
+from bigbatch.metrics.classify import PER_CLASS_PREFIXES, default_metrics, metric_for
+from bigbatch.model.heads import Head, HeadKind, ProblemType
+from bigbatch.protocols import Metric, Row, Tokenizer
 from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.losses import (
+    Kind,
     UnitLoss,
     check_weighable,
     class_weights,
@@ -30,6 +33,14 @@ from bigbatch.tasks.losses import (
 
 if TYPE_CHECKING:
     from bigbatch.recipe.learning import LossSpec
+
+
+PROBLEM_TYPES: Mapping[Kind, ProblemType] = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+}
+"""Kind -> how a model's configuration calls it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,36 @@ class Labelled(Task[Tensor]):
             loss=own if own is not None and chosen == default_loss(self.kind) else chosen,
             class_weights=self.facts.class_weights if weights == "none" else weights,
         )
+
+    # ------------------------------------------------------------ outputs and figures
+
+    def labelled_head(self, kind: HeadKind) -> Head:
+        """A head of one output for a class, a label or a number of each sample."""
+        names = self.label_names
+        return Head(
+            kind=kind,
+            outputs=max(1, len(names)),
+            id2label=dict(enumerate(names)) if names else None,
+            problem_type=PROBLEM_TYPES[self.kind],
+        )
+
+    @property
+    def usual_metrics(self) -> tuple[Metric, ...]:
+        """The kind's own."""
+        return default_metrics(self.kind, self.label_names)
+
+    def metric(self, name: str, *, where: str = "recipe") -> Metric:
+        """A figure of `metrics.classify`."""
+        return metric_for(name, self.kind, self.head.outputs, self.label_names, where=where)
+
+    def check_metric(self, name: str, *, where: str = "recipe") -> None:
+        """Refuse a name that no metric of this task has, as far as its labels are known.
+
+        Raises:
+            RecipeError: with the nearest name.
+        """
+        if self.label_names or not name.startswith(PER_CLASS_PREFIXES):
+            self.metric(name, where=where)
 
     # ------------------------------------------------------------ rows to samples
 

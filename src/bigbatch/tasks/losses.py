@@ -194,11 +194,21 @@ def refuse_loss(settings: LossSpec, because: str, where: str) -> None:
         "class_weights": settings.class_weights != "none",
         "args": bool(settings.args),
     }
-    problems = [
-        Problem(where=where, key=f"loss.{key}", what=because) for key, is_so in asked.items() if is_so
-    ]
-    if problems:
-        raise RecipeError(problems)
+    refuse_settings({key: because for key, is_so in asked.items() if is_so}, where)
+
+
+def refuse_settings(wrong: Mapping[str, str], where: str) -> None:
+    """Refuse what is wrong in `loss:`, all of it at once.
+
+    Args:
+        wrong: key -> what is said to it.
+        where: file, for messages.
+
+    Raises:
+        RecipeError: naming the keys, if there are any.
+    """
+    if wrong:
+        raise RecipeError([Problem(where=where, key=f"loss.{key}", what=what) for key, what in wrong.items()])
 
 
 def own_loss(function: Callable[..., Tensor], args: Mapping[str, Any]) -> UnitLoss:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bigbatch.data.order import mixed, mixed_with, splitmix64_at
+from bigbatch.data.order import fractions_at
 from bigbatch.samples import Table, flat_indexes, offsets_of, starts_of
 
 TRAINING = 0x3A5C
@@ -39,19 +39,6 @@ class Rates:
     mask_id: int
     ordinary_ids: np.ndarray
     """Ids that a random token is drawn from."""
-
-
-def sample_states(seed: int, stream: int, epochs_B: np.ndarray, samples_B: np.ndarray) -> np.ndarray:
-    """(B,) uint64 states of the samples' generators.
-
-    Args:
-        seed: of the data.
-        stream: `TRAINING` or `EVALUATION`.
-        epochs_B: (B,) int64, from 0.
-        samples_B: (B,) int64 numbers of the samples in their table.
-    """
-    start = np.full(len(samples_B), mixed(seed, stream), np.uint64)
-    return mixed_with(mixed_with(start, epochs_B), samples_B)
 
 
 def masked_rows(table: Table, rows_B: np.ndarray, states_B: np.ndarray, rates: Rates) -> Table:
@@ -112,6 +99,5 @@ def _replaced(ids_M: np.ndarray, states_M: np.ndarray, reads_M: np.ndarray, rate
 
 
 def _draw(states_N: np.ndarray, positions_N: np.ndarray, number: int) -> np.ndarray:
-    """(N,) float64 in [0, 1): 53 bits of one output."""
-    bits_N = splitmix64_at(states_N, _DRAWS * positions_N + number)
-    return (bits_N >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    """(N,) float64 in [0, 1)."""
+    return fractions_at(states_N, _DRAWS * positions_N + number)

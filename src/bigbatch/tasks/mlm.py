@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from bigbatch.data.order import sample_states
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, Problem, RecipeError
 from bigbatch.model.heads import Head
@@ -25,7 +26,7 @@ from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.blocks import framed_blocks
 from bigbatch.tasks.documents import Document, encode_documents
 from bigbatch.tasks.language import LanguageModelling, logits_in_parts
-from bigbatch.tasks.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows, sample_states
+from bigbatch.tasks.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows
 from bigbatch.tasks.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -37,6 +37,7 @@ from bigbatch.tasks.answers import encode_answers
 from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
 from bigbatch.tasks.derived import Derived, derived
 from bigbatch.tasks.language import logits_in_parts, surprise_U
+from bigbatch.tasks.losses import refuse_settings
 
 if TYPE_CHECKING:
     from bigbatch.model.logits import DeferredLogits
@@ -117,13 +118,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
             "class_weights": (loss.class_weights != "none", "pairs have no classes; leave it out"),
             "args": (bool(loss.args), "its options are task.beta and loss.label_smoothing; leave it out"),
         }  # fmt: skip
-        problems = [
-            Problem(where=where, key=f"loss.{key}", what=what)
-            for key, (is_so, what) in wrong.items()
-            if is_so
-        ]
-        if problems:
-            raise RecipeError(problems)
+        refuse_settings({key: what for key, (is_so, what) in wrong.items() if is_so}, where)
         return replace(self, loss_name=name, smoothing=loss.label_smoothing)
 
     # ------------------------------------------------------------ columns and outputs
