@@ -6,7 +6,7 @@ all-reduce adds in an order of its own, which depends on the number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bigbatch.errors import UsageError
-from bigbatch.parallel.gradients import divided
 from bigbatch.parallel.group import GroupWorld, peer_errors
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.protocols import World
@@ -53,8 +52,8 @@ class AlignedGroup(GroupWorld):
             ]
             chosen = [parameter for parameter, there in zip(parameters, anywhere, strict=True) if there]
             memory: list[Tensor] = []
-            for bucket in divided(chosen, BUCKET_BYTES // 2):
-                memory = self._sum(bucket, [rank for rank, holds in enumerate(holders) if holds], memory)
+            for pieces in _in_halves([_flat(parameter) for parameter in chosen]):
+                memory = self._sum(pieces, [rank for rank, holds in enumerate(holders) if holds], memory)
 
     def last_backward(self) -> None:
         """Nothing travels early."""
@@ -63,26 +62,25 @@ class AlignedGroup(GroupWorld):
         rows = self.exchange([float(parameter.grad is not None) for parameter in parameters])
         return [any(column) for column in zip(*rows, strict=True)]
 
-    def _sum(
-        self, parameters: Sequence[Tensor], holders: Sequence[int], memory: list[Tensor]
-    ) -> list[Tensor]:
-        """Of one bucket, with the memory of the one before where that is enough; the memory that was used."""
-        sizes = [parameter.numel() for parameter in parameters]
+    def _sum(self, pieces: Sequence[Tensor], holders: Sequence[int], memory: list[Tensor]) -> list[Tensor]:
+        """In place, with the memory of those before where that is enough; the memory that was used."""
+        sizes = [piece.numel() for piece in pieces]
         part = -(-sum(sizes) // self.size)
-        first = parameters[0]
+        first = pieces[0]
         if not memory or memory[0].numel() < part * self.size or memory[0].dtype != first.dtype:
             memory = [torch.zeros(part * self.size, dtype=first.dtype, device=first.device) for _ in range(2)]
         flat, parts = (each[: part * self.size] for each in memory)
-        torch.cat([_flat(parameter) for parameter in parameters], out=flat[: sum(sizes)])
+        torch.cat(list(pieces), out=flat[: sum(sizes)])
         dist.all_to_all_single(parts, flat, group=self.group)
         held = parts.view(self.size, part)
         mine = tree_total(((rank, held[rank]) for rank in holders), lambda one, other: one.add_(other))
         assert mine is not None
-        dist.all_gather_into_tensor(flat, mine.contiguous(), group=self.group)
-        for parameter, total in zip(parameters, flat[: sum(sizes)].split(sizes), strict=True):
-            if parameter.grad is None:
-                parameter.grad = torch.empty_like(parameter)
-            parameter.grad.copy_(total.view(parameter.shape))
+        # An all-gather of gloo would allocate the whole once more, and let go of it when it likes.
+        for row in held:
+            row.copy_(mine)
+        dist.all_to_all_single(flat, parts, group=self.group)
+        for piece, total in zip(pieces, flat[: sum(sizes)].split(sizes), strict=True):
+            piece.copy_(total)
         return memory
 
 
@@ -98,4 +96,26 @@ def aligned(world: World) -> World:
 
 
 def _flat(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter).flatten() if parameter.grad is None else parameter.grad.flatten()
+    """Its gradient, zeros where this rank has none, as one row of the same memory."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    if not parameter.grad.is_contiguous():
+        parameter.grad = parameter.grad.contiguous()
+    return parameter.grad.view(-1)
+
+
+def _in_halves(flats: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Pieces of half a bucket at most, of one type each time; what is larger is cut."""
+    pieces: list[Tensor] = []
+    held = 0
+    for flat in flats:
+        most = max(1, BUCKET_BYTES // 2 // flat.element_size())
+        for piece in flat.split(most):
+            full = held + piece.numel() > most
+            if pieces and (full or piece.dtype != pieces[0].dtype):
+                yield pieces
+                pieces, held = [], 0
+            pieces.append(piece)
+            held += piece.numel()
+    if pieces:
+        yield pieces

@@ -6,9 +6,8 @@ BUCKET_BYTES = 25 * 2**20
 """Most bytes of a bucket, as torch's DistributedDataParallel has it; a larger gradient travels alone, uncopied."""
 ON_THEIR_WAY = 2
 """Most buckets that have been sent and not come back."""
-OF_A_TREE = 4
-"""Buckets of memory that a sum in the order of a tree takes. It is made in halves of them, several times each: what is
-sent, what is received, and gloo's copies."""
+OF_A_TREE = 1
+"""Buckets of memory that a sum in the order of a tree takes: half of one is sent while another half is received."""
 
 
 def travelling_bytes(trained_bytes: int, copies: int, *, bitwise: bool = False) -> int:
