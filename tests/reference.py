@@ -100,22 +100,33 @@ def preference_loss(
     beta: float = 0.1,
     name: str = "dpo",
     smoothing: float = 0.0,
+    means: bool = False,
+    gamma: float = 1.0,
 ) -> torch.Tensor:
-    """Rafailov et al. 2023, equation 7 (with Mitchell's smoothing), or Azar et al. 2023, equation 17: mean over pairs.
+    """Rafailov et al. 2023, equation 7 (with Mitchell's smoothing); Azar et al. 2023, equation 17; Meng et al. 2024,
+    equation 6; Hong et al. 2024, equation 6, of means over pairs or (`orpo_tokens`) over tokens: mean over pairs.
 
     The reference is the model `start`, asked anew for every batch.
     """
-    with torch.no_grad():
-        before = [answers_logp(start, batch, side) for side in ("chosen", "rejected")]
-    ratio_w, ratio_l = (
-        answers_logp(model, batch, side) - reference
-        for side, reference in zip(("chosen", "rejected"), before, strict=True)
-    )
-    h = ratio_w - ratio_l
+    sides = ("chosen", "rejected")
+    held = [answers_logp(model, batch, side) for side in sides]
+    lengths = [torch.tensor([len(row[side]) for row in batch], dtype=torch.float64) for side in sides]
+    if name in ("dpo", "ipo"):
+        held = [
+            mine - answers_logp(start, batch, side).detach() for mine, side in zip(held, sides, strict=True)
+        ]
+    if means:
+        held = [logp / count for logp, count in zip(held, lengths, strict=True)]
+    h = held[0] - held[1]
     if name == "ipo":
         losses = (h - 1 / (2 * beta)) ** 2
+    elif name.startswith("orpo"):
+        odds_w, odds_l = (torch.log(torch.exp(logp) / (1 - torch.exp(logp))) for logp in held)
+        nll = -held[0].mean() if name == "orpo" else -(held[0] * lengths[0]).sum() / lengths[0].sum()
+        return nll - beta * F.logsigmoid(odds_w - odds_l).mean()
     else:
-        losses = -(1 - smoothing) * F.logsigmoid(beta * h) - smoothing * F.logsigmoid(-beta * h)
+        h = beta * h - (gamma if name == "simpo" else 0.0)
+        losses = -(1 - smoothing) * F.logsigmoid(h) - smoothing * F.logsigmoid(-h)
     return losses.sum() / len(batch)
 
 

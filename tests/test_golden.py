@@ -144,6 +144,9 @@ RUNS = {
     ),
     "match": Golden(base, exact_texts, {"task": "match", "gradient": "cached"}),
     "prefer": Golden(decoder, exact_preferences, {"task": "prefer", "loss": {"label_smoothing": 0.1}}),
+    "orpo": Golden(
+        decoder, exact_preferences, {"task": "prefer", "loss": {"name": "orpo", "args": {"nll": "tokens"}}}
+    ),
     "image": Golden(
         lambda: tiny_vision("vit", dropout=0.1), exact_images,
         {"task": {"name": "image", "labels": ["a", "b", "c"], "augment": {"flip": 0.5, "crop": 3, "erase": 0.5}}, "plan.packing": "padded"},

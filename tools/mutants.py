@@ -765,11 +765,16 @@ MUTANTS = (
         patches=(
             (
                 "tasks/prefer.py",
-                "        ratios_U = -surprise_U(outputs, targets.values[:, TOKEN]).double() - _references(targets)\n",
-                "        ratios_U = -surprise_U(outputs, targets.values[:, TOKEN]).double()\n"
-                "        ratios_U = ratios_U - ratios_U.detach()\n",
+                "        parts_U = logp_U - _references(targets) if self.needs else logp_U\n",
+                "        parts_U = logp_U - logp_U.detach() if self.needs else logp_U\n",
             ),
         ),
+        tests=("tests/step/test_prefer_split.py::test_every_split_equals_the_whole_batch",),
+    ),
+    Mutant(
+        name="tokens-of-odds",
+        fault="both terms of orpo are divided by tokens",
+        patches=(("tasks/prefer.py", 'if term == "nll" and by_token else', "if by_token else"),),
         tests=("tests/step/test_prefer_split.py::test_every_split_equals_the_whole_batch",),
     ),
     Mutant(

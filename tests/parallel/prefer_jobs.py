@@ -16,14 +16,16 @@ ROWS = preferences(60)
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 
 
-def equality(world: World, *, place: str, dtype: str, updates: int = 3, **keys: Any) -> dict[str, Any]:
+def equality(
+    world: World, *, place: str, dtype: str, updates: int = 3, told: Any = None, **keys: Any
+) -> dict[str, Any]:
     """Train among ranks, the reference too; rank 0 holds it against the oracle."""
     module = decoder("llama", tie_word_embeddings=False).to(DTYPES[dtype])
     parts = preference_parts(module, ROWS, Path(place), micro_tokens=96, world=world, **keys)
     found = train_split(parts, updates)
     if world.rank:
         return {}
-    expected = train_preference_reference(module, parts, ROWS, updates)
+    expected = train_preference_reference(module, parts, ROWS, updates, **(told or {}))
     if not world.divides:
         assert_equal(found, expected, DTYPES[dtype])
     gradients = zip(found.gradients, expected.gradients, strict=True)

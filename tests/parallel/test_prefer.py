@@ -9,9 +9,16 @@ EQUALITY = "tests.parallel.prefer_jobs:equality"
 
 @pytest.mark.world_size(2)
 @pytest.mark.parametrize("dtype", ["fp64", "fp32"])
-@pytest.mark.parametrize("packing", ["packed", "padded"])
-def test_ranks_equal_the_whole_batch(ranks, tmp_path, packing, dtype):
-    found = ranks.run(EQUALITY, 2, tmp_path, place=str(tmp_path), packing=packing, dtype=dtype)
+@pytest.mark.parametrize(
+    ("packing", "loss", "told"),
+    [
+        ("packed", "dpo", {}),
+        ("padded", {"name": "orpo", "args": {"nll": "tokens"}}, {"name": "orpo_tokens", "means": True}),
+    ],
+)
+def test_ranks_equal_the_whole_batch(ranks, tmp_path, packing, loss, told, dtype):
+    keys = {"packing": packing, "loss": loss, "told": told, "dtype": dtype}
+    found = ranks.run(EQUALITY, 2, tmp_path, place=str(tmp_path), **keys)
     assert found[0]["error"] <= found[0]["bound"]
     assert found[0]["pieces"] > 1
 

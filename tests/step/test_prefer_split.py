@@ -18,11 +18,21 @@ LOSSES = {
     "dpo": ({}, {}),
     "smoothed": ({"loss": {"label_smoothing": 0.2}}, {"smoothing": 0.2}),
     "ipo": ({"loss": "ipo"}, {"name": "ipo"}),
+    "means": ({"loss": {"name": "dpo", "args": {"length_normalised": True}}}, {"means": True}),
+    "simpo": (
+        {"loss": {"name": "simpo", "args": {"gamma": 0.3}}},
+        {"name": "simpo", "means": True, "gamma": 0.3},
+    ),
+    "orpo": ({"loss": "orpo"}, {"name": "orpo", "means": True}),
+    "orpo_tokens": (
+        {"loss": {"name": "orpo", "args": {"nll": "tokens"}}},
+        {"name": "orpo_tokens", "means": True},
+    ),
 }
 """Job -> keys of its recipe, what the oracle is told."""
 ROWS = preferences(60)
-UPDATES = 6
-"""Past the end of the second epoch: batches cross the ends of two."""
+UPDATES = {"dpo": 6, "ipo": 6}
+"""Past the end of the second epoch: batches cross the ends of two. Of other losses less."""
 PAIR_ALONE, WHOLE = 1, 16384
 
 
@@ -37,7 +47,8 @@ def references(tmp_path_factory):
             module = decoder().to(dtype)
             folder = tmp_path_factory.mktemp("run")
             parts = preference_parts(module, ROWS, folder, micro_tokens=256, packing="padded", **keys)
-            found[name, dtype] = module, train_preference_reference(module, parts, ROWS, UPDATES, **told)
+            updates = UPDATES.get(name, 2)
+            found[name, dtype] = module, train_preference_reference(module, parts, ROWS, updates, **told)
         return found[name, dtype]
 
     return get
@@ -65,11 +76,15 @@ def split_parts(references, folder, name: str, dtype: torch.dtype, micro_tokens:
         ("smoothed", 96, "packed"),
         ("ipo", 96, "packed"),
         ("ipo", 128, "padded"),
+        ("means", 96, "packed"),
+        ("simpo", 96, "packed"),
+        ("orpo", 128, "padded"),
+        ("orpo_tokens", 96, "packed"),
     ],
 )
 def test_every_split_equals_the_whole_batch(references, tmp_path, name, micro_tokens, packing, dtype):
     parts, expected = split_parts(references, tmp_path, name, dtype, micro_tokens, packing)
-    found = train_split(parts, UPDATES)
+    found = train_split(parts, UPDATES.get(name, 2))
     assert_equal(found, expected, dtype)
     counts = {PAIR_ALONE: 24, WHOLE: 1}
     assert (
@@ -80,7 +95,7 @@ def test_every_split_equals_the_whole_batch(references, tmp_path, name, micro_to
 
 
 @both_precisions
-@pytest.mark.parametrize("name", ["dpo", "ipo"])
+@pytest.mark.parametrize("name", ["dpo", "ipo", "orpo_tokens"])
 def test_the_mean_of_means_fails(references, tmp_path, name, dtype):
     def averaged(micro_tokens: int, folder):
         parts, expected = split_parts(references, folder, name, dtype, micro_tokens, "packed")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bigbatch.errors import RecipeError
 from bigbatch.recipe.learning import LossSpec
 from bigbatch.tasks.answers import encode_answers
+from bigbatch.tasks.pair_losses import Scores, Settings, orpo
 from bigbatch.tasks.prefer import Prefer
 
 
@@ -38,3 +40,31 @@ def test_equal_answers_count_nothing_even_where_only_the_cut_made_them_equal(
 def test_options_that_turn_the_preference_round_are_refused(beta, smoothing, key):
     with pytest.raises(RecipeError, match=key):
         Prefer(beta=beta).with_loss(LossSpec(label_smoothing=smoothing), Path())
+
+
+@pytest.mark.parametrize(
+    ("loss", "key"),
+    [
+        (LossSpec(name="orpo", label_smoothing=0.1), "dpo, simpo have it"),
+        (LossSpec(name="simpo", args={"gamma": -1}), r"args\.gamma.*from 0 to 100"),
+        (LossSpec(name="dpo", args={"length_normalised": 1}), "expected true, false"),
+        (LossSpec(name="dpo", args={"gamma": 1.0}), r"no such option \(it has: length_normalised\)"),
+    ],
+)
+def test_an_option_that_a_loss_has_not_is_refused(loss, key):
+    with pytest.raises(RecipeError, match=key):
+        Prefer().with_loss(loss, Path())
+
+
+@pytest.mark.parametrize(("name", "beta"), [("dpo", 0.1), ("simpo", 2.0), ("orpo", 0.1)])
+def test_a_loss_has_its_own_beta_and_asks_the_start_only_where_it_is_held_to_it(name, beta):
+    task = Prefer().with_loss(LossSpec(name=name), Path())
+    assert (task.settings.beta, bool(task.needs)) == (beta, name == "dpo")
+
+
+def test_the_odds_of_a_certain_answer_are_finite():
+    sure = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    scores = Scores(chosen_P=sure, rejected_P=sure - 1, tokens_P=torch.ones(1))
+    found = torch.stack(list(orpo(scores, Settings()).values())).sum()
+    found.backward()
+    assert bool(torch.isfinite(found)) and bool(torch.isfinite(sure.grad).all())

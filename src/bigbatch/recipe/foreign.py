@@ -34,6 +34,7 @@ ACCELERATE = "Accelerate"
 DEEPSPEED = "DeepSpeed"
 TORCHTITAN = "torchtitan"
 COMPOSER = "Composer"
+TRL = "TRL"
 COMMON = "common"
 
 _ROWS: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -167,6 +168,13 @@ _ROWS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("loggers", "observers", ""),
         ("autoresume", "", "`bigbatch train` on the same recipe resumes by itself"),
         ("parallelism_config", "plan.mesh", ""),
+    ),
+    TRL: (
+        ("loss_type", "loss.name", "sigmoid is dpo; sigmoid_norm and ipo have loss.args.length_normalised"),
+        ("simpo_gamma", "loss.args", "`gamma` of simpo"),
+        ("ref_model", "", "what answers are held against is the model that the run starts from"),
+        ("precompute_ref_log_probs", "", "they are computed once, before update 1"),
+        ("max_prompt_length", "data.max_length", "of prompt and answer together; the prompt's beginning is cut first"),
     ),
     COMMON: (
         ("batch_size", "batch.samples", _GLOBAL),

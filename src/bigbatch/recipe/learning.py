@@ -184,9 +184,11 @@ class ScheduleSpec(Section):
 class LossSpec(Section):
     """What is minimised. In YAML a name alone is enough."""
 
-    name: Annotated[Text, named("cross_entropy", "bce", "mse", "dpo", "ipo")] = "cross_entropy"
+    name: Annotated[Text, named("cross_entropy", "bce", "mse", "dpo", "ipo", "simpo", "orpo")] = (
+        "cross_entropy"
+    )
     """`cross_entropy` (which stands for `bce` with several labels and `mse` with a number, and `dpo` with
-    preferences), `ipo` (preferences), or an import reference."""
+    preferences), `ipo`, `simpo`, `orpo` (preferences), or an import reference."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target's mass that is spread over all classes; `dpo`: of pairs that are held to be the wrong way
     round."""
@@ -196,7 +198,7 @@ class LossSpec(Section):
     """`balanced` weighs a class by samples / (classes x its samples); or {label: weight}, 1 for the others. Of several
     labels: the weight of rows that have the label (torch's pos_weight); balanced: rows without it / rows with it."""
     args: dict[str, object] = Field(default_factory=dict)
-    """Options of your own loss."""
+    """Options of your own loss; of dpo and ipo `length_normalised`, of simpo `gamma`, of orpo `nll`."""
 
 
 GRADIENT_OPTIONS: dict[str, dict[str, object]] = {

@@ -66,7 +66,8 @@ def picked_task(found: Findings) -> PickedTask:
             why="a prompt with a chosen and a rejected answer: the chosen one is made likelier (DPO)",
             said="chosen and rejected answers: preferences (task: prefer)",
             notes=(
-                "the model must be causal; one that has learnt good answers before (task: clm) starts better",
+                "the model must be causal; one that has learnt good answers before (task: clm) starts better,",
+                "one that has not takes `loss: orpo`",
             ),
         )
     if found.label is not None:

@@ -136,8 +136,9 @@ class MatchOptions(Section):
 class PreferOptions(Section):
     """The options of `task: prefer`."""
 
-    beta: PositiveNumber = 0.1
-    """`prefer`: how strongly the model is held to where it starts from."""
+    beta: PositiveNumber | None = None
+    """`prefer`: how strongly the model is held to where it starts from (dpo, ipo: 0.1); what margins are multiplied by
+    (simpo: 2); weight of the odds (orpo: 0.1). null: as the loss has it."""
 
 
 class Augment(Section):

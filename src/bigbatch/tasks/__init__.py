@@ -9,6 +9,8 @@
     described.py  predictions as plain data
     stand_in.py   what is measured in place of a loss of a whole batch
     tag.py        a tag for each word of a sentence
+    prefer.py     the better of two answers
+    pair_losses.py  what is minimised of two answers: dpo, ipo, simpo, orpo
     match.py      embeddings of texts that belong together
     image.py      the class of an image
     pictures.py   what a model takes for an image

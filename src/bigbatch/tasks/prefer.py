@@ -1,13 +1,8 @@
 """Preferences: of two answers to a prompt, make the chosen one likelier than the other (DPO; Rafailov et al. 2023).
 
-    ratio(y)       = log p(y | prompt) - log p_start(y | prompt)        sums over the tokens of the answer y
-    margin of pair = ratio(chosen) - ratio(rejected)
-    dpo            = -(1 - s) log sigmoid(beta margin) - s log sigmoid(-beta margin)
-    ipo            = (margin - 1 / (2 beta))^2
-
-p_start is the model that the run starts from; its sums are computed once (`tasks.derived`). s is `loss.label_smoothing`
-(cDPO; Mitchell 2023); ipo is equation 17 of Azar et al. 2023. What the loss divides by is the number of pairs in the
-global batch.
+What is minimised is one of `tasks.pair_losses`, of the log probabilities of both answers. Those by the model that the
+run starts from, which some losses hold them against, are computed once (`tasks.derived`). What a term of the loss
+divides by is the number of pairs in the global batch (of tokens, where it counts tokens).
 
 Shapes: U units (tokens of answers), S sequences (prompt and answer), P pairs; S = 2 P, the chosen one first.
 """
@@ -15,7 +10,7 @@ Shapes: U units (tokens of answers), S sequences (prompt and answer), P pairs; S
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -26,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
+from bigbatch.data.problems import listed
 from bigbatch.data.sides import CHOSEN, REJECTED, SIDE, TOKEN, sequence_starts, side_table
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import Problem, RecipeError
@@ -38,6 +34,7 @@ from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
 from bigbatch.tasks.derived import Derived, derived
 from bigbatch.tasks.language import logits_in_parts, surprise_U
 from bigbatch.tasks.losses import refuse_settings
+from bigbatch.tasks.pair_losses import LOSSES, PairLoss, Scores, Settings, option_problem
 
 if TYPE_CHECKING:
     from bigbatch.model.logits import DeferredLogits
@@ -51,53 +48,26 @@ MOST_BETA = 1e4
 """From far below it on, a pair that is right by a hair has no loss left."""
 
 
-def dpo(margins_P: Tensor, beta: float, smoothing: float) -> Tensor:
-    """Nats of each pair (P,).
-
-    Args:
-        margins_P: (P,) by how many nats more than at the start the chosen answer is likelier than the other.
-        beta: how strongly the model is held to the reference, 1 / nats.
-        smoothing: share of pairs that are held to be the wrong way round.
-    """
-    right_P = functional.logsigmoid(beta * margins_P)
-    return -(1 - smoothing) * right_P - smoothing * functional.logsigmoid(-beta * margins_P)
-
-
-def ipo(margins_P: Tensor, beta: float, smoothing: float) -> Tensor:
-    """Squared distance of each pair's margin from 1 / (2 beta) (P,).
-
-    Args:
-        margins_P: as of `dpo`.
-        beta: as of `dpo`.
-        smoothing: not used; `Prefer.with_loss` refuses any but 0.
-    """
-    del smoothing
-    return (margins_P - 1 / (2 * beta)).square()
-
-
-LOSSES: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {"dpo": dpo, "ipo": ipo}
-"""`loss` of the recipe -> (margins, beta, smoothing) -> one value a pair."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Prefer(Task["Tensor | DeferredLogits"]):
     """Which of two answers is preferred, learnt by a causal model."""
 
-    beta: float = 0.1
-    """How strongly the model is held to where it starts from."""
+    beta: float | None = None
+    """How strongly the model is held to where it starts from; simpo: what margins are multiplied by; orpo: weight of
+    the odds. None: as the loss has it (`pair_losses.LOSSES`)."""
     loss_name: str = field(default="dpo", metadata=NOT_AN_OPTION)
     """`loss.name`."""
-    smoothing: float = field(default=0.0, metadata=NOT_AN_OPTION)
-    """`loss.label_smoothing`: the share of pairs that are held to be the wrong way round."""
+    asked: Settings = field(default=Settings(), metadata=NOT_AN_OPTION)
+    """`loss.label_smoothing` and `loss.args`."""
 
     couples = "group"
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta <= MOST_BETA:
+        if self.beta is not None and not 0 < self.beta <= MOST_BETA:
             what = f"found {self.beta:g}; expected a number above 0, at most {MOST_BETA:g}"
             raise RecipeError([Problem(where="recipe", key="task.beta", what=what)])
-        if not self.smoothing < 0.5:
-            what = f"found {self.smoothing:g}; from 0.5 on the rejected answer would be preferred"
+        if not self.asked.smoothing < 0.5:
+            what = f"found {self.asked.smoothing:g}; from 0.5 on the rejected answer would be preferred"
             raise RecipeError([Problem(where="recipe", key="loss.label_smoothing", what=what)])
 
     @override
@@ -109,17 +79,44 @@ class Prefer(Task["Tensor | DeferredLogits"]):
         """
         del folder
         name = "dpo" if loss.name == "cross_entropy" else loss.name
+        kind = LOSSES.get(name, LOSSES["dpo"])
         known = f"expected {', '.join(LOSSES)}"
+        has = ", ".join(kind.options) or "none"
         wrong = {
             "name": (name not in LOSSES, f"found {name}; of task prefer {known}"),
             "label_smoothing": (
-                name != "dpo" and loss.label_smoothing > 0, f"dpo has it, {name} has not: leave it out"
+                not kind.smooths and loss.label_smoothing > 0,
+                f"{listed([each for each, one in LOSSES.items() if one.smooths])} have it; leave it out",
             ),
             "class_weights": (loss.class_weights != "none", "pairs have no classes; leave it out"),
-            "args": (bool(loss.args), "its options are task.beta and loss.label_smoothing; leave it out"),
         }  # fmt: skip
+        for key, value in loss.args.items():
+            allowed = kind.options.get(key)
+            what = (
+                f"{name} has no such option (it has: {has})"
+                if allowed is None
+                else option_problem(allowed, value)
+            )
+            wrong[f"args.{key}"] = (name in LOSSES and what is not None, what or "")
         refuse_settings({key: what for key, (is_so, what) in wrong.items() if is_so}, where)
-        return replace(self, loss_name=name, smoothing=loss.label_smoothing)
+        return replace(
+            self, loss_name=name, asked=replace(Settings(smoothing=loss.label_smoothing), **loss.args)
+        )
+
+    @property
+    def kind_of_loss(self) -> PairLoss:
+        """What `loss.name` stands for."""
+        return LOSSES[self.loss_name]
+
+    @property
+    def settings(self) -> Settings:
+        """Of the loss."""
+        return replace(self.asked, beta=self.kind_of_loss.beta if self.beta is None else self.beta)
+
+    @property
+    def averages(self) -> bool:
+        """Whether the score of an answer is the mean over its tokens; else it is their sum."""
+        return self.kind_of_loss.means or self.settings.length_normalised
 
     # ------------------------------------------------------------ columns and outputs
 
@@ -144,8 +141,8 @@ class Prefer(Task["Tensor | DeferredLogits"]):
 
     @property
     def needs(self) -> tuple[Derived, ...]:
-        """The log probabilities of the model that the run starts from."""
-        return (Derived(REFERENCE, log_probabilities),)
+        """The log probabilities of the model that the run starts from, where the loss is held to them."""
+        return (Derived(REFERENCE, log_probabilities),) if self.kind_of_loss.from_start else ()
 
     @property
     def usual_metrics(self) -> tuple[Metric, ...]:
@@ -179,38 +176,55 @@ class Prefer(Task["Tensor | DeferredLogits"]):
     # ------------------------------------------------------------ denominators, loss
 
     def denominators(self, targets: Targets) -> dict[str, float]:
-        """Pairs: the sum of their weights, fp64 (numpy)."""
+        """Pairs, or tokens of their chosen answers: the sum of their weights, fp64 (numpy)."""
         starts_S = sequence_starts(np.asarray(targets.values))
-        return {self.loss_name: float(np.sum(np.asarray(targets.weights)[starts_S[0::2]], dtype=np.float64))}
+        weights_P = np.asarray(targets.weights, np.float64)[starts_S[CHOSEN::2]]
+        tokens_P = np.diff(starts_S, append=len(targets.weights))[CHOSEN::2]
+        by_token = self.settings.nll == "tokens"
+        return {
+            term: float(np.sum(weights_P * tokens_P if term == "nll" and by_token else weights_P))
+            for term in self.kind_of_loss.terms
+        }
 
     def loss(self, outputs: Tensor | DeferredLogits, targets: Targets) -> dict[str, Tensor]:
-        """One weighted value per pair (P,).
+        """Per term, one weighted value per pair (P,).
 
         Args:
             outputs: (U, V) logits, or their factors, of whole pairs.
             targets: theirs, as tensors on the same device, sequence by sequence.
         """
-        ratios_U = -surprise_U(outputs, targets.values[:, TOKEN]).double() - _references(targets)
-        return self._losses(ratios_U, targets)
+        parts_U = -surprise_U(outputs, targets.values[:, TOKEN]).double()
+        return self._losses(self._parts(parts_U, targets), targets)
 
-    def _losses(self, ratios_U: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Of each unit's part of the ratio of its sequence, fp64."""
+    def _parts(self, logp_U: Tensor, targets: Targets) -> Tensor:
+        """(U,) float64: each unit's part of the score of its sequence, of log probabilities."""
+        parts_U = logp_U - _references(targets) if self.needs else logp_U
+        if not self.averages:
+            return parts_U
+        starts_S = _starts(targets)
+        return parts_U / _lengths(starts_S, len(parts_U))[_sequences(starts_S, len(parts_U))]
+
+    def _losses(self, parts_U: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Of each unit's part of the score of its sequence, fp64."""
         starts_S = _starts(targets)
         sides_S = targets.values[starts_S, SIDE].long()
         alternating_S = torch.arange(len(starts_S), device=sides_S.device) % 2
         assert len(starts_S) % 2 == 0 and torch.equal(sides_S, alternating_S), "a pair was torn apart"
-        sequence_U = torch.zeros(len(ratios_U), dtype=torch.int64, device=ratios_U.device)
-        sequence_U[starts_S] = 1
-        ratios_S = ratios_U.new_zeros(len(starts_S)).index_add(0, sequence_U.cumsum(0) - 1, ratios_U)
-        margins_P = ratios_S[CHOSEN::2] - ratios_S[REJECTED::2]
+        scores_S = parts_U.new_zeros(len(starts_S)).index_add(0, _sequences(starts_S, len(parts_U)), parts_U)
+        scores = Scores(
+            chosen_P=scores_S[CHOSEN::2],
+            rejected_P=scores_S[REJECTED::2],
+            tokens_P=_lengths(starts_S, len(parts_U))[CHOSEN::2],
+        )
         weights_P = targets.weights[starts_S[CHOSEN::2]].double()
-        return {self.loss_name: LOSSES[self.loss_name](margins_P, self.beta, self.smoothing) * weights_P}
+        losses = self.kind_of_loss.of(scores, self.settings)
+        return {term: losses_P * weights_P for term, losses_P in losses.items()}
 
     # ------------------------------------------------------------ evaluation and prediction
 
     def keep(self, outputs: Tensor | DeferredLogits, targets: Targets) -> Tensor:
-        """(U, 1) float64: each unit's part of its sequence's ratio."""
-        return log_probabilities(outputs, targets) - _references(targets)[:, None]
+        """(U, 1) float64: each unit's part of its sequence's score."""
+        return self._parts(log_probabilities(outputs, targets)[:, 0], targets)[:, None]
 
     def kept_loss(self, kept: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
         """Weighted value of each pair (P,) float64."""
@@ -220,7 +234,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
 
     def decode(self, kept: np.ndarray) -> Predictions:
         """Each unit's part of its sequence's reward (U, 1), for the metrics."""
-        rewards_U1 = self.beta * np.asarray(kept, np.float64)
+        rewards_U1 = self.settings.beta * np.asarray(kept, np.float64)
         return Predictions(kind="language", scores=rewards_U1, probabilities=None, values=rewards_U1[:, 0])
 
     @override
@@ -231,7 +245,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
 
         Yields:
             `{"preferred", "chosen", "rejected"}`: the name of a column (None: both rewards are the same), and the
-            rewards of both, beta (log p - log p_start), nats.
+            rewards of both, beta times their scores, nats.
         """
         del rows, tokenizer
         table = derived(self.fixed(as_table(samples)), self.needs, self.facts)
@@ -268,6 +282,18 @@ def _starts(targets: Targets) -> Tensor:
     changes_U = torch.ones(len(found), dtype=torch.bool, device=found.device)
     changes_U[1:] = (found[1:] != found[:-1]).any(1)
     return changes_U.nonzero()[:, 0]
+
+
+def _sequences(starts_S: Tensor, units: int) -> Tensor:
+    """(U,) int64: the sequence of each unit."""
+    sequence_U = torch.zeros(units, dtype=torch.int64, device=starts_S.device)
+    sequence_U[starts_S] = 1
+    return sequence_U.cumsum(0) - 1
+
+
+def _lengths(starts_S: Tensor, units: int) -> Tensor:
+    """(S,) float64: units of each sequence."""
+    return torch.diff(starts_S, append=starts_S.new_tensor([units])).double()
 
 
 def _references(targets: Targets) -> Tensor:

@@ -118,6 +118,6 @@ def _fitted(task: Task, train: Split, seconds: float, vocabulary: int) -> Iterat
     elif isinstance(task, CausalLM):
         yield from clm_baselines(train, vocabulary=vocabulary)
     elif isinstance(task, Prefer):
-        yield from prefer_baselines()
+        yield from prefer_baselines(with_start=bool(task.needs))
     elif isinstance(task, MaskedLM):
         yield from mlm_baselines(train, vocabulary=vocabulary)

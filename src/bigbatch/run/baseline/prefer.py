@@ -14,10 +14,11 @@ from bigbatch.tasks.prefer import REFERENCE
 LONGER, START = "longer_answer", "starting_model"
 
 
-def prefer_baselines() -> Iterator[Baseline]:
-    """Those of `task: prefer`; nothing is learnt."""
+def prefer_baselines(with_start: bool) -> Iterator[Baseline]:
+    """Those of `task: prefer`; nothing is learnt. `with_start`: what the starting model says is known."""
     yield Baseline(name=LONGER, outputs=lambda split: _rewards(np.ones(len(split.table.weights))))
-    yield Baseline(name=START, outputs=lambda split: _rewards(_log_probabilities(split.table)))
+    if with_start:
+        yield Baseline(name=START, outputs=lambda split: _rewards(_log_probabilities(split.table)))
 
 
 def _rewards(parts_U: np.ndarray) -> Predictions:
