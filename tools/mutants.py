@@ -435,6 +435,31 @@ MUTANTS = (
         tests=("tests/data/test_order.py", EXACT),
     ),
     Mutant(
+        name="one-epoch-for-all-sources",
+        fault="samples of a mixture are seen as the epoch of the whole has them, although a source comes round sooner",
+        patches=(
+            (
+                "data/mixture.py",
+                "self._orders[source].epochs(first, len(places))",
+                "(first_position + places) // self.samples",
+            ),
+        ),
+        tests=("tests/data/test_mixture.py",),
+    ),
+    Mutant(
+        name="blocks-across-sources",
+        fault="documents of several sources are joined before they are cut into blocks",
+        patches=(
+            (
+                "build/ready.py",
+                "    parts = []\n    for first, end in zip(rows.sources",
+                "    return replace(task.arrange(table), sources=rows.sources)\n"
+                "    parts = []\n    for first, end in zip(rows.sources",
+            ),
+        ),
+        tests=("tests/run/test_mixture.py",),
+    ),
+    Mutant(
         name="clocks-in-updates",
         fault="the learning rate counts updates instead of samples",
         patches=(

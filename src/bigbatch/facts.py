@@ -46,6 +46,16 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceFacts:
+    """One source of a mixture by share."""
+
+    name: str
+    samples: int
+    share: float
+    """Of what training draws; those of all sources sum to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LengthFacts:
     """The lengths of the training samples, in tokens."""
 
@@ -57,6 +67,8 @@ class LengthFacts:
     truncated_samples: int
     padding_share_random: float
     """Share of computed tokens that would be padding in random padded batches of 32."""
+    sources: tuple[SourceFacts, ...] = ()
+    """Of a mixture by share, whose tokens and percentiles are those of as many draws as it has samples; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

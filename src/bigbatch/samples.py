@@ -148,6 +148,8 @@ class Table:
     """(N,) int64, equal ones side by side: samples that stay together in a micro-batch, since their loss is one (pairs,
     lists); None: each is alone."""
     truncated_samples: int = 0
+    sources: tuple[int, ...] = ()
+    """First sample of each source of a mixture by share (`data.mixture`); empty: one source, or some of the samples."""
     prepare: Prepare | None = None
     """What is done to samples once they are gathered, by themselves whoever else is there: pixels become the model's
     numbers, changed as a column of theirs says. None: nothing."""

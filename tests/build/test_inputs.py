@@ -82,6 +82,13 @@ def test_bad_rows_of_every_split_are_named(folder):
         inputs_of(folder, **{"data.test": "bad.jsonl"})
 
 
+def test_a_source_of_a_mixture_has_rows(folder):
+    (folder / "none.csv").write_text("text,label\n")
+    files = [{"path": "train.jsonl", "share": 2}, {"path": "none.csv", "share": 1}]
+    with pytest.raises(DataError, match=r"none.csv: data.train.share: no rows to draw from"):
+        inputs_of(folder, **{"data.train": files})
+
+
 def test_folders_are_relative_to_the_recipe_and_hub_names_stay(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (folder / "job.yaml").write_text(json.dumps({"model": "model", "data": {"train": "train.jsonl"}}))

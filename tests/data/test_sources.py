@@ -164,9 +164,15 @@ def test_several_files_are_one_table_that_knows_each_row(tmp_path: Path):
     assert read([tmp_path / "a.csv", "a.csv"], base=tmp_path).rows.num_rows == 4
 
 
-def test_mixtures_are_refused_as_planned(tmp_path: Path):
-    with pytest.raises(DataError, match="planned, not built yet"):
-        read([DataFile("a.csv", share=0.5)], base=tmp_path)
+def test_a_mixture_knows_where_each_of_its_sources_begins(tmp_path: Path):
+    for name, rows in (("a1", 2), ("a2", 1), ("b", 3)):
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "x,y\n" * rows + ",y\n")
+    files = [DataFile("a*.csv", share=0.5), DataFile("b.csv", share=0.5)]
+    assert read(files, base=tmp_path).sources == (0, 5)
+    table = read(files, base=tmp_path, empty_text="drop")
+    assert (len(table), table.sources) == (6, (0, 3))
+    assert table.take(np.array([1, 4, 5])).sources == (0, 1)
+    assert read([DataFile("b.csv")], base=tmp_path).sources == ()
 
 
 def test_a_missing_column_names_the_nearest_and_lists_those_there(tmp_path: Path):

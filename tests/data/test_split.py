@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -69,6 +71,17 @@ def test_rows_that_are_joined_give_their_last_ones(rows: int, share: float, held
     train, validation = last_share(table(["a"] * rows), share)
     assert train.tolist() == list(range(rows - held_out))
     assert validation.tolist() == list(range(rows - held_out, rows))
+
+
+def test_each_source_of_a_mixture_gives_its_share():
+    rows = replace(table(["a"] * 10 + ["b"] * 4 + ["a"] * 20), sources=(0, 14))
+    for divided, expected in (
+        (stratified_share(rows, 0.2, 0), [2, 1, 4]),
+        (last_share(rows, 0.2), [0, 3, 4]),
+    ):
+        counts = np.histogram(divided[1], [0, 10, 14, 34])[0]
+        assert counts.tolist() == expected
+        assert sorted(np.concatenate(divided).tolist()) == list(range(34))
 
 
 def test_a_share_of_one_row_leaves_nothing():

@@ -24,6 +24,7 @@ def test_examples_give_what_they_say(module):
 
 
 TECHNIQUES = {
+    "data.mixture": "source_pattern",
     "optim.adam": "directions",
     "optim.adamw_8bit": "adamw_8bit",
     "optim.adamw_bf16": "AdamWBf16",

@@ -176,7 +176,6 @@ LATER = [
     "task={name: match, towers: 2}",
     "task=rank",
     "data.train=hf://datasets/org/name@rev",
-    "data.train=[{path: a.csv, share: 0.5}]",
     "data.shuffle=shards",
     "gradient=rdrop",
     "sync.mode=async",

@@ -27,6 +27,7 @@ from bigbatch.build.runners import open_runner
 from bigbatch.build.settled import BATCH, Settled, settled
 from bigbatch.build.strategies import strategy_of
 from bigbatch.data.batches import Batches
+from bigbatch.data.mixture import whole_parts
 from bigbatch.data.packs import micro_batches
 from bigbatch.facts import HardwareFacts, ModelFacts
 from bigbatch.graph.compiled import compilations
@@ -179,6 +180,7 @@ def _batches_of(recipe: Recipe, task: Task, train: Table) -> Batches:
         samples=recipe.batch.samples,
         tokens=recipe.batch.tokens,
         view=task.view if task.has_view else None,
+        parts=whole_parts([file.share for file in recipe.data.train if file.share]) if train.sources else (),
     )
 
 

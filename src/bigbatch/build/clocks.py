@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from bigbatch.data.batches import Batches
 from bigbatch.data.lengths import length_facts
-from bigbatch.facts import LengthFacts
+from bigbatch.errors import Problem, RecipeError
+from bigbatch.facts import LengthFacts, SourceFacts
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.schema import Recipe
 from bigbatch.rules.batch_size import Effective, scaled
@@ -44,7 +47,7 @@ def clocks_of(recipe: Recipe, train: Table, batches: Batches, clock: str) -> Clo
         batches: knows how many tokens lie before a sample, and where a batch that is counted in tokens ends.
         clock: what the schedule counts: `samples` or `tokens`, as the task says.
     """
-    lengths = length_facts(train)
+    lengths = _lengths_of(recipe, train, batches)
     by_tokens = clock == "tokens"
     sample = lengths.tokens / lengths.samples if by_tokens else 1.0
     epoch = lengths.tokens if by_tokens else lengths.samples
@@ -85,6 +88,36 @@ def clocks_of(recipe: Recipe, train: Table, batches: Batches, clock: str) -> Clo
     return Clocks(
         lengths=lengths, length=length, effective=effective, schedule=schedule, clock=clock, ramp=ramp
     )
+
+
+def _lengths_of(recipe: Recipe, train: Table, batches: Batches) -> LengthFacts:
+    """Of the samples as they are drawn.
+
+    Raises:
+        RecipeError: one update takes more of a source than it has.
+    """
+    if not train.sources:
+        return length_facts(train)
+    files = recipe.data.train
+    shares = [file.share or 0.0 for file in files]
+    sizes = np.diff([*train.sources, len(train)]).tolist()
+    sources = tuple(
+        SourceFacts(name=file.path, samples=size, share=share / sum(shares))
+        for file, size, share in zip(files, sizes, shares, strict=True)
+    )
+    facts = replace(length_facts(train, batches.first_epoch), sources=sources)
+    mean_tokens = facts.tokens / facts.samples
+    batch = recipe.batch.samples or (recipe.batch.tokens or 0) / mean_tokens
+    assert isinstance(batch, (int, float)), "auto is settled by now"
+    for source in sources if not recipe.batch.allow_repeats else ():
+        if source.share * batch >= source.samples + 1:
+            what = (
+                f"one update takes about {source.share * batch:,.0f} samples of {source.name} "
+                f"({source.share:.3g} of its batch), which has {source.samples:,}; lower one of them, or set "
+                "batch.allow_repeats: true to have samples more than once in a batch"
+            )
+            raise RecipeError([Problem(where="recipe", key="data.train", what=what)])
+    return facts
 
 
 def custom(recipe: Recipe, name: str) -> Any:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bigbatch.data.checks import check_splits
 from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_of, label_role, matched
 from bigbatch.data.sources import read_table
@@ -104,6 +106,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
             train_rows, held_out = stratified_share(train, share, recipe.seed.data, strata)
         train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
+    _check_sources(recipe, train)
     _check_one_kind(train, [*named.values(), *([] if test is None else [test])], task)
     labels = _labels(recipe, task, live, train, kind)
     named = {name: matched(table, role, kind, labels, train) for name, table in named.items()}
@@ -119,6 +122,22 @@ def read_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
         warnings=tuple(warnings),
     )
     return replace(inputs, digest=_digest(inputs))
+
+
+def _check_sources(recipe: Recipe, train: DataTable) -> None:
+    """Refuse a source of a mixture by share from which there is nothing to draw.
+
+    Raises:
+        DataError: each of them.
+    """
+    sizes = np.diff([*train.sources, len(train)]) if train.sources else ()
+    problems = [
+        Problem(where=file.path, key="data.train.share", what="no rows to draw from; leave it out")
+        for file, size in zip(recipe.data.train, sizes, strict=False)
+        if not size
+    ]
+    if problems:
+        raise DataError(problems)
 
 
 def _check_one_kind(train: DataTable, others: Sequence[DataTable], task: Task) -> None:

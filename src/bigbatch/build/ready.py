@@ -11,6 +11,7 @@ import numpy as np
 
 from bigbatch.build.inputs import Inputs, Live, local_model
 from bigbatch.data.batches import Batches
+from bigbatch.data.mixture import joined
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.data.unknown import unknown_note
@@ -136,7 +137,7 @@ def ready_tables(
         for stream in tables[name].texts.values():
             strange = unknown_note(name, stream.load().columns["ids"], ready.tokenizer)
             unknown |= {} if strange is None else {name: strange}
-        tables[name] = ready.task.arrange(tables[name])
+        tables[name] = _arranged(ready.task, tables[name], rows)
         if name != "train":
             tables[name] = ready.task.fixed(tables[name])
         tables[name] = promised(tables[name], ready.task.needs)
@@ -162,6 +163,23 @@ def ready_tables(
     for name, table in tables.items():
         notes += _what_counts(name, table, task, unknown.get(name))
     return tables, replace(ready, task=task), tuple(notes)
+
+
+def _arranged(task: Task, table: Table, rows: DataTable) -> Table:
+    """The samples that training counts, each of one source where there are several by share."""
+    if not rows.sources:
+        return task.arrange(table)
+    ends = [*rows.sources[1:], len(rows)]
+    whole = replace(table, sources=rows.sources)
+    if getattr(task.arrange, "__func__", None) is Task.arrange:
+        return whole
+    parts = []
+    for first, end in zip(rows.sources, ends, strict=True):
+        piece = table.take(np.arange(first, end)).load()
+        parts.append(task.arrange(piece))
+        if parts[-1] is piece:  # rows stay as they are, and the whole needs no copy
+            return whole
+    return replace(joined(parts), truncated_samples=table.truncated_samples)
 
 
 def _what_counts(name: str, table: Table, task: Task, unknown: str | None) -> list[str]:

@@ -23,6 +23,7 @@
     tokens.py       DataTable -> Table through a task, kept in the token cache
     cache.py        the cache's files: raw arrays and a JSON header, checksummed, written atomically
     order.py        the order of an epoch, as arithmetic
+    mixture.py      the order of several sources by share
     batches.py      global batches: which samples an update consumes
     packs.py        micro-batches: how a global batch is cut for the machine
     random_parts.py a global batch in random parts, for the gradient noise scale

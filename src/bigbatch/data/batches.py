@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from bigbatch.data.mixture import MixedOrder
 from bigbatch.data.order import SampleOrder
 from bigbatch.protocols import View
 from bigbatch.samples import GlobalBatch, Table
@@ -43,6 +46,7 @@ class Batches:
         tokens: instead of `samples`: the longest prefix of the stream with at most this many tokens, but at
             least one sample.
         view: what an epoch sees of the table's rows; None: the rows themselves.
+        parts: of each of the table's sources in the stream (`data.mixture.whole_parts`); empty: all rows alike.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Batches:
         samples: int | None = None,
         tokens: int | None = None,
         view: View | None = None,
+        parts: Sequence[int] = (),
     ) -> None:
         assert (samples is None) != (tokens is None), "exactly one of samples and tokens"
         self.table = table
@@ -60,10 +65,10 @@ class Batches:
         self.tokens = tokens
         self.seed = seed
         self._view = view
-        self._stream = SampleOrder(len(table), seed)
+        self._parts = parts
+        sizes = np.diff([*table.sources, len(table)]).tolist()
+        self._stream = MixedOrder(sizes, parts, seed) if parts else SampleOrder(len(table), seed)
         self._lengths = table.lengths_B
-        self._token_sums: dict[int, np.ndarray] = {}
-        """Latest epoch -> running sum of tokens along its order (samples,)."""
 
     def at(self, position: int, update: int, samples: int | None = None) -> GlobalBatch:
         """The batch that starts at this stream position (samples consumed so far), of another size where one is given.
@@ -77,7 +82,7 @@ class Batches:
         """
         ids_B = self._ids(position) if samples is None else self._stream.ids(position, samples)
         # A batch that crosses the end of an epoch is seen partly as the next one sees it.
-        epochs_B = (position + np.arange(len(ids_B), dtype=np.int64)) // len(self.table)
+        epochs_B = self._stream.epochs(position, len(ids_B))
         return self._batch(ids_B, epochs_B, position, update)
 
     def some(self, rows_B: np.ndarray) -> GlobalBatch:
@@ -90,13 +95,12 @@ class Batches:
 
     def tokens_before(self, position: int) -> int:
         """Real tokens of all samples at earlier stream positions: the clock of language models."""
-        epoch, offset = divmod(position, len(self.table))
-        if epoch not in self._token_sums:
-            self._token_sums = {
-                epoch: np.cumsum(self._lengths[self._stream.ids(position - offset, len(self.table))])
-            }
-        rest = int(self._token_sums[epoch][offset - 1]) if offset else 0
-        return epoch * int(self._lengths.sum()) + rest
+        return self._stream.sum_before(position, self._lengths)
+
+    @property
+    def first_epoch(self) -> np.ndarray:
+        """Rows of the table in the order of the first positions, as many as it has (N,) int64."""
+        return self._stream.ids(0, len(self.table))
 
     def twin(self) -> Batches:
         """The same batches with a cache of orders of its own: for another thread."""
@@ -104,7 +108,14 @@ class Batches:
 
     def over(self, table: Table) -> Batches:
         """The same batches of a table with the same rows and further columns."""
-        return Batches(table, seed=self.seed, samples=self.samples, tokens=self.tokens, view=self._view)
+        return Batches(
+            table,
+            seed=self.seed,
+            samples=self.samples,
+            tokens=self.tokens,
+            view=self._view,
+            parts=self._parts,
+        )
 
     def next_position(self, position: int) -> int:
         """Where the batch after the one at `position` starts."""

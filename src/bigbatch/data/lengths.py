@@ -14,14 +14,19 @@ _RANDOM_BATCH = 32
 """Samples per batch in `padding_share_random`: the usual default elsewhere."""
 
 
-def length_facts(table: Table) -> LengthFacts:
-    """Counts, percentiles and the padding that random batches of 32 would compute."""
-    lengths_B = table.lengths_B
+def length_facts(table: Table, drawn_N: np.ndarray | None = None) -> LengthFacts:
+    """Counts, percentiles and the padding that random batches of 32 would compute.
+
+    Args:
+        table: the training split.
+        drawn_N: (N,) rows that stand for all, where some are drawn more often than others; None: each counts once.
+    """
+    lengths_B = table.lengths_B if drawn_N is None else table.lengths_B[drawn_N]
     points = np.percentile(lengths_B, [10, 50, 90, 99]) if len(lengths_B) else np.zeros(4)
     return LengthFacts(
         samples=len(lengths_B),
         tokens=int(lengths_B.sum()),
-        longest=int(lengths_B.max(initial=0)),
+        longest=int(table.lengths_B.max(initial=0)),
         percentiles={
             name: float(value) for name, value in zip(("p10", "p50", "p90", "p99"), points, strict=True)
         },

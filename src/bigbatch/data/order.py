@@ -114,6 +114,8 @@ class SampleOrder:
         self.samples = samples
         self.seed = seed
         self._orders: dict[int, np.ndarray] = {}
+        self._sums: dict[int, np.ndarray] = {}
+        """Latest epoch -> running sum of `sum_before`'s values along its order (samples,)."""
 
     def ids(self, first_position: int, count: int) -> np.ndarray:
         """Row numbers at positions `first_position` … `first_position + count - 1` (count,) int64."""
@@ -125,6 +127,23 @@ class SampleOrder:
             parts.append(self._order(epoch)[offset : offset + taken])
             position += taken
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def epochs(self, first_position: int, count: int) -> np.ndarray:
+        """Epoch of each of these positions (count,) int64."""
+        return (first_position + np.arange(count, dtype=np.int64)) // self.samples
+
+    def sum_before(self, position: int, values_N: np.ndarray) -> int:
+        """Sum of a whole number a row over all earlier positions; no epoch but the last is replayed.
+
+        Args:
+            position: samples of the stream consumed.
+            values_N: (samples,) of each row; the same ones in every call.
+        """
+        epoch, offset = divmod(position, self.samples)
+        if epoch not in self._sums:
+            self._sums = {epoch: np.cumsum(values_N[self._order(epoch)])}
+        rest = int(self._sums[epoch][offset - 1]) if offset else 0
+        return epoch * int(values_N.sum()) + rest
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:

@@ -65,29 +65,29 @@ def read_table(
     """
     if isinstance(files, DataTable):
         return files
-    parts = []
-    for raw, own in _sources(files, base, roles, encoding, quoting):
+    parts, entries = [], []
+    for raw, own, entry in _sources(files, base, roles, encoding, quoting):
         parts.append(_to_roles(raw, {**columns, **own}, roles))
+        entries.append(entry)
     table = _join(_named(parts, roles))
+    if isinstance(files, list) and any(getattr(entry, "share", None) for entry in files):
+        firsts = np.cumsum([0, *map(len, parts)])
+        table = replace(table, sources=tuple(int(firsts[entries.index(at)]) for at in range(len(files))))
     return _drop_empty(table, roles) if empty_text == "drop" and not table.tokenised else table
 
 
 def _sources(
     files: Any, base: Path, roles: Mapping[str, Role], encoding: str, quoting: str
-) -> list[tuple[Raw, Mapping[str, str]]]:
-    """(source, its own column mapping) of each file, or of the one object."""
+) -> list[tuple[Raw, Mapping[str, str], int]]:
+    """(source, its own column mapping, place of its entry) of each file, or of the one object."""
     if not names_files(files):
-        return [(read_object(files, list(roles)), {})]
-    entries = files if isinstance(files, (list, tuple)) else [files]
+        return [(read_object(files, list(roles)), {}, 0)]
     found = []
-    for entry in entries:
-        if getattr(entry, "share", None) is not None:
-            raise one_error(
-                str(entry.path), "data.train.share", "mixtures of files are planned, not built yet"
-            )
+    for at, entry in enumerate(files if isinstance(files, (list, tuple)) else [files]):
         path = str(getattr(entry, "path", entry))
         own = getattr(entry, "columns", None) or {}
-        found += [(read_file(name, full, encoding, quoting), own) for name, full in find_files(path, base)]
+        for name, full in find_files(path, base):
+            found.append((read_file(name, full, encoding, quoting), own, at))
     return found
 
 

@@ -20,7 +20,7 @@ def stratified_share(
 
     Every class gives round(share x its rows) rows, at least one when it has two or more; which ones is decided by
     splitmix64(seed, row). A class with one row stays in training. Several labels a row: the set is the class.
-    Numbers and missing labels: no strata.
+    Numbers and missing labels: no strata. Each source of a mixture gives its own share.
 
     Args:
         table: all rows.
@@ -35,6 +35,9 @@ def stratified_share(
         DataError: the share leaves nothing to validate on, or nothing to train on.
     """
     strata = _strata(table, "labels" if table.tokenised and role is not None else role)
+    if table.sources:
+        source = np.searchsorted(table.sources, np.arange(len(table)), side="right") - 1
+        strata = np.unique(source * (int(strata.max(initial=0)) + 1) + strata, return_inverse=True)[1]
     drawn = splitmix64(mixed(seed, _STREAM), count=len(table))
     # Rows by stratum and, within it, by random number: each stratum's first rows are its share.
     order = np.lexsort((drawn, strata))
@@ -49,14 +52,16 @@ def stratified_share(
 
 
 def last_share(table: DataTable, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The same of rows that are joined, whose neighbours belong together: the last ones are held out.
+    """The same of rows that are joined, whose neighbours belong together: the last ones are held out, of each source.
 
     Raises:
         DataError: as `stratified_share`.
     """
-    rows = np.arange(len(table))
-    first = len(table) - held_out_of(len(table), share)
-    return _checked(rows[:first], rows[first:], share)
+    held_out = np.zeros(len(table), bool)
+    firsts = table.sources or (0,)
+    for first, end in zip(firsts, [*firsts[1:], len(table)], strict=True):
+        held_out[end - held_out_of(end - first, share) : end] = True
+    return _checked(np.flatnonzero(~held_out), np.flatnonzero(held_out), share)
 
 
 def _checked(train: np.ndarray, validation: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:

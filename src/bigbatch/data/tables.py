@@ -37,6 +37,8 @@ class DataTable:
     multi_hot: bool = False
     """Whether labels came as lists of zeros and ones: `classes` are their places, "0", "1", …"""
 
+    sources: tuple[int, ...] = ()
+    """First row of each source of a mixture by share, in order; empty: there is none."""
     files: bool = False
     """Whether every row is a file of a folder, and `id` its name there."""
 
@@ -80,6 +82,7 @@ class DataTable:
             rows=self.rows.take(_numbers(rows_B)),
             origin=tuple((name, int(np.searchsorted(rows_B, first))) for name, first in self.origin),
             numbers=self.row_numbers[rows_B],
+            sources=tuple(int(np.searchsorted(rows_B, first)) for first in self.sources),
         )
 
     def iterate(self, rows_per_chunk: int) -> Iterator[list[dict[str, Any]]]:

@@ -103,6 +103,29 @@ def asked_for(recipe: Recipe, length: Length, ramp: Ramp | None = None) -> dict[
     return choices
 
 
+def mixture(recipe: Recipe, lengths: LengthFacts, length: Length) -> dict[str, Choice]:
+    """What training draws from each source of a mixture by share; nothing where all rows are drawn alike.
+
+    Args:
+        recipe: with the shares as they were typed.
+        lengths: of the training split.
+        length: of the run.
+    """
+    if not lengths.sources:
+        return {}
+    total = sum(file.share or 0.0 for file in recipe.data.train)
+    ratio = "" if abs(total - 1) < 1e-9 else f"shares sum to {total:g} and are taken in their ratio; "
+    drawn = ", ".join(
+        f"{source.name} {source.share * length.samples:,.0f} ({source.share * length.samples / source.samples:.3g} "
+        f"times its {source.samples:,})"
+        for source in lengths.sources
+    )
+    epoch = f"an epoch is as many samples as all have, {lengths.samples:,}"
+    told = f"{ratio}of {length.samples:,} samples about {drawn}; {epoch}"
+    shares = [round(source.share, 6) for source in lengths.sources]
+    return {"mixture": Choice(value=shares, reason=told, source="user")}
+
+
 def replicas(recipe: Recipe) -> dict[str, Choice]:
     """How many train apart, and when they meet; nothing where one model is trained."""
     sync = recipe.sync

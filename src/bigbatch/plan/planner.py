@@ -99,6 +99,7 @@ def make_plan(
         choices={
             **chosen.machine(recipe, hardware, formats),
             **chosen.asked_for(recipe, length, None if work is None else work.ramp),
+            **chosen.mixture(recipe, lengths, length),
             **chosen.replicas(recipe),
             **gradient(recipe),
             "packing": packing,

@@ -39,11 +39,31 @@ class DataFile(Section):
     """File, folder or glob pattern, relative to the recipe."""
     columns: dict[str, Text] | None = None
     """Role -> column of this file alone; null takes `data.columns`."""
-    share: Annotated[PositiveNumber | None, built(None)] = None
-    """Weight of this file in a mixture."""
+    share: PositiveNumber | None = None
+    """Part of what training draws that comes from here, whatever its size; of all files of `train` or of none. Parts
+    that do not sum to 1 are taken in their ratio."""
 
 
 Files = list[DataFile]
+
+
+def _shares(files: Files) -> Files:
+    """All files of a mixture have a share."""
+    bare = next((file.path for file in files if file.share is None), None)
+    if bare is not None and any(file.share is not None for file in files):
+        raise ValueError(f"{bare!r} has no share, and others have one; give one to each, or to none")
+    return files
+
+
+def _no_shares(files: Files) -> Files:
+    if any(file.share is not None for file in files):
+        raise ValueError(
+            "share: says how often training draws from a file; here each row counts once: leave it out"
+        )
+    return files
+
+
+Evaluated = Annotated[Files, AfterValidator(_no_shares)]
 
 
 def _validation_kind(value: object) -> str | None:
@@ -53,7 +73,8 @@ def _validation_kind(value: object) -> str | None:
 
 
 Validation = Annotated[
-    Annotated[Annotated[float, Field(gt=0, lt=1)], Tag("share")] | Annotated[dict[str, Files], Tag("files")],
+    Annotated[Annotated[float, Field(gt=0, lt=1)], Tag("share")]
+    | Annotated[dict[str, Evaluated], Tag("files")],
     Discriminator(
         _validation_kind,
         custom_error_type="validation",
@@ -65,12 +86,12 @@ Validation = Annotated[
 class DataSpec(Section):
     """What is read: the splits, which column means what, and how text becomes tokens."""
 
-    train: Files = Field(default_factory=list)
-    """File(s) to learn from: a path, a list of paths, or a list of {path, columns}."""
+    train: Annotated[Files, AfterValidator(_shares)] = Field(default_factory=list)
+    """File(s) to learn from: a path, a list of paths, or a list of {path, columns, share}."""
     validation: Validation | None = None
     """File(s), {name: file, …}, or a share of `train` between 0 and 1 (stratified by label, fixed by seed.data;
     the last rows where they are joined, as with task.blocks: fixed)."""
-    test: Files = Field(default_factory=list)
+    test: Evaluated = Field(default_factory=list)
     """File(s) evaluated once, at the end, with the best weights."""
     columns: dict[str, Text] = Field(default_factory=dict)
     """Role -> column, as in {text: review, label: stars}; `text:` and `label:` directly under `data` say the same."""

@@ -134,6 +134,7 @@ def refuse_what_others_lack(recipe: Recipe) -> None:
         "batch.samples": (recipe.batch.samples is not None, "a batch in samples"),
         "optimizer.name": (recipe.optimizer.name == "adamw", "adamw"),
         "optimizer.lr_rule": (recipe.optimizer.base_batch is None, "lr as typed, without base_batch"),
+        "data.train": (not any(file.share for file in recipe.data.train), "files without shares"),
         "loss": (recipe.loss.name == "cross_entropy" and not recipe.loss.args, "cross_entropy"),
         "loss.class_weights": (recipe.loss.class_weights == "none", "none"),
         "loss.label_smoothing": (not recipe.loss.label_smoothing, "0"),
