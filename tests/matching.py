@@ -26,7 +26,8 @@ SMALL = {"initializer_range": 0.05}
 
 
 def pairs(count: int, *, seed: int = 0, negatives: bool = True) -> Rows:
-    """Queries of 1 to 6 words, documents of 2 to 30; some documents answer two queries, some queries have two."""
+    """Queries of 3 to 6 words, documents of 6 to 30; some documents answer two queries, some queries have two; some
+    negatives are known to answer a query of another row, or are its own text."""
     random = np.random.default_rng(seed)
 
     def text(shortest: int, longest: int) -> str:
@@ -36,6 +37,9 @@ def pairs(count: int, *, seed: int = 0, negatives: bool = True) -> Rows:
     for first in range(0, count - 2, 9):
         rows[first + 1]["document"] = rows[first]["document"]
         rows[first + 2]["query"] = rows[first]["query"]
+        if first + 6 < count:
+            rows[first + 3]["negative"] = rows[first + 2]["document"]
+            rows[first + 5]["negative"] = rows[first + 6]["query"]
     for row in rows[::4]:
         del row["negative"]
     return rows if negatives else [{key: row[key] for key in ("query", "document")} for row in rows]
@@ -96,35 +100,60 @@ def oracle_loss(
     temperature: float = 0.05,
     similarity: str = "cosine",
     symmetric: bool = False,
+    dimensions: list[int] | None = None,
+    dimension_weights: list[float] | None = None,
+    margin: float | None = None,
 ) -> Tensor:
-    """Mean over queries; what is known to be right as well is no negative."""
+    """Mean over queries; what is known to be right as well is no negative. Weighted sum over dimensions."""
     texts = [row[role] for row in batch for role in ("query", "document", "negative") if role in row]
-    vectors = oracle_embeddings(model, tokenizer, texts, pooling)
-    vectors = F.normalize(vectors, dim=-1) if similarity == "cosine" else vectors
+    states = oracle_embeddings(model, tokenizer, texts, pooling)
+    judge = F.normalize(states.detach(), dim=-1)
+    total = torch.zeros((), dtype=states.dtype)
+    for number, dimension in enumerate(dimensions or [states.shape[1]]):
+        vectors = states[:, :dimension]
+        vectors = F.normalize(vectors, dim=-1) if similarity == "cosine" else vectors
+        weight = dimension_weights[number] if dimension_weights else 1.0
+        total = total + weight * _oracle_loss(vectors, judge, batch, temperature, symmetric, margin)
+    return total
+
+
+def _oracle_loss(
+    vectors: Tensor, judge: Tensor, batch: Rows, temperature: float, symmetric: bool, margin: float | None
+) -> Tensor:
     place, queries, documents, negatives = 0, [], [], []
+    places = []
     for row in batch:
+        places.append(place)
         queries.append(vectors[place])
         documents.append(vectors[place + 1])
         if "negative" in row:
-            negatives.append((row["negative"], vectors[place + 2]))
+            negatives.append((row["negative"], place + 2))
         place += len([role for role in ("query", "document", "negative") if role in row])
     losses = []
     for mine, row in enumerate(batch):
+        known = {its["document"] for its in batch if its["query"] == row["query"]} | {row["query"]}
+        askers = {its["query"] for its in batch if its["document"] == row["document"]}
+
+        def fair(asking: int, answering: int, mine: int = mine) -> bool:
+            """Whether the judge finds a candidate no better than the right one, less the margin."""
+            if margin is None:
+                return True
+            right = judge[places[mine]] @ judge[places[mine] + 1]
+            return bool(judge[asking] @ judge[answering] <= right - margin)
+
         right = queries[mine] @ documents[mine] / temperature
+        candidates = [(its["document"], places[other] + 1) for other, its in enumerate(batch)] + negatives
         others = [
-            queries[mine] @ documents[other] / temperature
-            for other, its in enumerate(batch)
-            if other != mine and its["document"] != row["document"] and its["query"] != row["query"]
-        ]
-        others += [
-            queries[mine] @ vector / temperature for text, vector in negatives if text != row["document"]
+            queries[mine] @ vectors[at] / temperature
+            for text, at in candidates
+            if text not in known and fair(places[mine], at)
         ]
         asked = torch.stack([right, *others]).logsumexp(0) - right
         if symmetric:
             back = [
                 documents[mine] @ queries[other] / temperature
                 for other, its in enumerate(batch)
-                if other != mine and its["document"] != row["document"] and its["query"] != row["query"]
+                if its["query"] not in askers and fair(places[mine] + 1, places[other])
             ]
             asked = (asked + torch.stack([right, *back]).logsumexp(0) - right) / 2
         losses.append(asked)

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import bigbatch
 from bigbatch.cli.app import main
-from bigbatch.errors import DataError
+from bigbatch.errors import BigbatchError, DataError, UsageError
 from bigbatch.infer.load import open_model
 from bigbatch.tasks.match import Match
 from tests.models import WORDS, tiny_folder
@@ -201,3 +201,56 @@ def test_prepared_tokens_are_what_training_uses(
     monkeypatch.setattr(Match, "encode_batch", lambda *_: pytest.fail("tokenised again"))
     run = bigbatch.train(str(place / "recipe.yaml"), set={**settings, "batch": 32})
     assert run.status == "finished"
+
+
+# ---------------------------------------------------------------- embeddings that may be cut
+
+
+def test_the_first_numbers_are_enough(place: Path, tmp_path: Path) -> None:
+    """Trained for 32 and for 8 numbers, both are measured; predictions are cut, and of length 1 again."""
+    nested = {
+        "task": {"name": "match", "temperature": 0.1, "dimensions": [32, 8]},
+        "epochs": 4,
+        "metrics": [],
+    }
+    settings = {**nested, "best": "recall@10@8", "run.dir": str(tmp_path / "run")}
+    run = bigbatch.train(str(place / "recipe.yaml"), set=settings)
+    assert {"test.recall@10@32", "test.recall@10@8", "test.recall@10"} <= set(run.metrics)
+    assert run.metrics["test.recall@10@32"] == run.metrics["test.recall@10"]
+    update = bigbatch.read(str(tmp_path / "run")).updates.to_pylist()[0]
+    assert update["loss"] == pytest.approx(update["loss.contrastive@32"] + update["loss.contrastive@8"])
+    source = written(tmp_path / "new.csv", rows(5, 9))
+    found = {}
+    for name, more in (("whole", ()), ("cut", ("--dimension", 8))):
+        typed("predict", tmp_path / "run", source, "--out", tmp_path / f"{name}.jsonl", *more)
+        lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        found[name] = np.array([json.loads(line)["document"] for line in lines])
+    expected = found["whole"][:, :8]
+    assert found["cut"] == pytest.approx(expected / np.linalg.norm(expected, axis=1, keepdims=True))
+    by_python = bigbatch.predict(tmp_path / "run", rows(5, 9)[:1], dimension=8)[0]["document"]
+    assert by_python == pytest.approx(found["cut"][0].tolist(), abs=1e-6)
+    with pytest.raises(UsageError, match="33; this model's embeddings have 32 numbers"):
+        bigbatch.predict(tmp_path / "run", ["late"], dimension=33)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (
+            {"task.dimensions": [64, 32]},
+            r"task\.dimensions: found 64; the model's embeddings have 32 numbers",
+        ),
+        ({"metrics": ["ndcg@10@40"], "best": None}, "metrics: found 40; the model's"),
+        ({"task.dimensions": [8, 32]}, "the largest first"),
+        (
+            {"task.dimensions": [32], "task.dimension_weights": [1.0, 2.0]},
+            "a weight for each of task.dimensions",
+        ),
+        ({"metrics": ["recall@10@0"], "best": None}, "unknown metric"),
+        ({"task.false_negatives": {"margin": "much"}}, r"task\..*margin"),
+    ],
+)
+def test_what_no_embedding_has_is_refused(place: Path, tmp_path: Path, settings: Any, what: str) -> None:
+    with pytest.raises(BigbatchError, match=what):
+        bigbatch.train(str(place / "recipe.yaml"), set=settings, run_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run/metrics.jsonl").exists()

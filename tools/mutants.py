@@ -797,6 +797,33 @@ MUTANTS = (
         tests=("tests/step/test_prefer_split.py::test_every_split_equals_the_whole_batch",),
     ),
     Mutant(
+        name="prefixes-of-one-length",
+        fault="first numbers of an embedding are cut from what was brought to length 1 as a whole",
+        patches=(
+            (
+                "tasks/match.py",
+                "                outputs[:, :dimension],\n",
+                "                functional.normalize(outputs, dim=-1)[:, :dimension],\n",
+            ),
+            (
+                "tasks/match.py",
+                'cosine=self.similarity == "cosine",\n                symmetric',
+                "cosine=False,\n                symmetric",
+            ),
+        ),
+        tests=(
+            "tests/step/test_coupled.py::test_prefixes_and_judged_candidates_are_those_of_the_whole_batch",
+        ),
+    ),
+    Mutant(
+        name="known-only-in-its-place",
+        fault="a text that answers a query is a negative of it where another row has it as one",
+        patches=(("tasks/contrast.py", "        known_RC = _of_equal_texts(known_RC, texts_C)\n", ""),),
+        tests=(
+            "tests/tasks/test_match.py::test_texts_that_are_known_to_be_right_are_none_wherever_they_stand",
+        ),
+    ),
+    Mutant(
         name="tokens-of-odds",
         fault="both terms of orpo are divided by tokens",
         patches=(("tasks/prefer.py", 'if term == "nll" and by_token else', "if by_token else"),),

@@ -57,6 +57,7 @@ def predict(
     columns: Mapping[str, str] | None = None,
     device: str | None = None,
     code: bool = False,
+    dimension: int | None = None,
 ) -> list[dict[str, Any]]:
     """Labels and probabilities by a run or a model folder, one for each row.
 
@@ -67,11 +68,12 @@ def predict(
         columns: role -> column, where they differ from training's.
         device: as `evaluate` has it.
         code: as `evaluate` has it.
+        dimension: numbers of an embedding that are kept (`task: match`); None: all.
     """
-    from bigbatch.infer.load import open_model
+    from bigbatch.infer.load import cut_to, open_model
     from bigbatch.infer.predict import predict_rows
 
-    opened = open_model(Path(model), device=device, code=code, metrics=False)
+    opened = cut_to(dimension, open_model(Path(model), device=device, code=code, metrics=False))
     found = predict_rows(
         opened.forward,
         opened.task,
@@ -94,6 +96,7 @@ def predict_file(
     keep: Sequence[str] = (),
     device: str | None = None,
     code: bool = False,
+    dimension: int | None = None,
     say: Callable[[str], object] | None = None,
 ) -> int:
     """Label a file of any kind that training reads into a CSV or JSONL file, row by row, in order.
@@ -107,16 +110,18 @@ def predict_file(
         keep: columns that are copied into the output.
         device: as `evaluate` has it.
         code: as `evaluate` has it.
+        dimension: as `predict` has it.
         say: told what the user should know.
 
     Returns:
         The number of rows.
     """
     from bigbatch.infer import files
-    from bigbatch.infer.load import open_model
+    from bigbatch.infer.load import cut_to, open_model
 
     places = [None if place == "-" else Path(place) for place in (source, out)]
     opened = _told(open_model(Path(model), device=device, code=code, metrics=False), say)
+    opened = cut_to(dimension, opened)
     return files.predict_file(
         opened, places[0], places[1], columns=dict(columns or {}), quoting=quoting, keep=keep
     )

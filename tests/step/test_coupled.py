@@ -28,6 +28,12 @@ LOSSES: dict[str, dict[str, Any]] = {
     "symmetric": {"symmetric": True, "temperature": 0.1},
     "dot": {"similarity": "dot", "temperature": 20.0},
 }
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "nested": ({"dimensions": [32, 16, 8], "dimension_weights": [1.0, 0.5, 0.25]},) * 2,
+    "nested dot": ({"dimensions": [16, 4], "similarity": "dot", "temperature": 20.0},) * 2,
+    "margin": ({"false_negatives": {"margin": 0.05}, "symmetric": True}, {"margin": 0.05, "symmetric": True}),
+}
+"""Job -> options of its task, what the oracle is told."""
 
 
 @pytest.mark.parametrize("gradient", ["cached", "plain"])
@@ -59,6 +65,19 @@ def test_every_split_equals_the_whole_batch(tmp_path, loss, micro_tokens, packin
         del found.gradients[0][CANCELS], expected.gradients[0][CANCELS]
     assert_equal(found, expected, dtype)
     assert (max(map(len, found.pieces)) == 1) == (micro_tokens > 64)
+
+
+@pytest.mark.parametrize("loss", OTHERS)
+@both_precisions
+def test_prefixes_and_judged_candidates_are_those_of_the_whole_batch(tmp_path, loss, dtype):
+    options, told = OTHERS[loss]
+    parts = match_parts(base_of().to(dtype), ROWS, tmp_path, micro_tokens=64, packing="packed", task=options)
+    found = train_split(parts, 1)
+    expected = train_match_reference(base_of().double(), parts, ROWS, 1, **told)
+    plain = train_match_reference(base_of().double(), parts, ROWS, 1)
+    assert gradient_error(found.gradients[0], expected.gradients[0]) <= TOLERANCE[dtype]
+    assert gradient_error(plain.gradients[0], expected.gradients[0]) > 0.05, "the option makes a difference"
+    assert found.losses == pytest.approx(expected.losses, rel=TOLERANCE[dtype])
 
 
 # The first token of a causal model sees nothing else: all its embeddings are equal.

@@ -17,7 +17,7 @@ from bigbatch.metrics.match import Ranks, ndcg, rank_metrics, ranks_of, recall, 
 from bigbatch.metrics.row_scores import scorer_of
 from bigbatch.protocols import Metric
 from bigbatch.samples import Predictions, Targets
-from bigbatch.tasks.contrast import _CHUNK_ROWS, contrastive_losses, pairs_of
+from bigbatch.tasks.contrast import _CHUNK_ROWS, Judge, contrastive_losses, pairs_of
 from bigbatch.tasks.inputs import Inputs, joined
 from bigbatch.tasks.match import Match
 
@@ -77,6 +77,42 @@ def test_what_is_known_to_be_right_is_no_negative():
     own = vectors[3]
     others = torch.stack([own @ vectors[4], own @ vectors[2], own @ vectors[6]]) / 0.5
     assert losses[1] == pytest.approx(float(others.logsumexp(0) - others[0]), rel=1e-6)
+
+
+def test_texts_that_are_known_to_be_right_are_none_wherever_they_stand():
+    """A negative of another row that answers the query, and one that is the query itself, are left out."""
+    rows = [
+        joined([(0, inputs(5)), (1, inputs(6)), (2, inputs(9))]),
+        joined([(0, inputs(5)), (1, inputs(7)), (2, inputs(5))]),
+        joined([(0, inputs(8)), (1, inputs(2)), (2, inputs(7))]),
+    ]
+    texts = torch.from_numpy(np.array(text_table(as_table(rows), np.arange(3)).values))
+    vectors = torch.zeros(9, 3, dtype=torch.float64)
+    losses = contrastive_losses(vectors, texts, temperature=1.0, cosine=False, symmetric=True)
+    # Query 5 has 6 or 7 of its own, and is held against 9 and 2; backwards each document against both queries.
+    asked, back = [np.log(3), np.log(3), np.log(6)], [np.log(2), np.log(2), np.log(3)]
+    assert losses.tolist() == pytest.approx(((np.array(asked) + back) / 2).tolist())
+
+
+@pytest.mark.parametrize(
+    ("judge", "left"),
+    [({}, 3), ({"margin": 0.45}, 2), ({"margin": -0.25}, 4), ({"margin": 0.75, "relative": True}, 1)],
+)
+def test_a_judge_leaves_out_what_it_scores_above_the_right_one_less_a_margin(judge, left):
+    """It scores the right one .8, the negatives 1, .6 and .3: as many candidates are left, the right one among them."""
+    values = torch.tensor([[0, 1, 0, 0], [1, 2, 0, 1], [2, 3, 0, 2], [2, 4, 0, 3], [2, 5, 0, 4]])
+    scores = torch.tensor([1.0, 0.8, 1.0, 0.6, 0.3], dtype=torch.float64)
+    vectors = torch.stack([scores, (1 - scores**2).sqrt()], 1)
+    told = Judge(vectors_KE=vectors, **judge)
+    losses = contrastive_losses(
+        torch.zeros(5, 2, dtype=torch.float64),
+        values,
+        temperature=1.0,
+        cosine=False,
+        symmetric=False,
+        judge=told,
+    )
+    assert losses.exp().tolist() == pytest.approx([left])
 
 
 def test_a_query_without_its_document_is_left_out():

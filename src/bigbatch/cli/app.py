@@ -276,12 +276,16 @@ def predict(
     quoting: Quoting = None,
     device: Device = None,
     code: Code = False,
+    dimension: Annotated[
+        int | None,
+        typer.Option("--dimension", metavar="N", min=1, help="Numbers kept of an embedding (task: match)."),
+    ] = None,
 ) -> None:
     """Label new data, row by row, in order."""
     columns = columns_of(column)
     from bigbatch import answers
 
-    ways = {"quoting": quoting, "device": device, "code": code}
+    ways = {"quoting": quoting, "device": device, "code": code, "dimension": dimension}
     answers.predict_file(model, source, out, columns=columns, keep=keep or (), say=_error, **ways)
 
 

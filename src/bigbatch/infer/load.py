@@ -27,7 +27,7 @@ from bigbatch.tasks.catalog import TASKS, task_from_recipe, task_named_by
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.losses import Kind
-from bigbatch.tasks.match import Match
+from bigbatch.tasks.match import Match, width_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -253,6 +253,22 @@ def _assembled(
         micro_tokens=MICRO_TOKENS if only_cpu(devices) else ACCELERATOR_TOKENS,
         max_length=ready.max_length,
     )
+
+
+def cut_to(dimension: int | None, opened: Loaded) -> Loaded:
+    """A model whose embeddings are cut to their first numbers (None: as they are).
+
+    Raises:
+        UsageError: it gives no embeddings, or they have fewer.
+    """
+    if dimension is None:
+        return opened
+    if not isinstance(opened.task, Match):
+        raise UsageError("--dimension is for embeddings (task: match); this model gives none")
+    width = width_of(opened.module)
+    if not 1 <= dimension <= width:
+        raise UsageError(f"--dimension: found {dimension}; this model's embeddings have {width} numbers")
+    return replace(opened, task=replace(opened.task, dimension=dimension))
 
 
 def task_of(folder: Path) -> Task:

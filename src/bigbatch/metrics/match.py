@@ -1,5 +1,7 @@
 """The figures of matching by name: recall@k, mrr@k, ndcg@k of queries against all documents of a split.
 
+`recall@10@64` is recall@10 of embeddings cut to their first 64 numbers.
+
 The corpus is every distinct document and hard negative of the split; relevant is every document that the split names
 for the same query. Means over queries; ranks are exact, counted block by block.
 
@@ -88,14 +90,17 @@ _FIGURES: dict[str, Callable[[Ranks, int], np.ndarray]] = {
     "mrr": reciprocal_rank,
     "ndcg": ndcg,
 }
-_NAME = re.compile(r"(recall|mrr|ndcg)@([1-9]\d{0,4})")
+_NAME = re.compile(r"(recall|mrr|ndcg)@([1-9]\d{0,4})(?:@([1-9]\d{0,5}))?")
 Chunks = tuple[tuple[Predictions, Targets], ...]
 
 
 class Ranking:
     """Ranks of a split's queries; the metrics of one evaluation share the latest."""
 
-    def __init__(self) -> None:
+    def __init__(self, dimension: int | None = None, *, cosine: bool = True) -> None:
+        """Keep what embeddings are cut to (None: nothing), and whether they are of length 1 then."""
+        self._dimension = dimension
+        self._cosine = cosine
         self._of: Chunks = ()
         self._found: Ranks | None = None
 
@@ -108,7 +113,9 @@ class Ranking:
             or len(seen) != len(asked)
             or any(a is not b for a, b in zip(seen, asked, strict=True))
         ):
-            self._found, self._of = _ranks(*joined(chunks)), chunks
+            predictions, targets = joined(chunks)
+            found_KD = cut_embeddings(predictions.scores, self._dimension, cosine=self._cosine)
+            self._found, self._of = _ranks(found_KD, targets), chunks
         return self._found
 
 
@@ -136,21 +143,30 @@ class RankMetric:
 
     def per_query(self, state: Chunks) -> np.ndarray:
         """The figure of each query (N,), in order of occurrence."""
-        what, depth = self.name.split("@")
+        what, depth, *_ = self.name.split("@")
         return _FIGURES[what](self.ranking(state), int(depth))
 
 
-def rank_metrics(names: Sequence[str | Metric], *, where: str = "recipe") -> tuple[Metric, ...]:
+def rank_metrics(
+    names: Sequence[str | Metric], *, where: str = "recipe", cosine: bool = True
+) -> tuple[Metric, ...]:
     """Metrics by name, those of the user's own as they are; they compute ranks together.
+
+    Args:
+        names: `recall@10`, or `recall@10@64` of embeddings cut to 64 numbers.
+        where: the place that a message names.
+        cosine: whether embeddings that were cut are brought to length 1 again.
 
     Raises:
         RecipeError: a name that is none.
     """
-    ranking = Ranking()
+    rankings: dict[str, Ranking] = {}
     found: list[Metric] = []
     for name in names:
         if isinstance(name, str):
             check_rank_metric(name, where=where)
+            _, _, cut = name.partition("@")[2].partition("@")
+            ranking = rankings.setdefault(cut, Ranking(int(cut) if cut else None, cosine=cosine))
             found.append(RankMetric(name=name, ranking=ranking))
         else:
             found.append(name)
@@ -164,12 +180,33 @@ def check_rank_metric(name: str, *, where: str = "recipe") -> None:
         RecipeError: with the names there are.
     """
     if not _NAME.fullmatch(name):
-        what = f"unknown metric {name!r} for matching (known: recall@k, mrr@k and ndcg@k, such as {USUAL[1]})"
+        known = f"recall@k, mrr@k and ndcg@k, such as {USUAL[1]}; {USUAL[1]}@64 of 64 dimensions"
+        what = f"unknown metric {name!r} for matching (known: {known})"
         raise RecipeError([Problem(where=where, key="metrics", what=what)])
 
 
-def _ranks(predictions: Predictions, targets: Targets) -> Ranks:
-    values_K4, embeddings_KD = np.asarray(targets.values), predictions.scores
+def dimension_of(name: str) -> int | None:
+    """What a figure's embeddings are cut to; None: nothing, or it is no figure of ranks."""
+    found = _NAME.fullmatch(name)
+    return int(found[3]) if found and found[3] else None
+
+
+def cut_embeddings(found_KD: np.ndarray, dimension: int | None, *, cosine: bool) -> np.ndarray:
+    """The first numbers of embeddings.
+
+    Args:
+        found_KD: (K, D).
+        dimension: how many are kept; None: all, as they are.
+        cosine: whether they are of length 1 then.
+    """
+    if dimension is None:
+        return found_KD
+    cut_KD = found_KD[:, :dimension]
+    return cut_KD / np.maximum(np.linalg.norm(cut_KD, axis=-1, keepdims=True), 1e-12) if cosine else cut_KD
+
+
+def _ranks(embeddings_KD: np.ndarray, targets: Targets) -> Ranks:
+    values_K4 = np.asarray(targets.values)
     role_K, hash_K, owner_K = values_K4[:, ROLE], values_K4[:, HASH], values_K4[:, OWNER]
     asking_K, holding_K = np.flatnonzero(role_K == QUERY), np.flatnonzero(role_K != QUERY)
     query_first, query_number = _distinct(hash_K[asking_K])

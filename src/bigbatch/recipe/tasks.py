@@ -43,6 +43,12 @@ def _distinct(value: list[str] | None) -> list[str] | None:
     return value
 
 
+def _falling(value: list[int] | None) -> list[int] | None:
+    if value is not None and (not value or sorted(set(value), reverse=True) != value):
+        raise ValueError(f"found {show(value)}; expected distinct numbers, the largest first")
+    return value
+
+
 Labels = Annotated[list[str] | None, BeforeValidator(_label_names), AfterValidator(_distinct)]
 
 
@@ -113,6 +119,16 @@ class Seq2SeqOptions(Section):
     """`seq2seq`: texts that are pursued at a time when one is written; 1: always the likeliest token."""
 
 
+class FalseNegatives(Section):
+    """Which candidates of a batch are likely to be right, too, and so no negatives."""
+
+    margin: Number = 0.0
+    """A candidate counts as right if its score is above that of the query's own document, less this; below 0: if it is
+    above by as much."""
+    relative: bool = False
+    """Whether the margin is a share of the document's score."""
+
+
 class MatchOptions(Section):
     """The options of `task: match`."""
 
@@ -129,6 +145,14 @@ class MatchOptions(Section):
     """`match`: put in front of every query, such as `query: `."""
     document_prefix: str = ""
     """`match`: put in front of every document and negative."""
+    dimensions: Annotated[list[Count] | None, AfterValidator(_falling)] = None
+    """`match`: first numbers of an embedding that should be enough by themselves, `[384, 128, 64]`: each has a loss of
+    its own, and they are added; null: the whole embedding alone."""
+    dimension_weights: list[PositiveNumber] | None = None
+    """`match`: of the losses of `dimensions`; null: 1 each."""
+    false_negatives: FalseNegatives | None = None
+    """`match`: `{margin: 0.1}` leaves out candidates of the batch that the model itself scores almost as high as the
+    query's own document; null: only those that the data call right."""
     towers: Annotated[Literal[1, 2], built(1)] = 1
     """`match`: 1: queries and documents share the model."""
 

@@ -9,23 +9,25 @@ Shapes: K texts, D width of an embedding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from typing_extensions import override
 
 from bigbatch.data.texts import OWNER, QUERY, ROLE, text_table
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem, RecipeError
-from bigbatch.metrics.match import USUAL, check_rank_metric, rank_metrics
+from bigbatch.metrics.match import USUAL, check_rank_metric, dimension_of, rank_metrics
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import Predictions, Sample, Table, Targets
-from bigbatch.tasks.base import RunTable, Task
-from bigbatch.tasks.contrast import contrastive_losses
+from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
+from bigbatch.tasks.contrast import Judge, contrastive_losses
+from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.inputs import NoTokens, encode_texts, joined
 from bigbatch.tasks.sentence_transformers import folder_files
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bigbatch.model.pooling import Pooling
+    from bigbatch.recipe.learning import ModelSpec
 
 TERM = "contrastive"
 ROLES = ("query", "document", "negative")
@@ -59,6 +62,16 @@ class Match(Task[Tensor]):
     """Put in front of every query, such as `query: `."""
     document_prefix: str = ""
     """Put in front of every document and negative."""
+    dimensions: Sequence[int] | None = None
+    """Numbers of an embedding that should be enough by themselves, each with a loss of its own (Kusupati et al. 2022);
+    None: all of them, together."""
+    dimension_weights: Sequence[float] | None = None
+    """Of the losses of `dimensions`; None: 1 each."""
+    false_negatives: Mapping[str, float | bool] | None = None
+    """Which candidates of the batch are likely to be right, and so no negatives: `{margin, relative}`; None: those that
+    the data say."""
+    dimension: int | None = field(default=None, metadata=NOT_AN_OPTION)
+    """What predictions are cut to; None: they are whole."""
 
     couples = "batch"
     loss_is_own = "task match has a loss of its own (task.temperature, task.symmetric); leave `loss` out"
@@ -67,6 +80,9 @@ class Match(Task[Tensor]):
         if not self.temperature > 0:
             what = f"found {self.temperature:g}; expected a number above 0"
             raise RecipeError([Problem(where="recipe", key="task.temperature", what=what)])
+        if self.dimension_weights is not None and len(self.dimension_weights) != len(self.dimensions or ()):
+            what = f"found {len(self.dimension_weights)}; expected a weight for each of task.dimensions"
+            raise RecipeError([Problem(where="recipe", key="task.dimension_weights", what=what)])
 
     # ------------------------------------------------------------ columns and outputs
 
@@ -81,13 +97,17 @@ class Match(Task[Tensor]):
 
     @property
     def usual_metrics(self) -> tuple[Metric, ...]:
-        """Those of `USUAL`."""
-        return rank_metrics(USUAL)
+        """Those of `USUAL`, and recall@10 of each of `dimensions`."""
+        return rank_metrics(self._usual, cosine=self.similarity == "cosine")
+
+    @property
+    def _usual(self) -> tuple[str, ...]:
+        return (*USUAL, *(f"{USUAL[1]}@{dimension}" for dimension in self.dimensions or ()))
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """What evaluations report; they share their ranks."""
-        return rank_metrics(self.facts.metrics or USUAL)
+        return rank_metrics(self.facts.metrics or self._usual, cosine=self.similarity == "cosine")
 
     def metric(self, name: str, *, where: str = "recipe") -> Metric:
         """A figure of ranks.
@@ -96,12 +116,29 @@ class Match(Task[Tensor]):
             RecipeError: with the names there are.
         """
         check_rank_metric(name, where=where)
-        return rank_metrics((name,))[0]
+        return rank_metrics((name,), cosine=self.similarity == "cosine")[0]
 
     @property
     def head(self) -> Head:
         """No head: the hidden states of tokens."""
         return Head(kind="hidden")
+
+    @override
+    def build(self, spec: ModelSpec, facts: BuildFacts) -> nn.Module:
+        """The model, if its embeddings have as many numbers as are asked for."""
+        module = super().build(spec, facts)
+        cuts = [dimension_of(each) or 0 for each in self.facts.metrics if isinstance(each, str)]
+        asked = {"task.dimensions": max(self.dimensions or (0,)), "metrics": max(cuts, default=0)}
+        width = width_of(module)
+        what = f"the model's embeddings have {width} numbers"
+        problems = [
+            Problem(where="recipe", key=key, what=f"found {most}; {what}")
+            for key, most in asked.items()
+            if most > width
+        ]
+        if problems:
+            raise RecipeError(problems)
+        return module
 
     @property
     def pooled_by(self) -> Pooling | None:
@@ -111,9 +148,8 @@ class Match(Task[Tensor]):
     def files(self, module: nn.Module) -> dict[str, str]:
         """Further files of the model folder, with which sentence-transformers opens it."""
         assert self.pooled_by is not None, "the run tells the task its pooling"
-        config: Any = module.config
         return folder_files(
-            width=int(config.hidden_size),
+            width=width_of(module),
             pooling=self.pooled_by,
             similarity=self.similarity,
             max_length=self.facts.max_length,
@@ -157,25 +193,51 @@ class Match(Task[Tensor]):
     # ------------------------------------------------------------ denominators, loss
 
     def denominators(self, targets: Targets) -> dict[str, float]:
-        """Number of queries of text-by-text targets (numpy)."""
-        return {TERM: float(np.count_nonzero(np.asarray(targets.values)[:, ROLE] == QUERY))}
+        """Of each term: number of queries of text-by-text targets (numpy)."""
+        queries = float(np.count_nonzero(np.asarray(targets.values)[:, ROLE] == QUERY))
+        return dict.fromkeys(self._terms, queries)
+
+    @property
+    def _terms(self) -> dict[str, tuple[int | None, float]]:
+        """Term of the loss -> how many numbers of an embedding it looks at, and its weight."""
+        if self.dimensions is None:
+            return {TERM: (None, 1.0)}
+        weights = self.dimension_weights or [1.0] * len(self.dimensions)
+        return {
+            f"{TERM}@{dimension}": (dimension, float(weight))
+            for dimension, weight in zip(self.dimensions, weights, strict=True)
+        }
 
     def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """One value per query (Q,), nats.
+        """One value per query (Q,) and term, nats.
 
         Args:
             outputs: (K, D) embeddings of all texts of the batch.
             targets: theirs, as tensors on the same device.
         """
+        judge = self._judge(outputs)
         return {
-            TERM: contrastive_losses(
-                outputs,
+            term: weight
+            * contrastive_losses(
+                outputs[:, :dimension],
                 targets.values,
                 temperature=self.temperature,
                 cosine=self.similarity == "cosine",
                 symmetric=self.symmetric,
+                judge=judge,
             )
+            for term, (dimension, weight) in self._terms.items()
         }
+
+    def _judge(self, outputs: Tensor) -> Judge | None:
+        """Who leaves out candidates of this batch."""
+        if self.false_negatives is None:
+            return None
+        return Judge(
+            vectors_KE=functional.normalize(outputs.detach(), dim=-1),
+            margin=float(self.false_negatives.get("margin", 0.0)),
+            relative=bool(self.false_negatives.get("relative", False)),
+        )
 
     def kept_loss(self, kept: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
         """Of a whole split, one value per query, fp64; the pairs are compared `EVALUATED_PAIRS` at a time."""
@@ -185,19 +247,22 @@ class Match(Task[Tensor]):
         )
         groups_K = values_K4[:, OWNER] // EVALUATED_PAIRS
         ends = torch.unique_consecutive(groups_K, return_counts=True)[1].cumsum(0).tolist()
-        losses = []
+        losses: dict[str, list[np.ndarray]] = {term: [] for term in self._terms}
         with torch.no_grad():
             for first, end in zip([0, *ends], ends, strict=False):
                 part = Targets(values=values_K4[first:end].clone(), weights=targets.weights[first:end])
                 part.values[:, OWNER] %= EVALUATED_PAIRS
-                losses.append(self.loss(embeddings_KD[first:end], part)[TERM].numpy())
-        return {TERM: np.concatenate(losses) if losses else np.empty(0)}
+                for term, losses_Q in self.loss(embeddings_KD[first:end], part).items():
+                    losses[term].append(losses_Q.numpy())
+        return {term: np.concatenate(found) if found else np.empty(0) for term, found in losses.items()}
 
     # ------------------------------------------------------------ outputs to embeddings
 
     def decode(self, kept: Tensor | np.ndarray) -> Predictions:
-        """Embeddings (K, D) float64; of length 1 for cosine."""
-        found_KD = np.asarray(kept.cpu() if isinstance(kept, Tensor) else kept, np.float64)
+        """Embeddings (K, D) float64, cut to `dimension`; of length 1 for cosine."""
+        found_KD = np.asarray(kept.cpu() if isinstance(kept, Tensor) else kept, np.float64)[
+            :, : self.dimension
+        ]
         if self.similarity == "cosine":
             found_KD = found_KD / np.maximum(np.linalg.norm(found_KD, axis=-1, keepdims=True), 1e-12)
         return Predictions(
@@ -228,6 +293,12 @@ class Match(Task[Tensor]):
                 yield {**shown, "score": float(own["query"] @ own["document"])}
             else:
                 yield {"embedding": next(iter(own.values())).tolist()}
+
+
+def width_of(module: nn.Module) -> int:
+    """Numbers of an embedding."""
+    config: Any = module.config
+    return int(config.hidden_size)
 
 
 def _present(row: Row, name: str) -> bool:
