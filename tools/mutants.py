@@ -70,6 +70,18 @@ MUTANTS = (
         tests=(SPLIT,),
     ),
     Mutant(
+        name="pair-positions-of-the-pack",
+        fault="the positions of a packed encoder and decoder run on from one sample to the next",
+        patches=(
+            (
+                "model/pairs.py",
+                "at_T = to_device(positions_in_sample(self.layout.cumulative_B1), output.device)",
+                "at_T = torch.arange(self.layout.cumulative_B1[-1]).clamp(max=self.layout.longest - 1)",
+            ),
+        ),
+        tests=("tests/model/test_feeds.py",),
+    ),
+    Mutant(
         name="denominator-after-forward",
         fault="the denominator is that of the last micro-batch, not of the global batch",
         patches=(

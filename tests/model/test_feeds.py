@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 import torch
 from transformers import BartConfig, BartForConditionalGeneration, ViTConfig, ViTForImageClassification
 
-from bigbatch.model.feeds import padded
+from bigbatch.model.anatomy import anatomy
+from bigbatch.model.feeds import of_pack, padded
 from bigbatch.model.heads import Input
 from bigbatch.model.packing import can_pack
-from bigbatch.model.runner import padded_runner
+from bigbatch.model.runner import Runner, packed_runner, padded_runner
 from bigbatch.samples import TOKENS, UNITS, MicroBatch, Stream, Table, offsets_of
 from tests.models import tiny, tiny_batch
 
@@ -46,7 +49,7 @@ def _tokens(lengths: tuple[int, ...], seed: int) -> Stream:
     return Stream(columns={"ids": ids}, offsets=offsets_of(np.array(lengths)), positions=1)
 
 
-def test_two_streams_are_padded_each_for_itself() -> None:
+def test_two_streams_are_padded_or_packed_each_for_itself() -> None:
     torch.manual_seed(0)
     config = BartConfig(
         vocab_size=100, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
@@ -65,10 +68,16 @@ def test_two_streams_are_padded_each_for_itself() -> None:
         }
         expected.append(model(**inputs).logits[0, places])
     torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-12)
-    assert can_pack(model, None, PAIRS) == (
-        False,
-        "it is fed source and tokens; only tokens alone are packed",
+    assert can_pack(model, None, PAIRS)[0]
+    pack = replace(_micro_batch(at, source=source, tokens=tokens), packing="packed")
+    packed = packed_runner(model, anatomy(model), inputs=PAIRS)
+    torch.testing.assert_close(packed(pack), torch.cat(expected), rtol=0, atol=1e-12)
+    copied = deepcopy(model)  # with its hooks
+    torch.testing.assert_close(
+        Runner(module=copied, feed=packed.feed, units=of_pack)(pack), torch.cat(expected)
     )
+    packed.close()
+    assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
 
 
 def test_pixels_are_given_whole() -> None:

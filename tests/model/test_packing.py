@@ -126,7 +126,9 @@ class TestPlantedFaults:
 
         monkeypatch.setattr(layout, "cumulative_lengths", wrong)
         monkeypatch.setattr(
-            layout, "group_samples", lambda lengths: [(index, index + 1) for index in range(len(lengths))]
+            layout,
+            "group_samples",
+            lambda lengths, **_: [(index, index + 1) for index in range(len(lengths))],
         )
         model = tiny(family).double()
         assert _packed_error(model, _batch(model)) > 1e-3
@@ -137,7 +139,7 @@ class TestPlantedFaults:
             return layout.Group(tokens=tokens, samples=1, longest=tokens, slots_T=None, real_BK=None)
 
         monkeypatch.setattr(layout, "_group", one_sample)
-        monkeypatch.setattr(layout, "group_samples", lambda lengths: [(0, len(lengths))])
+        monkeypatch.setattr(layout, "group_samples", lambda lengths, **_: [(0, len(lengths))])
         model = tiny(family).double()
         assert _packed_error(model, _batch(model)) > 1e-3
 

@@ -22,7 +22,7 @@ def equality(
 ) -> dict[str, Any]:
     """Train among ranks; rank 0 holds it against the oracle."""
     module = tiny_pair(family, init_std=0.05).to(DTYPES[dtype])
-    parts = translation_parts(module, ROWS, micro_tokens=256, packing="padded", world=world, **keys)
+    parts = translation_parts(module, ROWS, micro_tokens=256, packing="packed", world=world, **keys)
     found = train_split(parts, updates)
     if world.rank:
         return {}

@@ -55,11 +55,17 @@ def split_parts(references, family: str, dtype: torch.dtype, micro_tokens: int, 
 
 
 @both_precisions
-@pytest.mark.parametrize("micro_tokens", [256, WHOLE])
-@pytest.mark.parametrize("family", PAIRS)
-def test_every_split_equals_the_whole_batch(references, family, micro_tokens, dtype):
+@pytest.mark.parametrize(
+    ("family", "packing", "micro_tokens"),
+    [
+        ("bart", "packed", WHOLE),
+        *((family, packing, 256) for family in PAIRS for packing in ("padded", "packed")),
+    ],
+)
+def test_every_split_equals_the_whole_batch(references, family, packing, micro_tokens, dtype):
     """Six updates cross the end of an epoch twice. Marian with label smoothing."""
-    parts, expected = split_parts(references, family, dtype, micro_tokens, "padded")
+    parts, expected = split_parts(references, family, dtype, micro_tokens, packing)
+    assert parts.packing == packing
     assert parts.forward.output_layer is not None
     found = train_split(parts, UPDATES)
     assert_equal(found, expected, dtype)

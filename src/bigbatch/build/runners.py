@@ -24,7 +24,7 @@ def open_runner(ready: Ready, how: ForwardPlan) -> Runner:
         ModelError: transformers cannot exchange this model's attention function.
     """
     if how.packing == "packed":
-        runner = packed_runner(ready.module, ready.anatomy, attention=how.attention)
+        runner = packed_runner(ready.module, ready.anatomy, attention=how.attention, inputs=ready.head.inputs)
         if how.last_block == "read tokens":
             read_tokens_only(runner, ready.anatomy)
     else:

@@ -116,7 +116,7 @@ class Quick:
                 return
 
     def _packed(self, narrow: bool) -> Runner:
-        runner = packed_runner(self.module, self._ready.anatomy)
+        runner = packed_runner(self.module, self._ready.anatomy, inputs=self._ready.head.inputs)
         if narrow:
             read_tokens_only(runner, self._ready.anatomy)
         return read_as_asked(runner, self._ready)

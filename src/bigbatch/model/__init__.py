@@ -9,6 +9,7 @@
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
     ├── attention.py   attention over packed samples, behind transformers' attention interface
     ├── feeds.py       what a model is fed from a micro-batch, padded or packed, and where each unit's output is
+    ├── pairs.py       an encoder's and a decoder's streams, packed: layouts, positions, T5's bias
     ├── runner.py      Runner: a module, how it is fed and how its outputs are read
     ├── packing.py     can_pack: by structure and a trial
     ├── logits.py      in front of logits that nobody reads whole

@@ -19,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from bigbatch.model.chunked import chunked_attention
 from bigbatch.model.grouped import grouped_attention
-from bigbatch.model.layout import Attention, Layout
+from bigbatch.model.layout import Across, Attention, Layout
 from bigbatch.model.varlen import flash_attention, flex_attention
 
 IMPLEMENTATION = "bigbatch_packed"
@@ -76,9 +76,12 @@ def packed_attention(
     Returns:
         (1, T, heads, width), None.
     """
-    layout: Layout | None = options.pop(LAYOUT, None)
-    if layout is None:
+    given: Layout | Across | None = options.pop(LAYOUT, None)
+    if given is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    across = isinstance(given, Across)
+    layout = given.layout if isinstance(given, Across) else given
+    bias = _bias(options, layout)
     window: int | None = options.get("sliding_window")
     if layout.witness is not None:
         _refuse_unsupported(options)
@@ -102,8 +105,11 @@ def packed_attention(
         causal=bool(causal),
         dropout=dropout,
         scaling=scaling,
+        bias=bias,
+        across=across,
     )
-    out_RHW = KERNELS[layout.kernel](query[0], key[0], value[0], asked)
+    kernel = grouped_attention if across or bias is not None else KERNELS[layout.kernel]
+    out_RHW = kernel(query[0], key[0], value[0], asked)
     if layout.one_shape:
         out_RHW = out_RHW.clone(memory_format=torch.contiguous_format)
     return out_RHW.unsqueeze(0), None
@@ -119,6 +125,18 @@ def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
     if torch.is_autocast_enabled(kind) and dtype is not torch.float64:
         dtype = torch.get_autocast_dtype(kind)
     return query.to(dtype), key.to(dtype), value.to(dtype)
+
+
+def _bias(options: dict[str, object], layout: Layout) -> Tensor | None:
+    """What is added to the scores, taken out of the options where its size is that of a sample, not of the pack."""
+    bias = options.get("position_bias")
+    if not isinstance(bias, Tensor):
+        return None
+    none = bias.numel() == 1
+    if not none and bias.shape[-1] != layout.longest:
+        return None
+    del options["position_bias"]
+    return None if none else bias
 
 
 def _refuse_unsupported(options: dict[str, Any]) -> None:

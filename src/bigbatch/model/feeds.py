@@ -191,8 +191,8 @@ def install(parts: Anatomy) -> Callable[[], None]:
 
 def _swap_in(_base: nn.Module, _args: Any, kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]] | None:
     """Give the base model the pack instead of the outer call's single tokens."""
-    if kwargs.get(LAYOUT) is None:
-        return None
+    if kwargs.get(LAYOUT) is None or not kwargs[LAYOUT].inputs:
+        return None  # an encoder and a decoder are called with what they read (`model.pairs`)
     if kwargs.get("inputs_embeds") is not None:
         raise CannotPack("its wrapper replaces token ids by embeddings")
     return (), {**kwargs, "token_type_ids": None, **kwargs[LAYOUT].inputs}

@@ -97,19 +97,26 @@ def grouped_attention(
     """
     layout = asked.layout
     wanted = layout.last.groups if asked.reads_only and layout.last is not None else layout.groups
+    seen = layout.groups
+    if asked.across:
+        wanted, seen = zip(*layout.across, strict=True)
     parts = [
         tensor.transpose(0, 1).split([_rows(group) for group in groups])  # (rows, heads, width)
-        for tensor, groups in ((query, wanted), (key, layout.groups), (value, layout.groups))
+        for tensor, groups in ((query, wanted), (key, seen), (value, seen))
     ]
     outputs = []
-    for group, asking, q_RHW, k_THW, v_THW in zip(layout.groups, wanted, *parts, strict=True):
+    for group, asking, q_RHW, k_THW, v_THW in zip(seen, wanted, *parts, strict=True):
         if len(q_RHW) == 0:
             outputs.append(q_RHW)
             continue
         if isinstance(asking, ReadGroup):
             mask, flag = _mask_of_reads(group, asking, asked.window, asked.causal), False
+        elif asked.across:
+            mask, flag = group.real_BK, False
         else:
             mask, flag = _mask(layout, group, asked.window, asked.causal)
+        if asked.bias is not None:
+            mask, flag = _with_bias(asked.bias.to(q_RHW.dtype), group, mask, flag), False
         attended = inner(
             _spread(q_RHW, group.samples, asking),
             _spread(k_THW, group.samples, group),
@@ -134,6 +141,15 @@ def _mask(layout: Layout, group: Group, window: int | None, causal: bool) -> tup
     if causal:
         return None, True
     return group.real_BK, False
+
+
+def _with_bias(bias_1HLL: Tensor, group: Group, mask: Tensor | None, causal: bool) -> Tensor:
+    """(1 or samples, H, longest, longest) the bias of the group's places, -inf where a query does not see a key."""
+    longest = group.longest
+    bias = bias_1HLL[:, :, :longest, :longest]
+    if causal:
+        mask = torch.ones(longest, longest, dtype=torch.bool, device=bias.device).tril()
+    return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
 
 
 def _mask_of_reads(group: Group, asking: ReadGroup, window: int | None, causal: bool) -> Tensor | None:

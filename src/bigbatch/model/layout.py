@@ -19,6 +19,9 @@ from bigbatch.samples import MicroBatch
 _WASTE = 1.3
 """A group of neighbours is attended together while padding makes its score matrices at most this much
 larger."""
+SPARE = 6000
+"""Scores of a head that a group may waste besides where micro-batches have two streams: samples are sorted by both
+lengths together, so that neighbours differ more, and a call of its own costs more than what a few short ones waste."""
 _FEW = 0.75
 """The last block is computed for read tokens only while these are at most this share of all: the keys and values
 of read tokens are computed twice, 2 of the 12 units of work of a block."""
@@ -102,6 +105,10 @@ class Layout:
 
     masks: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """What a kernel keeps for all layers, made when first needed."""
+    source: Layout | None = None
+    """Of a decoder: the layout of what its encoder reads."""
+    across: tuple[tuple[Group, Group], ...] = ()
+    """Of a decoder: runs of samples as queries, and the same ones as keys of the encoder."""
 
     @property
     def longest(self) -> int:
@@ -138,6 +145,14 @@ class Layout:
         return self.bands[key]
 
 
+@dataclass(frozen=True, eq=False)
+class Across:
+    """Stands in for a layout where a decoder reads its encoder."""
+
+    layout: Layout
+    """The decoder's."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attention:
     """What one layer asks of attention over a pack, beside queries, keys and values."""
@@ -154,6 +169,10 @@ class Attention:
     """Of attention weights."""
     scaling: float | None = None
     """Of the scores; None: 1 / sqrt(W)."""
+    bias: Tensor | None = None
+    """(1, H, longest, longest) added to the scores by the places of query and key in their sample."""
+    across: bool = False
+    """Whether keys are those of the encoder that `layout.source` lays out."""
 
 
 def cumulative_lengths(lengths_B: np.ndarray) -> np.ndarray:
@@ -176,17 +195,57 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def group_samples(lengths_B: np.ndarray) -> list[tuple[int, int]]:
-    """Cut the samples, in order, into runs [(first, end)] that waste little when padded to their longest."""
-    runs: list[tuple[int, int]] = []
-    first, longest, squares = 0, 0, 0
-    for index, length in enumerate(lengths_B.tolist()):
-        wider = max(longest, length)
-        if index > first and (index + 1 - first) * wider**2 > _WASTE * (squares + length**2):
-            runs.append((first, index))
-            first, wider, squares = index, length, 0
-        longest, squares = wider, squares + length**2
-    return [*runs, (first, len(lengths_B))]
+def group_samples(
+    lengths_B: np.ndarray, keys_B: np.ndarray | None = None, *, spare: int = 0
+) -> list[tuple[int, int]]:
+    """Cut the samples, in order, into runs [(first, end)] that waste little when padded to their longest.
+
+    Args:
+        lengths_B: (B,) queries of each sample.
+        keys_B: (B,) keys; None: as many as queries.
+        spare: scores that a run may waste besides.
+    """
+    queries_B, keys_B = lengths_B, lengths_B if keys_B is None else keys_B
+    found: list[tuple[int, int]] = []
+    first, high, wide, scores = 0, 0, 0, 0
+    for index, (queries, keys) in enumerate(zip(queries_B.tolist(), keys_B.tolist(), strict=True)):
+        higher, wider = max(high, queries), max(wide, keys)
+        if (
+            index > first
+            and (index + 1 - first) * higher * wider > _WASTE * (scores + queries * keys) + spare
+        ):
+            found.append((first, index))
+            first, higher, wider, scores = index, queries, keys, 0
+        high, wide, scores = higher, wider, scores + queries * keys
+    return [*found, (first, len(queries_B))]
+
+
+def groups_of(cumulative_B1: np.ndarray, device: torch.device, spare: int = 0) -> tuple[Group, ...]:
+    """Runs of neighbours of one stream.
+
+    Args:
+        cumulative_B1: (B + 1,) where each sample begins.
+        device: of the indexes.
+        spare: scores that a run may waste besides (`group_samples`).
+    """
+    runs = group_samples(np.diff(cumulative_B1), spare=spare)
+    return tuple(_group(cumulative_B1, first, end, device) for first, end in runs)
+
+
+def across_groups(
+    queries_B1: np.ndarray, keys_B1: np.ndarray, device: torch.device
+) -> tuple[tuple[Group, Group], ...]:
+    """Runs of neighbours that waste little when queries and keys are padded, each to their longest.
+
+    Args:
+        queries_B1: (B + 1,) where each sample's queries begin.
+        keys_B1: (B + 1,) where its keys do.
+        device: of the indexes.
+    """
+    runs = group_samples(np.diff(queries_B1), np.diff(keys_B1), spare=SPARE)
+    return tuple(
+        (_group(queries_B1, first, end, device), _group(keys_B1, first, end, device)) for first, end in runs
+    )
 
 
 def build_layout(
@@ -205,10 +264,9 @@ def build_layout(
         kernel: name of what computes attention.
     """
     cumulative_B1 = cumulative_lengths(micro_batch.lengths_B)
-    runs = group_samples(micro_batch.lengths_B)
     return Layout(
         cumulative_B1=cumulative_B1,
-        groups=tuple(_group(cumulative_B1, first, end, device) for first, end in runs),
+        groups=groups_of(cumulative_B1, device),
         reads_U=to_device(micro_batch.reads_U, device),
         inputs=inputs,
         kernel=kernel,

@@ -13,8 +13,10 @@ from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import Anatomy, anatomy, evaluating
 from bigbatch.model.attention import CannotPack
 from bigbatch.model.heads import TOKENS_ALONE, Input
+from bigbatch.model.layout import Layout
+from bigbatch.model.pairs import is_pair, obstacle_of_pair
 from bigbatch.model.runner import Runner, packed_runner
-from bigbatch.samples import TOKENS, MicroBatch, Table, offsets_of, starts_of
+from bigbatch.samples import TOKENS, MicroBatch, Stream, Table, offsets_of, starts_of
 
 
 def can_pack(
@@ -36,19 +38,19 @@ def can_pack(
             False,
             "every sample is as long as any other: nothing is padded, and packing would change nothing",
         )
-    if [*inputs] != [TOKENS]:
-        return False, f"it is fed {' and '.join(inputs)}; only tokens alone are packed"
+    if [*inputs] != [TOKENS] and not is_pair(inputs):
+        return False, f"it is fed {' and '.join(inputs)}; only tokens are packed"
     parts = parts or anatomy(module)
-    reason = _structural_obstacle(parts)
+    reason = _structural_obstacle(parts, is_pair(inputs))
     if reason:
         return False, reason
     try:
-        runner = packed_runner(module, parts)
+        runner = packed_runner(module, parts, inputs=inputs)
     except ModelError as error:
         return False, str(error)
     try:
         with evaluating(module):
-            reason = _trial_obstacle(runner, parts)
+            reason = _trial_obstacle(runner, parts, inputs)
     except CannotPack as error:
         reason = str(error)
     except Exception as error:  # a model that cannot take a pack may fail anywhere; the padded path remains
@@ -58,13 +60,16 @@ def can_pack(
     return (False, reason) if reason else (True, "every block uses transformers' attention interface")
 
 
-def _structural_obstacle(parts: Anatomy) -> str:
+def _structural_obstacle(parts: Anatomy, pair: bool) -> str:
     """Why the structure alone forbids packing; empty when it does not."""
     if not parts.pools_one_token:
         return "its head reads more than one token of a sample (mean pooling)"
-    if parts.learned_positions and not parts.takes_positions:
+    if pair and (reason := obstacle_of_pair(parts)):
+        return reason
+    if parts.learned_positions and not parts.takes_positions and not pair:
         return "positions of its tokens cannot be given"
-    if not getattr(parts.base, "_supports_attention_backend", False):
+    # Encoder-decoders use the interface without a word about it; the trial finds out.
+    if not pair and not getattr(parts.base, "_supports_attention_backend", False):
         return "its attention does not use transformers' attention interface"
     kinds = set(getattr(parts.outer.config, "layer_types", None) or ())
     if not kinds <= {"full_attention", "sliding_attention"}:
@@ -72,12 +77,17 @@ def _structural_obstacle(parts: Anatomy) -> str:
     return ""
 
 
-def _trial_obstacle(runner: Runner, parts: Anatomy) -> str:
+def _trial_obstacle(runner: Runner, parts: Anatomy, inputs: Mapping[str, Input]) -> str:
     """Why a trial of three samples forbids packing; empty when it does not."""
-    batch, changed = _trial_batch(parts, changed=False), _trial_batch(parts, changed=True)
+    batch, changed = (_trial_batch(parts, inputs, changed=changed) for changed in (False, True))
     calls: list[int | None] = []
     inside: list[int] = []
-    runner.lay_out(lambda layout, _: replace(layout, witness=lambda _, window: calls.append(window)))
+
+    def witnessed(layout: Layout) -> Layout:
+        source = None if layout.source is None else witnessed(layout.source)
+        return replace(layout, source=source, witness=lambda _, window: calls.append(window))
+
+    runner.lay_out(lambda layout, _: witnessed(layout))
     handles = [
         block.register_forward_hook(lambda *_: inside.append(len(calls)))
         for block in {application.module for application in parts.blocks}
@@ -104,8 +114,10 @@ def _trial_obstacle(runner: Runner, parts: Anatomy) -> str:
     return ""
 
 
-def _trial_batch(parts: Anatomy, changed: bool) -> MicroBatch:
-    """Samples of 3, 4 and 2 tokens, all read by heads of tokens; `changed` gives the middle one other ids."""
+def _trial_batch(parts: Anatomy, inputs: Mapping[str, Input], *, changed: bool) -> MicroBatch:
+    """Samples of 3, 4 and 2 tokens, all read by heads of tokens; `changed` gives the middle one other ids. An encoder
+    reads 2, 4 and 3 of them.
+    """
     vocabulary = parts.outer.get_input_embeddings().num_embeddings  # pyright: ignore
     ids_T = np.arange(9, dtype=np.int64) % vocabulary
     if changed:
@@ -125,6 +137,12 @@ def _trial_batch(parts: Anatomy, changed: bool) -> MicroBatch:
         values=np.zeros(units, np.int64),
         weights=np.ones(units, np.float32),
     )
+    if is_pair(inputs):
+        read_S = np.arange(9, dtype=np.int64) % vocabulary
+        if changed:
+            read_S[2:6] = (read_S[2:6] + 5) % vocabulary
+        others = Stream(columns={"ids": read_S}, offsets=offsets_of(np.array([2, 4, 3])), positions=1)
+        table = table.replaced(**{name: others for name in inputs if name != TOKENS})
     return MicroBatch(
         index=0,
         sample_ids_B=np.arange(3),

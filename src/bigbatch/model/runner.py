@@ -17,6 +17,7 @@ from bigbatch.model.attention import IMPLEMENTATION, LAYOUT
 from bigbatch.model.feeds import Packed, Padded, install, of_pack, of_units
 from bigbatch.model.heads import TOKENS_ALONE, Input
 from bigbatch.model.layout import Layout
+from bigbatch.model.pairs import PackedPair, install_pair, is_pair
 from bigbatch.model.products import Product
 from bigbatch.model.unseen import follows_interface, nobody_looks
 from bigbatch.samples import MicroBatch
@@ -127,7 +128,9 @@ def padded_runner(module: nn.Module, pad_id: int, inputs: Mapping[str, Input] = 
     )
 
 
-def packed_runner(module: nn.Module, parts: Anatomy, *, attention: str = "sdpa") -> Runner:
+def packed_runner(
+    module: nn.Module, parts: Anatomy, *, attention: str = "sdpa", inputs: Mapping[str, Input] = TOKENS_ALONE
+) -> Runner:
     """Without padding: all samples one behind the other, attention inside each.
 
     Dropout of hidden states draws masks of shape (1, T, D), attention dropout one mask a sample. The module's attention
@@ -137,10 +140,14 @@ def packed_runner(module: nn.Module, parts: Anatomy, *, attention: str = "sdpa")
         module: a model with a head.
         parts: of it.
         attention: what computes attention, a name in `attention.KERNELS`.
+        inputs: of `HEADS`, which streams the model is fed and how.
 
     Raises:
         ModelError: transformers cannot exchange this model's attention function.
     """
-    runner = Runner(module=module, feed=Packed(parts, attention), units=of_pack)
+    feed = PackedPair(parts, attention, inputs) if is_pair(inputs) else Packed(parts, attention)
+    runner = Runner(module=module, feed=feed, units=of_pack)
     runner.when_closed(install(parts))
+    if is_pair(inputs):
+        runner.when_closed(install_pair(parts))
     return runner
