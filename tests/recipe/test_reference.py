@@ -31,7 +31,7 @@ def test_types_defaults_and_what_is_planned_are_shown():
     assert "(planned, not built yet: `freelb`, `rdrop`)" in reference()
     assert "`full` permutes all samples. (planned, not built yet: `shards`)" in reference()
     assert "| quantity | `6 %` |" in row["warmup"]
-    assert "(planned, not built yet)" in row["adapter"]
+    assert "| `auto` / list of text | `auto` |" in row["targets"]
     assert "`adamw` / `sgd` / `lamb` / `lars` / `lion` / `muon` / `schedule_free` / reference" in "\n".join(
         lines
     )

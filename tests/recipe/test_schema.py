@@ -172,7 +172,6 @@ def test_every_form_of_the_contract(text, long_form, tmp_path):
 
 
 LATER = [
-    "model.adapter={name: lora}",
     "task={name: match, towers: 2}",
     "task=rank",
     "data.train=hf://datasets/org/name@rev",

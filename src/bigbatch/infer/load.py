@@ -12,7 +12,8 @@ from bigbatch.data.labels import LabelSet
 from bigbatch.documents import read_document
 from bigbatch.errors import ModelError, UsageError
 from bigbatch.infer.devices import devices_of, only_cpu
-from bigbatch.infer.start import deriving, start_of
+from bigbatch.infer.start import base_of, deriving, start_of
+from bigbatch.model.adapter_folder import is_adapter_folder
 from bigbatch.model.folder import CONFIG, read_in, read_list_in
 from bigbatch.model.heads import HEADS
 from bigbatch.model.size import check_numbers
@@ -32,6 +33,7 @@ from bigbatch.tasks.match import Match, width_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from bigbatch.recipe.learning import ModelSpec
     from bigbatch.recipe.schema import Recipe
 
 _KINDS: Mapping[str, Kind] = {problem: kind for kind, problem in PROBLEM_TYPES.items()}
@@ -118,7 +120,8 @@ def _open_run(run: Path, device: str | None, code: bool, metrics: bool) -> Loade
         )
     task = task_from_recipe(_with_copies(needed, run.absolute() / "code"))
     devices = devices_of(device, recipe.plan.device)
-    opened = _open(model, task, recipe.data.max_length, devices, _way_of(run))
+    base = base_of(run, recipe) if is_adapter_folder(str(model)) else None
+    opened = _open(model, task, recipe.data.max_length, devices, _way_of(run), base)
     opened = replace(opened, task=with_start(opened.task, run, recipe, devices[0]))
     return replace(opened, columns=dict(recipe.data.columns), recipe=recipe, notes=(*notes, *opened.notes))
 
@@ -177,6 +180,7 @@ def _open(
     max_length: int | None,
     devices: Sequence[str],
     planned: ForwardPlan | None = None,
+    base: ModelSpec | None = None,
 ) -> Loaded:
     from bigbatch.model.load import load_tokenizer
     from bigbatch.recipe.learning import ModelSpec
@@ -187,7 +191,7 @@ def _open(
         one_number = task.kind == "regression" and len(names) == 1
         task = task.with_facts(labels=None if one_number else LabelSet(names))
     notes: list[str] = []
-    module = task.build(spec, BuildFacts(seed=0, dropout=None, module=None, note=notes.append))
+    module = task.build(spec, BuildFacts(seed=0, dropout=None, module=None, note=notes.append, base=base))
     tokenizer = None
     if any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
         tokenizer = load_tokenizer(spec)

@@ -11,6 +11,7 @@ import numpy as np
 
 from bigbatch.errors import UsageError
 from bigbatch.infer.forwards import run_forward
+from bigbatch.model.adapter_folder import is_adapter_folder
 from bigbatch.model.files import folder_digest
 from bigbatch.protocols import Forward
 from bigbatch.samples import UNITS, Table
@@ -43,6 +44,24 @@ def deriving(needs: tuple[Derived, ...], opened: Callable[[], Forward]) -> Calla
     return derive
 
 
+def base_of(run: Path, recipe: Recipe) -> ModelSpec | None:
+    """Where the base model of a run's adapters is; None: where their folder says.
+
+    Args:
+        run: the directory.
+        recipe: of the run.
+
+    Raises:
+        UsageError: it is not where it was, or another model now.
+    """
+    if recipe.model.name is None:
+        return None
+    start = start_of(run, recipe)
+    if is_adapter_folder(start.name):
+        return None
+    return start.model_copy(update={"adapter": None})
+
+
 def start_of(run: Path, recipe: Recipe) -> ModelSpec:
     """Where the model is that a run started from: a name of the hub, or a folder, known by its content.
 
@@ -59,6 +78,8 @@ def start_of(run: Path, recipe: Recipe) -> ModelSpec:
             f"{run}: this run started from a live model, which is not kept, and its figures are told by that: save the "
             "model, name its folder (model: FOLDER), and train anew"
         )
+    # Adapters begin as if they were not there: the model that the run started from has none.
+    spec = spec.model_copy(update={"adapter": None})
     expected = None if identity is None else identity.fingerprint.what.get("data.contents.model")
     if expected == f"{spec.name}@{spec.revision or ''}":
         return spec

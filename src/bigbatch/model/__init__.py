@@ -20,6 +20,9 @@
     ├── folder.py      which files of a model folder may be opened, and a view of it that has no others
     ├── clean.py       configurations without the keys that name code, other files, or ways to compute
     ├── size.py        parameters counted before they are allocated
+    ├── new_head.py    new layers for another number of labels
+    ├── adapters.py    low-rank adapters: which layers, put in, merged
+    ├── adapter_folder.py  folders of adapters as PEFT has them, read and written
     ├── load.py        load_tokenizer, load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides
     ├── vision.py      models that look at images: their size and positions, and what cannot be split

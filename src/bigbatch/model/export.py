@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import secrets
@@ -15,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from bigbatch.model.adapter_folder import Base, write_adapters
+from bigbatch.model.adapters import has_adapters, merged
 from bigbatch.model.clean import cleaned, read_object
 from bigbatch.model.encoder import bare
 from bigbatch.model.folder import CLEANED, CONFIG, PICKLES
@@ -32,11 +33,12 @@ def save_model(
     weights: Weights | None = None,
     *,
     files: Mapping[str, str] = {},
+    base: Base | None = None,
 ) -> None:
     """Write weights, configuration, tokenizer and model card; the folder is there whole or not at all.
 
-    It opens with `from_pretrained(folder)` of transformers' class for its head. A PEFT-wrapped model is
-    written with its adapters merged, on a copy.
+    It opens with `from_pretrained(folder)` of transformers' class for its head. Adapters are merged, on a copy; or,
+    where their base is named, they are what is written, as PEFT writes them.
 
     Args:
         module: the model; not changed.
@@ -45,6 +47,7 @@ def save_model(
         card: text of README.md.
         files: further ones: path in the folder -> content.
         weights: whole tensors by clean name, where the module holds only parts of its own; read one at a time.
+        base: of the adapters, which are written without it; None: they are merged.
 
     Raises:
         OSError: the disk.
@@ -55,7 +58,9 @@ def save_model(
     fresh = new_folder(folder.parent, f".{folder.name}.new-")
     try:
         with quiet():
-            if weights is None:
+            if base is not None:
+                write_adapters(module, base, fresh, weights)
+            elif weights is None:
                 _plain(module).save_pretrained(fresh)
             else:
                 _save_stored(_plain(module), weights, fresh)
@@ -120,8 +125,7 @@ def _clean(folder: Path) -> None:
 
 def _plain(module: nn.Module) -> Any:
     """The transformers model without wrappers, adapters merged."""
-    model: Any = bare(unwrap(module))
-    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    return merged(module) if has_adapters(module) else bare(unwrap(module))
 
 
 def _replace(fresh: Path, folder: Path) -> None:

@@ -7,12 +7,11 @@ Everything that was decided comes back as notes for people.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -20,6 +19,8 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from bigbatch.errors import ModelError
+from bigbatch.model.adapter_folder import AdapterFolder, is_adapter_folder, put_back, read_adapter
+from bigbatch.model.adapters import layers_of, put_in
 from bigbatch.model.adjust import (
     keep_every_block,
     override_config,
@@ -29,17 +30,16 @@ from bigbatch.model.adjust import (
 )
 from bigbatch.model.anatomy import anatomy, evaluating, headed_model, trial_ids
 from bigbatch.model.checks import check_model, check_stacks, pad_id
-from bigbatch.model.encoder import Encoder
+from bigbatch.model.encoder import Encoder, bare
 from bigbatch.model.folder import CONFIG, View
 from bigbatch.model.heads import HEADS, HeadKind, ProblemType
 from bigbatch.model.masters import full_precision, tie
 from bigbatch.model.names import clean_name
+from bigbatch.model.new_head import output_layers, renew_outputs, seeded
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
 from bigbatch.private import keep_compiled_code_private
-
-if TYPE_CHECKING:
-    from bigbatch.recipe.learning import ModelSpec
+from bigbatch.recipe.learning import ModelSpec
 
 __all__ = ["LoadedModel", "check_model", "known_labels", "load_model", "load_tokenizer", "pad_id"]
 
@@ -77,6 +77,9 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         ModelError: it cannot be had.
     """
     name = spec.tokenizer or spec.name
+    if name is not None and is_adapter_folder(name) and not any(Path(name).glob("tokenizer*")):
+        found = read_adapter(name)
+        return load_tokenizer(ModelSpec(name=found.base, revision=found.revision))
     if name is None:
         raise ModelError("model.name: none given, and no tokenizer; pass `tokenizer=` with a live model")
     try:
@@ -111,6 +114,9 @@ def known_labels(spec: ModelSpec | None, module: nn.Module | None = None) -> tup
         return _meaningful(headed_model(module).config)
     if spec is None or spec.name is None:
         raise ModelError(_NO_NAME)
+    if is_adapter_folder(spec.name) and not (Path(spec.name) / CONFIG).is_file():
+        found = read_adapter(spec.name)
+        return known_labels(ModelSpec(name=found.base, revision=found.revision))
     with opened(spec.name, spec.revision, weights=False) as view:
         return _meaningful(load_config(view))
 
@@ -125,6 +131,7 @@ def load_model(
     seed: int,
     dropout: float | None,
     module: nn.Module | None = None,
+    base: ModelSpec | None = None,
 ) -> LoadedModel:
     """The model that the recipe asks for with a head of this kind, fp32, on the CPU (a live one stays where it is).
 
@@ -138,6 +145,7 @@ def load_model(
         seed: of new weights; the global generators are left as they were.
         dropout: every dropout probability; None keeps the model's own.
         module: a live model, used as it is but for its number format; frozen parameters stay frozen.
+        base: of a folder of adapters, where another place is known for it than the folder names.
 
     Raises:
         ModelError: what is wrong and what helps.
@@ -145,7 +153,7 @@ def load_model(
     wanted = _Wanted(kind=kind, outputs=outputs, id2label=id2label, problem_type=problem_type, seed=seed)
     unkept = keep_compiled_code_private()  # some models of transformers compile parts of themselves
     if module is None:
-        module, notes = _from_source(spec, wanted, dropout)
+        module, notes = _from_source(spec, wanted, dropout, base)
     else:
         check_stacks(getattr(module, "config", None), type(module).__name__, two=kind == "seq2seq")
         module = _live_encoder(module) if kind == "hidden" else module
@@ -158,16 +166,45 @@ def load_model(
 # ---------------------------------------------------------------- from a folder or the hub
 
 
-def _from_source(spec: ModelSpec, wanted: _Wanted, dropout: float | None) -> tuple[nn.Module, list[str]]:
+def _from_source(
+    spec: ModelSpec, wanted: _Wanted, dropout: float | None, base: ModelSpec | None = None
+) -> tuple[nn.Module, list[str]]:
     if spec.name is None:
         raise ModelError(_NO_NAME)
+    if is_adapter_folder(spec.name):
+        return _from_adapters(read_adapter(spec.name), spec, wanted, dropout, base)
     with opened(spec.name, spec.revision, weights=spec.init == "pretrained") as view:
-        return _from_view(view, spec, wanted, dropout)
+        module, notes, new = _from_view(view, spec, wanted, dropout)
+    if spec.adapter is not None:
+        layers = layers_of(spec.adapter, anatomy(module))
+        notes.append(put_in(module, layers, seed=wanted.seed, new=new))
+    return module, notes
+
+
+def _from_adapters(
+    found: AdapterFolder, spec: ModelSpec, wanted: _Wanted, dropout: float | None, base: ModelSpec | None
+) -> tuple[nn.Module, list[str]]:
+    if spec.adapter is not None or spec.init != "pretrained":
+        raise ModelError(
+            f"{found.folder} holds adapters, which go on being trained as they are: leave model.adapter and model.init "
+            "out, or merge them first (bigbatch export RUN --to torch)"
+        )
+    named = base or ModelSpec(name=found.base, revision=found.revision)
+    module, notes = _from_source(named.model_copy(update={"config": spec.config}), wanted, dropout)
+    change = ""
+    if (found.folder / CONFIG).is_file():
+        with opened(str(found.folder), None, weights=False) as view:
+            change = _head_change(load_config(view), wanted)
+    leave = output_layers(bare(module)) if change else ()
+    said = put_back(module, found, seed=wanted.seed, leave=leave)
+    told = [note for note in notes if "new head" not in note]
+    return module, [*told, said, *([f"{change}: new head, seed {wanted.seed}"] if change else [])]
 
 
 def _from_view(
     view: View, spec: ModelSpec, wanted: _Wanted, dropout: float | None
-) -> tuple[nn.Module, list[str]]:
+) -> tuple[nn.Module, list[str], set[str]]:
+    """The model, notes, and the names of parameters that its files do not have."""
     notes, where = list(view.notes), str(view.source / CONFIG)
     config = load_config(view)
     override_config(config, spec.config)
@@ -179,7 +216,7 @@ def _from_view(
     change = _head_change(config, wanted)
     _describe_head(config, wanted)
     auto = getattr(transformers, HEADS[wanted.kind].auto)
-    with explained(view.name), quiet(), _seeded(wanted.seed):
+    with explained(view.name), quiet(), seeded(wanted.seed):
         if not view.weights:
 
             def build() -> nn.Module:
@@ -188,7 +225,7 @@ def _from_view(
             with torch.random.fork_rng(devices=[]):
                 check_fits(build, where)
             module = _headed(build(), wanted)
-            return module.float().eval(), [*notes, f"random weights, seed {wanted.seed}"]
+            return module.float().eval(), [*notes, f"random weights, seed {wanted.seed}"], set()
         stored = stored_in(view.weights)
         fits_memory(stored.numbers, str(view.source))
         with bounded(where, stored):
@@ -207,7 +244,7 @@ def _from_view(
     if wanted.kind == "hidden":  # a pooler that was not there is not missed
         new &= {clean_name(name) for name, _ in module.named_parameters()}
     notes += _explain_new(module, new, info, change, wanted)
-    return module.eval(), notes
+    return module.eval(), notes, new
 
 
 def _headed(module: nn.Module, wanted: _Wanted) -> nn.Module:
@@ -236,7 +273,7 @@ def _explain_new(module: nn.Module, new: set[str], info: Any, change: str, wante
         )
     if change and not info["mismatched_keys"]:
         # Weights of the right shape came along, but they stood for something else.
-        renewed = _renew_outputs(headed_model(module), wanted, besides=new)
+        renewed = renew_outputs(headed_model(module), wanted.outputs, seed=wanted.seed, besides=new)
         change = change if renewed else ""
     if new and not change:
         change = f"no weights for {', '.join(sorted({name.rpartition('.')[0] for name in new}))}"
@@ -279,7 +316,7 @@ def _adopt(module: nn.Module, spec: ModelSpec, wanted: _Wanted, dropout: float |
     if change:
         if outer is not module and hasattr(module, "get_base_model"):
             raise ModelError(f"{change}; a PEFT-wrapped model must be built with num_labels={wanted.outputs}")
-        _renew_outputs(outer, wanted)
+        renew_outputs(outer, wanted.outputs, seed=wanted.seed)
         notes.append(f"{change}: new head, seed {wanted.seed}")
     _describe_head(outer.config, wanted)
     if wanted.labelled and hasattr(outer, "num_labels"):
@@ -374,54 +411,3 @@ def _looks_ahead(outer: Any) -> bool:
     with evaluating(outer):
         before, after = (outer(input_ids=ids).logits[0, 0] for ids in (ids_1L, other_1L))
     return not torch.equal(before, after)
-
-
-def _renew_outputs(outer: Any, wanted: _Wanted, besides: Collection[str] = ()) -> bool:
-    """Replace the layers whose shape follows the number of labels by new ones, seeded; says whether any was.
-
-    Args:
-        outer: the model.
-        wanted: the head.
-        besides: names of parameters that are new already; a layer that has one is left as it is.
-    """
-    renewed = False
-    for name in _output_layers(outer):
-        if f"{name}.weight" in besides:
-            continue
-        old = outer.get_submodule(name)
-        if not isinstance(old, nn.Linear):
-            raise ModelError(
-                f"{name} is a {type(old).__name__}; build the model with num_labels={wanted.outputs}"
-            )
-        place, dtype = old.weight.device, old.weight.dtype
-        new = nn.Linear(old.in_features, wanted.outputs, bias=old.bias is not None, device="meta")
-        new = new.to_empty(device="cpu")
-        with _seeded(wanted.seed):
-            outer._init_weights(new)
-        new.requires_grad_(old.weight.requires_grad)
-        parent, _, child = name.rpartition(".")
-        setattr(outer.get_submodule(parent), child, new.to(device=place, dtype=dtype))
-        renewed = True
-    return renewed
-
-
-def _output_layers(outer: Any) -> list[str]:
-    """Modules whose parameters change shape with the number of labels: built twice, without memory."""
-    shapes = []
-    for extra in (0, 1):
-        config = copy.deepcopy(outer.config)
-        config.num_labels = outer.config.num_labels + extra
-        with torch.device("meta"), _seeded(0):
-            built = type(outer)(config)
-        shapes.append({name: item.shape for name, item in built.named_parameters()})
-    return list(
-        dict.fromkeys(name.rpartition(".")[0] for name in shapes[0] if shapes[0][name] != shapes[1][name])
-    )
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The CPU generator seeded inside, as it was outside."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -6,6 +6,7 @@ A recipe is read by `load.load_recipe`, is a frozen `schema.Recipe`, and is writ
     inputs.py              sections data and batch
     tasks.py               section task, and the options of each
     learning.py            sections model, optimizer, schedule, loss and their kin
+    adapters.py            section model.adapter
     words.py               lists of words that other rooms know too
     optimizers.py          the optimisers by name, and what holds of each
     machine.py             sections sync, guard, scale, plan, launch and run

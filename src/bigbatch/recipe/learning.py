@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from bigbatch.recipe.adapters import AdapterSpec
 from bigbatch.recipe.optimizers import OPTIMIZERS
 from bigbatch.recipe.values import (
     AUTO,
@@ -79,8 +80,16 @@ class ModelSpec(Section):
     """Settings of the model's configuration to overwrite, such as {pad_token_id: 0}."""
     trainable: Annotated[Literal["all", "head"] | list[str], PlainValidator(_trainable)] = "all"
     """`all`, `head`, or patterns of parameter names (`*` matches anything); the rest stays frozen."""
-    adapter: Annotated[dict[str, object] | None, built(None)] = None
-    """Low-rank adapters."""
+    adapter: AdapterSpec | None = None
+    """Train low-rank adapters beside the model, which stays as it is; null: the model itself."""
+
+    @model_validator(mode="after")
+    def _one_thing_is_trained(self) -> ModelSpec:
+        if self.adapter is not None and self.trainable != "all":
+            raise ValueError(
+                "adapter and trainable: adapters are trained with the head, and all else stays as it is; leave one out"
+            )
+        return self
 
 
 class OptimizerSpec(Section):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from bigbatch.recipe import training_arguments
+from bigbatch.recipe.adapters import with_adapter_rate
 from bigbatch.recipe.inputs import BatchSpec, DataFile, DataSpec
 from bigbatch.recipe.learning import (
     BestSpec,
@@ -158,7 +159,7 @@ class Recipe(Section):
             values["schedule"] = {"name": "wsd", "warmup": AUTO_WARMUP}
         if values.get("gradient") is None and _is_match(values.get("task")):
             values["gradient"] = {"name": "cached"}
-        return values
+        return with_adapter_rate(values)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

@@ -31,6 +31,10 @@ def desugar(values: dict[str, object]) -> tuple[dict[str, object], dict[Path, Pa
     for key in NAMED_SECTIONS:
         if isinstance(out.get(key), str):
             out[key] = {"name": out[key]}
+    model = out.get("model")
+    if isinstance(model, dict) and isinstance(model.get("adapter"), str):
+        out["model"] = {**model, "adapter": {"name": model["adapter"]}}
+        moved["model", "adapter", "name"] = ("model", "adapter")
     if isinstance(out.get("best"), str):
         out["best"] = {"metric": out["best"]}
         moved["best", "metric"] = ("best",)

@@ -19,6 +19,7 @@
     ramp.py          the size of the next batch, where a ramp decides it
     baseline/        simple models of the same rows, fitted once and kept
     finish.py        best weights, final evaluation, model folder, result.json
+    adapters.py      what the adapters of a run belong to
     verdict.py       the sentence that a finished run ends with
     about.py         a run in words for people
     card.py          the model card

@@ -20,6 +20,7 @@ from bigbatch.metrics.watched import figure_of, gate_splits, larger_is_better
 from bigbatch.model.export import save_model
 from bigbatch.records import Event, Record
 from bigbatch.run.about import base_name
+from bigbatch.run.adapters import base_of
 from bigbatch.run.baseline.kept import kept_or_fitted
 from bigbatch.run.between import Between
 from bigbatch.run.card import model_card
@@ -95,7 +96,10 @@ def _written(
     # No rank holds all of a divided model; its checkpoint does.
     stored = between.keeper.stored_weights() if between.world.divides else None
     files = parts.task.files(parts.module)
-    save_model(parts.module, parts.model.tokenizer, directory.model, card, stored, files=files)
+    base_model = base_of(parts)
+    save_model(
+        parts.module, parts.model.tokenizer, directory.model, card, stored, files=files, base=base_model
+    )
     directory.write_json(directory.evaluation, evaluation_file(parts, between.results))
     if stored is None:  # the analysis runs the model, which takes every rank of a divided one
         yield from _keep_analysis(parts, directory, between)

@@ -20,7 +20,7 @@ from bigbatch.build.ready import ready_model
 from bigbatch.documents import readable
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.model.files import file_digest
-from bigbatch.model.tensors import named_tensors
+from bigbatch.model.tensors import base_digest, saved_tensors
 from bigbatch.parallel.agree import by_leader, check_same, leader_only, shapes_of
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.places import Place
@@ -33,6 +33,7 @@ from bigbatch.recipe.optimizers import state_multiple
 from bigbatch.recipe.references import read_code, referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
+from bigbatch.run.adapters import check_live
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.between import Between
 from bigbatch.run.events import carried_on_event
@@ -230,6 +231,8 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
             world, lambda: readable(directory.plan), lambda content: content, lambda content: content
         )
         frozen_plan = _frozen_plan(kept, recipe, wishes.say)
+    bases: list[str] = []
+    check_live(start.live.module, recipe)
     given = Given(
         live=start.live,
         world=world,
@@ -238,6 +241,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         cache_dir=token_cache(recipe),
         say=wishes.say,
         progress=wishes.progress,
+        planned=lambda module: bases.append(base_digest(module)),
     )
     parts = build(recipe, start.task, start.inputs, given)
     check_same(world, shapes_of(parts.module), socket.gethostname())
@@ -254,6 +258,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         parts.strategy.world,
         run_id=run_id,
         digest=start.what.digest,
+        base=bases[0],
         keep=recipe.run.keep,
     )
     guard = Guard(patience=recipe.guard.patience, on_nonfinite=recipe.guard.on_nonfinite)
@@ -396,7 +401,9 @@ def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
 def first_guess_bytes(recipe: Recipe, live: Live) -> int:
     """Disk space of a run as far as the size of its weights is known without loading them."""
     if live.module is not None:
-        weights = sum(tensor.nbytes for tensor in named_tensors(live.module)[0].values())
+        weights = sum(tensor.nbytes for tensor in saved_tensors(live.module)[0].values())
+    elif recipe.model.adapter is not None:
+        return _RECORD_BYTES
     else:
         folder = recipe.resolve_path(recipe.model.name or "")
         weights = (
@@ -412,7 +419,7 @@ def bytes_needed(parts: Parts, keep: int) -> int:
 
     Optimiser states do not exist before the first update, so they are counted from the parameters.
     """
-    tensors, _ = named_tensors(parts.module)
+    tensors, _ = saved_tensors(parts.module)
     optimizer = parts.recipe.optimizer
     per_parameter = state_multiple(optimizer.name, optimizer.momentum, optimizer.state)
     trainable = sum(parameter.nbytes for parameter in parts.strategy.parameters)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bigbatch.errors import CheckpointError
 from bigbatch.model.streams import Weights
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import State, World
@@ -54,6 +55,7 @@ class Keeper:
         *,
         run_id: str,
         digest: str = "",
+        base: str = "",
         keep: int,
         room_bytes: int = 0,
     ) -> None:
@@ -66,6 +68,7 @@ class Keeper:
             world: the ranks, which write and read together.
             run_id: of identity.json; checkpoints of another run are refused.
             digest: of what is computed, likewise; `--continue` changes it.
+            base: digest of the weights that checkpoints do not hold, since they never move; empty where they hold all.
             keep: checkpoints that stay.
             room_bytes: memory for a copy of what this rank saves; a larger one is written before `save` returns.
         """
@@ -75,6 +78,7 @@ class Keeper:
         self.world = world
         self.run_id = run_id
         self.digest = digest
+        self.base = base
         self.restored_digest: str | None = None
         """Of the checkpoint that was restored; None where it does not say."""
         self.keep = keep
@@ -108,7 +112,7 @@ class Keeper:
             tensors={**tensors, **scores_to_write(progress.scores, self.world)},
             pieces=pieces,
             aliases=aliases,
-            state={"progress": progress.to_dict(), "digest": self.digest, **held.facts},
+            state={"progress": progress.to_dict(), "digest": self.digest, **self._about_base(), **held.facts},
             run_id=self.run_id,
         )
         self.journal.sync()
@@ -161,6 +165,7 @@ class Keeper:
         if found is None:
             return None, notes
         check_run_state(found.state)
+        self._check_base(found.state.get("base", ""))
         load_weights(self.module, found, self.world)
         progress = Progress.from_dict(found.state["progress"])
         progress.scores = scores_read(found.tensors)
@@ -169,6 +174,17 @@ class Keeper:
         self.saved_clock = progress.clock(0.0)
         rest = {name: value for name, value in found.tensors.items() if not name.startswith((MODEL, SCORES))}
         return Restored(progress=progress, held=State(tensors=rest, facts=found.state)), notes
+
+    def _about_base(self) -> dict[str, str]:
+        return {"base": self.base} if self.base else {}
+
+    def _check_base(self, stored: object) -> None:
+        if stored != self.base:
+            raise CheckpointError(
+                f"{self.directory.checkpoints}: its checkpoints hold adapters of another base model than the one "
+                "that was loaded now: the weights in its folder have changed. Bring that model back, or train anew "
+                "(run.dir)"
+            )
 
     def recount(self, progress: Progress) -> str | None:
         """Count records as metrics.jsonl has them; why a checkpoint must know, where there are fewer than it says.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.errors import CheckpointError
-from bigbatch.model.tensors import named_tensors
+from bigbatch.model.tensors import saved_tensors
 from bigbatch.protocols import State, World
 from bigbatch.store.checkpoints import CheckpointState, Wanted
 from bigbatch.store.slices import Piece, Region, dealt
@@ -35,7 +35,7 @@ def to_write(
     Raises:
         CheckpointError: the optimiser keeps a state whose parts cannot be put together.
     """
-    like, same = named_tensors(module)
+    like, same = saved_tensors(module)
     model = {MODEL + name: tensor for name, tensor in like.items()}
     aliases = {MODEL + name: MODEL + stored for name, stored in same.items()}
     if state.own:
@@ -73,7 +73,7 @@ def to_read(module: nn.Module, world: World, *, weights_only: bool = False) -> W
     Returns:
         A function of a stored tensor's name and whole shape: the region that this rank reads; None: nothing of it.
     """
-    held = named_tensors(module)[0]
+    held = saved_tensors(module)[0]
 
     def wanted(name: str, shape: tuple[int, ...]) -> Region | None:
         if weights_only and not name.startswith(MODEL):
@@ -121,7 +121,7 @@ def load_weights(module: nn.Module, found: CheckpointState, world: World | None 
     Raises:
         CheckpointError: names or shapes differ.
     """
-    own, _ = named_tensors(module)
+    own, _ = saved_tensors(module)
     stored = {
         name.removeprefix(MODEL): value for name, value in found.tensors.items() if name.startswith(MODEL)
     }

@@ -208,6 +208,7 @@ class Task(ABC, Generic[Out]):
             seed=facts["seed"],
             dropout=facts["dropout"],
             module=facts["module"],
+            base=facts.get("base"),
         )
         for sentence in loaded.notes:
             facts["note"](sentence)

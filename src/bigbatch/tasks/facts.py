@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.protocols import Metric, Tokenizer
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bigbatch.model.pooling import Pooling
+    from bigbatch.recipe.learning import ModelSpec
 
 
 NOT_AN_OPTION = {"option": False}
@@ -34,6 +35,8 @@ class BuildFacts(TypedDict):
     """The caller's live model; None: the model is loaded."""
     note: Callable[[str], object]
     """Told what the user should know."""
+    base: NotRequired[ModelSpec | None]
+    """Of a folder of adapters, where another place is known for it than the folder names."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,63 @@
+"""New layers for another number of labels, drawn from a seed; the global generators are left as they were."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from bigbatch.errors import ModelError
+
+
+def renew_outputs(outer: Any, outputs: int, *, seed: int, besides: Collection[str] = ()) -> bool:
+    """Replace the layers whose shape follows the number of labels by new ones, seeded; says whether any was.
+
+    Args:
+        outer: the model.
+        outputs: the number of labels.
+        seed: of the new weights.
+        besides: names of parameters that are new already; a layer that has one is left as it is.
+    """
+    renewed = False
+    for name in output_layers(outer):
+        if f"{name}.weight" in besides:
+            continue
+        old = outer.get_submodule(name)
+        if not isinstance(old, nn.Linear):
+            raise ModelError(f"{name} is a {type(old).__name__}; build the model with num_labels={outputs}")
+        place, dtype = old.weight.device, old.weight.dtype
+        new = nn.Linear(old.in_features, outputs, bias=old.bias is not None, device="meta")
+        new = new.to_empty(device="cpu")
+        with seeded(seed):
+            outer._init_weights(new)
+        new.requires_grad_(old.weight.requires_grad)
+        parent, _, child = name.rpartition(".")
+        setattr(outer.get_submodule(parent), child, new.to(device=place, dtype=dtype))
+        renewed = True
+    return renewed
+
+
+def output_layers(outer: Any) -> list[str]:
+    """Modules whose parameters change shape with the number of labels: built twice, without memory."""
+    shapes = []
+    for extra in (0, 1):
+        config = copy.deepcopy(outer.config)
+        config.num_labels = outer.config.num_labels + extra
+        with torch.device("meta"), seeded(0):
+            built = type(outer)(config)
+        shapes.append({name: item.shape for name, item in built.named_parameters()})
+    return list(
+        dict.fromkeys(name.rpartition(".")[0] for name in shapes[0] if shapes[0][name] != shapes[1][name])
+    )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The CPU generator seeded inside, as it was outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
