@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import safe_open
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bigbatch.errors import ModelError
-from bigbatch.model.adapters import ADAPTER, Layers, config_of, linear_names, peft, put_in
+from bigbatch.model.adapters import ADAPTER, Layers, config_of, is_wrapped, linear_names, peft, put_in
 from bigbatch.model.anatomy import Anatomy, anatomy, headed_model
 from bigbatch.model.clean import read_object
 from bigbatch.model.encoder import bare
@@ -27,19 +27,25 @@ from bigbatch.model.names import clean_name, named_parameters, unwrap
 from bigbatch.model.streams import Weights
 from bigbatch.written import replace_text
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
 """Of every name in a file of PEFT."""
 _MAGNITUDE = "lora_magnitude_vector"
-_TAKEN = {
-    "r": int,
+_TAKEN: Mapping[str, tuple[type, ...]] = {
+    "r": (int,),
     "lora_alpha": (int, float),
     "lora_dropout": (int, float),
-    "use_rslora": bool,
-    "use_dora": bool,
+    "use_rslora": (bool,),
+    "use_dora": (bool,),
 }
+_DEFAULTS: Mapping[str, object] = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0}
+"""PEFT's own."""
+_MOST = {"lora_dropout": 0.99, "r": 65536}
 _NO_MATTER = (
     "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "megatron_core", "modules_to_save",
     "peft_type", "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
@@ -64,7 +70,7 @@ class AdapterFolder:
     base: str
     """Folder or hub name of the model that the adapters belong to."""
     revision: str | None
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     """Of `Layers`."""
     names: tuple[str, ...]
     """Of its tensors, as PEFT names them."""
@@ -133,12 +139,13 @@ def _place_of(base: str, folder: Path) -> str:
     return base
 
 
-def _settings(found: Mapping[str, Any], where: Path) -> dict[str, Any]:
+def _settings(found: Mapping[str, object], where: Path) -> dict[str, object]:
     """Numbers and switches of PEFT's configuration; all others must be as if they were not there."""
-    for key, kind in _TAKEN.items():
-        value = found.get(key, {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0}.get(key, False))
-        wrong = not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))
-        if wrong or (kind is not bool and not 0 <= value <= 1e9) or (key == "lora_dropout" and value >= 1):
+    for key, kinds in _TAKEN.items():
+        value = found.get(key, _DEFAULTS.get(key, False))
+        if type(value) not in kinds or (
+            isinstance(value, (int, float)) and not 0 <= value <= _MOST.get(key, 1e9)
+        ):
             raise ModelError(
                 f"{where}: {key}: found {value!r}; expected a number or switch as PEFT writes it"
             )
@@ -255,9 +262,10 @@ def write_adapters(module: nn.Module, base: Base, folder: Path, weights: Weights
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Name in PEFT's file -> tensor, of all that is trained."""
-    outer: Any = unwrap(module)
-    if hasattr(outer, "merge_and_unload"):
-        return dict(peft().get_peft_model_state_dict(outer, adapter_name=next(iter(outer.peft_config))))
+    outer = unwrap(module)
+    if is_wrapped(outer):
+        [name] = cast("PeftModel", outer).peft_config
+        return dict(peft().get_peft_model_state_dict(outer, adapter_name=name))
     return {file_name(name): item for name, item in named_parameters(module).items() if item.requires_grad}
 
 
@@ -269,15 +277,14 @@ def _stored(weights: Weights) -> dict[str, Tensor]:
 
 def _settings_text(module: nn.Module, base: Base) -> str:
     """Contents of adapter_config.json."""
-    inner: Any = bare(unwrap(module))
-    values = config_of(module).to_dict()
+    inner, values = bare(unwrap(module)), config_of(module).to_dict()
     heads = {
         clean_name(name).rpartition(".")[0]
         for name, item in module.named_parameters()
         if item.requires_grad and "lora_" not in name
     }
-    if hasattr(inner, "merge_and_unload"):
-        heads, inner = {*(values["modules_to_save"] or ())}, inner.get_base_model()
+    if is_wrapped(inner):
+        heads, inner = {*(values["modules_to_save"] or ())}, cast("PeftModel", inner).get_base_model()
     values |= {
         "base_model_name_or_path": base.name,
         "revision": base.revision,
@@ -292,5 +299,5 @@ def _settings_text(module: nn.Module, base: Base) -> str:
     return json.dumps(values, indent=2, sort_keys=True, default=_plain) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return sorted(value) if isinstance(value, (set, frozenset)) else str(getattr(value, "value", value))

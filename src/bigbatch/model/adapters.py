@@ -22,11 +22,12 @@ import copy
 import difflib
 import importlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -38,6 +39,9 @@ from bigbatch.model.encoder import bare
 from bigbatch.model.names import clean_name, unwrap
 
 if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from peft.tuners.lora import LoraLayer
+
     from bigbatch.recipe.adapters import AdapterSpec
 
 ADAPTER = "default"
@@ -53,11 +57,11 @@ class Layers:
 
     targets: Sequence[str]
     """Dotted names in the transformers model."""
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     """Of PEFT's LoraConfig, beside the targets."""
 
 
-def peft() -> Any:
+def peft() -> ModuleType:
     """The library.
 
     Raises:
@@ -76,6 +80,11 @@ def peft() -> Any:
 def has_adapters(module: nn.Module) -> bool:
     """Whether a model, wrapped by PEFT or not, has adapters in it."""
     return bool(getattr(bare(unwrap(module)), "peft_config", None))
+
+
+def is_wrapped(module: nn.Module) -> bool:
+    """Whether a model is inside PEFT's own wrapper, as a live one can be."""
+    return hasattr(module, "merge_and_unload")
 
 
 def layers_of(spec: AdapterSpec, parts: Anatomy) -> Layers:
@@ -161,7 +170,7 @@ def _no_match(pattern: str, known: Sequence[str], head: Sequence[str]) -> str:
     )
 
 
-def put_in(module: nn.Module, layers: Layers, *, seed: int, new: Sequence[str] = ()) -> str:
+def put_in(module: nn.Module, layers: Layers, *, seed: int, new: Collection[str] = ()) -> str:
     """Put adapters into a model, in place; all else but its head is frozen.
 
     Args:
@@ -176,7 +185,7 @@ def put_in(module: nn.Module, layers: Layers, *, seed: int, new: Sequence[str] =
     parts = anatomy(module)
     trained = _head_parameters(parts)
     trained |= {id(item) for name, item in module.named_parameters() if clean_name(name) in set(new)}
-    model: Any = bare(unwrap(module))
+    model = bare(unwrap(module))
     library = peft()
     config = library.LoraConfig(
         target_modules=list(layers.targets),
@@ -205,13 +214,13 @@ def _head_parameters(parts: Anatomy) -> set[int]:
     return {id(item) for part in parts.head for item in part.parameters()}
 
 
-def config_of(module: nn.Module) -> Any:
+def config_of(module: nn.Module) -> LoraConfig:
     """PEFT's configuration of the adapters in a model.
 
     Raises:
         ModelError: there are several of them.
     """
-    found: Mapping[str, Any] = getattr(bare(unwrap(module)), "peft_config", {})
+    found: Mapping[str, LoraConfig] = getattr(bare(unwrap(module)), "peft_config", {})
     if len(found) != 1:
         raise ModelError(f"the model has {len(found)} adapters ({', '.join(found)}); expected one")
     return next(iter(found.values()))
@@ -234,18 +243,18 @@ def is_plain_lora(module: nn.Module) -> bool:
     )
 
 
-def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def lora_layers(module: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
     """Name and module of each layer that has adapters."""
     for name, part in module.named_modules():
         if hasattr(part, "base_layer") and hasattr(part, "lora_A"):
-            yield name, part
+            yield name, cast("LoraLayer", part)
 
 
 def merged(module: nn.Module) -> nn.Module:
     """A copy of the transformers model with the adapters' part added to its weights, and no adapters."""
-    outer: Any = copy.deepcopy(bare(unwrap(module)))
-    if hasattr(outer, "merge_and_unload"):  # PEFT's own wrapper
-        return outer.merge_and_unload()
+    outer = copy.deepcopy(bare(unwrap(module)))
+    if is_wrapped(outer):
+        return cast("PeftModel", outer).merge_and_unload()
     for name, layer in list(lora_layers(outer)):
         layer.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")

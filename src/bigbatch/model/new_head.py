@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from bigbatch.errors import ModelError
 
 
-def renew_outputs(outer: Any, outputs: int, *, seed: int, besides: Collection[str] = ()) -> bool:
+def renew_outputs(outer: nn.Module, outputs: int, *, seed: int, besides: Collection[str] = ()) -> bool:
     """Replace the layers whose shape follows the number of labels by new ones, seeded; says whether any was.
 
     Args:
@@ -33,7 +34,7 @@ def renew_outputs(outer: Any, outputs: int, *, seed: int, besides: Collection[st
         new = nn.Linear(old.in_features, outputs, bias=old.bias is not None, device="meta")
         new = new.to_empty(device="cpu")
         with seeded(seed):
-            outer._init_weights(new)
+            cast(PreTrainedModel, outer)._init_weights(new)
         new.requires_grad_(old.weight.requires_grad)
         parent, _, child = name.rpartition(".")
         setattr(outer.get_submodule(parent), child, new.to(device=place, dtype=dtype))
@@ -41,14 +42,15 @@ def renew_outputs(outer: Any, outputs: int, *, seed: int, besides: Collection[st
     return renewed
 
 
-def output_layers(outer: Any) -> list[str]:
+def output_layers(outer: nn.Module) -> list[str]:
     """Modules whose parameters change shape with the number of labels: built twice, without memory."""
-    shapes = []
+    shapes, model = [], cast(PreTrainedModel, outer)
+    labels: int = model.config.num_labels or 0
     for extra in (0, 1):
-        config = copy.deepcopy(outer.config)
-        config.num_labels = outer.config.num_labels + extra
+        config = copy.deepcopy(model.config)
+        config.num_labels = labels + extra
         with torch.device("meta"), seeded(0):
-            built = type(outer)(config)
+            built = type(model)(config)
         shapes.append({name: item.shape for name, item in built.named_parameters()})
     return list(
         dict.fromkeys(name.rpartition(".")[0] for name in shapes[0] if shapes[0][name] != shapes[1][name])
