@@ -836,6 +836,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="right-ones-mined",
+        fault="another document of the same query is mined as a negative",
+        patches=(
+            (
+                "infer/mine.py",
+                "    return self.known[number] | ({own} if own is not None else set())\n",
+                "    return {min(self.known[number])} | ({own} if own is not None else set())\n",
+            ),
+        ),
+        tests=("tests/infer/test_mine.py::test_negatives_are_those_of_scores_taken_one_by_one",),
+    ),
+    Mutant(
         name="tokens-of-odds",
         fault="both terms of orpo are divided by tokens",
         patches=(("tasks/prefer.py", 'if term == "nll" and by_token else', "if by_token else"),),

@@ -127,6 +127,68 @@ def predict_file(
     )
 
 
+@said_plainly
+def mine(
+    model: PathOrText,
+    source: PathOrText,
+    out: PathOrText,
+    *,
+    negatives: int = 1,
+    ranks: tuple[int, int] = (1, 100),
+    margin: float = 0.05,
+    relative: bool = True,
+    max_score: float | None = None,
+    guide: PathOrText | None = None,
+    corpus: Sequence[PathOrText] = (),
+    scores: bool = False,
+    columns: Mapping[str, str] | None = None,
+    quoting: str | None = None,
+    device: str | None = None,
+    say: Callable[[str], object] | None = None,
+) -> tuple[int, int]:
+    """Write pairs with hard negatives: texts that a model takes for answers, and that are none as far as the data say.
+
+    Args:
+        model: a run directory or a model folder, of `task: match` or sentence-transformers.
+        source: a file of pairs.
+        out: a `.jsonl` file; `-`: standard output.
+        negatives: of each pair, at most; each is a row of its own.
+        ranks: the first and the last rank that is looked at.
+        margin: how far below the score of the pair's own document a negative has to be.
+        relative: whether that is a share of the score.
+        max_score: the largest score of a negative.
+        guide: a second model, which leaves out what it scores above the pair's own document.
+        corpus: files of further documents.
+        scores: whether `score` and `negative_score` are written, too: of the guide, if there is one.
+        columns: role -> column, where they differ from training's.
+        quoting: as `evaluate` has it.
+        device: as `evaluate` has it.
+        say: told what the user should know, and how far it is.
+
+    Returns:
+        Pairs, and negatives found.
+    """
+    from bigbatch.infer.load import open_model
+    from bigbatch.infer.mine import Mining, mine
+
+    how = Mining(
+        negatives=negatives, first=ranks[0], last=ranks[1], margin=margin, relative=relative,
+        max_score=max_score, scores=scores,
+    )  # fmt: skip
+    opened = _told(open_model(Path(model), device=device, metrics=False), say)
+    return mine(
+        opened,
+        Path(source),
+        None if str(out) == "-" else Path(out),
+        how,
+        corpus=[Path(each) for each in corpus],
+        guide=None if guide is None else open_model(Path(guide), device=device, metrics=False),
+        columns=columns,
+        quoting=quoting,
+        progress=None if say is None else lambda what, done, total: say(f"{what}: {done:,} of {total:,}"),
+    )
+
+
 def _told(opened: Loaded, say: Callable[[str], object] | None) -> Loaded:
     if say is not None:
         for note in opened.notes:

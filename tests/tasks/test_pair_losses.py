@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import bigbatch
-from bigbatch.tasks.pair_losses import LOSSES, Scores, Settings, option_problem, orpo
+from bigbatch.tasks.pair_losses import LOSSES, Range, Scores, Settings, option_problem, orpo
 from tests.jobs import document, lines
 from tests.models import WORDS, tiny_tokenizer
 from tests.preferences import answer_rows, decoder
@@ -59,10 +59,10 @@ def test_the_odds_of_a_certain_answer_are_finite():
 @pytest.mark.parametrize(
     ("allowed", "value", "fine"),
     [
-        ((0.0, 100.0), 1, True),
-        ((0.0, 100.0), True, False),
-        ((0.0, 100.0), float("nan"), False),
-        ((0.0, 100.0), "1", False),
+        (Range(0.0, 100.0), 1, True),
+        (Range(0.0, 100.0), True, False),
+        (Range(0.0, 100.0), float("nan"), False),
+        (Range(0.0, 100.0), "1", False),
         ((True, False), True, True),
         ((True, False), 0, False),
         (("pairs", "tokens"), "tokens", True),

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from bigbatch import __version__
+from bigbatch.cli.mining import EXAMPLE_OF_MINE, mine
 from bigbatch.cli.options import (
     Budget,
     Changes,
@@ -287,6 +288,9 @@ def predict(
 
     ways = {"quoting": quoting, "device": device, "code": code, "dimension": dimension}
     answers.predict_file(model, source, out, columns=columns, keep=keep or (), say=_error, **ways)
+
+
+app.command(epilog=EXAMPLE_OF_MINE)(mine)
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")

@@ -8,6 +8,8 @@
     files.py      predict_file: any file that trains in, CSV or JSON Lines out
     unlabelled.py the rows to predict, of any file or object, with their places
     writers.py    predictions as JSON Lines or CSV; complete files or none
+    mine.py       hard negatives of pairs, by the embeddings of all their texts
+    search.py     the nearest of many embeddings, exactly
     rows.py       evaluate_rows: labelled files or datasets with an opened model
     load.py       a run or any Hugging Face classification folder, ready to use
 """

@@ -105,6 +105,14 @@ def _log_odds(mean_P: Tensor) -> Tensor:
     return below_P - torch.log(-torch.expm1(below_P))
 
 
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option may have, both ends included."""
+
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairLoss:
     """A loss that a recipe can name."""
@@ -119,8 +127,8 @@ class PairLoss:
     """Whether scores are always means over tokens."""
     smooths: bool = False
     """Whether it takes `loss.label_smoothing`."""
-    options: Mapping[str, tuple[object, ...] | tuple[float, float]] = field(default_factory=dict)
-    """`loss.args` that it takes -> the values that they may have; of a number, its range."""
+    options: Mapping[str, Range | tuple[object, ...]] = field(default_factory=dict)
+    """`loss.args` that it takes -> the values that they may have."""
 
 
 LOSSES: Mapping[str, PairLoss] = {
@@ -132,7 +140,7 @@ LOSSES: Mapping[str, PairLoss] = {
         of=ipo, terms=("ipo",), beta=0.1, from_start=True, options={"length_normalised": (True, False)}
     ),
     "simpo": PairLoss(
-        of=simpo, terms=("simpo",), beta=2.0, means=True, smooths=True, options={"gamma": (0.0, 100.0)}
+        of=simpo, terms=("simpo",), beta=2.0, means=True, smooths=True, options={"gamma": Range(0.0, 100.0)}
     ),
     "orpo": PairLoss(
         of=orpo, terms=("nll", "odds"), beta=0.1, means=True, options={"nll": ("pairs", "tokens")}
@@ -141,14 +149,13 @@ LOSSES: Mapping[str, PairLoss] = {
 """`loss` of the recipe -> what it is."""
 
 
-def option_problem(allowed: tuple[object, ...], value: object) -> str | None:
+def option_problem(allowed: Range | tuple[object, ...], value: object) -> str | None:
     """What is wrong with the value of an option of `PairLoss.options`."""
-    if isinstance(allowed[0], float):
-        low, high = allowed
+    if isinstance(allowed, Range):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and isinstance(low, float) and isinstance(high, float) and low <= value <= high:
+        if number and allowed.low <= value <= allowed.high:
             return None
-        return f"found {value!r}; expected a number from {low:g} to {high:g}"
+        return f"found {value!r}; expected a number from {allowed.low:g} to {allowed.high:g}"
     if any(type(value) is type(one) and value == one for one in allowed):
         return None
     shown = ", ".join("true" if one is True else "false" if one is False else str(one) for one in allowed)
