@@ -65,7 +65,8 @@ def embedded(folder: Path, role: str, some: list[str]) -> np.ndarray:
     [
         {},
         {"negatives": 3, "ranks": (4, 20), "margin": 0.02, "relative": False},
-        {"negatives": 50, "max_score": 0.95, "margin": -1.0},
+        {"negatives": 60, "margin": -1.0},
+        {"negatives": 2, "max_score": 0.9, "margin": -1.0},
         {"negatives": 2, "margin": 0.0, "guide": True, "corpus": True, "scores": True},
     ],
     ids=str,

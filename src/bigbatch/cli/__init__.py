@@ -1,6 +1,7 @@
 """Words in, words out; no logic. Nothing here imports torch: commands reach what computes when they run.
 
 app.py      the commands and their flags
+mining.py   the command mine
 outcome.py  from what happened to an exit code and a message
 words.py    printing: control characters made visible, numbers lined up
 options.py  arguments and options that several commands share

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bigbatch import __version__
-from bigbatch.cli.mining import EXAMPLE_OF_MINE, mine
+from bigbatch.cli.mining import add_mine
 from bigbatch.cli.options import (
     Budget,
     Changes,
@@ -290,7 +290,7 @@ def predict(
     answers.predict_file(model, source, out, columns=columns, keep=keep or (), say=_error, **ways)
 
 
-app.command(epilog=EXAMPLE_OF_MINE)(mine)
+add_mine(app)
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")

@@ -12,49 +12,61 @@ from bigbatch.cli.options import Columns, Device, Quoting, RunOrModel
 from bigbatch.cli.words import columns_of, say
 from bigbatch.errors import UsageError
 
-EXAMPLE_OF_MINE = "Example: bigbatch mine runs/help pairs.jsonl -o mined.jsonl --range 10..100 --margin 5%"
+EXAMPLE = "Example: bigbatch mine runs/help pairs.jsonl -o mined.jsonl --range 10..100 --margin 5%"
 
 
-def mine(
-    model: RunOrModel,
-    source: Annotated[str, typer.Argument(metavar="FILE", help="Pairs of texts.", show_default=False)],
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="JSONL; - writes stdout.")],
-    negatives: Annotated[
-        int, typer.Option("--negatives", metavar="N", min=1, help="Of each pair, at most.")
-    ] = 1,
-    ranks: Annotated[
-        str, typer.Option("--range", metavar="A..B", help="Ranks that are looked at.")
-    ] = "1..100",
-    margin: Annotated[
-        str, typer.Option("--margin", metavar="M", help="How far below its document's score; 5% or 0.05.")
-    ] = "5%",
-    max_score: Annotated[
-        float | None, typer.Option("--max-score", metavar="S", help="Largest score of a negative.")
-    ] = None,
-    guide: Annotated[
-        str | None,
-        typer.Option("--guide", metavar="RUN|MODEL", help="Leaves out what it scores above the document."),
-    ] = None,
-    corpus: Annotated[
-        list[str] | None, typer.Option("--corpus", metavar="FILE", help="Further documents; repeatable.")
-    ] = None,
-    scores: Annotated[bool, typer.Option("--scores", help="Write scores, too.")] = False,
-    column: Columns = None,
-    quoting: Quoting = None,
-    device: Device = None,
-) -> None:
-    """Find hard negatives for pairs: texts that a model takes for answers, and that are none."""
-    columns = columns_of(column)
-    first, last = ranks_of(ranks)
-    share, relative = margin_of(margin)
-    from bigbatch import answers
+def add_mine(app: typer.Typer) -> None:
+    """The command, beside the others."""
 
-    ways = {"quoting": quoting, "device": device, "max_score": max_score, "guide": guide, "scores": scores}
-    pairs, found = answers.mine(
-        model, source, out, negatives=negatives, ranks=(first, last), margin=share, relative=relative,
-        corpus=corpus or (), columns=columns, say=say_error, **ways,
-    )  # fmt: skip
-    say_error(f"{found:,} negatives for {pairs:,} pairs")
+    @app.command(epilog=EXAMPLE)
+    def mine(
+        model: RunOrModel,
+        source: Annotated[str, typer.Argument(metavar="FILE", help="Pairs of texts.", show_default=False)],
+        out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="JSONL; - writes stdout.")],
+        negatives: Annotated[
+            int, typer.Option("--negatives", metavar="N", min=1, help="Of each pair, at most.")
+        ] = 1,
+        ranks: Annotated[
+            str, typer.Option("--range", metavar="A..B", help="Ranks that are looked at.")
+        ] = "1..100",
+        margin: Annotated[
+            str, typer.Option("--margin", metavar="M", help="How far below its document's score; 5% or 0.05.")
+        ] = "5%",
+        max_score: Annotated[
+            float | None, typer.Option("--max-score", metavar="S", help="Largest score of a negative.")
+        ] = None,
+        guide: Annotated[
+            str | None,
+            typer.Option(
+                "--guide", metavar="RUN|MODEL", help="Leaves out what it scores above the document."
+            ),
+        ] = None,
+        corpus: Annotated[
+            list[str] | None, typer.Option("--corpus", metavar="FILE", help="Further documents; repeatable.")
+        ] = None,
+        scores: Annotated[bool, typer.Option("--scores", help="Write scores, too.")] = False,
+        column: Columns = None,
+        quoting: Quoting = None,
+        device: Device = None,
+    ) -> None:
+        """Find hard negatives for pairs: texts that a model takes for answers, and that are none."""
+        columns = columns_of(column)
+        first, last = ranks_of(ranks)
+        share, relative = margin_of(margin)
+        from bigbatch import answers
+
+        ways = {
+            "quoting": quoting,
+            "device": device,
+            "max_score": max_score,
+            "guide": guide,
+            "scores": scores,
+        }
+        pairs, found = answers.mine(
+            model, source, out, negatives=negatives, ranks=(first, last), margin=share, relative=relative,
+            corpus=corpus or (), columns=columns, say=say_error, **ways,
+        )  # fmt: skip
+        say_error(f"{found:,} negatives for {pairs:,} pairs")
 
 
 def say_error(text: str) -> None:
