@@ -10,6 +10,9 @@ import numpy as np
 import torch
 import transformers
 
+from bigbatch.model.adapters import layers_of, put_in
+from bigbatch.model.anatomy import anatomy
+from bigbatch.recipe.adapters import AdapterSpec
 from bigbatch.samples import MicroBatch, Packing, Table, offsets_of, starts_of
 
 VOCABULARY = 100
@@ -184,6 +187,17 @@ _PAIRS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 PAIRS = tuple(_PAIRS)
 """Families of an encoder and a decoder."""
+
+
+def with_adapters(module: Any, *, seed: int = 3, **settings: Any) -> Any:
+    """The module with adapters whose B is not zero, so that gradients reach A."""
+    put_in(module, layers_of(AdapterSpec(**settings), anatomy(module)), seed=seed)
+    draw = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, item in module.named_parameters():
+            if "lora_B" in name:
+                item.copy_(torch.randn(item.shape, generator=draw) * 0.2)
+    return module
 
 
 def tiny_pair(family: str = "bart", *, seed: int = 0, dropout: float = 0.0, **config: Any) -> Any:

@@ -19,20 +19,14 @@ from bigbatch.model.anatomy import anatomy
 from bigbatch.model.load import load_model, load_tokenizer
 from bigbatch.recipe.adapters import AdapterSpec
 from bigbatch.recipe.learning import ModelSpec
-from tests.models import tiny, tiny_folder
+from tests.models import tiny, tiny_folder, with_adapters
 
 IDS = torch.tensor([[5, 9, 11, 7, 3], [4, 4, 8, 20, 31]])
 
 
 def adapted(family: str, *, seed: int = 3, dtype: Any = torch.float64, **settings: Any) -> Any:
     """A tiny classifier with adapters whose B is not zero."""
-    module = tiny(family).to(dtype).eval()
-    put_in(module, layers_of(AdapterSpec(r=4, alpha=12, **settings), anatomy(module)), seed=seed)
-    draw = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, item in module.named_parameters():
-            if "lora_B" in name:
-                item.copy_(torch.randn(item.shape, generator=draw) * 0.2)
+    module = with_adapters(tiny(family).to(dtype).eval(), seed=seed, r=4, alpha=12, **settings)
     return module.to(dtype)
 
 

@@ -28,7 +28,7 @@ from bigbatch.step.apart import Apart
 from bigbatch.store.checkpoints import CheckpointState, load_newest
 from bigbatch.store.saving import save_checkpoint
 from bigbatch.store.tensors import MODEL, load_weights, to_read, to_write
-from tests.models import tiny
+from tests.models import tiny, with_adapters
 from tests.split import (
     SMALL,
     TOLERANCE,
@@ -45,8 +45,11 @@ DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 
 
 def _module(family: str, dtype: str) -> nn.Module:
+    """`bert+lora`, `bert+dora`: with adapters whose B is not zero."""
+    family, _, adapter = family.partition("+")
     overrides = SMALL if family == "bert" else {}
-    return tiny(family, **overrides).to(DTYPES[dtype])
+    module = tiny(family, **overrides)
+    return (with_adapters(module, r=2, alpha=2, dora=adapter == "dora") if adapter else module).to(DTYPES[dtype])
 
 
 def equality(

@@ -19,7 +19,7 @@ Role = Literal["reads", "writes"]
 
 
 def linear_roles(block: nn.Module, anatomy: Anatomy) -> dict[str, Role]:
-    """Role of each linear layer of a block, by its name in the block.
+    """Role of each linear layer of a block, by its name in the block; those of adapters have none.
 
     Raises:
         UsageError: the block has layers of another kind, or one layer holds several roles at once.
@@ -53,7 +53,7 @@ def _in_order(block: nn.Module, anatomy: Anatomy) -> list[tuple[str, nn.Linear]]
     handles = [
         layer.register_forward_pre_hook(note(name, layer))
         for name, layer in block.named_modules()
-        if type(layer) is nn.Linear
+        if type(layer) is nn.Linear and ".lora_" not in name
     ]
     try:
         with evaluating(anatomy.outer), torch.no_grad():

@@ -1,0 +1,27 @@
+"""Adapters among ranks: the numbers of one process, whoever holds which part."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ranks import RankFailed
+
+JOB = "tests.parallel.jobs:meshed_equality"
+GIVEN = {"updates": 3, "micro_tokens": 1024, "optimizer": {"lr": 1e-2, "weight_decay": 0.01}}
+
+
+@pytest.mark.world_size(2)
+@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
+@pytest.mark.parametrize("mesh", [{"replicate": 2}, {"shard": 2}, {"tensor": 2}], ids=str)
+def test_updates_equal_the_whole_batch(ranks, tmp_path, mesh, dtype):
+    families = {"replicate": ["gpt2+dora"], "tensor": ["bert+lora", "llama+lora"]}
+    families = families.get(next(iter(mesh)), ["bert+lora", "gpt2+dora"])
+    found = ranks.run(JOB, 2, tmp_path, mesh=mesh, families=families, dtype=dtype, **GIVEN)
+    for family in families:
+        assert found[0][family]["error"] <= found[0][family]["bound"], (family, found[0][family])
+
+
+@pytest.mark.world_size(2)
+def test_lengths_of_rows_that_are_cut_are_refused(ranks, tmp_path):
+    with pytest.raises(RankFailed, match=r"plan\.mesh\.tensor: dora needs the length of every whole row"):
+        ranks.run(JOB, 2, tmp_path, mesh={"tensor": 2}, families=["bert+dora"], dtype="fp32", **GIVEN)
