@@ -49,7 +49,9 @@ def _module(family: str, dtype: str) -> nn.Module:
     family, _, adapter = family.partition("+")
     overrides = SMALL if family == "bert" else {}
     module = tiny(family, **overrides)
-    return (with_adapters(module, r=2, alpha=2, dora=adapter == "dora") if adapter else module).to(DTYPES[dtype])
+    return (with_adapters(module, r=2, alpha=2, dora=adapter == "dora") if adapter else module).to(
+        DTYPES[dtype]
+    )
 
 
 def equality(
