@@ -459,6 +459,41 @@ MUTANTS = (
         tests=("tests/data/test_mixture.py",),
     ),
     Mutant(
+        name="any-version-goes-on",
+        fault="a transfer that broke off goes on with whatever version the server has by now",
+        patches=(("remote/web.py", '"If-Range": tag}', '"X-Range": tag}'),),
+        tests=("tests/remote/test_web.py",),
+    ),
+    Mutant(
+        name="short-files-are-files",
+        fault="a connection that ends early gives a file",
+        patches=(
+            (
+                "remote/web.py",
+                'raise OverflowError(length) if got > length else Interrupted("the connection ended early")',
+                "if got > length:\n            raise OverflowError(length)",
+            ),
+            ("remote/keep.py", "answer.size_bytes is not None and part.stat()", "False and part.stat()"),
+        ),
+        tests=("tests/remote/test_web.py",),
+    ),
+    Mutant(
+        name="password-follows-redirects",
+        fault="the password of an address goes to every host that a redirect names",
+        patches=(
+            ("remote/web.py", "login = _login(first.netloc) if same else {}", "login = _login(first.netloc)"),
+        ),
+        tests=("tests/remote/test_web.py",),
+    ),
+    Mutant(
+        name="secrets-in-the-recipe",
+        fault="RUN/recipe.yaml has addresses as they were typed",
+        patches=(
+            ("recipe/load.py", "return shown(value) if isinstance(value, str) else value", "return value"),
+        ),
+        tests=("tests/run/test_elsewhere.py",),
+    ),
+    Mutant(
         name="blocks-across-sources",
         fault="documents of several sources are joined before they are cut into blocks",
         patches=(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigbatch.arguments import PathOrText
 from bigbatch.frames import said_plainly
+from bigbatch.remote.addresses import is_address
 
 if TYPE_CHECKING:
     from bigbatch.infer.load import Loaded
@@ -42,7 +43,7 @@ def evaluate(
 
     opened = _told(open_model(Path(model), device=device, code=code), say)
     wanted = {**opened.columns, **(columns or {})}
-    result = evaluate_rows(opened, files, Path.cwd(), wanted, quoting=quoting)
+    result = evaluate_rows(opened, files, Path.cwd(), wanted, quoting=quoting, say=say)
     found = {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
     if result.signatures:
         found["signatures"] = dict(result.signatures)
@@ -103,7 +104,7 @@ def predict_file(
 
     Args:
         model: a run directory or a model folder.
-        source: the file; `-`: standard input.
+        source: the file, or its address; `-`: standard input.
         out: its end says CSV or JSONL; `-`: standard output.
         columns: role -> column, where they differ from training's.
         quoting: as `evaluate` has it.
@@ -119,11 +120,17 @@ def predict_file(
     from bigbatch.infer import files
     from bigbatch.infer.load import cut_to, open_model
 
-    places = [None if place == "-" else Path(place) for place in (source, out)]
+    place: Path | str | None = None if source == "-" else source if is_address(source) else Path(source)
     opened = _told(open_model(Path(model), device=device, code=code, metrics=False), say)
     opened = cut_to(dimension, opened)
     return files.predict_file(
-        opened, places[0], places[1], columns=dict(columns or {}), quoting=quoting, keep=keep
+        opened,
+        place,
+        None if out == "-" else Path(out),
+        columns=dict(columns or {}),
+        quoting=quoting,
+        keep=keep,
+        say=say,
     )
 
 

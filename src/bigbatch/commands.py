@@ -54,6 +54,7 @@ def init(
     model: str | None = None,
     columns: Mapping[str, str] | None = None,
     force: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> InitResult:
     """Look at the data and write a commented recipe that `train` runs as it is.
 
@@ -64,6 +65,7 @@ def init(
             not answer.
         columns: role -> column, such as `{"text": "review", "label": "stars"}`; the rest is guessed.
         force: overwrite an existing recipe.
+        say: told what is fetched, where the data lie elsewhere.
 
     Raises:
         UsageError: the recipe exists already, or no task trains such a model.
@@ -74,7 +76,7 @@ def init(
     from bigbatch.recipe.starter import split_files, write_starter
 
     typed = tuple(str(path) for path in data)
-    found = profile(split_files(typed)["train"], columns=columns)
+    found = profile(split_files(typed)["train"], columns=columns, say=say)
     choice = _model_of_init(model, found.language, found.columns)
     first = partial(_first_choices, choice.known)
     lines = write_starter(Path(out), found, files=typed, model=choice, force=force, first=first)

@@ -32,11 +32,14 @@ EXIT_TERMINATED = 143
 
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+@")
+_SIGNATURES = re.compile(r"(?<=://)([^\s?'\"]+)\?[^\s'\"]+")
 
 
 def without_credentials(text: str) -> str:
-    """A text without the user's name and password in addresses: libraries repeat those of a hub or a proxy."""
-    return _CREDENTIALS.sub("", text)
+    """A text without the user's name and password in addresses, and without their queries, which may sign them:
+    libraries repeat those of a hub or a proxy.
+    """
+    return _SIGNATURES.sub(r"\1", _CREDENTIALS.sub("", text))
 
 
 class BigbatchError(Exception):

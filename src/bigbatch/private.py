@@ -121,12 +121,19 @@ def _why_not_usable(place: Path) -> str:
     return why_not_private(place)
 
 
-def _cache() -> Path:
+def user_cache() -> Path:
+    """`~/.cache/bigbatch`, or below `$XDG_CACHE_HOME`; it need not be there.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
     home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(os.path.abspath(home)) if home else Path.home() / ".cache") / "bigbatch"
+
+
+def _cache() -> Path:
     machine = re.sub(r"[^A-Za-z0-9_.-]", "_", platform.node()).strip(".") or "machine"
-    return (
-        (Path(os.path.abspath(home)) if home else Path.home() / ".cache") / "bigbatch" / "compiled" / machine
-    )
+    return user_cache() / "compiled" / machine
 
 
 _of_process: dict[int, Path] = {}

@@ -174,7 +174,6 @@ def test_every_form_of_the_contract(text, long_form, tmp_path):
 LATER = [
     "task={name: match, towers: 2}",
     "task=rank",
-    "data.train=hf://datasets/org/name@rev",
     "data.shuffle=shards",
     "gradient=rdrop",
     "sync.mode=async",

@@ -20,6 +20,7 @@ from bigbatch.model.files import folder_digest
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import ModelSpec, Recipe
+from bigbatch.remote.addresses import is_address
 from bigbatch.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -64,13 +65,19 @@ class Inputs:
         return () if self.labels is None else self.labels.names
 
     @property
+    def elsewhere(self) -> list[str]:
+        """Names of the files that were fetched, without secrets: those of the hub with their commit."""
+        names = {name for table in self.splits.values() for name, _ in table.origin}
+        return sorted(filter(is_address, names))
+
+    @property
     def splits(self) -> dict[str, DataTable]:
         """Every split by its name in the records."""
         test = {} if self.test is None else {"test": self.test}
         return {"train": self.train, **self.validation, **test}
 
 
-def read_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
+def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], object] | None = None) -> Inputs:
     """Read and check all splits.
 
     Args:
@@ -78,6 +85,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
             where the task joins them.
         task: says which columns are read, and what is learnt of them.
         live: datasets of the caller's process, read instead of the recipe's files where there are any.
+        say: told what is fetched from elsewhere.
 
     Raises:
         DataError: every problem found, with file, row and byte offset.
@@ -92,6 +100,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
             encoding=recipe.data.encoding,
             quoting=recipe.data.quoting,
             empty_text=recipe.data.empty_text,
+            say=say,
         )
 
     kind, role = kind_of(task.roles), label_role(task.roles)

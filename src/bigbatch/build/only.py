@@ -43,7 +43,7 @@ def plan_only(
     """
     with placed(recipe):
         task = live_task(recipe, live)
-        inputs = checked_inputs(recipe, task, live)
+        inputs = checked_inputs(recipe, task, live, say)
         cache = token_cache(recipe)
         given = Given(live=live, cache_dir=cache, say=say, progress=progress, audit=audit, **ways)
         return build(recipe, task, inputs, given)
@@ -64,7 +64,7 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None
     """
     with placed(recipe):
         task = live_task(recipe, live)
-        inputs = checked_inputs(recipe, task, live)
+        inputs = checked_inputs(recipe, task, live, say)
         ready = ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan).device, say)
         cache = token_cache(recipe)
         tables, _, notes = ready_tables(inputs, ready, cache, say, progress)
@@ -79,19 +79,20 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None
     ]
 
 
-def checked_inputs(recipe: Recipe, task: Task, live: Live) -> Inputs:
+def checked_inputs(recipe: Recipe, task: Task, live: Live, say: Say | None = None) -> Inputs:
     """The rows; and every figure that the recipe watches is one that their evaluation will report.
 
     Args:
         recipe: names the data, and the figures that are watched.
         task: what is learnt of the rows.
         live: objects of the caller's process.
+        say: told what is fetched from elsewhere.
 
     Raises:
         DataError: every problem of the rows.
         RecipeError: every figure that no evaluation will report.
     """
-    inputs = read_inputs(recipe, task, live)
+    inputs = read_inputs(recipe, task, live, say)
     task = task.with_facts(labels=inputs.labels)
     check_watched(recipe, task.metrics, inputs.splits)
     return inputs

@@ -96,7 +96,7 @@ def init(
     columns = columns_of(column)
     from bigbatch import commands
 
-    say(commands.init(data, out=out, model=model, columns=columns, force=force).lines)
+    say(commands.init(data, out=out, model=model, columns=columns, force=force, say=_error).lines)
 
 
 @app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096 --graph graph.html")

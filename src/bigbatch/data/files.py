@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from bigbatch.data.plain import lines_of
 from bigbatch.data.problems import data_error, nearest, one_error
 from bigbatch.data.raw import Raw, from_table, order_of, written_class_names
 from bigbatch.errors import DataError, Problem
+from bigbatch.remote.addresses import is_address
+from bigbatch.remote.fetch import fetched
 from bigbatch.stored import Damaged
 
 DELIMITED = {".csv": False, ".tsv": True, ".tab": True}
@@ -38,12 +41,23 @@ ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
 _CODECS = {codecs.lookup(name).name: name for name in ENCODINGS}
 
 
-def find_files(path: str, base: Path) -> list[tuple[str, Path]]:
-    """(name for messages, file or folder) for a path as typed: relative to `base`, `*` allowed, sorted.
+Say = Callable[[str], object]
+
+
+def find_files(path: str, base: Path, say: Say | None = None) -> list[tuple[str, Path]]:
+    """(name for messages, file or folder) for a path as typed: relative to `base`, `*` allowed, sorted; or an address.
+
+    Args:
+        path: as typed.
+        base: that relative ones start from.
+        say: told what is fetched, if it is an address; None: nobody is.
 
     Raises:
         DataError: there is no such file; names the nearest one in that folder.
+        MachineError: an address that cannot be reached, and never was.
     """
+    if is_address(path):
+        return fetched(path, is_data, say or _silent)
     full = base / Path(path).expanduser()
     if any(sign in path for sign in "*?[") and not full.exists():
         anchor = Path(full.anchor)
@@ -65,6 +79,23 @@ def find_files(path: str, base: Path) -> list[tuple[str, Path]]:
     raise one_error(path, "", missing + nearest(full.name, there))
 
 
+def _silent(text: str) -> None:
+    del text
+
+
+def is_data(name: str) -> bool:
+    """Whether a file of this name holds rows of a kind that is read."""
+    return _suffix(Path(name)) in SUFFIXES
+
+
+def _suffix(path: Path) -> str:
+    """`.csv` of `a.csv.gz`, in lower case."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in PACKED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
 def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *, learnt: bool = True) -> Raw:
     """The rows of one file, or of a folder of text files: one folder of them per class, or the files alone.
 
@@ -82,10 +113,7 @@ def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *,
         return _folder(name, path, _known(encoding))
     if is_idx(path):
         return read_idx(name, path)
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in PACKED:
-        suffixes.pop()
-    suffix = suffixes[-1] if suffixes else ""
+    suffix = _suffix(path)
     if suffix in IMAGES and not learnt:
         return one_image(name, path)
     if suffix not in SUFFIXES:

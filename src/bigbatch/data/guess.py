@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ def profile(
     *,
     base: Path | None = None,
     columns: Mapping[str, str] | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> DataProfile:
     """Look at data files: which column is what, which kind of task, how long, how balanced, which language.
 
@@ -97,12 +98,13 @@ def profile(
         encoding: tried first; text that is not UTF-8 is read as latin-1, with a warning.
         base: the folder that relative paths start from; by default the current one.
         columns: role -> column, where that is known; the rest is guessed.
+        say: told what is fetched, where a path is an address.
 
     Raises:
         DataError: a file that is missing or malformed, files without rows, or a column that is not there.
     """
     entries = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    found = [pair for entry in entries for pair in find_files(str(entry), base or Path())]
+    found = [pair for entry in entries for pair in find_files(str(entry), base or Path(), say)]
     encoding, warnings = _encoding([path for _, path in found], encoding)
     raws, quoting = _read(found, encoding, warnings)
     names = [name for name in raws[0].columns if all(name in raw.columns for raw in raws)]

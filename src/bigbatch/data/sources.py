@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -42,6 +42,7 @@ def read_table(
     encoding: str = "utf-8",
     quoting: str = "minimal",
     empty_text: Literal["error", "drop"] = "error",
+    say: Callable[[str], object] | None = None,
 ) -> DataTable:
     """Read a split.
 
@@ -55,6 +56,7 @@ def read_table(
         quoting: of CSV and TSV: `minimal`, or `none` where quotes are characters like any other.
         empty_text: `drop` leaves out rows whose required text is empty, counted in `warnings`; `error` keeps
             them for `checks.check_splits` to refuse.
+        say: told what is fetched, where a path is an address.
 
     Returns:
         `text` and `label` roles as large_string, `labels`, `words` and `tags` as lists of it, `number` as float64;
@@ -66,7 +68,7 @@ def read_table(
     if isinstance(files, DataTable):
         return files
     parts, entries = [], []
-    for raw, own, entry in _sources(files, base, roles, encoding, quoting):
+    for raw, own, entry in _sources(files, base, roles, encoding, quoting, say):
         parts.append(_to_roles(raw, {**columns, **own}, roles))
         entries.append(entry)
     table = _join(_named(parts, roles))
@@ -77,7 +79,12 @@ def read_table(
 
 
 def _sources(
-    files: Any, base: Path, roles: Mapping[str, Role], encoding: str, quoting: str
+    files: Any,
+    base: Path,
+    roles: Mapping[str, Role],
+    encoding: str,
+    quoting: str,
+    say: Callable[[str], object] | None,
 ) -> list[tuple[Raw, Mapping[str, str], int]]:
     """(source, its own column mapping, place of its entry) of each file, or of the one object."""
     if not names_files(files):
@@ -86,7 +93,7 @@ def _sources(
     for at, entry in enumerate(files if isinstance(files, (list, tuple)) else [files]):
         path = str(getattr(entry, "path", entry))
         own = getattr(entry, "columns", None) or {}
-        for name, full in find_files(path, base):
+        for name, full in find_files(path, base, say):
             found.append((read_file(name, full, encoding, quoting), own, at))
     return found
 

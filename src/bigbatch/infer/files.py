@@ -11,6 +11,7 @@ from bigbatch.infer.load import Loaded
 from bigbatch.infer.predict import WINDOW_ROWS, predict_placed
 from bigbatch.infer.unlabelled import as_bytes, rows_of_file, rows_of_stream
 from bigbatch.infer.writers import open_output
+from bigbatch.remote.addresses import is_address
 
 
 def predict_file(
@@ -25,12 +26,13 @@ def predict_file(
     window_rows: int = WINDOW_ROWS,
     micro_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> int:
     """Write a prediction for every row of a source, in order, with its id if it has one.
 
     Args:
         loaded: what `open_model` gave.
-        source: a file of any kind that training reads, or a text stream (None or `-`: standard input).
+        source: a file of any kind that training reads, its address, or a text stream (None or `-`: standard input).
         out: a `.jsonl` or `.csv` file that does not exist, or a text stream (None or `-`: standard output).
         columns: role -> column; added to the model's own.
         encoding: of the source; None takes the run's.
@@ -40,6 +42,7 @@ def predict_file(
         window_rows: rows that are computed at a time.
         micro_tokens: upper bound of computed tokens of a micro-batch; None: what suits the device.
         progress: called with the number of rows done so far.
+        say: told what is fetched, where the source is an address.
 
     Returns:
         The number of rows.
@@ -49,8 +52,8 @@ def predict_file(
         DataError: no such file, a malformed row or one without text; nothing is left under the name of `out`.
     """
     wanted = {**loaded.columns, **(columns or {})}
-    source, out = _place(source), _place(out)
-    own = source if isinstance(source, Path) else None
+    source, out = source if is_address(source) else _place(source), _place(out)
+    own = source if isinstance(source, (str, Path)) else None
     how: dict[str, Any] = {
         "roles": loaded.task.roles,
         "columns": wanted,
@@ -59,9 +62,9 @@ def predict_file(
         "keep": keep,
     }
     rows = 0
-    with open_output(out, own) as write:
+    with open_output(out, own if isinstance(own, Path) else None) as write:
         if own is not None:
-            placed = rows_of_file(own, **how)
+            placed = rows_of_file(own, **how, say=say)
         else:
             stream = sys.stdin if source is None else source
             name = "stdin" if source is None else str(getattr(stream, "name", "stream"))

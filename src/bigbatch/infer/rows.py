@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def evaluate_rows(
     encoding: str | None = None,
     quoting: str | None = None,
     micro_tokens: int | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> EvalResult:
     """Loss and metrics of an opened model on labelled data.
 
@@ -44,6 +45,7 @@ def evaluate_rows(
         encoding: of text files; None takes the run's.
         quoting: of CSV and TSV; None takes the run's.
         micro_tokens: upper bound of computed tokens of a micro-batch; None: what suits the device.
+        say: told what is fetched, where a file is an address.
 
     Raises:
         DataError: malformed rows; empty texts, missing labels, or labels that the model does not know.
@@ -57,6 +59,7 @@ def evaluate_rows(
         encoding=encoding or opened.encoding,
         quoting=quoting or opened.quoting,
         empty_text=recipe.data.empty_text if recipe else "error",
+        say=say,
     )
     roles = task.roles
     table = matched(table, label_role(roles), kind_of(roles), LabelSet(task.label_names))

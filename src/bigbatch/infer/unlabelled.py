@@ -40,19 +40,17 @@ def read_role(roles: Mapping[str, Role]) -> str:
     return next((name for name, role in roles.items() if role.is_read), "text")
 
 
-# ---------------------------------------------------------------- files and streams
-
-
 def rows_of_file(
-    path: Path,
+    path: Path | str,
     *,
     roles: Mapping[str, Role],
     columns: Mapping[str, str],
     encoding: str,
     quoting: str,
     keep: Sequence[str] = (),
+    say: Callable[[str], object] | None = None,
 ) -> Iterator[PlacedRow]:
-    """Rows of a file (or a pattern, or a folder of texts), as training reads it.
+    """Rows of a file (or a pattern, a folder of texts, an address), as training reads it.
 
     Args:
         path: as typed.
@@ -61,11 +59,12 @@ def rows_of_file(
         encoding: of text.
         quoting: of CSV and TSV.
         keep: columns copied beside the predictions.
+        say: told what is fetched.
 
     Raises:
         DataError: no such file, malformed rows, no column for the text or for what is kept.
     """
-    for name, found in find_files(str(path), Path()):
+    for name, found in find_files(str(path), Path(), say):
         yield from placed(read_file(name, found, encoding, quoting, learnt=False), roles, columns, keep)
 
 

@@ -8,17 +8,20 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from bigbatch.recipe.values import AUTO, PLANNED, AutoCount, Count, PositiveNumber, Section, Text, built
+from bigbatch.errors import DataError
+from bigbatch.recipe.values import AUTO, AutoCount, Count, PositiveNumber, Section, Text, built
+from bigbatch.remote.addresses import address_of, is_address
 from bigbatch.units import Quantity, parse_quantity
 
 DEFAULT_BATCH_SAMPLES = 256
 
 
 def _path(value: str) -> str:
-    if value.startswith("hf://"):
-        raise ValueError(
-            f"{value!r}: hf:// datasets are {PLANNED}; save the dataset as Parquet or CSV and name the file"
-        )
+    if is_address(value):
+        try:
+            address_of(value)
+        except DataError as error:
+            raise ValueError(error.problems[0].what) from None
     return value
 
 
@@ -36,7 +39,7 @@ class DataFile(Section):
     """One file, folder or pattern of a split."""
 
     path: Annotated[Text, AfterValidator(_path)]
-    """File, folder or glob pattern, relative to the recipe."""
+    """File, folder or glob pattern, relative to the recipe; or an address: https://, s3://, gs://, hf://datasets/."""
     columns: dict[str, Text] | None = None
     """Role -> column of this file alone; null takes `data.columns`."""
     share: PositiveNumber | None = None

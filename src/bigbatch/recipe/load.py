@@ -27,6 +27,7 @@ from bigbatch.recipe.messages import problems_of
 from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.sugar import ALTERNATIVES
 from bigbatch.recipe.yaml12 import dump_yaml
+from bigbatch.remote.addresses import shown
 
 _REQUIRED = {
     "model": ("name", "is missing; expected a hub name or a folder, such as `model: bert-base-uncased`"),
@@ -75,11 +76,20 @@ def load_recipe(
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default spelled out; `load_recipe` reads it back to an equal recipe.
 
-    Without `launch.slurm`, which is the site's and which no recipe may set.
+    Without `launch.slurm`, which is the site's and which no recipe may set, and without secrets of addresses.
     """
     values = recipe_values(recipe)
     del values["launch"]["slurm"]
+    values["data"] = _shown(values["data"])
     return dump_yaml(values)
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _shown(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_shown(inner) for inner in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from bigbatch.recipe.starter_task import (
 )
 from bigbatch.recipe.values import AUTO_WARMUP
 from bigbatch.recipe.yaml12 import inline_yaml
+from bigbatch.remote.addresses import is_address, unsigned
 from bigbatch.written import as_named, open_new, replace_text
 
 VALIDATION_SHARE = 0.1
@@ -306,6 +307,8 @@ def _paths(files: list[str], out: Path) -> str:
 
 
 def _relative(file: str, out: Path) -> str:
+    if is_address(file):
+        return unsigned(file)
     if Path(file).is_absolute():
         return file
     return Path(os.path.relpath(file, out.parent)).as_posix()

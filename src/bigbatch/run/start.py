@@ -33,6 +33,7 @@ from bigbatch.recipe.optimizers import state_multiple
 from bigbatch.recipe.references import read_code, referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
+from bigbatch.remote.fetch import provenance
 from bigbatch.run.adapters import check_live
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.between import Between
@@ -135,7 +136,7 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     _distinct_names(code)
     task = live_task(recipe, live)
     wishes.say("reading the data")
-    inputs = checked_inputs(recipe, task, live)
+    inputs = checked_inputs(recipe, task, live, wishes.say)
     live = with_its_tokenizer(recipe, task, inputs, live, wishes.say)
     what = what_is_computed(recipe, inputs, live, code)
     if wishes.resume:
@@ -386,6 +387,8 @@ def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     """recipe.yaml, environment.json and copies of the user's code."""
     atomic_write_text(directory.recipe, dump_recipe(start.recipe))
     facts = environment_facts(parts.hardware, start.inputs.digest)
+    fetched = [provenance(name) for name in start.inputs.elsewhere]
+    facts |= {"fetched": fetched} if fetched else {}
     directory.write_json(directory.environment, {**facts, "lengths": asdict(parts.clocks.lengths)})
     if parts.audit is not None:
         directory.write_json(directory.audit, parts.audit.to_json())
