@@ -7,6 +7,7 @@ each query written out pair by pair.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.models import WORDS, tiny, tiny_tokenizer
 from tests.reference import decay_groups, padded
 from tests.split import CLIP, Trajectory, parts_of
 
-Rows = list[dict[str, str]]
+Rows = list[dict[str, Any]]
 SMALL = {"initializer_range": 0.05}
 
 
@@ -43,6 +44,41 @@ def pairs(count: int, *, seed: int = 0, negatives: bool = True) -> Rows:
     for row in rows[::4]:
         del row["negative"]
     return rows if negatives else [{key: row[key] for key in ("query", "document")} for row in rows]
+
+
+def scored_pairs(count: int, *, seed: int = 0) -> Rows:
+    """Pairs with up to three further negatives each, and a teacher's score of every candidate."""
+    random, rows = np.random.default_rng(seed + 1), pairs(count, seed=seed)
+    for row in rows:
+        row["negatives"] = [" ".join(random.choice(WORDS, 4)) for _ in range(random.integers(0, 4))]
+        row["score"], row["negative_score"], *more = [
+            float(np.float32(score)) for score in random.normal(size=5)
+        ]
+        row["negative_scores"] = more[: len(row["negatives"])]
+    return rows
+
+
+def oracle_by_teacher(model: Any, tokenizer: Any, batch: Rows, name: str, **options: Any) -> Tensor:
+    """Hofstätter et al. 2020: mean over negatives; or the mean over rows of the divergence of both softmaxes."""
+    total: Any = 0.0
+    for dimension in options.get("dimensions") or [None]:
+        losses = []
+        for row in batch:
+            own = [row["negative"]] if "negative" in row else []
+            texts = [row["query"], row["document"], *own, *row["negatives"]]
+            vectors = oracle_embeddings(model, tokenizer, texts, "mean")[:, :dimension]
+            vectors = vectors if options.get("similarity") == "dot" else F.normalize(vectors, dim=-1)
+            known = [row["score"], *([row["negative_score"]] if own else []), *row["negative_scores"]]
+            scores, teacher = vectors[1:] @ vectors[0], torch.tensor(known).to(vectors)
+            if name == "margin_mse":
+                losses += [
+                    (scores[0] - scores[at] - teacher[0] + teacher[at]) ** 2 for at in range(1, len(scores))
+                ]
+            else:
+                told = (teacher / 2.0).softmax(0)
+                losses.append((told * (told.log() - (scores / options["temperature"]).log_softmax(0))).sum())
+        total = total + torch.stack(losses).mean()
+    return total
 
 
 def base_of(family: str = "bert", **config: Any) -> Any:
@@ -161,7 +197,7 @@ def _oracle_loss(
 
 
 def train_match_reference(
-    module: nn.Module, parts: Parts, rows: Rows, updates: int, **loss: Any
+    module: nn.Module, parts: Parts, rows: Rows, updates: int, *, teacher: str | None = None, **loss: Any
 ) -> Trajectory:
     """The same updates by the oracle."""
     found, position = Trajectory(), 0
@@ -170,9 +206,9 @@ def train_match_reference(
     for update in range(1, updates + 1):
         batch = parts.batches.at(position, update)
         optimizer.zero_grad()
-        value = oracle_loss(
-            model, parts.model.tokenizer, [rows[int(row)] for row in batch.sample_ids_B], **loss
-        )
+        own = [rows[int(row)] for row in batch.sample_ids_B]
+        asked = partial(oracle_by_teacher, name=teacher) if teacher else oracle_loss
+        value = asked(model, parts.model.tokenizer, own, **loss)
         value.backward()
         gradient = {
             name: item.grad.clone() for name, item in model.named_parameters() if item.grad is not None

@@ -883,6 +883,18 @@ MUTANTS = (
         tests=("tests/infer/test_mine.py::test_negatives_are_those_of_scores_taken_one_by_one",),
     ),
     Mutant(
+        name="margins-by-rows",
+        fault="margins by a teacher are divided by rows in place of negatives",
+        patches=(
+            (
+                "tasks/match.py",
+                "counted = NEGATIVE if self.loss_name == MARGINS else QUERY",
+                "counted = QUERY",
+            ),
+        ),
+        tests=("tests/step/test_coupled.py::test_a_teachers_scores_are_learnt_as_of_the_whole_batch",),
+    ),
+    Mutant(
         name="tokens-of-odds",
         fault="both terms of orpo are divided by tokens",
         patches=(("tasks/prefer.py", 'if term == "nll" and by_token else', "if by_token else"),),

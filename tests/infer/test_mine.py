@@ -134,6 +134,7 @@ def test_the_command_says_what_it_found_and_its_file_trains(place, tmp_path, cap
         "--margin",
         "0.01",
     ]
+    words += ["--scores"]
     with pytest.raises(SystemExit) as ended:
         main(list(map(str, words)))
     assert ended.value.code == 0
@@ -146,6 +147,13 @@ def test_the_command_says_what_it_found_and_its_file_trains(place, tmp_path, cap
         str(place / "model"), str(tmp_path / "mined.jsonl"), None, set=keys, run_dir=str(tmp_path / "run")
     )
     assert run.status == "finished"
+    keys |= {"loss": "margin_mse", "data.validation": 0.2}
+    run = bigbatch.train(
+        str(place / "model"), str(tmp_path / "mined.jsonl"), None, set=keys, run_dir=str(tmp_path / "taught")
+    )
+    again = bigbatch.evaluate(tmp_path / "taught", str(tmp_path / "mined.jsonl"))
+    assert set(again) >= {"loss", "recall@10"} and 0 < again["loss"] < 10
+    assert len(bigbatch.predict(tmp_path / "taught", [{"question": "late"}])[0]["embedding"]) == 32
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -9,21 +9,23 @@ import torch
 
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.protocols import World
-from tests.matching import base_of, match_parts, pairs, train_match_reference
+from tests.matching import base_of, match_parts, pairs, scored_pairs, train_match_reference
 from tests.split import TOLERANCE, assert_equal, gradient_error, train_split
 
 ROWS = pairs(90)
+SCORED = scored_pairs(90)
 
 
-def equality(world: World, *, place: str, updates: int = 3, **keys: Any) -> dict[str, Any]:
+def equality(world: World, *, place: str, updates: int = 3, told: Any = None, **keys: Any) -> dict[str, Any]:
     """Train among ranks; rank 0 holds it against the oracle."""
     module = base_of().double()
     where = Path(place) / str(world.rank)
-    parts = match_parts(module, ROWS, where, micro_tokens=64, packing="packed", world=world, **keys)
+    rows = SCORED if told and "teacher" in told else ROWS
+    parts = match_parts(module, rows, where, micro_tokens=64, packing="packed", world=world, **keys)
     found = train_split(parts, updates)
     if world.rank:
         return {}
-    expected = train_match_reference(module, parts, ROWS, updates)
+    expected = train_match_reference(module, parts, rows, updates, **(told or {}))
     if not world.divides:
         assert_equal(found, expected, torch.float64)
     gradients = zip(found.gradients, expected.gradients, strict=True)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import pytest
 
+PREFIXES = {"dimensions": [32, 8], "false_negatives": {"margin": 0.05}}
+TOLD = {"dimensions": [32, 8], "margin": 0.05}
 EQUALITY = "tests.parallel.match_jobs:equality"
 
 
 @pytest.mark.world_size(3)
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("gradient", ["cached", "plain"])
-def test_ranks_equal_the_whole_batch(ranks, tmp_path, size, gradient):
-    found = ranks.run(EQUALITY, size, tmp_path, place=str(tmp_path), gradient=gradient)
+@pytest.mark.parametrize(
+    ("size", "keys"),
+    [
+        (2, {"gradient": "cached"}),
+        (3, {"gradient": "plain"}),
+        (3, {"task": PREFIXES, "told": TOLD}),
+        (2, {"loss": "margin_mse", "gradient": "plain", "told": {"teacher": "margin_mse"}}),
+    ],
+    ids=str,
+)
+def test_ranks_equal_the_whole_batch(ranks, tmp_path, size, keys):
+    found = ranks.run(EQUALITY, size, tmp_path, place=str(tmp_path), **keys)
     assert found[0]["error"] <= found[0]["bound"]
 
 

@@ -16,11 +16,12 @@ from bigbatch.parallel.single import SingleWorld
 from bigbatch.samples import LossSums
 from bigbatch.step.coupled import Coupled
 from tests.executors import one_by_one
-from tests.matching import base_of, match_parts, pairs, train_match_reference
+from tests.matching import base_of, match_parts, pairs, scored_pairs, train_match_reference
 from tests.split import TOLERANCE, assert_equal, gradient_error, train_split
 from tests.step.test_split import both_precisions
 
 ROWS = pairs(90)
+SCORED = scored_pairs(90)
 UPDATES = 4
 CANCELS = "encoder.layer.1.output.LayerNorm.bias"
 LOSSES: dict[str, dict[str, Any]] = {
@@ -34,6 +35,21 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "margin": ({"false_negatives": {"margin": 0.05}, "symmetric": True}, {"margin": 0.05, "symmetric": True}),
 }
 """Job -> options of its task, what the oracle is told."""
+
+
+BY_TEACHER: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "margin_mse": (
+        {"loss": "margin_mse"},
+        {"similarity": "dot", "dimensions": [32, 8]},
+        {"teacher": "margin_mse"},
+    ),
+    "listwise_kl": (
+        {"loss": {"name": "listwise_kl", "args": {"teacher_temperature": 2.0}}, "gradient": "plain"},
+        {"temperature": 0.5},
+        {"teacher": "listwise_kl"},
+    ),
+}
+"""Job -> keys of its recipe, options of its task, what the oracle is told beside."""
 
 
 @pytest.mark.parametrize("gradient", ["cached", "plain"])
@@ -77,6 +93,20 @@ def test_prefixes_and_judged_candidates_are_those_of_the_whole_batch(tmp_path, l
     plain = train_match_reference(base_of().double(), parts, ROWS, 1)
     assert gradient_error(found.gradients[0], expected.gradients[0]) <= TOLERANCE[dtype]
     assert gradient_error(plain.gradients[0], expected.gradients[0]) > 0.05, "the option makes a difference"
+    assert found.losses == pytest.approx(expected.losses, rel=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("packing", ["packed", "padded"])
+@pytest.mark.parametrize("loss", BY_TEACHER)
+@both_precisions
+def test_a_teachers_scores_are_learnt_as_of_the_whole_batch(tmp_path, loss, packing, dtype):
+    keys, task, told = BY_TEACHER[loss]
+    split = {"micro_tokens": 64, "packing": packing}
+    parts = match_parts(base_of().to(dtype), SCORED, tmp_path, task=task, **split, **keys)
+    found = train_split(parts, 1)
+    expected = train_match_reference(base_of().double(), parts, SCORED, 1, **task, **told)
+    assert max(map(len, found.pieces)) > 1
+    assert gradient_error(found.gradients[0], expected.gradients[0]) <= TOLERANCE[dtype]
     assert found.losses == pytest.approx(expected.losses, rel=TOLERANCE[dtype])
 
 
@@ -206,5 +236,5 @@ def test_a_rank_without_room_for_what_it_was_shown_has_shown_all_of_its_own():
     executor, world = object.__new__(Coupled), _Two()
     executor._world, executor._device = world, "nowhere"
     with pytest.raises(RuntimeError, match="nowhere"):
-        executor._everyone(torch.ones(2, 3), np.ones((2, 1)))
-    assert world.asked == 2
+        executor._everyone(torch.ones(2, 3), np.ones((2, 1)), {"teacher": np.ones(2)})
+    assert world.asked == 3

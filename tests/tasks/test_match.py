@@ -12,14 +12,17 @@ import torch
 
 from bigbatch.data.texts import hash_of, text_table
 from bigbatch.data.tokens import as_table
-from bigbatch.errors import RecipeError
+from bigbatch.errors import DataError, RecipeError
 from bigbatch.metrics.match import Ranks, ndcg, rank_metrics, ranks_of, recall, reciprocal_rank
 from bigbatch.metrics.row_scores import scorer_of
 from bigbatch.protocols import Metric
+from bigbatch.recipe.learning import LossSpec
 from bigbatch.samples import Predictions, Targets
 from bigbatch.tasks.contrast import _CHUNK_ROWS, Judge, contrastive_losses, pairs_of
 from bigbatch.tasks.inputs import Inputs, joined
 from bigbatch.tasks.match import Match
+from bigbatch.tasks.teacher import listwise_kl, margin_mse, scored
+from tests.models import tiny_tokenizer
 
 GOLDEN = json.loads(Path(__file__).with_name("ranx_golden.json").read_text(encoding="utf-8"))
 """Written by make_ranx_golden.py with ranx 0.3.21."""
@@ -251,3 +254,63 @@ def test_what_the_folder_tells_sentence_transformers():
 def test_a_temperature_of_nothing_is_refused():
     with pytest.raises(RecipeError, match=r"task\.temperature"):
         Match(temperature=0.0)
+
+
+# ---------------------------------------------------------------- a teacher's scores
+
+
+@pytest.mark.parametrize(
+    ("options", "loss", "what"),
+    [
+        ({}, LossSpec(name="dpo"), "left out .contrastive., or one of margin_mse, listwise_kl"),
+        ({}, LossSpec(label_smoothing=0.1), "embeddings have no classes"),
+        ({"symmetric": True}, LossSpec(name="margin_mse"), r"task\.symmetric: the contrastive loss's"),
+        ({}, LossSpec(name="margin_mse", args={"teacher_temperature": 2}), "expected none"),
+        ({}, LossSpec(name="listwise_kl", args={"teacher_temperature": 0}), "a number above 0"),
+        ({}, LossSpec(name="listwise_kl", args={"teacher_temperature": "warm"}), "a number above 0"),
+    ],
+)
+def test_a_loss_that_does_not_fit_is_refused(options, loss, what):
+    with pytest.raises(RecipeError, match=what):
+        Match(**options).with_loss(loss, Path())
+
+
+@pytest.mark.parametrize(
+    ("row", "fine"),
+    [
+        ({"score": 1.0}, True),
+        ({}, False),
+        ({"score": 1.0, "negative": "late", "negative_score": 0.5}, True),
+        ({"score": 1.0, "negative": "late"}, False),
+        ({"score": 1.0, "negative": "", "negative_score": None}, True),
+        ({"score": 1.0, "negatives": ["late", "lost"], "negative_scores": [0.1, 0.2]}, True),
+        ({"score": 1.0, "negatives": ["late", "lost"], "negative_scores": [0.1]}, False),
+        ({"score": 1.0, "negatives": ["late", " "], "negative_scores": [0.1, 0.2]}, False),
+        ({"score": 1.0, "negatives": ["late"]}, False),
+    ],
+    ids=str,
+)
+def test_each_candidate_has_a_score(row, fine, tmp_path):
+    task, tokenizer = (
+        Match(pooling="mean").with_loss(LossSpec(name="margin_mse"), Path()),
+        tiny_tokenizer(tmp_path),
+    )
+    whole = {"query": "the crew", "document": "was kind", **row}
+    if not fine:
+        with pytest.raises(DataError, match="a teacher's scores: found"):
+            task.encode(whole, tokenizer)
+        return
+    sample = task.encode(whole, tokenizer)
+    assert len(sample.extras["teacher"]) == len(sample.reads) and sample.extras["teacher"][:2].tolist() == [
+        0,
+        1,
+    ]
+    assert not task.encode_batch([whole], tokenizer, labelled=False)[0].extras, "predictions need none"
+
+
+def test_a_document_alone_has_nothing_to_learn_of_a_list():
+    values = torch.tensor([[0, 1, 0, 0], [1, 2, 0, 1], [0, 3, 1, 2], [1, 4, 1, 3], [2, 5, 1, 4]])
+    vectors = torch.eye(5, dtype=torch.float64) + 0.1
+    found = scored(vectors, values, torch.tensor([0.0, 9.0, 0.0, 1.0, 1.0]))
+    assert margin_mse(found).tolist() == [pytest.approx(0.0)]
+    assert listwise_kl(found, temperature=0.1, teacher_temperature=1.0).tolist() == pytest.approx([0.0, 0.0])

@@ -54,5 +54,6 @@ def text_table(table: Table, rows_B: np.ndarray) -> Table:
         unit_offsets=np.arange(len(units_U) + 1, dtype=np.int64),
         values=np.column_stack([np.asarray(table.values)[units_U], owners_U, places_U]),
         weights=np.asarray(table.weights)[units_U],
+        extras={name: np.asarray(column)[units_U] for name, column in table.extras.items()},
         truncated_samples=table.truncated_samples,
     )

@@ -177,10 +177,10 @@ def mine(
             rows = pairs.rows[first : first + WINDOW]
             for names, query, document, negatives, scores in _mined(rows, pairs, judges, how):
                 line = {names[QUERY]: query, names[DOCUMENT]: document}
-                for text, own in zip(negatives, scores, strict=True):
+                for text, own in zip(negatives, scores, strict=False):
                     write({**line, names[NEGATIVE]: text, **own})
                 if not negatives:
-                    write(line)
+                    write({**line, **scores[0]})
                 found += len(negatives)
             tell("pairs", first + len(rows), len(pairs.rows))
     return len(pairs.rows), found
@@ -290,10 +290,11 @@ def _mined(
         if len(judges) > 1:
             fair_k &= teller.scores(number, ids_k) <= teller.scores(number, np.array([right]))
         chosen = ids_k[fair_k][: how.negatives]
-        said: list[dict[str, float]] = [{} for _ in chosen]
+        said: list[dict[str, float]] = [{} for _ in chosen] or [{}]
         if how.scores:
             told = teller.scores(number, np.append(chosen, right)).tolist()
             said = [{"score": told[-1], "negative_score": score} for score in told[:-1]]
+            said = said or [{"score": told[-1]}]
         yield names, query, document, [pairs.documents.texts[each] for each in chosen.tolist()], said
 
 

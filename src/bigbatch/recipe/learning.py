@@ -190,14 +190,19 @@ class ScheduleSpec(Section):
         return value
 
 
+LOSSES = (
+    "cross_entropy", "bce", "mse", "dpo", "ipo", "simpo", "orpo", "margin_mse", "listwise_kl",
+)  # fmt: skip
+"""Losses that a recipe names; which fit is for the task to say."""
+
+
 class LossSpec(Section):
     """What is minimised. In YAML a name alone is enough."""
 
-    name: Annotated[Text, named("cross_entropy", "bce", "mse", "dpo", "ipo", "simpo", "orpo")] = (
-        "cross_entropy"
-    )
+    name: Annotated[Text, named(*LOSSES)] = "cross_entropy"
     """`cross_entropy` (which stands for `bce` with several labels and `mse` with a number, and `dpo` with
-    preferences), `ipo`, `simpo`, `orpo` (preferences), or an import reference."""
+    preferences), `ipo`, `simpo`, `orpo` (preferences), `margin_mse`, `listwise_kl` (match, by a teacher's scores),
+    or an import reference."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target's mass that is spread over all classes; `dpo`: of pairs that are held to be the wrong way
     round."""
@@ -207,7 +212,8 @@ class LossSpec(Section):
     """`balanced` weighs a class by samples / (classes x its samples); or {label: weight}, 1 for the others. Of several
     labels: the weight of rows that have the label (torch's pos_weight); balanced: rows without it / rows with it."""
     args: dict[str, object] = Field(default_factory=dict)
-    """Options of your own loss; of dpo and ipo `length_normalised`, of simpo `gamma`, of orpo `nll`."""
+    """Options of your own loss; of dpo and ipo `length_normalised`, of simpo `gamma`, of orpo `nll`,
+    of listwise_kl `teacher_temperature`."""
 
 
 GRADIENT_OPTIONS: dict[str, dict[str, object]] = {

@@ -47,6 +47,8 @@ class _FirstPass:
     """Outputs of all real units."""
     values: np.ndarray
     """Their target values."""
+    extras: Mapping[str, np.ndarray]
+    """Their further numbers."""
 
 
 class Coupled:
@@ -119,9 +121,11 @@ class Coupled:
             mine_UC=_joined(
                 [each.detach()[torch.from_numpy(kept)] for each, kept in zip(outputs, real, strict=True)]
             ),
-            values=np.concatenate(
-                [np.asarray(piece.targets.values)[kept] for piece, kept in zip(pieces, real, strict=True)]
-            ),
+            values=_rows_of([piece.targets.values for piece in pieces], real),
+            extras={
+                name: _rows_of([piece.targets.extras[name] for piece in pieces], real)
+                for name in sorted(pieces[0].targets.extras if pieces else ())
+            },
         )
 
     def _outputs(self, update: int, piece: MicroBatch, *, graph: bool) -> Tensor:
@@ -133,12 +137,14 @@ class Coupled:
         self, first: _FirstPass, denominators: Mapping[str, float]
     ) -> tuple[list[Tensor], dict[str, float]]:
         """Of the loss by each piece's outputs, and the loss of the whole batch: on the first rank, 0 on the others."""
-        everyone_UC, all_values = self._everyone(first.mine_UC, first.values)
+        everyone_UC, all_values, extras = self._everyone(first.mine_UC, first.values, first.extras)
         order = np.argsort(all_values[:, -1], kind="stable")
         leaf_UC = everyone_UC[torch.from_numpy(order).to(everyone_UC.device)].requires_grad_()
-        targets = Targets(values=all_values[order], weights=np.ones(len(order), np.float32)).map(
-            partial(to_device, device=self._device)
-        )
+        targets = Targets(
+            values=all_values[order],
+            weights=np.ones(len(order), np.float32),
+            extras={name: numbers[order] for name, numbers in extras.items()},
+        ).map(partial(to_device, device=self._device))
         with torch.enable_grad():
             shares = shares_of(self._task.loss(leaf_UC, targets), denominators)
             total = torch.stack(list(shares.values())).sum()
@@ -153,13 +159,27 @@ class Coupled:
         counts = self._world.rank == 0
         return found, {term: float(share.detach()) if counts else 0.0 for term, share in shares.items()}
 
-    def _everyone(self, mine_UC: Tensor, values: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """Outputs and target values of the units of all ranks."""
+    def _everyone(
+        self, mine_UC: Tensor, values: np.ndarray, extras: Mapping[str, np.ndarray]
+    ) -> tuple[Tensor, np.ndarray, dict[str, np.ndarray]]:
+        """Outputs, target values and further numbers of the units of all ranks."""
         if self._world.size == 1:
-            return mine_UC, values
+            return mine_UC, values, dict(extras)
         # One behind the other: a rank that fails in between would meet the others at another exchange.
-        rows, everyones = self._world.gather_rows(mine_UC.cpu().numpy()), self._world.gather_rows(values)
-        return torch.from_numpy(np.concatenate(rows)).to(self._device), np.concatenate(everyones)
+        outputs = self._world.gather_rows(mine_UC.cpu().numpy())
+        found = np.concatenate(self._world.gather_rows(values))
+        further = {
+            name: np.concatenate(self._world.gather_rows(own.reshape(len(own), -1))).reshape(
+                -1, *own.shape[1:]
+            )
+            for name, own in extras.items()
+        }
+        return torch.from_numpy(np.concatenate(outputs)).to(self._device), found, further
+
+
+def _rows_of(parts: Sequence[np.ndarray], kept: Sequence[np.ndarray]) -> np.ndarray:
+    """Of all micro-batches, the rows that are kept."""
+    return np.concatenate([np.asarray(part)[rows] for part, rows in zip(parts, kept, strict=True)])
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -17,6 +17,7 @@
     pixels.py     bytes of an image -> pixels
     augment.py    images changed at random, by (seed, epoch, sample)
     contrast.py   the loss of a batch of pairs
+    teacher.py    losses of pairs by a teacher's scores
     sentence_transformers.py  the files of its model folders
     inputs.py     text or words -> token ids, one tokenizer call for many rows
     losses.py     one value per unit, class weights, losses of your own

@@ -9,8 +9,9 @@ Shapes: K texts, D width of an embedding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from bigbatch.data.texts import OWNER, QUERY, ROLE, text_table
+from bigbatch.data.texts import NEGATIVE, OWNER, QUERY, ROLE, text_table
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.metrics.match import USUAL, check_rank_metric, dimension_of, rank_metrics
@@ -29,15 +30,19 @@ from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
 from bigbatch.tasks.contrast import Judge, contrastive_losses
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.inputs import NoTokens, encode_texts, joined
+from bigbatch.tasks.losses import Kind, refuse_settings
 from bigbatch.tasks.sentence_transformers import folder_files
+from bigbatch.tasks.teacher import TEACHER, listwise_kl, margin_mse, scored
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bigbatch.model.pooling import Pooling
-    from bigbatch.recipe.learning import ModelSpec
+    from bigbatch.recipe.learning import LossSpec, ModelSpec
 
 TERM = "contrastive"
+MARGINS, LISTWISE = BY_TEACHER = ("margin_mse", "listwise_kl")
+"""Losses by a teacher's scores."""
 ROLES = ("query", "document", "negative")
 """In the order of their numbers in `data.texts`."""
 EVALUATED_PAIRS = 1024
@@ -70,11 +75,14 @@ class Match(Task[Tensor]):
     false_negatives: Mapping[str, float | bool] | None = None
     """Which candidates of the batch are likely to be right, and so no negatives: `{margin, relative}`; None: those that
     the data say."""
+    loss_name: str = field(default=TERM, metadata=NOT_AN_OPTION)
+    """`loss.name`: contrastive, or by a teacher's scores."""
+    teacher_temperature: float = field(default=1.0, metadata=NOT_AN_OPTION)
+    """`loss.args.teacher_temperature`."""
     dimension: int | None = field(default=None, metadata=NOT_AN_OPTION)
     """What predictions are cut to; None: they are whole."""
 
     couples = "batch"
-    loss_is_own = "task match has a loss of its own (task.temperature, task.symmetric); leave `loss` out"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -83,6 +91,42 @@ class Match(Task[Tensor]):
         if self.dimension_weights is not None and len(self.dimension_weights) != len(self.dimensions or ()):
             what = f"found {len(self.dimension_weights)}; expected a weight for each of task.dimensions"
             raise RecipeError([Problem(where="recipe", key="task.dimension_weights", what=what)])
+
+    @override
+    def with_loss(self, loss: LossSpec, folder: Path, *, where: str = "recipe") -> Self:
+        """The same task with `loss:` of the recipe: contrastive, or by a teacher's scores.
+
+        Raises:
+            RecipeError: another loss, or an option that it has not.
+        """
+        del folder
+        name = TERM if loss.name == "cross_entropy" else loss.name
+        temperature = loss.args.get("teacher_temperature", 1.0)
+        by_teacher = f"the contrastive loss's; {name} has none: leave it out"
+        refused = {
+            "name": (
+                name not in (TERM, *BY_TEACHER),
+                f"found {name}; of task match it is left out (contrastive), or one of {', '.join(BY_TEACHER)}",
+            ),
+            "label_smoothing": (loss.label_smoothing > 0, "embeddings have no classes; leave it out"),
+            "class_weights": (loss.class_weights != "none", "embeddings have no classes; leave it out"),
+            "args": (
+                bool(loss.args.keys() - ({"teacher_temperature"} if name == LISTWISE else set())),
+                "expected none, or teacher_temperature of listwise_kl",
+            ),
+            "args.teacher_temperature": (
+                isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature > 0,
+                f"found {temperature!r}; expected a number above 0",
+            ),
+        }  # fmt: skip
+        refuse_settings({key: what for key, (is_so, what) in refused.items() if is_so}, where)
+        if name in BY_TEACHER:
+            own = {"symmetric": self.symmetric, "false_negatives": self.false_negatives is not None}
+            problems = [Problem(where=where, key=f"task.{key}", what=by_teacher) for key in own if own[key]]
+            if problems:
+                raise RecipeError(problems)
+        warm = float(temperature) if isinstance(temperature, (int, float)) else 1.0
+        return replace(self, loss_name=name, teacher_temperature=warm)
 
     # ------------------------------------------------------------ columns and outputs
 
@@ -93,7 +137,22 @@ class Match(Task[Tensor]):
             "query": Role(meaning="what is looked for", absent_when_predicting=True),
             "document": Role(meaning="what answers the query", absent_when_predicting=True),
             "negative": Role(meaning="a text that does not answer it", required=False),
+            "negatives": Role(meaning="several such texts", kind="words", required=False),
+            **(self._scores if self.loss_name in BY_TEACHER else {}),
         }
+
+    @property
+    def _scores(self) -> Mapping[str, Role]:
+        return {
+            "score": Role(meaning="a teacher's score of the document", kind="number"),
+            "negative_score": Role(meaning="its score of the negative", kind="number", required=False),
+            "negative_scores": Role(meaning="its scores of the negatives", kind="numbers", required=False),
+        }
+
+    @property
+    def kind(self) -> Kind:
+        """None is predicted; a teacher's scores are numbers."""
+        return "single"
 
     @property
     def usual_metrics(self) -> tuple[Metric, ...]:
@@ -167,18 +226,21 @@ class Match(Task[Tensor]):
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
     ) -> list[Sample]:
         """Many rows with one call of the tokenizer; of rows to predict, whichever texts they have."""
-        del labelled
         if tokenizer is None:
             raise DataError("task match reads texts: rows of token ids cannot say where a text ends")
-        found: list[list[tuple[int, str]]] = [
-            [(role, str(row[name])) for role, name in enumerate(ROLES) if _present(row, name)] for row in rows
-        ]
+        found = [_texts_of(row) for row in rows]
         if not all(found):
             raise NoTokens(f"a row has neither of {', '.join(ROLES[:2])}")
         prefixes = (self.query_prefix, self.document_prefix, self.document_prefix)
-        texts = [prefixes[role] + text for row in found for role, text in row]
+        texts = [prefixes[role] + text for own in found for role, text in own]
         inputs = iter(encode_texts(texts, None, tokenizer, self.facts.max_length))
-        return [joined([(role, next(inputs)) for role, _ in row]) for row in found]
+        samples = [joined([(role, next(inputs)) for role, _ in own]) for own in found]
+        if self.loss_name == TERM or not labelled:
+            return samples
+        return [
+            replace(sample, extras={TEACHER: _scores_of(row, own)})
+            for row, own, sample in zip(rows, found, samples, strict=True)
+        ]
 
     @override
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
@@ -193,23 +255,24 @@ class Match(Task[Tensor]):
     # ------------------------------------------------------------ denominators, loss
 
     def denominators(self, targets: Targets) -> dict[str, float]:
-        """Of each term: number of queries of text-by-text targets (numpy)."""
-        queries = float(np.count_nonzero(np.asarray(targets.values)[:, ROLE] == QUERY))
-        return dict.fromkeys(self._terms, queries)
+        """Of each term: number of queries of text-by-text targets (numpy); of margins, of negatives."""
+        counted = NEGATIVE if self.loss_name == MARGINS else QUERY
+        found = float(np.count_nonzero(np.asarray(targets.values)[:, ROLE] == counted))
+        return dict.fromkeys(self._terms, found)
 
     @property
     def _terms(self) -> dict[str, tuple[int | None, float]]:
         """Term of the loss -> how many numbers of an embedding it looks at, and its weight."""
         if self.dimensions is None:
-            return {TERM: (None, 1.0)}
+            return {self.loss_name: (None, 1.0)}
         weights = self.dimension_weights or [1.0] * len(self.dimensions)
         return {
-            f"{TERM}@{dimension}": (dimension, float(weight))
+            f"{self.loss_name}@{dimension}": (dimension, float(weight))
             for dimension, weight in zip(self.dimensions, weights, strict=True)
         }
 
     def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """One value per query (Q,) and term, nats.
+        """Per term, one value per query (Q,), nats; of margins one per negative (P,).
 
         Args:
             outputs: (K, D) embeddings of all texts of the batch.
@@ -217,17 +280,27 @@ class Match(Task[Tensor]):
         """
         judge = self._judge(outputs)
         return {
-            term: weight
-            * contrastive_losses(
-                outputs[:, :dimension],
+            term: weight * self._loss(outputs[:, :dimension], targets, judge)
+            for term, (dimension, weight) in self._terms.items()
+        }
+
+    def _loss(self, outputs: Tensor, targets: Targets, judge: Judge | None) -> Tensor:
+        """Of embeddings that were cut."""
+        cosine = self.similarity == "cosine"
+        if self.loss_name == TERM:
+            return contrastive_losses(
+                outputs,
                 targets.values,
                 temperature=self.temperature,
-                cosine=self.similarity == "cosine",
+                cosine=cosine,
                 symmetric=self.symmetric,
                 judge=judge,
             )
-            for term, (dimension, weight) in self._terms.items()
-        }
+        vectors = functional.normalize(outputs, dim=-1) if cosine else outputs
+        found = scored(vectors, targets.values, targets.extras[TEACHER])
+        if self.loss_name == MARGINS:
+            return margin_mse(found)
+        return listwise_kl(found, temperature=self.temperature, teacher_temperature=self.teacher_temperature)
 
     def _judge(self, outputs: Tensor) -> Judge | None:
         """Who leaves out candidates of this batch."""
@@ -241,16 +314,14 @@ class Match(Task[Tensor]):
 
     def kept_loss(self, kept: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
         """Of a whole split, one value per query, fp64; the pairs are compared `EVALUATED_PAIRS` at a time."""
-        values_K4, embeddings_KD = (
-            torch.from_numpy(np.array(targets.values)),
-            torch.from_numpy(kept).double(),
-        )
+        tensors = targets.map(lambda values: torch.from_numpy(np.array(values)))
+        values_K4, embeddings_KD = tensors.values, torch.from_numpy(kept).double()
         groups_K = values_K4[:, OWNER] // EVALUATED_PAIRS
         ends = torch.unique_consecutive(groups_K, return_counts=True)[1].cumsum(0).tolist()
         losses: dict[str, list[np.ndarray]] = {term: [] for term in self._terms}
         with torch.no_grad():
             for first, end in zip([0, *ends], ends, strict=False):
-                part = Targets(values=values_K4[first:end].clone(), weights=targets.weights[first:end])
+                part = tensors.map(lambda values, first=first, end=end: values[first:end].clone())
                 part.values[:, OWNER] %= EVALUATED_PAIRS
                 for term, losses_Q in self.loss(embeddings_KD[first:end], part).items():
                     losses[term].append(losses_Q.numpy())
@@ -299,6 +370,27 @@ def width_of(module: nn.Module) -> int:
     """Numbers of an embedding."""
     config: Any = module.config
     return int(config.hidden_size)
+
+
+def _texts_of(row: Row) -> list[tuple[int, str]]:
+    """The texts of a row: (index of the role, text)."""
+    more = [text for text in row.get("negatives") or () if isinstance(text, str) and text.strip()]
+    own = [(role, str(row[name])) for role, name in enumerate(ROLES) if _present(row, name)]
+    return own + [(NEGATIVE, text) for text in more]
+
+
+def _scores_of(row: Row, texts: Sequence[tuple[int, str]]) -> np.ndarray:
+    """(texts,) float32: the teacher's score of each; 0 of the query."""
+    one = [row.get("negative_score")] if _present(row, "negative") else []
+    many = row.get("negative_scores") or [] if row.get("negatives") else []
+    scores = [row.get("score"), *one, *many]
+    known = [float(score) for score in scores if score is not None]
+    candidates = sum(role != QUERY for role, _ in texts)
+    if len(known) != candidates:
+        what = f"a teacher's scores: found {len(known)}; expected {candidates}, of the document and of each negative"
+        raise DataError(f"{what} (score, negative_score, negative_scores)")
+    left = iter(known)
+    return np.array([0.0 if role == QUERY else next(left) for role, _ in texts], np.float32)
 
 
 def _present(row: Row, name: str) -> bool:
