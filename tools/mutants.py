@@ -48,6 +48,12 @@ IMAGES = "tests/step/test_image_split.py"
 MUTANTS = (
     # ------------------------------------------------------------ sums, denominators, clipping
     Mutant(
+        name="noise-by-place-in-the-batch",
+        fault="what is drawn follows from a text's place in its batch instead of its row",
+        patches=(("infer/texts.py", "[prompts[row].number for row in chosen_B]", "[*range(len(chosen_B))]"),),
+        tests=("tests/infer/test_texts.py",),
+    ),
+    Mutant(
         name="mean-of-means",
         fault="every micro-batch averages its own losses, and the averages are averaged",
         patches=(

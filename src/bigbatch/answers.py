@@ -1,4 +1,4 @@
-"""What is asked of a model that was trained: its figures on labelled data, its predictions."""
+"""What is asked of a model that was trained: its figures on labelled data, its predictions, its texts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.arguments import PathOrText
+from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
 from bigbatch.remote.addresses import is_address
 
 if TYPE_CHECKING:
     from bigbatch.infer.load import Loaded
+    from bigbatch.infer.sampling import Decoding
 
 
 @said_plainly
@@ -194,6 +196,127 @@ def mine(
         quoting=quoting,
         progress=None if say is None else lambda what, done, total: say(f"{what}: {done:,} of {total:,}"),
     )
+
+
+@said_plainly
+def generate(
+    model: PathOrText,
+    prompts: object,
+    *,
+    columns: Mapping[str, str] | None = None,
+    chat: bool = False,
+    device: str | None = None,
+    code: bool = False,
+    **how: Any,
+) -> list[dict[str, Any]]:
+    """Texts by a causal language model or an encoder-decoder, one for each prompt, in order.
+
+    Each is what the model writes of that prompt alone: neither the batch nor the other prompts change it, sampling
+    included.
+
+    Args:
+        model: a run directory or a model folder.
+        prompts: a text, several; rows with `prompt` or `messages` (of an encoder-decoder `source`); a table; a file (a
+            `Path`): a text a line, or JSON Lines.
+        columns: role -> column, where they are called otherwise.
+        chat: a prompt is what a user says, for the tokenizer's chat template; messages always go through it.
+        device: as `evaluate` has it.
+        code: as `evaluate` has it.
+        how: `max_tokens` (256; of an encoder-decoder as in its evaluations), `temperature` (0: always the likeliest
+            token), `top_p`, `top_k`, `beams`, `stop` (texts that end one), `seed`.
+
+    Returns:
+        `{"text", "end", "tokens"}` behind what the row had; `end` is `stop` (an end mark or a stop text) or `length`.
+
+    Raises:
+        UsageError: a model that writes no text, or options out of range.
+        DataError: prompts that the model cannot take, with their places.
+    """
+    from bigbatch.infer.load import open_model
+    from bigbatch.infer.prompts import prompts_of, rows_of_prompts
+    from bigbatch.infer.texts import in_order, may_write, written_texts
+
+    decoding = _decoding(how)
+    opened = may_write(open_model(Path(model), device=device, code=code, metrics=False))
+    rows = rows_of_prompts(prompts, opened, columns=columns or {})
+    found = written_texts(opened, prompts_of(rows, opened, chat=chat), decoding)
+    return [{**prompt.told, **text.record} for prompt, text in in_order(found)]
+
+
+@said_plainly
+def generate_command(
+    model: PathOrText,
+    prompts: str | bytes | Path,
+    out: Path | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
+    chat: bool = False,
+    device: str | None = None,
+    code: bool = False,
+    say: Callable[[str], object],
+    show: Callable[[str], object],
+    **how: Any,
+) -> None:
+    """`bigbatch generate`: one text as it comes, or a record for each of many.
+
+    Args:
+        model: a run directory or a model folder.
+        prompts: one prompt; or the file, or what standard input holds, of many.
+        out: a `.jsonl` or `.csv` file; None: `show`.
+        columns: as `generate` has them.
+        keep: columns that are copied into the output.
+        chat: as `generate` has it.
+        device: as `evaluate` has it.
+        code: as `evaluate` has it.
+        say: told what the user should know.
+        show: given the text of one prompt piece by piece, or the records of many line by line.
+        how: as `generate` has it.
+    """
+    from bigbatch.infer.load import open_model
+    from bigbatch.infer.prompts import prompts_of, rows_of_prompts
+    from bigbatch.infer.texts import in_order, may_write, to_file, written_texts
+    from bigbatch.infer.writers import check_output, json_line
+
+    source = prompts if isinstance(prompts, Path) else None
+    decoding = _decoding(how)
+    if out is not None:
+        check_output(out, source)
+    opened = may_write(_told(open_model(Path(model), device=device, code=code, metrics=False), say))
+    rows = rows_of_prompts(prompts, opened, columns=columns or {}, keep=keep)
+    found = prompts_of(rows, opened, chat=chat)
+    cut = sum(prompt.sample.truncated for prompt in found)
+    if cut:
+        say(
+            f"note: {cut:,} of {len(found):,} sources are longer than {opened.max_length} tokens, and were cut"
+        )
+    if out is not None:
+        to_file(opened, found, decoding, Path(model), out, source, say)
+    elif isinstance(prompts, str):
+        for _ in written_texts(opened, found, decoding, said=show):
+            show("\n")
+    else:
+        for prompt, text in in_order(written_texts(opened, found, decoding)):
+            show(json_line({**prompt.told, **text.record}))
+
+
+def _decoding(how: Mapping[str, Any]) -> Decoding:
+    """The way of writing that was asked for.
+
+    Raises:
+        UsageError: an option that there is not, or a value out of range.
+    """
+    from dataclasses import fields
+
+    from bigbatch.infer.sampling import Decoding
+
+    known = [each.name for each in fields(Decoding)]
+    unknown = sorted({*how} - {*known})
+    if unknown:
+        raise UsageError(f"generate: found {unknown[0]}; it takes {', '.join(known)}")
+    given = {name: value for name, value in how.items() if value is not None}
+    stop = given.get("stop", ())
+    return Decoding(**{**given, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
 
 
 def _told(opened: Loaded, say: Callable[[str], object] | None) -> Loaded:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,10 @@ FLAGS = {
         "-h",
         "-o",
     ],
+    "generate": [
+        *("--beams", "--chat", "--code", "--column", "--device", "--help", "--keep", "--max-tokens", "--out"),
+        *("--prompts", "--seed", "--stop", "--temperature", "--top-k", "--top-p", "-h", "-o"),
+    ],
     "report": ["--help", "-h"],
     "compare": ["--help", "-h"],
     "sweep": [
@@ -128,6 +133,7 @@ def api(monkeypatch, tmp_path):
         "launch_command": answer("launch_command", [None]),
         "evaluate": answer("evaluate", [{"loss": 0.5, "accuracy": 0.851234567}]),
         "predict_file": answer("predict_file", [None]),
+        "generate_command": answer("generate_command", [None]),
         "report": answer("report", [Path("runs/x/report.html")]),
         "bench": answer("bench", [None]),
         "compare": answer("compare", [("a table", Path("compare.html"))]),
@@ -327,6 +333,20 @@ def test_bench(api, run):
 def test_an_interrupted_run_exits_with_its_signal(api, run, status, signal, code):
     api.answers["train_command"][0] = SimpleNamespace(status=status, signal=signal)
     assert run("train", "r.yaml")[0] == code
+
+
+def test_generate_takes_a_prompt_a_file_or_standard_input(api, run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from stdin\n")))
+    assert run("generate", "runs/x", "hello", "--stop", "a", "--stop", "b", "-o", "-")[0] == 0
+    assert run("generate", "runs/x", "--prompts", "p.txt", "--temperature", "0.5", "-o", "o.jsonl")[0] == 0
+    assert run("generate", "runs/x")[0] == 0
+    called = [(args, keywords["stop"], keywords["temperature"]) for _, args, keywords in api.calls]
+    assert called == [
+        (("runs/x", "hello", None), ["a", "b"], 0.0),
+        (("runs/x", Path("p.txt"), Path("o.jsonl")), (), 0.5),
+        (("runs/x", "from stdin", None), (), 0.0),
+    ]
+    assert run("generate", "runs/x", "hello", "--prompts", "p.txt")[0] == 2
 
 
 def test_evaluate_predict_report_compare(api, run):

@@ -25,6 +25,7 @@ def test_examples_give_what_they_say(module):
 
 TECHNIQUES = {
     "data.mixture": "source_pattern",
+    "infer.sampling": "Sampled",
     "optim.adam": "directions",
     "optim.adamw_8bit": "adamw_8bit",
     "optim.adamw_bf16": "AdamWBf16",

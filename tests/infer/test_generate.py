@@ -9,10 +9,11 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, RecipeError
-from bigbatch.infer import generate
+from bigbatch.infer import decoding, generate
 from bigbatch.infer.evaluate import evaluate, impossible_figures, judged
 from bigbatch.infer.generate import texts_of, written
 from bigbatch.infer.predict import predict_rows
+from bigbatch.infer.sampling import Decoding
 from bigbatch.metrics import bleu
 from bigbatch.model.heads import HEADS
 from bigbatch.model.runner import padded_runner
@@ -62,10 +63,11 @@ def test_each_text_is_the_one_that_transformers_writes_of_it_alone(family, micro
 def test_passes_of_the_whole_model_choose_the_same_tokens(family):
     """As ranks that divide a model take them."""
     module, task, _ = opened(family)
-    table, chosen = table_of(task, ROWS), np.array([3, 0, 7])
+    table, chosen, marks = table_of(task, ROWS), np.array([3, 0, 7]), generate.marks_of(task)
+    batch = decoding.batch_of_pairs(table, chosen, np.full(3, 9), marks, torch.device("cpu"))
     with torch.inference_mode():
-        ours = generate._stepwise(module, task, table, chosen, 9)
-        theirs = generate._by_transformers(module, task, table, chosen, 9)
+        both = [decoding.stepwise(module, batch, 9), decoding.by_transformers(module, batch, Decoding())]
+    ours, theirs = (decoding.until_their_ends(each, batch.most_B, marks.ends)[0] for each in both)
     assert ours[:, : theirs.shape[1]].tolist() == theirs.tolist() and (ours[:, theirs.shape[1] :] == -1).all()
 
 
@@ -83,8 +85,6 @@ def test_a_text_that_never_ends_stops_at_the_last_position_or_at_its_own_bound(
     assert [len(ids) for ids in found] == [min(64, 2 * len(row["input_ids"]) + 50) for row in ROWS]
     monkeypatch.setattr(Seq2Seq, "target_frame", ((7, 8), ()))
     assert {len(ids) for ids in written(forward, task, table, micro_tokens=micro_tokens)} <= {*range(50, 63)}
-    monkeypatch.setattr(generate, "_by_transformers", generate._stepwise)
-    assert written(forward, task, table, micro_tokens=micro_tokens)
 
 
 def test_a_row_is_predicted_as_text_whatever_stands_beside_it(tmp_path):

@@ -2,6 +2,7 @@
 
 app.py      the commands and their flags
 mining.py   the command mine
+writing.py  the command generate
 outcome.py  from what happened to an exit code and a message
 words.py    printing: control characters made visible, numbers lined up
 options.py  arguments and options that several commands share

@@ -32,6 +32,7 @@ from bigbatch.cli.options import (
 )
 from bigbatch.cli.outcome import as_worker, exit_code_of_run, guarded
 from bigbatch.cli.words import columns_of, figures, say, terminal_width
+from bigbatch.cli.writing import add_generate
 from bigbatch.errors import UsageError
 from bigbatch.launch.passed import unstowed
 from bigbatch.launch.python import look_only_where_installed
@@ -291,6 +292,7 @@ def predict(
 
 
 add_mine(app)
+add_generate(app)
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")

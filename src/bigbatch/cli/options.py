@@ -47,6 +47,37 @@ Keep = Annotated[
         help="Columns of FILE to copy into the output: --keep text,day; may come often.",
     ),
 ]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="Many of them: a text a line (.txt), or rows with prompt, messages or source; - reads stdin.",
+    ),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End a text in front of this; may come often."),
+]
+Temperature = Annotated[
+    float, typer.Option("--temperature", metavar="T", help="Draw tokens; 0: always the likeliest one.")
+]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", metavar="N", help="Of a text, at most; 256 if not given.")
+]
+TopP = Annotated[
+    float,
+    typer.Option("--top-p", metavar="P", help="Draw among the likeliest, of this probability together."),
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", metavar="K", help="Draw among so many of the likeliest.")
+]
+Beams = Annotated[
+    int | None, typer.Option("--beams", metavar="N", help="Pursue so many texts, keep the best.")
+]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="A prompt is what a user says: it goes through the chat template.")
+]
 Quoting = Annotated[str | None, typer.Option("--quoting", help="Of CSV and TSV: minimal or none.")]
 Parallel = Annotated[int, typer.Option("--parallel", metavar="N", help="Runs at a time.")]
 Budget = Annotated[

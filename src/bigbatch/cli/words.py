@@ -36,6 +36,13 @@ def say(lines: str | Iterable[str], stream: TextIO | None = None) -> None:
     out.flush()
 
 
+def show(text: str) -> None:
+    """Print a piece of text as it comes, without a line's end of its own."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(visible(text).encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
 def terminal_width() -> int | None:
     """Letters of a line of standard output, where that is a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -7,6 +7,11 @@
     predict.py    rows in, predictions out, some at a time
     files.py      predict_file: any file that trains in, CSV or JSON Lines out
     unlabelled.py the rows to predict, of any file or object, with their places
+    generate.py   texts that an encoder-decoder writes of a split
+    prompts.py    what to write from, of files and objects, with places
+    texts.py      prompts in, texts out, as if each were alone
+    decoding.py   one batch of texts, token by token        sampling.py   drawn by (seed, row, token)
+    kept_texts.py texts into a file that goes on after an interruption
     writers.py    predictions as JSON Lines or CSV; complete files or none
     mine.py       hard negatives of pairs, by the embeddings of all their texts
     search.py     the nearest of many embeddings, exactly

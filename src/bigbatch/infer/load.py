@@ -55,6 +55,8 @@ class Loaded:
     forward: Forward
     """Padded, as every model can; the packed path for tables that are worth trying it (`infer.quick`)."""
     max_length: int
+    positions: int | None = None
+    """Tokens that the model has positions for; None: any number."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role -> column, as in training."""
     recipe: Recipe | None = None
@@ -256,6 +258,7 @@ def _assembled(
         forward=Quick(ready, planned, copies),
         micro_tokens=MICRO_TOKENS if only_cpu(devices) else ACCELERATOR_TOKENS,
         max_length=ready.max_length,
+        positions=ready.anatomy.max_positions,
     )
 
 

@@ -36,20 +36,11 @@ def open_output(out: Path | TextIO | None, source: Path | None = None) -> Iterat
     if out is None or not isinstance(out, Path):
         yield _json_lines(sys.stdout if out is None else out)
         return
-    formats: dict[str, Callable[[TextIO], Write]] = {
-        ".jsonl": _json_lines,
-        ".ndjson": _json_lines,
-        ".csv": _csv_rows,
-    }
-    if out.suffix.lower() not in formats:
-        raise UsageError(
-            f"{out}: cannot write {out.suffix or 'a file without suffix'}; expected .jsonl or .csv"
-        )
-    _refuse_existing(out, source)
+    check_output(out, source)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("x+", encoding="utf-8", newline="") as file:
-            yield formats[out.suffix.lower()](file)
+            yield _FORMATS[out.suffix.lower()](file)
             file.flush()
             os.fsync(file.fileno())
         _publish(temporary, out, source)
@@ -59,6 +50,19 @@ def open_output(out: Path | TextIO | None, source: Path | None = None) -> Iterat
         raise DiskError(f"{out}: cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(out: Path, source: Path | None = None) -> None:
+    """Refuse a file that could not be written, or that is there.
+
+    Raises:
+        UsageError: the file exists, is the input, or has another suffix.
+    """
+    if out.suffix.lower() not in _FORMATS:
+        raise UsageError(
+            f"{out}: cannot write {out.suffix or 'a file without suffix'}; expected .jsonl or .csv"
+        )
+    _refuse_existing(out, source)
 
 
 def _refuse_existing(out: Path, source: Path | None) -> None:
@@ -81,10 +85,15 @@ def _publish(temporary: Path, out: Path, source: Path | None) -> None:
 
 def _json_lines(file: TextIO) -> Write:
     def write(prediction: Mapping[str, Any]) -> None:
-        line = json.dumps(prediction, ensure_ascii=False, allow_nan=False)
-        file.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
+        file.write(json_line(prediction))
 
     return write
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON Lines, with nothing in it that a terminal obeys."""
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n"
 
 
 def _csv_rows(file: TextIO) -> Write:
@@ -100,6 +109,13 @@ def _csv_rows(file: TextIO) -> Write:
         rows.writerow([safe_cell(flat.get(name, "")) for name in header])
 
     return write
+
+
+_FORMATS: Mapping[str, Callable[[TextIO], Write]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".csv": _csv_rows,
+}
 
 
 def _rewrite_header(file: TextIO, header: Sequence[Any], new: int) -> None:
