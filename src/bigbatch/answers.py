@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bigbatch.arguments import PathOrText
 from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
+from bigbatch.protocols import Json
 from bigbatch.remote.addresses import is_address
 
 if TYPE_CHECKING:
@@ -207,8 +208,8 @@ def generate(
     chat: bool = False,
     device: str | None = None,
     code: bool = False,
-    **how: Any,
-) -> list[dict[str, Any]]:
+    **how: object,
+) -> list[dict[str, Json]]:
     """Texts by a causal language model or an encoder-decoder, one for each prompt, in order.
 
     Each is what the model writes of that prompt alone: neither the batch nor the other prompts change it, sampling
@@ -256,7 +257,7 @@ def generate_command(
     code: bool = False,
     say: Callable[[str], object],
     show: Callable[[str], object],
-    **how: Any,
+    **how: object,
 ) -> None:
     """`bigbatch generate`: one text as it comes, or a record for each of many.
 
@@ -300,7 +301,7 @@ def generate_command(
             show(json_line({**prompt.told, **text.record}))
 
 
-def _decoding(how: Mapping[str, Any]) -> Decoding:
+def _decoding(how: Mapping[str, object]) -> Decoding:
     """The way of writing that was asked for.
 
     Raises:
@@ -316,7 +317,8 @@ def _decoding(how: Mapping[str, Any]) -> Decoding:
         raise UsageError(f"generate: found {unknown[0]}; it takes {', '.join(known)}")
     given = {name: value for name, value in how.items() if value is not None}
     stop = given.get("stop", ())
-    return Decoding(**{**given, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+    given["stop"] = tuple(stop) if isinstance(stop, (list, tuple)) else (stop,)
+    return Decoding(**given)  # pyright: ignore[reportArgumentType]
 
 
 def _told(opened: Loaded, say: Callable[[str], object] | None) -> Loaded:

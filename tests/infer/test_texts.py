@@ -194,6 +194,7 @@ def test_messages_go_through_the_chat_template(folder, tmp_path):
         ),
         ('{"text": "a", "prompt": null}\n', "p.jsonl:1: neither prompt nor messages"),
         ('{"other": "a"}\n', "no column prompt or messages; there are: other"),
+        ('{"input_ids": ["x"]}\n', "p.jsonl:1: input_ids"),
         ('{"input_ids": [2, 4000]}\n', "p.jsonl:1: token id 4000, but the model's embedding has"),
     ],
 )

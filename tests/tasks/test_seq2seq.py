@@ -12,6 +12,7 @@ from bigbatch.errors import DataError, ModelError, RecipeError
 from bigbatch.model.logits import DeferredLogits
 from bigbatch.recipe.learning import LossSpec
 from bigbatch.samples import Targets
+from bigbatch.tasks.inputs import NoTokens
 from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.vocabulary import vocabulary_of
 from tests.models import PAIRS, tiny, tiny_pair, tiny_tokenizer
@@ -65,6 +66,15 @@ def test_texts_end_where_the_model_is_to_stop(tmp_path):
     assert (cut.truncated, len(cut.values), cut.values[-1]) == (True, 5, 2)
     alone = task.encode_batch([row], tokenizer, labelled=False)[0]
     assert alone.ids.tolist() == [2] and not len(alone.reads) and "reference" not in alone.streams
+
+
+def test_a_target_of_marks_alone_is_refused(tmp_path):
+    """The tokenizer drops control characters: [CLS] [SEP] would be all that is learnt."""
+    tokenizer = tiny_tokenizer(tmp_path)
+    task = task_of(tiny_pair("bart"), tokenizer)
+    with pytest.raises(NoTokens, match="gives no tokens but the marks around a text"):
+        task.encode({"source": "good", "target": "\x01"}, tokenizer)
+    assert len(task.encode_batch([{"source": "\x01"}], tokenizer, labelled=False)) == 1
 
 
 def test_a_tokenizer_is_told_which_text_is_to_be_written():

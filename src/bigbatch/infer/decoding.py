@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +132,7 @@ def by_transformers(outer: nn.Module, batch: Batch, how: Decoding, seen: Seen | 
         forced_bos_token_id=None, forced_eos_token_id=None, eos_token_id=[*batch.marks.ends] or None,
         pad_token_id=batch.marks.pad, return_dict_in_generate=False,
     )  # fmt: skip
-    further: dict[str, Any] = {"past_key_values": _cache(True)} if batch.paired else {}
+    further: dict[str, object] = {"past_key_values": _cache(True)} if batch.paired else {}
     # Where one says None, `generate` takes what the model itself says.
     outer.generation_config = settings
     try:
@@ -155,7 +154,7 @@ class _Ends(StoppingCriteria):
         self._first, self._seen = first, seen
 
     @override
-    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Any:
+    def __call__(self, input_ids: Tensor, scores: object, **options: object) -> Tensor:  # type: ignore[override]
         """(B,) bool: which texts end here; of beams as many a text as are looked at.
 
         Args:
@@ -182,7 +181,7 @@ def stepwise(outer: nn.Module, batch: Batch, most: int) -> np.ndarray:
     """
     shown_BL, found = batch.shown_BL, []
     cache = _cache(batch.paired)
-    given: dict[str, Any] = {"input_ids": batch.inputs["input_ids"]} if batch.paired else {}
+    given: dict[str, object] = {"input_ids": batch.inputs["input_ids"]} if batch.paired else {}
     mask_BL = batch.inputs["attention_mask"]
     positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
     for _ in range(most):
@@ -201,7 +200,7 @@ def stepwise(outer: nn.Module, batch: Batch, most: int) -> np.ndarray:
     return np.concatenate(found, axis=1)
 
 
-def _cache(paired: bool) -> Any:
+def _cache(paired: bool) -> DynamicCache | EncoderDecoderCache:
     """One that grows: that of a configuration has as many layers as the encoder, whatever the decoder has."""
     return EncoderDecoderCache(DynamicCache(), DynamicCache()) if paired else DynamicCache()
 

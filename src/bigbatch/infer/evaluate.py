@@ -154,7 +154,7 @@ def judged(
         for part, rows_U in _whole_rows(table):
             gathered.add(task.decode(outputs[part]), _targets(table, part), part.start, rows_U)
     if texts is not None:
-        gathered.add_texts(*texts)
+        gathered.add_texts(*texts, table.counted_units > 0)
     terms = losses.values()
     values, undefined = gathered.figures()
     known = [loss for loss in terms.values() if loss is not None]
@@ -308,6 +308,7 @@ class _Gathered:
         self._calibration: Any = None
         self._worst: list[_Wrong] = []
         self._counted = 0
+        self._of_texts: dict[str, np.ndarray] = {}
         self.idle: dict[str, str] = {}
 
     def add(self, predictions: Predictions, targets: Targets, first_unit: int, rows_U: np.ndarray) -> None:
@@ -328,11 +329,19 @@ class _Gathered:
         worst = [*self._worst, *_wrong(predictions, targets, first_unit)]
         self._worst = sorted(worst, key=lambda wrong: (-wrong.badness, wrong.unit))[:EXAMPLES]
 
-    def add_texts(self, written: Sequence[str], wanted: Sequence[str]) -> None:
-        """Take in the texts of the whole split."""
+    def add_texts(self, written: Sequence[str], wanted: Sequence[str], counts_N: np.ndarray) -> None:
+        """Take in the texts of the whole split.
+
+        Args:
+            written: by the model.
+            wanted: as many.
+            counts_N: (N,) bool: which rows are scored.
+        """
         for index, metric in enumerate(self.metrics):
             if is_written(metric):
                 self.states[index] = metric.of_texts(written, wanted)
+                if metric.name in self._scorers:
+                    self._of_texts[metric.name] = metric.rows(written, wanted)[counts_N]
 
     def signatures(self) -> dict[str, str]:
         """Of the figures of texts."""
@@ -362,6 +371,8 @@ class _Gathered:
 
     def scores(self, name: str, losses: _Losses) -> np.ndarray:
         """Of each row that counts, by this figure; by the loss where the figure gives rows none."""
+        if name in self._of_texts:
+            return self._of_texts[name]
         scorer = self._scorers[name]
         return losses.scores() if scorer is None else scorer.scores()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
@@ -19,14 +19,15 @@ from bigbatch.data.objects import is_table, read_object
 from bigbatch.data.problems import data_error, one_error
 from bigbatch.data.problems import placed as at_its_place
 from bigbatch.data.raw import Raw
+from bigbatch.data.token_rows import check_row
 from bigbatch.errors import DataError, Problem, UsageError
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.unlabelled import KEPT, PlacedRow, placed, rows_of_object
 from bigbatch.model.heads import HEADS
-from bigbatch.protocols import Json, Role
+from bigbatch.protocols import Json, Role, Row, Tokenizer
 from bigbatch.samples import Sample
 from bigbatch.tasks.base import Task
-from bigbatch.tasks.inputs import NoTokens
+from bigbatch.tasks.inputs import NoTokens, tokenised_inputs
 from bigbatch.tasks.seq2seq import SOURCE, Seq2Seq
 from bigbatch.tasks.vocabulary import frame_of
 
@@ -127,7 +128,7 @@ def _column_of_prompts(raw: Raw, columns: Mapping[str, str]) -> str | None:
     return next((name for name in usual if name in raw.columns), None)
 
 
-def _with_messages(place: str, row: Mapping[str, Any], talk: str | None, kept: bool) -> PlacedRow:
+def _with_messages(place: str, row: Row, talk: str | None, kept: bool) -> PlacedRow:
     """A row with its conversation beside its prompt instead of among what is kept."""
     if talk is None:
         return place, row
@@ -136,17 +137,17 @@ def _with_messages(place: str, row: Mapping[str, Any], talk: str | None, kept: b
     return place, {**row, KEPT: own, MESSAGES: messages}
 
 
-def _items(given: Any) -> Iterable[Any]:
+def _items(given: object) -> Iterable[object]:
     """The prompts of an object."""
     if isinstance(given, str) or hasattr(given, "keys") or _is_conversation(given):
         return [given]
-    if not hasattr(given, "__iter__") or isinstance(given, (bytes, set, frozenset)):
+    if not isinstance(given, Iterable) or isinstance(given, (bytes, set, frozenset)):
         expected = "a text, a conversation, rows with prompt or messages, several of them, or a table"
         raise UsageError(f"found {type(given).__name__}; expected {expected}")
     return given
 
 
-def _is_conversation(given: object) -> bool:
+def _is_conversation(given: object) -> TypeGuard[Sequence[Row]]:
     return (
         isinstance(given, (list, tuple))
         and bool(given)
@@ -154,7 +155,7 @@ def _is_conversation(given: object) -> bool:
     )
 
 
-def _of_item(item: Any, place: str, columns: Mapping[str, str]) -> PlacedRow:
+def _of_item(item: object, place: str, columns: Mapping[str, str]) -> PlacedRow:
     if isinstance(item, str):
         return place, {PROMPT: item}
     if _is_conversation(item):
@@ -190,6 +191,10 @@ def prompts_of(rows: Sequence[PlacedRow], opened: Loaded, *, chat: bool = False)
     problems: list[Problem] = []
     before = frame_of(tokenizer) if hasattr(tokenizer, "num_special_tokens_to_add") else ((), ())
     for number, (place, row) in enumerate(rows):
+        wrong = check_row(row, place) if row.get("input_ids") is not None else []
+        if wrong:
+            problems += wrong
+            continue
         try:
             if isinstance(task, Seq2Seq):
                 sample, what = _source(row, task), {SOURCE: row.get(SOURCE)}
@@ -217,7 +222,7 @@ _WRITTEN = ("text", "end", "tokens", PROMPT, MESSAGES, SOURCE)
 """What a record says itself."""
 
 
-def _source(row: Mapping[str, Any], task: Seq2Seq) -> Sample:
+def _source(row: Row, task: Seq2Seq) -> Sample:
     try:
         return task.encode_batch([row], task.facts.tokenizer, labelled=False)[0]
     except NoTokens:
@@ -225,13 +230,12 @@ def _source(row: Mapping[str, Any], task: Seq2Seq) -> Sample:
 
 
 def _continued(
-    row: Mapping[str, Any], tokenizer: Any, frame: tuple[tuple[int, ...], tuple[int, ...]], chat: bool
+    row: Row, tokenizer: Tokenizer | None, frame: tuple[tuple[int, ...], tuple[int, ...]], chat: bool
 ) -> tuple[list[int], dict[str, Json]]:
     """Token ids to continue, and what they stand for."""
     if row.get("input_ids") is not None:
-        return [int(each) for each in row["input_ids"]], {
-            "input_ids": [int(each) for each in row["input_ids"]]
-        }
+        given = tokenised_inputs(row).ids.tolist()
+        return given, {"input_ids": given}
     messages, prompt = row.get(MESSAGES), row.get(PROMPT)
     if tokenizer is None:
         raise DataError("this model has no tokenizer: it continues rows of token ids (input_ids)")
@@ -253,7 +257,7 @@ def _continued(
     return ids, {PROMPT: prompt}
 
 
-def _answered(messages: Any, tokenizer: Any) -> list[int]:
+def _answered(messages: object, tokenizer: Tokenizer) -> list[int]:
     """A conversation as the model's chat template has it, up to where the answer begins."""
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
@@ -267,7 +271,7 @@ def _answered(messages: Any, tokenizer: Any) -> list[int]:
         raise DataError(f"{MESSAGES}: found {shown}; expected [{{role: user, content: a text}}, …]")
     turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
     try:
-        found = tokenizer.apply_chat_template(
+        found = getattr(tokenizer, "apply_chat_template")(  # noqa: B009 (of transformers, not of the protocol)
             turns, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     except Exception as error:  # the template's own refusals, of roles that do not take turns, say

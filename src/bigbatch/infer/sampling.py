@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,13 +53,15 @@ class Decoding:
     """What is drawn is a function of this and of the row's number."""
 
     def __post_init__(self) -> None:
+        whole, number = "a whole number from 1", "a number from 0"
         rules = {
-            "max_tokens": (self.max_tokens is None or self.max_tokens >= 1, "a whole number from 1"),
-            "temperature": (0 <= self.temperature < float("inf"), "a number from 0"),
-            "top_p": (0 < self.top_p <= 1, "a share above 0, at most 1"),
-            "top_k": (self.top_k is None or self.top_k >= 1, "a whole number from 1"),
-            "beams": (self.beams is None or self.beams >= 1, "a whole number from 1"),
-            "stop": (all(self.stop), "texts that are not empty"),
+            "max_tokens": (self.max_tokens is None or _from_1(self.max_tokens), whole),
+            "temperature": (_is_number(self.temperature) and 0 <= self.temperature < float("inf"), number),
+            "top_p": (_is_number(self.top_p) and 0 < self.top_p <= 1, "a share above 0, at most 1"),
+            "top_k": (self.top_k is None or _from_1(self.top_k), whole),
+            "beams": (self.beams is None or _from_1(self.beams), whole),
+            "stop": (all(isinstance(each, str) and each for each in self.stop), "texts that are not empty"),
+            "seed": (isinstance(self.seed, int), "a whole number"),
         }
         for name, (fits, expected) in rules.items():
             if not fits:
@@ -69,6 +70,14 @@ class Decoding:
             raise UsageError("temperature and beams: one draws, the other searches; leave one of them out")
         if not self.temperature and (self.top_p < 1 or self.top_k is not None):
             raise UsageError("top_p and top_k say which tokens are drawn: give a temperature too, such as 1")
+
+
+def _from_1(found: object) -> bool:
+    return isinstance(found, int) and not isinstance(found, bool) and found >= 1
+
+
+def _is_number(found: object) -> bool:
+    return isinstance(found, (int, float)) and not isinstance(found, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +143,7 @@ def _mixed(z: Tensor) -> Tensor:
     return z ^ (z >> 31 & (1 << 33) - 1)
 
 
-def choosers(how: Decoding, rows_B: np.ndarray, shown: int) -> list[Any]:
+def choosers(how: Decoding, rows_B: np.ndarray, shown: int) -> list[LogitsProcessor]:
     """What turns a model's logits into scores whose largest is taken.
 
     Args:
@@ -144,7 +153,7 @@ def choosers(how: Decoding, rows_B: np.ndarray, shown: int) -> list[Any]:
     """
     if not how.temperature:
         return []
-    found: Sequence[Any] = [TemperatureLogitsWarper(float(how.temperature))]
+    found: Sequence[LogitsProcessor] = [TemperatureLogitsWarper(float(how.temperature))]
     if how.top_k is not None:
         found = [*found, TopKLogitsWarper(how.top_k)]
     if how.top_p < 1:

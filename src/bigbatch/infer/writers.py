@@ -90,7 +90,7 @@ def _json_lines(file: TextIO) -> Write:
     return write
 
 
-def json_line(record: Mapping[str, Any]) -> str:
+def json_line(record: Mapping[str, object]) -> str:
     """A record as a line of JSON Lines, with nothing in it that a terminal obeys."""
     line = json.dumps(record, ensure_ascii=False, allow_nan=False)
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n"

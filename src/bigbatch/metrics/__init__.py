@@ -12,7 +12,7 @@
     match.py      the figures of matching by name; exact ranks in a corpus
     perplexity.py the figures of language models by name
     prefer.py     the figures of preferences by name
-    bleu.py       BLEU and chrF of written texts
+    bleu.py       BLEU and chrF of written texts      rouge.py     ROUGE-L      written.py   their names
     naming.py     what figures are called in results, and which names are taken
     row_scores.py what each row adds to a figure, so that two evaluations can be paired
     watched.py    which figure `best`, `early_stopping` and `gate` mean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
@@ -14,6 +14,9 @@ from bigbatch.protocols import Metric
 from bigbatch.samples import Predictions, Targets
 
 PIP = "pip install 'bigbatch[seq2seq]'"
+_STEPS, _DIGITS = 1000, 6
+"""As `metrics.row_scores` has them: the part of its weight that a row gains and loses for its slope, and digits that
+are kept."""
 _HAN = ("\u3400", "\u9fff")
 
 
@@ -44,6 +47,28 @@ class WrittenMetric:
         words = words_of(wanted)
         found = scorer(self.name, words)._extract_corpus_statistics(list(written), [list(wanted)])
         return np.sum(np.asarray(found, np.int64), axis=0), words
+
+    def rows(self, written: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+        """(N,) float64: what each text adds to the figure of all, as `metrics.row_scores` has it of counts: the figure
+        and N times its slope in the weight of this text. Their mean is the figure.
+
+        Args:
+            written: by the model.
+            wanted: as many.
+        """
+        if not written:
+            return np.empty(0)
+        made = scorer(self.name, words_of(wanted))
+        counts_N = np.asarray(made._extract_corpus_statistics(list(written), [list(wanted)]), np.int64)
+        sums, count = counts_N.sum(0), len(counts_N)
+
+        def figure(counts: np.ndarray) -> float:
+            return float(made._compute_score_from_stats(counts.tolist()).score)
+
+        # A figure of counts is that of a thousand times as many, of which whole ones can be added and taken away.
+        many = _STEPS * sums
+        slopes_N = [_STEPS * (figure(many + each) - figure(many - each)) / 2 for each in counts_N]
+        return np.round(figure(sums) + count * np.array(slopes_N), _DIGITS)
 
     def merge(
         self, left: tuple[np.ndarray, str] | None, right: tuple[np.ndarray, str] | None
@@ -93,8 +118,3 @@ def scorer(name: str, words: str):  # type: ignore[no-untyped-def]  # of a libra
         what = f"{name} needs sacrebleu, which is not installed: {PIP}"
         raise RecipeError([Problem(where="recipe", key="metrics", what=what)]) from error
     return BLEU(tokenize=words) if name == "bleu" else CHRF()
-
-
-def written_metrics() -> Mapping[str, WrittenMetric]:
-    """By name."""
-    return {name: WrittenMetric(name=name) for name in ("bleu", "chrf")}

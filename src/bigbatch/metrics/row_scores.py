@@ -32,6 +32,7 @@ import numpy as np
 
 from bigbatch.data.tags import OUTSIDE
 from bigbatch.metrics import figures
+from bigbatch.metrics.bleu import WrittenMetric
 from bigbatch.metrics.entities import EntityMetric, WordMetric, entities, words_of_units
 from bigbatch.metrics.match import RankMetric
 from bigbatch.metrics.naming import reported_names
@@ -87,7 +88,8 @@ def scorer_of(name: str, metrics: Sequence[Metric]) -> RowScorer | None:
 
 def scored_by_itself(name: str, metrics: Sequence[Metric]) -> bool:
     """Whether rows are scored by this figure itself, not by the loss in its place."""
-    return name == "loss" or scorer_of(name, metrics) is not None
+    texts = any(isinstance(metric, WrittenMetric) and metric.name == name for metric in metrics)
+    return name == "loss" or texts or scorer_of(name, metrics) is not None
 
 
 class RowSums:

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 
 from bigbatch.errors import DataError
-from bigbatch.metrics.bleu import scorer, written_metrics
+from bigbatch.metrics.bleu import WrittenMetric, scorer
+from bigbatch.metrics.written import written_metrics
 from bigbatch.model.heads import Head
 from bigbatch.model.logits import DeferredLogits
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import TOKENS, Sample, Targets
 from bigbatch.tasks.facts import NOT_AN_OPTION
 from bigbatch.tasks.given import unknown_id
-from bigbatch.tasks.inputs import Inputs, encode_texts, is_tokenised, tokenised_inputs
+from bigbatch.tasks.inputs import Inputs, NoTokens, encode_texts, is_tokenised, tokenised_inputs
 from bigbatch.tasks.language import TERM, PredictedTokens, smoothed_U
 from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.vocabulary import frame_of
@@ -124,6 +125,7 @@ class Seq2Seq(PredictedTokens):
         written = [row["target"] for row in texts] if labelled else []
         as_target = None if tokenizer is None else _AsTarget(tokenizer)
         targets = iter(encode_texts(written, None, as_target, most if most < 2**31 else None))
+        framed = sum(map(len, self.target_frame)) if written else 0
         found = []
         for row in rows:
             if is_tokenised(row):
@@ -135,6 +137,12 @@ class Seq2Seq(PredictedTokens):
                 found.append(self._sample(source, _NO_LABELS, cut=False))
                 continue
             target = next(targets)
+            if len(target.ids) <= framed:
+                shown = row["target"][:40]
+                raise NoTokens(
+                    f"target {shown!r} gives no tokens but the marks around a text, so that nothing would be learnt "
+                    "but to stop; remove the row or use a tokenizer that knows its characters"
+                )
             labels = self._ended(target.ids, most)
             text = np.frombuffer(row["target"].encode(), np.uint8)
             found.append(self._sample(source, labels, cut=target.truncated, text=text))
@@ -216,7 +224,8 @@ class Seq2Seq(PredictedTokens):
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
     def metric(self, name: str, *, where: str = "recipe") -> Metric:
-        """One of tokens, or of the texts that the model writes: `bleu`, `chrf`.
+        """One of tokens, or of the texts that the model writes: `bleu`, `chrf`, `rouge_l`,
+        `rouge_lsum`.
 
         Raises:
             RecipeError: with the names there are; sacrebleu is not installed.
@@ -224,7 +233,8 @@ class Seq2Seq(PredictedTokens):
         found = written_metrics().get(name)
         if found is None:
             return super().metric(name, where=where)
-        scorer(name, "13a")
+        if type(found) is WrittenMetric:
+            scorer(name, "13a")
         return found
 
     def nothing(self) -> dict[str, Json]:
