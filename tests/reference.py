@@ -55,13 +55,15 @@ def losses_B(
 
 
 def language_loss(logits_BLV: torch.Tensor, batch: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-    """Cross-entropy of every token that is to be predicted (`targets`: position -> token id), over their number."""
-    losses = [
-        F.cross_entropy(logits_LV[place], torch.tensor(token))
+    """Cross-entropy of every token that is to be predicted (`targets`: position -> token id), times its weight
+    (`weights`; by default 1), over the sum of these.
+    """
+    found = [
+        (F.cross_entropy(logits_LV[place], torch.tensor(token)), row.get("weights", {}).get(place, 1.0))
         for logits_LV, row in zip(logits_BLV, batch, strict=True)
         for place, token in row["targets"].items()
     ]
-    return torch.stack(losses).sum() / len(losses)
+    return torch.stack([loss * weight for loss, weight in found]).sum() / sum(weight for _, weight in found)
 
 
 def translation_loss(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-RoleKind = Literal["text", "label", "labels", "number", "words", "tags", "numbers", "image"]
+RoleKind = Literal["text", "label", "labels", "number", "words", "tags", "numbers", "image", "messages"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Role:
     kind: RoleKind = "text"
     """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number; `words`: a sentence
     as a list of strings; `tags`: a class for each of its words; `numbers`: a finite number for each of its words;
-    `image`: a path, or the file's bytes."""
+    `image`: a path, or the file's bytes; `messages`: the turns of a conversation."""
     required: bool = True
     may_be_ids: bool = False
     """Whether a text may come as a list of token ids."""
@@ -46,7 +46,7 @@ class Role:
     @property
     def is_read(self) -> bool:
         """Whether the model reads it; what it learns are the others."""
-        return self.kind in ("text", "words", "image")
+        return self.kind in ("text", "words", "image", "messages")
 
     @property
     def has_classes(self) -> bool:

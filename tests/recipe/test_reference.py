@@ -51,6 +51,7 @@ def test_siblings_of_a_section():
         *("temperature", "similarity", "symmetric", "pooling", "query_prefix", "document_prefix", "towers"),
         *("source_prefix", "target_max_length", "beams"),
         "beta",
+        *("template", "turns", "too_long", "special"),
         "augment",
     }
     assert set(siblings("task")) == {"name", "args", *options}

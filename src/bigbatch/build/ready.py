@@ -24,6 +24,8 @@ from bigbatch.model.load import load_tokenizer
 from bigbatch.recipe.schema import Recipe
 from bigbatch.samples import Table
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.chat import Chat
+from bigbatch.tasks.chat_rows import turn_notes
 from bigbatch.tasks.derived import promised
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
@@ -67,6 +69,8 @@ def ready_model(
         # It tells special tokens from others even where the rows are token ids already.
         with suppress(ModelError):
             tokenizer = load_tokenizer(spec)
+    if isinstance(task, Chat) and tokenizer is not None and not inputs.train.tokenised:
+        tokenizer = task.own_tokenizer(tokenizer, recipe.resolve_path)
     task = task.with_facts(labels=inputs.labels, data_seed=recipe.seed.data)
     notes: list[str] = []
     facts = BuildFacts(
@@ -137,6 +141,8 @@ def ready_tables(
         for stream in tables[name].texts.values():
             strange = unknown_note(name, stream.load().columns["ids"], ready.tokenizer)
             unknown |= {} if strange is None else {name: strange}
+        turns = turn_notes(tables[name], ready.max_length)
+        notes += [f"{name}: {note}" for note in turns]
         tables[name] = _arranged(ready.task, tables[name], rows)
         if name != "train":
             tables[name] = ready.task.fixed(tables[name])
@@ -146,7 +152,7 @@ def ready_tables(
                 f"{name}: {len(tables[name]):,} samples of at most {int(tables[name].lengths_B.max())} tokens"
             )
         cut = tables[name].truncated_samples
-        if cut:
+        if cut and not turns:
             notes.append(
                 f"{name}: {cut:,} of {len(rows):,} rows are longer than {ready.max_length} tokens and were cut "
                 "(data.max_length)"

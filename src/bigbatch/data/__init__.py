@@ -11,6 +11,7 @@
     class_names.py  which class a value stands for, for every reader
     values.py       values in the form of their role: text, class name, class names, number
     problems.py     collecting what is wrong, the first 20 places shown
+    conversations.py  conversations of every form as one column (`bigbatch.turns`)
     images.py       images: folders, idx files, paths and bytes in a column
     objects.py      lists of dicts, pandas, datasets.Dataset, map-style torch datasets
     tables.py       DataTable: role-named columns, and which file and row each came from

@@ -20,7 +20,7 @@ from bigbatch.data.values import LARGEST_NUMBER, too_large
 from bigbatch.errors import Problem
 from bigbatch.protocols import Role
 
-_THINGS = {"text": "text", "image": "image"}
+_THINGS = {"text": "text", "image": "image", "messages": "conversation"}
 _KINDS: dict[Kind, Any] = {"single": "label", "multi": "labels", "regression": "number", "tags": "tags"}
 
 

@@ -24,6 +24,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     ),
     "negative": ("negative", "hard_negative", "sentence3", "sentence_c", "sentence_2"),
     "prompt": ("prompt", "instruction", "question", "query", "input"),
+    "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat"),
     "chosen": ("chosen", "preferred", "accepted", "winner"),
     "rejected": ("rejected", "dispreferred", "loser"),
     "pair": ("pair", "text_pair", "sentence2", "hypothesis", "text_b", "question2"),

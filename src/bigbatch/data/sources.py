@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.columns import ID, pick_columns
+from bigbatch.data.conversations import with_conversations
 from bigbatch.data.files import find_files, read_file
 from bigbatch.data.labels import class_name
 from bigbatch.data.objects import names_files, read_object
@@ -104,6 +105,7 @@ def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) ->
         return _tokenised(raw, wanted, roles)
     if not raw.columns:
         raise one_error(where, "", "no rows")
+    raw, wanted = with_conversations(raw, wanted, roles)
     picked = pick_columns(raw.columns, wanted, roles, where)
     loaded = raw.load(list(dict.fromkeys(picked.values())))
     texts = {role: column for role, column in picked.items() if role != ID and roles[role].may_be_ids}

@@ -185,9 +185,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         content = {"class": type(tokenizer).__qualname__, "vocabulary": vocabulary}
     special = getattr(tokenizer, "special_tokens_map", None)
     sides = [getattr(tokenizer, name, None) for name in _SETTINGS]
-    return hashlib.sha256(
-        json.dumps([content, special, sides], sort_keys=True, default=str).encode()
-    ).hexdigest()
+    template = getattr(tokenizer, "chat_template", None)
+    parts = [content, special, sides, *([] if template is None else [template])]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 _SETTINGS = ("truncation_side", "add_bos_token", "add_eos_token", "src_lang", "tgt_lang")

@@ -20,6 +20,7 @@ from bigbatch.data.images import image_column
 from bigbatch.data.plain import BLANKS, is_missing, plain, text_of
 from bigbatch.data.raw import Column
 from bigbatch.errors import Problem
+from bigbatch.turns import conversations, without_nulls
 
 Where = Callable[[int], str]
 """Row (from 0) -> place for messages."""
@@ -40,13 +41,19 @@ def convert(
     Args:
         column: the values as the source has them.
         kind: `text` -> large_string; `label` -> large_string; `labels`, `words` and `tags` -> list of
-            large_string; `number` -> float64; `numbers` -> list of float64; `image` -> `images.KIND`.
+            large_string; `number` -> float64; `numbers` -> list of float64; `image` -> `images.KIND`; `messages` ->
+            large_string, JSON.
         key: the column's own name.
         where: names a row in messages.
         folder: that paths of images start from.
     """
     if kind == "image":
         return image_column(column, key, where, folder)
+    if kind == "messages":
+        rows = column if isinstance(column, list) else map(without_nulls, column.to_pylist())
+        told, faults = conversations(rows)
+        wrong = [Problem(where=where(row), key=key, what=what) for row, what in faults]
+        return pa.chunked_array([pa.array(told, _TEXT)]), wrong
     if not isinstance(column, list) and kind in ("text", "label") and _is_text(column.type):
         if kind == "text":
             return column.cast(_TEXT), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TextIO
 
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.predict import WINDOW_ROWS, predict_placed
-from bigbatch.infer.unlabelled import as_bytes, rows_of_file, rows_of_stream
+from bigbatch.infer.unlabelled import rows_of_file, rows_of_stream
 from bigbatch.infer.writers import open_output
 from bigbatch.remote.addresses import is_address
 
@@ -89,3 +90,13 @@ def _place(given: Path | str | TextIO | None) -> Path | TextIO | None:
     if isinstance(given, str):
         return None if given == "-" else Path(given)
     return given
+
+
+def as_bytes(stream: Any, encoding: str) -> bytes:
+    """All of a text or binary stream, standard input included, in this encoding."""
+    content = stream.buffer.read() if isinstance(stream, io.TextIOWrapper) else stream.read()
+    return (
+        content.encode("latin-1" if encoding == "latin-1" else "utf-8")
+        if isinstance(content, str)
+        else content
+    )

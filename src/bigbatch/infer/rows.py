@@ -107,7 +107,7 @@ def check_rows(table: DataTable, task: Task) -> None:
 def _bad_rows(table: DataTable, role: str, about: Role) -> list[tuple[int, str]]:
     column = table.rows.column(role)
     if about.is_read:
-        thing = {"text": "text", "image": "image"}.get(about.kind, "sentence")
+        thing = {"text": "text", "image": "image", "messages": "conversation"}.get(about.kind, "sentence")
         return [(int(row), f"empty {thing}") for row in np.flatnonzero(is_empty_text(column))]
     missing = column.is_null().to_numpy()
     if about.kind == "number":

@@ -5,7 +5,6 @@ What is refused: rows that lack the text, and what training would refuse. An emp
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from bigbatch.data.columns import ID, guess_column, pick_columns
+from bigbatch.data.conversations import with_conversations
 from bigbatch.data.delimited import delimiter_of
 from bigbatch.data.files import find_files, read_content, read_file
 from bigbatch.data.objects import column_values, is_table, read_object
@@ -26,6 +26,7 @@ from bigbatch.data.tables import TOKENISED_COLUMNS
 from bigbatch.data.values import convert
 from bigbatch.errors import Problem, UsageError
 from bigbatch.protocols import Role, Row
+from bigbatch.turns import KIND, are_columns, conversation_row
 
 PlacedRow = tuple[str, Row]
 """`new.csv:12` (the header is row 1), and role -> value."""
@@ -165,6 +166,7 @@ def _placed_roles(raw: Raw, roles: Mapping[str, Role], columns: Mapping[str, str
     if "input_ids" in raw.columns and not {"text", "words"} & set(wanted):
         return _in_chunks(raw, {name: name for name in (*TOKENISED_COLUMNS[:3], ID) if name in raw.columns})
     role = read_role(roles)
+    raw, wanted = with_conversations(raw, wanted, roles)
     if raw.nameless and not guess_column(role, roles[role].kind, raw.columns):
         picked = {role: raw.columns[0]}
     else:
@@ -345,6 +347,8 @@ def _is_columns(given: Any, roles: Mapping[str, Role], columns: Mapping[str, str
     """Whether a dictionary holds columns: a list where a row has one text, or lists of lists of words or ids."""
     names = [str(name) for name in given.keys()]  # noqa: SIM118 (BatchEncoding iterates over more)
     deep = "input_ids" in names and not {"text", "words"} & set(columns)
+    if not deep and roles[read_role(roles)].kind == KIND:
+        return are_columns({name: given[name] for name in names}, columns)
     wanted = _or_roles(columns, names)
     picked = {"input_ids": "input_ids"} if deep else roles_in(names, roles, wanted, "row 1")
     role, column = next((role, column) for role, column in picked.items() if role != ID)
@@ -373,6 +377,8 @@ def _one_by_one(
         if named.get("input_ids") is not None:
             yield place, _filled(named, None)
             continue
+        if not by_role and roles[read_role(roles)].kind == KIND:
+            named, by_role = conversation_row(named, columns, read_role(roles)), True
         keys = (*named, by_role)
         if keys not in known:
             wanted = {} if by_role else _or_roles(columns, named)
@@ -413,6 +419,8 @@ def _named(
         return {str(name): row[name] for name in row.keys()}, False  # noqa: SIM118
     positions = [name for name, role in roles.items() if role.is_read]
     if isinstance(row, (tuple, list)):
+        if roles[positions[0]].kind == KIND:  # the messages themselves
+            return {positions[0]: list(row)}, True
         if roles[positions[0]].kind == "words" and all(isinstance(word, (str, bytes)) for word in row):
             return {positions[0]: list(row)}, True
         _check_parts(row, place, positions, classes)
@@ -436,13 +444,3 @@ def _check_parts(row: Sequence[Any], place: str, positions: Sequence[str], class
             f"found a tuple (text, {row[1]!r}), and {row[1]!r} is a class of this model: pass the texts alone"
         )
         raise one_error(place, "", f"{what}; a pair of texts that is meant so as {{'text': …, 'pair': …}}")
-
-
-def as_bytes(stream: Any, encoding: str) -> bytes:
-    """All of a text or binary stream, standard input included, in this encoding."""
-    content = stream.buffer.read() if isinstance(stream, io.TextIOWrapper) else stream.read()
-    return (
-        content.encode("latin-1" if encoding == "latin-1" else "utf-8")
-        if isinstance(content, str)
-        else content
-    )

@@ -165,6 +165,22 @@ class PreferOptions(Section):
     (simpo: 2); weight of the odds (orpo: 0.1). null: as the loss has it."""
 
 
+class ChatOptions(Section):
+    """The options of `task: chat`."""
+
+    template: Text | None = None
+    """`chat`: how conversations are written: `chatml`, or a file (`ours.jinja`) beside the recipe; null: the
+    tokenizer's own chat template."""
+    turns: Literal["all", "last"] = "all"
+    """`chat`: which of the assistant's turns are learnt; those of weight 0 never are."""
+    too_long: Literal["skip", "cut", "refuse"] = "skip"
+    """`chat`: what becomes of a conversation whose last question and answer alone are longer than data.max_length: it
+    is counted and nothing is learnt of it; its answer loses its end; it is an error."""
+    special: Literal["text", "tokens", "refuse"] = "text"
+    """`chat`: what special tokens are that stand in the text of a turn (`<|im_end|>`): the characters that they are, or
+    what they mean to the model; or an error."""
+
+
 class Augment(Section):
     """How images are changed while training; never in evaluation and prediction."""
 
@@ -188,7 +204,7 @@ class ImageOptions(Section):
 
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
-    "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "image": ImageOptions,
+    "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "chat": ChatOptions, "image": ImageOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
 TASKS = tuple(TASK_OPTIONS)
@@ -199,8 +215,8 @@ class TaskSpec(Section):
 
     name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
     """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text
-    from another), `prefer` (the better of two answers), `image` (classes of images), or your own as an import
-    reference."""
+    from another), `prefer` (the better of two answers), `chat` (conversations), `image` (classes of images), or
+    your own as an import reference."""
     args: dict[str, object] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 

@@ -12,6 +12,9 @@
     prefer.py     the better of two answers
     pair_losses.py  what is minimised of two answers: dpo, ipo, simpo, orpo
     match.py      embeddings of texts that belong together
+    chat.py       the assistant's part of a conversation
+    dialogue.py   conversations as text, by the chat template; which of it the assistant has written
+    chat_rows.py  that text as tokens; what is left out where there is no room
     image.py      the class of an image
     pictures.py   what a model takes for an image
     pixels.py     bytes of an image -> pixels

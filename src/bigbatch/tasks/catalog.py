@@ -20,6 +20,7 @@ from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.recipe.tasks import PLANNED_TASKS
 from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.chat import Chat
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.facts import NOT_AN_OPTION, options_of
@@ -43,6 +44,7 @@ TASKS: Mapping[str, type[Task]] = {
     "match": Match,
     "seq2seq": Seq2Seq,
     "prefer": Prefer,
+    "chat": Chat,
     "image": Image,
 }
 
