@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -358,6 +359,13 @@ def open_with_observers(
     from bigbatch.parallel.enter import enter
     from bigbatch.run.start import Wishes, open_run
 
+    if recipe.stages:
+        from bigbatch.run.stages import open_stages
+
+        ways = {"observers": observers, "console": console, "job_id": job_id, "place": place, "quiet": quiet}
+        each = partial(open_with_observers, live=live, **ways)
+        say = console.say if console else _silent
+        return open_stages(recipe, live, each, place, resume, continue_from, say=say, finished=write_report)
     world = enter(place, device=recipe.plan.device, timeout_seconds=recipe.launch.timeout.amount)
     leads = world.rank == 0
     note = note_of_torchrun() if leads else None
@@ -423,6 +431,7 @@ def last_lines(run: Run, again: str) -> list[str]:
     """Where a run's results are, and how to go on; the last line says what the run is worth."""
     if run.status == "interrupted":
         return [f"interrupted; {again} ({run.path})"]
-    files = [f"{kind}: {run.path / name}" for kind, name in (("report", "report.html"), ("model", "model"))]
+    places = {"report": run.path / "report.html", "model": run.path / "model"}
+    files = [f"{kind}: {place}" for kind, place in places.items() if place.exists()]
     verdict = (run.result or {}).get("verdict")
     return [*files, f"result: {verdict}"] if verdict else files

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.arguments import PathOrText
+from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
 from bigbatch.launch.passed import stowed
 from bigbatch.launch.place import place_of
@@ -28,6 +29,7 @@ from bigbatch.report.graph import graph_told
 from bigbatch.report.html import write_report
 from bigbatch.report.read import RunData, read_run
 from bigbatch.rules.first_run import Choices, FirstRun, first_run
+from bigbatch.units import show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from bigbatch.study.results import Results
@@ -55,6 +57,7 @@ def init(
     columns: Mapping[str, str] | None = None,
     force: bool = False,
     say: Callable[[str], object] | None = None,
+    pretrain: Sequence[PathOrText] = (),
 ) -> InitResult:
     """Look at the data and write a commented recipe that `train` runs as it is.
 
@@ -66,6 +69,7 @@ def init(
         columns: role -> column, such as `{"text": "review", "label": "stars"}`; the rest is guessed.
         force: overwrite an existing recipe.
         say: told what is fetched, where the data lie elsewhere.
+        pretrain: files of text without labels, which a stage of its own learns first.
 
     Raises:
         UsageError: the recipe exists already, or no task trains such a model.
@@ -79,7 +83,10 @@ def init(
     found = profile(split_files(typed)["train"], columns=columns, say=say)
     choice = _model_of_init(model, found.language, found.columns)
     first = partial(_first_choices, choice.known)
-    lines = write_starter(Path(out), found, files=typed, model=choice, force=force, first=first)
+    text = profile([str(path) for path in pretrain]) if pretrain else None
+    lines = write_starter(
+        Path(out), found, files=typed, model=choice, force=force, first=first, pretrain=text
+    )
     return InitResult(Path(out), lines)
 
 
@@ -144,6 +151,13 @@ def plan(
         DoesNotFit: the prediction exceeds the machine's memory, or the dry run `plan.memory`.
     """
     loaded = load_recipe(recipe, overrides, environ=environ)
+    if loaded.stages:
+        if dry_run or audit or graph is not False:
+            raise UsageError(
+                "--dry-run, --audit and --graph look at one training: write the stage that is meant into a recipe of "
+                "its own (RUN/stages/*/recipe.yaml is one)"
+            )
+        return _plan_of_stages(loaded, width)
     if dry_run:
         return _dry(loaded, ranks, width)
     from bigbatch.build.inputs import Live
@@ -166,6 +180,28 @@ def plan(
         console.close()
 
 
+def _plan_of_stages(recipe: Recipe, width: int | None) -> list[str]:
+    """Each stage's plan, the later ones' with the model that the first starts from; the sum of their times."""
+    from bigbatch.build.inputs import Live
+    from bigbatch.build.only import plan_only, recipe_of
+
+    console = ConsoleObserver()
+    lines: list[str] = []
+    predicted: list[Mapping[str, float]] = []
+    try:
+        for stage in recipe.stages:
+            found = plan_only(recipe_of(stage, recipe.run_folder), Live(), console.say, console.progress)
+            lines += [f"stage {stage.number} of {len(recipe.stages)}: {stage.name}"]
+            lines += [*explain(found.plan, found.notes, width), ""]
+            predicted.append(found.plan.predictions())
+    finally:
+        console.close()
+    seconds = [each.get(f"{what}_seconds", 0.0) for each in predicted for what in ("train", "evaluate")]
+    most = max(each.get("peak_memory_bytes", 0.0) for each in predicted)
+    total = f"{show_seconds(sum(seconds))} of training and evaluation, {show_bytes(most)} of memory at most"
+    return [*lines, f"all {len(recipe.stages)} stages: {total}, predicted"]
+
+
 @said_plainly
 def prepare(
     recipe: PathOrText, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
@@ -184,13 +220,12 @@ def prepare(
         BigbatchError: whatever would stop `train` before its first update for model or data.
     """
     from bigbatch.build.inputs import Live
-    from bigbatch.build.only import prepare_only
+    from bigbatch.build.only import prepare_only, recipe_of
 
-    console = ConsoleObserver()
+    loaded, console = load_recipe(recipe, overrides, environ=environ), ConsoleObserver()
+    each = [recipe_of(stage, loaded.run_folder) for stage in loaded.stages] or [loaded]
     try:
-        return prepare_only(
-            load_recipe(recipe, overrides, environ=environ), Live(), console.say, console.progress
-        )
+        return [line for one in each for line in prepare_only(one, Live(), console.say, console.progress)]
     finally:
         console.close()
 

@@ -131,6 +131,19 @@ class ResultFile(TypedDict):
     model: NotRequired[str]
 
 
+class StageEntry(TypedDict):
+    """One stage of stages.json."""
+
+    name: Name
+    folder: Annotated[str, Field(pattern=r"^[0-9]+-[A-Za-z0-9_-]+$")] | None
+
+
+class StagesFile(TypedDict):
+    """stages.json."""
+
+    stages: Annotated[list[StageEntry], Field(min_length=1)]
+
+
 class BaselineFile(TypedDict):
     """baseline.json."""
 
@@ -209,6 +222,7 @@ _SCHEMAS: Mapping[str, type[Mapping[str, object]]] = {
     "environment.json": dict[str, object],
     "graph.json": dict[str, object],
     "audit.json": dict[str, object],
+    "stages.json": StagesFile,
 }
 DOCUMENTS = tuple(_SCHEMAS)
 """Names of a run's JSON files."""
@@ -237,6 +251,21 @@ def readable(path: Path) -> dict[str, Any] | None:
         return read_document(path)
     except (OSError, Damaged):
         return None
+
+
+def last_stage(run: Path, *, of_all: bool = False) -> Path:
+    """Of a run with stages the directory of the last one that has begun; of any other run that one itself.
+
+    Args:
+        run: a directory.
+        of_all: the last one of all, also before it has begun.
+    """
+    found = readable(run / "stages.json")
+    if found is None:
+        return run
+    folders = [entry["folder"] for entry in found["stages"]]
+    begun = [folder for folder in folders if folder is not None]
+    return run / "stages" / str(folders[-1] if of_all else [None, *begun][-1])
 
 
 def record_of(line: bytes | str) -> Line:

@@ -160,8 +160,14 @@ def rename(source: Path, target: Path) -> None:
         os.replace(old, new, src_dir_fd=from_folder, dst_dir_fd=to_folder)
 
 
-def copy_files(source: Path, target: Path) -> None:
-    """The plain files of a folder and of those in it, into another that may hold more; each is there whole or not."""
+def copy_files(source: Path, target: Path, *, shared: bool = False) -> None:
+    """The plain files of a folder and of those in it, into another that may hold more; each is there whole or not.
+
+    Args:
+        source: the folder.
+        target: the other.
+        shared: without their bytes, where the disk can do so; for files that are replaced and never changed.
+    """
     for file in sorted(source.rglob("*")):
         if file.is_symlink() or not file.is_file():
             continue
@@ -169,13 +175,23 @@ def copy_files(source: Path, target: Path) -> None:
         make_folders(place.parent)
         passing = beside(place)
         try:
-            with file.open("rb") as old, open_new(passing) as new:
-                shutil.copyfileobj(old, new)
+            if not (shared and _linked(file, passing)):
+                with file.open("rb") as old, open_new(passing) as new:
+                    shutil.copyfileobj(old, new)
             rename(passing, place)
         except BaseException:
             with contextlib.suppress(OSError):
                 remove(passing)
             raise
+
+
+def _linked(file: Path, name: Path) -> bool:
+    """Whether a file could be given a second name."""
+    try:
+        os.link(file, name, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        return False
+    return True
 
 
 def remove(path: Path) -> None:

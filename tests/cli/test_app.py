@@ -25,7 +25,7 @@ from bigbatch.recipe.load import load_recipe
 
 FLAGS = {
     "": ["--help", "--version", "-h"],
-    "init": ["--column", "--force", "--help", "--model", "--out", "-h"],
+    "init": ["--column", "--force", "--help", "--model", "--out", "--pretrain", "-h"],
     "prepare": ["--help", "--set", "-h"],
     "plan": ["--audit", "--dry-run", "--graph", "--help", "--ranks", "--set", "-h"],
     "train": [

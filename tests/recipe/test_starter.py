@@ -219,3 +219,27 @@ def test_the_rows_that_auto_is_told_are_those_of_the_split(tmp_path, changes, ro
 
     write_starter(tmp_path / "r.yaml", a_profile(**found), first=first)
     assert told == [rows]
+
+
+def test_text_without_labels_becomes_a_stage_of_its_own(tmp_path):
+    def profile(files, columns, **changes):
+        plain = dict(
+            rows=400, all_columns=tuple(columns.values()), kind="single", encoding="utf-8", language="en",
+            class_counts={}, words={}, empty_texts=0, missing_labels=0, warnings=(), running=None,
+        )  # fmt: skip
+        return SimpleNamespace(files=files, columns=columns, **(plain | changes))
+
+    labelled = profile(("t.csv",), {"text": "tweet", "label": "mood"}, class_counts={"a": 200, "b": 200})
+    text = profile((str(tmp_path / "raw.txt"),), {"text": "text"})
+    out = tmp_path / "recipe.yaml"
+    write_starter(out, labelled, pretrain=text)
+    first, second = (stage.recipe for stage in load_recipe(out).stages)
+    assert (first.task.name, first.epochs, first.best.metric) == ("mlm", 1, None)
+    assert (second.task.name, second.best.metric, second.data.columns["text"]) == (
+        "classify",
+        "f1_macro",
+        "tweet",
+    )
+    assert (first.data.train[0].path, first.data.columns["text"]) == (str(tmp_path / "raw.txt"), "text")
+    with pytest.raises(DataError, match="Expected text to pretrain on"):
+        write_starter(out, labelled, pretrain=profile(("x.csv",), {"label": "n"}), force=True)

@@ -15,7 +15,7 @@ from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_o
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import last_share, stratified_share
 from bigbatch.data.tables import DataTable
-from bigbatch.errors import DataError, Problem
+from bigbatch.errors import DataError, Problem, UsageError
 from bigbatch.model.files import folder_digest
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
@@ -103,6 +103,12 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
             say=say,
         )
 
+    if recipe.stages:
+        names = ", ".join(stage.name for stage in recipe.stages)
+        raise UsageError(
+            f"this recipe has stages ({names}), and only train, plan, prepare and sweep know what to do with them: "
+            "write the stage that is meant into a recipe of its own (RUN/stages/*/recipe.yaml is one)"
+        )
     kind, role = kind_of(task.roles), label_role(task.roles)
     train = read(live.train if live.train is not None else recipe.data.train)
     named = _validation(recipe, live, read)

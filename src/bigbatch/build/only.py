@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from bigbatch.build.build import Given, Progress, Say, build
+from bigbatch.build.coupling import check_coupling
 from bigbatch.build.inputs import Inputs, Live, model_digest, read_inputs
 from bigbatch.build.live import live_digests, live_task
 from bigbatch.build.parts import Parts
 from bigbatch.build.ready import ready_model, ready_tables
 from bigbatch.metrics.watched import check_watched
+from bigbatch.parallel.single import SingleWorld
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.recipe.load import placed
-from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.schema import Recipe, Stage
 from bigbatch.store.identity import Fingerprint, fingerprint
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.catalog import TASKS, task_from_recipe
 
 
 def plan_only(
@@ -79,6 +82,40 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None
     ]
 
 
+def check_only(recipe: Recipe, live: Live, say: Say) -> None:
+    """What is wrong with rows and model, and with the two together, without training.
+
+    Args:
+        recipe: names model and data.
+        live: objects of the caller's process.
+        say: told each step that can take a while.
+
+    Raises:
+        BigbatchError: whatever would stop `train` before its first update for model or data.
+    """
+    with placed(recipe):
+        task = live_task(recipe, live)
+        inputs = checked_inputs(recipe, task, live, say)
+        check_coupling(recipe, task, SingleWorld(), inputs.train.rows.column_names)
+        ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan).device, say)
+
+
+def recipe_of(stage: Stage, run: Path, model: Path | None = None, before: str | None = None) -> Recipe:
+    """The recipe of the run that a stage is, with the columns that its task reads of those that all stages share.
+
+    Args:
+        stage: of a recipe with stages.
+        run: the directory of all stages.
+        model: folder that the stage before left; None: this is the first, or is only looked at.
+        before: digest of the fingerprint of the stage before.
+    """
+    recipe = stage.placed_in(run, model, before)
+    roles = task_from_recipe(recipe).roles
+    of_others = {role for kind in TASKS.values() for role in kind().roles} - {*roles}
+    columns = {role: name for role, name in recipe.data.columns.items() if role not in of_others}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"columns": columns})})
+
+
 def checked_inputs(recipe: Recipe, task: Task, live: Live, say: Say | None = None) -> Inputs:
     """The rows; and every figure that the recipe watches is one that their evaluation will report.
 
@@ -108,10 +145,14 @@ def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[
         code: files of the user's own that the recipe refers to.
     """
     contents = {"rows": inputs.digest, "model": model_digest(recipe, live)}
-    what = fingerprint(recipe, contents, code).what
-    return Fingerprint(what=dict(sorted({**what, **live_digests(live)}.items())))
+    what = {**fingerprint(recipe, contents, code).what, **live_digests(live)}
+    if (
+        recipe.before is not None
+    ):  # wherever the folder lies: weights and provenance are known by their digests
+        what |= {"model.name": "that of the stage before", "stage.before": recipe.before}
+    return Fingerprint(what=dict(sorted(what.items())))
 
 
 def token_cache(recipe: Recipe) -> Path:
     """Beside the run directories, so that runs share it; it can be deleted at any time."""
-    return recipe.run_folder.parent / ".cache" / "tokens"
+    return recipe.shared_folder / ".cache" / "tokens"

@@ -25,6 +25,7 @@ from bigbatch.cli.options import (
     Keep,
     Name,
     Parallel,
+    Pretrain,
     Quoting,
     Recipe,
     RunOrModel,
@@ -92,12 +93,14 @@ def init(
     ] = None,
     column: InitColumns = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
+    pretrain: Pretrain = None,
 ) -> None:
     """Look at the data and write a commented recipe that runs as it is."""
     columns = columns_of(column)
     from bigbatch import commands
 
-    say(commands.init(data, out=out, model=model, columns=columns, force=force, say=_error).lines)
+    ways = {"columns": columns, "force": force, "pretrain": pretrain or ()}
+    say(commands.init(data, out=out, model=model, say=_error, **ways).lines)
 
 
 @app.command(epilog="Example: bigbatch plan recipe.yaml batch.samples=4096 --graph graph.html")

@@ -39,6 +39,10 @@ InitColumns = Annotated[
         help="Which column has which role, where a guess would be wrong: text=review, label=stars, query=…",
     ),
 ]
+Pretrain = Annotated[
+    list[str] | None,
+    typer.Option("--pretrain", metavar="FILE", help="Text without labels, learnt first; may come often."),
+]
 Keep = Annotated[
     list[str] | None,
     typer.Option(

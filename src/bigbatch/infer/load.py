@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bigbatch.data.labels import LabelSet
-from bigbatch.documents import read_document
+from bigbatch.documents import last_stage, read_document
 from bigbatch.errors import ModelError, UsageError
 from bigbatch.infer.devices import devices_of, only_cpu
 from bigbatch.infer.start import base_of, deriving, start_of
@@ -95,8 +95,11 @@ def open_model(
     folder = Path(place)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; expected a run directory or a Hugging Face model folder")
+    stage = last_stage(folder, of_all=True)
+    if (folder / "recipe.yaml").is_file() and not stage.is_dir():
+        raise UsageError(f"{folder}: its last stage has not begun, so there is no model yet; let it finish")
     if (folder / "recipe.yaml").is_file():
-        return _open_run(folder, device, code, metrics)
+        return _open_run(stage, device, code, metrics)
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"{folder}: found neither recipe.yaml (a run) nor config.json (a Hugging Face model)"

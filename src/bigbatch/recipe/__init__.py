@@ -18,6 +18,7 @@ A recipe is read by `load.load_recipe`, is a frozen `schema.Recipe`, and is writ
     messages.py            what is wrong, where, in the user's words
     foreign.py             names that other tools use for our keys
     training_arguments.py  Hugging Face TrainingArguments to a recipe
+    stages.py              `stages:`: several trainings in one recipe
     load.py                load_recipe, dump_recipe
     references.py          import references to the user's own code
     reference.py           the Markdown reference of all keys

@@ -31,6 +31,7 @@ MEETING_VARIABLE = "BIGBATCH_MEETING"
 _NO_KEYS = (
     SITE_VARIABLE, WORKER_VARIABLE, HOST_VARIABLE, CHANGES_VARIABLE, MEETING_VARIABLE, TRACEBACK_VARIABLE,
 )  # fmt: skip
+STAGES = "stages"
 SITE_KEYS = ("plan", "launch", "observers", "run")
 _WHOLE = {("data", "validation")}
 """Mappings that a higher layer replaces as a whole: their keys are the user's own names."""
@@ -48,6 +49,10 @@ class Layer:
     written: dict[Key, Key] = field(default_factory=dict)
     """Path of a value -> the path the user wrote, where a short form moved it."""
     problems: list[Problem] = field(default_factory=list)
+    stages: list[Layer] | None = None
+    """Of `stages: […]`: one layer an entry; None: this layer has no list."""
+    changes: dict[str, Layer] = field(default_factory=dict)
+    """Of `stages.0.epochs=1`: number or name of a stage -> what it changes there."""
 
     def place(self, path: Key) -> str:
         """Where the value at `path`, or the closest mapping around it, was written."""
@@ -96,7 +101,7 @@ def file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
         layer.problems.append(Problem(where=where, key="extends", what=f"no such file: {target}"))
         return [layer]
     below = file_layers(target, (*seen, path.resolve()))
-    for other in below:
+    for other in [inner for layer in below for inner in (layer, *(layer.stages or ()))]:
         other.values = _moved_paths(other.values, target.parent, path.parent)
     return [*below, layer]
 
@@ -115,6 +120,9 @@ def site_layer(environ: Mapping[str, str], site: Path | None) -> Layer | None:
     refuse_shared(site)
     layer = file_layers(site)[-1]
     wanted = "a site file may set plan, launch, observers and run.root only"
+    if layer.stages is not None:
+        layer.problems.append(Problem(where=layer.place((STAGES,)), key=STAGES, what=wanted))
+        layer.stages = None
     for key in list(layer.values):
         inner = layer.values[key]
         if key not in SITE_KEYS:
@@ -182,8 +190,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
             continue
         path = tuple(name[len(ENVIRONMENT_PREFIX) :].lower().split("__"))
         _assign(layer, path, environ[name], name)
-    _take_values(layer, layer.values)
-    return layer
+    return _taken(layer)
 
 
 def override_layer(overrides: Sequence[str] | Mapping[str, object]) -> Layer:
@@ -200,8 +207,7 @@ def override_layer(overrides: Sequence[str] | Mapping[str, object]) -> Layer:
                 layer.problems.append(Problem(where="command line", what=what))
                 continue
             _assign(layer, tuple(key.strip().split(".")), value, "command line")
-    _take_values(layer, layer.values)
-    return layer
+    return _taken(layer)
 
 
 def merge(layers: Sequence[Layer]) -> Layer:
@@ -248,6 +254,9 @@ def _take_document(layer: Layer, document: Document, name: str) -> None:
 
 def _take_values(layer: Layer, values: dict[str, object]) -> None:
     """Bring the values to their long form, remember how they were written, settle alternatives."""
+    if STAGES in values:
+        _take_stages(layer, values[STAGES])
+        values = {key: value for key, value in values.items() if key != STAGES}
     layer.values, moved = desugar(values)
     written = set(_paths(values))
     for path in _paths(layer.values):
@@ -268,6 +277,36 @@ def _take_values(layer: Layer, values: dict[str, object]) -> None:
             del section[key]
 
 
+def _taken(layer: Layer) -> Layer:
+    """A layer that was assigned key by key, and so were the stages' shares of it."""
+    for each in (layer, *layer.changes.values()):
+        _take_values(each, each.values)
+    return layer
+
+
+def _take_stages(layer: Layer, found: object) -> None:
+    """Each entry of `stages` is a layer of its own, above the rest of this one."""
+    where = layer.place((STAGES,))
+    if not isinstance(found, list) or not found:
+        what = "is an empty list" if found == [] else f"found {kind_of(found)}"
+        example = "a list such as [{task: mlm, epochs: 1}, {task: classify}]"
+        layer.problems.append(Problem(where=where, key=STAGES, what=f"{what}; expected {example}"))
+        return
+    layer.stages = []
+    for index, entry in enumerate(found):
+        here = (STAGES, index)
+        stage = Layer(layer.places.get(here, where))
+        layer.stages.append(stage)
+        stage.places = {
+            path[2:]: place for path, place in layer.places.items() if path[:2] == here and path[2:]
+        }
+        if isinstance(entry, dict):
+            _take_values(stage, entry)
+            continue
+        what = f"found {kind_of(entry)}; expected a mapping such as {{task: mlm}}"
+        stage.problems.append(Problem(where=stage.where, what=what))
+
+
 def _assign(layer: Layer, path: tuple[str, ...], text: str, where: str) -> None:
     try:
         value = read_value(text)
@@ -284,6 +323,9 @@ def _set(layer: Layer, path: tuple[str, ...], value: object, where: str) -> None
         return
     if not all(path):
         layer.problems.append(Problem(where=where, key=".".join(path), what="found an empty name in the key"))
+        return
+    if path[0] == STAGES and len(path) > 2:
+        _set(layer.changes.setdefault(path[1], Layer(where)), path[2:], value, where)
         return
     section = layer.values
     for part in path[:-1]:

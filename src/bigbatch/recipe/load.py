@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.recipe.layers import (
     ENVIRONMENT_PREFIX,
+    STAGES,
     Layer,
     environment_layer,
     file_layers,
@@ -24,7 +25,8 @@ from bigbatch.recipe.layers import (
     site_layer,
 )
 from bigbatch.recipe.messages import problems_of
-from bigbatch.recipe.schema import Recipe
+from bigbatch.recipe.schema import Recipe, Stage
+from bigbatch.recipe.stages import OF_ALL, START_KEYS, is_staged, of_stage, staged
 from bigbatch.recipe.sugar import ALTERNATIVES
 from bigbatch.recipe.yaml12 import dump_yaml
 from bigbatch.remote.addresses import shown
@@ -69,8 +71,43 @@ def load_recipe(
     ]
     merged = merge(ordered)
     merged.where = files[-1].where
-    recipe = _validate(merged, required=from_file, readable=not files[-1].problems or bool(files[-1].values))
-    return recipe.from_source(source.absolute() if source is not None else None)
+    readable = not files[-1].problems or bool(files[-1].values)
+    absolute = source.absolute() if source is not None else None
+    if is_staged(ordered):
+        return _staged(merged, ordered, absolute, required=from_file)
+    return _validate(merged, required=from_file, readable=readable).from_source(absolute)
+
+
+def _staged(whole: Layer, ordered: Sequence[Layer], source: Path | None, *, required: bool) -> Recipe:
+    """A recipe with stages: that of the last one, which carries them all.
+
+    Args:
+        whole: all layers without what stages say.
+        ordered: each of them.
+        source: the file.
+        required: whether model and data must be named.
+    """
+    stages, problems = staged(ordered)
+    shared = {*whole.problems, *_problems_of(whole)} if stages else {*whole.problems}
+    problems += whole.problems
+    found = []
+    for index, (name, merged) in enumerate(stages):
+        try:
+            recipe = _validate(merged, required=required, readable=True).from_source(source)
+            found.append(Stage(number=index + 1, name=name, recipe=recipe))
+        except RecipeError as error:
+            problems += [each if each in shared else of_stage(index, each) for each in error.problems]
+    if problems:
+        raise RecipeError(sorted(dict.fromkeys(problems), key=_order))
+    return found[-1].recipe.with_stages(found)
+
+
+def _problems_of(layer: Layer) -> Sequence[Problem]:
+    try:
+        _validate(layer, required=False, readable=True)
+    except RecipeError as error:
+        return error.problems
+    return ()
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -80,7 +117,8 @@ def dump_recipe(recipe: Recipe) -> str:
     """
     values = recipe_values(recipe)
     del values["launch"]["slurm"]
-    values["data"] = _shown(values["data"])
+    for each in values.get(STAGES, [values]):
+        each["data"] = _shown(each["data"])
     return dump_yaml(values)
 
 
@@ -92,8 +130,29 @@ def _shown(value: object) -> object:
     return shown(value) if isinstance(value, str) else value
 
 
+def _staged_values(recipe: Recipe) -> dict[str, object]:
+    """What all stages share, and each of them in full."""
+    values = recipe_values(recipe.stages[0].recipe)
+    run, plan = values["run"], values["plan"]
+    whole = {"run": {key: run[key] for key in ("dir", "root")}, "plan": {"ranks": plan["ranks"]}}
+    entries: list[dict[str, object]] = []
+    for stage in recipe.stages:
+        entry = recipe_values(stage.recipe)
+        for path in OF_ALL:
+            section = entry
+            for part in path[:-1]:
+                section = section[part]
+            del section[path[-1]]
+        if entries:
+            entry["model"] = {key: value for key, value in entry["model"].items() if key not in START_KEYS}
+        entries.append({"name": stage.name, **entry})
+    return {**whole, "launch": values["launch"], STAGES: entries}
+
+
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
     """The recipe as a mapping that `load_recipe` takes, every default spelled out."""
+    if recipe.stages:
+        return _staged_values(recipe)
     values = recipe.model_dump(by_alias=True)
     for group, keys in ALTERNATIVES.items():
         section = values

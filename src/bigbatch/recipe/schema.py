@@ -6,7 +6,8 @@ layers, lines and messages; `Recipe.model_validate` takes a mapping as it is, sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from bigbatch.recipe import training_arguments
 from bigbatch.recipe.adapters import with_adapter_rate
 from bigbatch.recipe.inputs import BatchSpec, DataFile, DataSpec
+from bigbatch.recipe.layers import STAGES
 from bigbatch.recipe.learning import (
     BestSpec,
     EarlyStoppingSpec,
@@ -36,6 +38,7 @@ from bigbatch.recipe.machine import (
     ScaleSpec,
     SyncSpec,
 )
+from bigbatch.recipe.stages import START_KEYS
 from bigbatch.recipe.sugar import LENGTH_KEYS, desugar
 from bigbatch.recipe.tasks import TASKS, ClassifyOptions, TaskSpec
 from bigbatch.recipe.values import (
@@ -76,6 +79,7 @@ __all__ = [
     "ScaleSpec",
     "ScheduleSpec",
     "SeedSpec",
+    "Stage",
     "SyncSpec",
     "TaskSpec",
 ]
@@ -144,6 +148,9 @@ class Recipe(Section):
 
     _source: Path | None = PrivateAttr(default=None)
     _place: Callable[[tuple[str | int, ...]], str] | None = PrivateAttr(default=None)
+    _stages: tuple[Stage, ...] = PrivateAttr(default=())
+    _home: Path | None = PrivateAttr(default=None)
+    _before: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -210,7 +217,7 @@ class Recipe(Section):
 
     def __eq__(self, other: object) -> bool:
         """Equal in every key; where the recipe was read from does not count."""
-        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__ and self._stages == other._stages
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -224,6 +231,22 @@ class Recipe(Section):
         copy = self.model_copy()
         copy._source = source
         return copy
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Of a recipe with `stages:`, which as a recipe is its last one; empty: it is a training of its own."""
+        return self._stages
+
+    def with_stages(self, stages: Sequence[Stage]) -> Recipe:
+        """The same recipe as the last of these."""
+        copy = self.model_copy()
+        copy._stages = tuple(stages)
+        return copy
+
+    @property
+    def before(self) -> str | None:
+        """Of a later stage: digest of the fingerprint of the one before (`Stage.placed_in`)."""
+        return self._before
 
     def place(self, key: str) -> str:
         """Where a dotted key was written, such as `recipe.yaml:12`; the recipe's name for what nobody wrote."""
@@ -254,6 +277,11 @@ class Recipe(Section):
         raise AssertionError("a validated recipe has a length")
 
     @property
+    def shared_folder(self) -> Path:
+        """Beside the run directories: for what runs have in common."""
+        return (self._home or self.run_folder).parent
+
+    @property
     def run_folder(self) -> Path:
         """The run directory: `run.dir` with `{recipe}` filled in, inside `run.root` or the current folder."""
         name = self._source.stem if self._source is not None else "run"
@@ -270,6 +298,43 @@ class Recipe(Section):
         """
         values, notes = training_arguments.translate(args)
         return cls.model_validate(values), notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One entry of `stages:`: a run of its own in the run's folder."""
+
+    number: int
+    """From 1."""
+    name: str
+    recipe: Recipe
+    """Resolved; its model is that of the first stage, and its directory the whole run's, until `placed_in`."""
+
+    @property
+    def folder(self) -> str:
+        """Its directory in `RUN/stages`, where no other run has taken the name."""
+        return f"{self.number}-{self.name}"
+
+    def placed_in(self, run: Path, model: Path | None, before: str | None) -> Recipe:
+        """The recipe of the run that this stage is.
+
+        Args:
+            run: the directory of all stages.
+            model: folder that the stage before left; None: this is the first.
+            before: digest of the fingerprint of the stage before.
+        """
+        recipe = self.recipe
+        folder = recipe.run.model_copy(update={"dir": str(run / STAGES / self.folder), "root": None})
+        start = recipe.model
+        if model is not None:
+            fresh = {
+                key: type(start).model_fields[key].get_default(call_default_factory=True)
+                for key in START_KEYS
+            }
+            start = start.model_copy(update={**fresh, "name": str(model)})
+        placed = recipe.model_copy(update={"run": folder, "model": start})
+        placed._home, placed._before = run, before
+        return placed
 
 
 def _is_match(task: object) -> bool:

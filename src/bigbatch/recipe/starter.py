@@ -74,6 +74,7 @@ def write_starter(
     model: ModelChoice | None = None,
     force: bool = False,
     first: Callable[[int, int, bool], FirstChoices] | None = None,
+    pretrain: Profile | None = None,
 ) -> list[str]:
     """Write the first recipe, and say what was found, in lines for people.
 
@@ -84,6 +85,7 @@ def write_starter(
         model: the model to train; None picks one for the language.
         force: overwrite an existing file.
         first: what `auto` stands for, from training rows, validation rows and whether the task couples samples.
+        pretrain: text without labels that is learnt first, in a stage of its own.
 
     Raises:
         DataError: no text column was found.
@@ -105,7 +107,7 @@ def write_starter(
         chosen=columns.get("chosen"),
         rejected=columns.get("rejected"),
         label=profile.columns.get("tags", profile.columns.get("label")),
-        id=profile.columns.get("id"),
+        id=profile.columns.get("id") if pretrain is None else None,
         kind=profile.kind,
         rows=profile.rows,
         class_counts=profile.class_counts,
@@ -124,7 +126,7 @@ def write_starter(
     if first is not None:
         training, held_out = _rows(found)
         found = replace(found, first=first(training, held_out, picked_task(found).name == "match"))
-    text = starter_recipe(found)
+    text = starter_recipe(found) + ("" if pretrain is None else _stages(found, pretrain))
     try:
         if force:
             replace_text(as_named(out), text)
@@ -182,6 +184,42 @@ def starter_recipe(found: Findings) -> str:
         *loss_lines(found),
         *best_lines(found),
         *_run(found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _stages(found: Findings, pretrain: Profile) -> str:
+    """The text first, then what the rest of the recipe is about."""
+    column = pretrain.columns.get("text")
+    if column is None:
+        there = ", ".join(pretrain.all_columns)
+        what = f"no column looks like it; there are {there}. Expected text to pretrain on"
+        raise DataError([Problem(where=pretrain.files[0], key="text", what=what)])
+    if found.image is not None:
+        raise UsageError("--pretrain learns from text first, and these are images: leave it out")
+    bare = replace(
+        found,
+        label=None,
+        pair=None,
+        document=None,
+        chosen=None,
+        negative=None,
+        kind="single",
+        class_counts={},
+    )
+    first, then = picked_task(bare), picked_task(found)
+    data: dict[str, object] = {"train": [_relative(file, found.out) for file in pretrain.files], "test": []}
+    data["columns"] = {"text": column}
+    if pretrain.encoding != found.encoding:
+        data["encoding"] = pretrain.encoding
+    lines = [
+        "",
+        "stages:   # one behind the other in one folder, each from the model of the one before",
+        f"  - task: {first.written}   # {pretrain.rows:,} rows of text, no label is read",
+        f"    data: {inline_yaml(data)}",
+        "    epochs: 1",
+        *(["    best: null"] if best_lines(found) else []),
+        f"  - task: {then.written}",
     ]
     return "\n".join(lines) + "\n"
 

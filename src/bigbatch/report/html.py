@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bigbatch.report.page import render, write_atomic
 from bigbatch.report.quality import Example, SplitQuality, split_quality
 from bigbatch.report.read import RunData, head_in, read_run
 from bigbatch.report.recipes import flat_recipe
+from bigbatch.report.stages import stages_section
 from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
 from bigbatch.units import show_bytes, show_seconds
 
@@ -33,14 +35,14 @@ def write_report(run_dir: str | Path) -> Path:
     Raises:
         UsageError: the directory holds no run.
     """
-    run = read_run(run_dir)
+    run = replace(read_run(run_dir), path=Path(run_dir))
     path = run.path / "report.html"
     write_atomic(path, render_report(run))
     return path
 
 
 def render_report(run: RunData) -> str:
-    """The report as one HTML text."""
+    """The report as one HTML text; of a run with stages that of the last one, behind a table of all."""
     qualities = [
         split_quality(split, entry)
         for split, entry in sorted(run.evaluation.items(), key=lambda item: (item[0] != "test", item[0]))
@@ -58,6 +60,7 @@ def render_report(run: RunData) -> str:
         "recipe": clean(run.recipe),
         "graph": section_of(run.graph),
         "environment": facts.flat_environment(run.environment),
+        **stages_section(run.path),
     }
     view["sections"] = _sections(view)
     return render("report.html.j2", view)
@@ -386,6 +389,7 @@ def _use(run: RunData) -> dict[str, object]:
 def _sections(view: Mapping[str, object]) -> list[tuple[str, str]]:
     """The page's contents: sections that have something to say."""
     known = (
+        ("stages", "Stages", view["stages"]),
         ("learning", "Learning", True),
         ("quality", "Quality", view["metric_rows"] or view["qualities"]),
         ("mistakes", "Mistakes", view["examples"]),

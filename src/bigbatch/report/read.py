@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from bigbatch.documents import read_document, record_of
+from bigbatch.documents import last_stage, read_document, record_of
 from bigbatch.errors import UsageError
 from bigbatch.model.heads import HEADS, HeadClass, HeadKind, head_named_by
 from bigbatch.stored import Damaged, open_plain, read_bytes, read_object
@@ -92,6 +92,7 @@ def read_run(path: str | Path) -> RunData:
         raise UsageError(
             f"{folder}: this is not a run directory; expected recipe.yaml or metrics.jsonl in it"
         )
+    folder = last_stage(folder)
     problems: list[str] = []
     documents = {
         name: _read_document(folder / f"{name}.json", problems)

@@ -11,6 +11,7 @@
     homes.py         a directory that holds another run
     rate_test.py     the learning rate, tried from small to large before update 1
     run.py           a run as Python sees it
+    stages.py        `stages:`: runs one behind the other in one folder
     loop.py          the iterator of records, on one screen
     between.py       what happens between two updates: evaluations, checkpoints, requests
     boundary.py      what the ranks tell each other there, and where each may leave after a signal

@@ -82,6 +82,7 @@ class RunDirectory:
         self.evaluation = path / "evaluation.json"  # confusion matrices and examples
         self.graph = path / "graph.json"  # what one micro-batch computes
         self.report = path / "report.html"  # one offline page
+        self.stages = path / "stages.json"  # of several stages: their names, and their folders in `stages`
         self.logs = path / "logs"  # output of each rank
 
     def create(self) -> None:

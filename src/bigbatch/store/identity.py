@@ -129,6 +129,11 @@ def fingerprint(
         data_fingerprint: hash of the contents, or one for each split.
         code_files: the user's own files that the recipe names.
     """
+    if stages := getattr(recipe, "stages", ()):
+        each = ((stage.number - 1, fingerprint(stage.recipe).what) for stage in stages)
+        return Fingerprint(
+            what={f"stages.{at}.{key}": value for at, what in each for key, value in what.items()}
+        )
     resolved = _plain(recipe)
     assert isinstance(resolved, dict), recipe
     length = getattr(recipe, "length", None) if resolved.get("epochs") != AUTO else None

@@ -66,6 +66,8 @@ def scale_command(
     """
     refuse_inside_a_group(environ, "scale")
     loaded = load_recipe(recipe, overrides, environ=environ)
+    if loaded.stages:
+        raise UsageError("scale is for one training: write the stage that is meant into a recipe of its own")
     unit = "tokens" if loaded.batch.samples is None else "samples"
     asked = _directed(read_target(target), loaded)
     folder = folder_of(recipe, f"{Path(recipe).stem}-scale" if name is None else name)
