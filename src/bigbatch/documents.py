@@ -162,6 +162,7 @@ class SplitEntry(TypedDict, total=False):
     confusion: list[list[Amount]] | None
     calibration: list[dict[str, Figure]] | None
     examples: list[dict[str, object]] | None
+    texts: list[dict[str, object]] | None
 
 
 class UpdateLine(TypedDict):

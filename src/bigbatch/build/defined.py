@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.infer.evaluate import EvalResult, impossible_figures, perfect_figures
+from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.naming import is_own, reported_names
 from bigbatch.metrics.watched import asked_figures, figure_of, validation_splits
 from bigbatch.protocols import Metric
@@ -54,8 +55,16 @@ def check_defined(recipe: Recipe, task: Task, tables: Mapping[str, Table]) -> No
     """
     where = recipe.source.name if recipe.source else "recipe"
     problems = list(_not_computed(recipe, task, tables, where))
+    every = recipe.run.generate_every
     for place, key, splits in asked_figures(recipe, tables):
         split, metric = figure_of(key, splits)
+        steered = not place.startswith("gate.") and str(every) != "1 evaluations"
+        if steered and any(is_written(each) and each.name == metric for each in task.metrics):
+            what = (
+                f"{metric} is of texts, which not every evaluation writes (run.generate_every: {every}): name a figure "
+                "of tokens, such as loss, or leave run.generate_every out"
+            )
+            problems.append(Problem(where=where, key=place, what=what))
         reason = impossible_figures(task, tables[split], _known(task.metrics, metric)).get(metric)
         if reason is not None:
             what = f"{metric} of {split} cannot be known on these data: {reason}; name another figure or other data"

@@ -21,6 +21,7 @@ from bigbatch.metrics.naming import named_figures, reported_names
 from bigbatch.metrics.row_scores import RowSums, scorer_of
 from bigbatch.metrics.states import CalibrationMetric, confusion, counted
 from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
+from bigbatch.metrics.written import WrittenRow, worst_texts
 from bigbatch.protocols import Forward, Metric, World
 from bigbatch.samples import Packing, Predictions, Table, Targets
 from bigbatch.tasks.base import Task
@@ -74,6 +75,8 @@ class EvalResult:
     """By figure that was asked for: one number a row that counts (N,) float64, in table order, larger is better; see
     `metrics.row_scores`. Two evaluations of a split can be paired by them (`rules.paired`)."""
 
+    texts: tuple[WrittenRow, ...] = ()
+    """Of those that the model wrote the ones least like what was wanted, worst first."""
     signatures: Mapping[str, str] = field(default_factory=dict)
     """Figure of written texts -> how it was counted, in sacrebleu's words."""
 
@@ -93,6 +96,7 @@ def evaluate(
     packing: Packing | None = None,
     world: World | None = None,
     scored: Collection[str] = (),
+    writes: bool = True,
 ) -> EvalResult:
     """Loss and metrics of a model on a tokenised split.
 
@@ -105,6 +109,7 @@ def evaluate(
         packing: `packed` or `padded`, as the forward expects it; None: the quickest way that the forward knows.
         world: the ranks that share the forward passes; each then has all outputs and finds the same figures.
         scored: figures by which rows are scored, too.
+        writes: whether texts are written; else figures of texts are left out.
     """
     started = time.perf_counter()
     outputs_UC = run_forward(
@@ -115,8 +120,9 @@ def evaluate(
         keep=task.keep,
         world=world,
     )
-    asked = task.metrics if metrics is None else metrics
-    texts = None
+    asked, texts = [*(task.metrics if metrics is None else metrics)], None
+    if not writes:
+        asked = [metric for metric in asked if not is_written(metric)]
     if isinstance(task, Seq2Seq) and any(map(is_written, asked)):
         texts = texts_of(forward, task, table, micro_tokens=micro_tokens, world=world)
     return judged(task, table, outputs_UC, asked, scored=scored, started=started, texts=texts)
@@ -173,6 +179,7 @@ def judged(
         examples=gathered.examples(table.unit_offsets, labels),
         labels=labels,
         scores={name: gathered.scores(name, losses) for name in scored},
+        texts=() if texts is None else worst_texts(*texts, EXAMPLES),
         signatures=gathered.signatures(),
     )
 

@@ -43,15 +43,17 @@ def texts_of(
         world: the ranks that share the work; each gets all texts.
     """
     found = written(forward, task, table, micro_tokens=micro_tokens, world=world)
-    texts = [task.text_of(ids) for ids in found]
+    return [task.text_of(ids) for ids in found], wanted_of(task, table)
+
+
+def wanted_of(task: Seq2Seq, table: Table) -> list[str]:
+    """The targets of a table: as they were typed, or, of token ids, as the tokenizer has them."""
     if REFERENCE in table.streams:
         stream = table[REFERENCE].load()
         bounds = zip(stream.offsets[:-1], stream.offsets[1:], strict=True)
-        wanted = [bytes(stream.columns["bytes"][first:end]).decode() for first, end in bounds]
-    else:
-        bounds = zip(table.unit_offsets[:-1], table.unit_offsets[1:], strict=True)
-        wanted = [task.text_of(table.values[first:end].tolist()) for first, end in bounds]
-    return texts, wanted
+        return [bytes(stream.columns["bytes"][first:end]).decode() for first, end in bounds]
+    bounds = zip(table.unit_offsets[:-1], table.unit_offsets[1:], strict=True)
+    return [task.text_of(table.values[first:end].tolist()) for first, end in bounds]
 
 
 def written(

@@ -83,17 +83,17 @@ def rows_of_prompts(
         UsageError: nothing that prompts can be read from.
         DataError: no such file or column, malformed rows.
     """
-    wanted = {**opened.columns, **columns}
     if isinstance(given, Path):
         ways = (opened.encoding, opened.quoting)
         raws = (read_file(name, path, *ways, learnt=False) for name, path in find_files(str(given), Path()))
-        return [row for raw in raws for row in _of_raw(raw, opened.task, wanted, keep)]
+        return [row for raw in raws for row in _of_raw(raw, opened, columns, keep)]
     if isinstance(given, bytes):
         suffix = ".jsonl" if given.lstrip()[:1] == b"{" else ".txt"
         raw = read_content("stdin", given, suffix, opened.encoding, opened.quoting, learnt=False)
-        return list(_of_raw(raw, opened.task, wanted, keep))
+        return list(_of_raw(raw, opened, columns, keep))
     if is_table(given):
-        return list(_of_raw(read_object(given, []), opened.task, wanted, keep))
+        return list(_of_raw(read_object(given, []), opened, columns, keep))
+    wanted = {**opened.columns, **columns}
     if isinstance(opened.task, Seq2Seq):
         return list(rows_of_object(given, roles=_sources(opened.task), columns=wanted))
     return [_of_item(item, f"row {number}", wanted) for number, item in enumerate(_items(given), start=1)]
@@ -104,7 +104,10 @@ def _sources(task: Task) -> dict[str, Role]:
     return {name: role for name, role in task.roles.items() if not role.absent_when_predicting}
 
 
-def _of_raw(raw: Raw, task: Task, columns: Mapping[str, str], keep: Sequence[str]) -> Iterator[PlacedRow]:
+def _of_raw(raw: Raw, opened: Loaded, columns: Mapping[str, str], keep: Sequence[str]) -> Iterator[PlacedRow]:
+    # As in training, where there are such columns.
+    usual = {role: column for role, column in opened.columns.items() if column in raw.columns}
+    task, columns = opened.task, {**usual, **columns}
     if isinstance(task, Seq2Seq):
         roles = _sources(task)
         wanted = {role: column for role, column in columns.items() if role in (*roles, "id")}

@@ -21,6 +21,7 @@ from bigbatch.infer.decoding import (
     batch_of_pairs,
     batch_of_prompts,
     by_transformers,
+    stepwise,
     until_their_ends,
 )
 from bigbatch.infer.forwards import inferring
@@ -97,6 +98,7 @@ class _Writer:
         self._how = replace(how, beams=usual if how.beams is None else how.beams)
         self._beams = self._how.beams or 1
         self._said = said
+        self._divided = any(hasattr(each, "placements") for each in self._outer.parameters())
         self._marks = marks_of(task) if isinstance(task, Seq2Seq) else _causal_marks(opened)
 
     def window(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Text]]:
@@ -138,7 +140,12 @@ class _Writer:
         batch = replace(batch, rows_B=numbers_B)
         readers = [_Reader(self._task, self._opened.tokenizer, prompts[row]) for row in chosen_B]
         watching = _Watching(readers, self._how, self._marks, self._said)
-        ids_BL = by_transformers(self._outer, batch, self._how, watching.seen if watching.wanted else None)
+        if self._divided:
+            ids_BL = stepwise(self._outer, batch, int(most_B.max()))
+        else:
+            ids_BL = by_transformers(
+                self._outer, batch, self._how, watching.seen if watching.wanted else None
+            )
         ids_BL, ended_B = until_their_ends(ids_BL, most_B, self._marks.ends)
         texts = [
             reader.whole(row[row != NONE].tolist(), self._how.stop, bool(ended))

@@ -21,6 +21,7 @@ from bigbatch.recipe.values import (
     PositiveNumber,
     Section,
     Text,
+    TextInterval,
     built,
     is_reference,
     quantity,
@@ -226,6 +227,14 @@ class RunSpec(Section):
     """Folder that a relative `dir` is in; null: the current folder."""
     evaluate_every: Interval = quantity("1 epochs")
     """How often validation runs: updates, samples, tokens, epochs, s, min, h, `end` or `never`."""
+    generate_every: TextInterval = quantity("1 evaluations")
+    """Which evaluations write texts, where figures of texts are asked for, and continue `prompts`: every so many
+    `evaluations`, or the last alone (`end`); the last one always does."""
+    prompts: Text | None = None
+    """A file of prompts (a text a line, or rows with `prompt`, `messages` or a source) that a model which can write
+    continues, greedily, at each of those evaluations: RUN/samples/, and the report; null: none."""
+    prompt_tokens: Count = 64
+    """Tokens that are written behind each of `prompts`, at most."""
     checkpoint_every: Interval = quantity("5 min")
     """How often a checkpoint is written."""
     keep: Count = 2

@@ -183,6 +183,8 @@ Marks = Annotated[Quantity, _quantity("updates", "samples", "epochs", "end", "ne
 Stretch = Annotated[Quantity, _quantity("percent", "updates", "samples", "epochs", "none"), _AsText]
 """A part of the run."""
 Evaluations = Annotated[Quantity, _quantity("evaluations"), _AsText]
+TextInterval = Annotated[Quantity, _quantity("evaluations", "end"), _AsText]
+"""Which of the evaluations."""
 Duration = Annotated[Quantity, _quantity("s", "none"), _AsText]
 
 

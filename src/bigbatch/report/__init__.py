@@ -7,6 +7,7 @@
     ├── text.py        how words and numbers are shown: control characters and secrets out, short figures
     ├── facts.py       RunData -> the figures that the report states, each worked out in one place
     ├── quality.py     evaluation.json -> per-class figures, calibration, confusions
+    ├── texts.py       texts beside what was wanted, prompts and what they were continued with
     ├── recipes.py     recipe.yaml -> flat keys, and what differs between runs
     ├── scales.py      ticks, scales and thinning for charts
     ├── svg.py         elements and line charts: hand-written SVG

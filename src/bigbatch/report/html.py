@@ -17,6 +17,7 @@ from bigbatch.report.read import RunData, head_in, read_run
 from bigbatch.report.recipes import flat_recipe
 from bigbatch.report.stages import stages_section
 from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
+from bigbatch.report.texts import samples_view, worst_view
 from bigbatch.units import show_bytes, show_seconds
 
 _EVENTS_SHOWN = 100
@@ -49,6 +50,7 @@ def render_report(run: RunData) -> str:
         if isinstance(entry, Mapping)
     ]
     view = _learning(run) | _quality(run, qualities) | _plan(run) | _events(run) | _use(run)
+    view |= worst_view(run.evaluation) | samples_view(run.path)
     view |= {
         "name": clean(run.name),
         "when": _when(run),
@@ -393,6 +395,8 @@ def _sections(view: Mapping[str, object]) -> list[tuple[str, str]]:
         ("learning", "Learning", True),
         ("quality", "Quality", view["metric_rows"] or view["qualities"]),
         ("mistakes", "Mistakes", view["examples"]),
+        ("texts", "Texts", view["texts"]),
+        ("samples", "Samples", view["sample_rows"]),
         ("plan", "Plan", True),
         ("graph", "Graph", view["graph"]),
         ("events", "Events", True),

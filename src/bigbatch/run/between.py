@@ -25,6 +25,7 @@ from bigbatch.run.forecast import Forecast
 from bigbatch.run.guard import Guard
 from bigbatch.run.plateau import Plateau
 from bigbatch.run.ramp import Growth
+from bigbatch.run.samples import Texts
 from bigbatch.run.signals import SignalFlag
 from bigbatch.samples import GlobalBatch, MicroBatch
 from bigbatch.step.again import Again
@@ -53,6 +54,7 @@ class Between:
         first_save: str | None = None,
         check: Callable[[], None] = lambda: None,
         beat: Beat = NO_BEAT,
+        texts: Texts | None = None,
     ) -> None:
         """Take over where `progress` says.
 
@@ -67,6 +69,7 @@ class Between:
             first_save: why a checkpoint must hold these events before anything else happens.
             check: called at each update boundary; raises when the run directory is no longer ours.
             beat: told what this rank is doing.
+            texts: of evaluations.
         """
         self.parts = parts
         self.keeper = keeper
@@ -85,6 +88,7 @@ class Between:
         self._check = check
         self.beat = beat
         self._last_checkpoint = 0.0
+        self.texts = texts or Texts(parts, keeper.directory, self.world)
         self._growth = Growth(parts, progress)
         self._plateau = Plateau(parts, progress)
         self._forecast = Forecast(parts, progress)
@@ -267,7 +271,9 @@ class Between:
             progress.evaluation_due = False
             return
         self.boundary.poll()
+        self.texts.due = self.texts.wanted(progress.evaluations, self.over())
         yield from map(self.emit, [self.evaluate_split(split) for split in self.parts.validation])
+        yield from map(self.emit, self.texts.samples(progress.update))
         progress.evaluation_due = False
         if not requested:
             yield from look(self, self._missing)
@@ -326,6 +332,7 @@ class Between:
                 micro_tokens=parts.evaluation_micro_tokens,
                 packing=parts.packing,
                 world=self.world,
+                writes=self.texts.due,
                 scored={*scored_figures(parts, split), *baselines.scored_figures(parts, split)},
             )
 

@@ -33,6 +33,8 @@ from bigbatch.tasks.image import IMAGE
 from bigbatch.tasks.pixels import thumbnail
 
 SHOWN_EXAMPLES = 20
+SHOWN_LETTERS = 1000
+"""Of a text that was written, of its source and of its target."""
 SHOWN_WORDS = 12
 """Words of a sentence that are shown before and behind a mistake."""
 LONG_ENOUGH_SECONDS = 60.0
@@ -69,10 +71,12 @@ def finish(parts: Parts, directory: RunDirectory, between: Between) -> Iterator[
         kept = replace(kept, update=progress.update, of="final", why=trouble)
     if kept.best_update is not None:
         yield between.emit(_weights_event(progress, kept, trouble))
+    late, between.texts.due = between.texts.late, True
     for split in parts.validation:
         # After a kill, or with other weights than the latest, the details have to be computed again.
-        if restored or split not in between.results:
+        if restored or split not in between.results or late:
             between.evaluate_split(split)
+    yield from map(between.emit, between.texts.samples(progress.update) if late else ())
     if "test" in parts.tables:
         yield between.emit(between.evaluate_split("test"))
     yield from between.failures_beside()
@@ -108,6 +112,7 @@ def _written(
     directory.write_json(
         directory.result,
         {
+            **_signatures(between.results),
             **result_file(parts, between, final, kept),
             "model": base,
             "baseline": found.figures,
@@ -166,6 +171,12 @@ def result_file(parts: Parts, between: Between, final: Figures, kept: Kept) -> d
     }
 
 
+def _signatures(results: Mapping[str, EvalResult]) -> dict[str, object]:
+    """How figures of texts were counted, in sacrebleu's words."""
+    found = {name: words for result in results.values() for name, words in result.signatures.items()}
+    return {"signatures": found} if found else {}
+
+
 def _recompilations(parts: Parts) -> dict[str, int]:
     if not parts.forward.compiled:
         return {}
@@ -214,6 +225,17 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, object]:
             }
             for example in result.examples[:SHOWN_EXAMPLES]
         ],
+        "texts": [
+            {
+                "source": _column(rows, "source", text.row),
+                "wanted": text.wanted[:SHOWN_LETTERS],
+                "written": text.written[:SHOWN_LETTERS],
+                "score": text.score,
+                "by": text.by,
+                "where": rows.where(text.row),
+            }
+            for text in result.texts[:SHOWN_EXAMPLES]
+        ],
     }
 
 
@@ -227,6 +249,13 @@ def _text_of(rows: DataTable, example: Example, table: Table) -> str:
     if "text" not in names:
         return ""
     return str(rows.rows.column("text")[example.row].as_py())[:500]
+
+
+def _column(rows: DataTable, name: str, row: int) -> str:
+    """The text of a column; empty where rows are token ids."""
+    if name not in rows.rows.column_names:
+        return ""
+    return str(rows.rows.column(name)[row].as_py())[:SHOWN_LETTERS]
 
 
 def _picture_of(example: Example, table: Table) -> dict[str, str]:

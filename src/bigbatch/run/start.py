@@ -43,6 +43,7 @@ from bigbatch.run.guard import Guard
 from bigbatch.run.homes import as_begun, told_home
 from bigbatch.run.plateau import follow
 from bigbatch.run.run import Run
+from bigbatch.run.samples import Texts
 from bigbatch.store.checkpoints import checkpoint_bytes
 from bigbatch.store.directory import RunDirectory, environment_facts, environment_versions
 from bigbatch.store.durable import atomic_write_bytes, atomic_write_text, make_folders
@@ -247,6 +248,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
     parts = build(recipe, start.task, start.inputs, given)
     check_same(world, shapes_of(parts.module), socket.gethostname())
     directory.preflight(bytes_needed(parts, recipe.run.keep))
+    texts = Texts(parts, directory, parts.strategy.world)
     run_id = by_leader(world, lambda: _identify(directory, start), str, str)
     parts.data = derived(parts, Kept(directory.path, run_id, wishes.say, wishes.progress))
     if leads:
@@ -289,6 +291,7 @@ def _open(start: _Start, wishes: Wishes, stack: ExitStack) -> Run:
         first_save=first_save,
         check=lock.check if lock is not None else lambda: None,
         beat=wishes.beat,
+        texts=texts,
     )
     # The loop knows of a cool-down that has begun: its end is the run's.
     wishes.planned(told_anew(parts, progress))

@@ -81,6 +81,7 @@ class RunDirectory:
         self.baseline = path / "baseline.json"  # what simple models of the same rows reach
         self.evaluation = path / "evaluation.json"  # confusion matrices and examples
         self.graph = path / "graph.json"  # what one micro-batch computes
+        self.samples = path / "samples"  # prompts that evaluations continued
         self.report = path / "report.html"  # one offline page
         self.stages = path / "stages.json"  # of several stages: their names, and their folders in `stages`
         self.logs = path / "logs"  # output of each rank
@@ -114,7 +115,7 @@ class RunDirectory:
         own = [path for path in vars(self).values() if isinstance(path, Path) and path.parent == self.path]
         below = [
             entry
-            for path in (self.checkpoints, self.code, self.derived, self.logs)
+            for path in (self.checkpoints, self.code, self.derived, self.logs, self.samples)
             for entry in path.glob("*")
         ]
         lost = self.path.glob("metrics.lost-*")

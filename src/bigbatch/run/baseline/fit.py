@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigbatch.infer.evaluate import judged
+from bigbatch.infer.generate import wanted_of
+from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.naming import is_own
 from bigbatch.run.baseline.classify import classify_baselines
 from bigbatch.run.baseline.images import image_baselines
@@ -18,6 +20,7 @@ from bigbatch.run.baseline.model import Baseline, Split
 from bigbatch.run.baseline.neighbours import mlm_baselines
 from bigbatch.run.baseline.ngram import clm_baselines
 from bigbatch.run.baseline.prefer import prefer_baselines
+from bigbatch.run.baseline.seq2seq import seq2seq_baselines
 from bigbatch.run.baseline.tag import tag_baselines
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.classify import Classify
@@ -26,6 +29,7 @@ from bigbatch.tasks.image import Image
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.prefer import Prefer
+from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.tag import Tag
 
 Figures = Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -47,7 +51,7 @@ class Fitted:
 
 def has_baselines(task: Task) -> bool:
     """Whether a task is one of ours as it is: nobody knows what one of the user's own reads."""
-    return type(task) in (Classify, Tag, Match, CausalLM, MaskedLM, Image, Prefer)
+    return type(task) in (Classify, Tag, Match, CausalLM, MaskedLM, Image, Prefer, Seq2Seq)
 
 
 def fitted(
@@ -83,11 +87,16 @@ def fitted(
         for name, split in evaluated.items():
             try:
                 outputs = baseline.outputs(split)
+                texts = (
+                    None if baseline.texts is None else (baseline.texts(split), wanted_of(task, split.table))
+                )
             except TooLarge as error:
                 notes.append(f"{baseline.name}: {name} was not scored, which would take too long ({error})")
                 continue
             by = [scored[name]] if name in scored else []
-            found = judged(task, split.table, outputs, metrics, scored=by)
+            own = metrics if texts is None else [metric for metric in metrics if is_written(metric)]
+            by = [each for each in by if texts is None or each in [metric.name for metric in own]]
+            found = judged(task, split.table, outputs, own, scored=by, texts=texts)
             if by:
                 scores.setdefault(baseline.name, {})[name] = found.scores[by[0]]
             loss = {} if found.loss is None else {"loss": found.loss}
@@ -117,6 +126,9 @@ def _fitted(task: Task, train: Split, seconds: float, vocabulary: int) -> Iterat
         yield from match_baselines(seconds)
     elif isinstance(task, CausalLM):
         yield from clm_baselines(train, vocabulary=vocabulary)
+    elif isinstance(task, Seq2Seq):
+        if any(map(is_written, task.metrics)):
+            yield from seq2seq_baselines(train, seconds)
     elif isinstance(task, Prefer):
         yield from prefer_baselines(with_start=bool(task.needs))
     elif isinstance(task, MaskedLM):

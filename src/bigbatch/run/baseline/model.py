@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ class Baseline:
     name: str
     outputs: Callable[[Split], np.ndarray | Predictions]
     """(U, C) of all units of a split, or what the task would have decoded them to."""
+    texts: Callable[[Split], Sequence[str]] | None = None
+    """Of each row, where texts are what is scored."""
     note: str = ""
     """What was left out for want of time or room."""
 
