@@ -50,7 +50,7 @@ def test_siblings_of_a_section():
         *("probability", "whole_word", "mask_share", "random_share", "mask_id", "blocks", "not_predicted"),
         *("temperature", "similarity", "symmetric", "pooling", "query_prefix", "document_prefix", "towers"),
         *("source_prefix", "target_max_length", "beams"),
-        "beta",
+        *("dimensions", "dimension_weights", "false_negatives", "beta", "centring"),
         *("template", "turns", "too_long", "special"),
         "augment",
     }
