@@ -42,6 +42,11 @@ def decoder(family: str = "gpt2", **config: Any) -> Any:
     )
 
 
+def scorer(family: str = "llama", **config: Any) -> Any:
+    """A tiny model with one output."""
+    return tiny(family, num_labels=1, initializer_range=0.05, **config)
+
+
 def preference_parts(module: nn.Module, rows: Rows, folder: Path, **keys: Any) -> Parts:
     """A copy of the module with the rows and its reference, ready to be trained by preferences."""
     task = {"name": "prefer", "beta": 0.5}

@@ -104,13 +104,20 @@ def preference_loss(
     smoothing: float = 0.0,
     means: bool = False,
     gamma: float = 1.0,
+    centring: float = 0.0,
 ) -> torch.Tensor:
     """Rafailov et al. 2023, equation 7 (with Mitchell's smoothing); Azar et al. 2023, equation 17; Meng et al. 2024,
-    equation 6; Hong et al. 2024, equation 6, of means over pairs or (`orpo_tokens`) over tokens: mean over pairs.
+    equation 6; Hong et al. 2024, equation 6, of means over pairs or (`orpo_tokens`) over tokens; of one output
+    Touvron et al. 2023, equation 2, and Eisenstein et al. 2023, equation 3 (`reward`): mean over pairs.
 
     The reference is the model `start`, asked anew for every batch.
     """
     sides = ("chosen", "rejected")
+    if name == "reward":
+        rows = [[{"ids": [*row["prompt"], *row[side]]} for row in batch] for side in sides]
+        r_w, r_l = (model(**padded(own, 0)).logits[:, 0].double() for own in rows)
+        margins = torch.tensor([row["margin"] for row in batch], dtype=torch.float64)
+        return (-F.logsigmoid(r_w - r_l - margins) + centring * (r_w + r_l) ** 2).mean()
     held = [answers_logp(model, batch, side) for side in sides]
     lengths = [torch.tensor([len(row[side]) for row in batch], dtype=torch.float64) for side in sides]
     if name in ("dpo", "ipo"):

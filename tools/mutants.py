@@ -901,6 +901,12 @@ MUTANTS = (
         tests=("tests/step/test_coupled.py::test_a_teachers_scores_are_learnt_as_of_the_whole_batch",),
     ),
     Mutant(
+        name="reward-before-the-end",
+        fault="a reward is read at the token in front of the last one",
+        patches=(("tasks/reward.py", ' == "first" else lengths_S - 1', ' == "first" else lengths_S - 2'),),
+        tests=("tests/step/test_prefer_split.py::test_every_split_equals_the_whole_batch",),
+    ),
+    Mutant(
         name="tokens-of-odds",
         fault="both terms of orpo are divided by tokens",
         patches=(("tasks/prefer.py", 'if term == "nll" and by_token else', "if by_token else"),),

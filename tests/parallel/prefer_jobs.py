@@ -9,10 +9,10 @@ import torch
 
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.protocols import World
-from tests.preferences import decoder, preference_parts, preferences, train_preference_reference
+from tests.preferences import decoder, preference_parts, preferences, scorer, train_preference_reference
 from tests.split import TOLERANCE, assert_equal, gradient_error, train_split
 
-ROWS = preferences(60)
+ROWS = [{**row, "margin": number % 3 / 2} for number, row in enumerate(preferences(60))]
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 
 
@@ -20,7 +20,9 @@ def equality(
     world: World, *, place: str, dtype: str, updates: int = 3, told: Any = None, **keys: Any
 ) -> dict[str, Any]:
     """Train among ranks, the reference too; rank 0 holds it against the oracle."""
-    module = decoder("llama", tie_word_embeddings=False).to(DTYPES[dtype])
+    rewarded = "centring" in (told or {})
+    module = scorer() if rewarded else decoder("llama", tie_word_embeddings=False)
+    module = module.to(DTYPES[dtype])
     parts = preference_parts(module, ROWS, Path(place), micro_tokens=96, world=world, **keys)
     found = train_split(parts, updates)
     if world.rank:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 EQUALITY = "tests.parallel.prefer_jobs:equality"
@@ -24,10 +26,12 @@ def test_ranks_equal_the_whole_batch(ranks, tmp_path, packing, loss, told, dtype
 
 
 @pytest.mark.world_size(2)
-@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
-def test_a_divided_model_equals_the_whole_batch(ranks, tmp_path, dtype):
-    plan = {"mesh": {"shard": 2}}
-    found = ranks.run(EQUALITY, 2, tmp_path, place=str(tmp_path), packing="packed", dtype=dtype, plan=plan)
+@pytest.mark.parametrize(("task", "dtype"), [("prefer", "fp64"), ("prefer", "fp32"), ("reward", "fp64")])
+def test_a_divided_model_equals_the_whole_batch(ranks, tmp_path, task, dtype):
+    keys: dict[str, Any] = {"packing": "packed", "dtype": dtype, "plan": {"mesh": {"shard": 2}}}
+    if task == "reward":
+        keys |= {"task": {"name": task, "centring": 0.1}, "told": {"name": task, "centring": 0.1}}
+    found = ranks.run(EQUALITY, 2, tmp_path, place=str(tmp_path), **keys)
     assert found[0]["error"] <= found[0]["bound"]
 
 

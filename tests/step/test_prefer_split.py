@@ -10,7 +10,13 @@ import torch
 
 from bigbatch.data.packs import micro_batches
 from bigbatch.data.sides import PAIR
-from tests.preferences import decoder, preference_parts, preferences, train_preference_reference
+from tests.preferences import (
+    decoder,
+    preference_parts,
+    preferences,
+    scorer,
+    train_preference_reference,
+)
 from tests.split import CLIP, assert_equal, train_split
 from tests.step.test_split import MeanOfMeans, both_precisions
 
@@ -23,6 +29,7 @@ LOSSES = {
         {"loss": {"name": "simpo", "args": {"gamma": 0.3}}},
         {"name": "simpo", "means": True, "gamma": 0.3},
     ),
+    "reward": ({"task": {"name": "reward", "centring": 0.1}}, {"name": "reward", "centring": 0.1}),
     "orpo": ({"loss": "orpo"}, {"name": "orpo", "means": True}),
     "orpo_tokens": (
         {"loss": {"name": "orpo", "args": {"nll": "tokens"}}},
@@ -30,7 +37,7 @@ LOSSES = {
     ),
 }
 """Job -> keys of its recipe, what the oracle is told."""
-ROWS = preferences(60)
+ROWS = [{**row, "margin": number % 3 / 2} for number, row in enumerate(preferences(60))]
 UPDATES = {"dpo": 6, "ipo": 6}
 """Past the end of the second epoch: batches cross the ends of two. Of other losses less."""
 PAIR_ALONE, WHOLE = 1, 16384
@@ -44,7 +51,7 @@ def references(tmp_path_factory):
     def get(name: str, dtype: torch.dtype):
         if (name, dtype) not in found:
             keys, told = LOSSES[name]
-            module = decoder().to(dtype)
+            module = (scorer() if name == "reward" else decoder()).to(dtype)
             folder = tmp_path_factory.mktemp("run")
             parts = preference_parts(module, ROWS, folder, micro_tokens=256, packing="padded", **keys)
             updates = UPDATES.get(name, 2)
@@ -79,6 +86,9 @@ def split_parts(references, folder, name: str, dtype: torch.dtype, micro_tokens:
         ("means", 96, "packed"),
         ("simpo", 96, "packed"),
         ("orpo", 128, "padded"),
+        ("reward", PAIR_ALONE, "packed"),
+        ("reward", 96, "packed"),
+        ("reward", 128, "padded"),
         ("orpo_tokens", 96, "packed"),
     ],
 )
@@ -95,7 +105,7 @@ def test_every_split_equals_the_whole_batch(references, tmp_path, name, micro_to
 
 
 @both_precisions
-@pytest.mark.parametrize("name", ["dpo", "ipo", "orpo_tokens"])
+@pytest.mark.parametrize("name", ["dpo", "ipo", "orpo_tokens", "reward"])
 def test_the_mean_of_means_fails(references, tmp_path, name, dtype):
     def averaged(micro_tokens: int, folder):
         parts, expected = split_parts(references, folder, name, dtype, micro_tokens, "packed")

@@ -17,6 +17,7 @@ from pydantic import (
 from bigbatch.recipe.values import (
     Count,
     Fraction,
+    NonNegativeNumber,
     Number,
     PositiveNumber,
     Section,
@@ -181,6 +182,13 @@ class ChatOptions(Section):
     what they mean to the model; or an error."""
 
 
+class RewardOptions(Section):
+    """The options of `task: reward`."""
+
+    centring: NonNegativeNumber = 0.0
+    """`reward`: weight of the squared sum of a pair's rewards, which keeps them around 0 (0.01, say); 0: none."""
+
+
 class Augment(Section):
     """How images are changed while training; never in evaluation and prediction."""
 
@@ -204,7 +212,8 @@ class ImageOptions(Section):
 
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
-    "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "chat": ChatOptions, "image": ImageOptions,
+    "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "reward": RewardOptions, "chat": ChatOptions,
+    "image": ImageOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
 TASKS = tuple(TASK_OPTIONS)
@@ -214,9 +223,9 @@ class TaskSpec(Section):
     """What is learnt from the data. In YAML a name alone is enough; options stand next to `name`."""
 
     name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
-    """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text
-    from another), `prefer` (the better of two answers), `chat` (conversations), `image` (classes of images), or
-    your own as an import reference."""
+    """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text from
+    another), `prefer` (the better of two answers), `reward` (a number for an answer), `chat` (conversations),
+    `image` (classes of images), or your own as an import reference."""
     args: dict[str, object] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 

@@ -10,6 +10,7 @@
     stand_in.py   what is measured in place of a loss of a whole batch
     tag.py        a tag for each word of a sentence
     prefer.py     the better of two answers
+    reward.py     a number for an answer, learnt of pairs of answers
     pair_losses.py  what is minimised of two answers: dpo, ipo, simpo, orpo
     match.py      embeddings of texts that belong together
     chat.py       the assistant's part of a conversation

@@ -29,6 +29,7 @@ from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.prefer import Prefer
+from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.tag import Tag
 
@@ -45,6 +46,7 @@ TASKS: Mapping[str, type[Task]] = {
     "seq2seq": Seq2Seq,
     "prefer": Prefer,
     "chat": Chat,
+    "reward": Reward,
     "image": Image,
 }
 
