@@ -45,8 +45,8 @@ TASKS: Mapping[str, type[Task]] = {
     "match": Match,
     "seq2seq": Seq2Seq,
     "prefer": Prefer,
-    "chat": Chat,
     "reward": Reward,
+    "chat": Chat,
     "image": Image,
 }
 
