@@ -44,6 +44,7 @@ SPLIT, FAMILIES, EXACT = "tests/step/test_split.py", "tests/step/test_families.p
 PRECISION = "tests/build/test_formats.py"
 LANGUAGE = "tests/step/test_language_split.py"
 IMAGES = "tests/step/test_image_split.py"
+STAGES = "tests/run/test_stages.py"
 
 MUTANTS = (
     # ------------------------------------------------------------ sums, denominators, clipping
@@ -962,6 +963,18 @@ MUTANTS = (
             ),
         ),
         tests=("tests/tasks/test_low_entropy.py::test_no_worse_than_autocast",),
+    ),
+    Mutant(
+        name="stage-from-the-first-model",
+        fault="every stage starts from the model that the recipe names",
+        patches=(("run/stages.py", 'else before / "model"', "else None"),),
+        tests=(f"{STAGES}::test_python_sees_one_run",),
+    ),
+    Mutant(
+        name="later-stage-not-looked-at",
+        fault="what is wrong with a later stage is found when it begins",
+        patches=(("run/stages.py", "            self._check_later(stage)", "            pass"),),
+        tests=(f"{STAGES}::test_python_sees_one_run",),
     ),
 )
 

@@ -1,7 +1,7 @@
 """Does pretraining on the tweets' own text help to classify them? Same fine-tuning with and without, one table.
 
-Pretrains (masked words, training rows only), then fine-tunes from both models with each seed. Whatever comes out is
-printed; nothing here fails when it did not help.
+Runs recipe.yaml (masked words of the training rows, then their labels), and the labels alone, with each seed; the first
+stage is kept from seed to seed. Whatever comes out is printed; nothing here fails when it did not help.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def verdict(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 
 def main() -> int:
-    """Data, pretraining, fine-tuning twice a seed, table."""
+    """Data, both stages and the second alone with each seed, table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="fine-tunings of each kind (default 1)")
     parser.add_argument("settings", nargs="*", help="key=value, handed to every bigbatch train")
@@ -76,13 +76,13 @@ def main() -> int:
     code = subprocess.run([sys.executable, str(data)]).returncode
     if code:
         return code
-    before = train("pretrain.yaml", RUNS / "pretrain", *asked.settings)
     results: dict[str, list[dict[str, float]]] = {AS_IT_IS: [], PRETRAINED: []}
     for seed in range(asked.seeds):
-        for arm, model in ((AS_IT_IS, None), (PRETRAINED, RUNS / "pretrain" / "model")):
-            settings = [f"seed={seed}", *([] if model is None else [f"model.name={model}"]), *asked.settings]
-            folder = RUNS / f"{'pretrained' if model else 'plain'}-{seed}"
-            results[arm].append(train("finetune.yaml", folder, *settings)["final"]["test"])
+        plain = train("finetune.yaml", RUNS / f"plain-{seed}", f"seed={seed}", *asked.settings)
+        both = train("recipe.yaml", RUNS / "stages", f"stages.classify.seed={seed}", *asked.settings)
+        results[AS_IT_IS].append(plain["final"]["test"])
+        results[PRETRAINED].append(both["final"]["test"])
+    before = both["stages"][0]
     words = before["final"]["validation"]
     print(
         f"\n== Masked words of held-out tweets: perplexity {words['perplexity']:.1f}, "

@@ -324,8 +324,8 @@ def _set(layer: Layer, path: tuple[str, ...], value: object, where: str) -> None
     if not all(path):
         layer.problems.append(Problem(where=where, key=".".join(path), what="found an empty name in the key"))
         return
-    if path[0] == STAGES and len(path) > 2:
-        _set(layer.changes.setdefault(path[1], Layer(where)), path[2:], value, where)
+    if (deeper := path[2:]) and path[0] == STAGES:
+        _set(layer.changes.setdefault(path[1], Layer(where)), deeper, value, where)
         return
     section = layer.values
     for part in path[:-1]:

@@ -168,6 +168,11 @@ class Run:
         return self._directory.writes
 
     @property
+    def stage(self) -> str | None:
+        """Of a recipe with `stages`: name of the one that the next record is of; None: it has none."""
+        return None
+
+    @property
     def plan(self) -> Plan:
         """How the run is computed, with the reason of each choice."""
         if self._parts is not None:

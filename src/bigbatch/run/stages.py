@@ -145,6 +145,7 @@ class StagedRun(Run):
             self._stack = stack.pop_all()
 
     @property
+    @override
     def stage(self) -> str:
         """Name of the stage that the next record is of; of the last one, in the end."""
         return self._recipe.stages[max(len(self._runs) - 1, 0)].name
