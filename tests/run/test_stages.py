@@ -69,7 +69,7 @@ def job(tmp_path: Path, straight: Job) -> Job:
     return Job(Path(shutil.copytree(straight.folder, tmp_path / "job")))
 
 
-@pytest.mark.parametrize("kills", [FEW, pytest.param(SEAM, marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize("kills", [FEW, pytest.param(SEAM, marks=pytest.mark.stress)], ids=["few", "all"])
 def test_killed_around_the_seam_it_ends_with_the_same_bits(tmp_path, model, parent, straight, kills):
     job = staged(tmp_path / "job", model)
     for kill in kills:
