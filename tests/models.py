@@ -132,6 +132,7 @@ HEADS = {
     "tokens": "ForTokenClassification",
     "masked": "ForMaskedLM",
     "causal": "ForCausalLM",
+    "span": "ForQuestionAnswering",
 }
 """Kind of head -> what transformers' classes for it end in."""
 _CAUSAL = {"gpt2": "GPT2LMHeadModel", "bert": "BertLMHeadModel"}

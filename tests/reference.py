@@ -139,6 +139,26 @@ def preference_loss(
     return losses.sum() / len(batch)
 
 
+def span_loss(model: nn.Module, batch: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """Mean over questions of the mean over windows of transformers' own loss of a question-answering head.
+
+    Rows have `windows`: ids, segments, and the positions of the answer's first and last token. Each runs alone: the head
+    would take padding for places of an answer.
+    """
+    losses = []
+    for row in batch:
+        own = [
+            model(
+                **_inputs([window], 0, next(model.parameters()).dtype),
+                start_positions=torch.tensor([window["start"]]),
+                end_positions=torch.tensor([window["end"]]),
+            ).loss
+            for window in row["windows"]
+        ]
+        losses.append(torch.stack(own).sum() / len(own))
+    return torch.stack(losses).sum() / len(batch)
+
+
 def splitmix(state: int) -> int:
     """The published mixing function, on Python's integers."""
     z = (state + 0x9E3779B97F4A7C15) % 2**64
@@ -380,7 +400,7 @@ def reference_updates(
         batches: rows with `ids` (or a `picture`, (C, H, W)), `target`, optional `segments`, optional `weight` (sample
             times class weight).
         kind: `single`, `multi`, `regression`, `language` (rows have `targets`, not `target`), `seq2seq` (`labels`) or
-            `prefer` (token ids: `prompt`, `chosen`, `rejected`).
+            `prefer` (token ids: `prompt`, `chosen`, `rejected`), or `span` (`windows`).
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
@@ -406,6 +426,8 @@ def reference_updates(
                 return translation_loss(model, batch, pad_id, label_smoothing)
             if kind == "prefer":
                 return preference_loss(model, batch, **(preference or {}))
+            if kind == "span":
+                return span_loss(model, batch)
             logits = model(**_inputs(batch, pad_id, next(model.parameters()).dtype)).logits
             if kind == "language":
                 return language_loss(logits, batch)

@@ -33,6 +33,7 @@ from tests.exact import exact_documents, exact_preferences, exact_texts, exact_w
 from tests.jobs import document, lines, start
 from tests.models import tiny, tiny_pair, tiny_tokenizer
 from tests.pictures import SIZE, tiny_vision
+from tests.questions import question_rows
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 TOLERANCE = 1e-5
@@ -97,6 +98,11 @@ def translations(count: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
+def questions(count: int, seed: int) -> list[dict[str, Any]]:
+    """Questions about texts of several windows, some of them without an answer."""
+    return question_rows(count, seed=seed, without=5)
+
+
 def encoder(head: str) -> Callable[[], nn.Module]:
     """A BERT with this head."""
     return lambda: tiny("bert", head=head, dropout=0.1, **SMALL)
@@ -147,6 +153,10 @@ RUNS = {
     "orpo": Golden(
         decoder, exact_preferences, {"task": "prefer", "loss": {"name": "orpo", "args": {"nll": "tokens"}}}
     ),
+    "span": Golden(
+        lambda: tiny("bert", head="span", dropout=0.1, num_labels=2, **SMALL), questions,
+        {"task": {"name": "span", "stride": 5, "null_threshold": 0.0}, "data.max_length": 24},
+    ),
     "image": Golden(
         lambda: tiny_vision("vit", dropout=0.1), exact_images,
         {"task": {"name": "image", "labels": ["a", "b", "c"], "augment": {"flip": 0.5, "crop": 3, "erase": 0.5}}, "plan.packing": "padded"},
@@ -191,7 +201,7 @@ def ended(name: str, folder: Path, **further: Any) -> dict[str, Any]:
     """The run, and what its file holds of it."""
     golden = RUNS[name]
     options: dict[str, Any] = {}
-    if golden.rows is exact_texts:
+    if golden.rows in (exact_texts, questions):
         options["tokenizer"] = tiny_tokenizer(folder / "tokenizer")
     run = start(
         folder / "run",

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-RoleKind = Literal["text", "label", "labels", "number", "words", "tags", "numbers", "image", "messages"]
+RoleKind = Literal[
+    "text", "label", "labels", "number", "words", "tags", "numbers", "image", "messages", "answers"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class Role:
     kind: RoleKind = "text"
     """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number; `words`: a sentence
     as a list of strings; `tags`: a class for each of its words; `numbers`: a finite number for each of its words;
-    `image`: a path, or the file's bytes; `messages`: the turns of a conversation."""
+    `image`: a path, or the file's bytes; `messages`: the turns of a conversation; `answers`: stretches of a text, each
+    with where it starts."""
     required: bool = True
     may_be_ids: bool = False
     """Whether a text may come as a list of token ids."""

@@ -145,8 +145,8 @@ class Table:
 
     streams: Mapping[str, Stream]
     groups: np.ndarray | None = None
-    """(N,) int64, equal ones side by side: samples that stay together in a micro-batch, since their loss is one (pairs,
-    lists); None: each is alone."""
+    """(N,) int64, equal ones side by side: samples of one row (pairs, windows of a text); None: each is alone."""
+    together: bool = True  # whether a group stays together in a micro-batch, since its loss is one
     truncated_samples: int = 0
     sources: tuple[int, ...] = ()
     """First sample of each source of a mixture by share (`data.mixture`); empty: one source, or some of the samples."""
@@ -203,7 +203,7 @@ class Table:
         """These samples, in this order, repeats allowed. Nothing is copied until `load`."""
         groups = None if self.groups is None else self.groups[rows]
         streams = {name: stream.take(rows) for name, stream in self.streams.items()}
-        return Table(streams=streams, groups=groups, prepare=self.prepare)
+        return Table(streams=streams, groups=groups, together=self.together, prepare=self.prepare)
 
     def load(self) -> Table:
         """The taken samples, gathered and made ready."""
@@ -441,7 +441,7 @@ class LossSums:
 class Predictions:
     """Decoded model outputs of units, as numpy arrays; what metrics and `predict` read."""
 
-    kind: Literal["single", "multi", "regression", "language", "embedding"]
+    kind: Literal["single", "multi", "regression", "language", "embedding", "span"]
     scores: np.ndarray
     """(U, C) float64: logits, numbers or embeddings; of language models (U, 2): nats of the true one, 1 if best."""
     probabilities: np.ndarray | None

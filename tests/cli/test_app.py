@@ -52,6 +52,7 @@ FLAGS = {
         "--out",
         "--quoting",
         "-h",
+        "-o",
     ],
     "mine": [
         "--column",

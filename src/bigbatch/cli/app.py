@@ -275,7 +275,7 @@ def predict(
     source: Annotated[
         str, typer.Argument(metavar="FILE", help="Data to label; - reads stdin.", show_default=False)
     ],
-    out: Annotated[str, typer.Option("--out", metavar="FILE", help="CSV or JSONL; - writes stdout.")] = "-",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="CSV, JSONL; - is stdout.")] = "-",
     column: Columns = None,
     keep: Keep = None,
     quoting: Quoting = None,

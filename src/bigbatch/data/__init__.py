@@ -5,6 +5,7 @@
     sources.py      files and objects of any kind -> one DataTable with a column per role
     delimited.py    CSV and TSV: pyarrow's reader, and a strict scan that names every bad row
     jsonlines.py    JSON Lines, one problem per bad line
+    squad.py        files of questions as SQuAD has them, and the forms of answers
     files.py        files and folders by what their name ends in
     raw.py          Raw: a source whose columns still have their own names and types
     plain.py        any library's values as Python's, as text, or as missing
@@ -29,6 +30,7 @@
     packs.py        micro-batches: how a global batch is cut for the machine
     random_parts.py a global batch in random parts, for the gradient noise scale
     texts.py        samples of several texts each, text by text
+    windows.py      windows of a question's text as samples of their own
     lengths.py      counts, percentiles and padding
     guess.py        what a file seems to be, for `bigbatch init`
     language.py     which language texts are in, and how many words and tokens they are

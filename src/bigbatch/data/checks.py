@@ -228,7 +228,7 @@ def _several(train: DataTable, role: str) -> bool:
 
 def _same_number(train: DataTable, roles: Mapping[str, Role]) -> list[str]:
     role = _target_role(train, roles)
-    if role is None:
+    if role is None or any(about.kind == "answers" for about in roles.values()):
         return []
     values = flat(train.rows.column(role)).unique()
     if len(values) != 1:

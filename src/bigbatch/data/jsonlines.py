@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from bigbatch.data.delimited import check_mark, not_utf8
 from bigbatch.data.line_numbers import Lines
 from bigbatch.data.problems import data_error, one_error
 from bigbatch.data.raw import Raw, from_dicts
+from bigbatch.data.squad import holds_questions, read_questions
 from bigbatch.errors import Problem
+from bigbatch.protocols import Row
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _RETURN = "within a text it is written as the two characters \\r"
@@ -61,7 +63,14 @@ def read_json_lines(name: str, content: bytes, encoding: str) -> Raw:
             return found
     if problems:
         raise data_error(problems)
-    return from_dicts(name, rows, numbers=np.array(numbers, np.int64))
+    return _raw(name, rows, numbers)
+
+
+def _raw(name: str, rows: Sequence[Row], numbers: list[int] | None = None) -> Raw:
+    """Objects as rows; a file of questions has a row for each of them."""
+    if holds_questions(rows):
+        return read_questions(name, rows)
+    return from_dicts(name, rows, **({} if numbers is None else {"numbers": np.array(numbers, np.int64)}))
 
 
 def _lines(content: bytes, start: int) -> Iterator[tuple[int, bytes]]:
@@ -97,10 +106,10 @@ def _spread(name: str, content: bytes, encoding: str, *, nothing_else: bool) -> 
         what = f"not JSON: {error}; expected an object {{…}} on every line, or an array [{{…}}, {{…}}]"
         raise one_error(name, "", what) from None
     inside = [key for key, value in rows[0].items() if isinstance(value, list) and _all_objects(value)]
-    if len(rows) == 1 and inside:
+    if len(rows) == 1 and inside and not holds_questions(rows):
         what = f"one object, with rows under {inside[0]!r}; expected these rows alone, as an array [{{…}}, {{…}}]"
         raise one_error(name, "", what)
-    return from_dicts(name, rows, numbers=np.array(numbers, np.int64))
+    return _raw(name, rows, numbers)
 
 
 def _all_objects(values: list[Any]) -> bool:
@@ -136,4 +145,4 @@ def _array(name: str, content: bytes, encoding: str) -> Raw:
         raise data_error(
             [Problem(where=f"{name}:{number}", what="expected an object {…}") for number in wrong]
         )
-    return from_dicts(name, rows)
+    return _raw(name, rows)

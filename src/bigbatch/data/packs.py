@@ -126,7 +126,12 @@ def cut_table(table: Table, micro_tokens: int, packing: Packing, part: Part = AL
         part: of how many parts one rank's is, whichever it is.
     """
     multiple_of = ALIGNED if part.aligned else part.size
-    return cut(table.lengths_BS, micro_tokens, packing, multiple_of, table.groups)
+    return cut(table.lengths_BS, micro_tokens, packing, multiple_of, _bound(table))
+
+
+def _bound(table: Table) -> np.ndarray | None:
+    """Groups that no cut may tear (N,) int64; None: each sample is alone."""
+    return table.groups if table.together else None
 
 
 def micro_batches(
@@ -175,7 +180,8 @@ def micro_batches(
 def _shortest(table: Table) -> np.ndarray:
     """Places of the shortest sample, with those that stay together with it; none of a table without samples."""
     shortest = np.argsort(table.lengths_B, kind="stable")[:1]
-    return shortest if table.groups is None else np.flatnonzero(np.isin(table.groups, table.groups[shortest]))
+    groups = _bound(table)
+    return shortest if groups is None else np.flatnonzero(np.isin(groups, groups[shortest]))
 
 
 def computed_tokens(lengths: np.ndarray, pieces: Sequence[np.ndarray], packing: Packing) -> np.ndarray:

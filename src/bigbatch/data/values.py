@@ -19,6 +19,7 @@ from bigbatch.data.class_names import NOT_COUNTED, label_lists, label_of, tags_o
 from bigbatch.data.images import image_column
 from bigbatch.data.plain import BLANKS, is_missing, plain, text_of
 from bigbatch.data.raw import Column
+from bigbatch.data.squad import answers_of
 from bigbatch.errors import Problem
 from bigbatch.turns import conversations, without_nulls
 
@@ -42,7 +43,7 @@ def convert(
         column: the values as the source has them.
         kind: `text` -> large_string; `label` -> large_string; `labels`, `words` and `tags` -> list of
             large_string; `number` -> float64; `numbers` -> list of float64; `image` -> `images.KIND`; `messages` ->
-            large_string, JSON.
+            large_string, JSON, as `answers`.
         key: the column's own name.
         where: names a row in messages.
         folder: that paths of images start from.
@@ -231,5 +232,6 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
     "numbers": (numbers_of, pa.list_(pa.float64())),
     "words": (words_of, pa.list_(_TEXT)),
     "tags": (tags_of, pa.list_(_TEXT)),
+    "answers": (answers_of, _TEXT),
 }
 """Kind of role -> how a value is converted, and the type of the column."""

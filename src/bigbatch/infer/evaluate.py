@@ -8,17 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bigbatch.data.packs import end_of_group
+from bigbatch.infer.answers import answers_of
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.generate import texts_of
+from bigbatch.infer.mistakes import EXAMPLES, Wrong, wrong_units
 from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.figures import Idle, why_undefined
 from bigbatch.metrics.naming import named_figures, reported_names
 from bigbatch.metrics.row_scores import RowSums, scorer_of
+from bigbatch.metrics.span import Wanted, is_of_texts
 from bigbatch.metrics.states import CalibrationMetric, confusion, counted
 from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
 from bigbatch.metrics.written import WrittenRow, worst_texts
@@ -26,10 +29,10 @@ from bigbatch.protocols import Forward, Metric, World
 from bigbatch.samples import Packing, Predictions, Table, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.seq2seq import Seq2Seq
+from bigbatch.tasks.span import Span
 
 CHUNK_UNITS = 65_536
 """Units that are decoded at a time; bounds memory, changes no bit."""
-EXAMPLES = 20
 NEVER_ABOVE_0 = "even a perfect model has 0 (one class alone, or no label at all)"
 NOTHING_COUNTS = "nothing in this split counts: no token to predict, no label, or all weights 0"
 
@@ -136,7 +139,7 @@ def judged(
     *,
     scored: Collection[str] = (),
     started: float | None = None,
-    texts: tuple[Sequence[str], Sequence[str]] | None = None,
+    texts: tuple[Sequence[str], Wanted] | None = None,
 ) -> EvalResult:
     """Loss and metrics of what was given for all units of a split, whoever gave it.
 
@@ -159,8 +162,17 @@ def judged(
         losses.add_all(outputs, table)
         for part, rows_U in _whole_rows(table):
             gathered.add(task.decode(outputs[part]), _targets(table, part), part.start, rows_U)
-    if texts is not None:
-        gathered.add_texts(*texts, table.counted_units > 0)
+    told, examples, counts = (
+        texts,
+        gathered.examples(table.unit_offsets, task.label_names),
+        table.counted_units > 0,
+    )
+    if isinstance(task, Span):
+        found = answers_of(task, outputs, table)
+        told, counts = found.texts, np.ones(len(found.texts[0]), bool)
+        examples = tuple(Example(*wrong) for wrong in found.wrong[:EXAMPLES])
+    if told is not None:
+        gathered.add_texts(*told, counts)
     terms = losses.values()
     values, undefined = gathered.figures()
     known = [loss for loss in terms.values() if loss is not None]
@@ -176,7 +188,7 @@ def judged(
         seconds=time.perf_counter() - started,
         confusion=gathered.confusion,
         calibration=gathered.bins(),
-        examples=gathered.examples(table.unit_offsets, labels),
+        examples=examples,
         labels=labels,
         scores={name: gathered.scores(name, losses) for name in scored},
         texts=() if texts is None else worst_texts(*texts, EXAMPLES),
@@ -224,7 +236,7 @@ def perfect_figures(task: Task, table: Table, metrics: Sequence[Metric]) -> dict
 
 def _perfect(task: Task, table: Table, metrics: Sequence[Metric]) -> _Gathered | None:
     metrics = [
-        metric for metric in metrics if not is_written(metric)
+        metric for metric in metrics if not is_of_texts(metric)
     ]  # a perfect model writes what is wanted
     gathered = _Gathered(metrics)
     for part, rows_U in _whole_rows(table) if metrics else ():
@@ -313,7 +325,7 @@ class _Gathered:
         self.states: list[Any] = [None] * len(self.metrics)
         self.confusion: np.ndarray | None = None
         self._calibration: Any = None
-        self._worst: list[_Wrong] = []
+        self._worst: list[Wrong] = []
         self._counted = 0
         self._of_texts: dict[str, np.ndarray] = {}
         self.idle: dict[str, str] = {}
@@ -333,22 +345,24 @@ class _Gathered:
             bins, calibration = CalibrationMetric(), self._calibration
             state = bins.add(predictions, targets)
             self._calibration = state if calibration is None else bins.merge(calibration, state)
-        worst = [*self._worst, *_wrong(predictions, targets, first_unit)]
+        worst = [*self._worst, *wrong_units(predictions, targets, first_unit)]
         self._worst = sorted(worst, key=lambda wrong: (-wrong.badness, wrong.unit))[:EXAMPLES]
 
-    def add_texts(self, written: Sequence[str], wanted: Sequence[str], counts_N: np.ndarray) -> None:
+    def add_texts(self, written: Sequence[str], wanted: Wanted, counts_N: np.ndarray) -> None:
         """Take in the texts of the whole split.
 
         Args:
             written: by the model.
             wanted: as many.
-            counts_N: (N,) bool: which rows are scored.
+            counts_N: (N,) bool: which rows are scored, of those that the figure is about.
         """
         for index, metric in enumerate(self.metrics):
-            if is_written(metric):
+            if is_of_texts(metric):
                 self.states[index] = metric.of_texts(written, wanted)
                 if metric.name in self._scorers:
-                    self._of_texts[metric.name] = metric.rows(written, wanted)[counts_N]
+                    self._of_texts[metric.name] = (rows := metric.rows(written, wanted))[
+                        counts_N & ~np.isnan(rows)
+                    ]
 
     def signatures(self) -> dict[str, str]:
         """Of the figures of texts."""
@@ -408,37 +422,3 @@ class _Gathered:
             )
             for row, wrong in zip(rows, self._worst, strict=True)
         )
-
-
-class _Wrong(NamedTuple):
-    badness: float
-    unit: int
-    label: int | float
-    predicted: int | float
-    probability: float | None
-
-
-def _wrong(predictions: Predictions, targets: Targets, first_unit: int) -> list[_Wrong]:
-    """The worst wrong units of a chunk; multi-label has none."""
-    weighed_U = np.asarray(targets.weights) > 0
-    shares = predictions.probabilities
-    if predictions.kind == "single" and shares is not None:
-        badness_U = shares.max(-1)
-        wrong_U = weighed_U & (predictions.values != targets.values)
-    elif predictions.kind == "regression" and predictions.values.ndim == 1:
-        badness_U = np.abs(predictions.values - targets.values)
-        wrong_U = weighed_U & (badness_U > 0)
-    else:
-        return []
-    units = np.flatnonzero(wrong_U & np.isfinite(badness_U))
-    units = units[np.argsort(-badness_U[units], kind="stable")][:EXAMPLES]
-    return [
-        _Wrong(
-            badness=float(badness_U[unit]),
-            unit=first_unit + int(unit),
-            label=targets.values[unit].item(),
-            predicted=predictions.values[unit].item(),
-            probability=None if shares is None else float(badness_U[unit]),
-        )
-        for unit in units
-    ]

@@ -13,6 +13,7 @@ from bigbatch.infer.predict import WINDOW_ROWS, predict_placed
 from bigbatch.infer.unlabelled import rows_of_file, rows_of_stream
 from bigbatch.infer.writers import open_output
 from bigbatch.remote.addresses import is_address
+from bigbatch.tasks.span import Span
 
 
 def predict_file(
@@ -34,7 +35,8 @@ def predict_file(
     Args:
         loaded: what `open_model` gave.
         source: a file of any kind that training reads, its address, or a text stream (None or `-`: standard input).
-        out: a `.jsonl` or `.csv` file that does not exist, or a text stream (None or `-`: standard output).
+        out: a `.jsonl` or `.csv` file that does not exist, or a text stream (None or `-`: standard output); of
+            answers in texts a `.json` file, too, which gets `{id: answer}`.
         columns: role -> column; added to the model's own.
         encoding: of the source; None takes the run's.
         quoting: of CSV and TSV, `minimal` or `none`; None takes the run's.
@@ -63,7 +65,8 @@ def predict_file(
         "keep": keep,
     }
     rows = 0
-    with open_output(out, own if isinstance(own, Path) else None) as write:
+    answers = isinstance(loaded.task, Span)
+    with open_output(out, own if isinstance(own, Path) else None, answers=answers) as write:
         if own is not None:
             placed = rows_of_file(own, **how, say=say)
         else:

@@ -1,4 +1,6 @@
-"""Predictions as JSON Lines or CSV. A file is complete or absent, and never replaces another one."""
+"""Predictions as JSON Lines or CSV, or answers by id as one JSON object. A file is complete or absent, and never
+replaces another one.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bigbatch.errors import DiskError, UsageError
+from bigbatch.protocols import Row
 
 Write = Callable[[Mapping[str, Any]], None]
 
@@ -22,12 +25,15 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @contextmanager
-def open_output(out: Path | TextIO | None, source: Path | None = None) -> Iterator[Write]:
+def open_output(
+    out: Path | TextIO | None, source: Path | None = None, *, answers: bool = False
+) -> Iterator[Write]:
     """A function that writes one prediction; the file appears under its name once all are written.
 
     Args:
         out: `.jsonl` or `.csv` file, or a text stream that gets JSON Lines (None: standard output).
         source: the input file, which is never overwritten.
+        answers: whether predictions are answers: a `.json` file gets `{id: answer}`, as SQuAD's scripts read it.
 
     Raises:
         UsageError: the file exists, is the input, or has another suffix.
@@ -36,11 +42,15 @@ def open_output(out: Path | TextIO | None, source: Path | None = None) -> Iterat
     if out is None or not isinstance(out, Path):
         yield _json_lines(sys.stdout if out is None else out)
         return
-    check_output(out, source)
+    check_output(out, source, answers=answers)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    formats = _FORMATS | _ANSWERS
     try:
         with temporary.open("x+", encoding="utf-8", newline="") as file:
-            yield _FORMATS[out.suffix.lower()](file)
+            write = formats[out.suffix.lower()](file)
+            yield write
+            if isinstance(write, _AnswersById):
+                write.end()
             file.flush()
             os.fsync(file.fileno())
         _publish(temporary, out, source)
@@ -52,15 +62,21 @@ def open_output(out: Path | TextIO | None, source: Path | None = None) -> Iterat
         temporary.unlink(missing_ok=True)
 
 
-def check_output(out: Path, source: Path | None = None) -> None:
+def check_output(out: Path, source: Path | None = None, *, answers: bool = False) -> None:
     """Refuse a file that could not be written, or that is there.
+
+    Args:
+        out: the file.
+        source: the input file.
+        answers: whether there will be answers, which `.json` is for.
 
     Raises:
         UsageError: the file exists, is the input, or has another suffix.
     """
-    if out.suffix.lower() not in _FORMATS:
+    if out.suffix.lower() not in (_FORMATS | _ANSWERS if answers else _FORMATS):
         raise UsageError(
             f"{out}: cannot write {out.suffix or 'a file without suffix'}; expected .jsonl or .csv"
+            f"{', or .json for answers by id' if answers else ''}"
         )
     _refuse_existing(out, source)
 
@@ -96,6 +112,28 @@ def json_line(record: Mapping[str, object]) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n"
 
 
+class _AnswersById:
+    """`{id: answer}`, with nothing else of a prediction."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._seen: set[str] = set()
+        file.write("{")
+
+    def __call__(self, prediction: Row) -> None:
+        found = prediction.get("id")
+        if found is None or str(found) in self._seen:
+            what = "a question has no id" if found is None else f"id {found!r} occurs twice"
+            raise UsageError(f"{what}: answers by id need one of its own for each; write .jsonl instead")
+        line = json_line({str(found): prediction["answer"]}).strip()[1:-1]
+        self._file.write(f"{',' if self._seen else ''}\n{line}")
+        self._seen.add(str(found))
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        self._file.write("\n}\n")
+
+
 def _csv_rows(file: TextIO) -> Write:
     rows = csv.writer(file, lineterminator="\n")
     header: list[str] = []
@@ -111,11 +149,12 @@ def _csv_rows(file: TextIO) -> Write:
     return write
 
 
-_FORMATS: Mapping[str, Callable[[TextIO], Write]] = {
+_FORMATS: dict[str, Callable[[TextIO], Write]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".csv": _csv_rows,
 }
+_ANSWERS: dict[str, Callable[[TextIO], Write]] = {".json": _AnswersById}
 
 
 def _rewrite_header(file: TextIO, header: Sequence[Any], new: int) -> None:

@@ -13,6 +13,8 @@
     perplexity.py the figures of language models by name
     prefer.py     the figures of preferences by name
     bleu.py       BLEU and chrF of written texts      rouge.py     ROUGE-L      written.py   their names
+    span.py       answers against the right ones, as SQuAD and CMRC 2018 count
+    best_span.py  the best answer over all windows of a text
     naming.py     what figures are called in results, and which names are taken
     row_scores.py what each row adds to a figure, so that two evaluations can be paired
     watched.py    which figure `best`, `early_stopping` and `gate` mean

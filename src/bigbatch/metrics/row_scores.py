@@ -32,12 +32,12 @@ import numpy as np
 
 from bigbatch.data.tags import OUTSIDE
 from bigbatch.metrics import figures
-from bigbatch.metrics.bleu import WrittenMetric
 from bigbatch.metrics.entities import EntityMetric, WordMetric, entities, words_of_units
 from bigbatch.metrics.match import RankMetric
 from bigbatch.metrics.naming import reported_names
 from bigbatch.metrics.perplexity import BitsPerByte, nll_U
 from bigbatch.metrics.slopes import of_calibration
+from bigbatch.metrics.span import is_of_texts
 from bigbatch.metrics.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, counted, joined
 from bigbatch.protocols import Metric
 from bigbatch.samples import Predictions, Targets
@@ -88,7 +88,7 @@ def scorer_of(name: str, metrics: Sequence[Metric]) -> RowScorer | None:
 
 def scored_by_itself(name: str, metrics: Sequence[Metric]) -> bool:
     """Whether rows are scored by this figure itself, not by the loss in its place."""
-    texts = any(isinstance(metric, WrittenMetric) and metric.name == name for metric in metrics)
+    texts = any(is_of_texts(metric) and metric.name == name for metric in metrics)
     return name == "loss" or texts or scorer_of(name, metrics) is not None
 
 

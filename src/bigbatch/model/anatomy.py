@@ -119,6 +119,12 @@ def has_two_stacks(outer: nn.Module) -> bool:
     return bool(getattr(outer.config, "is_encoder_decoder", False))
 
 
+def logits_of(output: Any) -> Tensor:
+    """What a head gave: its logits; of answers in texts, those of start and end (B, L, 2)."""
+    start_BL = getattr(output, "start_logits", None)
+    return output.logits if start_BL is None else torch.stack([start_BL, output.end_logits], dim=-1)
+
+
 def trial_inputs(outer: nn.Module) -> dict[str, Tensor]:
     """What a trial feeds the model: `trial_ids`, to its decoder too if it has one; or a black image."""
     if reads_images(outer):
@@ -353,7 +359,7 @@ class _Trial:
 
     def _forward(self) -> Tensor:
         options: dict[str, Any] = {"use_cache": False} if accepts(self.outer, "use_cache") else {}
-        return self.outer(**trial_inputs(self.outer), **options).logits
+        return logits_of(self.outer(**trial_inputs(self.outer), **options))
 
     def _see_positions(self, part: nn.Module, inputs: tuple[Any, ...]) -> None:
         """The position table is the embedding that is given running numbers (all token ids are equal)."""

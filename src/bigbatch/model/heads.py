@@ -8,8 +8,9 @@ from typing import Literal
 
 from bigbatch.samples import TOKENS
 
-HeadKind = Literal["sequence", "tokens", "masked", "causal", "seq2seq", "hidden", "image"]
-"""What a head gives: outputs for a whole sample, outputs per token, the token behind a mask, the next token, the next
+HeadKind = Literal["sequence", "tokens", "span", "masked", "causal", "seq2seq", "hidden", "image"]
+"""What a head gives: outputs for a whole sample, outputs per token, whether an answer starts and ends at each token,
+the token behind a mask, the next token, the next
 token of a text that follows from another one; `hidden`: there is no head, and the outputs are the tokens' hidden
 states; `image`: outputs for a whole image."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -101,6 +102,12 @@ HEADS: Mapping[HeadKind, HeadClass] = {
         labelled=True,
         pipeline="token-classification",
         title="Token classifier",
+    ),
+    "span": HeadClass(
+        auto="AutoModelForQuestionAnswering",
+        suffixes=("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+        pipeline="question-answering",
+        title="Answers found in texts",
     ),
     "masked": HeadClass(
         auto="AutoModelForMaskedLM",

@@ -368,7 +368,7 @@ def _label_change(config: Any, wanted: _Wanted) -> str:
 
 def _describe_head(config: Any, wanted: _Wanted) -> None:
     """Write the labels into the configuration, in place."""
-    if not wanted.labelled:
+    if not wanted.labelled and not wanted.outputs:
         return
     if wanted.id2label is None:
         if config.num_labels != wanted.outputs:
@@ -392,7 +392,9 @@ def _check_head(module: nn.Module, wanted: _Wanted) -> None:
         raise ModelError(f"found a {name}, whose head gives {gives}; the task needs an AutoModel{suffix}")
     if wanted.kind == "hidden":
         return
-    if not wanted.labelled and parts.output_layer is None:
+    if wanted.kind == "span" and not name.endswith(HEADS["span"].suffixes):
+        raise ModelError(f"found a {name}; the task needs an AutoModel{suffix}")
+    if HEADS[wanted.kind].defers_logits and parts.output_layer is None:
         raise ModelError(
             f"found a {name}, whose outputs are no token ids; the task needs an AutoModel{suffix}"
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bigbatch.model.anatomy import Anatomy, device_of, headed_model
+from bigbatch.model.anatomy import Anatomy, device_of, headed_model, logits_of
 from bigbatch.model.attention import IMPLEMENTATION, LAYOUT
 from bigbatch.model.feeds import Packed, Padded, install, of_pack, of_units
 from bigbatch.model.heads import TOKENS_ALONE, Input
@@ -31,10 +31,6 @@ def _as_it_is(given: Any, _micro_batch: MicroBatch | None = None) -> Any:
     return given
 
 
-def _logits(output: Any) -> Tensor:
-    return output.logits
-
-
 def _its_own(_part: nn.Module) -> None:
     return None
 
@@ -47,7 +43,7 @@ class Runner:
     feed: Feed
     units: Callable[[Tensor, MicroBatch], Tensor]
     """What the head gave -> (U, …) in the order of the micro-batch's units."""
-    outputs: Callable[[Any], Tensor] = _logits
+    outputs: Callable[[Any], Tensor] = logits_of
     """What the module gave -> what its head gave."""
     sees: Callable[[MicroBatch], MicroBatch] = _as_it_is
     """The micro-batch with the units that have to be read (`pooling`)."""

@@ -158,6 +158,26 @@ class MatchOptions(Section):
     """`match`: 1: queries and documents share the model."""
 
 
+class SpanOptions(Section):
+    """The options of `task: span`."""
+
+    stride: Annotated[int | None, Field(ge=0)] = None
+    """`span`: tokens of the text that neighbouring windows share; null: 128, or half of what a window has for the
+    text if that is less."""
+    max_query_length: Count | None = None
+    """`span`: tokens kept of a question; null: 64, or a quarter of a window if that is less."""
+    max_answer_tokens: Count = 30
+    """`span`: tokens of an answer that is predicted, at most."""
+    null_threshold: Number | None = None
+    """`span`: no answer is predicted where its score is larger than that of the best answer by more than this; null:
+    always an answer."""
+    n_best: Count = 1
+    """`span`: answers that a prediction names; from 2 on as `alternatives`."""
+    language: Literal["auto", "en", "zh"] = "auto"
+    """`span`: how answers are compared: as SQuAD's script does (en), or as that of CMRC 2018 (zh); auto: by the
+    answers."""
+
+
 class PreferOptions(Section):
     """The options of `task: prefer`."""
 
@@ -213,7 +233,7 @@ class ImageOptions(Section):
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
     "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "reward": RewardOptions, "chat": ChatOptions,
-    "image": ImageOptions,
+    "span": SpanOptions, "image": ImageOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
 TASKS = tuple(TASK_OPTIONS)
@@ -225,6 +245,7 @@ class TaskSpec(Section):
     name: Annotated[Text, named(*TASKS, planned=PLANNED_TASKS)] = "classify"
     """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text from
     another), `prefer` (the better of two answers), `reward` (a number for an answer), `chat` (conversations),
+    `span` (answers found in texts),
     `image` (classes of images), or your own as an import reference."""
     args: dict[str, object] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""

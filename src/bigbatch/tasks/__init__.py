@@ -17,6 +17,8 @@
     dialogue.py   conversations as text, by the chat template; which of it the assistant has written
     chat_rows.py  that text as tokens; what is left out where there is no room
     image.py      the class of an image
+    span.py       answers to questions, found in texts
+    windows.py    questions and long texts -> windows of token ids; answers that stand elsewhere are refused
     pictures.py   what a model takes for an image
     pixels.py     bytes of an image -> pixels
     augment.py    images changed at random, by (seed, epoch, sample)

@@ -31,6 +31,7 @@ from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.prefer import Prefer
 from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.seq2seq import Seq2Seq
+from bigbatch.tasks.span import Span
 from bigbatch.tasks.tag import Tag
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ TASKS: Mapping[str, type[Task]] = {
     "prefer": Prefer,
     "reward": Reward,
     "chat": Chat,
+    "span": Span,
     "image": Image,
 }
 
