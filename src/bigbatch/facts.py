@@ -109,6 +109,8 @@ class ForwardFacts:
     """Why a kernel cannot be used."""
     attention_expected: str = "sdpa"
     """The kernel that is used when none was timed."""
+    pattern: str = ""
+    """Which tokens see which, and how many that is; empty: all see all."""
     embedding_rows: int = 0
     """Rows of trainable embeddings whose gradients can be added in place; 0: there are none."""
     drops_on_cpu: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bigbatch.model.patterns import Pattern
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.schema import Recipe
 
@@ -40,4 +41,6 @@ def said(plan: Plan, recipe: Recipe) -> Plan:
 
 def _open_keys(recipe: Recipe) -> dict[str, object]:
     """What the user left open; an automatic compilation is open too."""
-    return {name: value for name, value in _FIXED.items() if getattr(recipe.plan, name) in (None, "auto")}
+    attention = {} if Pattern.of(recipe.model.attention) is None else {"attention": "chunked"}
+    fixed = {**_FIXED, **attention}
+    return {name: value for name, value in fixed.items() if getattr(recipe.plan, name) in (None, "auto")}

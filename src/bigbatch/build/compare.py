@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import PLAIN_RATIO, is_low
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.precision import FormatErrors, format_errors
-from bigbatch.samples import MicroBatch
+from bigbatch.samples import MicroBatch, beginnings
 from bigbatch.tasks.ready import Ready
 
 PROBE_SAMPLES = 8
@@ -69,8 +70,20 @@ def _within_format(ready: Ready, how: ForwardPlan, samples: Sequence[MicroBatch]
     )
 
 
-def probe_samples(batches: Batches, count: int = PROBE_SAMPLES) -> list[MicroBatch]:
-    """The longest, the shortest and other real samples that something can be learnt from, packed."""
+PROBE_TOKENS = 4096
+"""Of a sample of a model with a pattern: where it is longer, its beginning is compared."""
+
+
+def probe_samples(
+    batches: Batches, count: int = PROBE_SAMPLES, most_tokens: int | None = None
+) -> list[MicroBatch]:
+    """The longest, the shortest and other real samples that something can be learnt from, packed.
+
+    Args:
+        batches: of the training split.
+        count: how many samples.
+        most_tokens: of a sample, whose end is left out where it is longer; None: any number.
+    """
     table = batches.table
     counted = np.flatnonzero(table.counted_units)
     if not len(counted):  # a task of the user's own may count something else than weights
@@ -79,4 +92,8 @@ def probe_samples(batches: Batches, count: int = PROBE_SAMPLES) -> list[MicroBat
     spread = np.linspace(0, len(by_length) - 1, min(count, len(by_length))).astype(np.int64)
     some = batches.some(np.sort(by_length[spread]))
     longest = int(table.lengths_B.max())
+    if most_tokens is not None and longest > most_tokens:
+        longest = most_tokens
+        short = beginnings(some.table.load(), most_tokens)
+        some = replace(some, table=short, lengths_B=short.lengths_B, targets=short.targets)
     return list(micro_batches(some, micro_tokens=max(512, longest), packing="packed"))

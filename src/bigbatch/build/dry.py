@@ -26,6 +26,7 @@ from bigbatch.errors import DoesNotFit, UsageError
 from bigbatch.facts import Choice, ForwardFacts, ProbeFacts
 from bigbatch.model.anatomy import evaluating
 from bigbatch.model.packing import can_pack
+from bigbatch.model.patterns import told_pattern
 from bigbatch.parallel.dry import EVERYBODY, Collective, arrangement, axis_names, group_of_one
 from bigbatch.places import Place
 from bigbatch.plan.dry import DryRun, Peak, Traffic
@@ -122,6 +123,7 @@ def as_shapes(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
 def unmeasured_plan(on: Measured) -> Plan:
     """A plan without measurements: what can be packed is, as if `train` had found the same numbers already."""
     packed, last_block = _ways(on)
+    pattern = told_pattern(on.ready.module, on.tables["train"].lengths_B)
     return make_plan(
         on.recipe,
         replace(on.hardware, memory_bytes=_ENDLESS_BYTES),
@@ -130,7 +132,12 @@ def unmeasured_plan(on: Measured) -> Plan:
         packed,
         None,
         Work(length=on.length),
-        ForwardFacts(last_block=last_block, recomputable_blocks=on.recomputable_blocks),
+        ForwardFacts(
+            last_block=last_block,
+            recomputable_blocks=on.recomputable_blocks,
+            attention_expected="chunked" if pattern else "sdpa",
+            pattern=pattern,
+        ),
         PrecisionFacts(),
     )
 

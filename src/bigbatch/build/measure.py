@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 
 from bigbatch.build.bitwise import is_bitwise
-from bigbatch.build.compare import compared, probe_samples
+from bigbatch.build.compare import PROBE_TOKENS, compared, probe_samples
 from bigbatch.build.compiling import try_compiled
 from bigbatch.build.coupling import with_cost
 from bigbatch.build.excerpt import extrapolated, line
@@ -22,6 +22,7 @@ from bigbatch.facts import CalibrationFacts, ForwardFacts, ProbeFacts
 from bigbatch.graph.embeddings import large_embeddings
 from bigbatch.model.first_blocks import first_blocks
 from bigbatch.model.packing import can_pack
+from bigbatch.model.patterns import pattern_of, told_pattern
 from bigbatch.model.products import has_onednn
 from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.frozen import Plan
@@ -64,7 +65,7 @@ def measured_plan(on: Measured) -> Plan:
     formats = precision_facts(on, exact)
     in_format = precision(on.recipe, formats)[0]
     facts = _forward_facts(on, replace(ForwardPlan.of(in_format), packing=packing), last_block, remembered)
-    facts = replace(facts, attention_expected=expected if lazy else "sdpa")
+    facts = replace(facts, attention_expected=expected if lazy or facts.pattern else "sdpa")
     how = ForwardPlan.of({**ways(on.recipe, packing, facts), **in_format})
     how = replace(how, packing=packing, compile="off")
     calibration, copies_bytes, not_tried = _calibrate(on, how, remembered, budget, watch)
@@ -100,15 +101,18 @@ def probe_forward(on: Measured, attention: Attention = "sdpa") -> tuple[ProbeFac
     if not possible:
         return ProbeFacts(packed_ok=False, reason=reason, error=None, samples=0), None
     on.say("probing: does the unpadded path give the plain path's numbers on these samples?")
-    samples = probe_samples(on.batches)
+    pattern = pattern_of(on.ready.module)
+    # The plain way computes all pairs of a sample, which is what a pattern is there to avoid.
+    samples = probe_samples(on.batches, most_tokens=None if pattern is None else PROBE_TOKENS)
+    alone = ForwardPlan(packing="packed", attention="sdpa" if pattern is None else attention)
     if on.recipe.plan.lazy is not False:
         both = compared(
             on.ready, ForwardPlan(packing="packed", last_block="read tokens", attention=attention), samples
         )
         if both.packed_ok:
             return both, both
-        return compared(on.ready, ForwardPlan(packing="packed"), samples), both
-    return compared(on.ready, ForwardPlan(packing="packed"), samples), None
+        return compared(on.ready, alone, samples), both
+    return compared(on.ready, alone, samples), None
 
 
 def _train_tokens(on: Measured) -> float:
@@ -186,6 +190,7 @@ def _forward_facts(
         if is_bitwise(on.recipe)
         else sum(part.num_embeddings for part in large_embeddings(module)),
         drops_on_cpu=drops,
+        pattern=told_pattern(module, on.tables["train"].lengths_B),
         onednn_speed=onednn_speed(module) if on_cpu and base.precision == "fp32" and has_onednn() else None,
         recomputable_blocks=on.recomputable_blocks,
     )
@@ -193,14 +198,19 @@ def _forward_facts(
 
 def expected_attention(on: Measured) -> Attention:
     """Of the kernels that a CPU has for this model, the one that was fastest wherever it was measured."""
+    if pattern_of(on.ready.module) is not None and on.recipe.plan.lazy is not False:
+        return on.recipe.plan.attention or "chunked"
     if on.hardware.device != "cpu" or on.recipe.plan.attention is not None:
         return "sdpa"
     return "chunked" if "chunked" in attention_kernels(on, "packed") else "sdpa"
 
 
 def attention_kernels(on: Measured, packing: Packing) -> tuple[Attention, ...]:
-    """Kernels worth trying, by device: on a CPU only dropout of attention weights makes a difference."""
-    asked = on.recipe.plan.attention
+    """Kernels worth trying, by device: on a CPU only dropout of attention weights makes a difference, and a pattern."""
+    asked, pattern = on.recipe.plan.attention, pattern_of(on.ready.module)
+    if pattern is not None and packing == "packed" and asked is None and on.recipe.plan.lazy is not False:
+        on_cpu, window = on.hardware.device == "cpu", pattern.is_window
+        return ("chunked",) if on_cpu else ("chunked", "flex", "flash") if window else ("chunked", "flex")
     if packing == "padded" or (on.recipe.plan.lazy is False and asked is None):
         return ("sdpa",)
     if asked is not None:

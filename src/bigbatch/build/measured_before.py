@@ -9,17 +9,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch import nn
 from typing_extensions import TypedDict
 
 from bigbatch.build.measured import Measured
 from bigbatch.documents import checked
 from bigbatch.facts import CalibrationFacts, ForwardFacts
+from bigbatch.model.patterns import pattern_of
 from bigbatch.samples import Packing
 from bigbatch.store.durable import atomic_write_text
 from bigbatch.stored import Damaged, read_object
@@ -110,6 +112,12 @@ class Remembered:
             atomic_write_text(self.file, json.dumps(content, indent=1))
 
 
+def _of_pattern(module: nn.Module) -> list[object]:
+    """Nothing where all tokens see all, so that what was measured before there were patterns is still found."""
+    pattern = pattern_of(module)
+    return [] if pattern is None else [asdict(pattern)]
+
+
 def _key(on: Measured, packing: Packing) -> str:
     module, plan, train = on.ready.module, on.recipe.plan, on.lengths
     parts: list[object] = [
@@ -129,5 +137,6 @@ def _key(on: Measured, packing: Packing) -> str:
         # The mix of lengths, and how many samples an update has to sort.
         [{name: round(value) for name, value in train.percentiles.items()}, train.longest],
         [on.recipe.batch.samples, on.recipe.batch.tokens],
+        *_of_pattern(module),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -22,7 +22,12 @@ from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.attention import LAYOUT, KeysKnown
 from bigbatch.model.grouped import gather_rows, scatter_rows
 from bigbatch.model.layout import LastBlock, with_last_block
+from bigbatch.model.patterns import pattern_of
 from bigbatch.model.runner import Runner
+
+_PAIRS = 2**18
+"""Pairs of a read token and a token up to which a model with a pattern does without the others: read tokens meet all
+keys of their sample."""
 
 
 def read_tokens_only(runner: Runner, parts: Anatomy) -> None:
@@ -38,7 +43,9 @@ def read_tokens_only(runner: Runner, parts: Anatomy) -> None:
         block.register_forward_pre_hook(_narrow, with_kwargs=True),
         block.register_forward_hook(_widen, with_kwargs=True),
     ]
-    runner.lay_out(partial(with_last_block, applications=applications))
+    pattern = pattern_of(runner.module)
+    pairs = None if pattern is None else _PAIRS
+    runner.lay_out(partial(with_last_block, applications=applications, most_pairs=pairs))
     runner.runs_twice = block
     for handle in handles:
         runner.when_closed(handle.remove)

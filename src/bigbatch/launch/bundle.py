@@ -29,6 +29,7 @@ from bigbatch.data.objects import read_object
 from bigbatch.data.raw import to_table
 from bigbatch.documents import checked
 from bigbatch.errors import MachineError, UsageError
+from bigbatch.model.attention import IMPLEMENTATION
 from bigbatch.model.load import load_tokenizer
 from bigbatch.model.source import opened, quiet
 from bigbatch.model.tensors import named_tensors
@@ -149,11 +150,12 @@ def _live_model(folder: Path, module: torch.nn.Module) -> dict[str, object]:
     model = cast("PreTrainedModel", module)
     with quiet():
         model.save_pretrained(folder / "model", safe_serialization=True)
+    own = getattr(model.config, "_attn_implementation", None)
     dtypes = sorted({str(parameter.dtype).partition(".")[2] for parameter in module.parameters()})
     return {
         "class": reference,
         "dtype": dtypes[0] if len(dtypes) == 1 else "float32",
-        "attention": getattr(model.config, "_attn_implementation", None),
+        "attention": None if own == IMPLEMENTATION else own,
         "called": getattr(model.config, "_name_or_path", ""),
         "frozen": sorted(name for name, each in module.named_parameters() if not each.requires_grad),
         "dropout": {

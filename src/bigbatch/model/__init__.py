@@ -8,6 +8,10 @@
     ├── names.py       parameter names without wrapper prefixes; tied tensors once
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
     ├── attention.py   attention over packed samples, behind transformers' attention interface
+    ├── patterns.py    which tokens of a sample see which; handed down to attention by a hook
+    ├── narrowed.py    a model that is given a pattern: whether it can have one, and does what it says
+    ├── sparse.py      attention by a pattern in tiles: pairs that nobody sees are never computed
+    ├── pieces.py      attention over a pack in pieces: all pairs, or those of a pattern
     ├── feeds.py       what a model is fed from a micro-batch, padded or packed, and where each unit's output is
     ├── pairs.py       an encoder's and a decoder's streams, packed: layouts, positions, T5's bias
     ├── runner.py      Runner: a module, how it is fed and how its outputs are read

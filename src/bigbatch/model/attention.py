@@ -8,18 +8,17 @@ layout the function is transformers' own SDPA, which keeps the padded path of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bigbatch.model.chunked import chunked_attention
 from bigbatch.model.grouped import grouped_attention
 from bigbatch.model.layout import Across, Attention, Layout
+from bigbatch.model.patterns import PATTERN, Pattern, plain_attention
+from bigbatch.model.pieces import chunked_groups
 from bigbatch.model.varlen import flash_attention, flex_attention
 
 IMPLEMENTATION = "bigbatch_packed"
@@ -27,12 +26,12 @@ LAYOUT = "packed_layout"
 """Name of the keyword argument that carries the Layout."""
 KERNELS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Attention], Tensor]] = {
     "sdpa": grouped_attention,
-    "chunked": partial(grouped_attention, inner=chunked_attention),
+    "chunked": chunked_groups,
     "flash": flash_attention,
     "flex": flex_attention,
 }
-"""What `plan.attention` may name: `sdpa` anywhere, `chunked` on CPUs for models with attention dropout, `flash` on CUDA
-in 16 bits, `flex` on accelerators."""
+"""What `plan.attention` may name: `sdpa` anywhere, `chunked` on CPUs for models with attention dropout and anywhere for
+those with a pattern, `flash` on CUDA in 16 bits, `flex` on accelerators."""
 _UNSUPPORTED = ("softcap", "position_bias", "s_aux", "cache", "chunk_size")
 
 
@@ -71,18 +70,19 @@ def packed_attention(
         attention_mask: ignored when there is a layout.
         dropout: probability of dropping an attention weight.
         scaling: factor on the scores.
-        options: `packed_layout`, `sliding_window`, `is_causal` and what else the model hands down.
+        options: `packed_layout`, `attention_pattern`, `sliding_window`, `is_causal` and what else the model hands down.
 
     Returns:
         (1, T, heads, width), None.
     """
     given: Layout | Across | None = options.pop(LAYOUT, None)
     if given is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+        return plain_attention(module, query, key, value, attention_mask, dropout, scaling, **options)
     across = isinstance(given, Across)
     layout = given.layout if isinstance(given, Across) else given
     bias = _bias(options, layout)
     window: int | None = options.get("sliding_window")
+    pattern: Pattern | None = options.get(PATTERN)
     if layout.witness is not None:
         _refuse_unsupported(options)
         layout.witness(module, window)
@@ -101,7 +101,8 @@ def packed_attention(
     asked = Attention(
         layout=layout,
         reads_only=only_reads,
-        window=window,
+        window=pattern.window if pattern is not None and pattern.is_window else window,
+        pattern=pattern,
         causal=bool(causal),
         dropout=dropout,
         scaling=scaling,

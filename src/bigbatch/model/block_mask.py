@@ -2,6 +2,8 @@
 
 A query sees one run of keys: of its own sample, up to itself when causal, not further than the window. So a block is
 computed where it meets a run of one of its queries, and needs no mask where all of its queries see all of its keys.
+Of a pattern it sees several runs, and every block asks pair by pair; further tokens of `strided` and `fixed` lie in
+nearly every block, so that there only `chunked` saves time.
 
 Shapes: Q queries, T packed tokens, N blocks of queries, M blocks of keys.
 """
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bigbatch.model.layout import Attention, Layout, to_device
+from bigbatch.model.patterns import Pattern
 
 BLOCK = 128
 """Queries, and keys, of a block: FlexAttention's own."""
@@ -30,37 +33,55 @@ def block_mask(asked: Attention, device: torch.device) -> Any:
     """
     layout = asked.layout
     last = layout.last if asked.reads_only else None
-    key = ("flex", last is not None, asked.window, asked.causal)
+    pattern = None if asked.pattern is None or asked.pattern.is_window else asked.pattern
+    key = ("flex", last is not None, asked.window, asked.causal, pattern)
     if key not in layout.masks:
-        layout.masks[key] = _made(layout, last, asked.window, asked.causal, device)
+        layout.masks[key] = _made(layout, last, asked.window, asked.causal, pattern, device)
     return layout.masks[key]
 
 
-def _made(layout: Layout, last: Any, window: int | None, causal: bool, device: torch.device) -> Any:
+def _made(
+    layout: Layout,
+    last: Any,
+    window: int | None,
+    causal: bool,
+    pattern: Pattern | None,
+    device: torch.device,
+) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
     tokens = int(layout.cumulative_B1[-1])
     at_Q = np.arange(tokens) if last is None else last.at_R
-    partial_NM, full_NM = blocks(*runs(layout.cumulative_B1, at_Q, window, causal), tokens)
+    if pattern is None:
+        partial_NM, full_NM = blocks(*runs(layout.cumulative_B1, at_Q, window, causal), tokens)
+    else:
+        found = pattern_runs(layout.cumulative_B1, at_Q, pattern, causal)
+        partial_NM = np.logical_or.reduce([np.logical_or(*blocks(*run, tokens)) for run in found])
+        full_NM = np.zeros_like(partial_NM)
     return BlockMask.from_kv_blocks(
         *_ordered(partial_NM, device),
         *_ordered(full_NM, device),
         BLOCK_SIZE=BLOCK,
-        mask_mod=_seen(layout.sample_of_token(), None if last is None else last.rows_R, window, causal),
+        mask_mod=_seen(layout, None if last is None else last.rows_R, window, causal, pattern),
         seq_lengths=(len(at_Q), tokens),
     )
 
 
 def _seen(
-    sample_T: Tensor, rows_R: Tensor | None, window: int | None, causal: bool
+    layout: Layout, rows_R: Tensor | None, window: int | None, causal: bool, pattern: Pattern | None
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """Whether a query sees a key: what the kernel asks inside of blocks that are not full."""
+    sample_T = layout.sample_of_token()
+    starts_B1 = layout.starts()
 
     def seen(_batch: Tensor, _head: Tensor, query_at: Tensor, key_at: Tensor) -> Tensor:
         at = query_at if rows_R is None else rows_R[query_at]
         same = sample_T[at] == sample_T[key_at]
         if causal:
             same = same & (key_at <= at)
+        if pattern is not None:
+            start = starts_B1[sample_T[at]]
+            return same & pattern.seen(at - start, key_at - start)
         return same if window is None else same & ((at - key_at).abs() < window)
 
     return seen
@@ -82,6 +103,32 @@ def runs(
     if window is not None:
         first_Q, end_Q = np.maximum(first_Q, at_Q - window + 1), np.minimum(end_Q, at_Q + window)
     return first_Q, np.minimum(end_Q, at_Q + 1) if causal else end_Q
+
+
+def pattern_runs(
+    cumulative_B1: np.ndarray, at_Q: np.ndarray, pattern: Pattern, causal: bool
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Runs of keys that hold all that each query sees, as of `runs`; empty ones end where they begin.
+
+    Args:
+        cumulative_B1: where samples begin, and where the last ends.
+        at_Q: positions of the queries in the pack.
+        pattern: of their samples.
+        causal: as in `block_mask`.
+    """
+    whole = runs(cumulative_B1, at_Q, None, causal)
+    if pattern.stride or pattern.summary:
+        return [whole]
+    start_Q, end_Q = whole
+    if pattern.block:
+        own_Q = start_Q + (at_Q - start_Q) // pattern.block * pattern.block
+        near = own_Q, np.minimum(end_Q, own_Q + pattern.block)
+    else:
+        near = runs(cumulative_B1, at_Q, pattern.window, causal)
+    columns = start_Q, np.minimum(end_Q, start_Q + pattern.first)
+    is_row_Q = at_Q - start_Q < pattern.first
+    rows = start_Q, np.where(is_row_Q, end_Q, start_Q)
+    return [near, columns, rows] if pattern.first else [near]
 
 
 def blocks(first_Q: np.ndarray, end_Q: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:

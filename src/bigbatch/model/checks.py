@@ -64,7 +64,8 @@ def check_model(
         raise ModelError(f"model.config.pad_token_id: found {pad}; expected an id from 0 to {rows - 1}")
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = pad
-    return _length(parts.max_positions, parts.position_offset, tokenizer, max_length)
+    computed = parts.max_positions is not None and not parts.learned_positions
+    return _length(parts.max_positions, parts.position_offset, tokenizer, max_length, computed)
 
 
 def _end(tokenizer: Any) -> str:
@@ -96,7 +97,9 @@ def check_stacks(config: Any, where: str, *, two: bool) -> None:
     )
 
 
-def _length(positions: int | None, offset: int, tokenizer: Any, max_length: int | None) -> int:
+def _length(
+    positions: int | None, offset: int, tokenizer: Any, max_length: int | None, computed: bool
+) -> int:
     if max_length is None:
         told = getattr(tokenizer, "model_max_length", None)
         if told is not None and (not isinstance(told, (int, float)) or told < 0):
@@ -106,10 +109,12 @@ def _length(positions: int | None, offset: int, tokenizer: Any, max_length: int 
         limits = [int(limit) for limit in (positions, told) if limit and limit < _NO_LIMIT]
         return min(limits, default=_FALLBACK_TOKENS)
     if positions is not None and max_length > positions:
+        # A table ends; what is computed goes on, with places that the weights have not seen.
+        more = f"; model.config.max_position_embeddings: {max_length} computes more" if computed else ""
         why = f" ({positions + offset} less {offset} that its padding takes)" if offset else ""
         raise ModelError(
             f"data.max_length: found {max_length}; "
-            f"the model has positions for at most {positions} tokens{why}"
+            f"the model has positions for at most {positions} tokens{why}{more}"
         )
     special = tokenizer.num_special_tokens_to_add()
     if max_length <= special:

@@ -60,19 +60,22 @@ def chunked_attention(
     return _Chunked.apply(query, key, value, bias, dropout, scale)  # pyright: ignore
 
 
-def keep_factors(shape: torch.Size, dropout: float, out: Tensor) -> Tensor:
-    """Dropout's factors 0 or 1 / (1 - p), from the default generator, four to a 64-bit draw.
+def keep_factors(
+    shape: torch.Size, dropout: float, out: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Dropout's factors 0 or 1 / (1 - p), four to a 64-bit draw.
 
     Args:
         shape: of the result.
         dropout: p, rounded to 1/65536.
         out: receives them; (shape).
+        generator: None: the default one.
     """
     dropped = round(dropout * _DRAWS)
     if dropped == _DRAWS:
         return out.zero_()
     values = math.prod(shape)
-    draws = torch.empty((values + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    draws = torch.empty((values + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     torch.ge(draws.view(torch.int16)[:values].view(shape), dropped - _DRAWS // 2, out=out)
     return out.mul_(_DRAWS / (_DRAWS - dropped))
 

@@ -1,6 +1,6 @@
 """Attention over a pack, group by group: neighbours of similar length share one call, padded to their longest.
 
-Any device, any dtype, dropout, causal and sliding windows, and queries of the read tokens alone (`graph.lazy`).
+Any device, any dtype, dropout, causal and sliding windows, patterns, queries of the read tokens alone (`graph.lazy`).
 
 Shapes: T packed tokens, R read tokens, H heads, W width of a head, S slots of a padded group, Q queries of the sample
 that has most, K keys.
@@ -16,9 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from bigbatch.model.layout import Attention, Group, Layout, ReadGroup
+from bigbatch.model.patterns import Pattern
 
 Inner = Callable[[Tensor, Tensor, Tensor, "Tensor | None", bool, float, "float | None"], Tensor]
 """(query, key, value, mask, is_causal, dropout, scaling) of a group -> (samples, H, Q, W)."""
+Spread = tuple[Tensor, Tensor, Tensor]
+Attend = Callable[[Spread, Group, "Group | ReadGroup", Attention], Tensor]
 
 
 def sdpa(
@@ -81,7 +84,7 @@ def expanded(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]
 
 
 def grouped_attention(
-    query: Tensor, key: Tensor, value: Tensor, asked: Attention, *, inner: Inner = sdpa
+    query: Tensor, key: Tensor, value: Tensor, asked: Attention, *, attend: Attend | None = None
 ) -> Tensor:
     """Attention inside each sample.
 
@@ -90,12 +93,12 @@ def grouped_attention(
         key: (H, T, W); query heads may share key heads, which are then fewer.
         value: as the key.
         asked: by the layer.
-        inner: attention of one group.
+        attend: attention of one group; None: `dense_group`.
 
     Returns:
         (T or R, H, W).
     """
-    layout = asked.layout
+    layout, attend = asked.layout, attend or dense_group
     wanted = layout.last.groups if asked.reads_only and layout.last is not None else layout.groups
     seen = layout.groups
     if asked.across:
@@ -109,31 +112,46 @@ def grouped_attention(
         if len(q_RHW) == 0:
             outputs.append(q_RHW)
             continue
-        if isinstance(asking, ReadGroup):
-            mask, flag = _mask_of_reads(group, asking, asked.window, asked.causal), False
-        elif asked.across:
-            mask, flag = group.real_BK, False
-        else:
-            mask, flag = _mask(layout, group, asked.window, asked.causal)
-        if asked.bias is not None:
-            mask, flag = _with_bias(asked.bias.to(q_RHW.dtype), group, mask, flag), False
-        attended = inner(
+        spread = (
             _spread(q_RHW, group.samples, asking),
             _spread(k_THW, group.samples, group),
             _spread(v_THW, group.samples, group),
-            mask,
-            flag,
-            asked.dropout,
-            asked.scaling,
         )
-        outputs.append(_collect(attended, asking))
+        outputs.append(_collect(attend(spread, group, asking, asked), asking))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _mask(layout: Layout, group: Group, window: int | None, causal: bool) -> tuple[Tensor | None, bool]:
+def dense_group(
+    spread: Spread, group: Group, asking: Group | ReadGroup, asked: Attention, *, inner: Inner = sdpa
+) -> Tensor:
+    """A group by all pairs of its samples, those that are not seen under a mask: (samples, H, Q, W).
+
+    Args:
+        spread: queries, keys and values of the group.
+        group: the keys.
+        asking: the queries.
+        asked: by the layer.
+        inner: what computes them.
+    """
+    pattern = None if asked.pattern is None or asked.pattern.is_window else asked.pattern
+    if isinstance(asking, ReadGroup):
+        mask, flag = _mask_of_reads(group, asking, asked.window, asked.causal, pattern), False
+    elif asked.across:
+        mask, flag = group.real_BK, False
+    else:
+        mask, flag = _mask(asked.layout, group, asked.window, asked.causal, pattern)
+    if asked.bias is not None:
+        mask, flag = _with_bias(asked.bias.to(spread[0].dtype), group, mask, flag), False
+    return inner(*spread, mask, flag, asked.dropout, asked.scaling)
+
+
+def _mask(
+    layout: Layout, group: Group, window: int | None, causal: bool, pattern: Pattern | None
+) -> tuple[Tensor | None, bool]:
     """Mask and causal flag of a group. Padding is at the end, so causal attention never reaches it."""
-    if window is not None and window < group.longest:
-        band = layout.band(group.longest, window, causal)
+    patterned = pattern is not None and not pattern.covers(group.longest)
+    if patterned or (window is not None and window < group.longest):
+        band = layout.band(group.longest, pattern if pattern is not None else window, causal)
         # A padded query far behind its sample's end would see no key at all, and its NaN would reach the
         # gradient: it may see the padding instead, which nothing reads.
         mask = band if group.real_BK is None else band & (group.real_BK | ~group.real_BK.transpose(2, 3))
@@ -152,19 +170,23 @@ def _with_bias(bias_1HLL: Tensor, group: Group, mask: Tensor | None, causal: boo
     return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
 
 
-def _mask_of_reads(group: Group, asking: ReadGroup, window: int | None, causal: bool) -> Tensor | None:
+def _mask_of_reads(
+    group: Group, asking: ReadGroup, window: int | None, causal: bool, pattern: Pattern | None
+) -> Tensor | None:
     """(samples, 1, most, longest) bool for the queries of read tokens, or None when they see every key.
 
     An empty slot asks for the first token of its sample: never without a key, and nothing reads its answer.
     """
     reach = window if window is not None and window < group.longest else None
-    if reach is None and (not causal or asking.all_last):
+    if reach is None and pattern is None and (not causal or asking.all_last):
         return group.real_BK
     at_BQ1 = asking.at_BQ[:, :, None]
     key_at = torch.arange(group.longest, device=at_BQ1.device)
     seen_BQK = torch.ones_like(at_BQ1, dtype=torch.bool) if not causal else key_at <= at_BQ1
     if reach is not None:
         seen_BQK = seen_BQK & ((at_BQ1 - key_at).abs() < reach)
+    if pattern is not None:
+        seen_BQK = seen_BQK & pattern.seen(at_BQ1, key_at)
     mask = seen_BQK[:, None]
     return mask if group.real_BK is None else mask & group.real_BK
 

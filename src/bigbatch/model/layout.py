@@ -6,6 +6,7 @@ padded group (samples x longest), Q queries of the sample that has most in a gro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bigbatch.model.patterns import Pattern
 from bigbatch.samples import MicroBatch
 
 _WASTE = 1.3
@@ -91,8 +93,8 @@ class Layout:
     """(U,) int64 positions in the pack that the head reads."""
     inputs: dict[str, Tensor | bool]
     """What the base model is given instead of the outer call's arguments."""
-    bands: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)
-    """Sliding-window masks by (longest, window, causal), made when first needed."""
+    bands: dict[tuple[int, int | Pattern | None, bool], Tensor] = field(default_factory=dict)
+    """Masks of windows and patterns by (longest, window or pattern, causal), made when first needed."""
     witness: Callable[[nn.Module, int | None], None] | None = None
     """Told of every attention call (module, window): trial runs only."""
     last: LastBlock | None = None
@@ -129,19 +131,20 @@ class Layout:
             self.masks["samples",] = to_device(samples_T, self.reads_U.device)
         return self.masks["samples",]
 
-    def band(self, longest: int, window: int, causal: bool) -> Tensor:
+    def band(self, longest: int, window: int | Pattern | None, causal: bool) -> Tensor:
         """(longest, longest) bool: pairs of query and key with |q - k| < window, and k <= q when causal.
 
         Args:
             longest: tokens.
-            window: tokens that a query sees on each side, itself included.
+            window: tokens that a query sees on each side, itself included; or a pattern.
             causal: whether keys behind the query only.
         """
         key = (longest, window, causal)
         if key not in self.bands:
             at = torch.arange(longest, device=self.reads_U.device)
-            behind = at[:, None] - at[None, :]
-            self.bands[key] = (behind.abs() < window) & ((behind >= 0) | (not causal))
+            pattern = window if isinstance(window, Pattern) else Pattern(window=window or longest)
+            seen = pattern.seen(at[:, None], at)
+            self.bands[key] = seen & ((at <= at[:, None]) | (not causal))
         return self.bands[key]
 
 
@@ -163,6 +166,8 @@ class Attention:
     """Whether the queries are those of `layout.last`."""
     window: int | None = None
     """A token sees those less than so many away; None: all."""
+    pattern: Pattern | None = None
+    """Which token of a sample sees which; None: all, or those in the window."""
     causal: bool = False
     """Whether a token sees none behind it."""
     dropout: float = 0.0
@@ -273,18 +278,22 @@ def build_layout(
     )
 
 
-def with_last_block(layout: Layout, micro_batch: MicroBatch, applications: int) -> Layout:
+def with_last_block(
+    layout: Layout, micro_batch: MicroBatch, applications: int, most_pairs: int | None = None
+) -> Layout:
     """The layout for a last block that is computed for read tokens only, where these are few.
 
     Args:
         layout: of the micro-batch.
         micro_batch: says which tokens are read.
         applications: how often the last block's module is applied; its last application is the one.
+        most_pairs: of read tokens and all tokens, where attention's are few: more of them are more work than the block;
+            None: any number.
     """
     reads_U, cumulative_B1, device = micro_batch.reads_U, layout.cumulative_B1, layout.reads_U.device
     tokens = int(cumulative_B1[-1])
     rows_R = np.unique(reads_U)
-    if len(rows_R) > _FEW * tokens:
+    if len(rows_R) > _FEW * tokens or len(rows_R) * layout.longest > (most_pairs or math.inf):
         return layout
     sample_R = np.searchsorted(cumulative_B1, rows_R, side="right") - 1
     at_R = rows_R - cumulative_B1[sample_R]

@@ -36,6 +36,7 @@ from bigbatch.model.heads import HEADS, HeadKind, ProblemType
 from bigbatch.model.masters import full_precision, tie
 from bigbatch.model.names import clean_name
 from bigbatch.model.new_head import output_layers, renew_outputs, seeded
+from bigbatch.model.narrowed import narrow
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
 from bigbatch.private import keep_compiled_code_private
@@ -159,6 +160,7 @@ def load_model(
         module = _live_encoder(module) if kind == "hidden" else module
         notes = [*full_precision(module), *_adopt(module, spec, wanted, dropout)]
     _check_head(module, wanted)
+    notes += narrow(module, spec.attention, spec.name or type(module).__name__)
     set_trainable(module, spec.trainable)
     return LoadedModel(module, (*notes, unkept) if unkept else tuple(notes))
 

@@ -18,6 +18,7 @@ from bigbatch.model.feeds import Packed, Padded, install, of_pack, of_units
 from bigbatch.model.heads import TOKENS_ALONE, Input
 from bigbatch.model.layout import Layout
 from bigbatch.model.pairs import PackedPair, install_pair, is_pair
+from bigbatch.model.patterns import pattern_of
 from bigbatch.model.products import Product
 from bigbatch.model.unseen import follows_interface, nobody_looks
 from bigbatch.samples import MicroBatch
@@ -125,7 +126,7 @@ def padded_runner(module: nn.Module, pad_id: int, inputs: Mapping[str, Input] = 
 
 
 def packed_runner(
-    module: nn.Module, parts: Anatomy, *, attention: str = "sdpa", inputs: Mapping[str, Input] = TOKENS_ALONE
+    module: nn.Module, parts: Anatomy, *, attention: str | None = None, inputs: Mapping[str, Input] = TOKENS_ALONE
 ) -> Runner:
     """Without padding: all samples one behind the other, attention inside each.
 
@@ -135,12 +136,13 @@ def packed_runner(
     Args:
         module: a model with a head.
         parts: of it.
-        attention: what computes attention, a name in `attention.KERNELS`.
+        attention: what computes attention, a name in `attention.KERNELS`; None: `sdpa`, or `chunked` for a pattern.
         inputs: of `HEADS`, which streams the model is fed and how.
 
     Raises:
         ModelError: transformers cannot exchange this model's attention function.
     """
+    attention = attention or ("sdpa" if pattern_of(module) is None else "chunked")
     feed = PackedPair(parts, attention, inputs) if is_pair(inputs) else Packed(parts, attention)
     runner = Runner(module=module, feed=feed, units=of_pack)
     runner.when_closed(install(parts))

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from bigbatch.model.patterns import plain_attention
 
 UNSEEN = "bigbatch_padded"
 """transformers' own SDPA with `unseen_mask`."""
@@ -38,7 +39,7 @@ def nobody_looks(outer: nn.Module, implementations: tuple[str, ...]) -> Iterator
 
     Only inside: whoever calls the model directly may pad on the left.
     """
-    AttentionInterface.register(UNSEEN, sdpa_attention_forward)
+    AttentionInterface.register(UNSEEN, plain_attention)
     AttentionMaskInterface.register(UNSEEN, unseen_mask)
     configs: list[Any] = list({id(one): one for one in (outer.config, _base(outer).config)}.values())
     before = [config._attn_implementation for config in configs]

@@ -19,6 +19,7 @@ from bigbatch.model.block_mask import block_mask
 from bigbatch.model.flash_dropout import Kernel, flash_with_dropout, why_not
 from bigbatch.model.grouped import grouped_attention
 from bigbatch.model.layout import Attention
+from bigbatch.model.pieces import chunked_groups
 from bigbatch.private import keep_compiled_code_private
 
 _WIDTHS = 8
@@ -37,7 +38,7 @@ def flash_attention(query: Tensor, key: Tensor, value: Tensor, asked: Attention)
         query, key, value, asked: as `grouped_attention` has them; so is the result.
 
     Raises:
-        Unsupported: not CUDA, not 16 bits.
+        Unsupported: not CUDA, not 16 bits, or a pattern that is more than a window.
     """
     if query.device.type != "cuda":
         raise Unsupported(f"flash attention needs CUDA; the model is on {query.device.type}")
@@ -45,6 +46,8 @@ def flash_attention(query: Tensor, key: Tensor, value: Tensor, asked: Attention)
         raise Unsupported(
             f"flash attention computes in bf16 or fp16, not {str(query.dtype).removeprefix('torch.')}"
         )
+    if asked.pattern is not None and not asked.pattern.is_window:
+        raise Unsupported(f"flash attention has windows alone; this is {asked.pattern}")
     drops = _dropping(query) if asked.dropout else None
     if asked.reads_only or (asked.dropout and drops is None):
         return grouped_attention(query, key, value, asked)
@@ -108,7 +111,7 @@ def flex_attention(query: Tensor, key: Tensor, value: Tensor, asked: Attention) 
     if query.device.type == "cpu" and query.requires_grad:
         raise Unsupported("FlexAttention has no backward pass on CPUs")
     if asked.dropout:
-        return grouped_attention(query, key, value, asked)
+        return (grouped_attention if asked.pattern is None else chunked_groups)(query, key, value, asked)
     mask = block_mask(asked, query.device)
     kernel, shared = _flex(query.device.type), query.shape[0] != key.shape[0]
     found = kernel(

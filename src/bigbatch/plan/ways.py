@@ -44,13 +44,15 @@ def ways(recipe: Recipe, packing: str, facts: ForwardFacts | None) -> dict[str, 
 def _attention(recipe: Recipe, packing: str, facts: ForwardFacts) -> Choice:
     asked = recipe.plan.attention
     if packing == "padded":
-        return Choice(value="sdpa", reason="padded: the model's own attention", source="derived")
+        masked = f", all pairs of it, under a mask ({facts.pattern})" if facts.pattern else ""
+        return Choice(value="sdpa", reason=f"padded: the model's own attention{masked}", source="derived")
     tried = facts.attention_seconds
     if asked is not None and asked not in facts.attention_failed:
         return Choice(value=asked, reason="asked for by plan.attention", source="user")
     failed = "".join(f"; {name}: {why}" for name, why in facts.attention_failed.items())
     if not tried and facts.attention_expected != "sdpa":
         why = "fastest wherever it was measured; trying others takes longer than it could save"
+        why = f"no others are computed: {facts.pattern}" if facts.pattern else why
         return Choice(value=facts.attention_expected, reason=why, source="default")
     if not tried:
         return Choice(value="sdpa", reason=f"torch's own{failed}", source="default")

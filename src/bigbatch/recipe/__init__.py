@@ -7,6 +7,7 @@ A recipe is read by `load.load_recipe`, is a frozen `schema.Recipe`, and is writ
     tasks.py               section task, and the options of each
     learning.py            sections model, optimizer, schedule, loss and their kin
     adapters.py            section model.adapter
+    attention.py           section model.attention: which tokens see which
     words.py               lists of words that other rooms know too
     optimizers.py          the optimisers by name, and what holds of each
     machine.py             sections sync, guard, scale, plan, launch and run

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from bigbatch.recipe.adapters import AdapterSpec
+from bigbatch.recipe.attention import AttentionSpec
 from bigbatch.recipe.optimizers import OPTIMIZERS
 from bigbatch.recipe.values import (
     AUTO,
@@ -82,6 +83,9 @@ class ModelSpec(Section):
     """`all`, `head`, or patterns of parameter names (`*` matches anything); the rest stays frozen."""
     adapter: AdapterSpec | None = None
     """Train low-rank adapters beside the model, which stays as it is; null: the model itself."""
+    attention: AttentionSpec | None = None
+    """Which tokens see which, by pattern; null: as the model's folder says, which is all of them unless it was trained
+    here with fewer."""
 
     @model_validator(mode="after")
     def _one_thing_is_trained(self) -> ModelSpec:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, PlainValidator
 from pydantic.fields import FieldInfo
 
-from bigbatch.recipe import adapters, inputs, learning, machine, schema, tasks
+from bigbatch.recipe import adapters, attention, inputs, learning, machine, schema, tasks
 from bigbatch.recipe.keys import section_of, walk
 from bigbatch.recipe.sugar import NAMED_SECTIONS
 from bigbatch.recipe.values import PLANNED, AutoOr, Built, NamedOr, Section, show
@@ -63,7 +63,7 @@ def reference() -> str:
 def field_docs() -> dict[tuple[str, str], str]:
     """(section's class, field) -> the docstring under the field."""
     found = {}
-    for module in (adapters, inputs, tasks, learning, machine, schema):
+    for module in (adapters, attention, inputs, tasks, learning, machine, schema):
         for node in ast.parse(inspect.getsource(module)).body:
             if not isinstance(node, ast.ClassDef):
                 continue

@@ -35,6 +35,9 @@ def desugar(values: dict[str, object]) -> tuple[dict[str, object], dict[Path, Pa
     if isinstance(model, dict) and isinstance(model.get("adapter"), str):
         out["model"] = {**model, "adapter": {"name": model["adapter"]}}
         moved["model", "adapter", "name"] = ("model", "adapter")
+    if isinstance(model, dict) and isinstance(model.get("attention"), str):
+        out["model"] = {**model, "attention": {"pattern": model["attention"]}}
+        moved["model", "attention", "pattern"] = ("model", "attention")
     if isinstance(out.get("best"), str):
         out["best"] = {"metric": out["best"]}
         moved["best", "metric"] = ("best",)

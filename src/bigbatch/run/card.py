@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import bigbatch
 from bigbatch.build.parts import Parts
 from bigbatch.model.heads import HEADS, HeadClass
+from bigbatch.model.patterns import IN_CONFIG, pattern_of
 from bigbatch.store.progress import Progress
 
 Figures = Mapping[str, Mapping[str, float | None]]
@@ -55,8 +56,22 @@ def model_card(
         lines += ["Labels: " + ", ".join(map(_shown_as_it_is, names)) + ".", ""]
     if verdict:
         lines += [f"Result: {_shown_as_it_is(verdict)}", ""]
-    lines += [*_figures(final, baselines), *_training(parts, progress, kept), *_usage(head)]
+    lines += [*_figures(final, baselines), *_seen(parts), *_training(parts, progress, kept), *_usage(head)]
     return "\n".join(lines) + "\n"
+
+
+def _seen(parts: Parts) -> list[str]:
+    """Which tokens see which, where that is not all of them."""
+    pattern = pattern_of(parts.model.module)
+    if pattern is None:
+        return []
+    return [
+        f"Its tokens see one another by a pattern: {pattern}. bigbatch reads that from `{IN_CONFIG}` in config.json "
+        "(`bigbatch evaluate`, `bigbatch predict`, and training from this folder). transformers does not know the key: "
+        "opened as below, every token sees all others, and texts that are longer than what a token sees give other "
+        "outputs than the figures above are of.",
+        "",
+    ]
 
 
 def _figures(final: Figures, baselines: Mapping[str, Figures] = {}) -> list[str]:

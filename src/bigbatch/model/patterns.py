@@ -1,0 +1,232 @@
+"""Which tokens of a sample see which (`model.attention`), as a function of two places, and how a model is given it.
+
+The pattern is a part of the model: a hook on its base hands it to every attention call as a keyword argument, whoever
+runs the model and however it is fed, and its configuration says it, so that the saved folder does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from bigbatch.errors import ModelError
+from bigbatch.recipe.attention import AttentionSpec
+
+PATTERN = "attention_pattern"
+"""Name of the keyword argument that carries the Pattern."""
+IN_CONFIG = "bigbatch_attention"
+"""Key of config.json."""
+_LENGTHS, _ROWS = 9, 512
+"""Of how many samples pairs are counted, and of how many of a sample's queries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """Which token sees which: the table of `recipe.attention`."""
+
+    window: int = 0
+    """q sees k where abs(q - k) < window."""
+    stride: int = 0
+    """… or where q - k is a multiple of it; 0: no such."""
+    block: int = 0
+    """… or where both lie in one block of so many; 0: there are none."""
+    summary: int = 0
+    """… or where k is one of the last so many of its block."""
+    first: int = 0
+    """… or where q or k is one of the first so many of the sample."""
+
+    @classmethod
+    def of(cls, spec: AttentionSpec | None) -> Pattern | None:
+        """The pattern that a recipe asks for; None: all tokens see all."""
+        if spec is None or spec.pattern == "full":
+            return None
+        return cls(
+            window=spec.window or 0,
+            stride=spec.stride or 0,
+            block=spec.block or 0,
+            summary=spec.summary or 0,
+            first=spec.first,
+        )
+
+    @property
+    def is_window(self) -> bool:
+        """Whether it is a window and nothing else, which many kernels know."""
+        return not (self.stride or self.block or self.first)
+
+    def near(self, q: Tensor, k: Tensor) -> Tensor:
+        """Whether they are neighbours: in one window, or in one block. Places are broadcast.
+
+        Example:
+            >>> Pattern(block=3).near(torch.tensor([[3], [4]]), torch.arange(6)).int().tolist()
+            [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1]]
+        """
+        if not self.block:
+            return (q - k).abs() < self.window
+        return q.div(self.block, rounding_mode="floor") == k.div(self.block, rounding_mode="floor")
+
+    def seen(self, q: Tensor, k: Tensor) -> Tensor:
+        """Whether q sees k (bool), both places in their sample, broadcast; of decoders, beside k <= q.
+
+        Args:
+            q: places of queries.
+            k: places of keys.
+
+        Example:
+            >>> Pattern(window=1, stride=3).seen(torch.tensor([[4]]), torch.arange(9)).int().tolist()
+            [[0, 1, 0, 0, 1, 0, 0, 1, 0]]
+        """
+        found = self.near(q, k)
+        if self.stride:
+            found = found | ((q - k) % self.stride == 0)
+        if self.summary:
+            found = found | (k % self.block >= self.block - self.summary)
+        if self.first:
+            found = found | (q < self.first) | (k < self.first)
+        return found
+
+    def covers(self, tokens: int) -> bool:
+        """Whether every token of a sample of so many sees all the others."""
+        return tokens <= max(self.window, self.block, self.first) or self.stride == 1
+
+    def pairs(self, tokens: int, causal: bool) -> int:
+        """How many pairs of a sample of so many tokens are seen; of long ones, by some queries, spread evenly.
+
+        Args:
+            tokens: of the sample.
+            causal: whether none sees what comes behind it.
+        """
+        at = torch.arange(tokens)
+        rows = torch.linspace(0, tokens - 1, min(tokens, _ROWS)).round().long()[:, None]
+        seen = self.seen(rows, at)
+        total = int((seen & (at <= rows) if causal else seen).sum())
+        return round(total * tokens / max(1, len(rows)))
+
+    def __str__(self) -> str:
+        """For people: `local attention (window 256)`."""
+        name = "fixed" if self.block else "strided" if self.stride else "global" if self.first else "local"
+        said = [f"{key} {value}" for key, value in asdict(self).items() if value and key != "first"]
+        said += [f"first {self.first} global"] if self.first else []
+        return f"{name} attention ({', '.join(said)})"
+
+
+def pattern_of(module: nn.Module) -> Pattern | None:
+    """The pattern that a model was given; None: all tokens see all."""
+    for part in module.modules():
+        for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, partial) and hook.func is _hand_down:
+                return hook.args[0]
+    return None
+
+
+def told_pattern(module: nn.Module, lengths_B: np.ndarray) -> str:
+    """A model's pattern, and how much of all pairs of these samples it leaves; empty: all tokens see all.
+
+    Args:
+        module: a model.
+        lengths_B: (B,) tokens of samples.
+    """
+    pattern = pattern_of(module)
+    if pattern is None:
+        return ""
+    at = np.linspace(0, 1, _LENGTHS)
+    lengths = np.quantile(lengths_B, at, method="nearest").astype(np.int64)
+    causal = any(getattr(part, "is_causal", False) is True for part in module.modules())
+    seen = sum(pattern.pairs(int(length), causal) for length in lengths)
+    every = sum(int(length) * (int(length) + 1) // 2 if causal else int(length) ** 2 for length in lengths)
+    return f"{pattern}: {seen / max(1, every):.1%} of the pairs of tokens"
+
+
+def told_by(config: Any, where: str) -> Pattern | None:
+    """The pattern that a configuration names; None: it names none.
+
+    Args:
+        config: of a model.
+        where: its place, for the message.
+
+    Raises:
+        ModelError: it is none.
+    """
+    found = getattr(config, IN_CONFIG, None)
+    if found is None:
+        return None
+    try:
+        return Pattern.of(AttentionSpec.model_validate(found))
+    except ValidationError as error:
+        what = error.errors()[0]
+        key = ".".join([IN_CONFIG, *map(str, what["loc"])])
+        raise ModelError(
+            f"{where}: {key}: {what['msg']}; expected what a recipe has as model.attention"
+        ) from error
+
+
+def hand_down(base: nn.Module, pattern: Pattern | None) -> None:
+    """Have every attention call of a base model told of the pattern, from now on; None: of none.
+
+    Args:
+        base: the model below its head.
+        pattern: which tokens see which.
+    """
+    for key, hook in list(base._forward_pre_hooks.items()):
+        if isinstance(hook, partial) and hook.func is _hand_down:
+            del base._forward_pre_hooks[key]
+            base._forward_pre_hooks_with_kwargs.pop(key, None)
+    if pattern is not None:
+        base.register_forward_pre_hook(partial(_hand_down, pattern), with_kwargs=True)
+
+
+def _hand_down(
+    pattern: Pattern, _base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, PATTERN: pattern}
+
+
+def plain_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' own SDPA of padded samples, with the pattern as a mask of all pairs.
+
+    Samples are padded on the right: the place of a token in its row is its place in the sample.
+
+    Args:
+        module: the attention module.
+        query: (B, heads, L, width).
+        key: (B, key heads, L, width).
+        value: as the key.
+        attention_mask: (B, 1, L, L) bool; None: all, or those up to the query.
+        dropout: probability of dropping an attention weight.
+        scaling: factor on the scores.
+        options: `attention_pattern`, `is_causal` and what else the model hands down.
+
+    Returns:
+        (B, L, heads, width), None.
+    """
+    pattern: Pattern | None = options.pop(PATTERN, None)
+    if pattern is not None:
+        causal = options.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        keys, queries = key.shape[2], query.shape[2]
+        k = torch.arange(keys, device=query.device)
+        q = k[keys - queries :, None]  # of generated text, the last tokens alone
+        seen = pattern.seen(q, k)
+        if attention_mask is None:
+            attention_mask = (seen & (k <= q) if causal else seen)[None, None]
+        elif attention_mask.dtype is torch.bool:
+            # A padded query may be left without any key: it sees padding instead, and nobody reads its answer.
+            attention_mask = attention_mask & (seen | ~attention_mask.any(-2, keepdim=True).transpose(2, 3))
+        else:
+            attention_mask = attention_mask.masked_fill(~seen, torch.finfo(attention_mask.dtype).min)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
