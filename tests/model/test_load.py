@@ -24,7 +24,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _spec(name: Any = None, **changes: Any) -> Any:
-    fields = {"revision": None, "tokenizer": None, "init": "pretrained", "config": {}, "trainable": "all"}
+    fields = {
+        "revision": None,
+        "tokenizer": None,
+        "init": "pretrained",
+        "config": {},
+        "trainable": "all",
+        "attention": None,
+    }
     return SimpleNamespace(**{"name": None if name is None else str(name), **fields, **changes})
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 from bigbatch.run.card import _cell, _figures, _shown_as_it_is, model_card
 
@@ -60,7 +61,7 @@ def test_a_whole_card() -> None:
             schedule=SimpleNamespace(name="linear"),
         ),
         clocks=SimpleNamespace(effective=SimpleNamespace(lr=0.1)),
-        model=SimpleNamespace(max_length=8, module=None),
+        model=SimpleNamespace(max_length=8, module=nn.Module()),
         task=Classify(labels=("R&D", "![x](https://t.example/p)")),
     )
     progress: Any = SimpleNamespace(update=1, position=8, tokens=64)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigbatch.model.layout import Attention, Layout, to_device
+from bigbatch.model.layout import Attention, LastBlock, Layout, to_device
 from bigbatch.model.patterns import Pattern
 
 BLOCK = 128
@@ -42,7 +42,7 @@ def block_mask(asked: Attention, device: torch.device) -> Any:
 
 def _made(
     layout: Layout,
-    last: Any,
+    last: LastBlock | None,
     window: int | None,
     causal: bool,
     pattern: Pattern | None,

@@ -5,10 +5,11 @@ Nothing is believed: the model runs with a window of one token, in which no toke
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import evaluating, has_two_stacks, headed_model, trial_ids
@@ -33,7 +34,7 @@ def narrow(module: nn.Module, asked: AttentionSpec | None, where: str) -> list[s
     Raises:
         ModelError: this model cannot; with the reason.
     """
-    outer: Any = headed_model(module)
+    outer = cast(PreTrainedModel, headed_model(module))
     told = told_by(outer.config, where)
     pattern = told if asked is None else Pattern.of(asked)
     if pattern is None:
@@ -52,7 +53,7 @@ def narrow(module: nn.Module, asked: AttentionSpec | None, where: str) -> list[s
     return [] if told in (None, pattern) else [f"trained with {told} before, {pattern} now: model.attention"]
 
 
-def _obstacle(outer: Any) -> str:
+def _obstacle(outer: PreTrainedModel) -> str:
     """Why the structure alone forbids it; empty when it does not."""
     config = outer.config
     if has_two_stacks(outer):
@@ -70,9 +71,9 @@ def _obstacle(outer: Any) -> str:
     return ""
 
 
-def _trial(outer: Any) -> str:
+def _trial(outer: PreTrainedModel) -> str:
     """Why a run with a window of one token says no; empty when it does not."""
-    base, before = outer.base_model, outer.config._attn_implementation
+    base, before = outer.base_model, outer.config._attn_implementation or "sdpa"
     register()
     try:
         outer.set_attn_implementation(IMPLEMENTATION)
@@ -92,11 +93,12 @@ def _trial(outer: Any) -> str:
     return "its layers do not hand what they are given down to their attention, or mix tokens in another way, too"
 
 
-def _states(base: Any, changed: int | None) -> torch.Tensor:
+def _states(base: nn.Module, changed: int | None) -> torch.Tensor:
     """(1, 3, D) states of three tokens, of which one is another."""
     ids_1L = trial_ids(base)
     if changed is not None:
-        padding = getattr(base.get_input_embeddings(), "padding_idx", None)
-        used = {int(ids_1L[0, 0]), padding, base.config.pad_token_id}
+        embedding = cast(PreTrainedModel, base).get_input_embeddings()
+        padding = {getattr(embedding, "padding_idx", None), getattr(base.config, "pad_token_id", None)}
+        used = {int(ids_1L[0, 0]), *padding}
         ids_1L[0, changed] = next(token for token in range(4) if token not in used)
     return base(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L)).last_hidden_state

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +142,7 @@ def told_pattern(module: nn.Module, lengths_B: np.ndarray) -> str:
     return f"{pattern}: {seen / max(1, every):.1%} of the pairs of tokens"
 
 
-def told_by(config: Any, where: str) -> Pattern | None:
+def told_by(config: object, where: str) -> Pattern | None:
     """The pattern that a configuration names; None: it names none.
 
     Args:
@@ -182,8 +181,8 @@ def hand_down(base: nn.Module, pattern: Pattern | None) -> None:
 
 
 def _hand_down(
-    pattern: Pattern, _base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    pattern: Pattern, _base: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
     return args, {**kwargs, PATTERN: pattern}
 
 
@@ -195,7 +194,7 @@ def plain_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **options: Any,
+    **options: object,
 ) -> tuple[Tensor, None]:
     """Transformers' own SDPA of padded samples, with the pattern as a mask of all pairs.
 
@@ -214,8 +213,8 @@ def plain_attention(
     Returns:
         (B, L, heads, width), None.
     """
-    pattern: Pattern | None = options.pop(PATTERN, None)
-    if pattern is not None:
+    pattern = options.pop(PATTERN, None)
+    if isinstance(pattern, Pattern):
         causal = options.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
         keys, queries = key.shape[2], query.shape[2]
@@ -229,4 +228,4 @@ def plain_attention(
             attention_mask = attention_mask & (seen | ~attention_mask.any(-2, keepdim=True).transpose(2, 3))
         else:
             attention_mask = attention_mask.masked_fill(~seen, torch.finfo(attention_mask.dtype).min)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)  # type: ignore

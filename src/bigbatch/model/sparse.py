@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +32,14 @@ _TILE = 64
 """Queries of a tile at most: of a band of w keys, w / (w + 64) of what is computed is seen."""
 
 View = Callable[[Tensor], Tensor]
+
+
+class Context(torch.autograd.function.FunctionCtx):
+    """What the backward pass is left."""
+
+    asked: tuple[Pattern, bool, float, float]
+    padded: bool
+    saved_tensors: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +98,7 @@ class _Sparse(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -125,13 +132,17 @@ class _Sparse(torch.autograd.Function):
         # A query that sees nothing gets probabilities of 0.
         level_NP1 = torch.where(sum_NP1 > 0, most_NP1 + sum_NP1.log(), torch.inf)
         result = out_NPW[:, : query.shape[2]].unflatten(0, query.shape[:2]).to(query.dtype)
-        ctx.save_for_backward(query, key, value, real, seed, result, level_NP1)
+        further = [each for each in (real, seed) if each is not None]
+        ctx.save_for_backward(query, key, value, result, level_NP1, *further)
+        ctx.padded = real is not None
         ctx.asked = pattern, causal, dropout, scale
         return result
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, real, seed, result, level_NP1 = ctx.saved_tensors
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, result, level_NP1, *further = ctx.saved_tensors
+        real = further.pop(0) if ctx.padded else None
+        seed = further.pop(0) if further else None
         pattern, causal, dropout, scale = ctx.asked
         work = _Work(query, key, value, real, pattern, causal, scale)
         grad_NPW = work.padded(grads[0].to(value.dtype).flatten(0, 1))
