@@ -35,8 +35,8 @@ from bigbatch.model.folder import CONFIG, View
 from bigbatch.model.heads import HEADS, HeadKind, ProblemType
 from bigbatch.model.masters import full_precision, tie
 from bigbatch.model.names import clean_name
-from bigbatch.model.new_head import output_layers, renew_outputs, seeded
 from bigbatch.model.narrowed import narrow
+from bigbatch.model.new_head import output_layers, renew_outputs, seeded
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
 from bigbatch.private import keep_compiled_code_private

@@ -126,7 +126,11 @@ def padded_runner(module: nn.Module, pad_id: int, inputs: Mapping[str, Input] = 
 
 
 def packed_runner(
-    module: nn.Module, parts: Anatomy, *, attention: str | None = None, inputs: Mapping[str, Input] = TOKENS_ALONE
+    module: nn.Module,
+    parts: Anatomy,
+    *,
+    attention: str | None = None,
+    inputs: Mapping[str, Input] = TOKENS_ALONE,
 ) -> Runner:
     """Without padding: all samples one behind the other, attention inside each.
 
