@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from bigbatch.build.runners import open_runner
-from bigbatch.data.batches import Batches
+from bigbatch.data.batches import Batches, beginnings
 from bigbatch.data.packs import micro_batches
 from bigbatch.facts import ProbeFacts
 from bigbatch.graph.casting import PlainAutocast
@@ -17,7 +17,7 @@ from bigbatch.plan.forward import ForwardPlan
 from bigbatch.plan.precision import PLAIN_RATIO, is_low
 from bigbatch.probe.exactness import probe_packing
 from bigbatch.probe.precision import FormatErrors, format_errors
-from bigbatch.samples import MicroBatch, beginnings
+from bigbatch.samples import MicroBatch
 from bigbatch.tasks.ready import Ready
 
 PROBE_SAMPLES = 8

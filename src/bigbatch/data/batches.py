@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from bigbatch.data.mixture import MixedOrder
 from bigbatch.data.order import SampleOrder
 from bigbatch.protocols import View
-from bigbatch.samples import GlobalBatch, Table
+from bigbatch.samples import TOKENS, UNITS, GlobalBatch, Table, offsets_of
 
 
 def batch_of(
@@ -33,6 +34,32 @@ def batch_of(
         lengths_B=taken.lengths_B,
         table=seen,
         targets=seen.targets,
+    )
+
+
+def beginnings(table: Table, most_tokens: int) -> Table:
+    """The first tokens of each sample, with the units that are read there.
+
+    Args:
+        table: gathered, of tokens and units.
+        most_tokens: of a sample.
+    """
+    tokens, units = table[TOKENS], table[UNITS]
+    place_T = np.arange(len(table.ids)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
+    place_U, kept_T = table.reads, place_T < most_tokens
+    kept_U = place_U < most_tokens
+    owner_U = np.repeat(np.arange(len(table)), units.lengths)
+    return table.replaced(
+        tokens=replace(
+            tokens,
+            columns={name: column[kept_T] for name, column in tokens.columns.items()},
+            offsets=offsets_of(np.minimum(tokens.lengths, most_tokens)),
+        ),
+        units=replace(
+            units,
+            columns={name: column[kept_U] for name, column in units.columns.items()},
+            offsets=offsets_of(np.bincount(owner_U[kept_U], minlength=len(table))),
+        ),
     )
 
 
