@@ -760,6 +760,36 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="chat-one-token-late",
+        fault="of a conversation the token behind each of the assistant's is learnt",
+        patches=(("tasks/chat_rows.py", "reads=(at - 1).astype(np.int32)", "reads=at.astype(np.int32)"),),
+        tests=("tests/tasks/test_chat.py", "tests/step/test_chat_split.py"),
+    ),
+    Mutant(
+        name="chat-end-mark-is-not-learnt",
+        fault="the last token of an answer, its end mark, does not count: the model never learns to stop",
+        patches=(
+            (
+                "tasks/chat_rows.py",
+                "return np.arange(max(first, 1), max(last, 1)), bool(merged)",
+                "return np.arange(max(first, 1), max(last - 1, 1)), bool(merged)",
+            ),
+        ),
+        tests=("tests/tasks/test_chat.py",),
+    ),
+    Mutant(
+        name="chat-prompt-without-its-end",
+        fault="what stands before an answer is rendered without the generation prompt: role names are learnt",
+        patches=(("tasks/dialogue.py", "asked = render(turn, True)", "asked = render(turn, False)"),),
+        tests=("tests/tasks/test_chat.py",),
+    ),
+    Mutant(
+        name="chat-special-tokens-from-texts",
+        fault="special tokens in the text of a turn become control tokens in silence",
+        patches=(("tasks/chat_rows.py", ", split_special_tokens=True)", ")"),),
+        tests=("tests/tasks/test_chat.py",),
+    ),
+    Mutant(
         name="loss-scale-forgotten",
         fault="the loss scale is not in the checkpoint, so a resume starts from the first one",
         patches=(
