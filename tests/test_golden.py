@@ -101,6 +101,15 @@ def translations(count: int, seed: int) -> list[dict[str, Any]]:
 def questions(count: int, seed: int) -> list[dict[str, Any]]:
     """Questions about texts of several windows, some of them without an answer."""
     return question_rows(count, seed=seed, without=5)
+def talks(count: int, seed: int) -> list[dict[str, Any]]:
+    """Token ids of which every third stretch of four is the assistant's."""
+    return [
+        {
+            "input_ids": ids,
+            "labels": [token if place // 4 % 3 == 1 else -100 for place, token in enumerate(ids)],
+        }
+        for ids in exact_documents(count, seed)
+    ]
 
 
 def encoder(head: str) -> Callable[[], nn.Module]:
@@ -157,6 +166,7 @@ RUNS = {
         lambda: tiny("bert", head="span", dropout=0.1, num_labels=2, **SMALL), questions,
         {"task": {"name": "span", "stride": 5, "null_threshold": 0.0}, "data.max_length": 24},
     ),
+    "chat": Golden(decoder, talks, {"task": "chat"}),
     "image": Golden(
         lambda: tiny_vision("vit", dropout=0.1), exact_images,
         {"task": {"name": "image", "labels": ["a", "b", "c"], "augment": {"flip": 0.5, "crop": 3, "erase": 0.5}}, "plan.packing": "padded"},

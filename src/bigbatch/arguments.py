@@ -25,6 +25,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.sugar import LENGTH_KEYS
 from bigbatch.recipe.training_arguments import translated
 from bigbatch.recipe.values import AUTO
+from bigbatch.turns import first_row, holds_conversations
 
 if TYPE_CHECKING:
     from torch import nn
@@ -352,7 +353,7 @@ def recipe_and_live(
 
     module = model_or_recipe if is_module(model_or_recipe) else None
     if task is None and not any(key.partition(".")[0] == "task" for key in {**defaults, **set}):
-        keys |= _task_of_head(module)
+        keys |= _task_of_head(module, train_dataset)
     live = Live(
         module=module,
         tokenizer=tokenizer,
@@ -367,11 +368,15 @@ def recipe_and_live(
     return _recipe(model_or_recipe, live, {**keys, **set}, defaults), live
 
 
-def _task_of_head(module: nn.Module | None) -> dict[str, object]:
-    """What a live model's head is for, where nobody names a task and it is not the usual one."""
+def _task_of_head(module: nn.Module | None, rows: object) -> dict[str, object]:
+    """What a live model's head is for, where nobody names a task and it is not the usual one; of conversations a causal
+    model learns what the assistant says.
+    """
     from bigbatch.tasks.catalog import task_of_module
 
     found = None if module is None else task_of_module(module)
+    if found == {"name": "clm"} and holds_conversations(first_row(rows)):
+        return {"task": {"name": "chat"}}
     return {} if found in (None, {"name": "classify"}) else {"task": found}
 
 

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from bigbatch.study.sweep import Outcome
 
 
-_TASK_OF_ROLE = {"source": "seq2seq", "chosen": "prefer", "document": "match"}
+_TASK_OF_ROLE = {
+    "source": "seq2seq", "chosen": "prefer", "document": "match",
+    "messages": "chat", "completion": "chat", "output": "chat",
+}  # fmt: skip
 """What a column of this role is for, where the usual model depends on it."""
 
 

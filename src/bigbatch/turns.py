@@ -184,6 +184,35 @@ def conversation_of(value: object) -> str | None:
     return found
 
 
+def told_texts(parts: Mapping[str, Sequence[object]]) -> tuple[list[str], list[str]]:
+    """All that is said in each conversation; and a sentence about rows that are none.
+
+    Args:
+        parts: part -> a value a row.
+    """
+    told, faults = conversations(gathered(parts))
+    texts = [
+        "\n".join(str(message.get("content", "")) for message in json.loads(each)["messages"])
+        for each in told
+        if each is not None
+    ]
+    wrong = [f"{len(faults):,} of {len(told):,} rows looked at are none: {faults[0][1]}"] if faults else []
+    return texts, wrong
+
+
+def first_row(rows: object) -> dict[str, object]:
+    """Column -> value of a dataset in memory; empty where rows are files, or there is none."""
+    by_number: object = getattr(rows, "iloc", rows)
+    getitem: Callable[[int], object] | None = getattr(by_number, "__getitem__", None)
+    try:
+        first = {} if getitem is None or isinstance(rows, (str, Mapping)) else getitem(0)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return {}
+    keys: Callable[[], Iterable[str]] | None = getattr(first, "keys", None)
+    values: Callable[[str], object] | None = getattr(first, "__getitem__", None)
+    return {} if keys is None or values is None else {str(name): values(name) for name in keys()}
+
+
 def _is_columns(value: Mapping[object, object]) -> bool:
     """`{"role": […], "content": […]}`: how older `datasets` keep a list of objects."""
     return {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()

@@ -41,6 +41,7 @@ from bigbatch.data.raw import Raw
 from bigbatch.data.running import STRETCH_ROWS, STRETCHES, running_share
 from bigbatch.errors import DataError
 from bigbatch.stored import Damaged
+from bigbatch.turns import holds_conversations, parts_of, told_texts
 
 _SAMPLE_ROWS = 2000
 """Rows whose texts are measured; labels are counted in all."""
@@ -116,6 +117,10 @@ def profile(
     table = _Sampled(raws, rows)
     said = said_columns(columns or {}, names, ", ".join(name for name, _ in found))
     files = tuple(name for name, _ in found)
+    if "messages" in said or (
+        not said and holds_conversations({name: table.some(name)[0] for name in names})
+    ):
+        return replace(_describe_chat(files, names, table, encoding, warnings, said), quoting=quoting)
     tagged = _tagged(names, table, said)
     if tagged is not None:
         return replace(_describe_tagged(files, names, table, encoding, warnings, tagged), quoting=quoting)
@@ -333,11 +338,8 @@ def _describe(
     columns[ID] = ids[0] if ids else None
     if text is None:
         warnings.append(f"no column looks like the text; there are: {listed(names)}")
-    texts = (
-        []
-        if text is None
-        else [_joined(*pair) for pair in zip(table.some(text), *_second(table, pairs), strict=True)]
-    )
+    columns_read = [table.some(name) for name in (text, *pairs[:1]) if name is not None]
+    texts = [] if text is None else [_joined(*row) for row in zip(*columns_read, strict=True)]
     tokens = np.array([estimate_tokens(value) for value in texts] or [0.0])
     labels = [] if label is None else table.all(label)
     kind = kind_of_labels(labels) if labels else "single"
@@ -397,15 +399,44 @@ def _describe_images(
     )
 
 
+def _describe_chat(
+    files: tuple[str, ...],
+    names: Sequence[str],
+    table: _Sampled,
+    encoding: str,
+    warnings: list[str],
+    said: Mapping[str, str],
+) -> DataProfile:
+    """Conversations, and how long they are."""
+    parts = parts_of(names, said)
+    texts, wrong = told_texts({part: table.some(name) for part, name in parts.items()})
+    ids = guess_column(ID, "text", names, list(parts.values()))
+    tokens = [estimate_tokens(text) for text in texts] or [0.0]
+    return DataProfile(
+        files=files,
+        rows=table.rows,
+        columns={**parts, **({ID: ids[0]} if ids else {})},
+        candidates={part: (name,) for part, name in parts.items()},
+        all_columns=tuple(names),
+        kind="single",
+        encoding=encoding,
+        language=guess_language(texts),
+        class_counts={},
+        words=_percentiles([count_words(text) for text in texts]),
+        characters=_percentiles([len(text) for text in texts]),
+        tokens=_percentiles(tokens),
+        total_tokens=round(float(np.mean(tokens)) * table.rows),
+        empty_texts=0,
+        missing_labels=0,
+        warnings=(*warnings, *wrong),
+    )
+
+
 def _running(table: _Sampled, text: str) -> float | None:
     """Of rows in the order of the files, from a few places."""
     values = table.all(text)
     firsts = sorted({len(values) * place // STRETCHES for place in range(STRETCHES)})
     return running_share([list(map(_joined, values[first : first + STRETCH_ROWS])) for first in firsts])
-
-
-def _second(table: _Sampled, pairs: Sequence[str]) -> list[list[Any]]:
-    return [table.some(pairs[0])] if pairs else []
 
 
 def _joined(*texts: Any) -> str:

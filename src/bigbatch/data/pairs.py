@@ -46,7 +46,7 @@ WRITTEN = ("source", "target")
 """Roles of a text, and of the one that is written from it."""
 _TOGETHER = (("query", "document"), ("words", "tags"), WRITTEN, PREFERRED)
 """Roles that come together."""
-_ROLES = ("image", "text", "pair", "label", ID, *MATCHED, *PREFERRED, "words", "tags", *WRITTEN)
+_ROLES = ("image", "text", "pair", "label", ID, *MATCHED, *PREFERRED, "words", "tags", *WRITTEN, "messages")
 _WRITES = {
     "source": ("target",),
     "src": ("tgt", "trg"),

@@ -29,6 +29,8 @@ class Findings:
     """Column of texts that belong to those of `text`, where there is no label: then pairs are matched."""
     writes: bool = False
     """Whether `document` is called like what is written from `text`: a translation, a summary."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Part of a conversation -> column; empty where rows are none."""
     chosen: str | None = None
     """Column of the better answer to what stands in that of `text`."""
     rejected: str | None = None

@@ -22,7 +22,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.values import is_reference
 from bigbatch.stored import Damaged, read_bytes
 
-__all__ = ["is_reference", "read_code", "referenced_files", "references", "resolve_reference"]
+__all__ = ["is_reference", "named_files", "read_code", "referenced_files", "references", "resolve_reference"]
 
 _MOST_BYTES = 2**24
 """Of a file of code."""
@@ -62,6 +62,13 @@ def referenced_files(recipe: Recipe) -> list[Path]:
     if problems:
         raise RecipeError(problems)
     return list(found)
+
+
+def named_files(recipe: Recipe) -> list[Path]:
+    """Files that options of the task name, which are read and never run: a chat template."""
+    template = recipe.task.args.get("template") if recipe.task.name == "chat" else None
+    path = recipe.resolve_path(str(template or ""))
+    return [path] if template not in (None, "chatml") and path.is_file() else []
 
 
 def resolve_reference(text: str, base: Path) -> Any:

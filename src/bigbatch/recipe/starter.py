@@ -66,6 +66,10 @@ class Profile(Protocol):
     def running(self) -> float | None: ...
 
 
+_TEXTS = ("words", "query", "prompt", "source", "text", "messages", "instruction")
+"""Roles whose column holds the text, the first that there is."""
+
+
 def write_starter(
     out: Path,
     profile: Profile,
@@ -92,11 +96,12 @@ def write_starter(
         UsageError: the file exists, or cannot be written.
     """
     columns = profile.columns
+    talks = bool({"messages", "completion", "output"} & columns.keys())
     found = Findings(
         files=tuple(os.fspath(file) for file in files) if files is not None else profile.files,
         out=out,
         text=next(
-            (columns[role] for role in ("words", "query", "prompt", "source", "text") if role in columns),
+            (columns[role] for role in _TEXTS if role in columns),
             None,
         ),
         image=columns.get("image"),
@@ -104,6 +109,7 @@ def write_starter(
         document=columns.get("document", columns.get("target")),
         writes="source" in columns,
         negative=columns.get("negative"),
+        parts={part: column for part, column in columns.items() if talks and part != "id"},
         chosen=columns.get("chosen"),
         rejected=columns.get("rejected"),
         label=profile.columns.get("tags", profile.columns.get("label")),

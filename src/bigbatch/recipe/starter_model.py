@@ -14,15 +14,15 @@ _MATCHING = {"en": "sentence-transformers/all-MiniLM-L6-v2"}
 _MATCHING_ELSE = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 _WRITING = "google/mt5-small"
 _ANSWERING = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_KINDS: dict[str, ModelKind] = {"seq2seq": "encoder-decoder", "prefer": "causal"}
+_KINDS: dict[str, ModelKind] = {"seq2seq": "encoder-decoder", "prefer": "causal", "chat": "causal"}
 """The kind of model that a task takes, where it is not an encoder."""
 
 
 def usual_model(language: str | None, task: str) -> str:
     """The hub's model for a language and a task: of texts to match one whose states are embeddings already, of texts to
-    write one that writes, of preferences one that answers.
+    write one that writes, of preferences and conversations one that answers.
     """
-    if task == "prefer":
+    if task in ("prefer", "chat"):
         return _ANSWERING
     if task == "seq2seq":
         return _WRITING
@@ -68,7 +68,7 @@ def chosen_model(
 
     Args:
         language: of the texts.
-        task: that the data are for: `match`, `seq2seq`, `prefer`, or another.
+        task: that the data are for: `match`, `seq2seq`, `prefer`, `chat`, or another.
         nearby: models on this machine.
         answers: whether the hub does; only asked where it matters, since that may take seconds.
         why_not: in words.
@@ -131,11 +131,13 @@ def check_trainable(known: ModelFacts | None, task: str) -> None:
     """Refuse a model that the task does not train.
 
     Raises:
-        UsageError: an encoder-decoder, where nothing is to be written; another than a causal one for preferences.
+        UsageError: an encoder-decoder, where nothing is to be written; another than a causal one for preferences and
+            conversations.
     """
-    if known is not None and task == "prefer" and known.kind not in ("causal", "unknown"):
+    if known is not None and task in ("prefer", "chat") and known.kind not in ("causal", "unknown"):
+        what = {"prefer": "chosen and rejected answers", "chat": "conversations"}[task]
         raise UsageError(
-            f"--model {known.name}: chosen and rejected answers (task prefer) take a causal model, such as {_ANSWERING}"
+            f"--model {known.name}: {what} (task {task}) take a causal model, such as {_ANSWERING}"
         )
     if known is not None and known.kind == "encoder-decoder" and task != "seq2seq":
         raise UsageError(

@@ -59,6 +59,14 @@ def picked_task(found: Findings) -> PickedTask:
                 "no flip where left and right mean something, as in letters",
             ),
         )
+    if found.parts:
+        return PickedTask(
+            name="chat",
+            written="chat",
+            why="conversations: what the assistant says is learnt, in the chat template of the model",
+            said="conversations (task: chat)",
+            notes=("a model without a chat template takes {name: chat, template: chatml}",),
+        )
     if found.chosen is not None:
         return PickedTask(
             name="prefer",
@@ -151,6 +159,8 @@ def _entities(found: Findings) -> Literal["marks", "runs"] | None:
 def columns_of_task(found: Findings) -> dict[str, str | None]:
     """Role -> column."""
     task = picked_task(found).name
+    if task == "chat":
+        return dict(found.parts)
     if task == "tag":
         return {"words": found.text, "tags": found.label}
     if task == "seq2seq":
@@ -224,7 +234,7 @@ def _best(found: Findings) -> tuple[str, str]:
         return "recall@10", "the share of queries whose document is among the first 10"
     if task == "prefer":
         return "accuracy", "the share of pairs whose chosen answer has the larger reward"
-    if task in ("clm", "mlm", "seq2seq"):
+    if task in ("clm", "mlm", "seq2seq", "chat"):
         return "perplexity", "exp(loss of a token), less is better"
     if found.kind == "regression":
         return "r2", "the share of the variance that is explained"

@@ -30,7 +30,7 @@ from bigbatch.protocols import Observer, World
 from bigbatch.recipe import made_here
 from bigbatch.recipe.load import dump_recipe, placed
 from bigbatch.recipe.optimizers import state_multiple
-from bigbatch.recipe.references import read_code, referenced_files
+from bigbatch.recipe.references import named_files, read_code, referenced_files
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event
 from bigbatch.remote.fetch import provenance
@@ -139,7 +139,7 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     wishes.say("reading the data")
     inputs = checked_inputs(recipe, task, live, wishes.say)
     live = with_its_tokenizer(recipe, task, inputs, live, wishes.say)
-    what = what_is_computed(recipe, inputs, live, code)
+    what = what_is_computed(recipe, inputs, live, [*code, *named_files(recipe)])
     if wishes.resume:
         what = as_begun(what, recipe.run_folder, live)
     check_same(wishes.world, _compared(what, code), socket.gethostname())
