@@ -101,6 +101,8 @@ def translations(count: int, seed: int) -> list[dict[str, Any]]:
 def questions(count: int, seed: int) -> list[dict[str, Any]]:
     """Questions about texts of several windows, some of them without an answer."""
     return question_rows(count, seed=seed, without=5)
+
+
 def talks(count: int, seed: int) -> list[dict[str, Any]]:
     """Token ids of which every third stretch of four is the assistant's."""
     return [
