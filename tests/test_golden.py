@@ -31,7 +31,7 @@ from torch import nn
 
 from tests.exact import exact_documents, exact_preferences, exact_texts, exact_weights, numbers
 from tests.jobs import document, lines, start
-from tests.models import tiny, tiny_pair, tiny_tokenizer
+from tests.models import tiny, tiny_pair, tiny_tokenizer, with_adapters
 from tests.pictures import SIZE, tiny_vision
 from tests.questions import question_rows
 
@@ -172,6 +172,9 @@ RUNS = {
     "image": Golden(
         lambda: tiny_vision("vit", dropout=0.1), exact_images,
         {"task": {"name": "image", "labels": ["a", "b", "c"], "augment": {"flip": 0.5, "crop": 3, "erase": 0.5}}, "plan.packing": "padded"},
+    ),
+    "lora": Golden(
+        lambda: with_adapters(encoder("sequence")(), r=2, alpha=4, dropout=0.1), classes, CLASSIFY
     ),
     "apart-average": Golden(encoder("sequence"), classes, {**CLASSIFY, "sync": {"replicas": 3, "period": 2}}),
     "apart-diloco": Golden(

@@ -47,6 +47,39 @@ IMAGES = "tests/step/test_image_split.py"
 STAGES = "tests/run/test_stages.py"
 
 MUTANTS = (
+    # ------------------------------------------------------------ adapters
+    Mutant(
+        name="adapters-without-head",
+        fault="beside adapters the task's new head is frozen with the rest",
+        patches=(
+            (
+                "model/adapters.py",
+                "            item.requires_grad_(True)",
+                "            item.requires_grad_(False)",
+            ),
+        ),
+        tests=("tests/model/test_adapters.py",),
+    ),
+    Mutant(
+        name="adapters-scaled-twice",
+        fault="alpha is divided by the rank before PEFT divides it",
+        patches=(
+            ("model/adapters.py", '"lora_alpha": int(spec.alpha)', '"lora_alpha": int(spec.alpha / spec.r)'),
+        ),
+        tests=("tests/model/test_adapters.py",),
+    ),
+    Mutant(
+        name="adapters-of-any-base",
+        fault="a checkpoint of adapters goes on beside whatever base model is there",
+        patches=(("store/keeper.py", "if stored != self.base:", "if False:"),),
+        tests=("tests/run/test_adapters.py",),
+    ),
+    Mutant(
+        name="adapters-cut-across",
+        fault="where products are cut, the other matrix of an adapter is",
+        patches=(("parallel/tensor.py", '"lora_B" if role', '"lora_A" if role'),),
+        tests=("tests/parallel/test_adapters.py",),
+    ),
     # ------------------------------------------------------------ sums, denominators, clipping
     Mutant(
         name="noise-by-place-in-the-batch",

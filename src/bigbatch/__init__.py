@@ -27,7 +27,7 @@ from bigbatch.frames import said_plainly
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bigbatch.answers import evaluate, generate, mine, predict
+    from bigbatch.answers import evaluate, export, generate, mine, predict
     from bigbatch.api import distributed_train, start, train, train_model
     from bigbatch.commands import compare, plan, prepare, read, report
     from bigbatch.recipe.schema import Recipe
@@ -39,6 +39,7 @@ __all__ = [
     "compare",
     "distributed_train",
     "evaluate",
+    "export",
     "generate",
     "mine",
     "plan",
@@ -61,7 +62,7 @@ def __getattr__(name: str) -> Any:
 _PLACES = {
     "Recipe": "bigbatch.recipe.schema",
     "Trainer": "bigbatch.trainer",
-    **dict.fromkeys(("evaluate", "generate", "mine", "predict"), "bigbatch.answers"),
+    **dict.fromkeys(("evaluate", "export", "generate", "mine", "predict"), "bigbatch.answers"),
     **dict.fromkeys(("compare", "plan", "prepare", "read", "report"), "bigbatch.commands"),
 }
 """Where names are that are not api.py's."""

@@ -321,6 +321,24 @@ def _decoding(how: Mapping[str, object]) -> Decoding:
     return Decoding(**given)  # pyright: ignore[reportArgumentType]
 
 
+@said_plainly
+def export(model: PathOrText, out: PathOrText, *, to: str = "torch", code: bool = False) -> Path:
+    """Write the model of a run as a plain Hugging Face folder, adapters merged into their base; nothing is overwritten.
+
+    Args:
+        model: a run directory or a model folder.
+        out: a folder that does not exist yet.
+        to: the format; today `torch`: safetensors, as transformers opens them.
+        code: as `evaluate` has it.
+
+    Returns:
+        The folder.
+    """
+    from bigbatch.infer.export import export_folder
+
+    return export_folder(Path(model), Path(out), to=to, code=code)
+
+
 def _told(opened: Loaded, say: Callable[[str], object] | None) -> Loaded:
     if say is not None:
         for note in opened.notes:

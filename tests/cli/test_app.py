@@ -54,6 +54,7 @@ FLAGS = {
         "-h",
         "-o",
     ],
+    "export": ["--code", "--help", "--out", "--to", "-h", "-o"],
     "mine": [
         "--column",
         "--corpus",

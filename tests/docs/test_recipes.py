@@ -40,4 +40,5 @@ def test_recipes_on_pages_load(page, text, tmp_path):
 
     path = tmp_path / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
-    assert load_recipe(path).model.name == yaml.safe_load(text)["model"]
+    written = yaml.safe_load(text)["model"]
+    assert load_recipe(path).model.name == (written["name"] if isinstance(written, dict) else written)

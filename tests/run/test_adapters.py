@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import bigbatch
-from bigbatch.errors import CheckpointError
+from bigbatch.errors import CheckpointError, UsageError
 from bigbatch.model.adapters import without
 from bigbatch.store.checkpoints import StoredCheckpoint, list_checkpoints
 from tests.jobs import differing, events, exhaust, weights
@@ -67,6 +67,24 @@ def test_peft_and_we_open_what_was_trained(home, run):
         assert torch.equal(ours.eval()(input_ids=IDS).logits, theirs(input_ids=IDS).logits)
     assert again["label"] == bigbatch.predict(folder, ["great flight"])[0]["label"]
     assert again["probability"] == pytest.approx(run[0].predict(["great flight"])[0]["probability"], abs=1e-6)
+
+
+def test_export_merges_and_overwrites_nothing(home, run):
+    from transformers import AutoModelForSequenceClassification
+
+    folder = bigbatch.export(home / "whole", home / "flat")
+    flat = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            flat(input_ids=IDS).logits, run[0].model.eval()(input_ids=IDS).logits, rtol=1e-5, atol=1e-6
+        )
+    assert bigbatch.predict(folder, ["great flight"])[0]["label"] in ("neg", "pos")
+    assert "AutoPeft" not in (folder / "README.md").read_text()
+    again = bigbatch.export(folder, home / "copy")
+    assert load_file(again / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+    for words, given in (("exists, and nothing is overwritten", {}), ("onnx: is planned", {"to": "onnx"})):
+        with pytest.raises(UsageError, match=words):
+            bigbatch.export(home / "whole", folder, **given)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_bit(home, run):

@@ -1,8 +1,10 @@
 """Words in, words out; no logic. Nothing here imports torch: commands reach what computes when they run.
 
 app.py      the commands and their flags
+beside.py   commands that have a file of their own
 mining.py   the command mine
 writing.py  the command generate
+exporting.py the command export
 outcome.py  from what happened to an exit code and a message
 words.py    printing: control characters made visible, numbers lined up
 options.py  arguments and options that several commands share

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bigbatch import __version__
-from bigbatch.cli.mining import add_mine
+from bigbatch.cli.beside import add_others
 from bigbatch.cli.options import (
     Budget,
     Changes,
@@ -33,7 +33,6 @@ from bigbatch.cli.options import (
 )
 from bigbatch.cli.outcome import as_worker, exit_code_of_run, guarded
 from bigbatch.cli.words import columns_of, figures, say, terminal_width
-from bigbatch.cli.writing import add_generate
 from bigbatch.errors import UsageError
 from bigbatch.launch.passed import unstowed
 from bigbatch.launch.python import look_only_where_installed
@@ -294,8 +293,7 @@ def predict(
     answers.predict_file(model, source, out, columns=columns, keep=keep or (), say=_error, **ways)
 
 
-add_mine(app)
-add_generate(app)
+add_others(app)
 
 
 @app.command(epilog="Example: bigbatch report runs/tweets")

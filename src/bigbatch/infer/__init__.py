@@ -18,5 +18,6 @@
     mine.py       hard negatives of pairs, by the embeddings of all their texts
     search.py     the nearest of many embeddings, exactly
     rows.py       evaluate_rows: labelled files or datasets with an opened model
+    export.py     a trained model as a plain Hugging Face folder
     load.py       a run or any Hugging Face classification folder, ready to use
 """

@@ -149,6 +149,35 @@ HEADS: Mapping[HeadKind, HeadClass] = {
 }
 
 
+def usage_of(head: HeadClass, *, adapters: bool = False, labels: int = 0) -> list[str]:
+    """How a model folder is opened: the end of a model card.
+
+    Args:
+        head: of the model.
+        adapters: whether the folder holds adapters alone, which PEFT opens.
+        labels: the number of classes.
+    """
+    auto, (reader, name) = head.auto, head.reader
+    imports, given = f"from transformers import {auto}, {reader}", '"path/to/this/folder"'
+    if adapters:
+        known = ("SequenceClassification", "TokenClassification", "CausalLM", "Seq2SeqLM")
+        kind = auto.removeprefix("AutoModelFor") if auto.endswith(known) else ""
+        kind = "FeatureExtraction" if auto == "AutoModel" else kind
+        auto = f"AutoPeftModel{'For' if kind else ''}{kind}"
+        imports = f"from peft import {auto}\nfrom transformers import {reader}"
+        given += f", num_labels={labels}, ignore_mismatched_sizes=True" if head.labelled and labels else ""
+    return [
+        "## Use",
+        "",
+        "```python",
+        *imports.split("\n"),
+        "",
+        f"model = {auto}.from_pretrained({given})",
+        f'{name} = {reader}.from_pretrained("path/to/this/folder")',
+        "```",
+    ]
+
+
 def head_named_by(name: str) -> HeadKind | None:
     """The head that a class of transformers has; None for one that no task here has.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, field_validator
 
-from bigbatch.recipe.values import AUTO, Count, Number, PositiveNumber, Section, show
+from bigbatch.recipe.values import AUTO, Count, Number, PositiveNumber, Section, built, show
 
 ADAPTER_LR: Mapping[str, float] = {
     "adamw": 5e-4,
@@ -22,7 +22,7 @@ found a factor of about 10 to whole models. LAMB and LARS step as far as a matri
 _FLAGS = {
     "dora": "expected name: lora with dora: true",
     "rslora": "expected name: lora with rslora: true",
-    "qlora": "expected name: lora; weights of 4 bits are not read here (docs/adapters.md says why)",
+    "qlora": "expected name: lora with base: 4bit, which is planned, not built yet",
 }
 
 
@@ -53,6 +53,8 @@ class AdapterSpec(Section):
     """`auto`: every linear layer of the blocks. Or patterns of their names (`*` matches anything)."""
     init: Literal["kaiming", "gaussian", "orthogonal"] = "kaiming"
     """How A begins, from seed.model. `kaiming`, `gaussian`: B is zero; `orthogonal`: B A is zero, neither is."""
+    base: Annotated[Literal["fp32", "8bit", "4bit"], built("fp32")] = "fp32"
+    """What the model's own weights are kept in (QLoRA); `plan.precision` says in what they are multiplied."""
     rslora: bool = False
     """alpha / sqrt(r) instead of alpha / r, for large ranks."""
     dora: bool = False

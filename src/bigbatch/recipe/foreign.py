@@ -27,6 +27,9 @@ class Foreign:
 
 _GLOBAL = "the global batch: all ranks and accumulation steps together"
 _SPLIT = "how the batch is split does not change the result; plan.micro_tokens bounds it"
+_QUANTISED = (
+    "4bit and 8bit are planned, not built yet; plan.precision says in what the weights are multiplied"
+)
 _RECORDED = "every update is recorded in metrics.jsonl"
 
 HUGGING_FACE = "Hugging Face Trainer"
@@ -35,6 +38,7 @@ DEEPSPEED = "DeepSpeed"
 TORCHTITAN = "torchtitan"
 COMPOSER = "Composer"
 TRL = "TRL"
+PEFT = "PEFT, axolotl"
 COMMON = "common"
 
 _ROWS: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -175,6 +179,25 @@ _ROWS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("ref_model", "", "what answers are held against is the model that the run starts from"),
         ("precompute_ref_log_probs", "", "they are computed once, before update 1"),
         ("max_prompt_length", "data.max_length", "of prompt and answer together; the prompt's beginning is cut first"),
+    ),
+    PEFT: (
+        ("adapter", "model.adapter", "`adapter: {name: lora}` below `model`"),
+        ("peft_config", "model.adapter", ""),
+        ("lora_r", "model.adapter.r", ""),
+        ("lora_rank", "model.adapter.r", ""),
+        ("lora_alpha", "model.adapter.alpha", ""),
+        ("lora_dropout", "model.adapter.dropout", ""),
+        ("target_modules", "model.adapter.targets", "`auto`, or patterns of names"),
+        ("lora_target_modules", "model.adapter.targets", "`auto`, or patterns of names"),
+        ("lora_target_linear", "model.adapter.targets", "`auto` is every linear layer of the blocks"),
+        ("init_lora_weights", "model.adapter.init", "kaiming | gaussian | orthogonal"),
+        ("use_dora", "model.adapter.dora", ""),
+        ("use_rslora", "model.adapter.rslora", ""),
+        ("modules_to_save", "", "the head is always trained whole, and kept"),
+        ("lora_modules_to_save", "", "the head is always trained whole, and kept"),
+        ("load_in_4bit", "model.adapter.base", _QUANTISED),
+        ("load_in_8bit", "model.adapter.base", _QUANTISED),
+        ("quantization_config", "model.adapter.base", _QUANTISED),
     ),
     COMMON: (
         ("batch_size", "batch.samples", _GLOBAL),

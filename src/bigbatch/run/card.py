@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import bigbatch
 from bigbatch.build.parts import Parts
-from bigbatch.model.heads import HEADS, HeadClass
+from bigbatch.model.heads import HEADS, usage_of
 from bigbatch.model.patterns import IN_CONFIG, pattern_of
 from bigbatch.store.progress import Progress
 
@@ -25,6 +25,7 @@ def model_card(
     baselines: Mapping[str, Figures] = {},
     verdict: str = "",
     kept: str = "",
+    adapters: bool = False,
 ) -> str:
     """Markdown with Hugging Face's metadata block: task, labels, figures, how it was trained, how to use it.
 
@@ -36,12 +37,13 @@ def model_card(
         baselines: by name, the figures of simple models of the same rows.
         verdict: the run in one sentence; class names in it are data.
         kept: which weights these are, and why, in one sentence.
+        adapters: whether the folder holds adapters alone.
     """
     names = parts.task.label_names
     head = HEADS[parts.task.head.kind]
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {'peft' if adapters else 'transformers'}",
         f"pipeline_tag: {head.pipeline}",
         "tags: [bigbatch]",
         f"base_model: {json.dumps(base, ensure_ascii=False)}",
@@ -56,7 +58,8 @@ def model_card(
         lines += ["Labels: " + ", ".join(map(_shown_as_it_is, names)) + ".", ""]
     if verdict:
         lines += [f"Result: {_shown_as_it_is(verdict)}", ""]
-    lines += [*_figures(final, baselines), *_seen(parts), *_training(parts, progress, kept), *_usage(head)]
+    lines += [*_figures(final, baselines), *_seen(parts), *_training(parts, progress, kept)]
+    lines += usage_of(head, adapters=adapters, labels=len(names))
     return "\n".join(lines) + "\n"
 
 
@@ -118,20 +121,6 @@ def _read(parts: Parts) -> str:
     if form is None:
         return f"texts cut to {parts.model.max_length} tokens"
     return f"images of {form.height} x {form.width} pixels, {form.positions} positions each"
-
-
-def _usage(head: HeadClass) -> list[str]:
-    auto, reader, name = head.auto, *head.reader
-    return [
-        "## Use",
-        "",
-        "```python",
-        f"from transformers import {auto}, {reader}",
-        "",
-        f'model = {auto}.from_pretrained("path/to/this/folder")',
-        f'{name} = {reader}.from_pretrained("path/to/this/folder")',
-        "```",
-    ]
 
 
 def _shown_as_it_is(text: str) -> str:

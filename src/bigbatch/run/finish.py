@@ -94,13 +94,13 @@ def _written(
     found = kept_or_fitted(parts, directory)
     base = base_name(parts)
     said = run_verdict(parts, between, final, found)
-    card = model_card(
-        parts, final, between.progress, base=base, baselines=found.figures, verdict=said, kept=kept.why
-    )
+    base_model = base_of(parts)
+    about = {"base": base, "verdict": said, "kept": kept.why}
+    adapters = base_model is not None
+    card = model_card(parts, final, between.progress, **about, baselines=found.figures, adapters=adapters)
     # No rank holds all of a divided model; its checkpoint does.
     stored = between.keeper.stored_weights() if between.world.divides else None
     files = parts.task.files(parts.module)
-    base_model = base_of(parts)
     save_model(
         parts.module, parts.model.tokenizer, directory.model, card, stored, files=files, base=base_model
     )

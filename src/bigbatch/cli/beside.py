@@ -1,0 +1,16 @@
+"""The commands that have a file of their own."""
+
+from __future__ import annotations
+
+import typer
+
+from bigbatch.cli.exporting import add_export
+from bigbatch.cli.mining import add_mine
+from bigbatch.cli.writing import add_generate
+
+
+def add_others(app: typer.Typer) -> None:
+    """Put them beside those of `app.py`, in the order in which `--help` shows them."""
+    add_mine(app)
+    add_generate(app)
+    add_export(app)
