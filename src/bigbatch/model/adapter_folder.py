@@ -55,6 +55,7 @@ _INITS = (True, False, None, "gaussian", "orthogonal")
 _TASKS = {
     "sequence": "SEQ_CLS",
     "tokens": "TOKEN_CLS",
+    "span": "QUESTION_ANS",
     "causal": "CAUSAL_LM",
     "seq2seq": "SEQ_2_SEQ_LM",
     "hidden": "FEATURE_EXTRACTION",

@@ -160,7 +160,13 @@ def usage_of(head: HeadClass, *, adapters: bool = False, labels: int = 0) -> lis
     auto, (reader, name) = head.auto, head.reader
     imports, given = f"from transformers import {auto}, {reader}", '"path/to/this/folder"'
     if adapters:
-        known = ("SequenceClassification", "TokenClassification", "CausalLM", "Seq2SeqLM")
+        known = (
+            "SequenceClassification",
+            "TokenClassification",
+            "QuestionAnswering",
+            "CausalLM",
+            "Seq2SeqLM",
+        )
         kind = auto.removeprefix("AutoModelFor") if auto.endswith(known) else ""
         kind = "FeatureExtraction" if auto == "AutoModel" else kind
         auto = f"AutoPeftModel{'For' if kind else ''}{kind}"

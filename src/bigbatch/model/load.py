@@ -37,6 +37,7 @@ from bigbatch.model.masters import full_precision, tie
 from bigbatch.model.names import clean_name
 from bigbatch.model.narrowed import narrow
 from bigbatch.model.new_head import output_layers, renew_outputs, seeded
+from bigbatch.model.patterns import IN_CONFIG
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
 from bigbatch.private import keep_compiled_code_private
@@ -196,7 +197,10 @@ def _from_adapters(
     change = ""
     if (found.folder / CONFIG).is_file():
         with opened(str(found.folder), None, weights=False) as view:
-            change = _head_change(load_config(view), wanted)
+            config = load_config(view)
+        change = _head_change(config, wanted)
+        if hasattr(config, IN_CONFIG):  # which tokens the adapters learnt to see
+            setattr(headed_model(module).config, IN_CONFIG, getattr(config, IN_CONFIG))
     leave = output_layers(bare(module)) if change else ()
     said = put_back(module, found, seed=wanted.seed, leave=leave)
     told = [note for note in notes if "new head" not in note]
