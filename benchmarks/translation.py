@@ -138,7 +138,8 @@ def by_trainer(updates: int, folder: Path, *, grouped: bool) -> tuple[list[str],
 
 def contest(name: str, updates: int) -> dict[str, float]:
     """One contestant's figures and times."""
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     wanted = [[row["target"] for row in pairs("test", TEXTS)]]
     with tempfile.TemporaryDirectory() as folder:

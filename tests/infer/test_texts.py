@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import bigbatch
+from bigbatch import answers
 from bigbatch.data.order import mixed, mixed_with, splitmix64
 from bigbatch.errors import DataError, UsageError
 from bigbatch.infer import texts
@@ -129,7 +130,7 @@ def test_a_file_is_written_in_order_goes_on_after_an_interruption_and_replaces_n
     ways = {"keep": ["topic"], "say": said.append, "show": said.append, **WAYS["drawn"]}
 
     def command(name, **changed):
-        bigbatch.answers.generate_command(place, source, tmp_path / name, **{**ways, **changed})
+        answers.generate_command(place, source, tmp_path / name, **{**ways, **changed})
         return (tmp_path / name).read_text()
 
     monkeypatch.setattr(texts, "BATCH", 0)  # each text in a batch of its own

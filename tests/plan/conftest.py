@@ -73,7 +73,10 @@ def _recipe(**changes: Any) -> SimpleNamespace:
             "memory": None, "threads": None, "recompute": None, "lazy": None, "attention": None, "products": None,
             "compile": "off",
         },
-        "run": {"evaluate_every": parse_quantity("1 epochs")},
+        "run": {
+            "evaluate_every": parse_quantity("1 epochs"),
+            "generate_every": parse_quantity("1 evaluations"),
+        },
         "gradient": {"name": "plain"},
         "sync": {"period": 1, "replicas": 1, "outer": "average"},
     }  # fmt: skip

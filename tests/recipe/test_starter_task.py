@@ -135,6 +135,8 @@ def test_what_is_called_source_and_target_is_written_unless_the_model_cannot(tmp
     )
     assert recipe.data.columns == {"source": "en", "target": "zh"}
     assert "pip install 'bigbatch[seq2seq]'" in text
+    text, recipe = start(tmp_path, text="article", document="highlights", writes=True)
+    assert recipe.task.name == "seq2seq" and "metrics: [rouge_l, rouge_lsum, perplexity]" in text
     for kind, writes, task in [
         ("masked", True, "match"), ("causal", True, "match"), ("unknown", True, "seq2seq"),
         ("encoder-decoder", True, "seq2seq"), ("encoder-decoder", False, "seq2seq"),

@@ -13,11 +13,15 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import bigbatch
 from bigbatch.errors import DataError, RecipeError
+from bigbatch.facts import CalibrationFacts
+from bigbatch.plan.timing import Measuring, Work, predict_seconds
+from bigbatch.rules.clocks import Length
+from bigbatch.units import parse_quantity
 from tests.jobs import exhaust, lines, start
 from tests.models import WORDS, tiny_pair, tiny_tokenizer
 from tests.run.forks import Kill
 from tests.run.jobs import leftovers, outcome, write_job
-from tests.translation import pairs, translation_parts
+from tests.translation import pairs
 
 pytest.importorskip("sacrebleu", reason="an extra: bigbatch[seq2seq]")
 TRAIN = ("train", "recipe.yaml")
@@ -90,7 +94,7 @@ def test_plan_journal_and_result_know_both_texts(jobs):
     assert [line["split"] for line in evaluations] == ["validation"] * 3 + ["test"]
     assert all(line["batch_tokens"] > 4 * line["batch_samples"] for line in updates)
     plan = json.loads((run / "plan.json").read_text())
-    assert plan["packing"]["value"] == "packed"
+    assert plan["packing"]["value"] == "packed" and "texts as long as" in plan["evaluate_seconds"]["reason"]
     assert plan["micro_tokens"]["value"] == 96
     result = json.loads((run / "result.json").read_text())
     assert "tok:13a" in result["signatures"]["bleu"]
@@ -107,10 +111,20 @@ def test_plan_journal_and_result_know_both_texts(jobs):
     assert result["predicted"]["train_seconds"] > 0 and result["predicted"]["peak_memory_bytes"] > 0
 
 
-def test_it_is_said_that_writing_is_not_foretold():
-    metrics = {"metrics": ["bleu", "perplexity"]}
-    parts = translation_parts(tiny_pair("bart"), pairs(50), micro_tokens=64, packing="padded", **metrics)
-    assert any(note.startswith("bleu: evaluations write a text for each row") for note in parts.notes)
+def test_the_plan_counts_the_writing_of_texts():
+    length = Length(updates=10, samples=400, epochs=4.0, exact=True)
+    written = {"validation": 5.0, "validation.hard": 1.0, "test": 2.0}
+    work = Work(validation_tokens=100, test_tokens=50, measuring=Measuring(writing_seconds=written))
+    quick = CalibrationFacts(
+        seconds_per_token=1e-3, seconds_per_update=0.0, seconds_per_token_forward=1e-2,
+        activation_bytes_per_token=0.0, resting_bytes=0, micro_tokens=64,
+    )  # fmt: skip
+    every = parse_quantity("2 updates")
+    for words, writings in (("1 evaluations", 5), ("2 evaluations", 3), ("end", 1)):
+        asked = {"evaluate_every": every, "generate_every": parse_quantity(words), "work": work}
+        found = predict_seconds(quick, length, 100, **asked)
+        assert (found.evaluations, found.writings) == (5, writings)
+        assert found.evaluate == pytest.approx((5 * 100 + 50) * 1e-2 + writings * 6 + 2)
 
 
 def test_the_folder_opens_with_transformers_and_predicts_what_it_writes(jobs):

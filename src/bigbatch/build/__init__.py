@@ -14,6 +14,7 @@
     bitwise.py          nothing is measured that could change a bit
     measured.py         what measuring needs, and how long it may take
     measure.py          measure a little, then plan
+    writing.py          how long the texts of evaluations take
     compare.py          a way to run the model, held against the plain one
     formats.py          which number format
     compiling.py        whether compiling pays

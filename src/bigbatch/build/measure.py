@@ -18,6 +18,7 @@ from bigbatch.build.measured import Budget, Measured
 from bigbatch.build.measured_before import SPEEDS, Remembered
 from bigbatch.build.noise import obstacle
 from bigbatch.build.runners import open_runner
+from bigbatch.build.writing import writing_seconds
 from bigbatch.facts import CalibrationFacts, ForwardFacts, ProbeFacts
 from bigbatch.graph.embeddings import large_embeddings
 from bigbatch.model.first_blocks import first_blocks
@@ -85,7 +86,8 @@ def measured_plan(on: Measured) -> Plan:
         remembered.keep(facts, calibration)
     tokens = int(on.lengths.tokens / max(1, on.lengths.samples) * on.length.samples / on.length.updates)
     calibration = with_cost(on.recipe, on.ready.task, calibration, tokens)
-    measuring = Measuring(load=load, sizes_not_tried=not_tried)
+    written = writing_seconds(on, load.slowdown if load is not None and load.busy else 1.0)
+    measuring = Measuring(load=load, sizes_not_tried=not_tried, writing_seconds=written)
     return _plan(on, packed, calibration, facts, formats, copies_bytes, measuring)
 
 

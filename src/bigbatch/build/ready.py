@@ -16,7 +16,6 @@ from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.data.unknown import unknown_note
 from bigbatch.errors import DataError, ModelError, Problem
-from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.entities import SEEN
 from bigbatch.model.adjust import read_given_types
 from bigbatch.model.heads import HEADS
@@ -80,11 +79,6 @@ def ready_model(
     if inputs.train.tokenised:
         note = read_given_types(module, inputs.train.rows.column_names)
         notes += [] if note is None else [note]
-    writing = " and ".join(metric.name for metric in task.metrics if is_written(metric))
-    if writing:
-        notes.append(
-            f"{writing}: evaluations write a text for each row, which the predicted time does not count"
-        )
     return made_ready(
         module,
         tokenizer,

@@ -61,11 +61,11 @@ def add_generate(app: typer.Typer) -> None:
         """Let a trained model write: one text as it comes, or one for each row of a file."""
         if prompt is not None and prompts is not None:
             raise UsageError("PROMPT and --prompts: give one of them")
-        given: str | bytes | Path | None = prompt
+        given: str | bytes | Path
         if prompts is not None:
             given = sys.stdin.buffer.read() if prompts == "-" else Path(prompts)
-        elif given is None:
-            given = sys.stdin.read().rstrip("\n")
+        else:
+            given = sys.stdin.read().rstrip("\n") if prompt is None else prompt
         columns = columns_of(column)
         from bigbatch import answers
 

@@ -27,6 +27,7 @@ from bigbatch.model.heads import HEADS
 from bigbatch.protocols import Json, Role, Row, Tokenizer
 from bigbatch.samples import Sample
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.chat import Chat
 from bigbatch.tasks.inputs import NoTokens, tokenised_inputs
 from bigbatch.tasks.seq2seq import SOURCE, Seq2Seq
 from bigbatch.tasks.vocabulary import frame_of
@@ -183,13 +184,14 @@ def prompts_of(rows: Sequence[PlacedRow], opened: Loaded, *, chat: bool = False)
     Args:
         rows: with their places.
         opened: the model.
-        chat: a prompt is what a user says: it goes through the chat template, too.
+        chat: a prompt is what a user says: it goes through the chat template, too; of task chat it always does.
 
     Raises:
         DataError: rows that cannot be written from, with their places.
         UsageError: messages, and no chat template.
     """
     task, tokenizer = opened.task, opened.tokenizer
+    chat = chat or isinstance(task, Chat)
     found: list[Prompt] = []
     problems: list[Problem] = []
     before = frame_of(tokenizer) if hasattr(tokenizer, "num_special_tokens_to_add") else ((), ())

@@ -45,6 +45,8 @@ WINDOW_ROWS = 512
 _TAIL = 8
 """Tokens of the prompt that are decoded before what is written: whether a blank begins it depends on them."""
 _SAY_SECONDS = 5.0
+_ANSWER = "A1B2"
+"""Stands in no template."""
 Said = Callable[[str], object]
 
 
@@ -161,9 +163,25 @@ def _causal_marks(opened: Loaded) -> Marks:
     told = getattr(getattr(outer, "generation_config", None), "eos_token_id", None)
     ends = [*(told if isinstance(told, list) else [told]), getattr(tokenizer, "eos_token_id", None)]
     known = opened.task.facts.vocabulary
+    ends.append(_end_of_turn(tokenizer))
     ends.append(None if known is None else known.end_id)
     pad = getattr(tokenizer, "pad_token_id", None)
     return Marks(ends=tuple(dict.fromkeys(int(each) for each in ends if each is not None)), pad=int(pad or 0))
+
+
+def _end_of_turn(tokenizer: Tokenizer | None) -> int | None:
+    """The mark that a chat template writes behind an answer, which need not be the tokenizer's end mark."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    talk = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        text = str(getattr(tokenizer, "apply_chat_template")(talk, tokenize=False))  # noqa: B009
+        behind = text.rpartition(_ANSWER)[2].lstrip()
+        ids = getattr(tokenizer, "encode")(behind, add_special_tokens=False)  # noqa: B009
+    except Exception:  # a template that wants other turns; what else ends a text is known
+        return None
+    marks = getattr(tokenizer, "added_tokens_decoder", {})
+    return int(ids[0]) if ids and int(ids[0]) in marks else None
 
 
 class _Reader:

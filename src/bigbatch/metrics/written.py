@@ -46,9 +46,8 @@ def worst_texts(written: Sequence[str], wanted: Sequence[str], most: int) -> tup
     by = "chrf"
     try:
         one = scorer(by, "13a")
-        scores = np.array(
-            [one.sentence_score(*_pair(*both)).score for both in zip(written, wanted, strict=True)]
-        )
+        both = zip(written, wanted, strict=True)
+        scores = np.array([one.sentence_score(ours, [theirs]).score for ours, theirs in both])
     except RecipeError:
         by = "rouge_l"
         scores = written_metrics()[by].rows(written, wanted)
@@ -57,7 +56,3 @@ def worst_texts(written: Sequence[str], wanted: Sequence[str], most: int) -> tup
         WrittenRow(row=row, written=written[row], wanted=wanted[row], score=float(scores[row]), by=by)
         for row in chosen
     )
-
-
-def _pair(written: str, wanted: str) -> tuple[str, list[str]]:
-    return written, [wanted]

@@ -266,7 +266,10 @@ def times(
         return {}
     calibration = replace(calibration, seconds_per_token=calibration.seconds_per_token * slowdown)
     every = recipe.run.evaluate_every
-    seconds = predict_seconds(calibration, length, cut.computed_tokens, evaluate_every=every, work=work)
+    seconds = predict_seconds(
+        calibration, length, cut.computed_tokens,
+        evaluate_every=every, generate_every=recipe.run.generate_every, work=work,
+    )  # fmt: skip
     train = f"{length.updates:,} updates of {seconds.update:.3g} s: {cut.computed_tokens:,} tokens each"
     load = work.measuring.load if work is not None else None
     if load is not None and load.busy:
@@ -284,6 +287,8 @@ def times(
         read = [f"{seconds.evaluations} x {work.validation_tokens:,} validation tokens"] * (
             work.validation_tokens > 0
         ) + [f"{work.test_tokens:,} test tokens"] * (work.test_tokens > 0)
+        if work.measuring.writing_seconds:
+            read.append(f"texts as long as their targets ({seconds.writings} x of validation)")
         choices["evaluate_seconds"] = Choice(
             value=show_seconds(seconds.evaluate),
             reason=" and ".join(read),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bigbatch.facts import CalibrationFacts
@@ -52,6 +53,8 @@ class Measuring:
 
     load: Load | None = None
     """None: it was not looked at, or the system does not tell."""
+    writing_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Split -> what it takes to write all its texts once; empty where evaluations write none."""
     sizes_not_tried: str = ""
     """Why one size of micro-batch was measured alone; empty: others were tried, or the user named it."""
 
@@ -85,6 +88,8 @@ class Seconds:
     """All evaluations of the run."""
     evaluations: int
     """Passes over the validation sets."""
+    writings: int = 0
+    """Those that write the texts of the validation sets, too."""
 
 
 def predict_seconds(
@@ -93,6 +98,7 @@ def predict_seconds(
     computed_tokens: int,
     *,
     evaluate_every: Quantity | None = None,
+    generate_every: Quantity | None = None,
     work: Work | None = None,
 ) -> Seconds:
     """Wall times of a run.
@@ -102,12 +108,14 @@ def predict_seconds(
         update   = computed tokens x seconds per token + seconds per update
         train    = updates x update
         evaluate = (evaluations x validation tokens + test tokens) x forward seconds per token
+                   + writings x seconds of the validation sets' texts + those of the test split's
 
     Args:
         calibration: measured speeds.
         length: of the run.
         computed_tokens: of an update, padding included.
         evaluate_every: `run.evaluate_every`.
+        generate_every: `run.generate_every`.
         work: tokens to evaluate.
     """
     update = computed_tokens * calibration.seconds_per_token + calibration.seconds_per_update
@@ -118,7 +126,17 @@ def predict_seconds(
         evaluations = count_evaluations(evaluate_every, length, computed_tokens, train)
     tokens = evaluations * work.validation_tokens + work.test_tokens
     evaluate = tokens * calibration.seconds_per_token_forward
-    return Seconds(update=update, train=train, evaluate=evaluate, evaluations=evaluations)
+    writings = _writings(evaluations, generate_every)
+    for split, seconds in work.measuring.writing_seconds.items():
+        evaluate += seconds * (1 if split == "test" else writings)
+    return Seconds(update=update, train=train, evaluate=evaluate, evaluations=evaluations, writings=writings)
+
+
+def _writings(evaluations: int, every: Quantity | None) -> int:
+    """How many of the evaluations write texts: every so many, and the last."""
+    if every is None or every.unit != "evaluations":
+        return min(1, evaluations)
+    return -(-evaluations // max(1, round(every.amount)))
 
 
 def count_evaluations(every: Quantity, length: Length, update_tokens: float, train_seconds: float) -> int:

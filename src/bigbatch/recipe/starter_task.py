@@ -90,7 +90,8 @@ def picked_task(found: Findings) -> PickedTask:
     if found.document is not None:
         two_stacks = found.known is not None and found.known.kind == "encoder-decoder"
         writes = two_stacks or (found.writes and (found.known is None or found.known.kind == "unknown"))
-        return _SEQ2SEQ if writes else _match(found)
+        shorter = found.document.strip().lower() in _SUMMARIES
+        return (_SUMMARY if shorter else _SEQ2SEQ) if writes else _match(found)
     return _language(found)
 
 
@@ -102,6 +103,21 @@ _SEQ2SEQ = PickedTask(
     notes=(
         "the texts that the model writes are scored where sacrebleu is installed (pip install 'bigbatch[seq2seq]'):",
         "metrics: [bleu, chrf, perplexity]; to find the second text by the first instead: task: match",
+    ),
+)
+
+
+_SUMMARIES = ("summary", "highlights", "abstract", "headline", "tldr")
+"""Names of columns that say what a longer text is about."""
+_SUMMARY = PickedTask(
+    name="seq2seq",
+    written="seq2seq",
+    why="a text a row and its summary, which is written from it: data.columns says which is which",
+    said="a text and its summary (task: seq2seq)",
+    notes=(
+        "to score the summaries that the model writes, beside the first sentences of each text:",
+        "metrics: [rouge_l, rouge_lsum, perplexity]; a long text is cut at data.max_length, a summary at",
+        "task.target_max_length; T5 was trained with task.source_prefix: 'summarize: '",
     ),
 )
 

@@ -17,7 +17,7 @@ _MOST_BYTES = 2**22
 
 def worst_view(evaluation: Mapping[str, object]) -> dict[str, object]:
     """The texts of the last split that has some, as the template reads them: worst first."""
-    for split, facts in reversed(evaluation.items()):
+    for split, facts in reversed([*evaluation.items()]):
         rows = facts.get("texts") if isinstance(facts, Mapping) else None
         found = (
             [_row(row) for row in rows[:_MOST_TEXTS] if isinstance(row, Mapping)]

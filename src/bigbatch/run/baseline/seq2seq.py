@@ -51,7 +51,7 @@ def seq2seq_baselines(train: Split, seconds: float) -> Iterator[Baseline]:
         yield _written(COPIED, lambda split: texts_of(split, "source"))
     kept = spread(len(sources), _MOST_ROWS)
     note = f"searched {len(kept):,} of {len(sources):,} rows" if len(kept) < len(sources) else ""
-    known = [sources[row] for row in kept]
+    known = [sources[int(row)] for row in kept]
     wide = sum(map(len, known)) <= _WITH_CHARACTERS
     bag = Bag([known], (WORDS, CHARACTERS) if wide else (WORDS,), most=100_000)
 
@@ -63,7 +63,7 @@ def seq2seq_baselines(train: Split, seconds: float) -> Iterator[Baseline]:
         found = []
         for first in range(0, len(asked), _AT_A_TIME):
             scores = bag([asked[first : first + _AT_A_TIME]]) @ bag.learnt_from.T
-            found += [targets[kept[row]] for row in scores.argmax(1)]
+            found += [targets[int(kept[row])] for row in scores.argmax(1)]
         return found
 
     yield _written(NEAREST, nearest, note)
