@@ -14,7 +14,7 @@ SET = {"updates": 6, "batch": 12, "optimizer.lr": 1e-2, "baseline": "off", "plan
 
 
 def test_conversations_are_learnt_and_the_model_keeps_its_template(tmp_path):
-    rows = talk(40, most_turns=1)
+    rows = talk(40, most_turns=1, weights=(1,))
     run = bigbatch.train(
         chat_model(),
         rows,
@@ -33,6 +33,10 @@ def test_conversations_are_learnt_and_the_model_keeps_its_template(tmp_path):
     for found in live:
         assert math.isclose(found["nll"], sum(turn["nll"] for turn in found["turns"]), rel_tol=1e-6)
         assert [turn["turn"] for turn in found["turns"]] == [2]
+    page = (tmp_path / "run" / "report.html").read_text()
+    said = rows[0]["messages"][-1]["content"]
+    assert f'<pre class="learnt" dir="auto">{said}&lt;/s&gt;</pre>' in page
+    assert '<pre class="read" dir="auto">&lt;|user|&gt;' in page
     assert bigbatch.evaluate(tmp_path / "run", rows[:8])["accuracy"] > 0
 
 

@@ -17,6 +17,7 @@
     ├── page.py        templates filled in, charts as files of their own, files written in one step
     ├── graph.py       what a micro-batch computes: picture, page, section
     ├── stages.py      the stages of a run: a row each
+    ├── talks.py       conversations as they are trained on
     ├── html.py        one offline report.html
     ├── compare.py     several runs: table and overlaid curves
     ├── points.py      what the points of a sweep came to: groups over seeds, results.csv

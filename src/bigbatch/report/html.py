@@ -16,6 +16,7 @@ from bigbatch.report.quality import Example, SplitQuality, split_quality
 from bigbatch.report.read import RunData, head_in, read_run
 from bigbatch.report.recipes import flat_recipe
 from bigbatch.report.stages import stages_section
+from bigbatch.report.talks import talks_view
 from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
 from bigbatch.report.texts import samples_view, worst_view
 from bigbatch.units import show_bytes, show_seconds
@@ -50,7 +51,7 @@ def render_report(run: RunData) -> str:
         if isinstance(entry, Mapping)
     ]
     view = _learning(run) | _quality(run, qualities) | _plan(run) | _events(run) | _use(run)
-    view |= worst_view(run.evaluation) | samples_view(run.path)
+    view |= worst_view(run.evaluation) | samples_view(run.path) | talks_view(run.path)
     view |= {
         "name": clean(run.name),
         "when": _when(run),
@@ -397,6 +398,7 @@ def _sections(view: Mapping[str, object]) -> list[tuple[str, str]]:
         ("mistakes", "Mistakes", view["examples"]),
         ("texts", "Texts", view["texts"]),
         ("samples", "Samples", view["sample_rows"]),
+        ("conversations", "Conversations", view["talks"]),
         ("plan", "Plan", True),
         ("graph", "Graph", view["graph"]),
         ("events", "Events", True),

@@ -65,6 +65,8 @@ from bigbatch.store.mending import mend
 from bigbatch.store.progress import Progress
 from bigbatch.store.same_classes import check_same_classes
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.chat import Chat
+from bigbatch.tasks.chat_rows import shown_talks
 
 _RECORD_BYTES = 2**24
 """Room for metrics.jsonl, report and the small files."""
@@ -395,6 +397,9 @@ def _write_facts(directory: RunDirectory, parts: Parts, start: _Start) -> None:
     directory.write_json(directory.environment, {**facts, "lengths": asdict(parts.clocks.lengths)})
     if parts.audit is not None:
         directory.write_json(directory.audit, parts.audit.to_json())
+    if isinstance(parts.task, Chat) and parts.model.tokenizer is not None:
+        talks = shown_talks(parts.train, parts.model.tokenizer)
+        directory.write_json(directory.path / "conversations.json", {"conversations": talks})
     if start.code:
         make_folders(directory.code)
     for path in start.code:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from bigbatch.errors import DataError
-from bigbatch.protocols import Row
+from bigbatch.protocols import Row, Tokenizer
 from bigbatch.samples import Sample, Table
 from bigbatch.tasks.dialogue import Answer, ChatTokenizer, Dialogue, Message, Template
 from bigbatch.tasks.inputs import NoTokens
@@ -266,6 +266,30 @@ class ChatRows:
             if str(piece).startswith(_BLANKS) and gap.isspace():
                 first, merged = first + 1, True
         return np.arange(max(first, 1), max(last, 1)), bool(merged)
+
+
+def shown_talks(table: Table, tokenizer: Tokenizer, most: int = 3) -> list[list[dict[str, str | bool]]]:
+    """The first conversations of a split from which something is learnt, in stretches: `{"text", "learnt"}`.
+
+    Args:
+        table: a tokenised split.
+        tokenizer: that made the tokens.
+        most: conversations.
+    """
+    rows = np.flatnonzero(table.counted_units > 0)[:most]
+    found = []
+    for row in rows:
+        one = table.take(np.array([row])).load()
+        learnt_T = np.zeros(len(one.ids), bool)
+        learnt_T[one.reads[one.weights > 0] + 1] = True
+        edges = np.flatnonzero(np.diff(learnt_T)) + 1
+        found.append(
+            [
+                {"text": tokenizer.decode(ids.tolist(), skip_special_tokens=False), "learnt": bool(learnt[0])}
+                for ids, learnt in zip(np.split(one.ids, edges), np.split(learnt_T, edges), strict=True)
+            ]
+        )
+    return found
 
 
 def turn_notes(table: Table, max_length: int) -> list[str]:
