@@ -499,6 +499,18 @@ MUTANTS = (
         tests=("tests/data/test_mixture.py",),
     ),
     Mutant(
+        name="one-order-of-shards",
+        fault="shards come in the same order in every epoch",
+        patches=(("data/shards.py", "mixed(self.seed, _SHARDS, epoch)", "mixed(self.seed, _SHARDS)"),),
+        tests=("tests/data/test_shards.py",),
+    ),
+    Mutant(
+        name="parked-rows-unchecked",
+        fault="rows on the disk are taken as they are, whatever has happened to them",
+        patches=(("data/parked.py", '.hexdigest() != about["sha256"]', '.hexdigest() == ""'),),
+        tests=("tests/data/test_shards.py",),
+    ),
+    Mutant(
         name="any-version-goes-on",
         fault="a transfer that broke off goes on with whatever version the server has by now",
         patches=(("remote/web.py", '"If-Range": tag}', '"X-Range": tag}'),),

@@ -5,6 +5,7 @@ Rooms that load torch are imported inside the functions, behind everything that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bigbatch.arguments import PathOrText
 from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
+from bigbatch.launch.parts import in_parts
 from bigbatch.launch.passed import stowed
 from bigbatch.launch.place import place_of
 from bigbatch.launch.slurm import shared_folder, slurm_command
@@ -231,6 +233,41 @@ def prepare(
         return [line for one in each for line in prepare_only(one, Live(), console.say, console.progress)]
     finally:
         console.close()
+
+
+def tokenize(
+    recipe: PathOrText,
+    overrides: Sequence[str] = (),
+    *,
+    out: PathOrText | None = None,
+    processes: int = 1,
+    part: tuple[int, int] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> list[str]:
+    """As `prepare`, into a folder of choice and in several processes, for shards; what is there already stays.
+
+    Args:
+        recipe: a file.
+        overrides: `key=value` on top of it.
+        out: the cache (`run.cache`); None: the recipe's.
+        processes: that tokenise shards side by side.
+        part: which of how many parts this process tokenises, from 0; None: all, as the one that was asked.
+        environ: where `BIGBATCH_*` keys are read from; None: nowhere.
+
+    Raises:
+        BigbatchError: whatever would stop `train` before its first update for model or data.
+    """
+    from bigbatch.build.inputs import Live
+    from bigbatch.build.only import fill_only
+
+    words = [*overrides, *([] if out is None else [f"run.cache={os.path.abspath(out)}"])]
+    loaded = load_recipe(recipe, words, environ=environ)
+    if part is not None:
+        return [f"{fill_only(loaded, Live(), part, lambda text: None)} shards"]
+    if processes > 1 and loaded.data.shuffle == "shards":
+        in_parts(["tokenize", str(recipe)], words, processes, environ or {})
+    lines = prepare(recipe, words, environ=environ)
+    return [*lines, f"train with run.cache={loaded.run.cache}"] if loaded.run.cache else lines
 
 
 def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:

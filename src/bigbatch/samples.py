@@ -149,7 +149,7 @@ class Table:
     together: bool = True  # whether a group stays together in a micro-batch, since its loss is one
     truncated_samples: int = 0
     sources: tuple[int, ...] = ()
-    """First sample of each source of a mixture by share (`data.mixture`); empty: one source, or some of the samples."""
+    """First sample of each source by share, or shard (`data.mixture`, `data.shards`); empty: all alike, or some."""
     prepare: Prepare | None = None
     """What is done to samples once they are gathered, by themselves whoever else is there: pixels become the model's
     numbers, changed as a column of theirs says. None: nothing."""

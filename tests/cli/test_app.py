@@ -27,6 +27,7 @@ FLAGS = {
     "": ["--help", "--version", "-h"],
     "init": ["--column", "--force", "--help", "--model", "--out", "--pretrain", "-h"],
     "prepare": ["--help", "--set", "-h"],
+    "tokenize": ["--help", "--out", "--part", "--processes", "--set", "-h", "-o"],
     "plan": ["--audit", "--dry-run", "--graph", "--help", "--ranks", "--set", "-h"],
     "train": [
         "--allow",
@@ -131,6 +132,7 @@ def api(monkeypatch, tmp_path):
         ),
         "plan": answer("plan", [["37 updates", "micro_tokens 512"]]),
         "prepare": answer("prepare", [["train: 12 samples, 90 tokens"]]),
+        "tokenize": answer("tokenize", [["tokens: cache"]]),
         "train_command": answer("train_command", [SimpleNamespace(status="finished", signal=None)]),
         "launch_command": answer("launch_command", [None]),
         "evaluate": answer("evaluate", [{"loss": 0.5, "accuracy": 0.851234567}]),
@@ -215,7 +217,7 @@ def test_version(run):
 def test_init(run, monkeypatch, tmp_path):
     looked_at = []
     guess = ModuleType("bigbatch.data.guess")
-    guess.profile = lambda files, columns: looked_at.append((files, columns)) or SimpleNamespace(
+    guess.profile = lambda files, columns, say: looked_at.append((files, columns)) or SimpleNamespace(
         files=("a.csv",), rows=400, columns={"text": "t", "label": "l"}, all_columns=("t", "l"), kind="single",
         encoding="utf-8", quoting="minimal", language="en", class_counts={"x": 200, "y": 200}, words={}, empty_texts=0,
         missing_labels=0, warnings=(), running=None,
@@ -251,6 +253,9 @@ def test_prepare(api, run):
     assert run("prepare", "r.yaml", "data.max_length=9")[:2] == (0, "train: 12 samples, 90 tokens\n")
     [(name, args, _)] = api.calls
     assert (name, args) == ("prepare", (Path("r.yaml"), ["data.max_length=9"]))
+    assert run("tokenize", "r.yaml", "-o", "cache", "--part", "1/4")[:2] == (0, "tokens: cache\n")
+    _, _, options = api.calls[-1]
+    assert (options["out"], options["processes"], options["part"]) == (Path("cache"), 1, (1, 4))
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,6 @@ LATER = [
     "model.adapter={name: lora, base: 4bit}",
     "task={name: match, towers: 2}",
     "task=rank",
-    "data.shuffle=shards",
     "gradient=rdrop",
     "sync.mode=async",
     "sync.compress=powersgd",

@@ -96,9 +96,9 @@ def _lengths_of(recipe: Recipe, train: Table, batches: Batches) -> LengthFacts:
     Raises:
         RecipeError: one update takes more of a source than it has.
     """
-    if not train.sources:
-        return length_facts(train)
     files = recipe.data.train
+    if not train.sources or not any(file.share for file in files):
+        return length_facts(train)
     shares = [file.share or 0.0 for file in files]
     sizes = np.diff([*train.sources, len(train)]).tolist()
     sources = tuple(

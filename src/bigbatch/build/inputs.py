@@ -91,7 +91,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
         DataError: every problem found, with file, row and byte offset.
     """
 
-    def read(source: object) -> DataTable:
+    def read(source: object, park: Path | None = None) -> DataTable:
         return read_table(
             source,
             base=recipe.base,
@@ -101,6 +101,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
             quoting=recipe.data.quoting,
             empty_text=recipe.data.empty_text,
             say=say,
+            park=park,
         )
 
     if recipe.stages:
@@ -110,7 +111,11 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
             "write the stage that is meant into a recipe of its own (RUN/stages/*/recipe.yaml is one)"
         )
     kind, role = kind_of(task.roles), label_role(task.roles)
-    train = read(live.train if live.train is not None else recipe.data.train)
+    shards = recipe.data.shuffle == "shards" and live.train is None
+    train = read(
+        live.train if live.train is not None else recipe.data.train,
+        recipe.cache_folder / "rows" if shards else None,
+    )
     named = _validation(recipe, live, read)
     if isinstance(recipe.data.validation, float) and live.validation is None:
         strata = role if kind in ("single", "multi") else None
@@ -121,13 +126,16 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
             train_rows, held_out = stratified_share(train, share, recipe.seed.data, strata)
         train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
-    _check_sources(recipe, train)
+    if not shards:
+        _check_sources(recipe, train)
     _check_one_kind(train, [*named.values(), *([] if test is None else [test])], task)
     labels = _labels(recipe, task, live, train, kind)
     named = {name: matched(table, role, kind, labels, train) for name, table in named.items()}
     test = None if test is None else matched(test, role, kind, labels, train)
     train = matched(train, role, kind, labels, train)
-    warnings = check_splits(train, named, test, kind=kind, labels=labels, roles=task.roles)
+    warnings = check_splits(
+        train, named, test, kind=kind, labels=labels, roles=task.roles, doubles=not shards
+    )
     warnings += task.with_facts(labels=labels).data_warnings
     inputs = Inputs(
         train=train,

@@ -11,7 +11,7 @@ from bigbatch.build.coupling import check_coupling
 from bigbatch.build.inputs import Inputs, Live, model_digest, read_inputs
 from bigbatch.build.live import live_digests, live_task
 from bigbatch.build.parts import Parts
-from bigbatch.build.ready import ready_model, ready_tables
+from bigbatch.build.ready import fill_shards, ready_model, ready_tables
 from bigbatch.metrics.watched import check_watched
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.probe.hardware import hardware_facts
@@ -50,6 +50,26 @@ def plan_only(
         cache = token_cache(recipe)
         given = Given(live=live, cache_dir=cache, say=say, progress=progress, audit=audit, **ways)
         return build(recipe, task, inputs, given)
+
+
+def fill_only(recipe: Recipe, live: Live, part: tuple[int, int], say: Say) -> int:
+    """Tokenise every n-th shard into the cache; how many these are.
+
+    Args:
+        recipe: names model and data.
+        live: objects of the caller's process.
+        part: which of how many parts, from 0.
+        say: told each step that can take a while.
+
+    Raises:
+        ModelError: the model or tokenizer cannot be used.
+        DataError: every problem of the rows.
+    """
+    with placed(recipe):
+        task = live_task(recipe, live)
+        inputs = checked_inputs(recipe, task, live, say)
+        ready = ready_model(recipe, task, inputs, live, "cpu", say)
+        return fill_shards(inputs, ready, token_cache(recipe), part, say)
 
 
 def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None = None) -> list[str]:
@@ -154,5 +174,5 @@ def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[
 
 
 def token_cache(recipe: Recipe) -> Path:
-    """Beside the run directories, so that runs share it; it can be deleted at any time."""
-    return recipe.shared_folder / ".cache" / "tokens"
+    """Beside the run directories, or in `run.cache`, so that runs share it; it can be deleted at any time."""
+    return recipe.cache_folder / "tokens"

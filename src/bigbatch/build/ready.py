@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bigbatch.build.inputs import Inputs, Live, local_model
 from bigbatch.data.batches import Batches
 from bigbatch.data.mixture import joined
+from bigbatch.data.shard_tokens import shard_table
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.data.unknown import unknown_note
@@ -121,23 +123,17 @@ def ready_tables(
                 f"{name}: {padded:,} of {len(rows):,} rows of token ids have padding (id {given.pad_id}) and no "
                 "attention_mask; the padding is left out"
             )
-        tables[name], reused = token_table(
-            rows,
-            task=ready.task,
-            tokenizer=ready.tokenizer,
-            cache_dir=cache_dir,
-            key_parts=_key_parts(ready),
-            tokenizer_digest=digest,
-            progress=(lambda done, total, name=name: progress(name, done, total)) if progress else None,
-            say=say,
-        )
+        told = (lambda done, total, name=name: progress(name, done, total)) if progress else None
+        how, sharded = _how(ready, rows, cache_dir, digest), bool(rows.digests)
+        tables[name], reused = (shard_table if sharded else token_table)(rows, **how, progress=told, say=say)
         say(f"{name}: {len(rows):,} rows{', tokens from the cache' if reused else ' tokenised'}")
         for stream in tables[name].texts.values():
             strange = unknown_note(name, stream.load().columns["ids"], ready.tokenizer)
             unknown |= {} if strange is None else {name: strange}
         turns = turn_notes(tables[name], ready.max_length)
         notes += [f"{name}: {note}" for note in turns]
-        tables[name] = _arranged(ready.task, tables[name], rows)
+        if not sharded:
+            tables[name] = _arranged(ready.task, tables[name], rows)
         if name != "train":
             tables[name] = ready.task.fixed(tables[name])
         tables[name] = promised(tables[name], ready.task.needs)
@@ -163,6 +159,41 @@ def ready_tables(
     for name, table in tables.items():
         notes += _what_counts(name, table, task, unknown.get(name))
     return tables, replace(ready, task=task), tuple(notes)
+
+
+def _how(ready: Ready, rows: DataTable, cache_dir: Path | None, digest: str | None) -> dict[str, Any]:
+    """What rows are tokenised by."""
+    arranged = {"block_length": ready.task.facts.block_length} if rows.digests else {}
+    return {
+        "task": ready.task,
+        "tokenizer": ready.tokenizer,
+        "cache_dir": cache_dir,
+        "key_parts": {**_key_parts(ready), **arranged},
+        "tokenizer_digest": digest,
+    }
+
+
+def fill_shards(
+    inputs: Inputs, ready: Ready, cache_dir: Path, part: tuple[int, int], say: Callable[[str], None]
+) -> int:
+    """Tokenise every n-th shard of the training rows into the cache; those that are there stay.
+
+    Args:
+        inputs: the rows.
+        ready: model, tokenizer and task.
+        cache_dir: where tokens are kept.
+        part: which of how many parts, from 0.
+        say: told when a damaged entry is made anew.
+
+    Returns:
+        How many shards these are; 0 where the rows are not in shards.
+    """
+    rows = inputs.train
+    numbers = range(part[0], len(rows.digests), part[1])
+    digest = None if rows.tokenised else tokenizer_fingerprint(ready.tokenizer)
+    for number in numbers:
+        token_table(rows.shard(number), **_how(ready, rows, cache_dir, digest), say=say)
+    return len(numbers)
 
 
 def _arranged(task: Task, table: Table, rows: DataTable) -> Table:

@@ -5,6 +5,7 @@ beside.py   commands that have a file of their own
 mining.py   the command mine
 writing.py  the command generate
 exporting.py the command export
+tokens.py   the command tokenize
 outcome.py  from what happened to an exit code and a message
 words.py    printing: control characters made visible, numbers lined up
 options.py  arguments and options that several commands share

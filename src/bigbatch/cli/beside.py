@@ -6,6 +6,7 @@ import typer
 
 from bigbatch.cli.exporting import add_export
 from bigbatch.cli.mining import add_mine
+from bigbatch.cli.tokens import add_tokenize
 from bigbatch.cli.writing import add_generate
 
 
@@ -14,3 +15,4 @@ def add_others(app: typer.Typer) -> None:
     add_mine(app)
     add_generate(app)
     add_export(app)
+    add_tokenize(app)

@@ -26,6 +26,10 @@
     cache.py        the cache's files: raw arrays and a JSON header, checksummed, written atomically
     order.py        the order of an epoch, as arithmetic
     mixture.py      the order of several sources by share
+    shards.py       the order of a split in many files
+    parked.py       rows of one file on the disk, mapped
+    shard_tokens.py tokens of many files: an entry of the cache each, and one of all
+    joining.py      tables of several files as one
     batches.py      global batches: which samples an update consumes
     packs.py        micro-batches: how a global batch is cut for the machine
     random_parts.py a global batch in random parts, for the gradient noise scale

@@ -9,6 +9,7 @@ import numpy as np
 
 from bigbatch.data.mixture import MixedOrder
 from bigbatch.data.order import SampleOrder
+from bigbatch.data.shards import ShardOrder
 from bigbatch.protocols import View
 from bigbatch.samples import TOKENS, UNITS, GlobalBatch, Table, offsets_of
 
@@ -63,6 +64,14 @@ def beginnings(table: Table, most_tokens: int) -> Table:
     )
 
 
+def _order_of(table: Table, seed: int, parts: Sequence[int]) -> SampleOrder | MixedOrder | ShardOrder:
+    """All rows alike, or as their sources ask."""
+    if not table.sources:
+        return SampleOrder(len(table), seed)
+    sizes = np.diff([*table.sources, len(table)]).tolist()
+    return MixedOrder(sizes, parts, seed) if parts else ShardOrder(sizes, seed)
+
+
 class Batches:
     """The global batches of a split, of a number of samples or of at most a number of tokens.
 
@@ -73,7 +82,7 @@ class Batches:
         tokens: instead of `samples`: the longest prefix of the stream with at most this many tokens, but at
             least one sample.
         view: what an epoch sees of the table's rows; None: the rows themselves.
-        parts: of each of the table's sources in the stream (`data.mixture.whole_parts`); empty: all rows alike.
+        parts: of each of the table's sources in the stream (`data.mixture.whole_parts`); empty: they are shards.
     """
 
     def __init__(
@@ -93,8 +102,7 @@ class Batches:
         self.seed = seed
         self._view = view
         self._parts = parts
-        sizes = np.diff([*table.sources, len(table)]).tolist()
-        self._stream = MixedOrder(sizes, parts, seed) if parts else SampleOrder(len(table), seed)
+        self._stream = _order_of(table, seed, parts)
         self._lengths = table.lengths_B
 
     def at(self, position: int, update: int, samples: int | None = None) -> GlobalBatch:

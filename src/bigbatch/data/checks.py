@@ -32,6 +32,7 @@ def check_splits(
     kind: Kind,
     labels: LabelSet,
     roles: Mapping[str, Role] | None = None,
+    doubles: bool = True,
 ) -> list[str]:
     """Refuse data that cannot be trained on; count what only looks wrong.
 
@@ -46,6 +47,7 @@ def check_splits(
         kind: of the task.
         labels: the classes; those that the recipe lists may be missing in training, with a warning.
         roles: what the task reads; by default `text` and a `label` of this kind.
+        doubles: whether to look for rows that occur more than once, for which memory holds them all.
 
     Returns:
         Warnings in the user's words, those of reading first.
@@ -70,7 +72,7 @@ def check_splits(
         warnings += _same_number(train, roles)
     else:
         warnings += _label_warnings(train, labels, roles)
-    return warnings + _double_warnings(train, others, roles)
+    return warnings + (_double_warnings(train, others, roles) if doubles else [])
 
 
 def _split_name(name: str) -> str:

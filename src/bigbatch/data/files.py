@@ -69,6 +69,8 @@ def find_files(path: str, base: Path, say: Say | None = None) -> list[tuple[str,
         if not matches:
             raise one_error(path, "", f"no file matches (looked in {base.resolve()})")
         return [(_name(match, base), match) for match in matches]
+    if full.is_dir() and (tables := _tables_in(full)):
+        return [(_name(table, base), table) for table in tables]
     if full.exists():
         return [(path, full)]
     folder = full.parent
@@ -77,6 +79,17 @@ def find_files(path: str, base: Path, say: Say | None = None) -> list[tuple[str,
         f"no such file (looked in {folder.resolve()})" if there else f"no such folder: {folder.resolve()}"
     )
     raise one_error(path, "", missing + nearest(full.name, there))
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """Tables below a folder that holds nothing else to read, by name; none where there are images or texts."""
+    found = [
+        path for path in folder.rglob("*") if not path.relative_to(folder).as_posix().startswith((".", "_"))
+    ]
+    kinds = {path: _suffix(path) for path in found if path.is_file()}
+    if any(kind in IMAGES or kind in TEXT for kind in kinds.values()):
+        return []
+    return sorted(path for path, kind in kinds.items() if kind in SUFFIXES)
 
 
 def _silent(text: str) -> None:

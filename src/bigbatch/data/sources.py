@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +25,10 @@ from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.columns import ID, pick_columns
 from bigbatch.data.conversations import with_conversations
 from bigbatch.data.files import find_files, read_file
+from bigbatch.data.joining import join_tables
 from bigbatch.data.labels import class_name
 from bigbatch.data.objects import names_files, read_object
+from bigbatch.data.parked import parked
 from bigbatch.data.problems import data_error, listed, nearest, one_error, shown_names
 from bigbatch.data.raw import Column, Raw, named_order
 from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable, innermost
@@ -44,6 +48,7 @@ def read_table(
     quoting: str = "minimal",
     empty_text: Literal["error", "drop"] = "error",
     say: Callable[[str], object] | None = None,
+    park: Path | None = None,
 ) -> DataTable:
     """Read a split.
 
@@ -58,6 +63,8 @@ def read_table(
         empty_text: `drop` leaves out rows whose required text is empty, counted in `warnings`; `error` keeps
             them for `checks.check_splits` to refuse.
         say: told what is fetched, where a path is an address.
+        park: a cache on the disk in which the rows of each file are kept, so that memory holds none; the files are then
+            shards (`sources`). None: rows are kept in memory.
 
     Returns:
         `text` and `label` roles as large_string, `labels`, `words` and `tags` as lists of it, `number` as float64;
@@ -68,15 +75,48 @@ def read_table(
     """
     if isinstance(files, DataTable):
         return files
+    if park is not None and names_files(files):
+        how = _How(columns, roles, encoding, quoting, empty_text)
+        return _shards(files, base, how, park, say)
     parts, entries = [], []
     for raw, own, entry in _sources(files, base, roles, encoding, quoting, say):
         parts.append(_to_roles(raw, {**columns, **own}, roles))
         entries.append(entry)
-    table = _join(_named(parts, roles))
+    table = join_tables(_named(parts, roles))
     if isinstance(files, list) and any(getattr(entry, "share", None) for entry in files):
         firsts = np.cumsum([0, *map(len, parts)])
         table = replace(table, sources=tuple(int(firsts[entries.index(at)]) for at in range(len(files))))
     return _drop_empty(table, roles) if empty_text == "drop" and not table.tokenised else table
+
+
+@dataclass(frozen=True)
+class _How:
+    """How a file of shards is read: all that decides what comes of it."""
+
+    columns: Mapping[str, str]
+    roles: Mapping[str, Role]
+    encoding: str
+    quoting: str
+    empty_text: str
+
+    def read(self, name: str, path: Path) -> DataTable:
+        """The rows of one."""
+        table = _to_roles(read_file(name, path, self.encoding, self.quoting), self.columns, self.roles)
+        return _drop_empty(table, self.roles) if self.empty_text == "drop" and not table.tokenised else table
+
+
+def _shards(files: Any, base: Path, how: _How, park: Path, say: Callable[[str], object] | None) -> DataTable:
+    """The rows of many files, each read by itself and left on the disk."""
+    parts = []
+    for entry in files if isinstance(files, (list, tuple)) else [files]:
+        own = replace(how, columns={**how.columns, **(getattr(entry, "columns", None) or {})})
+        for name, path in find_files(str(getattr(entry, "path", entry)), base, say):
+            parts.append(parked(path, park, asdict(own), partial(own.read, name, path), name))
+    firsts = np.cumsum([0, *map(len, parts)])[:-1]
+    digests = tuple(part.content_digest for part in parts)
+    told = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    whole = join_tables(_named(parts, how.roles))
+    return replace(whole, sources=tuple(firsts.tolist()), digests=digests, digest=told)
 
 
 def _sources(
@@ -355,50 +395,6 @@ def _source(table: DataTable) -> str:
     return table.origin[0][0] if table.origin else "data"
 
 
-def _join(parts: Sequence[DataTable]) -> DataTable:
-    """One table of several files, in order. A column that only some files have is null in the others."""
-    if len(parts) == 1:
-        return parts[0]
-    if len({part.tokenised for part in parts}) > 1:
-        raise one_error("data", "", "some files hold token ids and others text; use one kind")
-    if len({part.has_class_ids for part in parts}) > 1:
-        raise one_error(
-            "data", "labels", "some files hold class ids and others names of classes; use one kind"
-        )
-    firsts = np.cumsum([0, *map(len, parts)])
-    return DataTable(
-        rows=pa.concat_tables([part.rows for part in parts], promote_options="permissive"),
-        origin=tuple((part.origin[0][0], int(first)) for part, first in zip(parts, firsts[:-1], strict=True)),
-        numbers=np.concatenate([part.row_numbers for part in parts]),
-        warnings=tuple(warning for part in parts for warning in part.warnings),
-        tokenised=parts[0].tokenised,
-        classes=_common_classes(parts),
-        multi_hot=_all_multi_hot(parts),
-        files=all(part.files for part in parts),
-    )
-
-
-def _common_classes(parts: Sequence[DataTable]) -> tuple[str, ...] | None:
-    """The order that the files declare, where they do not contradict each other."""
-    declared = {part.classes for part in parts}
-    return parts[0].classes if len(declared) == 1 else None
-
-
-def _all_multi_hot(parts: Sequence[DataTable]) -> bool:
-    """Whether labels are lists of zeros and ones, in all files or in none, and equally long."""
-    kinds = {part.classes if part.multi_hot else None for part in parts}
-    if len(kinds) > 1:
-        names = ", ".join(
-            f"{part.where(0)} {len(part.classes or ())} places"
-            if part.multi_hot
-            else f"{part.where(0)} names"
-            for part in parts
-            if len(part)
-        )
-        raise one_error("data", "label", f"labels are lists of zeros and ones of different kinds: {names}")
-    return parts[0].multi_hot
-
-
 def is_empty_text(column: pa.ChunkedArray) -> np.ndarray:
     """(rows,) bool: missing, or nothing but white space; of sentences: without any word."""
     if pa.types.is_struct(column.type):  # images
@@ -409,8 +405,14 @@ def is_empty_text(column: pa.ChunkedArray) -> np.ndarray:
             .fill_null(True)
             .to_numpy()
         )
-    trimmed = pc.call_function("utf8_trim_whitespace", [column])
-    return pc.call_function("equal", [trimmed, pa.scalar("", trimmed.type)]).fill_null(True).to_numpy()
+    found = np.zeros(len(column), bool)
+    done = 0
+    for chunk in column.chunks:  # one at a time: what is trimmed is a copy
+        trimmed = pc.call_function("utf8_trim_whitespace", [chunk])
+        empty = pc.call_function("equal", [trimmed, pa.scalar("", trimmed.type)]).fill_null(True)
+        found[done : done + len(chunk)] = empty.to_numpy(zero_copy_only=False)
+        done += len(chunk)
+    return found
 
 
 def _drop_empty(table: DataTable, roles: Mapping[str, Role]) -> DataTable:

@@ -38,7 +38,12 @@ class DataTable:
     """Whether labels came as lists of zeros and ones: `classes` are their places, "0", "1", …"""
 
     sources: tuple[int, ...] = ()
-    """First row of each source of a mixture by share, in order; empty: there is none."""
+    """First row of each part that the order tells apart, in order: source of a mixture by share, or shard; empty: there
+    is none."""
+    digest: str = ""
+    """`content_digest` where it was known before; empty: it is computed."""
+    digests: tuple[str, ...] = ()
+    """Of each of `sources`, where they are shards."""
     files: bool = False
     """Whether every row is a file of a folder, and `id` its name there."""
 
@@ -48,7 +53,7 @@ class DataTable:
     @cached_property
     def content_digest(self) -> str:
         """Hash of the rows, computed once: the run's identity and the token cache both ask for it."""
-        return content_digest(self.rows)
+        return self.digest or content_digest(self.rows)
 
     @property
     def has_class_ids(self) -> bool:
@@ -82,7 +87,21 @@ class DataTable:
             rows=self.rows.take(_numbers(rows_B)),
             origin=tuple((name, int(np.searchsorted(rows_B, first))) for name, first in self.origin),
             numbers=self.row_numbers[rows_B],
+            digest="",
+            digests=(),
             sources=tuple(int(np.searchsorted(rows_B, first)) for first in self.sources),
+        )
+
+    def shard(self, number: int) -> DataTable:
+        """The rows of one of its `sources`; nothing is copied."""
+        first, end = [*self.sources, len(self)][number : number + 2]
+        return replace(
+            self,
+            rows=self.rows.slice(first, end - first),
+            origin=((self.origin[bisect.bisect_right([at for _, at in self.origin], first) - 1][0], 0),),
+            numbers=self.row_numbers[first:end],
+            sources=(),
+            digest=self.digests[number] if self.digests else "",
         )
 
     def iterate(self, rows_per_chunk: int) -> Iterator[list[dict[str, Any]]]:

@@ -99,9 +99,7 @@ def token_table(
     folder = cache_dir / key
     with contextlib.suppress(FileNotFoundError):
         try:
-            return _assemble(
-                _consistent(*cache.read(folder), task.sequences), task.sequences, task.prepare
-            ), True
+            return read_entry(folder, task)[0], True
         except cache.Damaged as damage:
             say(f"token cache {folder}: {damage}; tokenising again")
     try:
@@ -118,6 +116,17 @@ def token_table(
             for name, rows in columns.items():
                 writer.append(name, rows)
         return _assemble((writer.publish(facts), facts), task.sequences, task.prepare), False
+
+
+def read_entry(folder: Path, task: Encoder) -> tuple[Table, Mapping[str, object]]:
+    """What an entry of the cache holds, and its facts.
+
+    Raises:
+        FileNotFoundError: there is none.
+        cache.Damaged: it is torn, altered, or does not fit together.
+    """
+    arrays, facts = _consistent(*cache.read(folder), task.sequences)
+    return _assemble((arrays, facts), task.sequences, task.prepare), facts
 
 
 def as_table(

@@ -11,6 +11,7 @@
     batch_script.py  the text of a batch job
     address.py    how other machines reach this one, and the interface that the collectives are kept to
     python.py     where Python looks for modules, here and in all that is started
+    parts.py      a command in parts, side by side
     passed.py     what travels to the processes that are started, and the check that all of it came
     facts.py      what must be equal on every host
     sent.py       distributed_train: objects to workers, the run back

@@ -104,13 +104,16 @@ def asked_for(recipe: Recipe, length: Length, ramp: Ramp | None = None) -> dict[
 
 
 def mixture(recipe: Recipe, lengths: LengthFacts, length: Length) -> dict[str, Choice]:
-    """What training draws from each source of a mixture by share; nothing where all rows are drawn alike.
+    """What training draws from each source of a mixture by share, or from shards; nothing where all rows are alike.
 
     Args:
         recipe: with the shares as they were typed.
         lengths: of the training split.
         length: of the run.
     """
+    if recipe.data.shuffle == "shards":
+        told = "asked for by data.shuffle: files in a new order each epoch, the rows of 8 at a time mixed"
+        return {"order": Choice(value="shards", reason=told, source="user")}
     if not lengths.sources:
         return {}
     total = sum(file.share or 0.0 for file in recipe.data.train)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from bigbatch.errors import DataError
-from bigbatch.recipe.values import AUTO, AutoCount, Count, PositiveNumber, Section, Text, built
+from bigbatch.recipe.values import AUTO, AutoCount, Count, PositiveNumber, Section, Text
 from bigbatch.remote.addresses import address_of, is_address
 from bigbatch.units import Quantity, parse_quantity
 
@@ -100,14 +100,24 @@ class DataSpec(Section):
     """Role -> column, as in {text: review, label: stars}; `text:` and `label:` directly under `data` say the same."""
     max_length: Count | None = None
     """Longest sample in tokens; longer ones are cut and counted. null: as long as the model allows."""
-    shuffle: Annotated[Literal["full", "shards"], built("full")] = "full"
-    """How an epoch is ordered: `full` permutes all samples."""
+    shuffle: Literal["full", "shards"] = "full"
+    """How an epoch is ordered: `full` permutes all samples; `shards`, for more than memory holds: files in a new order
+    each epoch, the rows of eight at a time mixed, and all rows left on the disk."""
     encoding: Annotated[Text, AfterValidator(_encoding)] = "utf-8"
     """Text encoding of CSV, TSV, JSONL and text files."""
     quoting: Literal["minimal", "none"] = "minimal"
     """Quotes in CSV and TSV: `minimal`: a field may stand in them; `none`: they are characters like any other."""
     empty_text: Literal["error", "drop"] = "error"
     """What happens to rows whose text is empty: an error before update 1, or dropped and counted."""
+
+    @model_validator(mode="after")
+    def _shards_are_files(self) -> DataSpec:
+        if self.shuffle == "shards":
+            if isinstance(self.validation, float):
+                raise ValueError("shuffle: shards leaves training rows where they are; name validation files")
+            if any(file.share is not None for file in self.train):
+                raise ValueError("shuffle: shards with shares (train) is not built; leave one of them out")
+        return self
 
 
 class Ramp(Section):

@@ -225,6 +225,8 @@ class RunSpec(Section):
     """The run directory; `{recipe}` is the recipe's file name without its ending."""
     root: Text | None = None
     """Folder that a relative `dir` is in; null: the current folder."""
+    cache: Text | None = None
+    """Folder of tokens, rows of shards and measurements, which runs share; null: `.cache` beside run directories."""
     evaluate_every: Interval = quantity("1 epochs")
     """How often validation runs: updates, samples, tokens, epochs, s, min, h, `end` or `never`."""
     generate_every: TextInterval = quantity("1 evaluations")

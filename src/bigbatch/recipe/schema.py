@@ -288,6 +288,12 @@ class Recipe(Section):
         root = Path(self.run.root).expanduser() if self.run.root else Path.cwd()
         return root / Path(self.run.dir.replace("{recipe}", name)).expanduser()
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where runs keep what they share; it can be deleted at any time that none of them reads it."""
+        own = self.run.cache
+        return Path(own).expanduser() if own else self.shared_folder / ".cache"
+
     @classmethod
     def from_training_arguments(cls, args: Any) -> tuple[Recipe, list[str]]:
         """Translate Hugging Face `TrainingArguments`; only attributes are read, transformers is not imported.

@@ -98,7 +98,7 @@ def _without_scores(found: Baselines) -> dict[str, object]:
 
 def kept_or_fitted(parts: Parts, directory: RunDirectory) -> Baselines:
     """The same on the rank that owns the directory, alone."""
-    if not wanted(parts):
+    if not wanted(parts) or parts.recipe.data.shuffle == "shards":  # they read all rows at once
         return NONE
     digest = _digest(parts)
     content = readable(directory.baseline)
