@@ -31,6 +31,7 @@ def _spec(name: Any = None, **changes: Any) -> Any:
         "config": {},
         "trainable": "all",
         "attention": None,
+        "memory": None,
     }
     return SimpleNamespace(**{"name": None if name is None else str(name), **fields, **changes})
 

@@ -30,6 +30,11 @@ def check_coupling(recipe: Recipe, task: Task, world: World, columns: Sequence[s
         RecipeError: all of it, each with its key.
     """
     _check_gradient(recipe, task)
+    if recipe.model.memory and recipe.task.name != "clm":
+        what = (
+            f"memory is for task clm, whose pieces follow one another; {recipe.task.name} reads samples alone"
+        )
+        _refuse([("model.memory", what)])
     if task.couples != "batch":
         if recipe.gradient.name == "cached":
             _refuse(

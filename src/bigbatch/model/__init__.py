@@ -9,6 +9,7 @@
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
     ├── attention.py   attention over packed samples, behind transformers' attention interface
     ├── patterns.py    which tokens of a sample see which; handed down to attention by a hook
+    ├── memory.py      tokens in front of a piece that are read without gradient
     ├── narrowed.py    a model that is given a pattern: whether it can have one, and does what it says
     ├── sparse.py      attention by a pattern in tiles: pairs that nobody sees are never computed
     ├── pieces.py      attention over a pack in pieces: all pairs, or those of a pattern

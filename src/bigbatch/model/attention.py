@@ -17,6 +17,7 @@ from transformers.masking_utils import sdpa_mask
 
 from bigbatch.model.grouped import grouped_attention
 from bigbatch.model.layout import Across, Attention, Layout
+from bigbatch.model.memory import REMEMBERED, without_gradient
 from bigbatch.model.patterns import PATTERN, Pattern, plain_attention
 from bigbatch.model.pieces import chunked_groups
 from bigbatch.model.varlen import flash_attention, flex_attention
@@ -78,6 +79,7 @@ def packed_attention(
     given: Layout | Across | None = options.pop(LAYOUT, None)
     if given is None:
         return plain_attention(module, query, key, value, attention_mask, dropout, scaling, **options)
+    key, value = without_gradient(key, value, options.pop(REMEMBERED, None))
     across = isinstance(given, Across)
     layout = given.layout if isinstance(given, Across) else given
     bias = _bias(options, layout)

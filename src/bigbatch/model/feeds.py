@@ -23,8 +23,9 @@ from bigbatch.model.anatomy import Anatomy, accepts, device_of, headed_model
 from bigbatch.model.attention import IMPLEMENTATION, LAYOUT, CannotPack, register
 from bigbatch.model.heads import Input
 from bigbatch.model.layout import build_layout, cumulative_lengths, positions_in_sample, to_device
+from bigbatch.model.memory import REMEMBERED
 from bigbatch.model.unseen import follows_interface, is_causal
-from bigbatch.samples import MicroBatch, Stream
+from bigbatch.samples import MEMORY, TOKENS, MicroBatch, Stream
 
 _IDS, _TYPES = "ids", "token_type_ids"
 
@@ -74,6 +75,8 @@ class Padded:
             )
             for name, column in wanted.items()
         }
+        if MEMORY in stream.columns:
+            found[REMEMBERED] = to_device(padded(stream.columns[MEMORY], real_BL, 0), device)
         if not (self._may_leave_mask_out and real_BL.all()):
             found[how.mask] = to_device(real_BL.astype(np.int64), device)
         return found
@@ -141,7 +144,9 @@ class Packed:
         inputs = self._base_inputs(micro_batch, device)
         layout = build_layout(micro_batch, device, inputs=inputs, kernel=self._kernel)
         read_ids_U1 = to_device(micro_batch.ids_T[micro_batch.reads_U][:, None], device)
-        return {"input_ids": read_ids_U1, LAYOUT: layout}
+        remembered_T = micro_batch.table[TOKENS].load().columns.get(MEMORY)
+        more = {} if remembered_T is None else {REMEMBERED: to_device(remembered_T[None], device)}
+        return {"input_ids": read_ids_U1, LAYOUT: layout, **more}
 
     def _base_inputs(self, micro_batch: MicroBatch, device: torch.device) -> dict[str, Tensor | bool]:
         parts = self._parts

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -29,17 +29,20 @@ from bigbatch.model.adjust import (
     set_trainable,
 )
 from bigbatch.model.anatomy import anatomy, evaluating, headed_model, trial_ids
+from bigbatch.model.attention import IMPLEMENTATION, register
 from bigbatch.model.checks import check_model, check_stacks, pad_id
 from bigbatch.model.encoder import Encoder, bare
 from bigbatch.model.folder import CONFIG, View
 from bigbatch.model.heads import HEADS, HeadKind, ProblemType
 from bigbatch.model.masters import full_precision, tie
+from bigbatch.model.memory import set_memory
 from bigbatch.model.names import clean_name
 from bigbatch.model.narrowed import narrow
 from bigbatch.model.new_head import output_layers, renew_outputs, seeded
 from bigbatch.model.patterns import IN_CONFIG
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
+from bigbatch.model.unseen import follows_interface
 from bigbatch.private import keep_compiled_code_private
 from bigbatch.recipe.learning import ModelSpec
 
@@ -161,6 +164,9 @@ def load_model(
         module = _live_encoder(module) if kind == "hidden" else module
         notes = [*full_precision(module), *_adopt(module, spec, wanted, dropout)]
     _check_head(module, wanted)
+    if set_memory(module, spec.memory) and follows_interface(headed_model(module)):
+        register()
+        cast(PreTrainedModel, headed_model(module)).set_attn_implementation(IMPLEMENTATION)
     notes += narrow(module, spec.attention, spec.name or type(module).__name__)
     set_trainable(module, spec.trainable)
     return LoadedModel(module, (*notes, unkept) if unkept else tuple(notes))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from bigbatch.errors import ModelError
+from bigbatch.model.memory import REMEMBERED, without_gradient
 from bigbatch.recipe.attention import AttentionSpec
 
 PATTERN = "attention_pattern"
@@ -213,6 +214,7 @@ def plain_attention(
     Returns:
         (B, L, heads, width), None.
     """
+    key, value = without_gradient(key, value, options.pop(REMEMBERED, None))
     pattern = options.pop(PATTERN, None)
     if isinstance(pattern, Pattern):
         causal = options.get("is_causal")

@@ -20,6 +20,7 @@ from bigbatch.recipe.values import (
     AutoRate,
     Beta,
     Count,
+    CountOrZero,
     Evaluations,
     Fraction,
     NonNegativeNumber,
@@ -83,6 +84,9 @@ class ModelSpec(Section):
     """`all`, `head`, or patterns of parameter names (`*` matches anything); the rest stays frozen."""
     adapter: AdapterSpec | None = None
     """Train low-rank adapters beside the model, which stays as it is; null: the model itself."""
+    memory: CountOrZero | None = None
+    """Of task clm: tokens in front of each piece or block, of the same document, that are read and not predicted, and
+    without gradient; null: as the model's folder says, which is none unless it was trained here with some."""
     attention: AttentionSpec | None = None
     """Which tokens see which, by pattern; null: as the model's folder says, which is all of them unless it was trained
     here with fewer."""

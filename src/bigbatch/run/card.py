@@ -65,10 +65,15 @@ def model_card(
 
 def _seen(parts: Parts) -> list[str]:
     """Which tokens see which, where that is not all of them."""
-    pattern = pattern_of(parts.model.module)
+    pattern, memory = pattern_of(parts.model.module), parts.task.facts.memory
+    read = (
+        f"Each piece of a text was read with up to {memory} tokens in front of it, which are not predicted."
+    )
+    remembered = [read, ""] if memory else []
     if pattern is None:
-        return []
+        return remembered
     return [
+        *remembered,
         f"Its tokens see one another by a pattern: {pattern}. bigbatch reads that from `{IN_CONFIG}` in config.json "
         "(`bigbatch evaluate`, `bigbatch predict`, and training from this folder). transformers does not know the key: "
         "opened as below, every token sees all others, and texts that are longer than what a token sees give other "

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from bigbatch.errors import DataError
-from bigbatch.samples import TOKENS, UNITS, Stream, Table, offsets_of, starts_of
+from bigbatch.samples import MEMORY, TOKENS, UNITS, Stream, Table, offsets_of, starts_of
 
 
 def piece_bounds(table: Table, most_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,13 +42,15 @@ def block_bounds(table: Table, most_tokens: int) -> tuple[np.ndarray, np.ndarray
     return firsts_S, np.minimum(firsts_S + most_tokens, total)
 
 
-def next_token_table(table: Table, firsts_S: np.ndarray, ends_S: np.ndarray) -> Table:
+def next_token_table(table: Table, firsts_S: np.ndarray, ends_S: np.ndarray, memory_tokens: int = 0) -> Table:
     """Stretches of a table's tokens as samples in which every token predicts the next.
 
     Args:
         table: documents; a unit a token, as `CausalLM.encode` gives them.
         firsts_S: first token of each sample, in the flat array.
         ends_S: end of each sample; at least two tokens after its first.
+        memory_tokens: so many tokens in front of each sample, of the document of its first token, are read and not
+            predicted; fewer where the document has none.
 
     Raises:
         DataError: there is no sample.
@@ -56,6 +58,9 @@ def next_token_table(table: Table, firsts_S: np.ndarray, ends_S: np.ndarray) -> 
     if not len(firsts_S):
         raise DataError("no document has two tokens: there is nothing to predict")
     lengths_S = ends_S - firsts_S
+    if memory_tokens:
+        starts_S = table.token_offsets[np.searchsorted(table.token_offsets, firsts_S, side="right") - 1]
+        return _remembering(table, np.maximum(starts_S, firsts_S - memory_tokens), firsts_S, ends_S)
     # Stretches that lie one behind the other, from the first token to the last, need no copy.
     joined = bool((firsts_S[1:] == ends_S[:-1]).all()) and firsts_S[0] == 0 and ends_S[-1] == len(table.ids)
     tokens_T = slice(None) if joined else _stretches(firsts_S, lengths_S)
@@ -71,6 +76,26 @@ def next_token_table(table: Table, firsts_S: np.ndarray, ends_S: np.ndarray) -> 
         units=Stream(
             columns=units | {"at": reads_U.astype(np.int32), "values": table.ids[targets_U]},
             offsets=offsets_of(lengths_S - 1),
+        ),
+    )
+
+
+def _remembering(table: Table, froms_S: np.ndarray, firsts_S: np.ndarray, ends_S: np.ndarray) -> Table:
+    """`next_token_table` of stretches that begin before what they predict; a column says which tokens those are."""
+    lengths_S, targets_S = ends_S - froms_S, ends_S - firsts_S - 1
+    tokens_T = _stretches(froms_S, lengths_S)
+    targets_U = _stretches(firsts_S + 1, targets_S)
+    columns = {name: column[tokens_T] for name, column in table[TOKENS].columns.items()}
+    units = {name: column[targets_U] for name, column in table[UNITS].columns.items()}
+    at_U = (targets_U - 1 - np.repeat(froms_S, targets_S)).astype(np.int32)
+    return table.replaced(
+        tokens=replace(
+            table[TOKENS],
+            columns={**columns, MEMORY: tokens_T < np.repeat(firsts_S, lengths_S)},
+            offsets=offsets_of(lengths_S),
+        ),
+        units=Stream(
+            columns={**units, "at": at_U, "values": table.ids[targets_U]}, offsets=offsets_of(targets_S)
         ),
     )
 

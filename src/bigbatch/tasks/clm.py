@@ -86,7 +86,7 @@ class CausalLM(LanguageModelling):
             firsts_S, ends_S, _ = piece_bounds(table, most)
         if not len(firsts_S):
             firsts_S, ends_S = table.token_offsets[:-1], table.token_offsets[1:]
-        return next_token_table(table, firsts_S, ends_S)
+        return next_token_table(table, firsts_S, ends_S, self.facts.memory)
 
     @property
     def _most_tokens(self) -> int:
@@ -118,7 +118,7 @@ class CausalLM(LanguageModelling):
         firsts_S, ends_S, owners_S = piece_bounds(documents, self._most_tokens)
         nll_D, tokens_D = np.zeros(len(samples)), np.zeros(len(samples), np.int64)
         if len(firsts_S):
-            table = next_token_table(documents, firsts_S, ends_S)
+            table = next_token_table(documents, firsts_S, ends_S, self.facts.memory)
             owners_U = np.repeat(owners_S, np.diff(table.unit_offsets))
             np.add.at(nll_D, owners_U, run(table, self.keep)[:, 0])
             tokens_D = np.bincount(owners_U, minlength=len(samples))

@@ -49,6 +49,8 @@ class TaskFacts:
     """Tokens kept of a sample."""
     block_length: int | None = None
     """Tokens of a piece at most, where a task joins rows and cuts them anew."""
+    memory: int = 0
+    """Tokens that are read in front of a piece (`model.memory`)."""
     pools: Literal["first", "last", "tokens"] = "first"
     """Which token of a sample a head for whole samples reads; `tokens`: the head gives an output for every token."""
     pooling: Pooling | None = None

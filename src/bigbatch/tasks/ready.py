@@ -11,10 +11,12 @@ from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model, pad_id
 from bigbatch.model.heads import HEADS, HeadClass
 from bigbatch.model.logits import deferred, why_not_deferred
+from bigbatch.model.memory import memory_of
 from bigbatch.model.pooling import pooled, usual_pooling
 from bigbatch.model.runner import Runner, padded_runner
 from bigbatch.protocols import Tokenizer
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.pictures import form_of
 from bigbatch.tasks.vocabulary import vocabulary_of
 
@@ -70,6 +72,7 @@ def made_ready(
         max_length=longest,
         # Rows of token ids are not cut, but joined and divided they can be.
         block_length=min(longest, max_length or longest),
+        memory=memory_of(parts, min(longest, max_length or longest)) if isinstance(task, CausalLM) else 0,
         vocabulary=vocabulary_of(tokenizer, module),
         tokenizer=tokenizer,
         pooling=usual_pooling(module, folder),
@@ -79,6 +82,11 @@ def made_ready(
     obstacle = why_not_deferred(parts) if defers else ""
     if obstacle:
         found.append(f"logits are computed whole, which takes memory: {obstacle}")
+    if task.facts.memory:
+        found.append(
+            f"pieces are read with up to {task.facts.memory} tokens in front of them (model.memory); "
+            "counts of tokens include these, losses and figures do not"
+        )
     return Ready(
         module=module,
         anatomy=parts,
