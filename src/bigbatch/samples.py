@@ -19,12 +19,10 @@ import numpy as np
 
 Packing = Literal["packed", "padded"]
 
-TOKENS, UNITS = "tokens", "units"
-"""Names of the two streams that most tables have: columns `ids`, `segments`; columns `at`, `values`, `weights`."""
+TOKENS, UNITS, MEMORY = "tokens", "units", "memory"
+"""Streams that most tables have: columns `ids`, `segments`, `memory` (bool); columns `at`, `values`, `weights`."""
 ONE_TOKEN: Mapping[str, int] = {TOKENS: 1}
 """Positions through the blocks that an entry of each stream takes, where samples are token ids alone."""
-MEMORY = "memory"
-"""Column of tokens: whether one is read only for what comes behind it, without gradient (bool)."""
 EXTRA = "extra."
 """In front of the columns of units that are a task's own."""
 
