@@ -58,6 +58,7 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
     from bigbatch.infer.load import open_model
     from bigbatch.model.encoder import bare
     from bigbatch.model.export import save_model
+    from bigbatch.model.tensors import saved_tensors
     from bigbatch.store.checkpoints import read_checkpoint
     from bigbatch.store.tensors import MODEL
 
@@ -69,7 +70,7 @@ def _from_checkpoint(checkpoint: Path, out: Path) -> Path:
         if name.startswith(MODEL):
             tensors[name.removeprefix(MODEL)] = held.tensors[stored]
     missing, unexpected = module.load_state_dict(tensors, strict=False)
-    lost = [name for name in missing if name in dict(module.named_parameters())]
+    lost = [name for name in missing if name in saved_tensors(module)[0]]
     if lost or unexpected:
         raise ModelError(
             f"--from {checkpoint}: its weights do not fit {home}: {', '.join([*lost, *unexpected][:5])}"
