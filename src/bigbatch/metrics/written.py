@@ -35,24 +35,24 @@ class WrittenRow:
     """The figure: `chrf`, or `rouge_l` where sacrebleu is not installed."""
 
 
-def worst_texts(written: Sequence[str], wanted: Sequence[str], most: int) -> tuple[WrittenRow, ...]:
+def worst_texts(texts: Sequence[str], wanted: Sequence[str], most: int) -> tuple[WrittenRow, ...]:
     """The texts that are least like those that were wanted, the worst first.
 
     Args:
-        written: by the model.
+        texts: by the model.
         wanted: as many.
         most: rows that are given.
     """
     by = "chrf"
     try:
         one = scorer(by, "13a")
-        both = zip(written, wanted, strict=True)
+        both = zip(texts, wanted, strict=True)
         scores = np.array([one.sentence_score(ours, [theirs]).score for ours, theirs in both])
     except RecipeError:
         by = "rouge_l"
-        scores = written_metrics()[by].rows(written, wanted)
+        scores = written_metrics()[by].rows(texts, wanted)
     chosen = np.argsort(scores, kind="stable")[:most].tolist()
     return tuple(
-        WrittenRow(row=row, written=written[row], wanted=wanted[row], score=float(scores[row]), by=by)
+        WrittenRow(row=row, written=str(texts[row]), wanted=str(wanted[row]), score=float(scores[row]), by=by)
         for row in chosen
     )

@@ -87,9 +87,9 @@ def fitted(
         for name, split in evaluated.items():
             try:
                 outputs = baseline.outputs(split)
-                texts = (
-                    None if baseline.texts is None else (baseline.texts(split), wanted_of(task, split.table))
-                )
+                texts = None
+                if baseline.texts is not None and isinstance(task, Seq2Seq):
+                    texts = baseline.texts(split), wanted_of(task, split.table)
             except TooLarge as error:
                 notes.append(f"{baseline.name}: {name} was not scored, which would take too long ({error})")
                 continue
