@@ -8,7 +8,9 @@ import pytest
 
 import bigbatch
 from bigbatch.cli.app import main
+from bigbatch.commands import init
 from bigbatch.errors import DataError
+from bigbatch.recipe.load import load_recipe
 from tests.jobs import document, lines
 from tests.models import tiny_folder
 from tests.questions import question_rows, write_squad
@@ -57,7 +59,31 @@ def test_a_run_is_judged_by_answers(run):
     found = bigbatch.evaluate(run / "model", run.parent / "dev.json")
     assert found["samples"] == 24 and found["loss"] > 0
     wrong = document(run, "evaluation.json")["validation"]["examples"]
-    assert wrong and all(set(each) >= {"text", "label", "predicted", "where"} for each in wrong)
+    assert wrong
+    for each in wrong:
+        assert (
+            f"«{each['label']}»" in each["text"].replace("[", "").replace("]", "")
+            or each["label"] == "(no answer)"
+        )
+        assert each["where"].startswith("dev.json:")
+    assert "«" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_init_knows_questions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = question_rows(40)
+    flat = [
+        {**row, "answers": {key: [one[key] for one in row["answers"]] for key in ("text", "answer_start")}}
+        for row in rows
+    ]
+    write_squad(tmp_path / "squad.json", question_rows(40, without=4))
+    (tmp_path / "flat.jsonl").write_text("\n".join(map(json.dumps, flat)))
+    for name, task in (("squad.json", "{name: span, null_threshold: 0}"), ("flat.jsonl", "span")):
+        init([name], out=tmp_path / f"{name}.yaml", model=str(tiny_folder(tmp_path / "model", head="masked")))
+        written = (tmp_path / f"{name}.yaml").read_text()
+        assert f"task: {task} " in written and "best: f1" in written
+        assert "columns: {question: question, context: context, answers: answers, id: id}" in written
+        assert load_recipe(tmp_path / f"{name}.yaml").task.name == "span"
 
 
 def test_predictions_in_both_forms(run, tmp_path, capsys):

@@ -1016,6 +1016,12 @@ MUTANTS = (
         tests=("tests/step/test_prefer_split.py::test_no_pair_is_torn",),
     ),
     Mutant(
+        name="windows-count-as-questions",
+        fault="each window weighs as much as a question, so that long texts weigh more",
+        patches=(("tasks/span.py", ".mean(1) / values[starts_W, COUNT]", ".mean(1)"),),
+        tests=("tests/step/test_span_split.py::test_every_split_equals_the_whole_batch",),
+    ),
+    Mutant(
         name="rotary-leaves-fp32",
         fault="kernels are given what rotary positions leave: fp32 beside 16 bits",
         patches=(("model/attention.py", "    query, key, value = _of_one_dtype(query, key, value)\n", ""),),

@@ -31,6 +31,7 @@ from bigbatch.tasks.derived import promised
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
 from bigbatch.tasks.ready import Ready, made_ready
+from bigbatch.tasks.span import Span
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,10 +144,13 @@ def ready_tables(
             )
         cut = tables[name].truncated_samples
         if cut and not turns:
-            notes.append(
-                f"{name}: {cut:,} of {len(rows):,} rows are longer than {ready.max_length} tokens and were cut "
-                "(data.max_length)"
-            )
+            what = f"rows are longer than {ready.max_length} tokens and were cut (data.max_length)"
+            if isinstance(ready.task, Span):
+                what = (
+                    "questions were cut (task.max_query_length), or have an answer that no window holds whole "
+                    "(data.max_length, task.stride)"
+                )
+            notes.append(f"{name}: {cut:,} of {len(rows):,} {what}")
         unseen = int((np.asarray(tables[name].extras.get(SEEN, 1.0)) == 0).sum())
         if unseen:
             notes.append(

@@ -25,26 +25,26 @@ from bigbatch.data.label_values import (
 )
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
-from bigbatch.data.order import epoch_order
 from bigbatch.data.pairs import (
+    ASKED,
     MATCHED,
     PREFERRED,
     WRITTEN,
+    asked,
     holds_texts,
     preference,
     said_columns,
     texts_of_two,
 )
-from bigbatch.data.plain import plain
 from bigbatch.data.problems import listed, one_error
 from bigbatch.data.raw import Raw
 from bigbatch.data.running import STRETCH_ROWS, STRETCHES, running_share
+from bigbatch.data.sampled import Sampled
+from bigbatch.data.squad import answers_of
 from bigbatch.errors import DataError
 from bigbatch.stored import Damaged
 from bigbatch.turns import holds_conversations, parts_of, told_texts
 
-_SAMPLE_ROWS = 2000
-"""Rows whose texts are measured; labels are counted in all."""
 _POINTS = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
 
 
@@ -77,6 +77,7 @@ class DataProfile:
     """Estimated, of all rows."""
     empty_texts: int
     missing_labels: int
+    """Rows without one; of questions, those without an answer."""
     warnings: tuple[str, ...]
     quoting: str = "minimal"
     """`none` when quotes of a CSV or TSV file are characters like any other."""
@@ -114,7 +115,7 @@ def profile(
         raise one_error(", ".join(name for name, _ in found), "", "no rows, or no column that all files have")
     if len({raw.columns for raw in raws}) > 1:
         warnings.append(f"the files have different columns; all have: {listed(names)}")
-    table = _Sampled(raws, rows)
+    table = Sampled(raws, rows)
     said = said_columns(columns or {}, names, ", ".join(name for name, _ in found))
     files = tuple(name for name, _ in found)
     if "messages" in said or (
@@ -135,6 +136,15 @@ def profile(
             _describe(files, names, table, encoding, warnings, (texts[0], None), (texts, []), columns),
             quoting=quoting,
         )
+    questions = asked({name: table.some(name) for name in names}, said)
+    if questions is not None:
+        columns = {**questions, **({ID: said[ID]} if ID in said else {})}
+        picked = ([questions["context"], questions["question"]], [])
+        found_profile = _describe(
+            files, names, table, encoding, warnings, (questions["context"], None), picked, columns
+        )
+        without = sum(answers_of(value) == "[]" for value in table.all(questions["answers"]))
+        return replace(found_profile, quoting=quoting, missing_labels=without)
     text, texts_found = _texts(names, table)
     text = said.get("text", said.get("query", said.get("source", text)))
     label, labels_found = _labels(names, table, text)
@@ -164,31 +174,6 @@ def _read(found: Sequence[tuple[str, Path]], encoding: str, warnings: list[str])
         return raws, "none"
 
 
-class _Sampled:
-    """Columns of all files; a fixed sample of rows for what is slow to measure."""
-
-    def __init__(self, raws: Sequence[Raw], rows: int) -> None:
-        self.rows = rows
-        self.sample = np.sort(epoch_order(0, 0, rows)[:_SAMPLE_ROWS])
-        self._raws = raws
-        self._loaded: dict[str, list[Any]] = {}
-
-    def all(self, name: str) -> list[Any]:
-        """Every value of a column as a plain Python value."""
-        if name not in self._loaded:
-            values: list[Any] = []
-            for raw in self._raws:
-                column = raw.load([name])[name]
-                values += column if isinstance(column, list) else column.to_pylist()
-            self._loaded[name] = list(map(plain, values))
-        return self._loaded[name]
-
-    def some(self, name: str) -> list[Any]:
-        """The sample's values."""
-        values = self.all(name)
-        return [values[row] for row in self.sample]
-
-
 def _encoding(paths: Sequence[Path], encoding: str) -> tuple[str, list[str]]:
     if encoding == "latin-1" or encoding not in ENCODINGS:
         return encoding, []
@@ -207,13 +192,13 @@ def _encoding(paths: Sequence[Path], encoding: str) -> tuple[str, list[str]]:
 # ---------------------------------------------------------------- columns
 
 
-def _image(names: Sequence[str], table: _Sampled) -> str | None:
+def _image(names: Sequence[str], table: Sampled) -> str | None:
     """The column of images: by name, else the first one that holds such."""
     order = [*guess_column("image", "image", names), *names]
     return next((name for name in order if holds_images(table.some(name))), None)
 
 
-def _texts(names: Sequence[str], table: _Sampled) -> tuple[str | None, list[str]]:
+def _texts(names: Sequence[str], table: Sampled) -> tuple[str | None, list[str]]:
     """The text column and all that could be it: by name, then by how much text there is."""
     measured = {}
     for name in names:
@@ -226,7 +211,7 @@ def _texts(names: Sequence[str], table: _Sampled) -> tuple[str | None, list[str]
     return (found[0] if found else None), found
 
 
-def _labels(names: Sequence[str], table: _Sampled, text: str | None) -> tuple[str | None, list[str]]:
+def _labels(names: Sequence[str], table: Sampled, text: str | None) -> tuple[str | None, list[str]]:
     """The label column and all that could be it: by name, then those with few distinct values."""
     others = [name for name in names if name != text]
     taken = [name for name in (text,) if name is not None]
@@ -247,7 +232,7 @@ def _labels(names: Sequence[str], table: _Sampled, text: str | None) -> tuple[st
 # ---------------------------------------------------------------- sentences of tagged words
 
 
-def _tagged(names: Sequence[str], table: _Sampled, said: Mapping[str, str]) -> tuple[str, list[str]] | None:
+def _tagged(names: Sequence[str], table: Sampled, said: Mapping[str, str]) -> tuple[str, list[str]] | None:
     """The column of words and those that could be their tags: lists of equal lengths, with few distinct entries."""
     if "words" in said:
         for role in ("words", "tags"):
@@ -282,7 +267,7 @@ def _tagged(names: Sequence[str], table: _Sampled, said: Mapping[str, str]) -> t
 def _describe_tagged(
     files: tuple[str, ...],
     names: Sequence[str],
-    table: _Sampled,
+    table: Sampled,
     encoding: str,
     warnings: list[str],
     tagged: tuple[str, list[str]],
@@ -320,7 +305,7 @@ def _describe_tagged(
 def _describe(
     files: tuple[str, ...],
     names: Sequence[str],
-    table: _Sampled,
+    table: Sampled,
     encoding: str,
     warnings: list[str],
     picked: tuple[str | None, str | None],
@@ -332,7 +317,12 @@ def _describe(
     pairs = [said["pair"]] if "pair" in said else guess_column("pair", "text", names, taken)
     ids = [said[ID]] if ID in said else guess_column(ID, "text", names, taken)
     columns = {"text": text, "label": label, "pair": pairs[0] if pairs else None}
-    for second, roles in (("document", MATCHED), ("target", WRITTEN), ("chosen", PREFERRED)):
+    for second, roles in (
+        ("document", MATCHED),
+        ("target", WRITTEN),
+        ("chosen", PREFERRED),
+        ("question", ASKED),
+    ):
         if second in said:
             pairs, columns = [said[second]], {role: said.get(role) for role in roles}
     columns[ID] = ids[0] if ids else None
@@ -368,7 +358,7 @@ def _describe(
 def _describe_images(
     files: tuple[str, ...],
     names: Sequence[str],
-    table: _Sampled,
+    table: Sampled,
     warnings: list[str],
     said: Mapping[str, str],
 ) -> DataProfile:
@@ -402,7 +392,7 @@ def _describe_images(
 def _describe_chat(
     files: tuple[str, ...],
     names: Sequence[str],
-    table: _Sampled,
+    table: Sampled,
     encoding: str,
     warnings: list[str],
     said: Mapping[str, str],
@@ -432,7 +422,7 @@ def _describe_chat(
     )
 
 
-def _running(table: _Sampled, text: str) -> float | None:
+def _running(table: Sampled, text: str) -> float | None:
     """Of rows in the order of the files, from a few places."""
     values = table.all(text)
     firsts = sorted({len(values) * place // STRETCHES for place in range(STRETCHES)})

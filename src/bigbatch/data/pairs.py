@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from bigbatch.data.columns import ID, guess_column
 from bigbatch.data.language import count_words
 from bigbatch.data.problems import data_error, listed, nearest
+from bigbatch.data.squad import holds_answers
 from bigbatch.errors import Problem
 
 _ASKING = (
@@ -44,9 +45,24 @@ MATCHED = ("query", "document", "negative")
 """Roles of texts that belong together."""
 WRITTEN = ("source", "target")
 """Roles of a text, and of the one that is written from it."""
-_TOGETHER = (("query", "document"), ("words", "tags"), WRITTEN, PREFERRED)
+ASKED = ("context", "question", "answers")
+"""Roles of a text, a question about it, and where the answers stand."""
+_TOGETHER = (("query", "document"), ("words", "tags"), WRITTEN, PREFERRED, ASKED)
 """Roles that come together."""
-_ROLES = ("image", "text", "pair", "label", ID, *MATCHED, *PREFERRED, "words", "tags", *WRITTEN, "messages")
+_ROLES = (
+    "image",
+    "text",
+    "pair",
+    "label",
+    ID,
+    *MATCHED,
+    *PREFERRED,
+    "words",
+    "tags",
+    *WRITTEN,
+    *ASKED,
+    "messages",
+)
 _WRITES = {
     "source": ("target",),
     "src": ("tgt", "trg"),
@@ -77,6 +93,23 @@ def preference(columns: Mapping[str, Sequence[object]], said: Mapping[str, str])
     texts = [name for name, values in columns.items() if any(isinstance(value, str) for value in values)]
     found = {role: guess_column(role, "text", texts) for role in PREFERRED}
     return {role: names[0] for role, names in found.items()} if all(found.values()) else None
+
+
+def asked(columns: Mapping[str, Sequence[object]], said: Mapping[str, str]) -> dict[str, str] | None:
+    """Role -> column of questions whose answers stand in texts; None where the data are no such thing.
+
+    Args:
+        columns: some values of each column; answers are told by their form.
+        said: role -> column, as the user has it.
+    """
+    if "answers" in said:
+        return {role: said[role] for role in ASKED}
+    texts = [name for name, values in columns.items() if any(isinstance(value, str) for value in values)]
+    found = {role: guess_column(role, "text", texts) for role in ASKED[:2]}
+    places = [name for name in guess_column("answers", "text", list(columns)) if holds_answers(columns[name])]
+    if said.keys() - {ID} or not places or not all(found.values()):
+        return None
+    return {**{role: names[0] for role, names in found.items()}, "answers": places[0]}
 
 
 def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, str]:

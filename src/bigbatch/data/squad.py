@@ -42,6 +42,14 @@ def answers_of(value: object) -> str | None:
     return json.dumps(found, ensure_ascii=False)
 
 
+def holds_answers(values: Sequence[object]) -> bool:
+    """Whether values of a column are answers, and some are there."""
+    try:
+        return any(found not in (None, "[]") for found in [answers_of(value) for value in values])
+    except ValueError:
+        return False
+
+
 _FORM = '{"text", "answer_start"}'
 
 

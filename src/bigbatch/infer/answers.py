@@ -20,8 +20,9 @@ class Answers:
 
     texts: tuple[list[str], list[list[str]]]
     """Those given, and all right ones."""
-    wrong: list[tuple[int, str, str, float | None]]
-    """(row, first right answer, given answer, its probability) of those that match none, surest first."""
+    wrong: list[tuple[int, str, str, float | None, int]]
+    """(row, first right answer, given answer, its probability, its first character) of those that match none, surest
+    first."""
 
 
 def answers_of(task: Span, outputs: np.ndarray | Predictions, table: Table) -> Answers:
@@ -41,7 +42,7 @@ def answers_of(task: Span, outputs: np.ndarray | Predictions, table: Table) -> A
         for share, given in zip(found.log_probability, given_Q, strict=True)
     ]
     wrong = [
-        (int(row), (texts[1][row] or [NONE])[0], texts[0][row] or NONE, shares[row])
+        (int(row), (texts[1][row] or [NONE])[0], texts[0][row] or NONE, shares[row], int(found.first[row]))
         for row in np.flatnonzero(matches_Q == 0)
     ]
     return Answers(texts=texts, wrong=sorted(wrong, key=lambda one: (-(one[3] or 0.0), one[0])))

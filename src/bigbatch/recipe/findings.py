@@ -31,6 +31,12 @@ class Findings:
     """Whether `document` is called like what is written from `text`: a translation, a summary."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Part of a conversation -> column; empty where rows are none."""
+    question: str | None = None
+    """Column of questions whose answers stand in `text`."""
+    answers: str | None = None
+    """Column of these answers."""
+    unanswerable: int = 0
+    """Questions without an answer."""
     chosen: str | None = None
     """Column of the better answer to what stands in that of `text`."""
     rejected: str | None = None

@@ -66,7 +66,7 @@ class Profile(Protocol):
     def running(self) -> float | None: ...
 
 
-_TEXTS = ("words", "query", "prompt", "source", "text", "messages", "instruction")
+_TEXTS = ("words", "query", "prompt", "source", "context", "text", "messages", "instruction")
 """Roles whose column holds the text, the first that there is."""
 
 
@@ -110,6 +110,9 @@ def write_starter(
         writes="source" in columns,
         negative=columns.get("negative"),
         parts={part: column for part, column in columns.items() if talks and part != "id"},
+        question=columns.get("question"),
+        answers=columns.get("answers"),
+        unanswerable=profile.missing_labels if "answers" in columns else 0,
         chosen=columns.get("chosen"),
         rejected=columns.get("rejected"),
         label=profile.columns.get("tags", profile.columns.get("label")),

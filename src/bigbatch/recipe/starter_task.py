@@ -67,6 +67,15 @@ def picked_task(found: Findings) -> PickedTask:
             said="conversations (task: chat)",
             notes=("a model without a chat template takes {name: chat, template: chatml}",),
         )
+    if found.answers is not None:
+        some = found.unanswerable > 0
+        return PickedTask(
+            name="span",
+            written="{name: span, null_threshold: 0}" if some else "span",
+            why="the answer to a question, found in a text"
+            + (f"; {found.unanswerable:,} questions have none" if some else ""),
+            said="questions and where their answers stand (task: span)",
+        )
     if found.chosen is not None:
         return PickedTask(
             name="prefer",
@@ -181,6 +190,8 @@ def columns_of_task(found: Findings) -> dict[str, str | None]:
         return {"words": found.text, "tags": found.label}
     if task == "seq2seq":
         return {"source": found.text, "target": found.document}
+    if task == "span":
+        return {"question": found.question, "context": found.text, "answers": found.answers}
     if task == "prefer":
         return {"prompt": found.text, "chosen": found.chosen, "rejected": found.rejected}
     if task == "match":
@@ -199,6 +210,10 @@ def length_lines(found: Findings) -> list[str]:
         return [f"  max_length: {min(positions, BLOCK_TOKENS)}   # tokens of a block"]
     if not found.lengths:
         return []
+    if found.answers is not None:
+        return [
+            "  # max_length: 384   # tokens of a window of the text; without it as many as the model allows"
+        ]
     return ["  # max_length: 256   # cuts longer samples; without it they are as long as the model allows"]
 
 
@@ -248,6 +263,8 @@ def _best(found: Findings) -> tuple[str, str]:
                 "1 / the rank of the right document; of so few documents most are among the first 10",
             )
         return "recall@10", "the share of queries whose document is among the first 10"
+    if task == "span":
+        return "f1", "the words that the given answer and the right one have in common"
     if task == "prefer":
         return "accuracy", "the share of pairs whose chosen answer has the larger reward"
     if task in ("clm", "mlm", "seq2seq", "chat"):

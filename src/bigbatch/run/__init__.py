@@ -20,6 +20,7 @@
     ramp.py          the size of the next batch, where a ramp decides it
     baseline/        simple models of the same rows, fitted once and kept
     samples.py       which evaluations write texts, and prompts that are continued
+    excerpt.py       a question with the part of its text that its answers stand in
     finish.py        best weights, final evaluation, model folder, result.json
     adapters.py      what the adapters of a run belong to
     verdict.py       the sentence that a finished run ends with

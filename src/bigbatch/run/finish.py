@@ -25,6 +25,7 @@ from bigbatch.run.baseline.kept import kept_or_fitted
 from bigbatch.run.between import Between
 from bigbatch.run.card import model_card
 from bigbatch.run.choice import Kept, choose, needs_final_scores
+from bigbatch.run.excerpt import marked
 from bigbatch.run.verdict import run_verdict
 from bigbatch.samples import Table
 from bigbatch.store.directory import RunDirectory
@@ -246,6 +247,11 @@ def _text_of(rows: DataTable, example: Example, table: Table) -> str:
         words, word = rows.rows.column("words")[example.row].as_py(), _word_of(example, table)
         words[word] = f"[{words[word]}]"
         return " ".join(words[max(0, word - SHOWN_WORDS) : word + SHOWN_WORDS + 1])[:500]
+    if {"question", "context", "answers"} <= set(names):
+        row = {
+            name: rows.rows.column(name)[example.row].as_py() for name in ("question", "context", "answers")
+        }
+        return marked(row["question"], row["context"], row["answers"], (example.unit, str(example.predicted)))
     if "text" not in names:
         return ""
     return str(rows.rows.column("text")[example.row].as_py())[:500]
