@@ -152,8 +152,8 @@ LOSSES: Mapping[str, PairLoss] = {
 def option_problem(allowed: Range | tuple[object, ...], value: object) -> str | None:
     """What is wrong with the value of an option of `PairLoss.options`."""
     if isinstance(allowed, Range):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and allowed.low <= value <= allowed.high:
+        fits = isinstance(value, (int, float)) and allowed.low <= value <= allowed.high
+        if fits and not isinstance(value, bool):
             return None
         return f"found {value!r}; expected a number from {allowed.low:g} to {allowed.high:g}"
     if any(type(value) is type(one) and value == one for one in allowed):
