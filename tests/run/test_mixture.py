@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def start(folder: Path, run: Path, names: tuple[str, str] = ("a", "b"), **keys):
+def start(folder: Path, run: Path, names: tuple[str, str] = ("a", "b"), **keys: Any):
     files = [
         {"path": str(folder / f"{name}.jsonl"), "share": share}
         for name, share in zip(names, SHARES, strict=True)
