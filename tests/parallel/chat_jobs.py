@@ -20,12 +20,13 @@ def equality(world: World, *, dtype: str, updates: int = 2, **keys: Any) -> dict
     """Figures of the untrained model; then train among ranks, which rank 0 holds against the oracle."""
     module = chat_model().to(DTYPES[dtype])
     parts = chat_parts(module, ROWS, micro_tokens=200, packing="packed", world=world, **keys)
-    figures = {} if world.divides else figures_of(parts, world)
+    own = parts.strategy.world  # of a divided model the mesh's
+    figures = {} if own.divides else figures_of(parts, own)
     found = train_split(parts, updates)
     if world.rank:
         return {}
     expected = train_chat_reference(module, parts, ROWS, updates)
-    if not world.divides:
+    if not own.divides:
         assert_equal(found, expected, DTYPES[dtype])
     pairs = zip(found.gradients, expected.gradients, strict=True)
     return {
