@@ -105,7 +105,10 @@ class ShardOrder:
             _keep_one(self._rows)
             shards = self._epoch(epoch).shards[window * self._window :][: self._window]
             rows = np.concatenate(
-                [np.arange(self._firsts[shard], self._firsts[shard + 1]) for shard in shards.tolist()]
+                [
+                    np.arange(int(self._firsts[shard]), int(self._firsts[shard + 1]))
+                    for shard in shards.tolist()
+                ]
             )
             drawn = splitmix64(mixed(self.seed, _ROWS, epoch, window), count=len(rows))
             self._rows[epoch, window] = rows[np.argsort(drawn, kind="stable")]

@@ -191,7 +191,7 @@ def judged(
         examples=examples,
         labels=labels,
         scores={name: gathered.scores(name, losses) for name in scored},
-        texts=() if texts is None else worst_texts(*texts, EXAMPLES),
+        texts=() if texts is None else worst_texts(texts[0], [str(each) for each in texts[1]], EXAMPLES),
         signatures=gathered.signatures(),
     )
 

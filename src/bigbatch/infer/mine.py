@@ -46,7 +46,7 @@ from bigbatch.tasks.match import Match
 WINDOW = 2048
 """Texts that are embedded, and rows that are searched for, at a time."""
 QUERY, DOCUMENT, NEGATIVE = "query", "document", "negative"
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], object]
 """(what, done, of how many)"""
 
 

@@ -80,6 +80,7 @@ def start_of(run: Path, recipe: Recipe) -> ModelSpec:
         )
     # Adapters begin as if they were not there: the model that the run started from has none.
     spec = spec.model_copy(update={"adapter": None})
+    assert spec.name is not None
     expected = None if identity is None else identity.fingerprint.what.get("data.contents.model")
     if expected == f"{spec.name}@{spec.revision or ''}":
         return spec

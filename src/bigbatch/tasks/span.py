@@ -245,7 +245,7 @@ class Span(Task[Tensor]):
             }
             if self.n_best > 1:
                 told["alternatives"] = [
-                    _told(row["context"], *place, score) for *place, score in further[number]
+                    _told(row["context"], first, end, score) for first, end, score in further[number]
                 ]
             yield told
 

@@ -63,7 +63,7 @@ def seq2seq_baselines(train: Split, seconds: float) -> Iterator[Baseline]:
         found = []
         for first in range(0, len(asked), _AT_A_TIME):
             scores = bag([asked[first : first + _AT_A_TIME]]) @ bag.learnt_from.T
-            found += [targets[int(kept[row])] for row in scores.argmax(1)]
+            found += [targets[int(kept[row])] for row in scores.argmax(1).tolist()]
         return found
 
     yield _written(NEAREST, nearest, note)
