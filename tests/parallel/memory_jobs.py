@@ -32,8 +32,7 @@ def reduced(world: World, *, sizes_mib: list[int], early: bool, bitwise: bool = 
     group: Any = AlignedGroup() if bitwise else GroupWorld()
     small = [torch.nn.Parameter(torch.zeros(4))]
     small[0].grad = torch.ones(4)
-    warm: Any = AlignedGroup() if bitwise else GroupWorld()
-    warm.reduce_gradients(small)
+    group.reduce_gradients(small)  # of another model, as a run before this one in the same process
     parameters = [torch.nn.Parameter(torch.full((size * MIB // 4,), 0.5)) for size in sizes_mib]
     total: torch.Tensor | None = None
     if early:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,6 +75,10 @@ class Buckets:
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(self._arrived) for parameter in self._parameters
         ]
+
+    def hold(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether these are the parameters that are watched, in this order."""
+        return len(parameters) == len(self._parameters) and all(map(is_, parameters, self._parameters))
 
     def arm(self) -> None:
         """The next backward pass completes the gradients."""

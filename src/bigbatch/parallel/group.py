@@ -157,11 +157,15 @@ class GroupWorld(Undivided):
             dist.destroy_process_group(gradients)
 
     def _buckets_of(self, parameters: Sequence[Tensor]) -> Buckets:
-        """Made at the first update and kept: hooks cost nothing while they are not armed."""
-        if self._buckets is None:
+        """Made at the first update of a model and kept: hooks cost nothing while they are not armed."""
+        if self._for_gradients is None:
             # Of their own: buckets are on their way while words are exchanged.
             members = dist.get_process_group_ranks(self.group)
             self._for_gradients = dist.new_group(members, timeout=patience(self.group))
+        if self._buckets is not None and not self._buckets.hold(parameters):
+            self._buckets.close()
+            self._buckets = None
+        if self._buckets is None:
             self._buckets = Buckets(parameters, self._for_gradients)
         return self._buckets
 
