@@ -36,7 +36,7 @@ def test_all_mistakes_at_once_line_by_line(write):
 model: a/b
 learning_rate: 3e-4
 data:
-  train: hf://x/y
+  train: ftp://x/y
   text: 5
   validation: {main: a.csv, hard: {pth: b}}
 batch: -3
@@ -57,8 +57,7 @@ quux: 1
     environ = {"BIGBATCH_OPTIMIZER__LRS": "3", "BIGBATCH_GUARD__SPIKE": "3", "OTHER": "x"}
     assert problems(path, ["batch.tokens=x", "foo"], environ=environ) == [
         "recipe.yaml:2: learning_rate: here it is optimizer.lr",
-        "recipe.yaml:4: data.train: 'hf://x/y': hf:// datasets are planned, not built yet; save the dataset as Parquet "
-        "or CSV and name the file",
+        "recipe.yaml:4: data.train: ftp:// is not read; expected one of https://, http://, s3://, gs://, hf://, or a path",
         "recipe.yaml:5: data.text: found 5 (a number); expected text; put it in quotes",
         "recipe.yaml:6: data.validation.hard[0].path: is missing",
         "recipe.yaml:6: data.validation.hard.pth: unknown key; did you mean data.validation.hard.path?",

@@ -29,7 +29,6 @@ def test_types_defaults_and_what_is_planned_are_shown():
     assert "| list of 2 numbers | `[0.9, 0.999]` |" in row["betas"]
     assert "today `cross_entropy`" not in row["state"] and "`bf16_sr`" in row["state"]
     assert "(planned, not built yet: `freelb`, `rdrop`)" in reference()
-    assert "`full` permutes all samples. (planned, not built yet: `shards`)" in reference()
     assert "| quantity | `6 %` |" in row["warmup"]
     assert "| `auto` / list of text | `auto` |" in row["targets"]
     assert "`adamw` / `sgd` / `lamb` / `lars` / `lion` / `muon` / `schedule_free` / reference" in "\n".join(
@@ -52,6 +51,7 @@ def test_siblings_of_a_section():
         *("source_prefix", "target_max_length", "beams"),
         *("dimensions", "dimension_weights", "false_negatives", "beta", "centring"),
         *("template", "turns", "too_long", "special"),
+        *("stride", "max_query_length", "max_answer_tokens", "null_threshold", "n_best", "language"),
         "augment",
     }
     assert set(siblings("task")) == {"name", "args", *options}

@@ -89,7 +89,7 @@ _ROWS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("logging_dir", "run.dir", ""),
         ("group_by_length", "", "samples of a batch are always sorted by length; the result does not change"),
         ("length_column_name", "", "lengths are counted from the tokens"),
-        ("train_sampling_strategy", "data.shuffle", "`full`; `shards` is planned, not built yet"),
+        ("train_sampling_strategy", "data.shuffle", "`full`, or `shards` for rows that stay on disk"),
         ("dataloader_num_workers", "", "samples are tokenised once and read from a cache"),
         ("dataloader_drop_last", "", "the last batch wraps into the next epoch, so that every update is full"),
         ("per_device_eval_batch_size", "", "evaluation uses plan.micro_tokens; metrics do not depend on it"),
