@@ -159,7 +159,11 @@ def tiny(
     """
     name, fields = _FAMILIES[family]
     # Weights of 0.02 leave attention nearly uniform: a wrong mask or position would hardly show.
-    fields = {"initializer_range": 0.2, **({} if "id2label" in config else {"num_labels": 3}), **fields}
+    fields = {
+        "initializer_range": 0.2,
+        **({} if "id2label" in config else {"num_labels": 2 if head == "span" else 3}),
+        **fields,
+    }
     settings = getattr(transformers, f"{name}Config")(**{**fields, **config})
     for key, value in settings.to_dict().items():
         if ("dropout" in key or "pdrop" in key) and (value is None or isinstance(value, float)):

@@ -25,6 +25,9 @@ CALLS = {
     "read": lambda: bigbatch.read("nowhere"),
     "report": lambda: bigbatch.report("nowhere"),
     "compare": lambda: bigbatch.compare(["nowhere"]),
+    "generate": lambda: bigbatch.generate("nowhere", "x"),
+    "mine": lambda: bigbatch.mine("nowhere", "x.jsonl", "out.jsonl"),
+    "export": lambda: bigbatch.export("nowhere", "out"),
     "Trainer": lambda: bigbatch.Trainer(),
 }
 

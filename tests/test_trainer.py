@@ -517,7 +517,7 @@ def test_a_method_that_would_never_be_called_is_refused():
 
 
 def test_a_head_without_a_task_is_refused():
-    from transformers import BertConfig, BertForQuestionAnswering
+    from transformers import BertConfig, BertForMultipleChoice
 
     shape = {
         "hidden_size": 8,
@@ -526,8 +526,8 @@ def test_a_head_without_a_task_is_refused():
         "intermediate_size": 8,
         "vocab_size": 9,
     }
-    with pytest.raises(UsageError, match="BertForQuestionAnswering has no head that a task here has"):
-        Trainer(BertForQuestionAnswering(BertConfig(**shape)), train_dataset=ROWS)
+    with pytest.raises(UsageError, match="BertForMultipleChoice has no head that a task here has"):
+        Trainer(BertForMultipleChoice(BertConfig(**shape)), train_dataset=ROWS)
 
 
 def test_the_model_may_come_from_a_function():

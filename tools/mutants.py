@@ -931,12 +931,12 @@ MUTANTS = (
         patches=(
             (
                 "tasks/match.py",
-                "                outputs[:, :dimension],\n",
-                "                functional.normalize(outputs, dim=-1)[:, :dimension],\n",
+                "self._loss(outputs[:, :dimension], targets, judge)",
+                "self._loss(functional.normalize(outputs, dim=-1)[:, :dimension], targets, judge)",
             ),
             (
                 "tasks/match.py",
-                'cosine=self.similarity == "cosine",\n                symmetric',
+                "cosine=cosine,\n                symmetric",
                 "cosine=False,\n                symmetric",
             ),
         ),

@@ -32,6 +32,7 @@ def _spec(name: Any = None, **changes: Any) -> Any:
         "trainable": "all",
         "attention": None,
         "memory": None,
+        "adapter": None,
     }
     return SimpleNamespace(**{"name": None if name is None else str(name), **fields, **changes})
 

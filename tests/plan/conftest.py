@@ -78,6 +78,7 @@ def _recipe(**changes: Any) -> SimpleNamespace:
             "generate_every": parse_quantity("1 evaluations"),
         },
         "gradient": {"name": "plain"},
+        "data": {"shuffle": "full", "train": []},
         "sync": {"period": 1, "replicas": 1, "outer": "average"},
     }  # fmt: skip
     length = changes.pop("length", "3 epochs")

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 import yaml
@@ -26,6 +27,7 @@ from bigbatch.remote.keep import cache_root
 from bigbatch.stored import read_text
 from bigbatch.written import replace_text
 
+_T = TypeVar("_T")
 _REPO = re.compile(r"^hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<rev>[^/]+))?(?:/(?P<rest>.*))?$")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SPLITS = {
@@ -90,7 +92,11 @@ def _listed(text: str, place: Place) -> tuple[str, list[str]]:
 
     if not constants.HF_HUB_OFFLINE:
         try:
-            info = HfApi().dataset_info(place.repo, revision=place.revision, files_metadata=False, timeout=30)
+            info = _once_more(
+                lambda: HfApi().dataset_info(
+                    place.repo, revision=place.revision, files_metadata=False, timeout=30
+                )
+            )
             assert info.sha is not None
             replace_text(_noted(place), info.sha)
             return info.sha, [each.rfilename for each in info.siblings or ()]
@@ -116,6 +122,18 @@ def _listed(text: str, place: Place) -> tuple[str, list[str]]:
     if not commit or not there.is_dir():
         raise MachineError(f"{text}: {why}, and its cache has not fetched this revision before")
     return commit, sorted(path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file())
+
+
+def _once_more(ask: Callable[[], _T]) -> _T:
+    """What the hub answers; a connection that broke is tried a second time."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return ask()
+    except (HfHubHTTPError, ValueError):
+        raise
+    except Exception:  # whatever its HTTP library calls it
+        return ask()
 
 
 def _noted(place: Place) -> Path:
