@@ -146,7 +146,7 @@ def test_a_module_is_installed_or_on_the_path_and_never_in_the_users_folder(job,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", RULE)
+@pytest.mark.parametrize("way", ["one process", pytest.param("ranks", marks=pytest.mark.stress)])
 def test_a_module_on_the_path_is_found(job, way):
     command, more = RULE[way]
     (job / "lib").mkdir()

@@ -71,7 +71,13 @@ def test_the_pairs_are_all_there():
 @pytest.mark.parametrize(
     "every", [False, pytest.param(True, marks=pytest.mark.stress)], ids=["pairs", "every"]
 )
-@pytest.mark.parametrize("kind", [*KINDS, "both"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("tensor", "match-shard") else pytest.param(kind, marks=pytest.mark.stress)
+        for kind in (*KINDS, "both")
+    ],
+)
 def test_ways_out_at_places_on_every_rank(ranks, tmp_path, kind, every):
     size = 4 if kind == "both" else 2
     product = [list(case) for case in itertools.product(WAYS, POINTS, PLACES, range(size))]

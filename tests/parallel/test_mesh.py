@@ -19,8 +19,19 @@ def size_of(mesh: dict[str, int]) -> int:
 
 
 @pytest.mark.world_size(4)
-@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
-@pytest.mark.parametrize("mesh", SHARED + DIVIDED, ids=str)
+@pytest.mark.parametrize(
+    ("mesh", "dtype"),
+    [
+        pytest.param(
+            mesh,
+            dtype,
+            marks=[pytest.mark.stress] if dtype == "fp32" and size_of(mesh) > 2 else [],
+            id=f"{mesh}-{dtype}",
+        )
+        for mesh in SHARED + DIVIDED
+        for dtype in ("fp64", "fp32")
+    ],
+)
 def test_updates_equal_the_whole_batch(ranks, tmp_path, mesh, dtype):
     # Products that are shared take a message each: few, long micro-batches.
     given = {"updates": 6, "micro_tokens": 1024} if "tensor" in mesh else {"updates": 8}

@@ -13,11 +13,16 @@ OPTIMIZERS = {
     "layers": {"name": "lamb", "lr": 1e-2, "layer_decay": 0.5},
 }
 MESHES = [None, {"shard": 2}, {"tensor": 2}]
+RARE = [(name, {"tensor": 2}) for name in ("lars", "keller", "lion", "layers")]
+CASES = [
+    pytest.param(name, mesh, marks=[pytest.mark.stress] if (name, mesh) in RARE else [], id=f"{name}-{mesh}")
+    for name in OPTIMIZERS
+    for mesh in MESHES
+]
 
 
 @pytest.mark.world_size(2)
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(("name", "mesh"), CASES)
 def test_two_ranks_move_as_one(ranks, tmp_path, name, mesh):
     found = ranks.run(
         "tests.parallel.jobs:moved",

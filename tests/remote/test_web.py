@@ -181,7 +181,7 @@ def test_a_damaged_cache_is_fetched_anew_and_a_shared_one_refused(site):
 
 WRONG = {
     "ftp://host/a.csv": "ftp:// is not read",
-    FILE + "/a.csv": "file:// is not read",
+    FILE + "/a.csv": f"{FILE} is not read",
     "https://host": "expected https://host/file",
     "https:///a.csv": "expected https://host/file",
     "https://host/a b.csv": "without blanks",

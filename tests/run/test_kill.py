@@ -234,6 +234,7 @@ def test_a_gradient_of_two_passes_is_the_same_after_a_kill_in_the_second(parent,
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 def test_killed_by_the_clock(job, straight):
     """The real command line, killed from outside at random moments of its work."""
     source = random.Random(3)
