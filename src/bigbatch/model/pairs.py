@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def install_pair(parts: Anatomy) -> Callable[[], None]:
     for container in (encoder, decoder):
         places = getattr(container, _POSITIONS, None)
         if isinstance(places, nn.Module):
-            own = _Positions()
+            own = _Positions(counts=not accepts(places, "position_ids"))
             handles += [
                 container.register_forward_pre_hook(own.enter, with_kwargs=True),
                 places.register_forward_pre_hook(own.of_longest, with_kwargs=True),
@@ -151,8 +152,7 @@ def _across(part: nn.Module, args: Args, kwargs: Named) -> Called | None:
         return None
     given = kwargs.get("key_value_states")
     if given is None:
-        names = [*_arguments(part)]
-        at = names.index("key_value_states")
+        at = _place_of_keys(type(part))
         given = args[at] if len(args) > at else None
     return None if given is None else (args, {**kwargs, LAYOUT: Across(layout)})
 
@@ -176,6 +176,8 @@ class _Positions:
     M2M100 counts the tokens that are no padding, also in the middle of a sample, and gives padding a row of zeros.
     """
 
+    counts: bool
+    """Whether positions follow from the ids, not from places that are given."""
     layout: Layout | None = None
     """Of the pass that runs."""
     counted_1T: Tensor | None = None
@@ -196,7 +198,7 @@ class _Positions:
         ids = args[0]
         if isinstance(ids, Tensor) and not ids.is_floating_point():
             first = torch.full_like(ids[:, :longest], 0 if padding is None else padding + 1)
-            if padding is not None and not accepts(places, "position_ids"):
+            if padding is not None and self.counts:
                 self.counted_1T = ids != padding
         return (first, *others), {name: _shortened(each, longest) for name, each in kwargs.items()}
 
@@ -218,5 +220,7 @@ def _shortened(given: object, longest: int) -> object:
     return (given[0], longest) if isinstance(given, tuple) else given
 
 
-def _arguments(part: nn.Module) -> list[str]:
-    return [*inspect.signature(part.forward).parameters]
+@cache
+def _place_of_keys(kind: type[nn.Module]) -> int:
+    """Which positional argument of its forward has the keys of another stream."""
+    return [*inspect.signature(kind.forward).parameters].index("key_value_states") - 1  # behind self
