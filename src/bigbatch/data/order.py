@@ -6,6 +6,8 @@ values in the tests, so that it never changes with a version of numpy, the rank,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 _MASK = (1 << 64) - 1
@@ -103,8 +105,32 @@ def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
     return np.argsort(splitmix64(mixed(seed, epoch), count=samples), kind="stable").astype(np.int64)
 
 
-class SampleOrder:
-    """The endless sequence of epochs; `ids` reads any stretch of it.
+class Epochs(ABC):
+    """An endless sequence of epochs of equally many samples; `ids` reads any stretch of it."""
+
+    samples: int
+    """Of an epoch."""
+
+    def ids(self, first_position: int, count: int) -> np.ndarray:
+        """Row numbers at positions `first_position` … `first_position + count - 1` (count,) int64."""
+        parts = []
+        position, end = first_position, first_position + count
+        while position < end:
+            parts.append(self._rows_from(*divmod(position, self.samples))[: end - position])
+            position += len(parts[-1])
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def epochs(self, first_position: int, count: int) -> np.ndarray:
+        """Epoch of each of these positions (count,) int64."""
+        return (first_position + np.arange(count, dtype=np.int64)) // self.samples
+
+    @abstractmethod
+    def _rows_from(self, epoch: int, offset: int) -> np.ndarray:
+        """Rows from an offset of an epoch on, at least one, as far as they are at hand."""
+
+
+class SampleOrder(Epochs):
+    """Epochs in which all samples are shuffled.
 
     Holds the last two epoch orders, so that batches that cross an epoch's end do not sort twice.
     """
@@ -116,21 +142,6 @@ class SampleOrder:
         self._orders: dict[int, np.ndarray] = {}
         self._sums: dict[int, np.ndarray] = {}
         """Latest epoch -> running sum of `sum_before`'s values along its order (samples,)."""
-
-    def ids(self, first_position: int, count: int) -> np.ndarray:
-        """Row numbers at positions `first_position` … `first_position + count - 1` (count,) int64."""
-        parts = []
-        position, end = first_position, first_position + count
-        while position < end:
-            epoch, offset = divmod(position, self.samples)
-            taken = min(end - position, self.samples - offset)
-            parts.append(self._order(epoch)[offset : offset + taken])
-            position += taken
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-    def epochs(self, first_position: int, count: int) -> np.ndarray:
-        """Epoch of each of these positions (count,) int64."""
-        return (first_position + np.arange(count, dtype=np.int64)) // self.samples
 
     def sum_before(self, position: int, values_N: np.ndarray) -> int:
         """Sum of a whole number a row over all earlier positions; no epoch but the last is replayed.
@@ -145,9 +156,17 @@ class SampleOrder:
         rest = int(self._sums[epoch][offset - 1]) if offset else 0
         return epoch * int(values_N.sum()) + rest
 
+    def _rows_from(self, epoch: int, offset: int) -> np.ndarray:
+        return self._order(epoch)[offset:]
+
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            while len(self._orders) >= 2:
-                self._orders.pop(next(iter(self._orders)))
+            room_for_another(self._orders)
             self._orders[epoch] = epoch_order(self.seed, epoch, self.samples)
         return self._orders[epoch]
+
+
+def room_for_another(kept: dict) -> None:
+    """Two are kept: what comes next is near what came last."""
+    while len(kept) >= 2:
+        kept.pop(next(iter(kept)))

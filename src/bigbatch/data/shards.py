@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bigbatch.data.order import mixed, splitmix64
+from bigbatch.data.order import Epochs, mixed, room_for_another, splitmix64
 
 WINDOW_SHARDS = 8
 """Shards whose rows are mixed: as many as a batch is drawn from."""
@@ -33,8 +33,8 @@ class _Epoch:
     """(windows + 1,) int64 rows before each window."""
 
 
-class ShardOrder:
-    """The endless sequence of epochs over shards that lie one behind the other in a table; reads like a `SampleOrder`.
+class ShardOrder(Epochs):
+    """Epochs over shards that lie one behind the other in a table.
 
     Args:
         sizes: rows of each shard; some may have none.
@@ -51,23 +51,8 @@ class ShardOrder:
         self._window = window
         self._epochs: dict[int, _Epoch] = {}
         self._rows: dict[tuple[int, int], np.ndarray] = {}
-        self._sums: dict[tuple[int, int], np.ndarray] = {}
-
-    def ids(self, first_position: int, count: int) -> np.ndarray:
-        """Row numbers of the table at positions `first_position` … `first_position + count - 1` (count,) int64."""
-        parts = []
-        position, end = first_position, first_position + count
-        while position < end:
-            epoch, offset = divmod(position, self.samples)
-            window, inside, starts = self._at(epoch, offset)
-            taken = min(end - position, int(starts[window + 1]) - offset)
-            parts.append(self._rows_of(epoch, window)[inside : inside + taken])
-            position += taken
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-    def epochs(self, first_position: int, count: int) -> np.ndarray:
-        """Epoch of each of these positions (count,) int64."""
-        return (first_position + np.arange(count, dtype=np.int64)) // self.samples
+        self._shard_sums: np.ndarray | None = None
+        """(shards,) of `sum_before`'s values, once they were asked for."""
 
     def sum_before(self, position: int, values_N: np.ndarray) -> int:
         """Sum of a whole number a row over all earlier positions.
@@ -76,22 +61,29 @@ class ShardOrder:
             position: samples of the stream consumed.
             values_N: (samples,) of each row; the same ones in every call.
         """
+        if self._shard_sums is None:
+            self._shard_sums = np.diff(
+                np.concatenate([[0], np.cumsum(values_N, dtype=np.int64)])[self._firsts]
+            )
         epoch, offset = divmod(position, self.samples)
-        window, inside, _ = self._at(epoch, offset)
-        before = self._epoch(epoch).shards[: window * self._window]
-        whole = sum(int(values_N[self._firsts[shard] : self._firsts[shard + 1]].sum()) for shard in before)
+        window, inside = self._at(epoch, offset)
+        whole = self._shard_sums[self._epoch(epoch).shards[: window * self._window]].sum()
         rest = values_N[self._rows_of(epoch, window)[:inside]].sum() if inside else 0
-        return epoch * int(values_N.sum()) + whole + int(rest)
+        return epoch * int(self._shard_sums.sum()) + int(whole) + int(rest)
 
-    def _at(self, epoch: int, offset: int) -> tuple[int, int, np.ndarray]:
-        """The window of an offset, how far in it that is, and where the windows start."""
+    def _rows_from(self, epoch: int, offset: int) -> np.ndarray:
+        window, inside = self._at(epoch, offset)
+        return self._rows_of(epoch, window)[inside:]
+
+    def _at(self, epoch: int, offset: int) -> tuple[int, int]:
+        """The window of an offset, and how far in it that is."""
         starts = self._epoch(epoch).starts
         window = int(np.searchsorted(starts, offset, side="right")) - 1
-        return window, offset - int(starts[window]), starts
+        return window, offset - int(starts[window])
 
     def _epoch(self, epoch: int) -> _Epoch:
         if epoch not in self._epochs:
-            _keep_one(self._epochs)
+            room_for_another(self._epochs)
             drawn = splitmix64(mixed(self.seed, _SHARDS, epoch), count=len(self._sizes))
             shards = np.argsort(drawn, kind="stable").astype(np.int64)
             firsts = np.arange(0, len(shards), self._window)
@@ -102,7 +94,7 @@ class ShardOrder:
     def _rows_of(self, epoch: int, window: int) -> np.ndarray:
         """Rows of a window in the order in which they are visited."""
         if (epoch, window) not in self._rows:
-            _keep_one(self._rows)
+            room_for_another(self._rows)
             shards = self._epoch(epoch).shards[window * self._window :][: self._window]
             rows = np.concatenate(
                 [
@@ -113,9 +105,3 @@ class ShardOrder:
             drawn = splitmix64(mixed(self.seed, _ROWS, epoch, window), count=len(rows))
             self._rows[epoch, window] = rows[np.argsort(drawn, kind="stable")]
         return self._rows[epoch, window]
-
-
-def _keep_one(kept: dict) -> None:
-    """Room for another: what comes next is near what came last."""
-    while len(kept) >= 2:
-        kept.pop(next(iter(kept)))
