@@ -10,7 +10,6 @@ are the assistant's is found from the turns (`tasks.dialogue`), not from marks i
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.chat_rows import TURNS, ChatRows
 from bigbatch.tasks.dialogue import ChatTokenizer, Template, chatml
 from bigbatch.tasks.inputs import is_tokenised, tokenised_inputs
-from bigbatch.tasks.language import PredictedTokens
+from bigbatch.tasks.language import PredictedTokens, told_surprise
 from bigbatch.tasks.losses import IGNORED
 
 MESSAGES = "messages"
@@ -133,7 +132,7 @@ class Chat(PredictedTokens):
 
     def nothing(self) -> dict[str, Json]:
         """The prediction of a conversation without tokens."""
-        return {**_surprise(0.0, 0), "turns": []}
+        return {**told_surprise(0.0, 0), "turns": []}
 
     @override
     def predict(
@@ -154,22 +153,14 @@ class Chat(PredictedTokens):
             parts, at = [], own.start
             for turn, units in enumerate(sample.streams[TURNS]["units"].tolist()):
                 if units:
-                    parts.append({"turn": turn + 1, **_surprise(float(nll_U[at : at + units].sum()), units)})
+                    parts.append(
+                        {"turn": turn + 1, **told_surprise(float(nll_U[at : at + units].sum()), units)}
+                    )
                     at += units
-            yield {**_surprise(float(nll_U[own][counted].sum()), int(counted.sum())), "turns": parts}
+            yield {**told_surprise(float(nll_U[own][counted].sum()), int(counted.sum())), "turns": parts}
 
 
 _TURNS, _TOO_LONG, _SPECIAL = ("all", "last"), ("skip", "cut", "refuse"), ("text", "tokens", "refuse")
-
-
-def _surprise(nll: float, tokens: int) -> dict[str, Json]:
-    mean = nll / tokens if tokens else math.nan
-    known = math.isfinite(mean)
-    return {
-        "nll": nll if known else None,
-        "tokens": tokens,
-        "perplexity": math.exp(mean) if known and mean < 709 else None,
-    }
 
 
 def _read(path: Path) -> str:

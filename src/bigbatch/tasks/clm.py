@@ -5,7 +5,6 @@ The unit is the predicted token, and the clock counts tokens: schedules move wit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,7 @@ from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.blocks import block_bounds, next_token_table, piece_bounds
 from bigbatch.tasks.documents import Document, encode_documents
 from bigbatch.tasks.inputs import is_tokenised
-from bigbatch.tasks.language import LanguageModelling
+from bigbatch.tasks.language import LanguageModelling, told_surprise
 from bigbatch.tasks.losses import IGNORED
 
 
@@ -101,7 +100,7 @@ class CausalLM(LanguageModelling):
 
     def nothing(self) -> dict[str, Json]:
         """The prediction of a text without tokens."""
-        return {"nll": None, "tokens": 0, "perplexity": None}
+        return told_surprise(0.0, 0)
 
     @override
     def predict(
@@ -123,13 +122,7 @@ class CausalLM(LanguageModelling):
             np.add.at(nll_D, owners_U, run(table, self.keep)[:, 0])
             tokens_D = np.bincount(owners_U, minlength=len(samples))
         for nll, tokens in zip(nll_D.tolist(), tokens_D.tolist(), strict=True):
-            mean = nll / tokens if tokens else math.nan
-            known = math.isfinite(mean)
-            yield {
-                "nll": nll if known else None,
-                "tokens": tokens,
-                "perplexity": math.exp(mean) if known and mean < 709 else None,
-            }
+            yield told_surprise(nll, tokens)
 
 
 def _labelled(row: Row, labels: Sequence[int] | np.ndarray, ids_T: np.ndarray) -> np.ndarray:

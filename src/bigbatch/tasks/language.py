@@ -7,6 +7,7 @@ Shapes: U units (predicted tokens), V token ids, D hidden width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
@@ -19,7 +20,7 @@ from torch.nn import LinearCrossEntropyOptions, functional
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.metrics.perplexity import language_metrics
 from bigbatch.model.logits import DeferredLogits
-from bigbatch.protocols import Metric, Role
+from bigbatch.protocols import Json, Metric, Role
 from bigbatch.samples import Predictions, Table, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.losses import IGNORED
@@ -205,3 +206,14 @@ class LanguageModelling(PredictedTokens):
     def joins_rows(self) -> bool:
         """With fixed blocks."""
         return self.blocks == "fixed"
+
+
+def told_surprise(nll: float, tokens: int) -> dict[str, Json]:
+    """Nats of all tokens of a text, how many those are, exp(nll / tokens); None where nothing is known."""
+    mean = nll / tokens if tokens else math.nan
+    known = math.isfinite(mean)
+    return {
+        "nll": nll if known else None,
+        "tokens": tokens,
+        "perplexity": math.exp(mean) if known and mean < 709 else None,
+    }
