@@ -5,6 +5,7 @@
 #   make test         the test suite, a process a core (WORKERS=0: in one process)
 #   make stress       every fault at every place, of which the suite takes a sample (half an hour)
 #   make test-cluster  SSH hosts and Slurm on this machine, and faults on them (root; a quarter of an hour)
+#   make test-tensorflow  files between TensorFlow and us, in an environment of its own (1.6 GB)
 #   make lint         ruff, pyright, the house's import rules
 #   make docs         the documentation, into docs/_build/html
 #   make mutants      plant faults and check that the tests find them
@@ -22,7 +23,7 @@ BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test stress test-cluster lint format docs mutants kills benchmarks clean
+.PHONY: help demo test stress test-cluster test-tensorflow lint format docs mutants kills benchmarks clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
@@ -66,6 +67,14 @@ check: $(VENV)/.installed-dev
 
 test-cluster: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)
+
+$(VENV)-tensorflow/.installed:
+	$(PYTHON) -m venv $(VENV)-tensorflow
+	$(VENV)-tensorflow/bin/python -m pip install --disable-pip-version-check -q tensorflow-cpu
+	@touch $@
+
+test-tensorflow: $(VENV)/.installed-test $(VENV)-tensorflow/.installed
+	TENSORFLOW_PYTHON=$(VENV)-tensorflow/bin/python $(BIN)/python -m pytest tests/tensorflow -m tensorflow $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

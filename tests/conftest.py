@@ -90,6 +90,10 @@ QUICK = ("golden", "optim", "plan", "recipe", "report", "rules")
 """Folders and files (`tests/optim/`, `tests/test_golden.py`) that are quick and say most: `make check` has them first."""
 
 
+ASKED_FOR = ("stress", "tensorflow")
+"""Markers of tests that run only when they are named: `-m stress`."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--part quick` and `--part rest` are the whole session between them."""
     parser.addoption("--part", choices=("quick", "rest"), help="the quick tests alone, or all others")
@@ -102,17 +106,18 @@ def is_quick(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the asked part; leave out `stress` unless the marker is asked for, and `gpu` where there is no CUDA device.
+    """Keep the asked part; leave out what runs only when its marker is asked for, and `gpu` where there is no CUDA device.
     pytest counts them as deselected.
     """
     if part := config.getoption("--part"):
         other = [item for item in items if is_quick(item) != (part == "quick")]
         config.hook.pytest_deselected(items=other)
         items[:] = [item for item in items if is_quick(item) == (part == "quick")]
-    stress = [item for item in items if item.get_closest_marker("stress")]
-    if stress and "stress" not in config.getoption("markexpr"):
-        config.hook.pytest_deselected(items=stress)
-        items[:] = [item for item in items if item not in stress]
+    for marker in ASKED_FOR:
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and marker not in config.getoption("markexpr"):
+            config.hook.pytest_deselected(items=marked)
+            items[:] = [item for item in items if item not in marked]
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

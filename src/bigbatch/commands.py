@@ -270,6 +270,22 @@ def tokenize(
     return [*lines, f"train with run.cache={loaded.run.cache}"] if loaded.run.cache else lines
 
 
+@said_plainly
+def convert(
+    source: PathOrText,
+    out: PathOrText,
+    *,
+    encoding: str = "utf-8",
+    quoting: str = "minimal",
+    say: Callable[[str], object] | None = None,
+) -> int:
+    """Write rows as another kind of file, by its suffix; their number. See `data.converted`."""
+    from bigbatch.data.converted import convert as converted
+
+    told = say or (lambda text: None)
+    return converted(str(source), Path(out), encoding=encoding, quoting=quoting, say=told)
+
+
 def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:
     """The plan of a dry run, and what it found."""
     from bigbatch.build.dry import dry_run

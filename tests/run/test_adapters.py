@@ -64,7 +64,9 @@ def test_peft_and_we_open_what_was_trained(home, run):
     theirs = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
     again = bigbatch.predict(home / "whole", ["great flight"])[0]
     with torch.no_grad():
-        assert torch.equal(ours.eval()(input_ids=IDS).logits, theirs(input_ids=IDS).logits)
+        ours_logits, theirs_logits = ours.eval()(input_ids=IDS).logits, theirs(input_ids=IDS).logits
+    # Products of matrices may end in other last bits where memory begins elsewhere.
+    torch.testing.assert_close(ours_logits, theirs_logits, rtol=0.0, atol=1e-6)
     assert again["label"] == bigbatch.predict(folder, ["great flight"])[0]["label"]
     assert again["probability"] == pytest.approx(run[0].predict(["great flight"])[0]["probability"], abs=1e-6)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from bigbatch.cli.converting import add_convert
 from bigbatch.cli.exporting import add_export
 from bigbatch.cli.mining import add_mine
 from bigbatch.cli.tokens import add_tokenize
@@ -16,3 +17,4 @@ def add_others(app: typer.Typer) -> None:
     add_generate(app)
     add_export(app)
     add_tokenize(app)
+    add_convert(app)

@@ -6,6 +6,9 @@
     delimited.py    CSV and TSV: pyarrow's reader, and a strict scan that names every bad row
     jsonlines.py    JSON Lines, one problem per bad line
     squad.py        files of questions as SQuAD has them, and the forms of answers
+    tfrecords.py    TFRecord files of tf.train.Example, read and written
+    sequences.py    FASTA and FASTQ
+    converted.py    rows of one kind of file as another
     files.py        files and folders by what their name ends in
     raw.py          Raw: a source whose columns still have their own names and types
     plain.py        any library's values as Python's, as text, or as missing

@@ -7,6 +7,7 @@ nothing. Whoever has such a file on purpose unpacks it: a text file as it is has
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,6 +46,31 @@ def content_of(path: Path) -> bytes:
             if most is not None and len(content) > most:
                 raise Damaged(too_much(size_bytes, most))
     return bytes(content)
+
+
+def unpacked(content: bytes, codec: str) -> bytes:
+    """Bytes that are packed within a file, within the same rule.
+
+    Args:
+        content: as it stands there.
+        codec: `gzip` or `zlib`.
+
+    Raises:
+        Damaged: they cannot be unpacked, or to more than the rule allows.
+    """
+    machine = zlib.decompressobj(31 if codec == "gzip" else 15)
+    most = most_bytes(len(content))
+    try:
+        found = machine.decompress(content, most + 1)
+    except zlib.error as error:
+        raise Damaged(f"cannot be unpacked ({codec}): {error}") from None
+    if len(found) > most:
+        raise Damaged(too_much(len(content), most))
+    if not machine.eof:
+        raise Damaged(f"is cut off ({codec})")
+    if machine.unused_data and codec == "gzip":
+        return found + unpacked(machine.unused_data, codec)
+    return found
 
 
 def most_bytes(size_bytes: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from bigbatch.data.parquets import check_parquet, read_parquet
 from bigbatch.data.plain import lines_of
 from bigbatch.data.problems import data_error, nearest, one_error
 from bigbatch.data.raw import Raw, from_table, order_of, written_class_names
+from bigbatch.data.sequences import read_fasta, read_fastq
+from bigbatch.data.tfrecords import read_tfrecord
 from bigbatch.errors import DataError, Problem
 from bigbatch.remote.addresses import is_address
 from bigbatch.remote.fetch import fetched
@@ -33,9 +36,14 @@ JSON = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")
 CONLL = (".conll", ".conllu", ".iob", ".bio")
+TFRECORD = (".tfrecord", ".tfrecords")
+FASTA = (".fasta", ".fa", ".fna", ".faa", ".ffn", ".frn")
+FASTQ = (".fastq", ".fq")
 TEXT = (".txt",)
 """Plain text: one document a line."""
-SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW, *CONLL, *TEXT)
+SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW, *CONLL, *TFRECORD, *FASTA, *FASTQ, *TEXT)
+_SHARD = re.compile(r"-\d+-of-\d+$")
+"""Behind the kind of file, as TensorFlow names the parts of a data set: `train.tfrecord-00000-of-00010`."""
 QUOTINGS = ("minimal", "none")
 ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
 _CODECS = {codecs.lookup(name).name: name for name in ENCODINGS}
@@ -103,7 +111,7 @@ def is_data(name: str) -> bool:
 
 def _suffix(path: Path) -> str:
     """`.csv` of `a.csv.gz`, in lower case."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffixes = [suffix.lower() for suffix in Path(_SHARD.sub("", path.name)).suffixes]
     if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
@@ -130,7 +138,8 @@ def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *,
     if suffix in IMAGES and not learnt:
         return one_image(name, path)
     if suffix not in SUFFIXES:
-        known = "expected .csv, .tsv, .jsonl, .parquet, .arrow, .conll, .txt, or a folder of texts or images"
+        kinds = ".csv, .tsv, .jsonl, .parquet, .arrow, .conll, .tfrecord, .fasta, .fastq, .txt"
+        known = f"expected {kinds}, or a folder of texts or images"
         raise one_error(name, "", f"unknown kind of file {suffix!r}; {known}")
     try:
         if suffix in PARQUET:
@@ -166,6 +175,12 @@ def read_content(
         return read_json_lines(name, content, encoding)
     if suffix in CONLL:
         return read_conll(name, content, encoding, learnt)
+    if suffix in TFRECORD:
+        return read_tfrecord(name, content)
+    if suffix in FASTA:
+        return read_fasta(name, content, encoding)
+    if suffix in FASTQ:
+        return read_fastq(name, content, encoding)
     if suffix in TEXT:
         return _text_lines(name, content, encoding, learnt)
     return read_delimited(name, content, encoding, DELIMITED[suffix], quoting)

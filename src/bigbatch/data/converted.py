@@ -1,0 +1,194 @@
+"""Rows of any file that is read here, written as another kind of file: nothing is renamed, nothing is left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from bigbatch.data.files import find_files, read_file
+from bigbatch.data.plain import is_missing, plain
+from bigbatch.data.problems import data_error, listed, one_error
+from bigbatch.data.raw import Column, Raw
+from bigbatch.data.tfrecords import Values, example_bytes, write_tfrecord
+from bigbatch.errors import DiskError, Problem, UsageError
+from bigbatch.protocols import Row
+from bigbatch.written import beside
+
+Say = Callable[[str], object]
+
+
+def convert(source: str, out: Path, *, encoding: str = "utf-8", quoting: str = "minimal", say: Say) -> int:
+    """Write a file's rows as the kind that the other's name says; their number.
+
+    Args:
+        source: a file, a folder, a pattern of files that have the same columns, or an address.
+        out: `.tfrecord`, `.tfrecord.gz`, `.parquet`, `.jsonl` or `.csv`; complete or absent, and never written over.
+        encoding: of text files that are read.
+        quoting: of CSV and TSV that are read.
+        say: told what is fetched, and what is not kept exactly.
+
+    Raises:
+        UsageError: the file is there, or of another kind.
+        DataError: the rows cannot be read, or a value has no form in such a file; with its place.
+        DiskError: the file cannot be written.
+    """
+    kind = next((kind for kind in _WRITERS if out.name.lower().endswith(kind)), None)
+    if kind is None:
+        raise UsageError(f"{out}: cannot write such a file; expected {', '.join(_WRITERS)}")
+    if os.path.lexists(out):
+        raise UsageError(f"{out} exists and is not overwritten; remove it or choose another name")
+    raws = [read_file(name, path, encoding, quoting) for name, path in find_files(source, Path(), say)]
+    _same_columns(raws)
+    temporary = beside(out)
+    temporary = temporary.with_name(temporary.name + (".gz" if kind.endswith(".gz") else ""))
+    try:
+        _WRITERS[kind](temporary, raws, say)
+        os.link(temporary, out)  # unlike a rename, a link never replaces a file
+    except FileExistsError:
+        raise UsageError(f"{out} exists and is not overwritten; remove it or choose another name") from None
+    except OSError as error:
+        raise DiskError(f"{out}: cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return sum(raw.rows for raw in raws)
+
+
+def _same_columns(raws: Sequence[Raw]) -> None:
+    for raw in raws:
+        if set(raw.columns) != set(raws[0].columns):
+            what = f"has the columns {listed(raw.columns)}, and {raws[0].name} {listed(raws[0].columns)}"
+            raise one_error(raw.name, "", f"{what}; convert them one by one")
+
+
+def _rows(raw: Raw) -> Iterator[tuple[str, Row]]:
+    """(place, values by column); missing ones are None."""
+    columns = {name: _values(column) for name, column in raw.load(raw.columns).items()}
+    for row in range(raw.rows):
+        found = {name: plain(values[row]) for name, values in columns.items()}
+        yield raw.where(row), {name: None if _is_none(value) else value for name, value in found.items()}
+
+
+def _values(column: Column) -> list[object]:
+    return list(column) if isinstance(column, list) else column.to_pylist()
+
+
+def _is_none(value: object) -> bool:
+    return not isinstance(value, (list, dict, tuple, np.ndarray)) and is_missing(value)
+
+
+# ---------------------------------------------------------------- TFRecord
+
+
+def _tfrecord(path: Path, raws: Sequence[Raw], say: Say) -> None:
+    rounded: dict[str, str] = {}
+
+    def rows() -> Iterator[bytes]:
+        for raw in raws:
+            for where, row in _rows(raw):
+                features: dict[str, Values] = {}
+                for name, value in row.items():
+                    if value is not None:
+                        features[name] = _feature(where, name, value, rounded)
+                yield example_bytes(features)
+
+    write_tfrecord(path, rows())
+    for name, where in rounded.items():
+        say(f"{name}: TFRecord has floats of 32 bits, and not all of these are; the first at {where}")
+
+
+def _feature(where: str, name: str, value: object, rounded: dict[str, str]) -> Values:
+    """One value as a feature.
+
+    Raises:
+        DataError: it is neither text, bytes, a number nor a list of one of them.
+    """
+    values = [plain(one) for one in value] if isinstance(value, (list, tuple)) else [value]
+    if all(isinstance(one, (str, bytes)) for one in values):
+        return [
+            one.encode() if isinstance(one, str) else one for one in values if isinstance(one, (str, bytes))
+        ]
+    if all(isinstance(one, int) and -(2**63) <= one < 2**63 for one in values):
+        return [int(one) for one in values if isinstance(one, int)]
+    if all(isinstance(one, (int, float)) for one in values):
+        floats = [float(one) for one in values if isinstance(one, (int, float))]
+        if name not in rounded and any(_rounds(one) for one in floats):
+            rounded[name] = where
+        return floats
+    what = f"column {name!r}: TFRecord holds texts, bytes, numbers and lists of one of them, not {_kinds(values)}"
+    raise data_error([Problem(where=where, what=f"{what}; .jsonl and .parquet hold it")])
+
+
+def _rounds(value: float) -> bool:
+    if math.isnan(value) or math.isinf(value):
+        return False
+    try:
+        return struct.unpack("<f", struct.pack("<f", value))[0] != value
+    except OverflowError:
+        return True
+
+
+def _kinds(values: Sequence[object]) -> str:
+    return " and ".join(sorted({type(value).__name__ for value in values}))
+
+
+# ---------------------------------------------------------------- the other kinds
+
+
+def _parquet(path: Path, raws: Sequence[Raw], say: Say) -> None:
+    del say
+    try:
+        tables = [pa.table(dict(raw.load(raw.columns))) for raw in raws]
+        table = pa.concat_tables(
+            [each.select(tables[0].column_names) for each in tables], promote_options="default"
+        )
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise one_error(
+            raws[0].name, "", f"a column has values of different types: {error}; .jsonl holds them"
+        ) from None
+    parquet.write_table(table, path)
+
+
+def _json_lines(path: Path, raws: Sequence[Raw], say: Say) -> None:
+    del say
+    with path.open("x", encoding="utf-8", newline="\n") as file:
+        for raw in raws:
+            for where, row in _rows(raw):
+                try:
+                    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                except (TypeError, ValueError, UnicodeEncodeError) as error:
+                    what = f"JSON cannot hold it: {error}; .parquet and .tfrecord hold bytes"
+                    raise data_error([Problem(where=where, what=what)]) from None
+
+
+def _csv(path: Path, raws: Sequence[Raw], say: Say) -> None:
+    del say
+    with path.open("x", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(raws[0].columns)
+        for raw in raws:
+            for where, row in _rows(raw):
+                cells = [row[name] for name in raws[0].columns]
+                if bad := next(
+                    (cell for cell in cells if isinstance(cell, (list, dict, tuple, bytes))), None
+                ):
+                    what = f"CSV holds no {type(bad).__name__}; .jsonl, .parquet and .tfrecord do"
+                    raise data_error([Problem(where=where, what=what)])
+                lines.writerow(["" if cell is None else cell for cell in cells])
+
+
+_WRITERS: dict[str, Callable[[Path, Sequence[Raw], Say], None]] = {
+    ".tfrecord": _tfrecord,
+    ".tfrecord.gz": _tfrecord,
+    ".parquet": _parquet,
+    ".jsonl": _json_lines,
+    ".csv": _csv,
+}
