@@ -279,8 +279,20 @@ def convert(
     quoting: str = "minimal",
     say: Callable[[str], object] | None = None,
 ) -> int:
-    """Write rows as another kind of file, by its suffix; their number. See `data.converted`."""
-    from bigbatch.data.converted import convert as converted
+    """Write rows as another kind of file; their number.
+
+    Args:
+        source: a file, a folder, a pattern of files that have the same columns, or an address.
+        out: `.tfrecord`, `.tfrecord.gz`, `.parquet`, `.jsonl` or `.csv`; never written over.
+        encoding: of text files that are read.
+        quoting: of CSV and TSV that are read.
+        say: told what is fetched, and what is not kept exactly.
+
+    Raises:
+        UsageError: the file is there, or of another kind.
+        DataError: the rows cannot be read, or a value has no form in such a file; with its place.
+    """
+    from bigbatch.files.converted import convert as converted
 
     told = say or (lambda text: None)
     return converted(str(source), Path(out), encoding=encoding, quoting=quoting, say=told)

@@ -16,12 +16,12 @@ import pytest
 from pyarrow import parquet
 
 from bigbatch.data.checks import check_splits
-from bigbatch.data.class_names import label_lists, label_of
 from bigbatch.data.labels import LabelSet, find_labels, matched
-from bigbatch.data.raw import from_table, to_table
 from bigbatch.data.sources import read_table
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import DataError, Problem
+from bigbatch.files.class_names import label_lists, label_of
+from bigbatch.files.raw import from_table, to_table
 from bigbatch.protocols import Role
 from bigbatch.tasks.classify import Classify
 from tests.data.tables import MULTI, SINGLE

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigbatch.data.batches import Batches
-from bigbatch.data.files import find_files
 from bigbatch.data.mixture import joined
 from bigbatch.data.shard_tokens import shard_table
 from bigbatch.data.shards import ShardOrder
 from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError
+from bigbatch.files.kinds import find_files
 from bigbatch.tasks.catalog import Foreign
 from tests.data.tables import Letters, LetterTask, read, token_rows
 

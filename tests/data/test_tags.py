@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from bigbatch.data.checks import check_splits
-from bigbatch.data.conll import sentences
 from bigbatch.data.guess import profile
 from bigbatch.data.labels import find_labels
 from bigbatch.data.sources import read_table
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tags import has_scheme, unmarked_warning
 from bigbatch.errors import DataError
+from bigbatch.files.conll import sentences
 from bigbatch.protocols import Role
 
 ROLES = {

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bigbatch.data.class_names import label_of, labels_of
-from bigbatch.data.plain import plain, text_of
 from bigbatch.data.values import convert, number_of
+from bigbatch.files.class_names import label_of, labels_of
+from bigbatch.files.plain import plain, text_of
 
 
 @pytest.mark.parametrize(

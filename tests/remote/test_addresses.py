@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigbatch.data.files import is_data
 from bigbatch.errors import DataError, MachineError, RecipeError, without_credentials
+from bigbatch.files.kinds import is_data
 from bigbatch.recipe.load import dump_recipe, load_recipe
 from bigbatch.remote.addresses import address_of, file_name, is_address, quoted, shown, unsigned
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bigbatch.data.files import is_data
 from bigbatch.errors import DataError, MachineError
+from bigbatch.files.kinds import is_data
 from bigbatch.remote.fetch import fetched
 from tests.remote import servers
 from tests.remote.servers import COMMIT

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bigbatch.data.images import encoded
 from bigbatch.data.labels import LabelSet
 from bigbatch.data.order import sample_states
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import RecipeError
+from bigbatch.files.images import encoded
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.tasks import Augment
 from bigbatch.tasks.augment import STREAM, erase, moved

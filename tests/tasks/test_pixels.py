@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbatch.data.images import encoded
 from bigbatch.errors import DataError
+from bigbatch.files.images import encoded
 from bigbatch.tasks.pixels import ImageForm, decoded
 
 COLOURS = ImageForm(height=4, width=6, channels=3, positions=1)

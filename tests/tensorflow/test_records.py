@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bigbatch.commands import convert
-from bigbatch.data.files import read_file
+from bigbatch.files.kinds import read_file
 
 PYTHON = os.environ.get("TENSORFLOW_PYTHON", "")
 pytestmark = pytest.mark.tensorflow

@@ -1,22 +1,10 @@
-"""Sources -> tokens and targets -> order -> packs. numpy and pyarrow; never torch at import.
+"""Files' rows and objects -> tokens and targets -> order -> packs. numpy and pyarrow; never torch at import.
 
 ::
 
     sources.py      files and objects of any kind -> one DataTable with a column per role
-    delimited.py    CSV and TSV: pyarrow's reader, and a strict scan that names every bad row
-    jsonlines.py    JSON Lines, one problem per bad line
-    squad.py        files of questions as SQuAD has them, and the forms of answers
-    tfrecords.py    TFRecord files of tf.train.Example, read and written
-    sequences.py    FASTA and FASTQ
-    converted.py    rows of one kind of file as another
-    files.py        files and folders by what their name ends in
-    raw.py          Raw: a source whose columns still have their own names and types
-    plain.py        any library's values as Python's, as text, or as missing
-    class_names.py  which class a value stands for, for every reader
     values.py       values in the form of their role: text, class name, class names, number
-    problems.py     collecting what is wrong, the first 20 places shown
     conversations.py  conversations of every form as one column (`bigbatch.turns`)
-    images.py       images: folders, idx files, paths and bytes in a column
     objects.py      lists of dicts, pandas, datasets.Dataset, map-style torch datasets
     tables.py       DataTable: role-named columns, and which file and row each came from
     columns.py      which column plays which role: the recipe's mapping, or the usual names

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bigbatch.data.class_names import LOOKS_MISSING, NOT_COUNTED
 from bigbatch.data.columns import ID
 from bigbatch.data.labels import Kind, LabelSet, class_name, distinct_labels, flat, is_integer_name
-from bigbatch.data.problems import data_error, listed
 from bigbatch.data.sources import is_empty_text
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tags import iob_warnings, unequal_rows
 from bigbatch.data.values import LARGEST_NUMBER, too_large
 from bigbatch.errors import Problem
+from bigbatch.files.class_names import LOOKS_MISSING, NOT_COUNTED
+from bigbatch.files.problems import data_error, listed
 from bigbatch.protocols import Role
 
 _THINGS = {"text": "text", "image": "image", "messages": "conversation"}

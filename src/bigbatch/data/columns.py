@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bigbatch.data.problems import data_error, listed, nearest, one_error
 from bigbatch.errors import DataError, Problem
+from bigbatch.files.problems import data_error, listed, nearest, one_error
 from bigbatch.protocols import Role
 
 ID = "id"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bigbatch.data.raw import Column, Raw
+from bigbatch.files.raw import Column, Raw
 from bigbatch.protocols import Role
 from bigbatch.turns import FORMS, KIND, PARTS, gathered, parts_of, without_nulls
 

@@ -10,11 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.columns import ID, guess_column
-from bigbatch.data.contents import content_of
-from bigbatch.data.files import CONLL, DELIMITED, ENCODINGS, JSON, TEXT, find_files, read_file
-from bigbatch.data.images import holds_images
 from bigbatch.data.label_values import (
     MOST_CLASSES,
     counted,
@@ -36,12 +32,16 @@ from bigbatch.data.pairs import (
     said_columns,
     texts_of_two,
 )
-from bigbatch.data.problems import listed, one_error
-from bigbatch.data.raw import Raw
 from bigbatch.data.running import STRETCH_ROWS, STRETCHES, running_share
 from bigbatch.data.sampled import Sampled
-from bigbatch.data.squad import answers_of
 from bigbatch.errors import DataError
+from bigbatch.files.class_names import NOT_COUNTED
+from bigbatch.files.contents import content_of
+from bigbatch.files.images import holds_images
+from bigbatch.files.kinds import CONLL, DELIMITED, ENCODINGS, JSON, TEXT, find_files, read_file
+from bigbatch.files.problems import listed, one_error
+from bigbatch.files.raw import Raw
+from bigbatch.files.squad import answers_of
 from bigbatch.stored import Damaged
 from bigbatch.turns import holds_conversations, parts_of, told_texts
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
+from bigbatch.files.problems import one_error
 
 
 def join_tables(parts: Sequence[DataTable]) -> DataTable:

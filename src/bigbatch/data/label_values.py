@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bigbatch.data.class_names import SEPARATOR, label_lists, label_of, written_list
 from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.errors import Problem
+from bigbatch.files.class_names import SEPARATOR, label_lists, label_of, written_list
 
 MOST_CLASSES = 200
 """Distinct values up to which a column may hold classes."""

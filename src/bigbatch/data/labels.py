@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from bigbatch.data.class_names import NOT_COUNTED, label_of
-from bigbatch.data.problems import listed, nearest, one_error, shown_names
 from bigbatch.data.tables import DataTable
+from bigbatch.files.class_names import NOT_COUNTED, label_of
+from bigbatch.files.problems import listed, nearest, one_error, shown_names
 from bigbatch.protocols import Role
 
 Kind = Literal["single", "multi", "regression", "tags"]

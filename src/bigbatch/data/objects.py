@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from bigbatch.data.plain import plain
-from bigbatch.data.problems import one_error
-from bigbatch.data.raw import Column, Raw, from_dicts, from_table, named_order
+from bigbatch.files.plain import plain
+from bigbatch.files.problems import one_error
+from bigbatch.files.raw import Column, Raw, from_dicts, from_table, named_order
 
 _EXPECTED = "expected files, a list of dicts, pandas, datasets.Dataset or a map-style torch dataset"
 

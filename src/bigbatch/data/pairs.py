@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from bigbatch.data.columns import ID, guess_column
 from bigbatch.data.language import count_words
-from bigbatch.data.problems import data_error, listed, nearest
-from bigbatch.data.squad import holds_answers
 from bigbatch.errors import Problem
+from bigbatch.files.problems import data_error, listed, nearest
+from bigbatch.files.squad import holds_answers
 
 _ASKING = (
     "title",

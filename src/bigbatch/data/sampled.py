@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from bigbatch.data.order import epoch_order
-from bigbatch.data.plain import plain
-from bigbatch.data.raw import Raw
+from bigbatch.files.plain import plain
+from bigbatch.files.raw import Raw
 
 _SAMPLE_ROWS = 2000
 """Rows whose texts are measured; labels are counted in all."""

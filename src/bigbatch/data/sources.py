@@ -2,8 +2,8 @@
 
 ::
 
-    path(s) -> files.py -> delimited.py | jsonlines.py | conll.py | Parquet | Arrow | text folder -> Raw
-    object  -> objects.py                                                             -> Raw
+    path(s) -> the room `files` -> Raw
+    object  -> objects.py       -> Raw
     Raw -> columns.py (which column is which role) -> values.py (to the role's form)  -> DataTable
 """
 
@@ -21,20 +21,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.columns import ID, pick_columns
 from bigbatch.data.conversations import with_conversations
-from bigbatch.data.files import find_files, read_file
 from bigbatch.data.joining import join_tables
 from bigbatch.data.labels import class_name
 from bigbatch.data.objects import names_files, read_object
 from bigbatch.data.parked import parked
-from bigbatch.data.problems import data_error, listed, nearest, one_error, shown_names
-from bigbatch.data.raw import Column, Raw, named_order
 from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable, innermost
 from bigbatch.data.token_rows import are_ids, id_labels, text_ids, token_columns, token_lengths
 from bigbatch.data.values import NUMBERS, Where, convert, convert_labels
 from bigbatch.errors import Problem
+from bigbatch.files.class_names import NOT_COUNTED
+from bigbatch.files.kinds import find_files, read_file
+from bigbatch.files.problems import data_error, listed, nearest, one_error, shown_names
+from bigbatch.files.raw import Column, Raw, named_order
 from bigbatch.protocols import Role
 
 

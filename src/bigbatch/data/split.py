@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bigbatch.data.order import mixed, splitmix64
-from bigbatch.data.problems import one_error
 from bigbatch.data.tables import DataTable
+from bigbatch.files.problems import one_error
 from bigbatch.recipe.inputs import held_out_of
 
 _STREAM = 0x5711

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from bigbatch.data.class_names import NOT_COUNTED
-from bigbatch.data.problems import listed
 from bigbatch.data.tables import DataTable
+from bigbatch.files.class_names import NOT_COUNTED
+from bigbatch.files.problems import listed
 from bigbatch.protocols import Role, RoleKind
 
 OUTSIDE = "O"

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
-from bigbatch.data.class_names import NOT_COUNTED
-from bigbatch.data.plain import is_missing, plain
-from bigbatch.data.raw import Column
 from bigbatch.errors import Problem
+from bigbatch.files.class_names import NOT_COUNTED
+from bigbatch.files.plain import is_missing, plain
+from bigbatch.files.raw import Column
 from bigbatch.protocols import Row
 
 Where = Callable[[int], str]

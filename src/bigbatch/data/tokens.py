@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from bigbatch.data import cache
-from bigbatch.data.problems import data_error, one_error, placed
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import DataError, Problem
+from bigbatch.files.problems import data_error, one_error, placed
 from bigbatch.protocols import Row, Tokenizer
 from bigbatch.samples import EXTRA, ONE_TOKEN, TOKENS, UNITS, Prepare, Sample, Stream, Table, offsets_of
 

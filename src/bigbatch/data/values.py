@@ -15,12 +15,12 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from bigbatch.data.class_names import NOT_COUNTED, label_lists, label_of, tags_of, written_list
-from bigbatch.data.images import image_column
-from bigbatch.data.plain import BLANKS, is_missing, plain, text_of
-from bigbatch.data.raw import Column
-from bigbatch.data.squad import answers_of
 from bigbatch.errors import Problem
+from bigbatch.files.class_names import NOT_COUNTED, label_lists, label_of, tags_of, written_list
+from bigbatch.files.images import image_column
+from bigbatch.files.plain import BLANKS, is_missing, plain, text_of
+from bigbatch.files.raw import Column
+from bigbatch.files.squad import answers_of
 from bigbatch.turns import conversations, without_nulls
 
 Where = Callable[[int], str]

@@ -30,10 +30,10 @@ import numpy as np
 import torch
 
 from bigbatch.data.columns import ID
-from bigbatch.data.files import find_files, read_file
-from bigbatch.data.problems import one_error
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import UsageError
+from bigbatch.files.kinds import find_files, read_file
+from bigbatch.files.problems import one_error
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.search import nearest

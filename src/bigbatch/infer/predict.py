@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from bigbatch.data.problems import data_error, placed
 from bigbatch.data.token_rows import check_row
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem
+from bigbatch.files.problems import data_error, placed
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.generate import written
 from bigbatch.infer.load import MICRO_TOKENS

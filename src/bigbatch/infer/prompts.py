@@ -14,13 +14,13 @@ from typing import TypeGuard
 
 import numpy as np
 
-from bigbatch.data.files import find_files, read_content, read_file
 from bigbatch.data.objects import is_table, read_object
-from bigbatch.data.problems import data_error, one_error
-from bigbatch.data.problems import placed as at_its_place
-from bigbatch.data.raw import Raw
 from bigbatch.data.token_rows import check_row
 from bigbatch.errors import DataError, Problem, UsageError
+from bigbatch.files.kinds import find_files, read_content, read_file
+from bigbatch.files.problems import data_error, one_error
+from bigbatch.files.problems import placed as at_its_place
+from bigbatch.files.raw import Raw
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.unlabelled import KEPT, PlacedRow, placed, rows_of_object
 from bigbatch.model.heads import HEADS

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from bigbatch.data.labels import LabelSet, find_labels, kind_of, label_role, matched
-from bigbatch.data.problems import data_error
 from bigbatch.data.sources import is_empty_text, read_table
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tags import unequal_rows
 from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, Problem
+from bigbatch.files.problems import data_error
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
 from bigbatch.model.heads import HEADS

@@ -16,15 +16,15 @@ import pyarrow as pa
 
 from bigbatch.data.columns import ID, guess_column, pick_columns
 from bigbatch.data.conversations import with_conversations
-from bigbatch.data.delimited import delimiter_of
-from bigbatch.data.files import find_files, read_content, read_file
 from bigbatch.data.objects import column_values, is_table, read_object
-from bigbatch.data.plain import is_missing, plain, text_of
-from bigbatch.data.problems import data_error, listed, nearest, one_error
-from bigbatch.data.raw import Raw
 from bigbatch.data.tables import TOKENISED_COLUMNS
 from bigbatch.data.values import convert
 from bigbatch.errors import Problem, UsageError
+from bigbatch.files.delimited import delimiter_of
+from bigbatch.files.kinds import find_files, read_content, read_file
+from bigbatch.files.plain import is_missing, plain, text_of
+from bigbatch.files.problems import data_error, listed, nearest, one_error
+from bigbatch.files.raw import Raw
 from bigbatch.protocols import Role, Row
 from bigbatch.turns import KIND, are_columns, conversation_row
 

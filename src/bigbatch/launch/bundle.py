@@ -26,9 +26,9 @@ from typing_extensions import TypedDict
 
 from bigbatch.build.inputs import is_dataset
 from bigbatch.data.objects import read_object
-from bigbatch.data.raw import to_table
 from bigbatch.documents import checked
 from bigbatch.errors import MachineError, UsageError
+from bigbatch.files.raw import to_table
 from bigbatch.model.attention import IMPLEMENTATION
 from bigbatch.model.load import load_tokenizer
 from bigbatch.model.source import opened, quiet

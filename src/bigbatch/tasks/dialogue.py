@@ -27,8 +27,8 @@ from typing import Literal, Protocol
 from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
 
-from bigbatch.data.problems import nearest
 from bigbatch.errors import DataError, ModelError
+from bigbatch.files.problems import nearest
 
 Message = Mapping[str, object]
 

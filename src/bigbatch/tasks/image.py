@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from typing_extensions import override
 
-from bigbatch.data.images import ImageFile, content_of_image, image_of
 from bigbatch.data.order import sample_states
 from bigbatch.errors import DataError
+from bigbatch.files.images import ImageFile, content_of_image, image_of
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Role, Row, Tokenizer
 from bigbatch.recipe.tasks import Augment

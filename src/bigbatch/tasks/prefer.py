@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from bigbatch.data.problems import listed
 from bigbatch.data.sides import CHOSEN, REJECTED, SIDE, TOKEN, sequence_starts, side_table
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import Problem, RecipeError
+from bigbatch.files.problems import listed
 from bigbatch.metrics.prefer import pair_metrics
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer

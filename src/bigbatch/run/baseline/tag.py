@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.data.class_names import NOT_COUNTED
 from bigbatch.data.values import words_of
+from bigbatch.files.class_names import NOT_COUNTED
 from bigbatch.metrics.entities import PIECE
 from bigbatch.run.baseline.model import Baseline, Split
 from bigbatch.tasks.tag import Tag

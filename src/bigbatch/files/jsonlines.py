@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch.data.delimited import check_mark, not_utf8
-from bigbatch.data.line_numbers import Lines
-from bigbatch.data.problems import data_error, one_error
-from bigbatch.data.raw import Raw, from_dicts
-from bigbatch.data.squad import holds_questions, read_questions
 from bigbatch.errors import Problem
+from bigbatch.files.delimited import check_mark, not_utf8
+from bigbatch.files.line_numbers import Lines
+from bigbatch.files.problems import data_error, one_error
+from bigbatch.files.raw import Raw, from_dicts
+from bigbatch.files.squad import holds_questions, read_questions
 from bigbatch.protocols import Row
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")

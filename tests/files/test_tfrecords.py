@@ -9,9 +9,9 @@ import zlib
 
 import pytest
 
-from bigbatch.data.files import read_file
-from bigbatch.data.tfrecords import checksums, example_bytes, example_of, read_tfrecord, write_tfrecord
 from bigbatch.errors import DataError
+from bigbatch.files.kinds import read_file
+from bigbatch.files.tfrecords import checksums, example_bytes, example_of, read_tfrecord, write_tfrecord
 
 FEATURES = {"text": [b"hi"], "label": [1, -2], "score": [0.5], "none": []}
 
@@ -70,7 +70,8 @@ def test_rows(tmp_path, pack):
 
 def test_written_is_read(tmp_path):
     for name in ("a.tfrecord", "a.tfrecord.gz"):
-        assert write_tfrecord(tmp_path / name, iter([example_bytes(FEATURES)] * 3)) == 3
+        with (tmp_path / name).open("wb") as file:
+            assert write_tfrecord(file, iter([example_bytes(FEATURES)] * 3), packed=name.endswith("gz")) == 3
         raw = read_file(name, tmp_path / name, "utf-8")
         assert raw.rows == 3 and raw.load(["label"])["label"] == [[1, -2]] * 3
 

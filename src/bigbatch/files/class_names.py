@@ -24,8 +24,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from bigbatch.data.plain import BLANKS, is_missing, plain, text_of
 from bigbatch.errors import Problem
+from bigbatch.files.plain import BLANKS, is_missing, plain, text_of
 
 NOT_COUNTED = "-100"
 """The name of no class: a row (a word) with it is neither learnt from nor scored."""

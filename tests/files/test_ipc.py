@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import ipc, parquet
 
-from bigbatch.data import contents, parquets
-from bigbatch.data.expanded import _sizes
-from bigbatch.data.files import read_file
 from bigbatch.errors import DataError
+from bigbatch.files import contents, parquets
+from bigbatch.files.expanded import _sizes
+from bigbatch.files.kinds import read_file
 
 LONG = "word " * 2**18
 """1.25 MiB."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bigbatch.data.class_names import label_of
+from bigbatch.files.class_names import label_of
 
 Column = pa.ChunkedArray | list[Any]
 """Arrow where the source has types, a list of Python values where every row may have its own."""

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from bigbatch.data.files import find_files, read_file
 from bigbatch.errors import DataError
+from bigbatch.files.kinds import find_files, read_file
 
 TABLE = pa.table({"text": ["one", "two"], "label": ["a", "b"], "other": [1.5, None]})
 

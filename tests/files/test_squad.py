@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigbatch.data.files import read_file
 from bigbatch.data.sources import read_table
-from bigbatch.data.squad import answers_of
 from bigbatch.errors import DataError
+from bigbatch.files.kinds import read_file
+from bigbatch.files.squad import answers_of
 from bigbatch.tasks.span import Span
 from tests.questions import question_rows, write_squad
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigbatch.data.jsonlines import read_json_lines
 from bigbatch.errors import DataError
+from bigbatch.files.jsonlines import read_json_lines
 
 
 def problems(content: bytes) -> list[str]:

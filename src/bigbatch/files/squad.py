@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from bigbatch.data.plain import is_missing, plain, text_of
-from bigbatch.data.problems import data_error
-from bigbatch.data.raw import Raw, from_dicts
 from bigbatch.errors import Problem
+from bigbatch.files.plain import is_missing, plain, text_of
+from bigbatch.files.problems import data_error
+from bigbatch.files.raw import Raw, from_dicts
 from bigbatch.protocols import Row
 
 _PARAGRAPHS, _QUESTIONS = "paragraphs", "qas"

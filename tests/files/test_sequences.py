@@ -6,9 +6,9 @@ import gzip
 
 import pytest
 
-from bigbatch.data.files import read_content, read_file
 from bigbatch.data.sources import read_table
 from bigbatch.errors import DataError
+from bigbatch.files.kinds import read_content, read_file
 from bigbatch.protocols import Role
 
 FASTA = b""">P1 globin of a whale label=heme source=PDB

@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from bigbatch.data.conll import read_conll
-from bigbatch.data.contents import PACKED, content_of
-from bigbatch.data.delimited import check_mark, not_utf8, read_delimited
-from bigbatch.data.images import SUFFIXES as IMAGES
-from bigbatch.data.images import image_folder, images_in, is_idx, one_image, read_idx
-from bigbatch.data.ipc import read_arrow
-from bigbatch.data.jsonlines import read_json_lines
-from bigbatch.data.line_numbers import Lines
-from bigbatch.data.parquets import check_parquet, read_parquet
-from bigbatch.data.plain import lines_of
-from bigbatch.data.problems import data_error, nearest, one_error
-from bigbatch.data.raw import Raw, from_table, order_of, written_class_names
-from bigbatch.data.sequences import read_fasta, read_fastq
-from bigbatch.data.tfrecords import read_tfrecord
 from bigbatch.errors import DataError, Problem
+from bigbatch.files.conll import read_conll
+from bigbatch.files.contents import PACKED, content_of
+from bigbatch.files.delimited import check_mark, not_utf8, read_delimited
+from bigbatch.files.images import SUFFIXES as IMAGES
+from bigbatch.files.images import image_folder, images_in, is_idx, one_image, read_idx
+from bigbatch.files.ipc import read_arrow
+from bigbatch.files.jsonlines import read_json_lines
+from bigbatch.files.line_numbers import Lines
+from bigbatch.files.parquets import check_parquet, read_parquet
+from bigbatch.files.plain import lines_of
+from bigbatch.files.problems import data_error, nearest, one_error
+from bigbatch.files.raw import Raw, from_table, order_of, written_class_names
+from bigbatch.files.sequences import read_fasta, read_fastq
+from bigbatch.files.tfrecords import read_tfrecord
 from bigbatch.remote.addresses import is_address
 from bigbatch.remote.fetch import fetched
 from bigbatch.stored import Damaged

@@ -21,11 +21,11 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from bigbatch.data.contents import content_of
-from bigbatch.data.plain import is_missing
-from bigbatch.data.problems import one_error
-from bigbatch.data.raw import Column, Raw, from_table
 from bigbatch.errors import Problem
+from bigbatch.files.contents import content_of
+from bigbatch.files.plain import is_missing
+from bigbatch.files.problems import one_error
+from bigbatch.files.raw import Column, Raw, from_table
 from bigbatch.stored import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow import csv
 
-from bigbatch.data.line_numbers import Lines
-from bigbatch.data.problems import data_error, one_error
-from bigbatch.data.raw import Column, Raw
 from bigbatch.errors import Problem
+from bigbatch.files.line_numbers import Lines
+from bigbatch.files.problems import data_error, one_error
+from bigbatch.files.raw import Column, Raw
 
 _BOM = b"\xef\xbb\xbf"
 _MOST_BYTES = 2**31 - 1

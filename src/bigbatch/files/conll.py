@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bigbatch.data.delimited import check_mark, not_utf8
-from bigbatch.data.plain import lines_of
-from bigbatch.data.problems import data_error, one_error
-from bigbatch.data.raw import Raw, from_dicts
 from bigbatch.errors import Problem
+from bigbatch.files.delimited import check_mark, not_utf8
+from bigbatch.files.plain import lines_of
+from bigbatch.files.problems import data_error, one_error
+from bigbatch.files.raw import Raw, from_dicts
 
 _DOCUMENT = "-DOCSTART-"
 _COMMENT = re.compile(r"# (\S+ = |id |newdoc\b|newpar\b)")

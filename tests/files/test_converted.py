@@ -9,8 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from bigbatch.commands import convert
-from bigbatch.data.files import read_file
 from bigbatch.errors import DataError, UsageError
+from bigbatch.files.kinds import read_file
 
 ROWS = [
     {"text": 'one, "two"', "label": 1, "score": 0.5, "ids": [1, 2], "words": ["a", "b"]},

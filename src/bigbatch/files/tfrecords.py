@@ -11,16 +11,16 @@ import contextlib
 import gzip
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from bigbatch.data.contents import unpacked
-from bigbatch.data.problems import data_error, one_error
-from bigbatch.data.raw import Column, Raw
 from bigbatch.errors import Problem
+from bigbatch.files.contents import unpacked
+from bigbatch.files.problems import data_error, one_error
+from bigbatch.files.raw import Column, Raw
 from bigbatch.stored import Damaged
 
 Values = list[bytes] | list[float] | list[int]
@@ -73,20 +73,20 @@ def read_tfrecord(name: str, content: bytes) -> Raw:
     )
 
 
-def write_tfrecord(path: Path, rows: Iterator[bytes]) -> int:
-    """Records into a file, packed where it ends in `.gz`; their number.
+def write_tfrecord(file: BinaryIO, rows: Iterator[bytes], *, packed: bool = False) -> int:
+    """Write records; their number.
 
     Args:
-        path: of the file, which is written over.
+        file: open for writing.
         rows: each as `example_bytes` has it.
+        packed: with gzip.
     """
-    packed = path.suffix.lower() == ".gz"
     count = 0
-    with gzip.GzipFile(path, "wb", mtime=0) if packed else path.open("wb") as file:
+    with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else nullcontext(file) as to:
         for row in rows:
             head = struct.pack("<Q", len(row))
             sums = checksums([head, row])
-            file.write(head + struct.pack("<I", sums[0]) + row + struct.pack("<I", sums[1]))
+            to.write(head + struct.pack("<I", sums[0]) + row + struct.pack("<I", sums[1]))
             count += 1
     return count
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigbatch.data.delimited import read_delimited
 from bigbatch.errors import DataError
+from bigbatch.files.delimited import read_delimited
 
 
 def columns(content: bytes, encoding: str = "utf-8", tab: bool = False) -> dict[str, list[str]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from bigbatch.data.contents import check_rows, most_bytes, too_much
-from bigbatch.data.expanded import check_expanded
+from bigbatch.files.contents import check_rows, most_bytes, too_much
+from bigbatch.files.expanded import check_expanded
 from bigbatch.stored import Damaged, check_plain
 
 _BATCH_ROWS, _FEW_ROWS = 2**14, 2**6

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from bigbatch.data.files import find_files, read_file
-from bigbatch.data.plain import is_missing, plain
-from bigbatch.data.problems import data_error, listed, one_error
-from bigbatch.data.raw import Column, Raw
-from bigbatch.data.tfrecords import Values, example_bytes, write_tfrecord
 from bigbatch.errors import DiskError, Problem, UsageError
+from bigbatch.files.kinds import find_files, read_file
+from bigbatch.files.plain import is_missing, plain
+from bigbatch.files.problems import data_error, listed, one_error
+from bigbatch.files.raw import Column, Raw
+from bigbatch.files.tfrecords import Values, example_bytes, write_tfrecord
 from bigbatch.protocols import Row
-from bigbatch.written import beside
+from bigbatch.written import beside, open_new
 
 Say = Callable[[str], object]
 
@@ -49,9 +52,9 @@ def convert(source: str, out: Path, *, encoding: str = "utf-8", quoting: str = "
     raws = [read_file(name, path, encoding, quoting) for name, path in find_files(source, Path(), say)]
     _same_columns(raws)
     temporary = beside(out)
-    temporary = temporary.with_name(temporary.name + (".gz" if kind.endswith(".gz") else ""))
     try:
-        _WRITERS[kind](temporary, raws, say)
+        with open_new(temporary) as file:
+            _WRITERS[kind](file, raws, say)
         os.link(temporary, out)  # unlike a rename, a link never replaces a file
     except FileExistsError:
         raise UsageError(f"{out} exists and is not overwritten; remove it or choose another name") from None
@@ -88,7 +91,7 @@ def _is_none(value: object) -> bool:
 # ---------------------------------------------------------------- TFRecord
 
 
-def _tfrecord(path: Path, raws: Sequence[Raw], say: Say) -> None:
+def _tfrecord(file: BinaryIO, raws: Sequence[Raw], say: Say, *, packed: bool = False) -> None:
     rounded: dict[str, str] = {}
 
     def rows() -> Iterator[bytes]:
@@ -100,7 +103,7 @@ def _tfrecord(path: Path, raws: Sequence[Raw], say: Say) -> None:
                         features[name] = _feature(where, name, value, rounded)
                 yield example_bytes(features)
 
-    write_tfrecord(path, rows())
+    write_tfrecord(file, rows(), packed=packed)
     for name, where in rounded.items():
         say(f"{name}: TFRecord has floats of 32 bits, and not all of these are; the first at {where}")
 
@@ -143,7 +146,7 @@ def _kinds(values: Sequence[object]) -> str:
 # ---------------------------------------------------------------- the other kinds
 
 
-def _parquet(path: Path, raws: Sequence[Raw], say: Say) -> None:
+def _parquet(file: BinaryIO, raws: Sequence[Raw], say: Say) -> None:
     del say
     try:
         tables = [pa.table(dict(raw.load(raw.columns))) for raw in raws]
@@ -154,40 +157,40 @@ def _parquet(path: Path, raws: Sequence[Raw], say: Say) -> None:
         raise one_error(
             raws[0].name, "", f"a column has values of different types: {error}; .jsonl holds them"
         ) from None
-    parquet.write_table(table, path)
+    parquet.write_table(table, file)
 
 
-def _json_lines(path: Path, raws: Sequence[Raw], say: Say) -> None:
+def _json_lines(file: BinaryIO, raws: Sequence[Raw], say: Say) -> None:
     del say
-    with path.open("x", encoding="utf-8", newline="\n") as file:
-        for raw in raws:
-            for where, row in _rows(raw):
-                try:
-                    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-                except (TypeError, ValueError, UnicodeEncodeError) as error:
-                    what = f"JSON cannot hold it: {error}; .parquet and .tfrecord hold bytes"
-                    raise data_error([Problem(where=where, what=what)]) from None
+    for raw in raws:
+        for where, row in _rows(raw):
+            try:
+                line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+            except (TypeError, ValueError) as error:
+                what = f"JSON cannot hold it: {error}; .parquet and .tfrecord hold bytes"
+                raise data_error([Problem(where=where, what=what)]) from None
+            file.write(line)
 
 
-def _csv(path: Path, raws: Sequence[Raw], say: Say) -> None:
+def _csv(file: BinaryIO, raws: Sequence[Raw], say: Say) -> None:
     del say
-    with path.open("x", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(raws[0].columns)
-        for raw in raws:
-            for where, row in _rows(raw):
-                cells = [row[name] for name in raws[0].columns]
-                if bad := next(
-                    (cell for cell in cells if isinstance(cell, (list, dict, tuple, bytes))), None
-                ):
-                    what = f"CSV holds no {type(bad).__name__}; .jsonl, .parquet and .tfrecord do"
-                    raise data_error([Problem(where=where, what=what)])
-                lines.writerow(["" if cell is None else cell for cell in cells])
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(raws[0].columns)
+    for raw in raws:
+        for where, row in _rows(raw):
+            cells = [row[name] for name in raws[0].columns]
+            bad = [cell for cell in cells if isinstance(cell, (list, dict, tuple, bytes))]
+            if bad:
+                what = f"CSV holds no {type(bad[0]).__name__}; .jsonl, .parquet and .tfrecord do"
+                raise data_error([Problem(where=where, what=what)])
+            lines.writerow(["" if cell is None else cell for cell in cells])
+    text.detach()
 
 
-_WRITERS: dict[str, Callable[[Path, Sequence[Raw], Say], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, Sequence[Raw], Say], None]] = {
     ".tfrecord": _tfrecord,
-    ".tfrecord.gz": _tfrecord,
+    ".tfrecord.gz": partial(_tfrecord, packed=True),
     ".parquet": _parquet,
     ".jsonl": _json_lines,
     ".csv": _csv,

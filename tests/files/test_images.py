@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from bigbatch.data.checks import check_splits
-from bigbatch.data.images import content_of_image, encoded, image_of
 from bigbatch.data.labels import LabelSet
 from bigbatch.data.sources import read_table
 from bigbatch.errors import DataError
+from bigbatch.files.images import content_of_image, encoded, image_of
 from bigbatch.tasks.image import Image as Task
 
 ROLES = Task().roles

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bigbatch.data.contents import most_bytes, too_much
+from bigbatch.files.contents import most_bytes, too_much
 from bigbatch.stored import Damaged
 
 

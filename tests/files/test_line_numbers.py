@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bigbatch.data.files import read_content
-from bigbatch.data.line_numbers import Lines
 from bigbatch.errors import DataError
+from bigbatch.files.kinds import read_content
+from bigbatch.files.line_numbers import Lines
 
 LATIN = "byte 0xE9 is not UTF-8; if the file is Latin-1, set data.encoding: latin-1"
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bigbatch.data import contents
-from bigbatch.data.files import read_file
 from bigbatch.errors import DataError
+from bigbatch.files import contents
+from bigbatch.files.kinds import read_file
 
 
 def bomb(path: Path, size_bytes: int, piece: bytes) -> Path:

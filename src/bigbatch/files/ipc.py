@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from bigbatch.data.contents import check_rows, most_bytes, too_much
-from bigbatch.data.expanded import check_expanded
+from bigbatch.files.contents import check_rows, most_bytes, too_much
+from bigbatch.files.expanded import check_expanded
 from bigbatch.stored import Damaged, check_plain
 
 _END = b"ARROW1"
