@@ -47,6 +47,25 @@ IMAGES = "tests/step/test_image_split.py"
 STAGES = "tests/run/test_stages.py"
 
 MUTANTS = (
+    # ------------------------------------------------------------ what answers are held against
+    Mutant(
+        name="difference-of-answers-is-a-sum",
+        fault="a bag of words is fitted on the words of both answers of a pair, not on their difference",
+        patches=(
+            (
+                "run/baseline/prefer.py",
+                "values = np.where(first_E, found.values, -found.values)",
+                "values = np.where(first_E, found.values, found.values)",
+            ),
+        ),
+        tests=("tests/run/baseline/test_answers.py",),
+    ),
+    Mutant(
+        name="answers-at-the-question's-words",
+        fault="the stretch nearest to a question's words may hold them",
+        patches=(("run/baseline/span.py", "- 2.0 * (sums_N", "+ 2.0 * (sums_N"),),
+        tests=("tests/run/baseline/test_answers.py",),
+    ),
     # ------------------------------------------------------------ adapters
     Mutant(
         name="adapters-without-head",

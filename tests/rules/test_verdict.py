@@ -109,6 +109,19 @@ def test_better_is_not_said_of_what_chance_explains():
     )
 
 
+def test_f1_is_of_what_the_task_finds():
+    """Of entities where tags mark some; of words where answers are found."""
+    theirs = {"no_answer": 0.33, "near_question_words": 0.41}
+    said = verdict(held(0.7, "f1", baselines=theirs), FLAT, course())
+    assert said.startswith(
+        "better than the stretch nearest to the question's words by 29.0 points of F1 (0.7"
+    )
+    said = verdict(held(0.3, "f1", baselines=theirs), FLAT, course())
+    assert said.startswith("worse than never giving an answer by 3.0 points of F1 (")
+    said = verdict(held(0.7, "f1", baselines={}, entities=True), FLAT, course())
+    assert said == "F1 of entities 0.700 on test"
+
+
 def test_equal_is_no_better_and_no_worse():
     assert (
         held(0.914, our_scores=[1.0, 0.0], their_scores={"bag_of_words": [1.0, 0.0]}).beats("bag_of_words")

@@ -150,7 +150,8 @@ def judged(
         metrics: None takes the task's.
         scored: figures by which rows are scored, too.
         started: by `time.perf_counter`, where giving the outputs counts; None: now.
-        texts: what the model wrote for each row, and what was wanted, where a metric needs them.
+        texts: what the model wrote for each row, and what was wanted, where a metric needs them; of questions: the
+            answers that something else than a model gave.
     """
     started = time.perf_counter() if started is None else started
     losses = _Losses(task)
@@ -168,9 +169,11 @@ def judged(
         table.counted_units > 0,
     )
     if isinstance(task, Span):
-        found = answers_of(task, outputs, table)
-        told, counts = found.texts, np.ones(len(found.texts[0]), bool)
-        examples = tuple(Example(*wrong) for wrong in found.wrong[:EXAMPLES])
+        if texts is None:
+            found = answers_of(task, outputs, table)
+            told = found.texts
+            examples = tuple(Example(*wrong) for wrong in found.wrong[:EXAMPLES])
+        counts = np.ones(0 if told is None else len(told[0]), bool)
     if told is not None:
         gathered.add_texts(*told, counts)
     terms = losses.values()

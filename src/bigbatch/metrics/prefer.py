@@ -33,14 +33,23 @@ class PairMetric:
     own = False
 
     def add(self, predictions: Predictions, targets: Targets) -> State:
-        """Of whole pairs, whose units lie sequence by sequence. `scores` (U, 1): each unit's part of the reward."""
+        """Of whole pairs, as `per_pair` takes them."""
+        values_P = self.per_pair(predictions, targets)
+        return len(values_P), exact_parts(values_P)
+
+    def per_pair(self, predictions: Predictions, targets: Targets) -> np.ndarray:
+        """(P,) float64: the number of each pair that counts.
+
+        Args:
+            predictions: `scores` (U, 1) are each unit's part of its sequence's reward.
+            targets: of whole pairs, whose units lie sequence by sequence.
+        """
         starts_S = sequence_starts(np.asarray(targets.values))
         if not len(starts_S):
-            return 0, ()
+            return np.empty(0)
         rewards_S = np.add.reduceat(predictions.scores[:, 0], starts_S)
         counts_P = np.asarray(targets.weights)[starts_S[0::2]] > 0
-        values_P = self.of_margins((rewards_S[0::2] - rewards_S[1::2])[counts_P])
-        return len(values_P), exact_parts(values_P)
+        return self.of_margins((rewards_S[0::2] - rewards_S[1::2])[counts_P])
 
     def merge(self, left: State, right: State) -> State:
         """Of both."""

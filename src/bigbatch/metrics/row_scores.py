@@ -3,7 +3,7 @@
 ::
 
     a mean over rows or units           the row's own part of it; their mean over rows is the figure
-      (accuracy, mse, perplexity, mrr@10, the loss)
+      (accuracy, also of pairs, mse, perplexity, mrr@10, the loss)
     a function of counts, of ranks      figure + n d figure / d weight of this row: the infinitesimal jackknife's
       or of squares (f1_macro,          pseudo-value; their mean is the figure
       entity F1, ROC AUC, r2, …)
@@ -36,6 +36,7 @@ from bigbatch.metrics.entities import EntityMetric, WordMetric, entities, words_
 from bigbatch.metrics.match import RankMetric
 from bigbatch.metrics.naming import reported_names
 from bigbatch.metrics.perplexity import BitsPerByte, nll_U
+from bigbatch.metrics.prefer import PairMetric
 from bigbatch.metrics.slopes import of_calibration
 from bigbatch.metrics.span import is_of_texts
 from bigbatch.metrics.states import CalibrationMetric, CountMetric, MeanMetric, WholeMetric, counted, joined
@@ -83,6 +84,8 @@ def scorer_of(name: str, metrics: Sequence[Metric]) -> RowScorer | None:
         return _Slopes(lambda *of: metric.value(metric.add(*of)), metric.slope, metric.larger_is_better)
     if isinstance(metric, CalibrationMetric):
         return _Slopes(lambda *of: metric.value(metric.add(*of)), of_calibration, metric.larger_is_better)
+    if isinstance(metric, PairMetric):
+        return _Pairs(metric)
     return _Queries(metric) if isinstance(metric, RankMetric) else None
 
 
@@ -139,6 +142,21 @@ class _Means:
 
 def _right(predictions: Predictions, targets: Targets) -> np.ndarray:
     return (predictions.values == targets.values).astype(np.float64)
+
+
+class _Pairs:
+    """Of each pair that counts, in order."""
+
+    def __init__(self, metric: PairMetric) -> None:
+        self._metric = metric
+        self._values = [np.empty(0)]
+
+    def add(self, predictions: Predictions, targets: Targets, rows_U: np.ndarray) -> None:
+        del rows_U
+        self._values.append(self._metric.per_pair(predictions, targets))
+
+    def scores(self) -> np.ndarray:
+        return np.concatenate(self._values)
 
 
 class _Queries:

@@ -32,14 +32,16 @@ _BASELINES = {
     "lead_3": "the first three sentences",
     "longer_answer": "preferring the longer answer",
     "starting_model": "what the starting model finds likelier",
+    "no_answer": "never giving an answer",
+    "near_question_words": "the stretch nearest to the question's words",
     "5_gram": "a 5-gram",
     "most_frequent_token": "always saying the most frequent token",
     "neighbours": "guessing a token from its neighbours",
 }
 """What the baselines are called in a sentence."""
-CONSTANT = ("majority", "mean", "most_frequent_token")
+CONSTANT = ("majority", "mean", "most_frequent_token", "no_answer")
 _TITLES = {
-    "f1": "F1 of entities",
+    "f1": "F1",
     "f1_macro": "macro F1",
     "f1_micro": "micro F1",
     "f1_weighted": "weighted F1",
@@ -85,9 +87,17 @@ class Held:
     """That were scored; of matching: queries."""
     baselines: Mapping[str, float]
     """Name -> its figure."""
+    entities: bool = False
+    """Whether rows are words with tags that mark entities: then F1, precision and recall are of those."""
     our_scores: Sequence[float] | None = None
     """One a row, larger is better."""
     their_scores: Mapping[str, Sequence[float]] | None = None
+
+    @property
+    def title(self) -> str:
+        """The figure's name in a sentence: `macro F1`, `F1 of entities`."""
+        of_entities = self.entities and self.metric in ("f1", "precision", "recall")
+        return f"{title(self.metric)} of entities" if of_entities else title(self.metric)
 
     @property
     def best(self) -> str | None:
@@ -198,7 +208,7 @@ def _comparison(held: Held) -> str:
     name = held.best
     where = f"on {held.split}"
     if name is None:
-        return f"{title(held.metric)} {shown(held.ours)} {where}"
+        return f"{held.title} {shown(held.ours)} {where}"
     beats = held.beats(name)
     if beats is not True:
         # What cannot beat a constant is better told so.
@@ -210,14 +220,14 @@ def _comparison(held: Held) -> str:
     if beats is None:
         if _told_by_too_few(held):
             rows = f"{held.rows:,} {'row is' if held.rows == 1 else 'rows are'} too few to tell it"
-            return f"{title(held.metric)} {both}: {rows} from {baseline_title(name)}"
+            return f"{held.title} {both}: {rows} from {baseline_title(name)}"
         rows = f"{held.rows:,} {'row' if held.rows == 1 else 'rows'}"
-        return f"no better than {baseline_title(name)}: {title(held.metric)} {both}, {rows}, is within chance"
+        return f"no better than {baseline_title(name)}: {held.title} {both}, {rows}, is within chance"
     word = "better" if beats else "worse"
     if is_share(held.metric):
         points = 100 * abs(held.ours - theirs)
-        return f"{word} than {baseline_title(name)} by {points:.1f} points of {title(held.metric)} ({both})"
-    return f"{word} than {baseline_title(name)}: {title(held.metric)} {both}"
+        return f"{word} than {baseline_title(name)} by {points:.1f} points of {held.title} ({both})"
+    return f"{word} than {baseline_title(name)}: {held.title} {both}"
 
 
 def _told_by_too_few(held: Held) -> bool:

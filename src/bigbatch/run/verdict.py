@@ -55,6 +55,7 @@ def _held(parts: Parts, between: Between, found: Baselines, metric: str, ours: f
         split=split,
         rows=len(scores) if scores is not None and len(scores) else len(parts.rows[split]),
         baselines={name: float(value) for name, value in theirs.items() if value is not None},
+        entities=parts.task.marked,
         our_scores=None if scores is None else scores.tolist(),
         their_scores={name: splits[split] for name, splits in found.scores.items() if split in splits},
     )

@@ -33,7 +33,8 @@ _ALONE = (
 )
 _ALONE += "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 """Scripts that are written without spaces, and Hangul, whose words carry their particles."""
-_WORD = re.compile(f"[{_ALONE}]|[^\\W{_ALONE}]+|[^\\w\\s]")
+WORD = re.compile(f"[{_ALONE}]|[^\\W{_ALONE}]+|[^\\w\\s]")
+"""A word, a sign of punctuation, or a character of a script without spaces."""
 _CHARACTERS, _WORDS = (2, 3, 4), (1, 2)
 _EVERY_NGRAM_BELOW_ROWS = 2000
 """With fewer rows an n-gram that occurs in one of them is kept, too."""
@@ -61,7 +62,7 @@ def characters(texts: Sequence[str]) -> Stream:
 
 def words(texts: Sequence[str]) -> Stream:
     """Words, signs of punctuation, and characters of scripts without spaces."""
-    found = [_WORD.findall(text.lower()) for text in texts]
+    found = [WORD.findall(text.lower()) for text in texts]
     numbers: dict[str, int] = {}
     places = [numbers.setdefault(word, len(numbers)) for row in found for word in row]
     names = [blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest() for word in numbers]

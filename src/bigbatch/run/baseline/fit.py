@@ -12,24 +12,30 @@ import numpy as np
 from bigbatch.infer.evaluate import judged
 from bigbatch.infer.generate import wanted_of
 from bigbatch.metrics.bleu import is_written
-from bigbatch.metrics.naming import is_own
+from bigbatch.metrics.naming import is_own, reported_names
+from bigbatch.metrics.span import Wanted, is_of_texts
 from bigbatch.run.baseline.classify import classify_baselines
 from bigbatch.run.baseline.images import image_baselines
 from bigbatch.run.baseline.match import TooLarge, match_baselines
 from bigbatch.run.baseline.model import Baseline, Split
 from bigbatch.run.baseline.neighbours import mlm_baselines
 from bigbatch.run.baseline.ngram import clm_baselines
-from bigbatch.run.baseline.prefer import prefer_baselines
+from bigbatch.run.baseline.prefer import prefer_baselines, reward_baselines
 from bigbatch.run.baseline.seq2seq import seq2seq_baselines
+from bigbatch.run.baseline.span import right_answers, span_baselines
 from bigbatch.run.baseline.tag import tag_baselines
+from bigbatch.samples import Predictions
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.chat import Chat
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.image import Image
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.prefer import Prefer
+from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.seq2seq import Seq2Seq
+from bigbatch.tasks.span import Span
 from bigbatch.tasks.tag import Tag
 
 Figures = Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -49,9 +55,14 @@ class Fitted:
     """Name -> split -> one score a row (`metrics.row_scores`), where that was asked for."""
 
 
+_TASKS = (
+    Classify, Tag, Match, CausalLM, MaskedLM, Image, Prefer, Seq2Seq, Span, Chat, Reward,
+)  # fmt: skip
+
+
 def has_baselines(task: Task) -> bool:
     """Whether a task is one of ours as it is: nobody knows what one of the user's own reads."""
-    return type(task) in (Classify, Tag, Match, CausalLM, MaskedLM, Image, Prefer, Seq2Seq)
+    return type(task) in _TASKS
 
 
 def fitted(
@@ -75,27 +86,26 @@ def fitted(
     """
     started = time.monotonic()
     metrics = [metric for metric in task.metrics if not is_own(metric)]
-    if isinstance(task, Prefer):  # what is no reward has no margin
-        metrics = [metric for metric in metrics if metric.name != "margin"]
+    of_texts = {metric.name for metric in metrics if is_of_texts(metric)}
     figures: dict[str, dict[str, dict[str, float | None]]] = {}
     scores: dict[str, dict[str, np.ndarray]] = {}
     notes = []
-    for baseline in _fitted(task, train, seconds, vocabulary):
+    for baseline in _fitted(task, train, [*evaluated.values()], seconds, vocabulary):
         if baseline.note:
             notes.append(f"{baseline.name}: {baseline.note}")
         of_splits = figures.setdefault(baseline.name, {})
         for name, split in evaluated.items():
             try:
                 outputs = baseline.outputs(split)
-                texts = None
-                if baseline.texts is not None and isinstance(task, Seq2Seq):
-                    texts = baseline.texts(split), wanted_of(task, split.table)
+                texts = None if baseline.texts is None else (baseline.texts(split), _wanted(task, split))
             except TooLarge as error:
                 notes.append(f"{baseline.name}: {name} was not scored, which would take too long ({error})")
                 continue
             by = [scored[name]] if name in scored else []
-            own = metrics if texts is None else [metric for metric in metrics if is_written(metric)]
-            by = [each for each in by if texts is None or each in [metric.name for metric in own]]
+            own = [metric for metric in metrics if texts is None or metric.name in of_texts]
+            if isinstance(task, (Prefer, Reward)) and isinstance(outputs, Predictions):
+                own = [metric for metric in own if metric.name != "margin"]  # what is no reward has no margin
+            by = [each for each in by if each in [name for metric in own for name in reported_names(metric)]]
             found = judged(task, split.table, outputs, own, scored=by, texts=texts)
             if by:
                 scores.setdefault(baseline.name, {})[name] = found.scores[by[0]]
@@ -109,11 +119,18 @@ def fitted(
     )
 
 
+def _wanted(task: Task, split: Split) -> Wanted:
+    """What each row's text is held against."""
+    return wanted_of(task, split.table) if isinstance(task, Seq2Seq) else right_answers(split.table)
+
+
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _fitted(task: Task, train: Split, seconds: float, vocabulary: int) -> Iterator[Baseline]:
+def _fitted(
+    task: Task, train: Split, evaluated: Sequence[Split], seconds: float, vocabulary: int
+) -> Iterator[Baseline]:
     table = train.table
     if isinstance(task, Classify):
         if np.array_equal(table.unit_offsets, np.arange(len(table) + 1)):
@@ -124,12 +141,16 @@ def _fitted(task: Task, train: Split, seconds: float, vocabulary: int) -> Iterat
         yield from tag_baselines(task, train)
     elif isinstance(task, Match):
         yield from match_baselines(seconds)
-    elif isinstance(task, CausalLM):
+    elif isinstance(task, (CausalLM, Chat)):
         yield from clm_baselines(train, vocabulary=vocabulary)
     elif isinstance(task, Seq2Seq):
         if any(map(is_written, task.metrics)):
             yield from seq2seq_baselines(train, seconds)
     elif isinstance(task, Prefer):
-        yield from prefer_baselines(with_start=bool(task.needs))
+        yield from prefer_baselines(train, seconds, with_start=bool(task.needs))
+    elif isinstance(task, Reward):
+        yield from reward_baselines(train, seconds)
+    elif isinstance(task, Span):
+        yield from span_baselines(train, evaluated, task.language, seconds)
     elif isinstance(task, MaskedLM):
         yield from mlm_baselines(train, vocabulary=vocabulary)

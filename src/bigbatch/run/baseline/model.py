@@ -33,6 +33,19 @@ class Baseline:
     """What was left out for want of time or room."""
 
 
+def written(name: str, texts: Callable[[Split], Sequence[str]], note: str = "") -> Baseline:
+    """A baseline that gives texts, and no token a probability."""
+    return Baseline(name=name, outputs=_nothing, texts=texts, note=note)
+
+
+def _nothing(split: Split) -> Predictions:
+    """Nothing of any token."""
+    units = len(split.table.weights)
+    return Predictions(
+        kind="language", scores=np.zeros((units, 2)), probabilities=None, values=np.zeros(units, bool)
+    )
+
+
 def spread(count: int, most: int) -> np.ndarray:
     """At most so many of `count` numbers, evenly spread, ascending."""
     if count <= most:

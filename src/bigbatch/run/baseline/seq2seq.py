@@ -14,14 +14,11 @@ Reference: the lead of an article as a summary: Nenkova, "Automatic text summari
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Iterator, Sequence
 
 from bigbatch.run.baseline.features import CHARACTERS, WORDS, Bag
 from bigbatch.run.baseline.match import TooLarge
-from bigbatch.run.baseline.model import Baseline, Split, spread
-from bigbatch.samples import Predictions
+from bigbatch.run.baseline.model import Baseline, Split, spread, written
 
 COPIED, NEAREST, LEADS = "copied_source", "nearest_target", {"lead_1": 1, "lead_3": 3}
 _SUMMARY = 3.0
@@ -44,11 +41,11 @@ def seq2seq_baselines(train: Split, seconds: float) -> Iterator[Baseline]:
     ratio = sum(map(len, sources)) / max(1, sum(map(len, targets)))
     if ratio >= _SUMMARY:
         for name, count in LEADS.items():
-            yield _written(
+            yield written(
                 name, lambda split, count=count: [lead(text, count) for text in texts_of(split, "source")]
             )
     else:
-        yield _written(COPIED, lambda split: texts_of(split, "source"))
+        yield written(COPIED, lambda split: texts_of(split, "source"))
     kept = spread(len(sources), _MOST_ROWS)
     note = f"searched {len(kept):,} of {len(sources):,} rows" if len(kept) < len(sources) else ""
     known = [sources[int(row)] for row in kept]
@@ -66,7 +63,7 @@ def seq2seq_baselines(train: Split, seconds: float) -> Iterator[Baseline]:
             found += [targets[int(kept[row])] for row in scores.argmax(1).tolist()]
         return found
 
-    yield _written(NEAREST, nearest, note)
+    yield written(NEAREST, nearest, note)
 
 
 def lead(text: str, sentences: int) -> str:
@@ -88,15 +85,3 @@ def texts_of(split: Split, role: str) -> Sequence[str]:
     if role not in split.rows.rows.column_names:
         return []
     return [text or "" for text in split.rows.rows.column(role).to_pylist()]
-
-
-def _written(name: str, texts: Callable[[Split], Sequence[str]], note: str = "") -> Baseline:
-    return Baseline(name=name, outputs=_nothing, texts=texts, note=note)
-
-
-def _nothing(split: Split) -> Predictions:
-    """Nothing of any token."""
-    units = len(split.table.weights)
-    return Predictions(
-        kind="language", scores=np.zeros((units, 2)), probabilities=None, values=np.zeros(units, bool)
-    )
