@@ -34,7 +34,13 @@ class Baseline:
 
 
 def written(name: str, texts: Callable[[Split], Sequence[str]], note: str = "") -> Baseline:
-    """A baseline that gives texts, and no token a probability."""
+    """A baseline that gives texts, and no token a probability.
+
+    Args:
+        name: of the baseline.
+        texts: what it gives for each row of a split.
+        note: what was left out for want of time or room.
+    """
     return Baseline(name=name, outputs=_nothing, texts=texts, note=note)
 
 
