@@ -42,8 +42,11 @@ ASKED = {
     "place": [
         (rf"capital [\w ]*?of (?:the )?{PLACE}", ("What is {} the capital of?", "{} is the capital of what?")),
         (rf" in (?:the )?{PLACE}", ("Where is {}?", "Where does {} lie?")),
-        (rf" (?:on|near|at) the ([a-z ]*[A-Z][\w]+(?: [A-Z][\w]+)*)", ("What is {} close to?", "By what does {} lie?")),
-        (r"^(?:an?|the) ([a-z][a-z ]+?)(?= in | of | on | and | that | with |;|,)", ("What is {}?", "What kind of place is {}?")),
+        (r" (?:on|near|at) the ([a-z ]*[A-Z][\w]+(?: [A-Z][\w]+)*)", ("What is {} close to?", "By what does {} lie?")),
+        (
+            r"^(?:an? |the )?([a-z][a-z ]+?)(?= in | of | on | and | that | with |;|,)",
+            ("What is {}?", "What kind of place is {}?"),
+        ),
     ],
 }  # fmt: skip
 """Kind -> what is looked for in a gloss, and how it is asked."""
