@@ -170,7 +170,7 @@ def main() -> None:
         print(
             f"data/{split}.json: {len(asked):,} questions, {without:,} without an answer, {len(told):,} texts"
         )
-    runpy.run_path(str(HERE.parent / "airline-tweets" / "make_data.py"))["copy_model"]()
+    runpy.run_path(str(HERE.parent / "airline-tweets" / "make_data.py"), run_name="__main__")
 
 
 if __name__ == "__main__":
