@@ -25,7 +25,7 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.sugar import LENGTH_KEYS
 from bigbatch.recipe.training_arguments import translated
 from bigbatch.recipe.values import AUTO
-from bigbatch.turns import first_row, holds_conversations
+from bigbatch.turns import FORMS, holds_conversations
 
 if TYPE_CHECKING:
     from torch import nn
@@ -207,6 +207,8 @@ def task_and_columns(
     from bigbatch.tasks.catalog import task_of_module
 
     found: dict[str, Any] | None = task_of_module(model)
+    if found == {"name": "clm"} and _are_conversations(rows):
+        found = {"name": "chat"}
     if is_sentence_model(model):
         found = {"name": "match", **sentence_model(model).options}
     elif found is None and getattr(model, "base_model", None) is model:
@@ -353,7 +355,7 @@ def recipe_and_live(
 
     module = model_or_recipe if is_module(model_or_recipe) else None
     if task is None and not any(key.partition(".")[0] == "task" for key in {**defaults, **set}):
-        keys |= _task_of_head(module, train_dataset)
+        keys |= _task_of_head(module, train_dataset, short.get("columns") or set.get("data.columns"))
     live = Live(
         module=module,
         tokenizer=tokenizer,
@@ -368,16 +370,27 @@ def recipe_and_live(
     return _recipe(model_or_recipe, live, {**keys, **set}, defaults), live
 
 
-def _task_of_head(module: nn.Module | None, rows: object) -> dict[str, object]:
+def _task_of_head(module: nn.Module | None, rows: object, columns: object) -> dict[str, object]:
     """What a live model's head is for, where nobody names a task and it is not the usual one; of conversations a causal
     model learns what the assistant says.
     """
     from bigbatch.tasks.catalog import task_of_module
 
     found = None if module is None else task_of_module(module)
-    if found == {"name": "clm"} and holds_conversations(first_row(rows)):
+    if found == {"name": "clm"} and _are_conversations(rows, columns):
         return {"task": {"name": "chat"}}
     return {} if found in (None, {"name": "classify"}) else {"task": found}
+
+
+def _are_conversations(rows: object, columns: object = None) -> bool:
+    """Whether the first row of files or of a dataset holds the turns of a conversation, by its columns or by those that
+    the caller names.
+    """
+    if isinstance(columns, Mapping):
+        return any(not {*form} - {*columns} for form in FORMS)
+    from bigbatch.data.first import first_row
+
+    return holds_conversations(first_row(rows))
 
 
 def launch_recipe(model_or_recipe: object, train_dataset: object, arguments: Mapping[str, Any]) -> Recipe:

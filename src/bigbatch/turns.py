@@ -200,19 +200,6 @@ def told_texts(parts: Mapping[str, Sequence[object]]) -> tuple[list[str], list[s
     return texts, wrong
 
 
-def first_row(rows: object) -> dict[str, object]:
-    """Column -> value of a dataset in memory; empty where rows are files, or there is none."""
-    by_number: object = getattr(rows, "iloc", rows)
-    getitem: Callable[[int], object] | None = getattr(by_number, "__getitem__", None)
-    try:
-        first = {} if getitem is None or isinstance(rows, (str, Mapping)) else getitem(0)
-    except (KeyError, IndexError, TypeError, ValueError):
-        return {}
-    keys: Callable[[], Iterable[str]] | None = getattr(first, "keys", None)
-    values: Callable[[str], object] | None = getattr(first, "__getitem__", None)
-    return {} if keys is None or values is None else {str(name): values(name) for name in keys()}
-
-
 def _is_columns(value: Mapping[object, object]) -> bool:
     """`{"role": […], "content": […]}`: how older `datasets` keep a list of objects."""
     return {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()

@@ -17,6 +17,7 @@ from bigbatch.data.shard_tokens import shard_table
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.data.unknown import unknown_note
+from bigbatch.data.windows import ANSWERS
 from bigbatch.errors import DataError, ModelError, Problem
 from bigbatch.metrics.entities import SEEN
 from bigbatch.model.adjust import read_given_types
@@ -151,6 +152,7 @@ def ready_tables(
                     "(data.max_length, task.stride)"
                 )
             notes.append(f"{name}: {cut:,} of {len(rows):,} {what}")
+        notes += _unanswered(name, tables[name], ready.task)
         unseen = int((np.asarray(tables[name].extras.get(SEEN, 1.0)) == 0).sum())
         if unseen:
             notes.append(
@@ -163,6 +165,19 @@ def ready_tables(
     for name, table in tables.items():
         notes += _what_counts(name, table, task, unknown.get(name))
     return tables, replace(ready, task=task), tuple(notes)
+
+
+def _unanswered(name: str, table: Table, task: Task) -> list[str]:
+    """What is said of questions without an answer, where a run would give each of them one."""
+    if not isinstance(task, Span) or task.null_threshold is not None:
+        return []
+    without = int(np.count_nonzero(table[ANSWERS].lengths == len("[]")))
+    if not without:
+        return []
+    return [
+        f"{name}: {without:,} questions have no answer, and predictions will give each of them one, since "
+        "task.null_threshold is not set; with 0 none is given where that is the likelier"
+    ]
 
 
 def _how(ready: Ready, rows: DataTable, cache_dir: Path | None, digest: str | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@
     windows.py      windows of a question's text as samples of their own
     lengths.py      counts, percentiles and padding
     guess.py        what a file seems to be, for `bigbatch init`
+    first.py        the first row of anything, before its columns have a meaning
     sampled.py      a fixed sample of the rows that it looks at
     language.py     which language texts are in, and how many words and tokens they are
 """

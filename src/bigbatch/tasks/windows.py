@@ -82,7 +82,8 @@ def encode_windows(
     """
     if any(map(is_tokenised, rows)):
         raise DataError(
-            "rows of token ids; task span reads texts: it has to know which characters a token stands for"
+            "rows of token ids; task span reads texts: figures compare texts, and it has to know which characters a "
+            "token stands for. Pass the rows as they were before tokenising: question, context, answers"
         )
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
