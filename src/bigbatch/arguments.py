@@ -25,7 +25,6 @@ from bigbatch.recipe.schema import Recipe
 from bigbatch.recipe.sugar import LENGTH_KEYS
 from bigbatch.recipe.training_arguments import translated
 from bigbatch.recipe.values import AUTO
-from bigbatch.turns import FORMS, holds_conversations
 
 if TYPE_CHECKING:
     from torch import nn
@@ -203,11 +202,12 @@ def task_and_columns(
         UsageError: a head without a task here, or a collator or loss that does not go with it.
         ModelError: a `SentenceTransformer` with parts that are not built.
     """
+    from bigbatch.data.first import are_conversations
     from bigbatch.model.sentence import is_sentence_model, sentence_model
     from bigbatch.tasks.catalog import task_of_module
 
     found: dict[str, Any] | None = task_of_module(model)
-    if found == {"name": "clm"} and _are_conversations(rows):
+    if found == {"name": "clm"} and are_conversations(rows):
         found = {"name": "chat"}
     if is_sentence_model(model):
         found = {"name": "match", **sentence_model(model).options}
@@ -374,23 +374,13 @@ def _task_of_head(module: nn.Module | None, rows: object, columns: object) -> di
     """What a live model's head is for, where nobody names a task and it is not the usual one; of conversations a causal
     model learns what the assistant says.
     """
+    from bigbatch.data.first import are_conversations
     from bigbatch.tasks.catalog import task_of_module
 
     found = None if module is None else task_of_module(module)
-    if found == {"name": "clm"} and _are_conversations(rows, columns):
+    if found == {"name": "clm"} and are_conversations(rows, columns):
         return {"task": {"name": "chat"}}
     return {} if found in (None, {"name": "classify"}) else {"task": found}
-
-
-def _are_conversations(rows: object, columns: object = None) -> bool:
-    """Whether the first row of files or of a dataset holds the turns of a conversation, by its columns or by those that
-    the caller names.
-    """
-    if isinstance(columns, Mapping):
-        return any(not {*form} - {*columns} for form in FORMS)
-    from bigbatch.data.first import first_row
-
-    return holds_conversations(first_row(rows))
 
 
 def launch_recipe(model_or_recipe: object, train_dataset: object, arguments: Mapping[str, Any]) -> Recipe:

@@ -11,9 +11,19 @@ from bigbatch.errors import DataError
 from bigbatch.files.kinds import find_files, read_file
 from bigbatch.files.plain import plain
 from bigbatch.remote.addresses import is_address
+from bigbatch.turns import FORMS, holds_conversations
 
 _MOST_BYTES = 2**24
 """Of a line that is looked at."""
+
+
+def are_conversations(rows: object, columns: object = None) -> bool:
+    """Whether the first row holds the turns of a conversation, by its columns or by those that the caller names; `rows`:
+    a dataset in memory, or files.
+    """
+    if isinstance(columns, Mapping):
+        return any(not {*form} - {*columns} for form in FORMS)
+    return holds_conversations(first_row(rows))
 
 
 def first_row(rows: object) -> Mapping[str, object]:
