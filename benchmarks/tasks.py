@@ -39,10 +39,11 @@ CONTESTS = {
 }
 WHAT = {
     "span": "MiniLM, examples/questions, windows of 192 tokens so that each question has one, 16 an update; F1 of 150 "
-    "test questions that have an answer. Trainer: AutoModelForQuestionAnswering on windows padded to the longest of the batch",
+    "test questions that have an answer. Trainer: AutoModelForQuestionAnswering on windows padded to the longest of "
+    "the batch",
     "chat": "a Llama of four layers from one set of random weights, examples/chat, 16 conversations of at most 384 "
-    "tokens an update; perplexity of 100 test conversations. Trainer: rows padded to the longest of the batch, labels of -100 "
-    "for what the assistant has not said; TRL: SFTTrainer on the same ids with the same mask",
+    "tokens an update; perplexity of 100 test conversations. Trainer: rows padded to the longest of the batch, labels "
+    "of -100 for what the assistant has not said; TRL: SFTTrainer on the same ids with the same mask",
     "reward": "the same Llama with a new head of one output, examples/preferences, 16 pairs an update; accuracy on 200 "
     "test pairs. TRL: RewardTrainer",
 }

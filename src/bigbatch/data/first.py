@@ -18,8 +18,8 @@ _MOST_BYTES = 2**24
 
 
 def are_conversations(rows: object, columns: object = None) -> bool:
-    """Whether the first row holds the turns of a conversation, by its columns or by those that the caller names; `rows`:
-    a dataset in memory, or files.
+    """Whether the first row of a dataset in memory, or of files, holds the turns of a conversation: by its columns, or
+    by those that the caller names.
     """
     if isinstance(columns, Mapping):
         return any(not {*form} - {*columns} for form in FORMS)
