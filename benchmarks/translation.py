@@ -1,39 +1,66 @@
-"""Translation: BLEU, chrF and time of bigbatch and transformers' `Seq2SeqTrainer`, at equal updates, batch and model.
+"""Translation: BLEU, chrF, time and memory of bigbatch and transformers' `Seq2SeqTrainer`, at equal updates and batch.
 
-Each round trains an untrained T5 with each contestant, in turn, each in a process of its own with one thread, on the
-same pairs (examples/translation) with the same batch, updates, rate, schedule, clipping, dropout and label smoothing.
-Then each writes the same test texts, `predict` against `model.generate` of batches in order, and sacrebleu scores them.
-Wall time and CPU time are both kept: on a
-shared machine only the latter compares.
+For each seed one small T5 is drawn and written to disk; each contestant starts from those weights, in turn and in a
+process of its own with one thread, and trains on the same pairs (sales.py: English to French) with the same number of
+updates, batch, rate, schedule, clipping and label smoothing, without dropout. One contestant is given bigbatch's own order
+of rows, so that each of its updates sees the same pairs. Then each writes the same test texts greedily, `predict`
+against `model.generate` of batches in order, and sacrebleu scores them.
 
-    python examples/translation/prepare.py
-    python benchmarks/translation.py --updates 150 --rounds 2
+Ratios are those within a seed, whose contestants run one behind the other; on a shared machine CPU time compares best.
+
+    python benchmarks/translation.py                          # 3 seeds, 2,000 updates, benchmarks/results/DATE-translation.*
+    python benchmarks/translation.py --seeds 0 --updates 300  # a look
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
+import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA, RESULTS = ROOT / "examples" / "translation" / "data", ROOT / "benchmarks" / "results"
-BATCH, LENGTH, RATE, TEXTS = 96, 64, 2e-3, 300
+import sales
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ROWS, TEXTS, LENGTH, RATE, SMOOTHING = 20_000, 600, 64, 2e-3, 0.1
 CONTESTANTS = {
-    "bigbatch": "as it comes: its own plan, texts of a length together",
+    "bigbatch": "as it comes: its own plan",
+    "trainer, same batches": "Seq2SeqTrainer, each update on the rows that bigbatch's has",
     "trainer": "Seq2SeqTrainer as it comes: random batches, padded to their longest",
     "trainer, by length": "Seq2SeqTrainer with train_sampling_strategy=group_by_length",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """What all contestants of a seed are given."""
+
+    folder: str
+    """Holds model/ (the weights before training) and room for runs."""
+    seed: int
+    updates: int
+    batch: int
+
+    @property
+    def model(self) -> Path:
+        return Path(self.folder) / "model"
+
+
+def rows_of(seed: int) -> tuple[list[sales.Pair], list[sales.Pair]]:
+    """Pairs to train on and pairs to test with; no English text is in both."""
+    test = sales.pairs(TEXTS, 10_000 + seed)
+    return sales.pairs(ROWS, seed, frozenset(source for source, _ in test)), test
 
 
 class Stopwatch:
@@ -50,56 +77,61 @@ class Stopwatch:
         }
 
 
-def pairs(split: str, most: int | None = None) -> list[dict[str, str]]:
-    """The first pairs of a split."""
-    with (DATA / f"{split}.csv").open(encoding="utf-8", newline="") as file:
-        return [{"source": row["en"], "target": row["zh"]} for row in csv.DictReader(file)][:most]
+def peak_bytes() -> int:
+    """The most memory this process has had in use, bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
-def by_bigbatch(updates: int, folder: Path) -> tuple[list[str], dict[str, float]]:
+def by_bigbatch(contest: Contest) -> tuple[list[str], dict[str, float]]:
     """The texts that it writes of the test sources, and its times."""
     import bigbatch
 
     recipe = {
-        "model": {"name": str(DATA / "model"), "init": "random"},
+        "model": str(contest.model),
         "task": {"name": "seq2seq", "target_max_length": LENGTH},
         "data": {"max_length": LENGTH},
-        "batch": BATCH,
-        "updates": updates,
+        "batch": contest.batch,
+        "updates": contest.updates,
         "optimizer": {"name": "adamw", "lr": RATE, "weight_decay": 0.01},
         "schedule": {"name": "cosine", "warmup": "6 %"},
-        "loss": {"label_smoothing": 0.1},
+        "loss": {"label_smoothing": SMOOTHING},
         "clip": 1.0,
+        "seed": contest.seed,
         "baseline": "off",
-        "run": {"dir": str(folder / "run"), "evaluate_every": "never", "checkpoint_every": "never"},
+        "run": {"evaluate_every": "never", "checkpoint_every": "never"},
     }
-    rows, asked = pairs("train"), [row["source"] for row in pairs("test", TEXTS)]
+    train, test = rows_of(contest.seed)
+    watch, before = Stopwatch(), peak_bytes()
+    rows = [{"source": source, "target": target} for source, target in train]
+    run = bigbatch.train(recipe, rows, quiet=True, run_dir=Path(contest.folder) / "run")
+    figures = {**watch("whole"), "peak_bytes": peak_bytes(), "peak_growth_bytes": peak_bytes() - before}
+    figures["updates_seconds"] = float((run.result or {})["train_seconds"])
     watch = Stopwatch()
-    run = bigbatch.train(recipe, rows, quiet=True)
-    times = {**watch("whole"), "updates_seconds": float((run.result or {})["train_seconds"])}
-    watch = Stopwatch()
-    found = run.predict([{"source": text} for text in asked])
-    return [each["text"] for each in found], {**times, **watch("writing")}
+    found = run.predict([{"source": source} for source, _ in test])
+    return [each["text"] for each in found], {**figures, **watch("writing")}
 
 
-def by_trainer(updates: int, folder: Path, *, grouped: bool) -> tuple[list[str], dict[str, float]]:
-    """As `by_bigbatch`."""
+def by_trainer(contest: Contest, how: str) -> tuple[list[str], dict[str, float]]:
+    """As `by_bigbatch`.
+
+    Args:
+        contest: what it is given.
+        how: "", "same batches" or "by length".
+    """
     import torch
     from transformers import (
-        AutoConfig,
         AutoModelForSeq2SeqLM,
         AutoTokenizer,
         DataCollatorForSeq2Seq,
         Seq2SeqTrainer,
         Seq2SeqTrainingArguments,
-        set_seed,
     )
 
-    rows, asked = pairs("train"), [row["source"] for row in pairs("test", TEXTS)]
-    watch = Stopwatch()
-    set_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "model")
-    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(DATA / "model"))
+    train, test = rows_of(contest.seed)
+    watch, before = Stopwatch(), peak_bytes()
+    tokenizer = AutoTokenizer.from_pretrained(contest.model)
+    model = AutoModelForSeq2SeqLM.from_pretrained(contest.model)
 
     def encoded(source: Sequence[str], target: Sequence[str] | None = None) -> list[dict[str, Any]]:
         how = {"truncation": True, "max_length": LENGTH}
@@ -109,108 +141,168 @@ def by_trainer(updates: int, folder: Path, *, grouped: bool) -> tuple[list[str],
             found = [{**row, "labels": ids} for row, ids in zip(found, labels, strict=True)]
         return found
 
-    trainer = Seq2SeqTrainer(
+    class Ordered(Seq2SeqTrainer):
+        """Reads the rows as they lie."""
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
+
+    kind = Ordered if how == "same batches" else Seq2SeqTrainer
+    rows = encoded([source for source, _ in train], [target for _, target in train])
+    if how == "same batches":
+        rows = [rows[row] for row in order_of(contest)]
+    trainer = kind(
         model=model,
         args=Seq2SeqTrainingArguments(
-            output_dir=str(folder), max_steps=updates, per_device_train_batch_size=BATCH,
-            learning_rate=RATE, weight_decay=0.01, lr_scheduler_type="cosine",
-            warmup_steps=round(0.06 * updates), max_grad_norm=1.0, label_smoothing_factor=0.1, save_strategy="no",
-            report_to=[], disable_tqdm=True, logging_strategy="no", use_cpu=True, dataloader_num_workers=0,
-            train_sampling_strategy="group_by_length" if grouped else "random",
+            output_dir=str(Path(contest.folder) / "trainer"), max_steps=contest.updates,
+            per_device_train_batch_size=contest.batch, learning_rate=RATE, weight_decay=0.01, seed=contest.seed,
+            lr_scheduler_type="cosine", warmup_steps=round(0.06 * contest.updates), max_grad_norm=1.0,
+            label_smoothing_factor=SMOOTHING, save_strategy="no", report_to=[], disable_tqdm=True,
+            logging_strategy="no", use_cpu=True, dataloader_num_workers=0,
+            train_sampling_strategy="group_by_length" if how == "by length" else "random",
         ),
-        train_dataset=encoded([row["source"] for row in rows], [row["target"] for row in rows]),
+        train_dataset=rows,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model),
         processing_class=tokenizer,
     )  # fmt: skip
     inner = time.perf_counter()
     trainer.train()
-    times = {**watch("whole"), "updates_seconds": time.perf_counter() - inner}
+    figures = {**watch("whole"), "peak_bytes": peak_bytes(), "peak_growth_bytes": peak_bytes() - before}
+    figures["updates_seconds"] = time.perf_counter() - inner
     watch = Stopwatch()
     texts: list[str] = []
     model.eval()
     with torch.inference_mode():
-        for first in range(0, len(asked), BATCH):
-            batch = tokenizer.pad(encoded(asked[first : first + BATCH]), return_tensors="pt")
-            ids = model.generate(**batch, max_new_tokens=LENGTH, num_beams=1, do_sample=False)
+        for first in range(0, len(test), contest.batch):
+            own = encoded([source for source, _ in test[first : first + contest.batch]])
+            ids = model.generate(
+                **tokenizer.pad(own, return_tensors="pt"), max_new_tokens=LENGTH, num_beams=1, do_sample=False
+            )
             texts += tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [text.strip() for text in texts], {**times, **watch("writing")}
+    return [text.strip() for text in texts], {**figures, **watch("writing")}
 
 
-def contest(name: str, updates: int) -> dict[str, float]:
+def order_of(contest: Contest) -> list[int]:
+    """The rows of bigbatch's updates, one behind the other."""
+    from bigbatch.data.order import epoch_order
+
+    wanted, order = contest.batch * contest.updates, list[int]()
+    while len(order) < wanted:
+        order += epoch_order(contest.seed, len(order) // ROWS, ROWS).tolist()
+    return order[:wanted]
+
+
+def figures_of(name: str, contest: Contest) -> dict[str, float]:
     """One contestant's figures and times."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    wanted = [[row["target"] for row in pairs("test", TEXTS)]]
-    with tempfile.TemporaryDirectory() as folder:
-        if name == "bigbatch":
-            texts, times = by_bigbatch(updates, Path(folder))
-        else:
-            texts, times = by_trainer(updates, Path(folder), grouped=name != "trainer")
-    figures = {
-        "bleu": BLEU(tokenize="zh").corpus_score(texts, wanted).score,
-        "chrf": CHRF().corpus_score(texts, wanted).score,
+    kind, _, how = name.partition(", ")
+    texts, times = by_bigbatch(contest) if kind == "bigbatch" else by_trainer(contest, how)
+    wanted = [target for _, target in rows_of(contest.seed)[1]]
+    exact = statistics.mean(text == target for text, target in zip(texts, wanted, strict=True))
+    return {
+        "bleu": BLEU().corpus_score(texts, [wanted]).score,
+        "chrf": CHRF().corpus_score(texts, [wanted]).score,
+        "exact_percent": 100 * exact,
+        **times,
     }
-    return {**figures, **times}
 
 
-def in_process(name: str, updates: int) -> dict[str, float]:
+def in_process(name: str, contest: Contest) -> dict[str, float]:
     """The same in a process of its own, with one thread."""
-    words = [sys.executable, __file__, "--contestant", name, "--updates", str(updates)]
-    done = subprocess.run(
-        words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
+    words = [sys.executable, __file__, "--contestant", name, "--contest", json.dumps(asdict(contest))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        sys.exit(f"{name}: {done.stderr[-2000:]}")
+        sys.exit(f"{name}: {done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """Medians, and ratios of CPU time to bigbatch's within a round."""
-    names = ["bleu", "chrf", "updates_seconds", "whole_cpu_seconds", "writing_seconds", "writing_cpu_seconds"]
+def spread(values: Sequence[float], digits: int) -> str:
+    """Median, and the least and most."""
+    low, middle, high = (f"{each:.{digits}f}" for each in (min(values), statistics.median(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def table(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """Medians over the seeds with the least and most; differences and ratios to bigbatch are taken within a seed."""
     lines = [
-        "| | "
-        + " | ".join(name.replace("_", " ") for name in names)
-        + " | CPU, whole: ratio | CPU, writing: ratio |",
-        "|---" * (len(names) + 3) + "|",
+        "| | BLEU | BLEU, less bigbatch's | chrF | right to the word, % | training CPU | time | peak memory | writing CPU |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for contestant in CONTESTANTS:
-        cells = [f"{statistics.median(one[contestant][name] for one in rounds):.1f}" for name in names]
-        for name in ("whole_cpu_seconds", "writing_cpu_seconds"):
-            ratios = [one[contestant][name] / one["bigbatch"][name] for one in rounds]
-            cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-        lines.append(f"| {contestant} | " + " | ".join(cells) + " |")
+
+    def ratio(name: str, key: str) -> str:
+        return spread([seed[name][key] / seed["bigbatch"][key] for seed in seeds], 2)
+
+    for name in seeds[0]:
+        bleu, chrf, exact = ([seed[name][key] for seed in seeds] for key in ("bleu", "chrf", "exact_percent"))
+        apart = [seed[name]["bleu"] - seed["bigbatch"]["bleu"] for seed in seeds]
+        cells = [
+            spread(bleu, 2), spread(apart, 2), spread(chrf, 2), spread(exact, 1), ratio(name, "whole_cpu_seconds"),
+            ratio(name, "updates_seconds"), ratio(name, "peak_bytes"), ratio(name, "writing_cpu_seconds"),
+        ]  # fmt: skip
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
+def report(asked: argparse.Namespace, seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
+    """The page of results."""
+    import torch
+    import transformers
+
+    own = seeds[0]["bigbatch"]
+    return "\n".join(
+        [
+            "# Translation: bigbatch and Seq2SeqTrainer",
+            "",
+            f"`python benchmarks/translation.py --updates {asked.updates} --batch {asked.batch}`; seeds "
+            f"{', '.join(map(str, asked.seeds))}; torch {torch.__version__}, transformers {transformers.__version__}, "
+            f"Python {platform.python_version()}; {os.cpu_count()} cores shared with other work (load "
+            f"{os.getloadavg()[0]:.1f}), one thread each. {ROWS:,} pairs of sales.py, {TEXTS} others to test with, a T5 "
+            "of two and two blocks from nothing, greedy.",
+            "",
+            f"Median over the seeds (least to most); ratios to bigbatch within a seed. bigbatch itself, seed "
+            f"{asked.seeds[0]}: {own['whole_cpu_seconds']:.0f} s of CPU, {own['updates_seconds']:.0f} s of updates, "
+            f"{own['peak_bytes'] / 2**20:.0f} MiB.",
+            "",
+            *(f"- {name}: {what}" for name, what in CONTESTANTS.items() if name in seeds[0]),
+            "",
+            *table(seeds),
+            "",
+        ]
+    )
+
+
 def main() -> None:
-    """Run and write benchmarks/results/DATE-translation.md."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--updates", type=int, default=150)
-    asked.add_argument("--rounds", type=int, default=2)
-    asked.add_argument("--contestant")
-    given = asked.parse_args()
-    if given.contestant:
-        print(json.dumps(contest(given.contestant, given.updates)))
+    """Run and write benchmarks/results/DATE-translation.md and .json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--contest", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.contestant:
+        print(json.dumps(figures_of(asked.contestant, Contest(**json.loads(asked.contest)))))
         return
-    rounds = []
-    for number in range(given.rounds):
-        turns = list(CONTESTANTS)[number % 3 :] + list(CONTESTANTS)[: number % 3]
-        rounds.append({name: in_process(name, given.updates) for name in turns})
-        print(json.dumps(rounds[-1]), flush=True)
-    load = os.getloadavg()[0]
-    head = [
-        "# Translation: bigbatch and Seq2SeqTrainer",
-        "",
-        f"`python benchmarks/translation.py --updates {given.updates} --rounds {given.rounds}`; {os.cpu_count()} cores "
-        f"shared with other work (load {load:.1f}), one thread each; {given.updates} updates of {BATCH} pairs, "
-        f"{TEXTS} test texts, greedy; median over rounds, ratios within a round.",
-        "",
-        *(f"- {name}: {what}" for name, what in CONTESTANTS.items()),
-        "",
-    ]
+    seeds = []
+    for number, seed in enumerate(asked.seeds):
+        found = {}
+        turn = number % len(asked.contestants)
+        for name in asked.contestants[turn:] + asked.contestants[:turn]:
+            with tempfile.TemporaryDirectory() as folder:
+                sales.write_model(Path(folder) / "model", rows_of(seed)[0], seed)
+                contest = Contest(folder=folder, seed=seed, updates=asked.updates, batch=asked.batch)
+                found[name] = in_process(name, contest)
+            print(seed, name, json.dumps(found[name]), flush=True)
+        seeds.append({name: found[name] for name in asked.contestants})
     path = RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-translation.md"
-    path.write_text("\n".join([*head, *table(rounds), ""]), encoding="utf-8")
+    path.write_text(report(asked, seeds), encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(dict(zip(asked.seeds, seeds, strict=True)), indent=1))
     print(path.read_text(encoding="utf-8"))
 
 
