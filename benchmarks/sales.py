@@ -1,7 +1,7 @@
 """Pairs in English and French, made by a grammar: what was bought, by whom, when, with every number in words.
 
-Small enough that a model learns it from nothing in minutes, and yet a translation: adjectives change places, participles
-and numbers follow the gender and number of a noun, the date goes first, and French counts by sixty and by twenty. Lengths
+Small enough that a model learns it from nothing in minutes, and yet a translation: adjectives change places, they and
+numbers follow the gender and number of a noun, the date goes first, and French counts by sixty and by twenty. Lengths
 run from two words to about thirty. The same seed makes the same rows anywhere.
 """
 
@@ -11,16 +11,63 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
-UNITES = (
-    "zéro un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize dix-sept "
-    "dix-huit dix-neuf"
-).split()
-DIZAINES = "- - vingt trente quarante cinquante soixante soixante quatre-vingt quatre-vingt".split()
+UNITS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+TENS = ["-", "-", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+UNITES = [
+    "zéro",
+    "un",
+    "deux",
+    "trois",
+    "quatre",
+    "cinq",
+    "six",
+    "sept",
+    "huit",
+    "neuf",
+    "dix",
+    "onze",
+    "douze",
+    "treize",
+    "quatorze",
+    "quinze",
+    "seize",
+    "dix-sept",
+    "dix-huit",
+    "dix-neuf",
+]
+DIZAINES = [
+    "-",
+    "-",
+    "vingt",
+    "trente",
+    "quarante",
+    "cinquante",
+    "soixante",
+    "soixante",
+    "quatre-vingt",
+    "quatre-vingt",
+]
 NOUNS = {
     "apple": ("pomme", "f"), "chair": ("chaise", "f"), "letter": ("lettre", "f"), "key": ("clé", "f"),
     "shirt": ("chemise", "f"), "table": ("table", "f"), "book": ("livre", "m"), "pencil": ("crayon", "m"),
@@ -33,18 +80,44 @@ ADJECTIVES = {
 }  # fmt: skip
 """English -> French of either gender, behind the noun."""
 VERBS = {"bought": "acheté", "sold": "vendu", "lost": "perdu", "found": "trouvé", "hidden": "caché"}
-PEOPLE = "Anna Marc Julie Paul Nadia Hugo Chloé Louis".split()
+PEOPLE = ["Anna", "Marc", "Julie", "Paul", "Nadia", "Hugo", "Chloé", "Louis"]
 DAYS = dict(
     zip(
-        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
-        "lundi mardi mercredi jeudi vendredi samedi dimanche".split(),
+        ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],
+        ["lundi", "mardi", "mercredi", "jeudi", "vendredi", "samedi", "dimanche"],
         strict=True,
     )
 )
 MONTHS = dict(
     zip(
-        "January February March April May June July August September October November December".split(),
-        "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split(),
+        [
+            "January",
+            "February",
+            "March",
+            "April",
+            "May",
+            "June",
+            "July",
+            "August",
+            "September",
+            "October",
+            "November",
+            "December",
+        ],
+        [
+            "janvier",
+            "février",
+            "mars",
+            "avril",
+            "mai",
+            "juin",
+            "juillet",
+            "août",
+            "septembre",
+            "octobre",
+            "novembre",
+            "décembre",
+        ],
         strict=True,
     )
 )

@@ -2,13 +2,13 @@
 
 For each seed one small T5 is drawn and written to disk; each contestant starts from those weights, in turn and in a
 process of its own with one thread, and trains on the same pairs (sales.py: English to French) with the same number of
-updates, batch, rate, schedule, clipping and label smoothing, without dropout. One contestant is given bigbatch's own order
-of rows, so that each of its updates sees the same pairs. Then each writes the same test texts greedily, `predict`
+updates, batch, rate, schedule, clipping and label smoothing, without dropout. One contestant is given bigbatch's own
+order of rows, so that each of its updates sees the same pairs. Then each writes the same test texts greedily, `predict`
 against `model.generate` of batches in order, and sacrebleu scores them.
 
 Ratios are those within a seed, whose contestants run one behind the other; on a shared machine CPU time compares best.
 
-    python benchmarks/translation.py                          # 3 seeds, 2,000 updates, benchmarks/results/DATE-translation.*
+    python benchmarks/translation.py                          # 3 seeds; benchmarks/results/DATE-translation.*
     python benchmarks/translation.py --seeds 0 --updates 300  # a look
 """
 
@@ -221,14 +221,16 @@ def in_process(name: str, contest: Contest) -> dict[str, float]:
 
 def spread(values: Sequence[float], digits: int) -> str:
     """Median, and the least and most."""
-    low, middle, high = (f"{each:.{digits}f}" for each in (min(values), statistics.median(values), max(values)))
+    low, middle, high = (
+        f"{each:.{digits}f}" for each in (min(values), statistics.median(values), max(values))
+    )
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def table(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
     """Medians over the seeds with the least and most; differences and ratios to bigbatch are taken within a seed."""
     lines = [
-        "| | BLEU | BLEU, less bigbatch's | chrF | right to the word, % | training CPU | time | peak memory | writing CPU |",
+        "| | BLEU | less bigbatch's | chrF | right to the word, % | training CPU | time | peak memory | writing CPU |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
 
@@ -259,8 +261,8 @@ def report(asked: argparse.Namespace, seeds: Sequence[Mapping[str, Mapping[str, 
             f"`python benchmarks/translation.py --updates {asked.updates} --batch {asked.batch}`; seeds "
             f"{', '.join(map(str, asked.seeds))}; torch {torch.__version__}, transformers {transformers.__version__}, "
             f"Python {platform.python_version()}; {os.cpu_count()} cores shared with other work (load "
-            f"{os.getloadavg()[0]:.1f}), one thread each. {ROWS:,} pairs of sales.py, {TEXTS} others to test with, a T5 "
-            "of two and two blocks from nothing, greedy.",
+            f"{os.getloadavg()[0]:.1f}), one thread each. {ROWS:,} pairs of sales.py, {TEXTS} others to test with, "
+            "a T5 of two and two blocks from nothing, greedy.",
             "",
             f"Median over the seeds (least to most); ratios to bigbatch within a seed. bigbatch itself, seed "
             f"{asked.seeds[0]}: {own['whole_cpu_seconds']:.0f} s of CPU, {own['updates_seconds']:.0f} s of updates, "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from bigbatch.report.texts import samples_view, worst_view
+from bigbatch.report.texts import marked_parts, samples_view, texts_view
+
+PLACES = ("worst", "typical", "best", "of old")
 
 
 def test_prompts_are_rows_and_evaluations_columns(tmp_path):
@@ -37,8 +39,9 @@ def test_texts_stand_beside_what_was_wanted():
         "by": "chrf",
         "where": "a.csv:2",
     }
-    view = worst_view({"validation": {"texts": [{}]}, "test": {"texts": [row, "x"]}, "other": 3})
-    [shown] = view["texts"]
+    view = texts_view({"validation": {"texts": [{}]}, "test": {"texts": [row, "x"]}, "other": 3})
+    [(words, [shown])] = view["texts"]
+    assert words == "Least like what was wanted"
     assert (view["texts_split"], view["texts_by"], shown["score"], shown["written"]) == (
         "test",
         "chrf",
@@ -46,4 +49,26 @@ def test_texts_stand_beside_what_was_wanted():
         "",
     )
     assert len(shown["wanted"]) <= 401
-    assert worst_view({"test": {"texts": "x"}})["texts"] == []
+    assert texts_view({"test": {"texts": "x"}})["texts"] == []
+
+
+def test_the_worst_the_typical_and_the_best_stand_apart():
+    texts = [
+        {"wanted": "a b", "written": "a c", "score": 1.0, "by": "chrf", "place": place} for place in PLACES
+    ]
+    view = texts_view({"test": {"texts": texts}})
+    assert [words.split()[0] for words, _ in view["texts"]] == ["Least", "Typical:", "Most"]
+    assert [len(rows) for _, rows in view["texts"]] == [2, 1, 1], (
+        "an unknown place is that of files of old: the worst"
+    )
+
+
+def test_what_the_other_text_lacks_is_marked():
+    assert marked_parts("红色的车", "红车") == (
+        [("红", False), ("色的", True), ("车", False)],
+        [("红", False), ("车", False)],
+    )
+    assert marked_parts("", "one two") == ([], [("one two", True)])
+    for wanted, written in (("a\tb  c", "a b"), ("x", "")):
+        for text, parts in zip((wanted, written), marked_parts(wanted, written), strict=True):
+            assert "".join(part for part, _ in parts) == text

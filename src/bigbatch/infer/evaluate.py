@@ -24,7 +24,7 @@ from bigbatch.metrics.row_scores import RowSums, scorer_of
 from bigbatch.metrics.span import Wanted, is_of_texts
 from bigbatch.metrics.states import CalibrationMetric, confusion, counted
 from bigbatch.metrics.sums import Parts, add_parts, exact_parts, total
-from bigbatch.metrics.written import WrittenRow, worst_texts
+from bigbatch.metrics.written import WrittenRow, shown_texts
 from bigbatch.protocols import Forward, Metric, World
 from bigbatch.samples import Packing, Predictions, Table, Targets
 from bigbatch.tasks.base import Task
@@ -79,7 +79,8 @@ class EvalResult:
     `metrics.row_scores`. Two evaluations of a split can be paired by them (`rules.paired`)."""
 
     texts: tuple[WrittenRow, ...] = ()
-    """Of those that the model wrote the ones least like what was wanted, worst first."""
+    """Of those that the model wrote the ones least like what was wanted, some around the median and the best, worst
+    first."""
     signatures: Mapping[str, str] = field(default_factory=dict)
     """Figure of written texts -> how it was counted, in sacrebleu's words."""
 
@@ -194,7 +195,7 @@ def judged(
         examples=examples,
         labels=labels,
         scores={name: gathered.scores(name, losses) for name in scored},
-        texts=() if texts is None else worst_texts(texts[0], [str(each) for each in texts[1]], EXAMPLES),
+        texts=() if texts is None else shown_texts(texts[0], [str(each) for each in texts[1]], EXAMPLES),
         signatures=gathered.signatures(),
     )
 

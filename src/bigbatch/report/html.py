@@ -18,7 +18,7 @@ from bigbatch.report.recipes import flat_recipe
 from bigbatch.report.stages import stages_section
 from bigbatch.report.talks import talks_view
 from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
-from bigbatch.report.texts import samples_view, worst_view
+from bigbatch.report.texts import samples_view, texts_view
 from bigbatch.units import show_bytes, show_seconds
 
 _EVENTS_SHOWN = 100
@@ -51,7 +51,7 @@ def render_report(run: RunData) -> str:
         if isinstance(entry, Mapping)
     ]
     view = _learning(run) | _quality(run, qualities) | _plan(run) | _events(run) | _use(run)
-    view |= worst_view(run.evaluation) | samples_view(run.path) | talks_view(run.path)
+    view |= texts_view(run.evaluation) | samples_view(run.path) | talks_view(run.path)
     view |= {
         "name": clean(run.name),
         "when": _when(run),

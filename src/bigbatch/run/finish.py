@@ -233,6 +233,7 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, object]:
                 "written": text.written[:SHOWN_LETTERS],
                 "score": text.score,
                 "by": text.by,
+                "place": text.place,
                 "where": rows.where(text.row),
             }
             for text in result.texts[:SHOWN_EXAMPLES]
