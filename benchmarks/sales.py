@@ -122,6 +122,8 @@ MONTHS = dict(
     )
 )
 Pair = tuple[str, str]
+WIDTH = 64
+"""Of the model."""
 
 
 def english(number: int) -> str:
@@ -180,7 +182,7 @@ def french(number: int, gender: str = "m", *, last: bool = True) -> str:
 
 def counted(draw: random.Random) -> tuple[str, str]:
     """Some number of things."""
-    number = int(10 ** draw.uniform(0, 5))
+    number = int(10 ** draw.uniform(0, 3))
     noun, (nom, gender) = draw.choice(list(NOUNS.items()))
     plural = number > 1
     adjective, forms = draw.choice(list(ADJECTIVES.items()))
@@ -231,10 +233,10 @@ def pairs(count: int, seed: int, unlike: frozenset[str] = frozenset()) -> list[P
 
 
 def write_model(folder: Path, rows: list[Pair], seed: int) -> None:
-    """A small T5 with weights drawn from the seed, and a tokenizer whose tokens are the words of the rows."""
+    """A small Marian with weights drawn from the seed, and a tokenizer whose tokens are the words of the rows."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+    from transformers import MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
     words = dict.fromkeys(["<pad>", "</s>", "<unk>"])
     words |= dict.fromkeys(sorted({word for pair in rows for text in pair for word in text.split()}))
@@ -246,8 +248,10 @@ def write_model(folder: Path, rows: list[Pair], seed: int) -> None:
     )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    config = T5Config(
-        vocab_size=len(words), d_model=128, d_kv=32, num_heads=4, d_ff=256, num_layers=2, num_decoder_layers=2,
-        dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    config = MarianConfig(
+        vocab_size=len(words), d_model=WIDTH, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=2 * WIDTH, decoder_ffn_dim=2 * WIDTH, max_position_embeddings=64,
+        scale_embedding=True, init_std=WIDTH**-0.5, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+        pad_token_id=0, eos_token_id=1, forced_eos_token_id=None, decoder_start_token_id=0,
     )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(folder)
+    MarianMTModel(config).save_pretrained(folder)

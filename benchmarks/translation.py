@@ -1,6 +1,6 @@
 """Translation: BLEU, chrF, time and memory of bigbatch and transformers' `Seq2SeqTrainer`, at equal updates and batch.
 
-For each seed one small T5 is drawn and written to disk; each contestant starts from those weights, in turn and in a
+For each seed one small Marian is drawn and written to disk; each contestant starts from those weights, in turn and in a
 process of its own with one thread, and trains on the same pairs (sales.py: English to French) with the same number of
 updates, batch, rate, schedule, clipping and label smoothing, without dropout. One contestant is given bigbatch's own
 order of rows, so that each of its updates sees the same pairs. Then each writes the same test texts greedily, `predict`
@@ -33,10 +33,10 @@ from typing import Any
 import sales
 
 RESULTS = Path(__file__).resolve().parent / "results"
-ROWS, TEXTS, LENGTH, RATE, SMOOTHING = 20_000, 600, 64, 2e-3, 0.1
+ROWS, TEXTS, LENGTH, RATE, SMOOTHING, WARMUP = 20_000, 600, 64, 3e-3, 0.1, 0.06
 CONTESTANTS = {
     "bigbatch": "as it comes: its own plan",
-    "trainer, same batches": "Seq2SeqTrainer, each update on the rows that bigbatch's has",
+    "trainer, same batches": "Seq2SeqTrainer, each update on the rows and at the rate that bigbatch's has",
     "trainer": "Seq2SeqTrainer as it comes: random batches, padded to their longest",
     "trainer, by length": "Seq2SeqTrainer with train_sampling_strategy=group_by_length",
 }
@@ -94,7 +94,7 @@ def by_bigbatch(contest: Contest) -> tuple[list[str], dict[str, float]]:
         "batch": contest.batch,
         "updates": contest.updates,
         "optimizer": {"name": "adamw", "lr": RATE, "weight_decay": 0.01},
-        "schedule": {"name": "cosine", "warmup": "6 %"},
+        "schedule": {"name": "cosine", "warmup": f"{100 * WARMUP:g} %"},
         "loss": {"label_smoothing": SMOOTHING},
         "clip": 1.0,
         "seed": contest.seed,
@@ -128,6 +128,8 @@ def by_trainer(contest: Contest, how: str) -> tuple[list[str], dict[str, float]]
         Seq2SeqTrainingArguments,
     )
 
+    from bigbatch.rules.schedules import learning_rate_factor
+
     train, test = rows_of(contest.seed)
     watch, before = Stopwatch(), peak_bytes()
     tokenizer = AutoTokenizer.from_pretrained(contest.model)
@@ -142,10 +144,20 @@ def by_trainer(contest: Contest, how: str) -> tuple[list[str], dict[str, float]]
         return found
 
     class Ordered(Seq2SeqTrainer):
-        """Reads the rows as they lie."""
+        """Reads the rows as they lie; the rate of an update is the schedule in its middle, not at its start."""
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            warmup, total = WARMUP * num_training_steps, num_training_steps
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: learning_rate_factor(
+                    "cosine", progress_samples=step + 0.5, total_samples=total, warmup_samples=warmup
+                ),
+            )
+            return self.lr_scheduler
 
     kind = Ordered if how == "same batches" else Seq2SeqTrainer
     rows = encoded([source for source, _ in train], [target for _, target in train])
@@ -156,7 +168,7 @@ def by_trainer(contest: Contest, how: str) -> tuple[list[str], dict[str, float]]
         args=Seq2SeqTrainingArguments(
             output_dir=str(Path(contest.folder) / "trainer"), max_steps=contest.updates,
             per_device_train_batch_size=contest.batch, learning_rate=RATE, weight_decay=0.01, seed=contest.seed,
-            lr_scheduler_type="cosine", warmup_steps=round(0.06 * contest.updates), max_grad_norm=1.0,
+            lr_scheduler_type="cosine", warmup_steps=round(WARMUP * contest.updates), max_grad_norm=1.0,
             label_smoothing_factor=SMOOTHING, save_strategy="no", report_to=[], disable_tqdm=True,
             logging_strategy="no", use_cpu=True, dataloader_num_workers=0,
             train_sampling_strategy="group_by_length" if how == "by length" else "random",
@@ -262,7 +274,7 @@ def report(asked: argparse.Namespace, seeds: Sequence[Mapping[str, Mapping[str, 
             f"{', '.join(map(str, asked.seeds))}; torch {torch.__version__}, transformers {transformers.__version__}, "
             f"Python {platform.python_version()}; {os.cpu_count()} cores shared with other work (load "
             f"{os.getloadavg()[0]:.1f}), one thread each. {ROWS:,} pairs of sales.py, {TEXTS} others to test with, "
-            "a T5 of two and two blocks from nothing, greedy.",
+            "a Marian of two and two blocks from nothing, greedy.",
             "",
             f"Median over the seeds (least to most); ratios to bigbatch within a seed. bigbatch itself, seed "
             f"{asked.seeds[0]}: {own['whole_cpu_seconds']:.0f} s of CPU, {own['updates_seconds']:.0f} s of updates, "
@@ -281,7 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--updates", type=int, default=400)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))

@@ -113,10 +113,21 @@ def test_a_source_that_the_model_cannot_read_is_refused_by_its_row(ids, what):
         list(predict_rows(forward, task, None, [{"input_ids": [5, 6]}, {"input_ids": ids}]))
 
 
-def test_beams_find_texts_that_are_at_least_as_likely():
-    module, task, forward = opened("t5", beams=4)
-    found = written(forward, task, table_of(task, ROWS), micro_tokens=4096)
-    _, greedy, _ = opened("t5")
+@pytest.mark.parametrize("family", ["t5", "marian", "bart"])
+@pytest.mark.parametrize("micro_tokens", [8, 4096])
+def test_beams_write_what_transformers_writes_of_each_source_alone(family, micro_tokens):
+    """In whatever batches: beams of short sources end before those of long ones beside them."""
+    module, task, forward = opened(family, beams=3)
+    found = written(forward, task, table_of(task, ROWS), micro_tokens=micro_tokens)
+    end = module.config.eos_token_id
+    for row, ids, sample in zip(ROWS, found, task.encode_batch(ROWS, None), strict=True):
+        alone = module.generate(
+            torch.tensor([row["input_ids"]]), max_new_tokens=9, num_beams=3, do_sample=False,
+            decoder_start_token_id=int(sample.ids[0]), forced_eos_token_id=None,
+            past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        )[0, 1:].tolist()  # fmt: skip
+        assert ids == (alone[: alone.index(end)] if end in alone else alone)
+    _, greedy, _ = opened(family)
     assert found != written(forward, greedy, table_of(greedy, ROWS), micro_tokens=4096)
 
 

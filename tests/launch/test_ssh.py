@@ -165,6 +165,20 @@ def test_equal_hosts_answer(hosts):
     assert there["variables"]["BIGBATCH_HOST"] == "b"
 
 
+def test_files_of_every_stage_are_compared(hosts):
+    """Whatever the last of them reads."""
+    (hosts.folder / "texts.csv").write_text("text\na\n")
+    (hosts.folder / "staged.yaml").write_text(
+        "model: bert-base-uncased\nstages:\n- {task: mlm, data: {train: texts.csv}}\n"
+        "- {task: classify, data: {train: rows.csv}}\n"
+    )
+    here = load_recipe(hosts.folder / "staged.yaml", [], environ=hosts.environ)
+    found = ask(hosts, "staged.yaml", [], hosts.folder, resolved_keys(here))
+    assert {"texts.csv", "rows.csv"} <= found["a"]["same"].keys()
+    keys = resolved_keys(here).keys()
+    assert any("mlm" in key or "stages" in key for key in keys), keys
+
+
 def test_an_unknown_host_is_named_at_once(hosts):
     started = time.monotonic()
     with pytest.raises(MachineError, match="host nosuch cannot be reached: .*resolve"):

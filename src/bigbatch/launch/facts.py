@@ -100,12 +100,15 @@ def code_digest() -> str:
 
 
 def of_recipe(loaded: Recipe) -> dict[str, str]:
-    """Size and sha256 of each file that the recipe names; its keys are compared one by one (`passed`)."""
+    """Size and sha256 of each file that the recipe, or any of its stages, names; its keys are compared one by one
+    (`passed`).
+    """
     found: dict[str, str] = {}
-    for name, path in data_files(loaded):
-        found[name] = _file(path) if path.is_file() else _folder(path) if path.is_dir() else "no such file"
-    for path in referenced_files(loaded):
-        found[path.name] = _file(path)
+    for each in [stage.recipe for stage in loaded.stages] or [loaded]:
+        for name, path in data_files(each):
+            found[name] = _file(path) if path.is_file() else _folder(path) if path.is_dir() else "no such file"
+        for path in referenced_files(each):
+            found[path.name] = _file(path)
     return found
 
 
