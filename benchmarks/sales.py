@@ -182,7 +182,7 @@ def french(number: int, gender: str = "m", *, last: bool = True) -> str:
 
 def counted(draw: random.Random) -> tuple[str, str]:
     """Some number of things."""
-    number = int(10 ** draw.uniform(0, 3))
+    number = int(10 ** draw.uniform(0, 4))
     noun, (nom, gender) = draw.choice(list(NOUNS.items()))
     plural = number > 1
     adjective, forms = draw.choice(list(ADJECTIVES.items()))

@@ -118,6 +118,7 @@ def test_a_change_keeps_the_stages_before_it_and_begins_those_behind_anew(job, p
     [
         (["stages.1.data.test=nowhere.csv"], 2, "nowhere.csv"),
         (["stages.1.metrics=[f1_micro_macro]"], 2, "f1_micro_macro"),
+        (["stages.1.batch.samples=100000"], 2, "one update takes 100,000 samples"),
         (["--resume"], 2, "there is no run in"),
         (["--continue", "runs/job"], 2, "--continue is not for a recipe with stages"),
     ],

@@ -99,19 +99,13 @@ def build(recipe: Recipe, task: Task, inputs: Inputs, given: Given) -> Parts:
         RecipeError: the batch, its rules or the schedule make no sense for this data.
         DoesNotFit: the plan's prediction exceeds the machine's memory.
     """
-    asked, recipe = recipe, fixed(recipe)
-    world = _arranged(given.world, recipe)
-    check_coupling(recipe, task, world, inputs.train.rows.column_names)
-    hardware = _hardware_of(recipe, given)
-    model, tables, notes = _model_and_tables(recipe, task, inputs, given, world, hardware)
-    check_defined(recipe, model.task, tables)
-    facts = model_facts(model.module, model.anatomy)
-    decided = settled(asked, model, tables, facts.hidden, given.plan)
+    world = _arranged(given.world, fixed(recipe))
+    check_coupling(fixed(recipe), task, world, inputs.train.rows.column_names)
+    hardware = _hardware_of(fixed(recipe), given)
+    laid = _laid_out(recipe, task, inputs, given, world, hardware)
+    model, data, clocks, decided = laid.model, laid.data, laid.clocks, laid.decided
     recipe = fixed(decided.recipe)
-    data = Data(rows=inputs.splits, tables=tables, batches=_batches_of(recipe, model.task, tables["train"]))
-    clocks = clocks_of(recipe, tables["train"], data.batches, model.task.clock)
-    clocks.open_end = decided.open_end
-    on = _measured(recipe, hardware, model, facts, data, clocks, world, given)
+    on = _measured(recipe, hardware, laid, world, given)
     plan, audit = _planned_once(on, decided, world, given)
     forward = _opened(plan, on, world, given)
     strategy, noise = strategy_of(recipe, plan, on, forward, world)
@@ -128,9 +122,53 @@ def build(recipe: Recipe, task: Task, inputs: Inputs, given: Given) -> Parts:
         strategy=strategy,
         noise=noise,
         graphs_compiled=compilations() if forward.compiled else 0,
-        notes=(*inputs.warnings, *model.notes, *notes, *notes_of_waiting(hardware)),
+        notes=(*inputs.warnings, *model.notes, *laid.notes, *notes_of_waiting(hardware)),
         audit=audit,
     )
+
+
+def check_before_training(recipe: Recipe, task: Task, inputs: Inputs, given: Given) -> None:
+    """Whatever `build` refuses of recipe, rows and model before it measures; on every rank.
+
+    Args:
+        recipe: what will be computed.
+        task: as of `build`.
+        inputs: checked rows.
+        given: everything else.
+
+    Raises:
+        BigbatchError: as `build`.
+    """
+    check_coupling(fixed(recipe), task, SingleWorld(), inputs.train.rows.column_names)
+    _laid_out(recipe, task, inputs, given, given.world, hardware_facts(recipe.plan, given.place))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LaidOut:
+    """What is known before anything is measured."""
+
+    model: Ready
+    facts: ModelFacts
+    data: Data
+    clocks: Clocks
+    decided: Settled
+    notes: tuple[str, ...]
+
+
+def _laid_out(
+    asked: Recipe, task: Task, inputs: Inputs, given: Given, world: World, hardware: HardwareFacts
+) -> _LaidOut:
+    """Model, tokens, batches and clocks, with numbers where the recipe says auto."""
+    recipe = fixed(asked)
+    model, tables, notes = _model_and_tables(recipe, task, inputs, given, world, hardware)
+    check_defined(recipe, model.task, tables)
+    facts = model_facts(model.module, model.anatomy)
+    decided = settled(asked, model, tables, facts.hidden, given.plan)
+    recipe = fixed(decided.recipe)
+    data = Data(rows=inputs.splits, tables=tables, batches=_batches_of(recipe, model.task, tables["train"]))
+    clocks = clocks_of(recipe, tables["train"], data.batches, model.task.clock)
+    clocks.open_end = decided.open_end
+    return _LaidOut(model=model, facts=facts, data=data, clocks=clocks, decided=decided, notes=notes)
 
 
 def _arranged(world: World, recipe: Recipe) -> World:
@@ -185,16 +223,10 @@ def _batches_of(recipe: Recipe, task: Task, train: Table) -> Batches:
 
 
 def _measured(
-    recipe: Recipe,
-    hardware: HardwareFacts,
-    model: Ready,
-    facts: ModelFacts,
-    data: Data,
-    clocks: Clocks,
-    world: World,
-    given: Given,
+    recipe: Recipe, hardware: HardwareFacts, laid: _LaidOut, world: World, given: Given
 ) -> Measured:
     """What measuring needs."""
+    model, data, clocks = laid.model, laid.data, laid.clocks
     new_optimizer = partial(
         build_optimizer,
         settings=recipe.optimizer,
@@ -215,7 +247,7 @@ def _measured(
         ramp=clocks.ramp,
         new_optimizer=new_optimizer,
         say=given.say,
-        model=facts,
+        model=laid.facts,
         recomputable_blocks=len(recomputable(model.anatomy)),
         divided=world.divides,
         cache_dir=None if given.cache_dir is None else given.cache_dir.parent / "calibration",

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bigbatch.build.build import Given, Progress, Say, build
-from bigbatch.build.coupling import check_coupling
+from bigbatch.build.build import Given, Progress, Say, build, check_before_training
 from bigbatch.build.inputs import Inputs, Live, model_digest, read_inputs
 from bigbatch.build.live import live_digests, live_task
 from bigbatch.build.parts import Parts
 from bigbatch.build.ready import fill_shards, ready_model, ready_tables
 from bigbatch.metrics.watched import check_watched
-from bigbatch.parallel.single import SingleWorld
 from bigbatch.probe.hardware import hardware_facts
+from bigbatch.protocols import World
 from bigbatch.recipe.load import placed
 from bigbatch.recipe.schema import Recipe, Stage
 from bigbatch.store.identity import Fingerprint, fingerprint
@@ -102,22 +101,23 @@ def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None
     ]
 
 
-def check_only(recipe: Recipe, live: Live, say: Say) -> None:
-    """What is wrong with rows and model, and with the two together, without training.
+def check_only(recipe: Recipe, live: Live, say: Say, world: World) -> None:
+    """What is wrong with rows and model, the two together, batch and length, without training.
 
     Args:
         recipe: names model and data.
         live: objects of the caller's process.
         say: told each step that can take a while.
+        world: the ranks, all of which call it.
 
     Raises:
-        BigbatchError: whatever would stop `train` before its first update for model or data.
+        BigbatchError: whatever would stop `train` before its first update, but for what has to be measured.
     """
     with placed(recipe):
         task = live_task(recipe, live)
         inputs = checked_inputs(recipe, task, live, say)
-        check_coupling(recipe, task, SingleWorld(), inputs.train.rows.column_names)
-        ready_model(recipe, task, inputs, live, hardware_facts(recipe.plan).device, say)
+        given = Given(live=live, world=world, cache_dir=token_cache(recipe), say=say)
+        check_before_training(recipe, task, inputs, given)
 
 
 def recipe_of(stage: Stage, run: Path, model: Path | None = None, before: str | None = None) -> Recipe:

@@ -106,7 +106,9 @@ def of_recipe(loaded: Recipe) -> dict[str, str]:
     found: dict[str, str] = {}
     for each in [stage.recipe for stage in loaded.stages] or [loaded]:
         for name, path in data_files(each):
-            found[name] = _file(path) if path.is_file() else _folder(path) if path.is_dir() else "no such file"
+            found[name] = (
+                _file(path) if path.is_file() else _folder(path) if path.is_dir() else "no such file"
+            )
         for path in referenced_files(each):
             found[path.name] = _file(path)
     return found

@@ -226,7 +226,7 @@ class StagedRun(Run):
                 self._say(
                     f"stage {stage.number} of {len(self._recipe.stages)}: {stage.name}, looked at beforehand"
                 )
-                check_only(recipe, self._live, self._say)
+                check_only(recipe, self._live, self._say, self._world)
 
     # ------------------------------------------------------------ the folder of all of them, which rank 0 writes
 
