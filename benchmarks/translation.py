@@ -104,9 +104,14 @@ def by_bigbatch(contest: Contest) -> tuple[list[str], dict[str, float]]:
     train, test = rows_of(contest.seed)
     watch, before = Stopwatch(), peak_bytes()
     rows = [{"source": source, "target": target} for source, target in train]
-    run = bigbatch.train(recipe, rows, quiet=True, run_dir=Path(contest.folder) / "run")
+    at: list[float] = []
+    with bigbatch.start(recipe, rows, run_dir=Path(contest.folder) / "run") as run:
+        for record in run:
+            if record.kind == "update":
+                at.append(time.process_time())
     figures = {**watch("whole"), "peak_bytes": peak_bytes(), "peak_growth_bytes": peak_bytes() - before}
     figures["updates_seconds"] = float((run.result or {})["train_seconds"])
+    figures["updates_cpu_seconds"] = at[-1] - at[0]
     watch = Stopwatch()
     found = run.predict([{"source": source} for source, _ in test])
     return [each["text"] for each in found], {**figures, **watch("writing")}
@@ -126,6 +131,7 @@ def by_trainer(contest: Contest, how: str) -> tuple[list[str], dict[str, float]]
         DataCollatorForSeq2Seq,
         Seq2SeqTrainer,
         Seq2SeqTrainingArguments,
+        TrainerCallback,
     )
 
     from bigbatch.rules.schedules import learning_rate_factor
@@ -159,6 +165,13 @@ def by_trainer(contest: Contest, how: str) -> tuple[list[str], dict[str, float]]
             )
             return self.lr_scheduler
 
+    class Watch(TrainerCallback):
+        """CPU seconds of this process behind each update."""
+
+        def on_step_end(self, *args: Any, **options: Any) -> None:
+            at.append(time.process_time())
+
+    at: list[float] = []
     kind = Ordered if how == "same batches" else Seq2SeqTrainer
     rows = encoded([source for source, _ in train], [target for _, target in train])
     if how == "same batches":
@@ -176,11 +189,13 @@ def by_trainer(contest: Contest, how: str) -> tuple[list[str], dict[str, float]]
         train_dataset=rows,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model),
         processing_class=tokenizer,
+        callbacks=[Watch()],
     )  # fmt: skip
     inner = time.perf_counter()
     trainer.train()
     figures = {**watch("whole"), "peak_bytes": peak_bytes(), "peak_growth_bytes": peak_bytes() - before}
     figures["updates_seconds"] = time.perf_counter() - inner
+    figures["updates_cpu_seconds"] = at[-1] - at[0]
     watch = Stopwatch()
     texts: list[str] = []
     model.eval()

@@ -1071,6 +1071,30 @@ MUTANTS = (
         tests=(f"{STAGES}::test_python_sees_one_run",),
     ),
     Mutant(
+        name="batch-of-a-later-stage-unread",
+        fault="a batch larger than a later stage's data is found when that stage begins",
+        patches=(
+            (
+                "build/build.py",
+                "    _laid_out(recipe, task, inputs, given, given.world, hardware_facts(recipe.plan, given.place))",
+                "    pass",
+            ),
+        ),
+        tests=(f"{STAGES}::test_what_is_wrong_with_a_later_stage_costs_no_update",),
+    ),
+    Mutant(
+        name="files-of-the-last-stage-alone",
+        fault="hosts compare the files of the last stage only",
+        patches=(("launch/facts.py", "[stage.recipe for stage in loaded.stages] or [loaded]", "[loaded]"),),
+        tests=("tests/launch/test_ssh.py::test_files_of_every_stage_are_compared",),
+    ),
+    Mutant(
+        name="typical-texts-are-the-worst",
+        fault="texts around the median are taken from behind the worst",
+        patches=(("metrics/written.py", "max((len(order) - typical) // 2, worst)", "worst"),),
+        tests=("tests/metrics/test_written.py",),
+    ),
+    Mutant(
         name="later-stage-not-looked-at",
         fault="what is wrong with a later stage is found when it begins",
         patches=(("run/stages.py", "            self._check_later(stage)", "            pass"),),

@@ -172,11 +172,9 @@ def test_files_of_every_stage_are_compared(hosts):
         "model: bert-base-uncased\nstages:\n- {task: mlm, data: {train: texts.csv}}\n"
         "- {task: classify, data: {train: rows.csv}}\n"
     )
-    here = load_recipe(hosts.folder / "staged.yaml", [], environ=hosts.environ)
-    found = ask(hosts, "staged.yaml", [], hosts.folder, resolved_keys(here))
-    assert {"texts.csv", "rows.csv"} <= found["a"]["same"].keys()
-    keys = resolved_keys(here).keys()
-    assert any("mlm" in key or "stages" in key for key in keys), keys
+    asked = {"recipe": hosts.folder / "staged.yaml", "changes": [], "peer": None, "seen": hosts.folder}
+    found = facts(asked, hosts.environ)
+    assert {"texts.csv", "rows.csv"} <= found["same"].keys() and "stages" in found["keys"]
 
 
 def test_an_unknown_host_is_named_at_once(hosts):

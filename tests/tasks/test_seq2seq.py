@@ -45,9 +45,9 @@ def test_labels_that_do_not_count_weigh_nothing_and_padding_is_no_token():
     sample = task.encode(row, None)
     assert sample.streams["source"]["ids"].tolist() == [5, 6]
     assert sample.ids.tolist() == [0, 7, 0] and sample.weights.tolist() == [1, 0, 1]
-    nothing = task.encode({"input_ids": [5], "labels": [-100]}, None)
+    nothing = task.encode({"input_ids": [5], "labels": [-100] * 65}, None)
     assert nothing.ids.tolist() == [0] and not len(nothing.reads)
-    for wrong in (None, 3, "x", [-7], [7, 100]):
+    for wrong in (None, 3, "x", [], [-7], [7, 100], [7] * 65):
         with pytest.raises(DataError, match="labels: "):
             task.encode({"input_ids": [5], "labels": wrong}, None)
 

@@ -155,6 +155,8 @@ class Seq2Seq(PredictedTokens):
             DataError: there are none, or the model cannot write them.
         """
         found = row.get("labels")
+        if isinstance(found, (list, tuple, np.ndarray)) and not len(found):
+            raise DataError("labels: empty list; there is nothing to write: remove the row")
         if not isinstance(found, (list, tuple, np.ndarray)) or np.asarray(found).dtype.kind not in "iu":
             raise DataError("labels: expected the target's token ids as a list, beside input_ids")
         labels = np.asarray(found, np.int64)
@@ -167,7 +169,13 @@ class Seq2Seq(PredictedTokens):
         if len(labels) and labels.max() >= known:
             raise DataError(f"labels: {unknown_id('input_ids', int(labels.max()), known)}")
         counted = np.flatnonzero(labels != IGNORED)
-        return labels[: counted[-1] + 1] if len(counted) else labels[:0]
+        labels, longest = labels[: counted[-1] + 1] if len(counted) else labels[:0], self.facts.max_length
+        if longest is not None and len(labels) > longest:
+            what = (
+                f"{len(labels)} tokens, but max_length is {longest}; token ids are not cut here: cut the rows"
+            )
+            raise DataError(f"labels: {what}")
+        return labels
 
     def _ended(self, ids: np.ndarray, most: int) -> np.ndarray:
         """A target with its end mark: last, or before the mark of its language; where the tokenizer writes none, behind
