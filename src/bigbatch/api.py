@@ -399,6 +399,8 @@ def open_with_observers(
     worker = Worker.of()
     if worker is not None:
         worker.log_into(run.path)
+        if world.size > 1:
+            beat.also(run.path / "logs")
     elif run.status == "running":
         watched_from_inside(beat, run.path, world.size)
     if leads and run.status == "finished" and not (run.path / "report.html").exists():

@@ -55,15 +55,23 @@ def check_plain(path: Path) -> int:
     return _plain(found)
 
 
-def open_plain(path: Path) -> BufferedReader:
+def open_plain(path: Path, *, links: bool = True) -> BufferedReader:
     """Open a plain file for reading; never waits for another process, as opening a pipe does.
 
+    Args:
+        path: the file.
+        links: whether it may itself be a link to one; folders on the way to it may.
+
     Raises:
-        Damaged: a folder, pipe, socket or device.
+        Damaged: a folder, pipe, socket or device, or a link where none is followed.
         OSError: not there, or not for us.
     """
+    if not links and path.is_symlink():
+        raise Damaged("is a link; none is followed here")
     check_plain(path)  # before it is opened: for some devices that alone does something
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    # With the flag the system refuses a link that was put there a moment ago.
+    handle = os.open(path, flags if links else flags | getattr(os, "O_NOFOLLOW", 0))
     try:
         _plain(os.fstat(handle))  # what the name meant a moment ago need not be what was opened
         return os.fdopen(handle, "rb")
@@ -79,14 +87,19 @@ def _plain(found: os.stat_result) -> int:
     raise Damaged(f"is {kind}; expected a plain file")
 
 
-def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES, links: bool = True) -> bytes:
     """The content of a plain file.
+
+    Args:
+        path: the file.
+        most_bytes: of which a larger one is refused.
+        links: as `open_plain` has it.
 
     Raises:
         Damaged: not a plain file, or larger than `most_bytes`.
         OSError: not there, or not for us.
     """
-    with open_plain(path) as file:
+    with open_plain(path, links=links) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         # As much as there is, since room is taken for what is asked; then what was added while it was read.
         content = file.read(size_bytes + 1) if size_bytes <= most_bytes else b""
@@ -109,24 +122,24 @@ def read_text(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
     return _decoded(read_bytes(path, most_bytes=most_bytes))
 
 
-def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> object:
-    """What a JSON file says: see `json_value`.
+def read_json(path: Path, *, most_bytes: int = MOST_BYTES, links: bool = True) -> object:
+    """What a JSON file says: see `json_value`; for the arguments `read_bytes`.
 
     Raises:
         Damaged: not a plain file, too large, or not JSON within the limits.
         OSError: not there, or not for us.
     """
-    return json_value(read_bytes(path, most_bytes=most_bytes))
+    return json_value(read_bytes(path, most_bytes=most_bytes, links=links))
 
 
-def read_object(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, object]:
+def read_object(path: Path, *, most_bytes: int = MOST_BYTES, links: bool = True) -> dict[str, object]:
     """As `read_json`, of a file that holds an object.
 
     Raises:
         Damaged: not a plain file, too large, not JSON within the limits, or no object.
         OSError: not there, or not for us.
     """
-    found = read_json(path, most_bytes=most_bytes)
+    found = read_json(path, most_bytes=most_bytes, links=links)
     if not isinstance(found, dict):
         raise Damaged(f"holds {_kind(found)}; expected a JSON object")
     return found

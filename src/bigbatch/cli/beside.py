@@ -8,6 +8,7 @@ from bigbatch.cli.converting import add_convert
 from bigbatch.cli.exporting import add_export
 from bigbatch.cli.mining import add_mine
 from bigbatch.cli.tokens import add_tokenize
+from bigbatch.cli.watching import add_watching
 from bigbatch.cli.writing import add_generate
 
 
@@ -18,3 +19,4 @@ def add_others(app: typer.Typer) -> None:
     add_export(app)
     add_tokenize(app)
     add_convert(app)
+    add_watching(app)

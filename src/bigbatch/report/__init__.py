@@ -4,6 +4,7 @@
 
     report/
     ├── read.py        a run directory -> RunData
+    ├── following.py   a journal read on from where the last look ended
     ├── text.py        how words and numbers are shown: control characters and secrets out, short figures
     ├── facts.py       RunData -> the figures that the report states, each worked out in one place
     ├── quality.py     evaluation.json -> per-class figures, calibration, confusions

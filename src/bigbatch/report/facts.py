@@ -194,10 +194,14 @@ def best(run: RunData) -> Best | None:
     ]
     if not found:
         return None
-    of_class = name.startswith(("f1_", "precision_", "recall_"))  # a class may be called `error`
-    smaller = name == "loss" or ("error" in name and not of_class) or name in ("log_loss", "mse", "mae")
-    value, record = (min if smaller else max)(found, key=lambda pair: pair[0])
+    value, record = (min if smaller_is_better(name) else max)(found, key=lambda pair: pair[0])
     return Best(metric=name, value=value, split=str(record.get("split", "")), step=step_of(record))
+
+
+def smaller_is_better(name: str) -> bool:
+    """Whether a figure of this name is an error."""
+    of_class = name.startswith(("f1_", "precision_", "recall_"))  # a class may be called `error`
+    return name == "loss" or ("error" in name and not of_class) or name in ("log_loss", "mse", "mae")
 
 
 def kept_final(run: RunData) -> bool:
@@ -210,7 +214,7 @@ def compared(run: RunData) -> list[Compared]:
     """Every prediction that was recorded, with its measurement where there is one."""
     done, later = bool(run.result), corrected(run)
     lines = []
-    for name, value in _predicted(run).items():
+    for name, value in predicted(run).items():
         stated = later.seconds if later is not None and name == "train_seconds" else number(value)
         if stated is not None:
             figure = measured(run, str(name)) if done else None
@@ -220,7 +224,7 @@ def compared(run: RunData) -> list[Compared]:
 
 def planned_seconds(run: RunData) -> float | None:
     """Training time as the plan had it."""
-    return number(_predicted(run).get("train_seconds"))
+    return number(predicted(run).get("train_seconds"))
 
 
 def corrected(run: RunData) -> Corrected | None:
@@ -239,7 +243,7 @@ def corrected(run: RunData) -> Corrected | None:
     return None
 
 
-def _predicted(run: RunData) -> Mapping[str, object]:
+def predicted(run: RunData) -> Mapping[str, object]:
     """What was predicted: listed in result or plan, else the choices that are named like measured figures."""
     for document, key in ((run.result, "predicted"), (run.plan, "predictions")):
         listed = document.get(key)

@@ -197,9 +197,10 @@ def _horizontal_axis(scale: Scale, bottom: float, label: str, names: Sequence[st
 def _legend(chart: Chart, left: float, width: float) -> tuple[list[Markup], float]:
     """Legend rows, and where the plot begins below them."""
     named = [one for one in chart.series if one.style != "faint"]
-    if len(named) < 2 and not chart.y_label:
+    label = _labelled(chart.y_label, chart.log)
+    if len(named) < 2 and not label:
         return [], 8.0
-    x, y = left + (LETTER_PX * len(chart.y_label) + 16 if chart.y_label else 0), 13.0
+    x, y = left + (LETTER_PX * len(label) + 16 if label else 0), 13.0
     drawn: list[Markup] = []
     for one in named:
         name = shorten(clean(one.name), int((width - left - 34) / LETTER_PX))

@@ -20,7 +20,7 @@ from pathlib import Path
 from bigbatch.documents import Phase, SignFile, checked
 from bigbatch.processes import process_start, this_machine
 from bigbatch.stored import Damaged, read_object
-from bigbatch.written import replace_text
+from bigbatch.written import make_folders, replace_text
 
 EVERY_SECONDS = 5.0
 _MOST_BYTES = 2**16
@@ -84,18 +84,24 @@ class Beat:
         self._every = every_seconds
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._folder: Path | None = None
+        self._folders: tuple[Path, ...] = ()
         self.closing = ExitStack()
         """What ends with it."""
 
     def begin(self, folder: Path) -> None:
         """Write signs into a folder on a disk that the watcher sees."""
-        self._folder = folder
+        self._folders = (folder,)
         with suppress(AttributeError, ValueError, OSError):  # no such signal, or no standard error
             # Works in C: also where Python itself cannot go on.
             faulthandler.register(signal.SIGUSR1, file=sys.__stderr__ or sys.stderr, all_threads=True)
         self._thread = threading.Thread(target=self._go_on, name="beat", daemon=True)
         self._thread.start()
+
+    def also(self, folder: Path) -> None:
+        """Write each sign into this folder too, for those who follow the run by its files."""
+        with suppress(OSError):
+            make_folders(folder)
+            self._folders = (*self._folders, folder)
 
     def at(self, update: int, phase: Phase) -> None:
         """The rank is here now."""
@@ -126,7 +132,6 @@ class Beat:
             self._ended.wait(self._every)
 
     def _write(self) -> None:
-        assert self._folder is not None
         self._beats += 1
         update, phase = self._state
         sign = {
@@ -137,9 +142,9 @@ class Beat:
             "ticks": self._ticks,
             "at": time.time(),
         }
-        path = self._folder / sign_name(self.rank)
-        with suppress(OSError):  # a full disk must not end a run that computes
-            replace_text(path, json.dumps(sign), durable=False)
+        for folder in self._folders:
+            with suppress(OSError):  # a full disk must not end a run that computes
+                replace_text(folder / sign_name(self.rank), json.dumps(sign), durable=False)
 
 
 def sign_name(rank: int) -> str:
