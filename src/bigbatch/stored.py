@@ -123,7 +123,12 @@ def read_text(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
 
 
 def read_json(path: Path, *, most_bytes: int = MOST_BYTES, links: bool = True) -> object:
-    """What a JSON file says: see `json_value`; for the arguments `read_bytes`.
+    """What a JSON file says: see `json_value`.
+
+    Args:
+        path: the file.
+        most_bytes: of which a larger one is refused.
+        links: as `open_plain` has it.
 
     Raises:
         Damaged: not a plain file, too large, or not JSON within the limits.
@@ -134,6 +139,11 @@ def read_json(path: Path, *, most_bytes: int = MOST_BYTES, links: bool = True) -
 
 def read_object(path: Path, *, most_bytes: int = MOST_BYTES, links: bool = True) -> dict[str, object]:
     """As `read_json`, of a file that holds an object.
+
+    Args:
+        path: the file.
+        most_bytes: of which a larger one is refused.
+        links: as `open_plain` has it.
 
     Raises:
         Damaged: not a plain file, too large, not JSON within the limits, or no object.
