@@ -7,6 +7,7 @@ writing.py  the command generate
 exporting.py the command export
 tokens.py   the command tokenize
 converting.py the command convert
+watching.py the command watch
 outcome.py  from what happened to an exit code and a message
 words.py    printing: control characters made visible, numbers lined up
 options.py  arguments and options that several commands share
