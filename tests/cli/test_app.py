@@ -28,6 +28,7 @@ FLAGS = {
     "init": ["--column", "--force", "--help", "--model", "--out", "--pretrain", "-h"],
     "prepare": ["--help", "--set", "-h"],
     "tokenize": ["--help", "--out", "--part", "--processes", "--set", "-h", "-o"],
+    "watch": ["--help", "--port", "-h"],
     "convert": ["--encoding", "--help", "--quoting", "-h"],
     "plan": ["--audit", "--dry-run", "--graph", "--help", "--ranks", "--set", "-h"],
     "train": [
