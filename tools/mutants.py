@@ -94,6 +94,42 @@ MUTANTS = (
         tests=("tests/run/test_adapters.py",),
     ),
     Mutant(
+        name="quantised-backward-of-another-weight",
+        fault="backward multiplies by the codes' weight turned the wrong way in scale: by half of it",
+        patches=(
+            (
+                "model/quantised.py",
+                "return grad @ ctx.layer.weight.to(grad.dtype), None",
+                "return grad @ (ctx.layer.weight / 2).to(grad.dtype), None",
+            ),
+        ),
+        tests=("tests/model/test_quantised.py",),
+    ),
+    Mutant(
+        name="quantised-rows-instead-of-blocks",
+        fault="bitsandbytes is given the weight's own rows, whose blocks it mistakes on CPUs",
+        patches=(
+            (
+                "model/quantised.py",
+                "shape=torch.Size((len(layer.scales), _BLOCK))",
+                "shape=torch.Size((layer.out_features, layer.in_features))",
+            ),
+        ),
+        tests=("tests/model/test_quantised.py",),
+    ),
+    Mutant(
+        name="quantised-forgotten-by-the-folder",
+        fault="the folder of a run with a rounded base does not say so, and is opened beside fp32",
+        patches=(("model/quantised.py", "    setattr(model.config, IN_CONFIG, to)\n", ""),),
+        tests=("tests/run/test_quantised.py",),
+    ),
+    Mutant(
+        name="quantised-start-in-fp32",
+        fault="preferences beside a rounded base are told by the model in fp32",
+        patches=(("infer/start.py", 'adapter.base != "fp32"', 'adapter.base == "none"'),),
+        tests=("tests/run/test_quantised.py",),
+    ),
+    Mutant(
         name="adapters-cut-across",
         fault="where products are cut, the other matrix of an adapter is",
         patches=(("parallel/tensor.py", '"lora_B" if role', '"lora_A" if role'),),

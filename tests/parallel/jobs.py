@@ -14,6 +14,9 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from bigbatch.build.parts import Parts
 from bigbatch.infer.evaluate import evaluate
+from bigbatch.model.adapters import linear_names
+from bigbatch.model.anatomy import anatomy
+from bigbatch.model.quantised import quantise
 from bigbatch.model.tensors import named_tensors
 from bigbatch.optim.groups import names_of
 from bigbatch.optim.state import load_optimizer_state
@@ -45,10 +48,12 @@ DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 
 
 def _module(family: str, dtype: str) -> nn.Module:
-    """`bert+lora`, `bert+dora`: with adapters whose B is not zero."""
+    """`bert+lora`, `bert+dora`, `bert+4bit`: with adapters whose B is not zero."""
     family, _, adapter = family.partition("+")
     overrides = SMALL if family == "bert" else {}
     module = tiny(family, **overrides)
+    if adapter in ("8bit", "4bit"):
+        quantise(module, linear_names(anatomy(module)).blocks, adapter)
     return (with_adapters(module, r=2, alpha=2, dora=adapter == "dora") if adapter else module).to(
         DTYPES[dtype]
     )

@@ -172,7 +172,6 @@ def test_every_form_of_the_contract(text, long_form, tmp_path):
 
 
 LATER = [
-    "model.adapter={name: lora, base: 4bit}",
     "task={name: match, towers: 2}",
     "task=rank",
     "gradient=rdrop",

@@ -78,8 +78,13 @@ def start_of(run: Path, recipe: Recipe) -> ModelSpec:
             f"{run}: this run started from a live model, which is not kept, and its figures are told by that: save the "
             "model, name its folder (model: FOLDER), and train anew"
         )
-    # Adapters begin as if they were not there: the model that the run started from has none.
-    spec = spec.model_copy(update={"adapter": None})
+    # Adapters begin as if they were not there: the model that the run started from has none. One whose base is
+    # rounded has some that are zero, since they stand for that.
+    adapter = spec.adapter
+    rounded = adapter is not None and adapter.base != "fp32"
+    spec = spec.model_copy(
+        update={"adapter": adapter.model_copy(update={"init": "kaiming"}) if adapter and rounded else None}
+    )
     assert spec.name is not None
     expected = None if identity is None else identity.fingerprint.what.get("data.contents.model")
     if expected == f"{spec.name}@{spec.revision or ''}":

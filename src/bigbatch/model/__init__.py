@@ -27,6 +27,7 @@
     ├── size.py        parameters counted before they are allocated
     ├── new_head.py    new layers for another number of labels
     ├── adapters.py    low-rank adapters: which layers, put in, merged
+    ├── quantised.py   linear layers in 8 or 4 bits, for adapters beside them
     ├── adapter_folder.py  folders of adapters as PEFT has them, read and written
     ├── load.py        load_tokenizer, load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides

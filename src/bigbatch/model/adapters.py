@@ -37,6 +37,7 @@ from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.encoder import bare
 from bigbatch.model.names import clean_name, unwrap
+from bigbatch.model.quantised import QuantisedLinear, hidden_numbers, open_all
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -129,7 +130,9 @@ class _Names:
 def linear_names(parts: Anatomy) -> _Names:
     """Dotted names of a model's linear layers; a layer that is applied many times once."""
     named = {
-        part: name for name, part in bare(parts.outer).named_modules() if type(part) in (nn.Linear, Conv1D)
+        part: name
+        for name, part in bare(parts.outer).named_modules()
+        if type(part) in (nn.Linear, Conv1D, QuantisedLinear)
     }
     inside = {part for block in parts.blocks for part in block.module.modules()}
     behind = {part for module in (*parts.head, parts.output_layer) if module for part in module.modules()}
@@ -200,7 +203,8 @@ def put_in(module: nn.Module, layers: Layers, *, seed: int, new: Collection[str]
         if id(item) in trained:
             item.requires_grad_(True)
     sizes = [(item.numel(), item.requires_grad) for item in module.parameters()]
-    total, count = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+    total = sum(size for size, _ in sizes) + hidden_numbers(module)
+    count = sum(size for size, trains in sizes if trains)
     return (
         f"adapters beside {len(layers.targets)} linear layers (r {config.r}, alpha {config.lora_alpha:g}): {count:,} "
         f"of {total:,} parameters are trained ({count / total:.2%}), the others stay as they are"
@@ -251,10 +255,18 @@ def lora_layers(module: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
 
 
 def merged(module: nn.Module) -> nn.Module:
-    """A copy of the transformers model with the adapters' part added to its weights, and no adapters."""
+    """A copy of the transformers model with the adapters' part added to its weights, and no adapters.
+
+    What is kept in 8 or 4 bits becomes fp32 first: the sum is not rounded again.
+    """
     outer = copy.deepcopy(bare(unwrap(module)))
     if is_wrapped(outer):
         return cast("PeftModel", outer).merge_and_unload()
+    for _, layer in lora_layers(outer):
+        opened = layer.get_base_layer()
+        if isinstance(opened, QuantisedLinear):
+            vars(layer)["fan_in_fan_out"] = opened.turned  # of the layer that comes in its place
+    open_all(outer)
     for name, layer in list(lora_layers(outer)):
         layer.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")

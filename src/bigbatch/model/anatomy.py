@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bigbatch.errors import ModelError
 from bigbatch.facts import ModelFacts
 from bigbatch.model.names import tied_names, unwrap
+from bigbatch.model.quantised import hidden_numbers
 from bigbatch.model.vision import black_image, check_images, positions_at, reads_images
 
 _TRIAL_TOKENS = 3
@@ -217,7 +218,7 @@ def model_facts(module: nn.Module, parts: Anatomy | None = None) -> ModelFacts:
     each = [sum(map(_bytes, block.parameters())) for block in blocks]
     return ModelFacts(
         family=str(config.model_type),
-        parameters=sum(parameter.numel() for parameter in parameters),
+        parameters=sum(parameter.numel() for parameter in parameters) + hidden_numbers(module),
         trainable_parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         parameter_bytes=sum(map(_bytes, parameters)),
         hidden=int(config.hidden_size),

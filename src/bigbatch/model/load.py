@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from bigbatch.errors import ModelError
 from bigbatch.model.adapter_folder import AdapterFolder, is_adapter_folder, put_back, read_adapter
-from bigbatch.model.adapters import layers_of, put_in
+from bigbatch.model.adapters import layers_of, linear_names, put_in
 from bigbatch.model.adjust import (
     keep_every_block,
     override_config,
@@ -40,6 +40,7 @@ from bigbatch.model.names import clean_name
 from bigbatch.model.narrowed import narrow
 from bigbatch.model.new_head import output_layers, renew_outputs, seeded
 from bigbatch.model.patterns import IN_CONFIG
+from bigbatch.model.quantised import Format, kept_in, quantise
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
 from bigbatch.model.unseen import follows_interface
@@ -186,8 +187,15 @@ def _from_source(
         module, notes, new = _from_view(view, spec, wanted, dropout)
     if spec.adapter is not None:
         layers = layers_of(spec.adapter, anatomy(module))
+        if spec.adapter.base != "fp32":
+            notes.append(_narrowed(module, spec.adapter.base))
         notes.append(put_in(module, layers, seed=wanted.seed, new=new))
     return module, notes
+
+
+def _narrowed(module: nn.Module, to: Format) -> str:
+    """Keep the linear layers of the blocks in fewer bits, whichever of them get adapters."""
+    return quantise(bare(module), linear_names(anatomy(module)).blocks, to)
 
 
 def _from_adapters(
@@ -204,7 +212,9 @@ def _from_adapters(
     if (found.folder / CONFIG).is_file():
         with opened(str(found.folder), None, weights=False) as view:
             config = load_config(view)
-        change = _head_change(config, wanted)
+        change, kept = _head_change(config, wanted), kept_in(config, str(found.folder / CONFIG))
+        if kept is not None:
+            notes.append(_narrowed(module, kept))
         if hasattr(config, IN_CONFIG):  # which tokens the adapters learnt to see
             setattr(headed_model(module).config, IN_CONFIG, getattr(config, IN_CONFIG))
     leave = output_layers(bare(module)) if change else ()

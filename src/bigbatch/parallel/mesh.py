@@ -20,6 +20,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from bigbatch.errors import UsageError
 from bigbatch.model.anatomy import Anatomy
+from bigbatch.model.quantised import quantised_layers
 from bigbatch.optim.lamb import local_sum_of_squares
 from bigbatch.parallel.axes import AxisGroups, is_group_error
 from bigbatch.parallel.group import GroupWorld, peer_errors
@@ -91,6 +92,11 @@ class MeshWorld(GroupWorld):
         Raises:
             UsageError: this model cannot be shared in this way, with the reason.
         """
+        if self.shape.size > self.shape.replicate and any(True for _ in quantised_layers(module)):
+            raise UsageError(
+                "plan.mesh: a base in 8 or 4 bits is not divided: its codes lie in blocks that cross rows, so no "
+                "part of them is a part of a weight. Take plan.mesh.replicate, or model.adapter.base: fp32"
+            )
         if self.shape.tensor > 1:
             share_products(anatomy, self.mesh["tensor"])
         if self.shape.shard > 1:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, field_validator
 
-from bigbatch.recipe.values import AUTO, Count, Number, PositiveNumber, Section, built, show
+from bigbatch.recipe.values import AUTO, Count, Number, PositiveNumber, Section, show
 
 ADAPTER_LR: Mapping[str, float] = {
     "adamw": 5e-4,
@@ -22,7 +22,7 @@ found a factor of about 10 to whole models. LAMB and LARS step as far as a matri
 _FLAGS = {
     "dora": "expected name: lora with dora: true",
     "rslora": "expected name: lora with rslora: true",
-    "qlora": "expected name: lora with base: 4bit, which is planned, not built yet",
+    "qlora": "expected name: lora with base: 4bit",
 }
 
 
@@ -53,8 +53,9 @@ class AdapterSpec(Section):
     """`auto`: every linear layer of the blocks. Or patterns of their names (`*` matches anything)."""
     init: Literal["kaiming", "gaussian", "orthogonal"] = "kaiming"
     """How A begins, from seed.model. `kaiming`, `gaussian`: B is zero; `orthogonal`: B A is zero, neither is."""
-    base: Annotated[Literal["fp32", "8bit", "4bit"], built("fp32")] = "fp32"
-    """What the model's own weights are kept in (QLoRA); `plan.precision` says in what they are multiplied."""
+    base: Literal["fp32", "8bit", "4bit"] = "fp32"
+    """What the weights of the blocks' linear layers are kept in (QLoRA): `8bit` as torchao rounds them, `4bit` as
+    bitsandbytes does (nf4). `plan.precision` says in what they are multiplied."""
     rslora: bool = False
     """alpha / sqrt(r) instead of alpha / r, for large ranks."""
     dora: bool = False

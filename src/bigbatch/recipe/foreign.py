@@ -27,9 +27,7 @@ class Foreign:
 
 _GLOBAL = "the global batch: all ranks and accumulation steps together"
 _SPLIT = "how the batch is split does not change the result; plan.micro_tokens bounds it"
-_QUANTISED = (
-    "4bit and 8bit are planned, not built yet; plan.precision says in what the weights are multiplied"
-)
+_QUANTISED = "4bit | 8bit: the base is rounded once, and adapters are trained beside it"
 _RECORDED = "every update is recorded in metrics.jsonl"
 
 HUGGING_FACE = "Hugging Face Trainer"
