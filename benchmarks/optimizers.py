@@ -29,9 +29,9 @@ import torch  # noqa: E402
 from torch.optim import Optimizer  # noqa: E402
 
 from bigbatch.errors import RecipeError  # noqa: E402
-from bigbatch.model.stand_in import stand_in  # noqa: E402
 from bigbatch.optim.build import build_optimizer  # noqa: E402
 from bigbatch.optim.depths import Depths  # noqa: E402
+from bigbatch.probe.stand_in import stand_in  # noqa: E402
 from bigbatch.rules.batch_size import Effective  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

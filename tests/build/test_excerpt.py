@@ -10,13 +10,13 @@ import torch
 
 from bigbatch.build.build import Given, build
 from bigbatch.build.excerpt import BLOCKS, line
+from bigbatch.build.first_blocks import first_blocks
 from bigbatch.build.inputs import Live, read_inputs
 from bigbatch.build.live import live_task
 from bigbatch.build.measure import measured_plan
 from bigbatch.build.measured import Measured
 from bigbatch.errors import DoesNotFit
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.first_blocks import first_blocks
 from bigbatch.parallel.dry import group_of_one
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.load import load_recipe

@@ -17,9 +17,9 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
+from bigbatch.build.untrained import is_untrained
 from bigbatch.errors import ModelError
 from bigbatch.model.kinds import USUAL_CAUSAL, USUAL_MASKED, model_facts
-from bigbatch.model.untrained import is_untrained
 from tests.models import FAMILIES, LAST_TOKEN, tiny
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from bigbatch.build.first_blocks import distinct_blocks, first_blocks
 from bigbatch.build.measured import Measured
 from bigbatch.facts import CalibrationFacts
-from bigbatch.model.first_blocks import distinct_blocks, first_blocks
 from bigbatch.plan.memory import activation_bytes_per_token
 from bigbatch.probe.hardware import resident_bytes
 from bigbatch.units import show_bytes

@@ -13,6 +13,7 @@ from bigbatch.build.compare import PROBE_TOKENS, compared, probe_samples
 from bigbatch.build.compiling import try_compiled
 from bigbatch.build.coupling import with_cost
 from bigbatch.build.excerpt import extrapolated, line
+from bigbatch.build.first_blocks import first_blocks
 from bigbatch.build.formats import precision_facts
 from bigbatch.build.measured import Budget, Measured
 from bigbatch.build.measured_before import SPEEDS, Remembered
@@ -21,7 +22,6 @@ from bigbatch.build.runners import open_runner
 from bigbatch.build.writing import writing_seconds
 from bigbatch.facts import CalibrationFacts, ForwardFacts, ProbeFacts
 from bigbatch.graph.embeddings import large_embeddings
-from bigbatch.model.first_blocks import first_blocks
 from bigbatch.model.packing import can_pack
 from bigbatch.model.patterns import pattern_of, told_pattern
 from bigbatch.model.products import has_onednn

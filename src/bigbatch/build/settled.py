@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from bigbatch.build.noise import obstacle
+from bigbatch.build.untrained import is_untrained
 from bigbatch.facts import Choice
 from bigbatch.metrics.watched import validation_splits
-from bigbatch.model.untrained import is_untrained
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.inputs import BatchSpec, Ramp
 from bigbatch.recipe.learning import ScheduleSpec

@@ -33,7 +33,6 @@
     ├── adjust.py      dropout, trainable patterns, configuration overrides
     ├── vision.py      models that look at images: their size and positions, and what cannot be split
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data
-    ├── stand_in.py    tensors under a model's names, without the model
     ├── untouched.py   running a model without leaving a trace in it
     └── export.py      save_model: a folder that opens with transformers
 """

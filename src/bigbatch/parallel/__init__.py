@@ -15,6 +15,7 @@
     axes.py      its process groups, left and opened again; alarm.py tells accelerators that a rank has left
     shard.py     parameters in parts (torch's FSDP2)
     tensor.py    matrix products in parts (Megatron's scheme)
+    roles.py     which products of a block read the residual stream, and which write to it
     agree.py     ranks finish together, or leave together
     periodic.py  the mean of replicas that train apart, the same bits on any number of ranks
     outer.py     the step that DiLoCo makes towards that mean

@@ -20,7 +20,7 @@ from torch.distributed.tensor.parallel import (
 
 from bigbatch.errors import UsageError
 from bigbatch.model.anatomy import Anatomy
-from bigbatch.model.roles import Role, linear_roles
+from bigbatch.parallel.roles import Role, linear_roles
 
 
 def share_products(anatomy: Anatomy, mesh: DeviceMesh) -> None:

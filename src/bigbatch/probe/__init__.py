@@ -12,6 +12,7 @@
     ├── bench.py       runs micro-batches, reads the clock and counts bytes
     ├── hardware.py    what the machine is and has
     ├── calibrate.py   seconds and bytes per token of a few real micro-batches
+    ├── stand_in.py    tensors under a model's names, without the model
     ├── load.py        what else the machine did meanwhile
     └── dry.py         shapes without memory: bytes that would be alive, collectives that would be sent
 """

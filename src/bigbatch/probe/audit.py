@@ -18,8 +18,8 @@ from bigbatch.graph.casting import AUTOCAST
 from bigbatch.graph.policy import Policy, Unit, units_of
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.runner import Runner
-from bigbatch.model.stand_in import stand_in
 from bigbatch.plan.precision import FORMATS, Format
+from bigbatch.probe.stand_in import stand_in
 from bigbatch.probe.watching import Seen, watch
 from bigbatch.protocols import Losses
 from bigbatch.samples import MicroBatch

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bigbatch.facts import CalibrationFacts
-from bigbatch.model.stand_in import stand_in
 from bigbatch.model.untouched import untouched
 from bigbatch.plan.choices import ABOUT_AS_FAST
 from bigbatch.probe.bench import TIMED, Bench, spread
 from bigbatch.probe.hardware import peak_memory_bytes, resident_bytes, synchronize
+from bigbatch.probe.stand_in import stand_in
 from bigbatch.protocols import Forward, Losses
 from bigbatch.samples import MicroBatch
 
