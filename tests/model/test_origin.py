@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import bigbatch
 from bigbatch.errors import ModelError
-from bigbatch.model.origin import tokenizer_of
+from bigbatch.infer.origin import tokenizer_of
 from tests.models import tiny, tiny_folder
 from tests.test_api import KEYS, TEXTS
 

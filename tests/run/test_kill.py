@@ -222,7 +222,7 @@ def test_a_gradient_of_two_passes_is_the_same_after_a_kill_in_the_second(parent,
     whole, killed = (write_job(tmp_path / name, model, **sections) for name in ("whole", "killed"))
     second = {
         "sam": Kill(target="bigbatch.step.sam:SamExecutor._directed", when="after", nth=11),
-        "fgm": Kill(target="bigbatch.model.nudge:Nudge.towards_loss", when="after", nth=31),
+        "fgm": Kill(target="bigbatch.step.nudge:Nudge.towards_loss", when="after", nth=31),
     }
     starts = killed_chain(parent, killed, [("update", second[gradient])])
     for job in (whole, killed):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bigbatch.model.nudge import Nudge
+from bigbatch.step.nudge import Nudge
 from tests.language import documents, language_parts, model_of, train_language_reference
 from tests.reference import textbook_fgm
 from tests.split import assert_equal, gradient_error, train_split

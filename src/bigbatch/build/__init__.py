@@ -20,7 +20,7 @@
     compiling.py        whether compiling pays
     excerpt.py          measuring a model that ranks will divide
     first_blocks.py     a model with only its first blocks, for that
-    untrained.py        what a model without trained weights learns with
+    untrained.py        whether anything has trained a model
     measured_before.py  what was measured on this machine before
     runners.py          from the plan's words to a model that runs that way
     noise.py            when the gradient noise is measured, and what is remembered of it

@@ -17,8 +17,8 @@ from bigbatch.build.inputs import Inputs, Live
 from bigbatch.data.tokens import tokenizer_fingerprint
 from bigbatch.documents import readable
 from bigbatch.errors import CheckpointError, UsageError
+from bigbatch.infer.origin import tokenizer_of
 from bigbatch.model.heads import HEADS
-from bigbatch.model.origin import tokenizer_of
 from bigbatch.recipe.schema import Recipe
 from bigbatch.store.checkpoints import list_checkpoints, read_checkpoint
 from bigbatch.store.directory import RunDirectory

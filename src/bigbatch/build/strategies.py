@@ -15,9 +15,7 @@ from bigbatch.build.bitwise import is_bitwise
 from bigbatch.build.formats import loss_scale_for
 from bigbatch.build.measured import Measured
 from bigbatch.build.noise import noise_scale
-from bigbatch.model.groups import parameter_groups
 from bigbatch.model.names import clean_name
-from bigbatch.model.nudge import Nudge
 from bigbatch.model.runner import Runner
 from bigbatch.plan.frozen import Plan
 from bigbatch.protocols import Executor, Rule, World
@@ -26,8 +24,10 @@ from bigbatch.step.adversarial import FastGradient
 from bigbatch.step.apart import Apart
 from bigbatch.step.coupled import Coupled
 from bigbatch.step.executor import OneByOne, Passes, Plain
+from bigbatch.step.groups import parameter_groups
 from bigbatch.step.loss_scale import LossScale
 from bigbatch.step.noise import Noise
+from bigbatch.step.nudge import Nudge
 from bigbatch.step.replicas import Replicas
 from bigbatch.step.sam import SamExecutor
 from bigbatch.step.together import Together

@@ -19,5 +19,6 @@
     search.py     the nearest of many embeddings, exactly
     rows.py       evaluate_rows: labelled files or datasets with an opened model
     export.py     a trained model as a plain Hugging Face folder
+    origin.py     where a live model says it comes from
     load.py       a run or any Hugging Face classification folder, ready to use
 """

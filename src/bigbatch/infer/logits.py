@@ -16,12 +16,12 @@ from bigbatch.data.tokens import as_table
 from bigbatch.errors import ModelError
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.load import Loaded, open_live
+from bigbatch.infer.origin import tokenizer_of
 from bigbatch.infer.predict import encoded_rows
 from bigbatch.infer.rows import evaluate_rows
 from bigbatch.infer.unlabelled import rows_of_object
 from bigbatch.model.heads import HEADS
 from bigbatch.model.load import known_labels
-from bigbatch.model.origin import tokenizer_of
 from bigbatch.protocols import Tokenizer
 from bigbatch.samples import Predictions, Table, Targets
 from bigbatch.tasks.base import Task

@@ -4,7 +4,6 @@
 
     model/
     ├── anatomy.py     embeddings, block applications, norm, head, tied weights: found by one small trial run
-    ├── groups.py      embeddings, each block, head: groups of parameters that figures are given for
     ├── names.py       parameter names without wrapper prefixes; tied tensors once
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
     ├── attention.py   attention over packed samples, behind transformers' attention interface
@@ -19,7 +18,6 @@
     ├── packing.py     can_pack: by structure and a trial
     ├── logits.py      in front of logits that nobody reads whole
     ├── encoder.py     a model without head: the states of tokens
-    ├── nudge.py       a small move of every embedded token, and its gradient by sample
     ├── pooling.py     states of tokens -> one vector a text
     ├── source.py      folders and hub names; errors of transformers in our words
     ├── folder.py      which files of a model folder may be opened, and a view of it that has no others

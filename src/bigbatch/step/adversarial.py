@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from bigbatch.model.nudge import Nudge
 from bigbatch.protocols import Rule
 from bigbatch.samples import MicroBatch
+from bigbatch.step.nudge import Nudge
 
 
 class FastGradient:

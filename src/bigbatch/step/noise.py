@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from bigbatch.data.random_parts import random_part_of
-from bigbatch.model.groups import EMBEDDINGS
 from bigbatch.protocols import Cut, World
 from bigbatch.records import Update
 from bigbatch.rules.noise_scale import ADAM, WHOLE, Estimate, estimate
 from bigbatch.samples import GlobalBatch, MicroBatch
+from bigbatch.step.groups import EMBEDDINGS
 
 
 class Remembers(Protocol):
