@@ -890,6 +890,36 @@ MUTANTS = (
         tests=("tests/tasks/test_chat.py",),
     ),
     Mutant(
+        name="messages-shortened-apart",
+        fault="a conversation that is too long for one answer loses its oldest turns by the shorter answer's length",
+        patches=(
+            (
+                "tasks/answers.py",
+                "    return max(len(prompt) + len(own)",
+                "    return min(len(prompt) + len(own)",
+            ),
+        ),
+        tests=("tests/tasks/test_talks.py",),
+    ),
+    Mutant(
+        name="messages-with-their-prompt",
+        fault="an answer that repeats the turns of its prompt is read with them, as if it were those turns' answer",
+        patches=(
+            (
+                "data/talks.py",
+                "own = turns[len(before) :] if turns[: len(before)] == before else turns",
+                "own = turns",
+            ),
+        ),
+        tests=("tests/tasks/test_talks.py",),
+    ),
+    Mutant(
+        name="messages-system-forgotten",
+        fault="what the system says goes with the oldest turns of a preference",
+        patches=(("tasks/answers.py", "[*turns[:head], *turns[first:]]", "[*turns[first:]]"),),
+        tests=("tests/tasks/test_talks.py",),
+    ),
+    Mutant(
         name="loss-scale-forgotten",
         fault="the loss scale is not in the checkpoint, so a resume starts from the first one",
         patches=(

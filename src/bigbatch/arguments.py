@@ -202,7 +202,7 @@ def task_and_columns(
         UsageError: a head without a task here, or a collator or loss that does not go with it.
         ModelError: a `SentenceTransformer` with parts that are not built.
     """
-    from bigbatch.data.first import are_conversations
+    from bigbatch.data.first import are_conversations, first_row
     from bigbatch.model.sentence import is_sentence_model, sentence_model
     from bigbatch.tasks.catalog import task_of_module
 
@@ -374,12 +374,15 @@ def _task_of_head(module: nn.Module | None, rows: object, columns: object) -> di
     """What a live model's head is for, where nobody names a task and it is not the usual one; of conversations a causal
     model learns what the assistant says.
     """
-    from bigbatch.data.first import are_conversations
+    from bigbatch.data.first import are_conversations, first_row
     from bigbatch.tasks.catalog import task_of_module
 
     found = None if module is None else task_of_module(module)
     if found == {"name": "clm"} and are_conversations(rows, columns):
         return {"task": {"name": "chat"}}
+    if {"chosen", "rejected"} <= set(columns if isinstance(columns, Mapping) else first_row(rows)):
+        preferred = {"clm": "prefer", "classify": "reward"}.get(str((found or {}).get("name")))
+        return {} if preferred is None else {"task": {"name": preferred}}
     return {} if found in (None, {"name": "classify"}) else {"task": found}
 
 

@@ -43,6 +43,8 @@ class Role:
     required: bool = True
     may_be_ids: bool = False
     """Whether a text may come as a list of token ids."""
+    may_be_messages: bool = False
+    """Whether a text may come as the turns of a conversation (`data.talks`)."""
     absent_when_predicting: bool = False
     """Whether rows to predict may come without it, though rows to learn from may not."""
 

@@ -106,6 +106,8 @@ def holds_conversations(columns: Mapping[str, object]) -> bool:
         columns: column -> the value of some row.
     """
     parts = parts_of(list(columns))
+    if {"chosen", "rejected"} <= columns.keys():  # a preference, whatever stands beside it
+        return False
     if "messages" not in parts:
         return bool(parts) and "chosen" not in columns
     value = _plain(columns[parts["messages"]])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 
 import bigbatch
-from bigbatch.errors import UsageError
+from bigbatch.answers import predict_file
+from bigbatch.errors import DataError, UsageError
+from bigbatch.tasks.answers import encode_answers
 from tests.jobs import document
 from tests.models import WORDS, tiny_tokenizer
 from tests.preferences import answer_rows, decoder
@@ -52,6 +55,30 @@ def test_predict_gives_both_rewards_and_the_better_answer(trained):
     swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in held_out]
     other = bigbatch.predict(home / "runs/answers", swapped)
     assert [one["chosen"] for one in other] == pytest.approx([one["rejected"] for one in found], abs=1e-4)
+
+
+def test_rows_of_token_ids_are_told_as_their_texts_are(trained):
+    home, _, _, held_out = trained
+    tokenizer = tiny_tokenizer(home / "start", WORDS)
+    as_ids = []
+    for sample in encode_answers(held_out, tokenizer, None):
+        side_U = sample.values[:, 1]
+        first = int(sample.reads[0]) + 1
+        answers = [sample.values[side_U == side, 0].tolist() for side in (0, 1)]
+        as_ids.append({"prompt": sample.ids[:first].tolist(), "chosen": answers[0], "rejected": answers[1]})
+    texts, ids = (bigbatch.predict(home / "runs/answers", rows) for rows in (held_out, as_ids))
+    for text, own in zip(texts, ids, strict=True):
+        assert own == {
+            **text,
+            "chosen": pytest.approx(text["chosen"]),
+            "rejected": pytest.approx(text["rejected"]),
+        }
+    (home / "ids.jsonl").write_text("".join(json.dumps(row) + "\n" for row in as_ids))
+    predict_file(home / "runs/answers", str(home / "ids.jsonl"), str(home / "told.jsonl"))
+    told = [json.loads(line) for line in (home / "told.jsonl").read_text().splitlines()]
+    assert [row["chosen"] for row in told] == pytest.approx([row["chosen"] for row in ids])
+    with pytest.raises(DataError, match=r"row 2.*token id 99999.*rows"):
+        bigbatch.predict(home / "runs/answers", [as_ids[0], {**as_ids[1], "chosen": [99999]}])
 
 
 def test_a_row_of_which_an_answer_is_empty_is_told_nothing(trained):

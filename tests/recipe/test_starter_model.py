@@ -59,10 +59,11 @@ def test_an_encoder_decoder_is_refused_with_what_is_trained():
         check_trainable(near("t5", kind="encoder-decoder"), "classify")
     check_trainable(near("t5", kind="encoder-decoder"), "seq2seq")
     check_trainable(near("gpt", kind="causal"), "clm")
-    with pytest.raises(
-        UsageError, match=r"bert: chosen and rejected answers \(task prefer\) take a causal model"
-    ):
-        check_trainable(near("bert"), "prefer")
+    with pytest.raises(UsageError, match=r"bert: conversations \(task chat\) take a causal model"):
+        check_trainable(near("bert"), "chat")
+    with pytest.raises(UsageError, match=r"t5: chosen and rejected answers \(task prefer\) take a causal"):
+        check_trainable(near("t5", kind="encoder-decoder"), "prefer")
+    check_trainable(near("bert"), "prefer")  # which becomes `task: reward`
     check_trainable(near("gpt", kind="causal"), "prefer")
 
 

@@ -31,7 +31,9 @@ from bigbatch.tasks.chat_rows import turn_notes
 from bigbatch.tasks.derived import promised
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
+from bigbatch.tasks.prefer import Prefer
 from bigbatch.tasks.ready import Ready, made_ready
+from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.span import Span
 
 
@@ -72,7 +74,7 @@ def ready_model(
         # It tells special tokens from others even where the rows are token ids already.
         with suppress(ModelError):
             tokenizer = load_tokenizer(spec)
-    if isinstance(task, Chat) and tokenizer is not None and not inputs.train.tokenised:
+    if isinstance(task, (Chat, Prefer, Reward)) and tokenizer is not None and not inputs.train.tokenised:
         tokenizer = task.own_tokenizer(tokenizer, recipe.resolve_path)
     task = task.with_facts(labels=inputs.labels, data_seed=recipe.seed.data)
     notes: list[str] = []

@@ -34,6 +34,7 @@ from bigbatch.data.pairs import (
 )
 from bigbatch.data.running import STRETCH_ROWS, STRETCHES, running_share
 from bigbatch.data.sampled import Sampled
+from bigbatch.data.talks import as_texts
 from bigbatch.errors import DataError
 from bigbatch.files.class_names import NOT_COUNTED
 from bigbatch.files.contents import content_of
@@ -109,6 +110,7 @@ def profile(
     found = [pair for entry in entries for pair in find_files(str(entry), base or Path(), say)]
     encoding, warnings = _encoding([path for _, path in found], encoding)
     raws, quoting = _read(found, encoding, warnings)
+    raws = [as_texts(raw, columns or {}) for raw in raws]
     names = [name for name in raws[0].columns if all(name in raw.columns for raw in raws)]
     rows = sum(raw.rows for raw in raws)
     if not rows or not names:

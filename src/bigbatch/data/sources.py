@@ -28,6 +28,7 @@ from bigbatch.data.labels import class_name
 from bigbatch.data.objects import names_files, read_object
 from bigbatch.data.parked import parked
 from bigbatch.data.tables import TOKENISED_COLUMNS, DataTable, innermost
+from bigbatch.data.talks import with_talks
 from bigbatch.data.token_rows import are_ids, id_labels, text_ids, token_columns, token_lengths
 from bigbatch.data.values import NUMBERS, Where, convert, convert_labels
 from bigbatch.errors import Problem
@@ -145,7 +146,7 @@ def _to_roles(raw: Raw, wanted: Mapping[str, str], roles: Mapping[str, Role]) ->
         return _tokenised(raw, wanted, roles)
     if not raw.columns:
         raise one_error(where, "", "no rows")
-    raw, wanted = with_conversations(raw, wanted, roles)
+    raw, wanted = with_talks(*with_conversations(raw, wanted, roles), roles)
     picked = pick_columns(raw.columns, wanted, roles, where)
     loaded = raw.load(list(dict.fromkeys(picked.values())))
     texts = {role: column for role, column in picked.items() if role != ID and roles[role].may_be_ids}

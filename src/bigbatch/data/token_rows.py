@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
+from bigbatch.data.values import convert
 from bigbatch.errors import Problem
 from bigbatch.files.class_names import NOT_COUNTED
 from bigbatch.files.plain import is_missing, plain
 from bigbatch.files.raw import Column
-from bigbatch.protocols import Row
+from bigbatch.protocols import Role, Row
 
 Where = Callable[[int], str]
 _IDS = pa.large_list(pa.int64())
@@ -81,6 +83,23 @@ def text_ids(column: Column, key: str, where: Where) -> tuple[pa.ChunkedArray, l
             Problem(where=where(int(row)), key=key, what="no token ids; remove the row") for row in empty_B
         ]
     return found, problems
+
+
+def role_values(
+    column: Column, role: Role, key: str, where: Where, folder: Path | None = None
+) -> tuple[pa.ChunkedArray, list[Problem]]:
+    """A column to predict from in the form of its role, or its token ids; and what is wrong with it.
+
+    Args:
+        column: as the source has it.
+        role: what it is read as.
+        key: the column's own name.
+        where: names a row in messages.
+        folder: that paths of images start from.
+    """
+    if role.may_be_ids and are_ids(column):
+        return text_ids(column, key, where)
+    return convert(column, role.kind, key, where, folder)
 
 
 def id_labels(

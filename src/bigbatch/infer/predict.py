@@ -158,7 +158,7 @@ def _encoded(
     targets = [name for name, role in task.roles.items() if name == "label" or role.has_classes]
     rows: list[Row] = [{**row, **dict.fromkeys(targets)} for _, row in window]
     if tokenizer is None and HEADS[task.head.kind].reads_text:
-        _check_tokenised(window)
+        _check_tokenised(window, task)
     given = _given_tokens(rows, task, tokenizer, forward)
     if given is not None:
         problems = [
@@ -185,7 +185,7 @@ def _encoded(
         raise DataError([Problem(where=window[0][0], key=str(column), what=what)]) from error
     if given is not None:
         for (place, row), sample in zip(window, samples, strict=True):
-            if sample is not None and row.get("input_ids") is not None:
+            if sample is not None and _are_ids(row, task):
                 given.check(sample.ids, len(sample.ids), place, sample.segments)
                 for stream in sample.streams.values():
                     ids = stream.get("ids", _NONE)
@@ -198,7 +198,7 @@ def _given_tokens(
 ) -> GivenTokens | None:
     """What the model takes, where some rows are token ids already."""
     module = getattr(forward, "module", None)
-    if not isinstance(module, nn.Module) or all(row.get("input_ids") is None for row in rows):
+    if not isinstance(module, nn.Module) or not any(_are_ids(row, task) for row in rows):
         return None
     return given_tokens(module, tokenizer, task.longest)
 
@@ -214,9 +214,15 @@ def _alone(
         raise data_error(placed(error, place)) from None
 
 
-def _check_tokenised(window: Sequence[PlacedRow]) -> None:
+def _are_ids(row: Row, task: Task) -> bool:
+    """Whether a row is token ids already, as a whole or role by role."""
+    texts = [row[name] for name, role in task.roles.items() if role.may_be_ids and row.get(name) is not None]
+    return row.get("input_ids") is not None or any(not isinstance(each, str) for each in texts)
+
+
+def _check_tokenised(window: Sequence[PlacedRow], task: Task) -> None:
     """Rows of a model without tokenizer."""
     for place, row in window:
-        if row.get("input_ids") is None:
+        if not _are_ids(row, task):
             what = "this model has no tokenizer: it was trained on rows of token ids, and predicts such rows only"
             raise DataError([Problem(where=place, key="input_ids", what=what)])

@@ -18,7 +18,8 @@ from bigbatch.data.columns import ID, guess_column, pick_columns
 from bigbatch.data.conversations import with_conversations
 from bigbatch.data.objects import column_values, is_table, read_object
 from bigbatch.data.tables import TOKENISED_COLUMNS
-from bigbatch.data.values import convert
+from bigbatch.data.talks import talk_row, with_talks
+from bigbatch.data.token_rows import role_values
 from bigbatch.errors import Problem, UsageError
 from bigbatch.files.delimited import delimiter_of
 from bigbatch.files.kinds import find_files, read_content, read_file
@@ -166,7 +167,7 @@ def _placed_roles(raw: Raw, roles: Mapping[str, Role], columns: Mapping[str, str
     if "input_ids" in raw.columns and not {"text", "words"} & set(wanted):
         return _in_chunks(raw, {name: name for name in (*TOKENISED_COLUMNS[:3], ID) if name in raw.columns})
     role = read_role(roles)
-    raw, wanted = with_conversations(raw, wanted, roles)
+    raw, wanted = with_talks(*with_conversations(raw, wanted, roles), roles)
     if raw.nameless and not guess_column(role, roles[role].kind, raw.columns):
         picked = {role: raw.columns[0]}
     else:
@@ -183,7 +184,7 @@ def _in_chunks(
     for role, column in picked.items():
         values[role] = loaded[column]
         if roles is not None and role in roles:
-            values[role], found = convert(loaded[column], roles[role].kind, column, raw.where, raw.folder)
+            values[role], found = role_values(loaded[column], roles[role], column, raw.where, raw.folder)
             problems += found
             if _needed(roles[role]):
                 problems += [
@@ -379,6 +380,8 @@ def _one_by_one(
             continue
         if not by_role and roles[read_role(roles)].kind == KIND:
             named, by_role = conversation_row(named, columns, read_role(roles)), True
+        if not by_role:
+            named = talk_row(named, columns, roles, place)
         keys = (*named, by_role)
         if keys not in known:
             wanted = {} if by_role else _or_roles(columns, named)
@@ -394,8 +397,8 @@ def _one_by_one(
         for role, column in known[keys].items():
             found[role] = named[column]
             if role in roles:
-                values, wrong = convert(
-                    [named[column]], roles[role].kind, column, lambda _, place=place: place
+                values, wrong = role_values(
+                    [named[column]], roles[role], column, lambda _, place=place: place
                 )
                 problems += wrong
                 found[role] = values[0].as_py()

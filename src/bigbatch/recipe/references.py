@@ -64,9 +64,12 @@ def referenced_files(recipe: Recipe) -> list[Path]:
     return list(found)
 
 
+_WITH_TEMPLATE = ("chat", "prefer", "reward")
+
+
 def named_files(recipe: Recipe) -> list[Path]:
     """Files that options of the task name, which are read and never run: a chat template."""
-    template = recipe.task.args.get("template") if recipe.task.name == "chat" else None
+    template = recipe.task.args.get("template") if recipe.task.name in _WITH_TEMPLATE else None
     path = recipe.resolve_path(str(template or ""))
     return [path] if template not in (None, "chatml") and path.is_file() else []
 

@@ -134,6 +134,8 @@ def check_trainable(known: ModelFacts | None, task: str) -> None:
         UsageError: an encoder-decoder, where nothing is to be written; another than a causal one for preferences and
             conversations.
     """
+    if known is not None and (task, known.kind) == ("prefer", "masked"):  # it learns rewards instead
+        return
     if known is not None and task in ("prefer", "chat") and known.kind not in ("causal", "unknown"):
         what = {"prefer": "chosen and rejected answers", "chat": "conversations"}[task]
         raise UsageError(

@@ -76,6 +76,14 @@ def picked_task(found: Findings) -> PickedTask:
             + (f"; {found.unanswerable:,} questions have none" if some else ""),
             said="questions and where their answers stand (task: span)",
         )
+    if found.chosen is not None and found.known is not None and found.known.kind == "masked":
+        return PickedTask(
+            name="reward",
+            written="{name: reward, centring: 0.01}",
+            why="a prompt with a chosen and a rejected answer, and a model that does not write: a number for an answer",
+            said="chosen and rejected answers: a reward model (task: reward)",
+            notes=("a causal model learns to answer so itself: {name: prefer, beta: 0.1}",),
+        )
     if found.chosen is not None:
         return PickedTask(
             name="prefer",
@@ -84,7 +92,7 @@ def picked_task(found: Findings) -> PickedTask:
             said="chosen and rejected answers: preferences (task: prefer)",
             notes=(
                 "the model must be causal; one that has learnt good answers before (task: clm) starts better,",
-                "one that has not takes `loss: orpo`",
+                "one that has not takes `loss: orpo`; to learn a number for an answer: {name: reward, centring: 0.01}",
             ),
         )
     if found.label is not None:
@@ -192,7 +200,7 @@ def columns_of_task(found: Findings) -> dict[str, str | None]:
         return {"source": found.text, "target": found.document}
     if task == "span":
         return {"question": found.question, "context": found.text, "answers": found.answers}
-    if task == "prefer":
+    if task in ("prefer", "reward"):
         return {"prompt": found.text, "chosen": found.chosen, "rejected": found.rejected}
     if task == "match":
         return {"query": found.text, "document": found.document, "negative": found.negative}
@@ -265,7 +273,7 @@ def _best(found: Findings) -> tuple[str, str]:
         return "recall@10", "the share of queries whose document is among the first 10"
     if task == "span":
         return "f1", "the words that the given answer and the right one have in common"
-    if task == "prefer":
+    if task in ("prefer", "reward"):
         return "accuracy", "the share of pairs whose chosen answer has the larger reward"
     if task in ("clm", "mlm", "seq2seq", "chat"):
         return "perplexity", "exp(loss of a token), less is better"

@@ -184,6 +184,9 @@ class PreferOptions(Section):
     beta: PositiveNumber | None = None
     """`prefer`: how strongly the model is held to where it starts from (dpo, ipo: 0.1); what margins are multiplied by
     (simpo: 2); weight of the odds (orpo: 0.1). null: as the loss has it."""
+    template: Text | None = None
+    """`prefer`, `reward`: how messages are written: `chatml`, or a file beside the recipe; null: the tokenizer's own
+    chat template."""
 
 
 class ChatOptions(Section):
@@ -207,6 +210,8 @@ class RewardOptions(Section):
 
     centring: NonNegativeNumber = 0.0
     """`reward`: weight of the squared sum of a pair's rewards, which keeps them around 0 (0.01, say); 0: none."""
+    template: Text | None = None
+    """As of `prefer`."""
 
 
 class Augment(Section):

@@ -9,32 +9,28 @@ are the assistant's is found from the turns (`tasks.dialogue`), not from marks i
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from typing_extensions import override
 
 from bigbatch.data.tokens import as_table
-from bigbatch.errors import DataError, ModelError, Problem, RecipeError
+from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Role, Row, Tokenizer
 from bigbatch.samples import Sample
-from bigbatch.stored import Damaged, read_bytes
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.chat_rows import TURNS, ChatRows
-from bigbatch.tasks.dialogue import ChatTokenizer, Template, chatml
 from bigbatch.tasks.inputs import is_tokenised, tokenised_inputs
 from bigbatch.tasks.language import PredictedTokens, told_surprise
 from bigbatch.tasks.losses import IGNORED
+from bigbatch.tasks.templates import template_of, with_template
 
 MESSAGES = "messages"
 """Role, and the kind of it."""
-_MOST_BYTES = 2**20
-"""Of a template's file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +79,7 @@ class Chat(PredictedTokens):
             ModelError: it has no template and none is named, or cannot say which characters a token stands for.
             RecipeError: the file cannot be read.
         """
-        if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(
-                f"{type(tokenizer).__name__} cannot say which token has which characters; task chat needs a fast "
-                "tokenizer"
-            )
-        found = cast(ChatTokenizer, tokenizer)
-        if self.template is not None:
-            source = chatml(found) if self.template == "chatml" else _read(place(self.template))
-            tokenizer = copy.deepcopy(tokenizer)
-            found = cast(ChatTokenizer, tokenizer)
-            found.chat_template = source
-        Template(tokenizer=found, turns=self.turns).check()
-        return tokenizer
+        return with_template(tokenizer, self.template, place, "chat")
 
     # ------------------------------------------------------------ rows to samples
 
@@ -122,7 +106,7 @@ class Chat(PredictedTokens):
 
     def _reader(self, tokenizer: Tokenizer | None) -> ChatRows:
         return ChatRows(
-            template=Template(tokenizer=cast(ChatTokenizer, tokenizer), turns=self.turns),
+            template=template_of(tokenizer, "chat", self.turns),
             max_length=self.facts.max_length or 2**31,
             too_long=self.too_long,
             special=self.special,
@@ -161,19 +145,6 @@ class Chat(PredictedTokens):
 
 
 _TURNS, _TOO_LONG, _SPECIAL = ("all", "last"), ("skip", "cut", "refuse"), ("text", "tokens", "refuse")
-
-
-def _read(path: Path) -> str:
-    """The text of a template's file.
-
-    Raises:
-        RecipeError: it cannot be read.
-    """
-    try:
-        return read_bytes(path, most_bytes=_MOST_BYTES).decode()
-    except (OSError, Damaged, UnicodeDecodeError) as error:
-        what = f"{path} cannot be read ({error}); expected chatml, or a file with a Jinja template"
-        raise RecipeError([Problem(where="recipe", key="task.template", what=what)]) from None
 
 
 def _of_ids(row: Row, *, labelled: bool) -> Sample:

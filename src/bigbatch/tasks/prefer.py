@@ -9,8 +9,7 @@ Shapes: U units (tokens of answers), S sequences (prompt and answer), P pairs; S
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -29,12 +28,13 @@ from bigbatch.metrics.prefer import pair_metrics
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import Predictions, Sample, Table, Targets
-from bigbatch.tasks.answers import encode_answers
+from bigbatch.tasks.answers import answer_roles, encode_answers, told_rewards
 from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
 from bigbatch.tasks.derived import Derived, derived
 from bigbatch.tasks.language import logits_in_parts, surprise_U
 from bigbatch.tasks.losses import refuse_settings
 from bigbatch.tasks.pair_losses import LOSSES, PairLoss, Scores, Settings, option_problem
+from bigbatch.tasks.templates import with_template
 
 if TYPE_CHECKING:
     from bigbatch.model.logits import DeferredLogits
@@ -55,6 +55,8 @@ class Prefer(Task["Tensor | DeferredLogits"]):
     beta: float | None = None
     """How strongly the model is held to where it starts from; simpo: what margins are multiplied by; orpo: weight of
     the odds. None: as the loss has it (`pair_losses.LOSSES`)."""
+    template: str | None = None
+    """How messages are written: `chatml`, or a file; None: by the tokenizer's own chat template."""
     loss_name: str = field(default="dpo", metadata=NOT_AN_OPTION)
     """`loss.name`."""
     asked: Settings = field(default=Settings(), metadata=NOT_AN_OPTION)
@@ -123,11 +125,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
     @property
     def roles(self) -> Mapping[str, Role]:
         """The columns that are read."""
-        return {
-            "prompt": Role(meaning="what is answered", may_be_ids=True),
-            "chosen": Role(meaning="the answer that is preferred", may_be_ids=True),
-            "rejected": Role(meaning="another answer", may_be_ids=True),
-        }
+        return answer_roles(absent_when_predicting=False)
 
     @property
     def head(self) -> Head:
@@ -148,6 +146,12 @@ class Prefer(Task["Tensor | DeferredLogits"]):
     def usual_metrics(self) -> tuple[Metric, ...]:
         """All there are."""
         return tuple(pair_metrics().values())
+
+    def own_tokenizer(self, tokenizer: Tokenizer, place: Callable[[str], Path]) -> Tokenizer:
+        """The tokenizer, with `template` if there is one; `place`: where its file lies."""
+        return (
+            tokenizer if self.template is None else with_template(tokenizer, self.template, place, "prefer")
+        )
 
     # ------------------------------------------------------------ rows to samples
 
@@ -254,13 +258,7 @@ class Prefer(Task["Tensor | DeferredLogits"]):
         for chosen, rejected in zip(
             rewards_S[CHOSEN::2].tolist(), rewards_S[REJECTED::2].tolist(), strict=True
         ):
-            known = math.isfinite(chosen) and math.isfinite(rejected)
-            better = "chosen" if chosen > rejected else "rejected" if chosen < rejected else None
-            yield {
-                "preferred": better,
-                "chosen": chosen if known else None,
-                "rejected": rejected if known else None,
-            }
+            yield told_rewards(chosen, rejected)
 
     def nothing(self) -> dict[str, Json]:
         """The prediction of a row of which an answer has no tokens."""

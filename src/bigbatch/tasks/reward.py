@@ -13,8 +13,9 @@ Shapes: U units, one a sequence; P pairs; U = 2 P, the chosen one first.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,16 +24,18 @@ from torch.nn import functional
 from typing_extensions import override
 
 from bigbatch.data.sides import CHOSEN, REJECTED, SIDE, side_table
+from bigbatch.data.talks import is_talk
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.metrics.prefer import pair_metrics
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import UNITS, Predictions, Sample, Table, Targets
-from bigbatch.tasks.answers import ANSWERS, encode_answers
+from bigbatch.tasks.answers import ANSWERS, answer_roles, encode_answers, told_rewards
 from bigbatch.tasks.base import RunTable, Task
 from bigbatch.tasks.inputs import Inputs, encode_texts
 from bigbatch.tasks.losses import Kind
+from bigbatch.tasks.templates import with_template
 
 TERM, CENTRING = "reward", "centring"
 MARGIN = "margin"
@@ -43,6 +46,8 @@ ANSWER = "answer"
 class Reward(Task[Tensor]):
     """How good an answer is, learnt by a sequence classifier with one output."""
 
+    template: str | None = None
+    """How messages are written: `chatml`, or a file; None: by the tokenizer's own chat template."""
     centring: float = 0.0
     """Weight of the term that keeps rewards around 0; 0: there is none."""
 
@@ -60,12 +65,13 @@ class Reward(Task[Tensor]):
     def roles(self) -> Mapping[str, Role]:
         """The columns that are read."""
         return {
-            "prompt": Role(meaning="what is answered", may_be_ids=True),
-            "chosen": Role(
-                meaning="the answer that is preferred", may_be_ids=True, absent_when_predicting=True
+            **answer_roles(absent_when_predicting=True),
+            ANSWER: Role(
+                meaning="an answer to be told the reward of",
+                may_be_ids=True,
+                may_be_messages=True,
+                required=False,
             ),
-            "rejected": Role(meaning="another answer", may_be_ids=True, absent_when_predicting=True),
-            ANSWER: Role(meaning="an answer to be told the reward of", may_be_ids=True, required=False),
             MARGIN: Role(meaning="by how much the chosen one is better", kind="number", required=False),
         }
 
@@ -94,6 +100,12 @@ class Reward(Task[Tensor]):
         """All there are."""
         return tuple(pair_metrics().values())
 
+    def own_tokenizer(self, tokenizer: Tokenizer, place: Callable[[str], Path]) -> Tokenizer:
+        """The tokenizer, with `template` if there is one; `place`: where its file lies."""
+        return (
+            tokenizer if self.template is None else with_template(tokenizer, self.template, place, "reward")
+        )
+
     # ------------------------------------------------------------ rows to samples
 
     def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
@@ -116,7 +128,8 @@ class Reward(Task[Tensor]):
 
     def _pairs(self, rows: Sequence[Row], tokenizer: Tokenizer | None) -> list[Sample]:
         """An encoder is shown a prompt and an answer as it is any two texts; others read one behind the other."""
-        if self.facts.pools != "first" or not all(isinstance(row["prompt"], str) for row in rows):
+        both_texts = all(isinstance(row["prompt"], str) and not is_talk(row["prompt"]) for row in rows)
+        if self.facts.pools != "first" or not both_texts:
             return encode_answers(rows, tokenizer, self.facts.max_length)
         prompts = [row["prompt"] for row in rows]
         sides = [
@@ -189,13 +202,10 @@ class Reward(Task[Tensor]):
         rewards = iter(self.decode(run(table, self.keep)).values.tolist())
         for own in sides:
             found = [next(rewards) for _ in own]
-            known = [reward if math.isfinite(reward) else None for reward in found]
             if len(found) == 1:
-                yield {"reward": known[0]}
-                continue
-            better = np.sign(found[0] - found[1])
-            names = {1.0: ANSWERS[CHOSEN], -1.0: ANSWERS[REJECTED]}
-            yield {"preferred": names.get(float(better)), **dict(zip(ANSWERS, known, strict=True))}
+                yield {"reward": found[0] if math.isfinite(found[0]) else None}
+            else:
+                yield told_rewards(*found)
 
     def nothing(self) -> dict[str, Json]:
         """The prediction of a row of which an answer has no tokens."""
