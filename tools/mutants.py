@@ -891,7 +891,7 @@ MUTANTS = (
     ),
     Mutant(
         name="messages-shortened-apart",
-        fault="a conversation that is too long for one answer loses its oldest turns by the shorter answer's length",
+        fault="a conversation loses its oldest turns by the length of the shorter answer alone",
         patches=(
             (
                 "tasks/answers.py",
