@@ -249,9 +249,8 @@ class Task(ABC, Generic[Out]):
 
     # ------------------------------------------------------------ rows to samples
 
-    @abstractmethod
     def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
-        """One row as a sample: token ids, and units.
+        """One row as a sample: token ids, and units. A task writes this, or `encode_batch`.
 
         Args:
             row: role -> value; or `input_ids` (and `attention_mask`, `token_type_ids`, `labels`) of rows that are token
@@ -263,6 +262,7 @@ class Task(ABC, Generic[Out]):
             the first token, the last where `facts.pools` says so), `values` (U, …) its target, `weights` (U,) how much
             it counts, `extras` further numbers of it. A row may have no unit.
         """
+        return self.encode_batch([row], tokenizer)[0]
 
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True

@@ -83,10 +83,6 @@ class Chat(PredictedTokens):
 
     # ------------------------------------------------------------ rows to samples
 
-    def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
-        """One row as a sample."""
-        return self.encode_batch([row], tokenizer)[0]
-
     @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True

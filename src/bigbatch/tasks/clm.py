@@ -47,10 +47,6 @@ class CausalLM(LanguageModelling):
 
     # ------------------------------------------------------------ rows to samples
 
-    def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
-        """One row as a whole document, with a unit for each of its tokens; `arrange` cuts it."""
-        return self.encode_batch([row], tokenizer)[0]
-
     @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True

@@ -77,10 +77,6 @@ class MaskedLM(LanguageModelling):
 
     # ------------------------------------------------------------ rows to samples
 
-    def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
-        """One row as a sample: its units are the tokens that may be masked."""
-        return self.encode_batch([row], tokenizer)[0]
-
     @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True

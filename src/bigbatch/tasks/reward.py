@@ -108,10 +108,6 @@ class Reward(Task[Tensor]):
 
     # ------------------------------------------------------------ rows to samples
 
-    def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
-        """One row as a sample: its two sequences one behind the other."""
-        return self.encode_batch([row], tokenizer)[0]
-
     @override
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True

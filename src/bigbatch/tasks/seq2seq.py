@@ -99,10 +99,6 @@ class Seq2Seq(PredictedTokens):
 
     # ------------------------------------------------------------ rows to samples
 
-    def encode(self, row: Row, tokenizer: Tokenizer | None) -> Sample:
-        """One row as a sample."""
-        return self.encode_batch([row], tokenizer)[0]
-
     def encode_batch(
         self, rows: Sequence[Row], tokenizer: Tokenizer | None, *, labelled: bool = True
     ) -> list[Sample]:
