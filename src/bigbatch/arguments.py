@@ -202,7 +202,7 @@ def task_and_columns(
         UsageError: a head without a task here, or a collator or loss that does not go with it.
         ModelError: a `SentenceTransformer` with parts that are not built.
     """
-    from bigbatch.data.first import are_conversations, first_row
+    from bigbatch.data.first import are_conversations
     from bigbatch.model.sentence import is_sentence_model, sentence_model
     from bigbatch.tasks.catalog import task_of_module
 

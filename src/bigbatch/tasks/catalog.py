@@ -150,7 +150,7 @@ def _unknown_task(name: str) -> str:
 
 
 def _check_options(kind: type, args: Mapping[str, Any], where: str) -> None:
-    missing = sorted(getattr(kind, "__abstractmethods__", ()))
+    missing: list[str] = sorted(getattr(kind, "__abstractmethods__", ()))
     if issubclass(kind, Task) and (kind.encode, kind.encode_batch) == (Task.encode, Task.encode_batch):
         missing.append("encode")
     if missing:
