@@ -5,6 +5,7 @@
     sources.py      files and objects of any kind -> one DataTable with a column per role
     values.py       values in the form of their role: text, class name, class names, number
     conversations.py  conversations of every form as one column (`bigbatch.turns`)
+    talks.py      preferences whose prompt and answers are lists of messages
     objects.py      lists of dicts, pandas, datasets.Dataset, map-style torch datasets
     tables.py       DataTable: role-named columns, and which file and row each came from
     columns.py      which column plays which role: the recipe's mapping, or the usual names

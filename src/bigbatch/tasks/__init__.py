@@ -16,6 +16,8 @@
     chat.py       the assistant's part of a conversation
     dialogue.py   conversations as text, by the chat template; which of it the assistant has written
     chat_rows.py  that text as tokens; what is left out where there is no room
+    templates.py  the chat template of a task
+    answers.py    a prompt and two answers as tokens
     image.py      the class of an image
     span.py       answers to questions, found in texts
     windows.py    questions and long texts -> windows of token ids; answers that stand elsewhere are refused
@@ -24,7 +26,6 @@
     augment.py    images changed at random, by (seed, epoch, sample)
     contrast.py   the loss of a batch of pairs
     teacher.py    losses of pairs by a teacher's scores
-    sentence_transformers.py  the files of its model folders
     inputs.py     text or words -> token ids, one tokenizer call for many rows
     losses.py     one value per unit, class weights, losses of your own
     catalog.py    recipe -> task, loss and metrics, import references included; tasks that do not extend the base

@@ -24,6 +24,7 @@ from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.metrics.match import USUAL, check_rank_metric, dimension_of, rank_metrics
 from bigbatch.model.heads import Head
+from bigbatch.model.sentence_files import folder_files
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
@@ -31,7 +32,6 @@ from bigbatch.tasks.contrast import Judge, contrastive_losses
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.inputs import NoTokens, encode_texts, joined
 from bigbatch.tasks.losses import Kind, refuse_settings
-from bigbatch.tasks.sentence_transformers import folder_files
 from bigbatch.tasks.teacher import TEACHER, listwise_kl, margin_mse, scored
 
 if TYPE_CHECKING:
