@@ -14,7 +14,8 @@ import bigbatch
 from bigbatch.errors import BigbatchError, RecipeError
 from bigbatch.samples import Targets
 from bigbatch.tasks.reward import Reward
-from tests.models import tiny_folder
+from tests.chats import chat_tokenizer, talk
+from tests.models import tiny, tiny_folder
 from tests.preferences import answer_rows
 
 HELD_OUT = answer_rows(14, seed=1)
@@ -80,6 +81,34 @@ def test_the_folder_gives_the_same_rewards_in_transformers(tmp_path, family):
     assert nothing == {"reward": None} or family == "bert"
     again = bigbatch.evaluate(tmp_path / "run", HELD_OUT)
     assert again["loss"] == pytest.approx(run.metrics["validation.loss"], rel=1e-5)
+
+
+def test_an_end_mark_that_is_the_padding_too_is_read_where_it_ends_an_answer(tmp_path):
+    tokenizer = chat_tokenizer()
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
+    tokenizer.save_pretrained(tmp_path / "start")
+    end = tokenizer.eos_token_id
+    config = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "initializer_range": 0.2}
+    model = tiny("llama", num_labels=1, pad_token_id=end, eos_token_id=end, **config)
+    model.save_pretrained(tmp_path / "start")
+    rows = [
+        {"chosen": one["messages"], "rejected": [*one["messages"][:-1], other["messages"][-1]]}
+        for one, other in zip(talk(16, seed=1), talk(16, seed=2), strict=True)
+    ]
+    keys = {"task": "reward", "updates": 2, "batch": 8, "optimizer.lr": 1e-3}
+    bigbatch.train(str(tmp_path / "start"), rows, None, set=keys, run_dir=tmp_path / "run")
+    found = bigbatch.predict(tmp_path / "run", rows)
+    own = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run/model").eval()
+    for side in ("chosen", "rejected"):
+        # By hand: the hidden state of the last token, by the length of the answer.
+        for row, told in zip(rows, found, strict=True):
+            messages = [{key: each[key] for key in ("role", "content")} for each in row[side]]
+            ids = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()
+            ids = torch.tensor([tokenizer(ids, add_special_tokens=False)["input_ids"]])
+            assert ids[0, -1] == end
+            with torch.no_grad():
+                reward = own.score(own.model(ids).last_hidden_state[0, -1])
+            assert told[side] == pytest.approx(reward.item(), rel=1e-4, abs=1e-5)
 
 
 def test_a_row_without_an_answer_is_refused(tmp_path):

@@ -21,6 +21,7 @@ from bigbatch.data.windows import ANSWERS
 from bigbatch.errors import DataError, ModelError, Problem
 from bigbatch.metrics.entities import SEEN
 from bigbatch.model.adjust import read_given_types
+from bigbatch.model.checks import told_apart
 from bigbatch.model.heads import HEADS
 from bigbatch.model.load import load_tokenizer
 from bigbatch.recipe.schema import Recipe
@@ -82,6 +83,8 @@ def ready_model(
         seed=recipe.seed.model, dropout=recipe.regularise.dropout, module=live.module, note=notes.append
     )
     module = task.build(spec, facts).to(device)
+    if isinstance(task, Reward) and tokenizer is not None and not inputs.train.tokenised:
+        tokenizer = told_apart(module, tokenizer)
     if inputs.train.tokenised:
         note = read_given_types(module, inputs.train.rows.column_names)
         notes += [] if note is None else [note]

@@ -32,5 +32,6 @@
     ├── vision.py      models that look at images: their size and positions, and what cannot be split
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data
     ├── untouched.py   running a model without leaving a trace in it
+    ├── sentence_files.py  the files with which sentence-transformers opens a folder
     └── export.py      save_model: a folder that opens with transformers
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,25 @@ def pad_id(module: nn.Module, tokenizer: Any) -> int | None:
     config: Any = headed_model(module).config
     found = getattr(config, "pad_token_id", None)
     return found if found is not None else getattr(tokenizer, "pad_token_id", None)
+
+
+def told_apart(module: nn.Module, tokenizer: Any) -> Any:
+    """The tokenizer with a padding that is no end mark, which the model's configuration has, too; as it is where it has
+    such, or there is no other mark. transformers looks for the last token that is no padding: where every text ends
+    with the padding's id, it finds the token in front of the end.
+    """
+    config: Any = headed_model(module).config
+    ends = {getattr(config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)} - {None}
+    if pad_id(module, tokenizer) not in ends:
+        return tokenizer
+    marks = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "unk")]
+    others = [mark for mark in (*marks, *tokenizer.all_special_ids) if mark is not None and mark not in ends]
+    if not others:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(others[0])
+    config.pad_token_id = others[0]
+    return tokenizer
 
 
 def check_model(
