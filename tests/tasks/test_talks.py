@@ -13,6 +13,7 @@ from bigbatch.errors import DataError, ModelError
 from bigbatch.infer.unlabelled import rows_of_object
 from bigbatch.tasks.prefer import Prefer
 from bigbatch.tasks.reward import Reward
+from bigbatch.tasks.templates import with_template
 from tests.chats import TEMPLATES, by_hand, chat_tokenizer, talk
 
 ASKED = {"role": "user", "content": "why sleep"}
@@ -156,7 +157,7 @@ def test_texts_that_look_like_the_inner_form_and_models_without_a_template_are_r
 
 
 def test_a_named_template_is_the_models_from_then_on():
-    tokenizer = Prefer(template="chatml").own_tokenizer(chat_tokenizer(None), Path)
+    tokenizer = with_template(chat_tokenizer(None), "chatml", Path, "prefer")
     row = {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]}
     assert encoded([row], tokenizer)[0].ids.tolist() == encoded([row], chat_tokenizer())[0].ids.tolist()
 

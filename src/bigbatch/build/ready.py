@@ -36,6 +36,7 @@ from bigbatch.tasks.prefer import Prefer
 from bigbatch.tasks.ready import Ready, made_ready
 from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.span import Span
+from bigbatch.tasks.templates import with_template
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +77,8 @@ def ready_model(
         with suppress(ModelError):
             tokenizer = load_tokenizer(spec)
     if isinstance(task, (Chat, Prefer, Reward)) and tokenizer is not None and not inputs.train.tokenised:
-        tokenizer = task.own_tokenizer(tokenizer, recipe.resolve_path)
+        if isinstance(task, Chat) or task.template is not None:  # others may have texts alone
+            tokenizer = with_template(tokenizer, task.template, recipe.resolve_path, recipe.task.name)
     task = task.with_facts(labels=inputs.labels, data_seed=recipe.seed.data)
     notes: list[str] = []
     facts = BuildFacts(

@@ -69,16 +69,7 @@ class Chat(PredictedTokens):
         return Head(kind="causal")
 
     def own_tokenizer(self, tokenizer: Tokenizer, place: Callable[[str], Path]) -> Tokenizer:
-        """The tokenizer with the template of this task; the caller's own stays as it is.
-
-        Args:
-            tokenizer: the model's.
-            place: where the template's file lies.
-
-        Raises:
-            ModelError: it has no template and none is named, or cannot say which characters a token stands for.
-            RecipeError: the file cannot be read.
-        """
+        """The tokenizer with the template of this task (`templates.with_template`)."""
         return with_template(tokenizer, self.template, place, "chat")
 
     # ------------------------------------------------------------ rows to samples

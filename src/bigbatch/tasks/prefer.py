@@ -9,7 +9,7 @@ Shapes: U units (tokens of answers), S sequences (prompt and answer), P pairs; S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -34,7 +34,6 @@ from bigbatch.tasks.derived import Derived, derived
 from bigbatch.tasks.language import logits_in_parts, surprise_U
 from bigbatch.tasks.losses import refuse_settings
 from bigbatch.tasks.pair_losses import LOSSES, PairLoss, Scores, Settings, option_problem
-from bigbatch.tasks.templates import with_template
 
 if TYPE_CHECKING:
     from bigbatch.model.logits import DeferredLogits
@@ -146,12 +145,6 @@ class Prefer(Task["Tensor | DeferredLogits"]):
     def usual_metrics(self) -> tuple[Metric, ...]:
         """All there are."""
         return tuple(pair_metrics().values())
-
-    def own_tokenizer(self, tokenizer: Tokenizer, place: Callable[[str], Path]) -> Tokenizer:
-        """The tokenizer, with `template` if there is one; `place`: where its file lies."""
-        return (
-            tokenizer if self.template is None else with_template(tokenizer, self.template, place, "prefer")
-        )
 
     # ------------------------------------------------------------ rows to samples
 

@@ -13,9 +13,8 @@ Shapes: U units, one a sequence; P pairs; U = 2 P, the chosen one first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,7 +34,6 @@ from bigbatch.tasks.answers import ANSWERS, answer_roles, encode_answers, told_r
 from bigbatch.tasks.base import RunTable, Task
 from bigbatch.tasks.inputs import Inputs, encode_texts
 from bigbatch.tasks.losses import Kind
-from bigbatch.tasks.templates import with_template
 
 TERM, CENTRING = "reward", "centring"
 MARGIN = "margin"
@@ -99,12 +97,6 @@ class Reward(Task[Tensor]):
     def usual_metrics(self) -> tuple[Metric, ...]:
         """All there are."""
         return tuple(pair_metrics().values())
-
-    def own_tokenizer(self, tokenizer: Tokenizer, place: Callable[[str], Path]) -> Tokenizer:
-        """The tokenizer, with `template` if there is one; `place`: where its file lies."""
-        return (
-            tokenizer if self.template is None else with_template(tokenizer, self.template, place, "reward")
-        )
 
     # ------------------------------------------------------------ rows to samples
 
