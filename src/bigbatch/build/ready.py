@@ -76,9 +76,14 @@ def ready_model(
         # It tells special tokens from others even where the rows are token ids already.
         with suppress(ModelError):
             tokenizer = load_tokenizer(spec)
-    if isinstance(task, (Chat, Prefer, Reward)) and tokenizer is not None and not inputs.train.tokenised:
-        if isinstance(task, Chat) or task.template is not None:  # others may have texts alone
-            tokenizer = with_template(tokenizer, task.template, recipe.resolve_path, recipe.task.name)
+    # Preferences may have texts alone: they need a template where one is named.
+    template = task.template if isinstance(task, (Chat, Prefer, Reward)) else None
+    if (
+        tokenizer is not None
+        and not inputs.train.tokenised
+        and (isinstance(task, Chat) or template is not None)
+    ):
+        tokenizer = with_template(tokenizer, template, recipe.resolve_path, recipe.task.name)
     task = task.with_facts(labels=inputs.labels, data_seed=recipe.seed.data)
     notes: list[str] = []
     facts = BuildFacts(
