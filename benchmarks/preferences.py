@@ -4,8 +4,8 @@ Both begin with the same weights (a GPT-2 of two layers that has learnt nothing,
 the same order, by DPO with beta 0.1 and AdamW at the same constant rate; TRL takes `--micro` rows at a time and adds
 gradients up, bigbatch plans for itself. TRL is asked both ways: it runs the starting model beside the trained one, or
 computes what it says first (`precompute_ref_log_probs`), as bigbatch does. Each is a fresh process with one thread;
-they take turns. Counted are the processor seconds of the updates after the first, which other work on the machine does not
-change much, and their losses are held against each other: what is faster has to learn the same.
+they take turns. Counted are the processor seconds of the updates after the first, which other work on the machine does
+not change much, and their losses are held against each other: what is faster has to learn the same.
 
     python benchmarks/preferences.py --save      # needs trl
 """
