@@ -380,9 +380,8 @@ def _task_of_head(module: nn.Module | None, rows: object, columns: object) -> di
     found = None if module is None else task_of_module(module)
     if found == {"name": "clm"} and are_conversations(rows, columns):
         return {"task": {"name": "chat"}}
-    if {"chosen", "rejected"} <= set(columns if isinstance(columns, Mapping) else first_row(rows)):
-        preferred = {"clm": "prefer", "classify": "reward"}.get(str((found or {}).get("name")))
-        return {} if preferred is None else {"task": {"name": preferred}}
+    if found and {"chosen", "rejected"} <= set(columns if isinstance(columns, Mapping) else first_row(rows)):
+        return {"task": {"name": "prefer" if found["name"] == "clm" else "reward"}}
     return {} if found in (None, {"name": "classify"}) else {"task": found}
 
 
