@@ -16,7 +16,8 @@ from bigbatch.errors import ModelError
 from bigbatch.model.adapter_folder import Base, write_adapters
 from bigbatch.model.adapters import layers_of, lora_layers, merged, put_in, without
 from bigbatch.model.anatomy import anatomy
-from bigbatch.model.load import load_model, load_tokenizer
+from bigbatch.model.load import load_model
+from bigbatch.model.tokenizer import load_tokenizer
 from bigbatch.recipe.adapters import AdapterSpec
 from bigbatch.recipe.learning import ModelSpec
 from tests.models import tiny, tiny_folder, with_adapters

@@ -11,8 +11,9 @@ import pytest
 from bigbatch.build.inputs import Live, model_digest
 from bigbatch.errors import ModelError
 from bigbatch.model.files import check_file, check_weights
-from bigbatch.model.load import load_model, load_tokenizer
+from bigbatch.model.load import load_model
 from bigbatch.model.nesting import check_nesting
+from bigbatch.model.tokenizer import load_tokenizer
 from bigbatch.recipe.learning import ModelSpec
 from bigbatch.recipe.load import load_recipe
 from bigbatch.stored import Damaged

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bigbatch.errors import BigbatchError, DoesNotFit, ModelError
-from bigbatch.model.load import known_labels, load_model, load_tokenizer
+from bigbatch.model.load import known_labels, load_model
+from bigbatch.model.tokenizer import load_tokenizer
 from bigbatch.recipe.learning import ModelSpec
 from tests.models import tiny_folder
 

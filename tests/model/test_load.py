@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch.errors import ModelError
-from bigbatch.model.load import LoadedModel, known_labels, load_model, load_tokenizer
+from bigbatch.model.load import LoadedModel, known_labels, load_model
+from bigbatch.model.tokenizer import load_tokenizer
 from tests.models import tiny, tiny_folder
 
 

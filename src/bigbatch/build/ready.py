@@ -23,7 +23,7 @@ from bigbatch.metrics.entities import SEEN
 from bigbatch.model.adjust import read_given_types
 from bigbatch.model.checks import told_apart
 from bigbatch.model.heads import HEADS
-from bigbatch.model.load import load_tokenizer
+from bigbatch.model.tokenizer import load_tokenizer
 from bigbatch.recipe.schema import Recipe
 from bigbatch.samples import Table
 from bigbatch.tasks.base import Task

@@ -187,7 +187,7 @@ def _open(
     planned: ForwardPlan | None = None,
     base: ModelSpec | None = None,
 ) -> Loaded:
-    from bigbatch.model.load import load_tokenizer
+    from bigbatch.model.tokenizer import load_tokenizer
     from bigbatch.recipe.learning import ModelSpec
 
     spec = ModelSpec(name=str(folder.resolve()))

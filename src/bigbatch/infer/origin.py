@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 
 from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import headed_model
-from bigbatch.model.load import load_tokenizer
+from bigbatch.model.tokenizer import load_tokenizer
 from bigbatch.recipe.learning import ModelSpec
 
 

@@ -30,9 +30,9 @@ from bigbatch.documents import checked
 from bigbatch.errors import MachineError, UsageError
 from bigbatch.files.raw import to_table
 from bigbatch.model.attention import IMPLEMENTATION
-from bigbatch.model.load import load_tokenizer
 from bigbatch.model.source import opened, quiet
 from bigbatch.model.tensors import named_tensors
+from bigbatch.model.tokenizer import load_tokenizer
 from bigbatch.protocols import Tokenizer
 from bigbatch.recipe.load import load_recipe, recipe_values
 from bigbatch.recipe.schema import ModelSpec, Recipe

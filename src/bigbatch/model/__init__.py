@@ -4,6 +4,8 @@
 
     model/
     ├── anatomy.py     embeddings, block applications, norm, head, tied weights: found by one small trial run
+    ├── tokenizer.py   load a tokenizer
+    ├── letters.py     tokenizers of nucleotides and amino acids
     ├── names.py       parameter names without wrapper prefixes; tied tensors once
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch
     ├── attention.py   attention over packed samples, behind transformers' attention interface
@@ -27,7 +29,7 @@
     ├── adapters.py    low-rank adapters: which layers, put in, merged
     ├── quantised.py   linear layers in 8 or 4 bits, for adapters beside them
     ├── adapter_folder.py  folders of adapters as PEFT has them, read and written
-    ├── load.py        load_tokenizer, load_model: weights, head, labels
+    ├── load.py        load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides
     ├── vision.py      models that look at images: their size and positions, and what cannot be split
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data

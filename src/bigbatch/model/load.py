@@ -1,4 +1,4 @@
-"""Load a tokenizer and a model with the task's head: safetensors only, no code of others, a new head seeded.
+"""Load a model with the task's head: safetensors only, no code of others, a new head seeded.
 
 A head with labels is kept when they are the ones asked for. Names like LABEL_0 carry no meaning, so with them the
 count decides. Heads of language models have no labels and are kept. A model of another kind of head gives its body.
@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from bigbatch.errors import ModelError
 from bigbatch.model.adapter_folder import AdapterFolder, is_adapter_folder, put_back, read_adapter
@@ -47,7 +47,7 @@ from bigbatch.model.unseen import follows_interface
 from bigbatch.private import keep_compiled_code_private
 from bigbatch.recipe.learning import ModelSpec
 
-__all__ = ["LoadedModel", "check_model", "known_labels", "load_model", "load_tokenizer", "pad_id"]
+__all__ = ["LoadedModel", "check_model", "known_labels", "load_model", "pad_id"]
 
 _NO_NAME = "model.name: none given; expected a folder or a hub name like org/name"
 
@@ -74,40 +74,6 @@ class _Wanted:
     def labelled(self) -> bool:
         """Whether its outputs stand for labels; else for token ids."""
         return HEADS[self.kind].labelled
-
-
-def load_tokenizer(spec: ModelSpec) -> Any:
-    """The fast tokenizer of `spec.tokenizer`, else of `spec.name` (folder or hub name).
-
-    Raises:
-        ModelError: it cannot be had.
-    """
-    name = spec.tokenizer or spec.name
-    if name is not None and is_adapter_folder(name) and not any(Path(name).glob("tokenizer*")):
-        found = read_adapter(name)
-        return load_tokenizer(ModelSpec(name=found.base, revision=found.revision))
-    if name is None:
-        raise ModelError("model.name: none given, and no tokenizer; pass `tokenizer=` with a live model")
-    try:
-        with opened(name, spec.revision, weights=False, config=False) as view:
-            with explained(name), quiet():
-                tokenizer = AutoTokenizer.from_pretrained(view.path, trust_remote_code=False)
-            _at_home(tokenizer, view)
-    except ModelError as error:
-        raise ModelError(f"tokenizer: {error}; model.tokenizer can name another one") from error
-    # Where there are no tokenizer files transformers makes one up, to which every word is unknown.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise ModelError(f"{name} has no tokenizer (its vocabulary is empty); name one with model.tokenizer")
-    return tokenizer
-
-
-def _at_home(tokenizer: Any, view: View) -> None:
-    """Let a tokenizer name the folder that it came from instead of the view, which goes."""
-    gone, home = str(view.path), str(view.source)
-    for held in (vars(tokenizer), getattr(tokenizer, "init_kwargs", {})):
-        for key, value in held.items():
-            if isinstance(value, str) and value.startswith(gone):
-                held[key] = view.name if value == gone else home + value.removeprefix(gone)
 
 
 def known_labels(spec: ModelSpec | None, module: nn.Module | None = None) -> tuple[str, ...] | None:

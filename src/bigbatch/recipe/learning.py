@@ -75,7 +75,8 @@ class ModelSpec(Section):
     revision: Text | None = None
     """Branch, tag or commit on the hub."""
     tokenizer: Text | None = None
-    """Hub name or folder of the tokenizer; null: the model's own."""
+    """Hub name or folder of the tokenizer, or one for sequences that is made here: `letters`, `kmers:6`, `codons`;
+    null: the model's own."""
     init: Literal["pretrained", "random"] = "pretrained"
     """`random` keeps the architecture and draws the weights from seed.model."""
     config: dict[str, object] = Field(default_factory=dict)

@@ -24,6 +24,7 @@
     pictures.py   what a model takes for an image
     pixels.py     bytes of an image -> pixels
     augment.py    images changed at random, by (seed, epoch, sample)
+    strands.py    sequences of nucleotides read from the other strand
     contrast.py   the loss of a batch of pairs
     teacher.py    losses of pairs by a teacher's scores
     inputs.py     text or words -> token ids, one tokenizer call for many rows

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Role, Row, Tokenizer
-from bigbatch.samples import Sample
+from bigbatch.samples import Sample, Table
 from bigbatch.tasks.inputs import Inputs, inputs_of_rows, is_tokenised
 from bigbatch.tasks.labelled import PROBLEM_TYPES, Labelled
 from bigbatch.tasks.losses import IGNORED, Kind
+from bigbatch.tasks.strands import Strands, check_share, complements_of, strand_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +32,14 @@ class Classify(Labelled):
     kind: Kind = "single"  # type: ignore[assignment]
     """`single`: one of C classes; `multi`: any of C labels; `regression`: numbers."""
 
+    reverse_complement: float = 0.0
+    """Share of the samples that are read as the other strand of a sequence of nucleotides, drawn anew each epoch."""
+
     def __post_init__(self) -> None:
         if self.kind not in PROBLEM_TYPES:
             what = f"found {self.kind!r}; expected single, multi or regression"
             raise RecipeError([Problem(where="recipe", key="task.kind", what=what)])
+        check_share(self.reverse_complement)
 
     # ------------------------------------------------------------ columns and outputs
 
@@ -67,7 +74,24 @@ class Classify(Labelled):
         inputs = inputs_of_rows(rows, tokenizer, self.facts.max_length)
         return [self._sample(row, found) for row, found in zip(rows, inputs, strict=True)]
 
+    @property
+    def has_view(self) -> bool:
+        """Whether some are read as the other strand."""
+        return self.reverse_complement > 0
+
+    @override
+    def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
+        """The rows, some of them as the other strand."""
+        strands = Strands(share=self.reverse_complement, complements_V=self._complements)
+        return strands.turned(table, rows_B, strand_states(self.facts.data_seed, epochs_B, rows_B))
+
+    @cached_property
+    def _complements(self) -> np.ndarray:
+        return complements_of(self.facts.tokenizer)
+
     def _sample(self, row: Row, inputs: Inputs) -> Sample:
+        if self.reverse_complement and row.get("pair") is not None:
+            raise DataError("task.reverse_complement: a row of two texts has no other strand; leave one out")
         label = row.get("labels") if is_tokenised(row) else row.get("label")
         values, known = self._target(label, is_tokenised(row) and not _is_named(label))
         read = 0 if self.facts.pools == "first" else len(inputs.ids) - 1

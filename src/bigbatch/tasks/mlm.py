@@ -27,6 +27,7 @@ from bigbatch.tasks.blocks import framed_blocks
 from bigbatch.tasks.documents import Document, encode_documents
 from bigbatch.tasks.language import LanguageModelling, logits_in_parts
 from bigbatch.tasks.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows
+from bigbatch.tasks.strands import Strands, check_share, complements_of, strand_states
 from bigbatch.tasks.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class MaskedLM(LanguageModelling):
     """Of the predicted tokens: shown as a random token; the rest are shown as they are."""
     mask_id: int | None = None
     """Id of the mask token, for rows of token ids without a tokenizer."""
+    reverse_complement: float = 0.0
+    """Share of the samples that are read as the other strand of a sequence of nucleotides, drawn anew each epoch."""
 
     known_metrics = ("perplexity", "accuracy")
 
@@ -61,6 +64,12 @@ class MaskedLM(LanguageModelling):
             bad["probability"] = self.probability
         elif not bad and self.mask_share + self.random_share > 1 + 1e-12:
             bad["mask_share"] = self.mask_share + self.random_share
+        check_share(self.reverse_complement)
+        if self.reverse_complement and self.whole_word:
+            what = (
+                "a sequence of nucleotides has no words; leave one of reverse_complement and whole_word out"
+            )
+            raise RecipeError([Problem(where="recipe", key="task.whole_word", what=what)])
         if bad:
             what = "expected probability above 0 and at most 1, and shares from 0 whose sum is at most 1"
             raise RecipeError(
@@ -114,7 +123,15 @@ class MaskedLM(LanguageModelling):
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows with this epoch's masks; the masked tokens are the units."""
         states_B = sample_states(self.facts.data_seed, TRAINING, epochs_B, rows_B)
+        if self.reverse_complement:
+            strands = Strands(share=self.reverse_complement, complements_V=self._complements, by_token=True)
+            table = strands.turned(table, rows_B, strand_states(self.facts.data_seed, epochs_B, rows_B))
+            rows_B = np.arange(len(rows_B), dtype=np.int64)
         return masked_rows(table, rows_B, states_B, self._rates)
+
+    @cached_property
+    def _complements(self) -> np.ndarray:
+        return complements_of(self.facts.tokenizer)
 
     def fixed(self, table: Table) -> Table:
         """A whole split with masks that are the same in every evaluation of every run, whatever its seed."""
