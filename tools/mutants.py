@@ -676,6 +676,42 @@ MUTANTS = (
         tests=("tests/tasks/test_masks.py", LANGUAGE),
     ),
     Mutant(
+        name="strands-reversed-without-complement",
+        fault="the other strand is read backwards, and its letters stay as they are",
+        patches=(
+            (
+                "tasks/strands.py",
+                "new_T[moves_T] = self.complements_V[new_T[moves_T]]",
+                "new_T[moves_T] = new_T[moves_T]",
+            ),
+        ),
+        tests=("tests/tasks/test_strands.py",),
+    ),
+    Mutant(
+        name="strands-by-place",
+        fault="which samples are turned is drawn by their place in the piece, not by the sample",
+        patches=(
+            (
+                "tasks/strands.py",
+                "chosen_B = fractions_at(states_B, np.zeros(1, np.int64)) < self.share",
+                "chosen_B = fractions_at(np.sort(states_B), np.zeros(1, np.int64)) < self.share",
+            ),
+        ),
+        tests=("tests/tasks/test_strands.py",),
+    ),
+    Mutant(
+        name="families-parted",
+        fault="texts that are alike are dealt to different splits",
+        patches=(
+            (
+                "files/similar.py",
+                "above[max(a, b)] = min(a, b)",
+                "pass",
+            ),
+        ),
+        tests=("tests/files/test_parted.py",),
+    ),
+    Mutant(
         name="images-changed-by-place",
         fault="how an image is changed is drawn by its place in the micro-batch, not by the sample",
         patches=(

@@ -298,6 +298,33 @@ def convert(
     return converted(str(source), Path(out), encoding=encoding, quoting=quoting, say=told)
 
 
+@said_plainly
+def split(
+    source: PathOrText,
+    folder: PathOrText,
+    *,
+    suffix: str | None = None,
+    say: Callable[[str], object] | None = None,
+    **how: Any,
+) -> Mapping[str, int]:
+    """Deal rows to `train`, `validation` and `test`; how many each has.
+
+    Args:
+        source: a file, or a pattern of files that have the same columns.
+        folder: is made; none of the three files is written over.
+        suffix: of the files; None: `.jsonl`.
+        say: told what is fetched, and how large groups are.
+        how: fields of `files.parted.Parting`: by, column, time, validation, test, letters, threshold, seed.
+
+    Raises:
+        UsageError: a file is there, or a column that is needed and not named.
+        DataError: the rows cannot be read, or stand in too few groups for the shares.
+    """
+    from bigbatch.files.parted import Parting, part
+
+    return part(str(source), Path(folder), Parting(**how), suffix=suffix, say=say or (lambda text: None))
+
+
 def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:
     """The plan of a dry run, and what it found."""
     from bigbatch.build.dry import dry_run

@@ -6,7 +6,7 @@ mining.py   the command mine
 writing.py  the command generate
 exporting.py the command export
 tokens.py   the command tokenize
-converting.py the command convert
+converting.py the commands convert and split
 watching.py the command watch
 outcome.py  from what happened to an exit code and a message
 words.py    printing: control characters made visible, numbers lined up

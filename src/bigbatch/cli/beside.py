@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from bigbatch.cli.converting import add_convert
+from bigbatch.cli.converting import add_convert, add_split
 from bigbatch.cli.exporting import add_export
 from bigbatch.cli.mining import add_mine
 from bigbatch.cli.tokens import add_tokenize
@@ -20,3 +20,4 @@ def add_others(app: typer.Typer) -> None:
     add_tokenize(app)
     add_convert(app)
     add_watching(app)
+    add_split(app)

@@ -15,6 +15,8 @@
     sequences.py    FASTA and FASTQ
     images.py       images: folders, idx files, paths and bytes in a column
     converted.py    rows of one kind of file as another
+    parted.py       rows dealt to training, validation and test
+    similar.py      which texts are alike
     raw.py          Raw
     plain.py        any library's values as Python's, as text, or as missing
     class_names.py  which class a value stands for, for every reader

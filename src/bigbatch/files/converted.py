@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -44,25 +46,70 @@ def convert(source: str, out: Path, *, encoding: str = "utf-8", quoting: str = "
         DataError: the rows cannot be read, or a value has no form in such a file; with its place.
         DiskError: the file cannot be written.
     """
+    check_new(out)
+    raws = [read_file(name, path, encoding, quoting) for name, path in find_files(source, Path(), say)]
+    write_rows(out, raws, say)
+    return sum(raw.rows for raw in raws)
+
+
+def check_new(out: Path) -> str:
+    """The kind of file that a name stands for.
+
+    Raises:
+        UsageError: none that is written here, or there is something of this name.
+    """
     kind = next((kind for kind in _WRITERS if out.name.lower().endswith(kind)), None)
     if kind is None:
         raise UsageError(f"{out}: cannot write such a file; expected {', '.join(_WRITERS)}")
     if os.path.lexists(out):
-        raise UsageError(f"{out} exists and is not overwritten; remove it or choose another name")
-    raws = [read_file(name, path, encoding, quoting) for name, path in find_files(source, Path(), say)]
+        raise _exists(out)
+    return kind
+
+
+def write_rows(out: Path, raws: Sequence[Raw], say: Say, kept: Sequence[np.ndarray] | None = None) -> None:
+    """Write the rows of files that have the same columns.
+
+    Args:
+        out: as `convert` has it.
+        raws: the files.
+        say: told what is not kept exactly.
+        kept: of each file (rows,) bool, which of its rows; None: all.
+
+    Raises:
+        UsageError, DataError, DiskError: as `convert` has them.
+    """
+    kind, temporary = check_new(out), beside(out)
     _same_columns(raws)
-    temporary = beside(out)
+    if kept is not None:
+        raws = [_only(raw, rows) for raw, rows in zip(raws, kept, strict=True)]
     try:
         with open_new(temporary) as file:
             _WRITERS[kind](file, raws, say)
         os.link(temporary, out)  # unlike a rename, a link never replaces a file
     except FileExistsError:
-        raise UsageError(f"{out} exists and is not overwritten; remove it or choose another name") from None
+        raise _exists(out) from None
     except OSError as error:
         raise DiskError(f"{out}: cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return sum(raw.rows for raw in raws)
+
+
+def _exists(out: Path) -> UsageError:
+    return UsageError(f"{out} exists and is not overwritten; remove it or choose another name")
+
+
+def _only(raw: Raw, kept: np.ndarray) -> Raw:
+    """Some of its rows."""
+
+    def load(names: Sequence[str]) -> Mapping[str, Column]:
+        return {
+            name: list(itertools.compress(column, kept))
+            if isinstance(column, list)
+            else column.filter(pa.array(kept))
+            for name, column in raw.load(names).items()
+        }
+
+    return replace(raw, rows=int(kept.sum()), numbers=raw.row_numbers[kept], load=load)
 
 
 def _same_columns(raws: Sequence[Raw]) -> None:
@@ -74,13 +121,14 @@ def _same_columns(raws: Sequence[Raw]) -> None:
 
 def _rows(raw: Raw) -> Iterator[tuple[str, Row]]:
     """(place, values by column); missing ones are None."""
-    columns = {name: _values(column) for name, column in raw.load(raw.columns).items()}
+    columns = {name: values_of(column) for name, column in raw.load(raw.columns).items()}
     for row in range(raw.rows):
         found = {name: plain(values[row]) for name, values in columns.items()}
         yield raw.where(row), {name: None if _is_none(value) else value for name, value in found.items()}
 
 
-def _values(column: Column) -> list[object]:
+def values_of(column: Column) -> list[object]:
+    """Of a column, as Python has them."""
     return list(column) if isinstance(column, list) else column.to_pylist()
 
 

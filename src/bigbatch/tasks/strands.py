@@ -35,12 +35,13 @@ def complements_of(tokenizer: Tokenizer | None, key: str = "task.reverse_complem
     Raises:
         ModelError: there is no tokenizer, or it is none of nucleotides.
     """
-    if tokenizer is None:
+    vocabulary = getattr(tokenizer, "get_vocab", None)
+    if vocabulary is None:
         raise ModelError(
             f"{key}: rows of token ids do not say which tokens are nucleotides; give sequences as text"
         )
     try:
-        found = complement_ids(dict(tokenizer.get_vocab()))
+        found = complement_ids(dict(vocabulary()))
     except ModelError as error:
         raise ModelError(
             f"{key}: {error}; it needs tokens of nucleotides, such as model.tokenizer: kmers:6"
