@@ -693,8 +693,8 @@ MUTANTS = (
         patches=(
             (
                 "tasks/strands.py",
-                "chosen_B = fractions_at(states_B, np.zeros(1, np.int64)) < self.share",
-                "chosen_B = fractions_at(np.sort(states_B), np.zeros(1, np.int64)) < self.share",
+                "fractions_at(states_B, np.zeros(1, np.int64)) < self.share",
+                "fractions_at(np.sort(states_B), np.zeros(1, np.int64)) < self.share",
             ),
         ),
         tests=("tests/tasks/test_strands.py",),

@@ -31,9 +31,8 @@ def main() -> None:
         fitted[strength] = (model.score(*held_out), model)
     best, (_, model) = max(fitted.items(), key=lambda pair: pair[1][0])
     said = model.predict(test[0])
-    print(
-        f"C {best:g}: accuracy {accuracy_score(test[1], said):.4f}, f1_macro {f1_score(test[1], said, average='macro'):.4f}"
-    )
+    macro = f1_score(test[1], said, average="macro")
+    print(f"C {best:g}: accuracy {accuracy_score(test[1], said):.4f}, f1_macro {macro:.4f}")
 
 
 if __name__ == "__main__":
