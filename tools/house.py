@@ -332,7 +332,7 @@ def figures(house: House) -> dict[str, Figure]:
         ),
         "rooms": Figure(len(house.rooms), "rooms", margin=0.1),
         "largest_room": Figure(
-            round(100 * house.rooms[largest] / total, 1), f"largest room, % of src: {largest}", margin=0.02
+            round(100 * house.rooms[largest] / total, 1), f"largest room, % of src: {largest}", margin=0.1
         ),
         "upward_arrows": Figure(len(upward), "imports that go up or sideways", upward),
         "circles_of_rooms": Figure(

@@ -112,5 +112,11 @@ class Strands:
 
 
 def strand_states(seed: int, epochs_B: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
-    """(B,) uint64 from which a sample's draw is made."""
+    """(B,) uint64 from which each sample's draw is made.
+
+    Args:
+        seed: `seed.data`.
+        epochs_B: (B,) int64, from 0.
+        rows_B: (B,) int64 numbers of the samples in their table.
+    """
     return sample_states(seed, STREAM, epochs_B, rows_B)
