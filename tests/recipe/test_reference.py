@@ -52,6 +52,6 @@ def test_siblings_of_a_section():
         *("dimensions", "dimension_weights", "false_negatives", "beta", "centring"),
         *("template", "turns", "too_long", "special"),
         *("stride", "max_query_length", "max_answer_tokens", "null_threshold", "n_best", "language"),
-        "augment",
+        *("augment", "reverse_complement"),
     }
     assert set(siblings("task")) == {"name", "args", *options}

@@ -42,7 +42,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     return tokenizer
 
 
-def _at_home(tokenizer: Any, view: View) -> None:
+def _at_home(tokenizer: object, view: View) -> None:
     """Let a tokenizer name the folder that it came from instead of the view, which goes."""
     gone, home = str(view.path), str(view.source)
     for held in (vars(tokenizer), getattr(tokenizer, "init_kwargs", {})):

@@ -60,9 +60,9 @@ class ClassifyOptions(Section):
     """`classify`: one label a sample, several labels a sample, or a number."""
     labels: Labels = None
     """`classify` and `tag`: label names in the order of the model's outputs; null: sorted, as found in the data."""
-    reverse_complement: Fraction = 0.0
+    reverse_complement: Fraction | None = None
     """`classify` and `mlm`: share of the samples that training reads as the other strand of a sequence of nucleotides,
-    drawn anew each epoch by (seed.data, epoch, sample)."""
+    drawn anew each epoch by (seed.data, epoch, sample); null: none."""
 
 
 class TagOptions(Section):
@@ -93,7 +93,7 @@ class MlmOptions(Section):
     data.max_length, each between the tokenizer's marks."""
     mask_id: Annotated[int | None, Field(ge=0)] = None
     """`mlm`: id of the mask token, for rows of token ids without a tokenizer; null: the tokenizer's."""
-    reverse_complement: Fraction = 0.0
+    reverse_complement: Fraction | None = None
     """As that of classify."""
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ class Classify(Labelled):
     kind: Kind = "single"  # type: ignore[assignment]
     """`single`: one of C classes; `multi`: any of C labels; `regression`: numbers."""
 
-    reverse_complement: float = 0.0
+    reverse_complement: float | None = None
     """Share of the samples that are read as the other strand of a sequence of nucleotides, drawn anew each epoch."""
 
     def __post_init__(self) -> None:
@@ -77,12 +77,12 @@ class Classify(Labelled):
     @property
     def has_view(self) -> bool:
         """Whether some are read as the other strand."""
-        return self.reverse_complement > 0
+        return bool(self.reverse_complement)
 
     @override
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows, some of them as the other strand."""
-        strands = Strands(share=self.reverse_complement, complements_V=self._complements)
+        strands = Strands(share=self.reverse_complement or 0.0, complements_V=self._complements)
         return strands.turned(table, rows_B, strand_states(self.facts.data_seed, epochs_B, rows_B))
 
     @cached_property

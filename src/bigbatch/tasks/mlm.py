@@ -51,7 +51,7 @@ class MaskedLM(LanguageModelling):
     """Of the predicted tokens: shown as a random token; the rest are shown as they are."""
     mask_id: int | None = None
     """Id of the mask token, for rows of token ids without a tokenizer."""
-    reverse_complement: float = 0.0
+    reverse_complement: float | None = None
     """Share of the samples that are read as the other strand of a sequence of nucleotides, drawn anew each epoch."""
 
     known_metrics = ("perplexity", "accuracy")
@@ -124,7 +124,9 @@ class MaskedLM(LanguageModelling):
         """The rows with this epoch's masks; the masked tokens are the units."""
         states_B = sample_states(self.facts.data_seed, TRAINING, epochs_B, rows_B)
         if self.reverse_complement:
-            strands = Strands(share=self.reverse_complement, complements_V=self._complements, by_token=True)
+            strands = Strands(
+                share=self.reverse_complement or 0.0, complements_V=self._complements, by_token=True
+            )
             table = strands.turned(table, rows_B, strand_states(self.facts.data_seed, epochs_B, rows_B))
             rows_B = np.arange(len(rows_B), dtype=np.int64)
         return masked_rows(table, rows_B, states_B, self._rates)

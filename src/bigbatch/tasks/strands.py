@@ -54,13 +54,13 @@ def complements_of(tokenizer: Tokenizer | None, key: str = "task.reverse_complem
     return found
 
 
-def check_share(share: float) -> None:
+def check_share(share: float | None) -> None:
     """Whether `task.reverse_complement` is a share.
 
     Raises:
         RecipeError: it is not.
     """
-    if not 0 <= share <= 1:
+    if share is not None and not 0 <= share <= 1:
         what = f"found {share:g}; expected a share from 0 to 1"
         raise RecipeError([Problem(where="recipe", key="task.reverse_complement", what=what)])
 
