@@ -43,7 +43,7 @@ WHAT = {
     "the batch",
     "chat": "a Llama of four layers from one set of random weights, examples/chat, 16 conversations of at most 384 "
     "tokens an update; perplexity of 100 test conversations. Trainer: rows padded to the longest of the batch, labels "
-    "of -100 for what the assistant has not said; TRL: SFTTrainer on the same ids with the same mask",
+    "of -100 for what the assistant has not said; TRL: SFTTrainer on the conversations, assistant_only_loss",
     "reward": "the same Llama with a new head of one output, examples/preferences, 16 pairs an update; accuracy on 200 "
     "test pairs. TRL: RewardTrainer",
 }
@@ -51,6 +51,14 @@ BATCH = 16
 RATES = {"span": 3e-4, "chat": 2e-3, "reward": 1e-3}
 METRIC = {"span": "f1", "chat": "perplexity", "reward": "accuracy"}
 LENGTH = {"span": 192, "chat": 384, "reward": 96}
+
+
+MARKED = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}"
+    "{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+)
+"""The template of examples/chat with a mark around what the assistant says, as TRL needs it."""
 
 
 def lines(path: Path, most: int | None = None) -> list[dict[str, Any]]:
@@ -193,15 +201,10 @@ def by_trainer(contest: str, updates: int, model: Path, folder: Path) -> Path:
 
 def masked(rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[tuple[list[int], list[int]]]:
     """(ids, 1 where the assistant speaks) of each conversation, through a ChatML template with a generation mark."""
-    template = (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
-        "{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}"
-        "{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
-    )
     found = []
     for row in rows:
         told = tokenizer.apply_chat_template(
-            row["messages"], chat_template=template, return_assistant_tokens_mask=True, return_dict=True,
+            row["messages"], chat_template=MARKED, return_assistant_tokens_mask=True, return_dict=True,
         )  # fmt: skip
         most = LENGTH["chat"]
         found.append((told["input_ids"][:most], told["assistant_masks"][:most]))
@@ -217,9 +220,8 @@ def by_trl(contest: str, updates: int, model: Path, folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows, keys = rows_of(contest, "train"), arguments(contest, updates, folder)
     if contest == "chat":
-        data = Dataset.from_list(
-            [{"input_ids": ids, "assistant_masks": mask} for ids, mask in masked(rows, tokenizer)]
-        )
+        tokenizer.chat_template = MARKED
+        data = Dataset.from_list([{"messages": row["messages"]} for row in rows])
         config = SFTConfig(
             **keys, max_length=LENGTH["chat"], assistant_only_loss=True, gradient_checkpointing=False
         )

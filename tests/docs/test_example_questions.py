@@ -54,6 +54,7 @@ def test_answers_stand_where_they_say(prepare):
 def test_a_batch_of_24576_questions_is_planned(tmp_path, monkeypatch):
     """The recipe as it is, but for a model and data of this size."""
     from bigbatch.commands import plan
+    from bigbatch.recipe.load import load_recipe
 
     monkeypatch.chdir(tmp_path)
     rows = [{**row, "id": f"{row['id']}-{turn}"} for turn in range(256) for row in question_rows(97)]
@@ -65,4 +66,5 @@ def test_a_batch_of_24576_questions_is_planned(tmp_path, monkeypatch):
         "data.max_length=24", "task.stride=5", "task.max_query_length=6", f"run.cache={tmp_path / 'cache'}",
     ]  # fmt: skip
     told = "\n".join(plan(EXAMPLE / "squad-lamb.yaml", changes))
-    assert "24,576 samples an update" in told and "lamb" in told
+    assert "24,576 samples an update" in told and "lr 0.00083 as typed" in told
+    assert load_recipe(EXAMPLE / "squad-lamb.yaml").optimizer.name == "lamb"
