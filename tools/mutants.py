@@ -1182,7 +1182,7 @@ MUTANTS = (
                 "    pass",
             ),
         ),
-        tests=(f"{STAGES}::test_what_is_wrong_with_a_later_stage_costs_no_update",),
+        tests=(f"{STAGES}::test_python_sees_one_run",),
     ),
     Mutant(
         name="files-of-the-last-stage-alone",

@@ -118,7 +118,6 @@ def test_a_change_keeps_the_stages_before_it_and_begins_those_behind_anew(job, p
     [
         (["stages.1.data.test=nowhere.csv"], 2, "nowhere.csv"),
         (["stages.1.metrics=[f1_micro_macro]"], 2, "f1_micro_macro"),
-        (["stages.1.batch.samples=100000"], 2, "one update takes 100,000 samples"),
         (["--resume"], 2, "there is no run in"),
         (["--continue", "runs/job"], 2, "--continue is not for a recipe with stages"),
     ],
@@ -163,9 +162,13 @@ def test_python_sees_one_run(tmp_path, model, monkeypatch):
 
     job = staged(tmp_path / "job", model)
     monkeypatch.chdir(job.folder)
-    with pytest.raises(UsageError, match="nowhere"):
-        bigbatch.train("recipe.yaml", set={"stages.1.data.test": "nowhere.csv"}, quiet=True)
-    assert not job.run.exists()
+    for key, value, words in (
+        ("data.test", "nowhere.csv", "nowhere"),
+        ("batch.samples", 10_000, "one update takes"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            bigbatch.train("recipe.yaml", set={f"stages.1.{key}": value}, quiet=True)
+        assert not job.run.exists()
     # A rate that moves nothing: what the second stage ends with is what it started from.
     keys = {"stages.0.updates": 1, "stages.1.updates": 2, "stages.classify.optimizer.lr": 1e-30}
     seen = []
