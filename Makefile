@@ -6,6 +6,7 @@
 #   make stress       every fault at every place, of which the suite takes a sample (half an hour)
 #   make test-cluster  SSH hosts and Slurm on this machine, and faults on them (root; a quarter of an hour)
 #   make test-tensorflow  files between TensorFlow and us, in an environment of its own (1.6 GB)
+#   make test-trackers  runs sent to TensorBoard, W&B, MLflow and Trackio, killed, and read back (an environment of its own)
 #   make lint         ruff, pyright, the house's import rules
 #   make docs         the documentation, into docs/_build/html
 #   make mutants      plant faults and check that the tests find them
@@ -75,6 +76,14 @@ $(VENV)-tensorflow/.installed:
 
 test-tensorflow: $(VENV)/.installed-test $(VENV)-tensorflow/.installed
 	TENSORFLOW_PYTHON=$(VENV)-tensorflow/bin/python $(BIN)/python -m pytest tests/tensorflow -m tensorflow $(ARGS)
+
+test-trackers: $(VENV)/.installed-test
+	$(PYTHON) -m venv $(VENV)-trackers
+	$(CURDIR)/$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(VENV)-trackers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zzz_bigbatch.pth"
+	$(VENV)-trackers/bin/python -m pip install --disable-pip-version-check -q tensorboardX==2.6.5 tensorboard==2.21.0 \
+	  wandb==0.31.0 mlflow-skinny==3.17.2 sqlalchemy==2.1.9 alembic==1.20.1 trackio==0.43.0
+	PYTHONPATH=src $(VENV)-trackers/bin/python -m pytest -m trackers tests/track $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -47,6 +47,43 @@ IMAGES = "tests/step/test_image_split.py"
 STAGES = "tests/run/test_stages.py"
 
 MUTANTS = (
+    # ------------------------------------------------------------ beside runs
+    Mutant(
+        name="sent-again-after-resume",
+        fault="an update that a resume made again is sent to a tracker again",
+        patches=(("track/entries.py", "            if step <= self.update:", "            if step < 0:"),),
+        tests=("tests/track/test_sending.py",),
+    ),
+    Mutant(
+        name="offset-alone",
+        fault="a journal is read on from its offset, although a resume put another file in its place",
+        patches=(("report/following.py", "_seal(file, self.mark.offset) != self.mark.seal", "False"),),
+        tests=("tests/report/test_following.py",),
+    ),
+    Mutant(
+        name="remembered-before-sent",
+        fault="the place in the journal is written down before its records are sent",
+        patches=(
+            (
+                "track/sending.py",
+                "            if entries:\n",
+                "            sent.mark = follower.mark\n            sent.write()\n            if entries:\n",
+            ),
+        ),
+        tests=("tests/track/test_sending.py",),
+    ),
+    Mutant(
+        name="watch-through-links",
+        fault="the page follows a link that lies where a run's journal should be",
+        patches=(("report/following.py", "open_plain(self.path, links=False)", "open_plain(self.path)"),),
+        tests=("tests/watch/test_observed.py",),
+    ),
+    Mutant(
+        name="watch-any-host",
+        fault="the page answers under any name that points at this machine",
+        patches=(("watch/server.py", 'not in (f"127.0.0.1:{port}", f"localhost:{port}")', "in ()"),),
+        tests=("tests/watch/test_server.py",),
+    ),
     # ------------------------------------------------------------ what answers are held against
     Mutant(
         name="difference-of-answers-is-a-sum",

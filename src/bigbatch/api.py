@@ -28,6 +28,7 @@ from bigbatch.records import Event, utc_now
 from bigbatch.report.console import ConsoleObserver
 from bigbatch.report.html import write_report
 from bigbatch.report.observers import load_observers
+from bigbatch.track.beside import with_trackers
 
 if TYPE_CHECKING:
     from bigbatch.build.inputs import Live
@@ -374,7 +375,7 @@ def open_with_observers(
     beat = signs_of_life(place)
     console = console if leads else None
     side_events: list[Event] = []
-    specs = [*recipe.observers, *observers] if leads else []
+    specs, trackers = with_trackers([*recipe.observers, *observers] if leads else [], side_events.append)
     watching = load_observers(specs, recipe.base, side_events.append)
     run = open_run(
         recipe,
@@ -396,6 +397,8 @@ def open_with_observers(
             finished=write_report,
         ),
     )
+    for tracker in trackers:
+        tracker.folder = run.path
     worker = Worker.of()
     if worker is not None:
         worker.log_into(run.path)

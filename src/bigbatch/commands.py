@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.arguments import PathOrText
+from bigbatch.documents import last_stage
 from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
 from bigbatch.launch.parts import in_parts
@@ -359,6 +360,27 @@ def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
     """
     found = compare_runs([Path(run) for run in runs])
     return "\n".join(found.lines()), write_comparison(found, Path(runs[0]).parent / "comparison.html")
+
+
+@said_plainly
+def track(run: PathOrText, *, to: str, follow: bool = False, say: Callable[[str], None] = print) -> int:
+    """Send a run's records to a tracker; see `track.sending`.
+
+    Args:
+        run: the run directory.
+        to: `tensorboard`, `wandb`, `mlflow` or `trackio`.
+        follow: go on until the run has ended.
+        say: is told how far it is.
+
+    Returns:
+        How many records were sent now.
+    """
+    from bigbatch.track.kinds import tracker_of
+    from bigbatch.track.sending import send_run
+
+    folder = Path(run)
+    read_run(folder)  # refuses what is no run, and says so
+    return send_run(last_stage(folder), to, tracker_of(to), follow=follow, say=say)
 
 
 @said_plainly

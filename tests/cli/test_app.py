@@ -29,6 +29,7 @@ FLAGS = {
     "prepare": ["--help", "--set", "-h"],
     "tokenize": ["--help", "--out", "--part", "--processes", "--set", "-h", "-o"],
     "watch": ["--help", "--port", "-h"],
+    "track": ["--follow", "--help", "--to", "-h"],
     "convert": ["--encoding", "--help", "--quoting", "-h"],
     "split": [
         "--by",

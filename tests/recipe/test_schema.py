@@ -135,6 +135,8 @@ FORMS = {
         }
     },
     "launch: {kind: local, grace: 30 s}": {"launch": {"kind": "local", "grace": "30 s"}},
+    "observers: tensorboard": {"observers": ["tensorboard"]},
+    "observers: [wandb, mlflow, trackio, 'a.py:b']": {"observers": ["wandb", "mlflow", "trackio", "a.py:b"]},
     "observers: ['alerts.py:notify']": {"observers": ["alerts.py:notify"]},
     "run: {dir: 'runs/{recipe}', evaluate_every: 1 epochs, checkpoint_every: 5 min, keep: 2}": {
         "run": {"dir": "runs/{recipe}", "evaluate_every": "1 epochs", "checkpoint_every": "5 min", "keep": 2}
@@ -181,8 +183,6 @@ LATER = [
     "plan.precision=fp64",
     "plan.precision={name: fp64}",
     "launch.kind=ray",
-    "observers=tensorboard",
-    "observers=[wandb]",
 ]
 
 
@@ -235,7 +235,7 @@ WRONG = {
     "plan.memory=8 XB": "expected a size such as 8 GiB",
     "run.evaluate_every=5 evaluations": "cannot be used here",
     "run.keep=0": "found 0; expected at least 1",
-    "observers=notify": "expected an import reference",
+    "observers=notify": "expected tensorboard | wandb | mlflow | trackio, or an import reference",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,3 +32,21 @@ def add_watching(app: typer.Typer) -> None:
         from bigbatch.watch.server import watch
 
         watch(runs or [Path("runs")], port=port, say=say)
+
+    @app.command(epilog="Example: bigbatch track runs/tweets --to mlflow")
+    def track(
+        run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
+        to: Annotated[
+            str, typer.Option("--to", metavar="KIND", help="tensorboard, wandb, mlflow or trackio.")
+        ] = "",
+        follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    ) -> None:
+        """Send a run to a tracker, while it goes on or afterwards; what was sent already is not sent again."""
+        from bigbatch import commands
+
+        count = commands.track(run, to=to, follow=follow, say=_error)
+        say(f"{count:,} records sent to {to}")
+
+
+def _error(text: str) -> None:
+    say(text, sys.stderr)

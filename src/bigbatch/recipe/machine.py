@@ -9,7 +9,6 @@ from pydantic import AfterValidator, Field, PlainValidator
 
 from bigbatch.recipe.names import HostName, ShellLine, SlurmName, SlurmOption, SlurmTime
 from bigbatch.recipe.values import (
-    PLANNED,
     Beta,
     ByteSize,
     Count,
@@ -52,7 +51,8 @@ class SlurmSpec(Section):
     """Shell lines before the command, such as `module load cuda`."""
 
 
-PLANNED_OBSERVERS = ("tensorboard", "wandb")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""Observers that have a name; a process beside the run sends its records there."""
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?|xpu(:\d+)?")
 
 
@@ -73,10 +73,11 @@ def _recompute(value: object) -> object:
 
 
 def _observer(value: str) -> str:
-    if value in PLANNED_OBSERVERS:
-        raise ValueError(f"{value!r} is {PLANNED}; today: your own, such as 'alerts.py:notify'")
-    if not is_reference(value):
-        raise ValueError(f"found {value!r}; expected an import reference such as 'alerts.py:notify'")
+    if value not in TRACKERS and not is_reference(value):
+        names = " | ".join(TRACKERS)
+        raise ValueError(
+            f"found {value!r}; expected {names}, or an import reference such as 'alerts.py:notify'"
+        )
     return value
 
 

@@ -142,7 +142,8 @@ class Recipe(Section):
     launch: LaunchSpec = LaunchSpec()
     """Where processes start."""
     observers: list[ObserverName] = Field(default_factory=list)
-    """Your own functions that watch the run."""
+    """Who watches the run: `tensorboard`, `wandb`, `mlflow`, `trackio`, each in a process of its own, and your own
+    functions of a record."""
     run: RunSpec = RunSpec()
     """Where results go, and when."""
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.protocols import Observer
-from bigbatch.recipe.machine import PLANNED_OBSERVERS
 from bigbatch.recipe.references import is_reference, resolve_reference
 from bigbatch.records import Evaluate, Event, Record, Request, Save, Stop
 
@@ -47,8 +46,6 @@ def load_observers(
 def _resolve(spec: Any, base: Path, key: str) -> Any:
     found = spec
     if isinstance(spec, str):
-        if spec in PLANNED_OBSERVERS:
-            raise RecipeError([Problem(where="recipe", key=key, what=f"{spec}: planned, not built yet")])
         if not is_reference(spec):
             what = f"found {spec!r}; expected an import reference such as alerts.py:notify"
             raise RecipeError([Problem(where="recipe", key=key, what=what)])
