@@ -440,7 +440,7 @@ def test_ctrl_c_outside_training(api, run):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["trian"], "Did you mean 'train'?"),
+        (["trian"], "Did you mean 'train'"),
         (["train"], "Missing argument 'RECIPE'"),
         (["train", "r.yaml", "--bog"], "No such option"),
         (["train", "r.yaml", "--allow", "clip"], "--allow needs --continue RUN"),

@@ -9,7 +9,7 @@ import pytest
 from bigbatch.errors import RecipeError
 from bigbatch.records import Event
 from bigbatch.track import kinds
-from bigbatch.track.beside import Beside, check_trackers, with_trackers
+from bigbatch.track.beside import Beside, check_trackers, start_beside, with_trackers
 
 
 def record(step: int) -> Event:
@@ -69,6 +69,14 @@ def test_one_that_cannot_be_started_is_an_event(tmp_path: Path) -> None:
     observer(record(1))
     observer(record(2))
     assert [event.step for event in events] == [1]
+
+
+def test_the_process_is_started_with_a_log_of_its_own(tmp_path: Path) -> None:
+    for _ in range(2):
+        process = start_beside(tmp_path, "no-such-tracker")
+        assert process.wait(60) == 2
+        log = (tmp_path / "track" / "no-such-tracker.log").read_text()
+        assert log.count("this is not a run directory") == 1
 
 
 def test_what_is_missing_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from bigbatch.records import Event, Record
 from bigbatch.report.text import clean, shorten
 from bigbatch.stored import Damaged, read_bytes
 from bigbatch.track.kinds import check_kind
-from bigbatch.written import make_folder
+from bigbatch.written import make_folder, open_append, remove
 
 _LOOK_SECONDS = 10.0
 _SLOW_SECONDS = 120.0
@@ -57,8 +57,9 @@ def start_beside(run: Path, kind: str) -> subprocess.Popen[bytes]:
     """
     folder = run / "track"
     make_folder(folder)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(folder / f"{kind}.log", flags, 0o644), "wb") as log:
+    with suppress(FileNotFoundError):
+        remove(folder / f"{kind}.log")
+    with open_append(folder / f"{kind}.log") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "bigbatch", "track", str(run), "--to", kind, "--follow"],
             stdin=subprocess.DEVNULL,

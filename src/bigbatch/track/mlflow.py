@@ -1,18 +1,14 @@
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """MLflow: metrics in batches. A metric of one name, update, time and value is stored once, however often it is sent.
 
 Where: `MLFLOW_TRACKING_URI`, else `sqlite:///RUN/../mlflow.db`, beside the run directories.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
-
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-import mlflow
-from mlflow.entities import Metric, Param, RunStatus, RunTag
 
 from bigbatch.protocols import Json
 from bigbatch.track.entries import Entry
@@ -30,6 +26,9 @@ class Mlflow:
 
     def open(self, about: About, kept: Json) -> bool:
         """Find the run by the id of ours, or make it; parameters of one that goes on stay."""
+        import mlflow
+        from mlflow.entities import Param, RunStatus
+
         default = f"sqlite:///{about.folder.resolve().parent / 'mlflow.db'}"
         self._client = mlflow.MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or default)
         experiment = self._client.get_experiment_by_name(about.project)
@@ -51,6 +50,8 @@ class Mlflow:
 
     def send(self, entries: Sequence[Entry]) -> Json:
         """Metrics by update, with the record's own time; an event is a tag."""
+        from mlflow.entities import Metric, RunTag
+
         metrics = [
             Metric(_name(name), figure, round(1000 * entry.seconds), entry.step)
             for entry in entries
@@ -72,6 +73,8 @@ class Mlflow:
 
     def finish(self, ending: Ending) -> Json:
         """Final figures, files, state."""
+        from mlflow.entities import Metric
+
         for part in _parts(list(ending.figures.items()), _MOST_METRICS):
             self._client.log_batch(
                 self._id, metrics=[Metric(_name(name), figure, 0, 0) for name, figure in part]

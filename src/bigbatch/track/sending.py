@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from bigbatch.report.text import clean, shorten
 from bigbatch.stored import Damaged, read_bytes, read_object
 from bigbatch.track.entries import Entry, Ledger
 from bigbatch.track.kinds import About, Ending, Tracker
-from bigbatch.written import make_folder, replace_text
+from bigbatch.written import make_folder, open_kept, replace_text
 
 LOOK_SECONDS = 2.0
 _BATCH_BYTES = 2**20
@@ -149,8 +148,7 @@ def send_run(
 @contextmanager
 def _alone(path: Path, follow: bool, wait: Callable[[float], object]) -> Iterator[None]:
     """One process sends a run to a tracker at a time; one that follows waits for its turn."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-    try:
+    with open_kept(path) as handle:
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,8 +160,6 @@ def _alone(path: Path, follow: bool, wait: Callable[[float], object]) -> Iterato
                     ) from error
                 wait(LOOK_SECONDS)
         yield
-    finally:
-        os.close(handle)
 
 
 def about_run(run: Path) -> About:

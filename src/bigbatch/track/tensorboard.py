@@ -1,4 +1,3 @@
-# pyright: reportMissingImports=false
 """TensorBoard: one event file in RUN/track/tensorboard, cut back to what was remembered before it is gone on with.
 
 Records are framed here, since tensorboardX begins a new file each time and tells nobody where in it a record ends; its
@@ -6,22 +5,23 @@ protocol buffers and its checksum are used. The file is TensorFlow's TFRecord: l
 bytes, masked CRC-32C of the bytes, all little-endian.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
-from tensorboardX.summary import text as text_summary
+from typing import TYPE_CHECKING
 
 from bigbatch.protocols import Json
 from bigbatch.track.entries import Entry
 from bigbatch.track.kinds import About, Ending
-from bigbatch.written import make_folder
+from bigbatch.written import make_folder, open_append, remove
+
+if TYPE_CHECKING:
+    from tensorboardX.proto.event_pb2 import Event
 
 _NAME = "events.out.tfevents.0000000000.bigbatch"
 """TensorBoard looks for `tfevents` in it; the number is a time to it, and orders files."""
@@ -44,14 +44,17 @@ class EventFiles:
             size and (not self._path.is_file() or self._path.stat().st_size < size)
         ):
             # What was there is gone: the records are not.
-            self._path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                remove(self._path)
             size, kept = 0, None
             anew = True
         else:
             anew = False
-            if self._path.exists():
-                os.truncate(self._path, size)
+            with open_append(self._path) as file:
+                file.truncate(size)
         if not size:
+            from tensorboardX.proto.event_pb2 import Event
+
             first = Event(wall_time=0.0, file_version="brain.Event:2")
             self._write([first, *self._texts(about)])
         return anew
@@ -62,6 +65,9 @@ class EventFiles:
 
     def finish(self, ending: Ending) -> Json:
         """The final figures, as scalars of their own."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
         value = [Summary.Value(tag=name, simple_value=figure) for name, figure in ending.figures.items()]
         words = _text("ending", f"{ending.state}; files are in {self._path.parent.parent.parent}")
         return self._write([Event(summary=Summary(value=value)), words])
@@ -78,7 +84,7 @@ class EventFiles:
         ]
 
     def _write(self, events: Sequence[Event]) -> int:
-        with self._path.open("ab") as file:
+        with open_append(self._path) as file:
             for event in events:
                 data = event.SerializeToString()
                 length = struct.pack("<Q", len(data))
@@ -91,11 +97,17 @@ class EventFiles:
 def _events(entry: Entry) -> list[Event]:
     if entry.event:
         return [_text(f"events/{entry.event}", _cell(entry.text), entry)]
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
     value = [Summary.Value(tag=name, simple_value=figure) for name, figure in entry.figures.items()]
     return [Event(wall_time=entry.seconds, step=entry.step, summary=Summary(value=value))] if value else []
 
 
 def _text(name: str, words: str, entry: Entry | None = None) -> Event:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import text as text_summary
+
     at = {} if entry is None else {"wall_time": entry.seconds, "step": entry.step}
     return Event(summary=text_summary(name, words), **at)
 
@@ -112,4 +124,6 @@ def _cell(text: str) -> str:
 
 
 def _checksum(data: bytes) -> bytes:
+    from tensorboardX.record_writer import masked_crc32c
+
     return struct.pack("<I", masked_crc32c(data))

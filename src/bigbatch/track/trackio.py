@@ -1,16 +1,14 @@
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """Trackio: rows in its local database, each under a name of its own, which the database takes once.
 
 `trackio.init` and `log` number rows by themselves, and a process that goes on with a run writes some of them again; so
 rows go to the database directly, by the function that its own import uses.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-
-from trackio.sqlite_storage import SQLiteStorage
 
 from bigbatch.protocols import Json
 from bigbatch.track.entries import Entry
@@ -42,6 +40,8 @@ class Trackio:
         return None
 
     def _log(self, rows: list[dict[str, object]], entries: Sequence[Entry], names: list[str]) -> None:
+        from trackio.sqlite_storage import SQLiteStorage
+
         about = self._about
         SQLiteStorage.bulk_log(
             about.project,

@@ -1,4 +1,3 @@
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """Weights & Biases: offline in RUN/track/wandb, unless `WANDB_MODE` says otherwise or you are signed in.
 
 Its files are written by a process of its own and are whole only once a session has ended, and offline it cannot go on
@@ -7,6 +6,7 @@ that holds the run from its first record: `wandb sync` then finds each record on
 rows it has.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import os
@@ -14,8 +14,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import wandb
 
 from bigbatch.errors import DiskError
 from bigbatch.protocols import Json
@@ -31,6 +29,8 @@ class Wandb:
 
     def open(self, about: About, kept: Json) -> bool:
         """Begin a session; offline ones that were not synced are taken back, and all is sent anew."""
+        import wandb
+
         base = about.folder / "track"
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
         self._offline = mode != "online"
@@ -71,6 +71,8 @@ class Wandb:
 
     def finish(self, ending: Ending) -> Json:
         """Final figures as the summary; files as two artefacts, the model one of its own; the session ends."""
+        import wandb
+
         name = Path(self._run.dir).parent.name if self._offline else self._run.id
         self._run.summary.update({**ending.figures, "state": ending.state})
         groups: Mapping[str, list[Path]] = {
