@@ -7,7 +7,6 @@ writing.py  the command generate
 exporting.py the command export
 tokens.py   the command tokenize
 converting.py the commands convert and split
-converting.py the command convert
 watching.py the commands watch and track
 outcome.py  from what happened to an exit code and a message
 words.py    printing: control characters made visible, numbers lined up
