@@ -30,6 +30,7 @@ from bigbatch.report.compare import compare_runs, write_comparison
 from bigbatch.report.console import ConsoleObserver
 from bigbatch.report.graph import graph_told
 from bigbatch.report.html import write_report
+from bigbatch.report.notebook import shown
 from bigbatch.report.read import RunData, read_run
 from bigbatch.rules.first_run import Choices, FirstRun, first_run
 from bigbatch.units import show_bytes, show_seconds
@@ -342,7 +343,7 @@ def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:
 @said_plainly
 def read(run: PathOrText) -> RunData:
     """The records and files of a run, finished or not."""
-    return read_run(Path(run))
+    return shown(read_run(Path(run)))
 
 
 @said_plainly

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -86,6 +87,14 @@ class Plan:
     def led_by(self, choices: Mapping[str, Choice]) -> Plan:
         """A new plan that tells these choices first."""
         return replace(self, choices={**choices, **self.choices})
+
+    def _repr_html_(self) -> str:
+        """A notebook's cell: each choice with its reason."""
+        rows = [(name, choice.value, choice.reason, choice.source) for name, choice in self.choices.items()]
+        cells = [
+            [escape(str(cell)) for cell in row] for row in [("choice", "value", "reason", "source"), *rows]
+        ]
+        return "<table>" + "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells) + "</table>"
 
     def to_json(self) -> dict[str, object]:
         """The content of `plan.json`: `{choice: {value, reason, source, prediction, unit}}`."""

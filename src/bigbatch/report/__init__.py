@@ -20,6 +20,7 @@
     ├── stages.py      the stages of a run: a row each
     ├── talks.py       conversations as they are trained on
     ├── html.py        one offline report.html
+    ├── notebook.py    what notebooks show of runs and comparisons
     ├── compare.py     several runs: table and overlaid curves
     ├── points.py      what the points of a sweep came to: groups over seeds, results.csv
     ├── sweep.py       the page of a sweep

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bigbatch.errors import UsageError
 from bigbatch.report import facts, figures
+from bigbatch.report.notebook import framed
 from bigbatch.report.page import render, write_atomic
 from bigbatch.report.read import RunData, read_run
 from bigbatch.report.recipes import differing_keys, flat_recipe
@@ -40,6 +41,10 @@ class Comparison:
     """Why figures may not be comparable."""
     html: str
     """The same with overlaid curves: one offline page."""
+
+    def _repr_html_(self) -> str:
+        """A notebook's cell: the page in a frame without scripts."""
+        return framed(self.html, "comparison of runs")
 
     def lines(self) -> list[str]:
         """The table as lines of text for a terminal."""

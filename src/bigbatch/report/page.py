@@ -37,7 +37,7 @@ def write_atomic(path: Path, text: str) -> None:
         ) from error
 
 
-_STYLE = """
+FIGURE_STYLE = """
 text { fill: #5b616e; font: 11.5px Inter, "Helvetica Neue", Arial, sans-serif; } .legend { fill: #191b20; }
 .rule { stroke: #eeece7; } .axis { stroke: #c9c6bd; } .mark { stroke: #5b616e; stroke-dasharray: 2 4; }
 .flag { fill: #5b616e; } .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
@@ -59,7 +59,7 @@ def svg_file(chart: svg.Chart) -> str:
     opening = opening.replace(f'viewBox="0 0 {box}"', f'viewBox="-16 -12 {width + 32:g} {height + 24:g}"')
     head = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     paper = svg.tag("rect", x=-16, y=-12, width=f"{width + 32:g}", height=f"{height + 24:g}", fill="#ffffff")
-    return f"{head}><style>{_STYLE}</style>{paper}{Markup(rest)}\n"
+    return f"{head}><style>{FIGURE_STYLE}</style>{paper}{Markup(rest)}\n"
 
 
 def write_figure(path: Path, chart: svg.Chart) -> None:

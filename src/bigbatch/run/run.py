@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,17 @@ class Run:
     def stage(self) -> str | None:
         """Of a recipe with `stages`: name of the one that the next record is of; None: it has none."""
         return None
+
+    def _repr_html_(self) -> str:
+        """A notebook's cell: where the run is and what it came to; `bigbatch.read(run.path)` draws its curves."""
+        final = (self.result or {}).get("final") or {}
+        rows = [("run", self.path), ("status", self.status)]
+        rows += [(f"{split} {name}", f"{value:.6g}") for split, figures in final.items()
+                 for name, value in figures.items() if isinstance(value, (int, float))]  # fmt: skip
+        cells = "".join(
+            f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows
+        )
+        return f"<table>{cells}</table>"
 
     @property
     def plan(self) -> Plan:
