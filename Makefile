@@ -11,6 +11,7 @@
 #   make docs         the documentation, into docs/_build/html
 #   make mutants      plant faults and check that the tests find them
 #   make kills        kill a training run some hundred times and compare what it computed, bit for bit
+#   make soak         serve for ten minutes: memory stays where it is
 #   make benchmarks   the tables of the README: half an hour, on a machine that does nothing else
 #
 # Linux without an NVIDIA GPU, to download 200 MB of torch instead of several GB:
@@ -24,7 +25,7 @@ BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test stress test-cluster test-tensorflow lint format docs mutants kills benchmarks clean
+.PHONY: help demo test stress test-cluster test-tensorflow lint format docs mutants kills soak benchmarks clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
@@ -104,6 +105,9 @@ mutants: $(VENV)/.installed-test
 
 kills: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/run/test_kill.py tests/run/test_resume.py $(ARGS)
+
+soak: $(VENV)/.installed-bench $(VENV)/.installed-test
+	$(BIN)/python benchmarks/serve.py --soak 600
 
 benchmarks: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/split.py --write --save

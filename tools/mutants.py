@@ -84,6 +84,43 @@ MUTANTS = (
         patches=(("watch/server.py", 'not in (f"127.0.0.1:{port}", f"localhost:{port}")', "in ()"),),
         tests=("tests/watch/test_server.py",),
     ),
+    # ------------------------------------------------------------ serving
+    Mutant(
+        name="served-to-the-wrong-one",
+        fault="each request of a batch is told the batch's first rows",
+        patches=(
+            (
+                "serve/work.py",
+                "        job.tell([next(left) for _ in job.work.placed])",
+                "        job.tell(answers[: len(job.work.placed)])",
+            ),
+        ),
+        tests=("tests/serve/test_predict.py",),
+    ),
+    Mutant(
+        name="any-token",
+        fault="a request with the right word in front of its token needs no right token",
+        patches=(
+            (
+                "serve/guard.py",
+                'if kind.lower() != "bearer" or not any(fits):',
+                'if kind.lower() != "bearer" and not any(fits):',
+            ),
+        ),
+        tests=("tests/serve/test_guard.py",),
+    ),
+    Mutant(
+        name="reload-drops",
+        fault="a newer model takes over and nobody answers what the former one had",
+        patches=(
+            (
+                "serve/models.py",
+                "                former.close(self._limits.drain_seconds)",
+                "                former.queue.abandon()",
+            ),
+        ),
+        tests=("tests/serve/test_server.py",),
+    ),
     # ------------------------------------------------------------ what answers are held against
     Mutant(
         name="difference-of-answers-is-a-sum",

@@ -5,6 +5,7 @@ beside.py   commands that have a file of their own
 mining.py   the command mine
 writing.py  the command generate
 exporting.py the command export
+serving.py  the command serve
 tokens.py   the command tokenize
 converting.py the commands convert and split
 watching.py the commands watch and track

@@ -7,6 +7,7 @@ import typer
 from bigbatch.cli.converting import add_convert, add_split
 from bigbatch.cli.exporting import add_export
 from bigbatch.cli.mining import add_mine
+from bigbatch.cli.serving import add_serve
 from bigbatch.cli.tokens import add_tokenize
 from bigbatch.cli.watching import add_watching
 from bigbatch.cli.writing import add_generate
@@ -16,6 +17,7 @@ def add_others(app: typer.Typer) -> None:
     """Put them beside those of `app.py`, in the order in which `--help` shows them."""
     add_mine(app)
     add_generate(app)
+    add_serve(app)
     add_export(app)
     add_tokenize(app)
     add_convert(app)

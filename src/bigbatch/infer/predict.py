@@ -19,7 +19,7 @@ from bigbatch.infer.generate import written
 from bigbatch.infer.load import MICRO_TOKENS
 from bigbatch.infer.unlabelled import KEPT, PlacedRow, rows_of_object
 from bigbatch.model.heads import HEADS
-from bigbatch.protocols import Forward, Row, Tokenizer
+from bigbatch.protocols import Forward, Json, Row, Tokenizer
 from bigbatch.samples import Packing, Sample, Table
 from bigbatch.tasks.base import Keep, Task
 from bigbatch.tasks.given import GivenTokens, given_tokens
@@ -95,32 +95,55 @@ def predict_placed(
         window = [
             (place, {name: value for name, value in row.items() if name != KEPT}) for place, row in taken
         ]
-        samples = _encoded(window, task, tokenizer, forward)
-        read = [number for number, sample in enumerate(samples) if sample is not None]
-        described: Iterator[dict[str, Any]] = iter(())
-        if read and isinstance(task, Seq2Seq):
-            table = as_table([sample for sample in samples if sample is not None], task.sequences)
-            ids = written(forward, task, table, micro_tokens=micro_tokens)
-            described = ({"text": task.text_of(each)} for each in ids)
-        elif read:
-
-            def run(table: Table, keep: Keep) -> np.ndarray:
-                return run_forward(forward, table, micro_tokens=micro_tokens, packing=packing, keep=keep)
-
-            described = task.predict(
-                [window[number][1] for number in read],
-                [sample for sample in samples if sample is not None],
-                run,
-                tokenizer,
-            )
-        for (_, row), sample, own in zip(window, samples, kept, strict=True):
-            prediction = next(described) if sample is not None else task.nothing()
+        samples = samples_of(window, task, tokenizer, forward)
+        described = predictions_of(
+            forward, task, tokenizer, window, samples, micro_tokens=micro_tokens, packing=packing
+        )
+        for (_, row), own in zip(window, kept, strict=True):
+            prediction = next(described)
             name = row.get("id")
             head = {} if name is None else {"id": name}
             # What is predicted has its name for itself: a column called so too is told apart.
             taken_names = {*head, *prediction}
             copied = {f"{KEPT}.{key}" if key in taken_names else key: value for key, value in own.items()}
             yield {**head, **copied, **prediction}
+
+
+def predictions_of(
+    forward: Forward,
+    task: Task,
+    tokenizer: Tokenizer | None,
+    rows: Sequence[PlacedRow],
+    samples: Sequence[Sample | None],
+    *,
+    micro_tokens: int = MICRO_TOKENS,
+    packing: Packing | None = None,
+) -> Iterator[dict[str, Json]]:
+    """What the task says of each row that was encoded already, in order; of one without tokens, `task.nothing()`.
+
+    Args:
+        forward: runs a micro-batch through the model.
+        task: decodes.
+        tokenizer: None where rows are token ids.
+        rows: (`file:row`, role -> value), without what is kept.
+        samples: what `samples_of` made of them.
+        micro_tokens: tokens of a micro-batch, padding included.
+        packing: None: what suits the forward.
+    """
+    read = [number for number, sample in enumerate(samples) if sample is not None]
+    found = [sample for sample in samples if sample is not None]
+    described: Iterator[dict[str, Json]] = iter(())
+    if read and isinstance(task, Seq2Seq):
+        ids = written(forward, task, as_table(found, task.sequences), micro_tokens=micro_tokens)
+        described = ({"text": task.text_of(each)} for each in ids)
+    elif read:
+
+        def run(table: Table, keep: Keep) -> np.ndarray:
+            return run_forward(forward, table, micro_tokens=micro_tokens, packing=packing, keep=keep)
+
+        described = task.predict([rows[number][1] for number in read], found, run, tokenizer)
+    for sample in samples:
+        yield next(described) if sample is not None else task.nothing()
 
 
 def encoded_rows(
@@ -137,7 +160,7 @@ def encoded_rows(
     Raises:
         DataError: a row without tokens, with its place.
     """
-    samples = _encoded(rows, task, tokenizer, forward)
+    samples = samples_of(rows, task, tokenizer, forward)
     problems = [
         Problem(where=place, what="nothing that the tokenizer makes a token of; remove the row")
         for (place, _), sample in zip(rows, samples, strict=True)
@@ -151,10 +174,20 @@ def encoded_rows(
 _NONE = np.empty(0, np.int32)
 
 
-def _encoded(
+def samples_of(
     window: Sequence[PlacedRow], task: Task, tokenizer: Tokenizer | None, forward: Forward
 ) -> Sequence[Sample | None]:
-    """A sample for each row; None for one that has no tokens."""
+    """A sample for each row; None for one that has no tokens.
+
+    Args:
+        window: (`file:row`, role -> value), without what is kept.
+        task: encodes them.
+        tokenizer: None where rows are token ids.
+        forward: that will read them.
+
+    Raises:
+        DataError: a row that cannot be read, with its place.
+    """
     targets = [name for name, role in task.roles.items() if name == "label" or role.has_classes]
     rows: list[Row] = [{**row, **dict.fromkeys(targets)} for _, row in window]
     if tokenizer is None and HEADS[task.head.kind].reads_text:

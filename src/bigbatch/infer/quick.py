@@ -58,6 +58,7 @@ class Quick:
         self._ready = ready
         self._copies: Sequence[Quick] | None = None
         self._make_copies = copies
+        self._held: tuple[Sequence[Runner], Packing] | None = None
         self._by_onednn: bool | None = None
         """Whether oneDNN multiplies its matrices; None before that was tried."""
         self._narrow: bool | None = None
@@ -79,6 +80,9 @@ class Quick:
     @contextmanager
     def quickest(self, table: Table) -> Iterator[tuple[Sequence[Runner], Packing]]:
         """The forwards to run this table with, one for each device, and how its micro-batches are cut."""
+        if self._held is not None:
+            yield self._held
+            return
         if len(table) < FEWEST_SAMPLES:
             yield [self.plain], "padded"
             return
@@ -98,6 +102,22 @@ class Quick:
             for forward in forwards if self._by_onednn else ():
                 stack.callback(multiplied_by_onednn(forward))
             yield forwards, "padded" if self._narrow is None else "packed"
+
+    @contextmanager
+    def held(self, table: Table) -> Iterator[Packing]:
+        """Run every table, however small, in the way that this one is: what serves many small ones tries once.
+
+        Meanwhile the module is changed, and writes no text.
+
+        Args:
+            table: of at least `FEWEST_SAMPLES`, of all lengths that are expected.
+        """
+        with self.quickest(table) as (runners, packing):
+            self._held = runners, packing
+            try:
+                yield packing
+            finally:
+                self._held = None
 
     def _try(self, table: Table) -> None:
         """Take the first way that gives the plain path's outputs: the last block for read tokens only, or whole."""

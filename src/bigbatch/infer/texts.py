@@ -48,6 +48,8 @@ _SAY_SECONDS = 5.0
 _ANSWER = "A1B2"
 """Stands in no template."""
 Said = Callable[[str], object]
+Watch = Callable[[Prompt, str], bool]
+"""`watch(prompt, piece)`: called for each text after each step with what is new of it; True: it ends here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,12 @@ class Text:
 
 
 def written_texts(
-    opened: Loaded, prompts: Sequence[Prompt], how: Decoding, *, said: Said | None = None
+    opened: Loaded,
+    prompts: Sequence[Prompt],
+    how: Decoding,
+    *,
+    said: Said | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[tuple[Prompt, Text]]:
     """Each prompt with its text, in batches, so not in their order.
 
@@ -76,6 +83,7 @@ def written_texts(
         prompts: to write from.
         how: to write.
         said: told each piece of the text of a single prompt as it comes.
+        watch: told the pieces of all texts, of beams at their end alone; may end any of them.
 
     Raises:
         UsageError: a model that writes nothing, or that has nothing to tell stop texts by.
@@ -83,7 +91,7 @@ def written_texts(
     if how.stop and opened.tokenizer is None:
         raise UsageError("stop: this model has no tokenizer, and so no texts to stop at")
     stream = iter(prompts)
-    writer = _Writer(opened, how, said)
+    writer = _Writer(opened, how, watch if said is None else _said_of_one(said, len(prompts)))
     with inferring(opened.forward), quiet():
         while window := list(islice(stream, WINDOW_ROWS)):
             yield from writer.window(window)
@@ -92,14 +100,14 @@ def written_texts(
 class _Writer:
     """A model that writes in one way."""
 
-    def __init__(self, opened: Loaded, how: Decoding, said: Said | None) -> None:
+    def __init__(self, opened: Loaded, how: Decoding, watch: Watch | None) -> None:
         task = opened.task
         self._opened, self._task = opened, task
         self._outer = headed_model(opened.module)
         usual = task.beams if isinstance(task, Seq2Seq) and not how.temperature else 1
         self._how = replace(how, beams=usual if how.beams is None else how.beams)
         self._beams = self._how.beams or 1
-        self._said = said
+        self._watch = watch
         self._divided = any(hasattr(each, "placements") for each in self._outer.parameters())
         self._marks = marks_of(task) if isinstance(task, Seq2Seq) else _causal_marks(opened)
 
@@ -141,7 +149,8 @@ class _Writer:
         numbers_B = np.array([prompts[row].number for row in chosen_B], np.int64)
         batch = replace(batch, rows_B=numbers_B)
         readers = [_Reader(self._task, self._opened.tokenizer, prompts[row]) for row in chosen_B]
-        watching = _Watching(readers, self._how, self._marks, self._said)
+        written = [prompts[row] for row in chosen_B]
+        watching = _Watching(readers, written, most_B, self._how, self._marks, self._watch)
         if self._divided:
             ids_BL = stepwise(self._outer, batch, int(most_B.max()))
         else:
@@ -153,7 +162,7 @@ class _Writer:
             reader.whole(row[row != NONE].tolist(), self._how.stop, bool(ended))
             for reader, row, ended in zip(readers, ids_BL, ended_B, strict=True)
         ]
-        watching.rest(texts[0].text)
+        watching.rest([text.text for text in texts])
         return texts
 
 
@@ -249,37 +258,62 @@ def shown_safely(text: str, stop: Sequence[str]) -> int:
 
 
 class _Watching:
-    """Looks at a batch after each step: which texts are at a stop text, and what can be shown of a single one."""
+    """Looks at a batch after each step: which texts end, at a stop text or by whoever watches, and what is new."""
 
-    def __init__(self, readers: Sequence[_Reader], how: Decoding, marks: Marks, said: Said | None) -> None:
-        self._readers, self._stop, self._ends = readers, how.stop, marks.ends
+    def __init__(
+        self,
+        readers: Sequence[_Reader],
+        prompts: Sequence[Prompt],
+        most_B: np.ndarray,
+        how: Decoding,
+        marks: Marks,
+        watch: Watch | None,
+    ) -> None:
+        self._readers, self._prompts, self._most = readers, prompts, most_B.tolist()
+        self._stop, self._ends, self._watch = how.stop, marks.ends, watch
         # Beams may still be dropped for others.
-        self._said = said if len(readers) == 1 and (how.beams or 1) == 1 else None
-        self._whole, self._shown = said, 0
-        self.wanted = bool(how.stop) or self._said is not None
+        self._live = (how.beams or 1) == 1
+        self._shown = [0] * len(readers)
+        self.wanted = bool(how.stop) or watch is not None
 
     def seen(self, ids_BL: np.ndarray) -> np.ndarray | None:
         """Which texts end here."""
         each = len(ids_BL) // len(self._readers)
         over = np.zeros(len(ids_BL), bool)
         for row, ids in enumerate(ids_BL.tolist()):
-            ended = [place for place, token in enumerate(ids) if token in self._ends]
-            text = self._readers[row // each](ids[: ended[0]] if ended else ids)
+            number = row // each
+            ids = ids[: self._most[number]]
+            ended = next((place for place, token in enumerate(ids) if token in self._ends), None)
+            text = self._readers[number](ids if ended is None else ids[:ended])
             at = stops_at(text, self._stop)
-            over[row] = at is not None
-            if self._said is not None:
-                self._show(text, shown_safely(text, self._stop) if at is None else at)
+            shown = (shown_safely(text, self._stop) if at is None else at) if self._live else 0
+            over[row] = self._told(number, text[:shown]) or at is not None
         return over
 
-    def _show(self, text: str, end: int) -> None:
-        if self._said is not None and end > self._shown:
-            self._said(text[self._shown : end])
-            self._shown = end
+    def _told(self, number: int, text: str) -> bool:
+        """Tell what is new of a text; whether it is to end."""
+        if self._watch is None:
+            return False
+        piece = text[self._shown[number] :]
+        self._shown[number] += len(piece)
+        return self._watch(self._prompts[number], piece)
 
-    def rest(self, text: str) -> None:
+    def rest(self, texts: Sequence[str]) -> None:
         """What was held back."""
-        if self._whole is not None and len(self._readers) == 1 and len(text) > self._shown:
-            self._whole(text[self._shown :])
+        for number, text in enumerate(texts):
+            if len(text) > self._shown[number]:
+                self._told(number, text)
+
+
+def _said_of_one(said: Said, prompts: int) -> Watch | None:
+    """What is told the text of a single prompt."""
+
+    def watch(_: Prompt, piece: str) -> bool:
+        if piece:
+            said(piece)
+        return False
+
+    return watch if prompts == 1 else None
 
 
 def may_write(opened: Loaded) -> Loaded:
