@@ -199,14 +199,14 @@ def plain_attention(
 ) -> tuple[Tensor, None]:
     """Transformers' own SDPA of padded samples, with the pattern as a mask of all pairs.
 
-    Samples are padded on the right: the place of a token in its row is its place in the sample.
+    Samples are padded on the right, or, of text that is written, on the left; the mask says where each begins.
 
     Args:
         module: the attention module.
         query: (B, heads, L, width).
         key: (B, key heads, L, width).
         value: as the key.
-        attention_mask: (B, 1, L, L) bool; None: all, or those up to the query.
+        attention_mask: (B, 1, L, L) bool; None: all, or those up to the query. Fewer queries than keys are the last.
         dropout: probability of dropping an attention weight.
         scaling: factor on the scores.
         options: `attention_pattern`, `is_causal` and what else the model hands down.
@@ -219,15 +219,26 @@ def plain_attention(
     if isinstance(pattern, Pattern):
         causal = options.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
-        keys, queries = key.shape[2], query.shape[2]
-        k = torch.arange(keys, device=query.device)
-        q = k[keys - queries :, None]  # of generated text, the last tokens alone
-        seen = pattern.seen(q, k)
-        if attention_mask is None:
-            attention_mask = (seen & (k <= q) if causal else seen)[None, None]
-        elif attention_mask.dtype is torch.bool:
-            # A padded query may be left without any key: it sees padding instead, and nobody reads its answer.
-            attention_mask = attention_mask & (seen | ~attention_mask.any(-2, keepdim=True).transpose(2, 3))
-        else:
-            attention_mask = attention_mask.masked_fill(~seen, torch.finfo(attention_mask.dtype).min)
+        attention_mask = _narrowed(attention_mask, pattern, (query, key), bool(causal))
     return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)  # type: ignore
+
+
+def _narrowed(mask: Tensor | None, pattern: Pattern, of_QK: tuple[Tensor, Tensor], causal: bool) -> Tensor:
+    """(B or 1, 1, Q, K) bool, or fp as the mask is: what of a mask a pattern leaves."""
+    queries, keys = (each.shape[2] for each in of_QK)
+    k_K = torch.arange(keys, device=of_QK[0].device)
+    q_Q1 = k_K[keys - queries :, None]  # of text that is written, the last tokens alone
+    if mask is None:
+        seen = pattern.seen(q_Q1, k_K)
+        return (seen & (k_K <= q_Q1) if causal else seen)[None, None]
+    shown = mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    if pattern.block or pattern.first:
+        # Places count from the first token of a sample, which the last query sees, if it is real; else all see it.
+        start_B111 = shown[:, :, -1:].int().argmax(-1, keepdim=True)
+        k_K, q_Q1 = k_K - start_B111, q_Q1 - start_B111
+    seen = pattern.seen(q_Q1, k_K)
+    if mask.dtype is not torch.bool:
+        return mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
+    # A padded query may be left without any key: it sees padding instead, and nobody reads its answer.
+    padding = ~shown.any(-2, keepdim=True)[..., keys - queries :].transpose(2, 3)
+    return mask & (seen | padding)
