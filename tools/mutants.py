@@ -468,6 +468,13 @@ MUTANTS = (
         ),
         tests=(SPLIT,),
     ),
+    # ------------------------------------------------------------ long inputs
+    Mutant(
+        name="memory-with-gradient",
+        fault="what is remembered is not cut off from the gradient",
+        patches=(("model/memory.py", "torch.where(cut, key.detach(), key)", "key"),),
+        tests=("tests/tasks/test_memory.py",),
+    ),
     # ------------------------------------------------------------ shortcuts of the forward and backward pass
     Mutant(
         name="lazy-at-the-first-application",

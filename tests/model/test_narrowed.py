@@ -159,3 +159,24 @@ def test_attention_that_ignores_what_it_is_handed(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModelError, match="hand"):
         narrow(module, spec_of("local"), "it")
     assert pattern_of(module) is None and module.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"pattern": "local", "window": 33},
+        {"pattern": "local", "window": 4000},
+        {"pattern": "fixed", "block": 64, "summary": 1},
+        {"pattern": "strided", "window": 1, "stride": 1},
+    ],
+)
+def test_a_pattern_that_reaches_over_the_longest_sample_is_full_attention(asked: dict[str, Any]) -> None:
+    batch, found = batch_of_tokens(), []
+    for options in ({"pattern": "full"}, asked):
+        module = tiny("llama", head="causal")
+        narrow(module, AttentionSpec.model_validate(options), "llama")
+        runner = packed_runner(module, anatomy(module))
+        found.append(outputs_and_gradient(module, runner, batch))
+        runner.close()
+    for ours, full in zip(found[1], found[0], strict=True):
+        assert float((ours - full).norm() / full.norm()) < 1e-6

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from bigbatch.model.narrowed import narrow
+from bigbatch.model.patterns import Pattern
+from bigbatch.recipe.attention import AttentionSpec
 from bigbatch.study.work import counted_work, matrix_shapes
+from tests.model.test_sparse import mask_of
 from tests.models import tiny, tiny_folder
 
 
@@ -37,6 +42,28 @@ def test_other_families_grow_with_their_parameters(tmp_path, family):
         "llama": 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 32 * 3,
     }[family]
     assert linear == pytest.approx(2 * expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_of_attention_the_seen_pairs_count(tmp_path, family):
+    """A mask written pair by pair, two products of the hidden width for each pair and block."""
+    module, lengths = tiny(family), np.array([5, 9, 9, 37])
+    asked = AttentionSpec.model_validate({"pattern": "fixed", "block": 8, "summary": 2, "global": 1})
+    causal, found = family == "llama", {}
+    for name in ("full", "fixed"):
+        if name == "fixed":
+            narrow(module, asked, family)
+        module.save_pretrained(tmp_path / name)
+        found[name] = counted_work(tmp_path / name, lengths).train_flops
+    masks = {
+        "fixed": [mask_of(Pattern(block=8, summary=2, first=1), n, causal) for n in lengths],
+        "full": [torch.ones(n, n).tril() if causal else torch.ones(n, n) for n in lengths.tolist()],
+    }
+    pairs = {name: sum(float(mask.sum()) for mask in each) for name, each in masks.items()}
+    assert pairs["fixed"] < 0.6 * pairs["full"]
+    a_pair = 2 * 2 * 2 * module.config.hidden_size
+    less = 3 * a_pair * (pairs["full"] - pairs["fixed"])
+    assert found["full"] - found["fixed"] == pytest.approx(less, rel=1e-9)
 
 
 def test_shapes_are_the_largest_linear_layers_once():

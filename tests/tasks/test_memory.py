@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bigbatch.errors import ModelError, RecipeError
+from bigbatch.errors import DataError, ModelError, RecipeError
+from bigbatch.model.patterns import Pattern
 from tests.language import documents
+from tests.model.test_sparse import mask_of
 from tests.models import tiny
 from tests.split import SMALL, Trajectory, parts_of, rows_of, train_split
 
@@ -17,29 +20,47 @@ PIECE, MEMORY = 12, 7
 CONFIG = {**SMALL, "num_key_value_heads": 1, "max_position_embeddings": 64}
 
 
-def parts(module: nn.Module, micro_tokens: int, packing: str, memory: int = MEMORY) -> Any:
+def parts(
+    module: nn.Module,
+    micro_tokens: int,
+    packing: str,
+    memory: int = MEMORY,
+    rows: Any = None,
+    attention: dict[str, Any] | None = None,
+) -> Any:
     keys: dict[str, Any] = {
-        "model": {"name": None, "memory": memory},
+        "model": {"name": None, "memory": memory, **({"attention": attention} if attention else {})},
         "task": {"name": "clm"},
         "data": {"train": [], "max_length": PIECE},
-        "batch": 40,
+        "batch": 1,
     }
-    return parts_of(module, documents(40), "language", micro_tokens=micro_tokens, packing=packing, **keys)
+    rows = documents(40) if rows is None else rows
+    return parts_of(module, rows, "language", micro_tokens=micro_tokens, packing=packing, **keys)
 
 
-def by_hand(module: Any, cut: bool) -> torch.Tensor:
-    """The gradient of the mean loss of all pieces: the tokens in front give keys and values, as a cache has them."""
+def by_hand(module: Any, cut: bool, rows: Any = None, pattern: Pattern | None = None) -> torch.Tensor:
+    """The gradient of the mean loss of all pieces: the tokens in front give keys and values, as a cache has them.
+    A pattern is a mask that is written pair by pair; places count from the first token that is read.
+    """
     losses, count = [], 0
-    for row in documents(40):
+    for row in documents(40) if rows is None else rows:
         ids = torch.tensor(row["input_ids"])
         for first in range(0, len(ids) - 1, PIECE - 1):
             piece, past = ids[first : first + PIECE], None
             before = ids[max(0, first - MEMORY) : first]
+            read = len(before) + len(piece) - 1
+            mask = None if pattern is None else mask_of(pattern, read, True)[None, None]
+            masks = (
+                [None, None]
+                if mask is None
+                else [mask[..., : len(before), : len(before)], mask[..., len(before) :, :]]
+            )
             if len(before):
-                past = module(input_ids=before[None], use_cache=True).past_key_values
+                past = module(input_ids=before[None], attention_mask=masks[0], use_cache=True).past_key_values
                 for layer in past.layers if cut else ():
                     layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-            logits = module(input_ids=piece[None, :-1], past_key_values=past, use_cache=True).logits[0]
+            given = {"past_key_values": past, "attention_mask": masks[1]}
+            logits = module(input_ids=piece[None, :-1], use_cache=True, **given).logits[0]
             losses.append(nn.functional.cross_entropy(logits, piece[1:], reduction="sum"))
             count += len(piece) - 1
     module.zero_grad()
@@ -62,6 +83,45 @@ def test_the_cache_of_transformers_by_any_split() -> None:
         without = parts(model, 400, "packed", memory=0)
         without.batches.samples = count
         assert float((_gradient(train_split(without, 1), model) - expected).norm() / expected.norm()) > 1e-2
+
+
+PATTERNS: dict[str, tuple[dict[str, Any], Pattern]] = {
+    "local": ({"pattern": "local", "window": 4}, Pattern(window=4)),
+    "global": ({"pattern": "global", "window": 3, "global": 2}, Pattern(window=3, first=2)),
+    "strided": ({"pattern": "strided", "window": 2, "stride": 5}, Pattern(window=2, stride=5)),
+    "fixed": ({"pattern": "fixed", "block": 5, "summary": 1}, Pattern(block=5, summary=1)),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_pattern_counts_places_from_the_first_remembered_token(name: str) -> None:
+    asked, pattern = PATTERNS[name]
+    model, rows = tiny("llama", head="causal", **CONFIG).double(), documents(12)
+    expected = by_hand(model, True, rows, pattern)
+    for packing in ("packed", "padded"):
+        ready = parts(model, 200, packing, rows=rows, attention=asked)
+        ready.batches.samples = len(ready.data.tables["train"])
+        found = _gradient(train_split(ready, 1), model)
+        assert float((found - expected).norm() / expected.norm()) < 1e-6, packing
+    assert float((by_hand(model, True, rows) - expected).norm() / expected.norm()) > 1e-3
+
+
+@pytest.mark.parametrize("lengths", [(2,), (3, 2, 1), (40,), (1, 30, 0, 12, 5)])
+def test_documents_of_any_length(lengths: tuple[int, ...]) -> None:
+    """Shorter than a piece, one alone, some without a token to predict: as if those were not there."""
+    random = np.random.default_rng(1)
+    rows = [{"input_ids": random.integers(5, 90, length).tolist()} for length in lengths]
+    model = tiny("llama", head="causal", **CONFIG).double()
+    ready = parts(model, 200, "packed", rows=[row for row in rows if row["input_ids"]])
+    ready.batches.samples = len(ready.data.tables["train"])
+    expected = by_hand(model, True, rows)
+    found = _gradient(train_split(ready, 1), model)
+    assert float((found - expected).norm() / expected.norm()) < 1e-6
+
+
+def test_documents_without_a_token_to_predict() -> None:
+    with pytest.raises(DataError, match="predict"):
+        parts(tiny("llama", head="causal", **CONFIG), 64, "packed", rows=[{"input_ids": [7]}])
 
 
 def _gradient(found: Trajectory, model: nn.Module) -> torch.Tensor:

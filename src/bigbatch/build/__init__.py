@@ -18,7 +18,6 @@
     compare.py          a way to run the model, held against the plain one
     formats.py          which number format
     compiling.py        whether compiling pays
-    first_blocks.py     a model with its first blocks only
     excerpt.py          measuring a model that ranks will divide
     first_blocks.py     a model with only its first blocks, for that
     untrained.py        whether anything has trained a model

@@ -23,8 +23,8 @@ PATTERN = "attention_pattern"
 """Name of the keyword argument that carries the Pattern."""
 IN_CONFIG = "bigbatch_attention"
 """Key of config.json."""
-_LENGTHS, _ROWS = 9, 512
-"""Of how many samples pairs are counted, and of how many of a sample's queries."""
+_LENGTHS = 9
+"""Of how many samples pairs are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,17 +96,37 @@ class Pattern:
         return tokens <= max(self.window, self.block, self.first) or self.stride == 1
 
     def pairs(self, tokens: int, causal: bool) -> int:
-        """How many pairs of a sample of so many tokens are seen; of long ones, by some queries, spread evenly.
+        """How many pairs of a sample of so many tokens are seen.
 
         Args:
             tokens: of the sample.
             causal: whether none sees what comes behind it.
+
+        Example:
+            >>> Pattern(window=2).pairs(4, causal=False), Pattern(window=2).pairs(4, causal=True)
+            (10, 7)
         """
-        at = torch.arange(tokens)
-        rows = torch.linspace(0, tokens - 1, min(tokens, _ROWS)).round().long()[:, None]
-        seen = self.seen(rows, at)
-        total = int((seen & (at <= rows) if causal else seen).sum())
-        return round(total * tokens / max(1, len(rows)))
+        q = np.arange(tokens)
+        end = q + 1 if causal else np.full(tokens, tokens)
+        low, high = (q - self.window + 1, q + self.window) if not self.block else _own_block(q, self.block)
+        low, high = np.clip(low, 0, end), np.clip(high, 0, end)
+        # Neighbours, and what lies in front of and behind them.
+        seen = high - low + self._further(q, low) + self._further(q, end) - self._further(q, high)
+        return int(np.where(q < self.first, end, seen).sum())
+
+    def _further(self, q: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Of the keys in front of `end`, how many q sees wherever its neighbours are."""
+        first = np.minimum(end, self.first)
+        if self.block:
+            summaries = end // self.block * self.summary, first // self.block * self.summary
+            begun = (np.maximum(each % self.block - self.block + self.summary, 0) for each in (end, first))
+            last, before = (whole + part for whole, part in zip(summaries, begun, strict=True))
+            return first + last - before
+        if not self.stride:
+            return first
+        at = q % self.stride
+        multiples, before = ((each - at + self.stride - 1) // self.stride for each in (end, first))
+        return first + multiples - before
 
     def __str__(self) -> str:
         """For people: `local attention (window 256)`."""
@@ -114,6 +134,11 @@ class Pattern:
         said = [f"{key} {value}" for key, value in asdict(self).items() if value and key != "first"]
         said += [f"first {self.first} global"] if self.first else []
         return f"{name} attention ({', '.join(said)})"
+
+
+def _own_block(q: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the block of each query begins and ends."""
+    return q // block * block, (q // block + 1) * block
 
 
 def pattern_of(module: nn.Module) -> Pattern | None:

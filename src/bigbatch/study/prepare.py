@@ -139,6 +139,11 @@ def refuse_what_others_lack(recipe: Recipe) -> None:
         "loss.class_weights": (recipe.loss.class_weights == "none", "none"),
         "loss.label_smoothing": (not recipe.loss.label_smoothing, "0"),
         "model.trainable": (recipe.model.trainable == "all", "all"),
+        "model.attention": (
+            recipe.model.attention is None or recipe.model.attention.pattern == "full",
+            "full",
+        ),
+        "model.memory": (not recipe.model.memory, "0"),
         "plan.precision": (_precision(recipe) in ("fp32", "bf16"), "fp32 or bf16"),
     }
     problems = [

@@ -1,12 +1,13 @@
 """Useful work, counted once for everybody: what the model as transformers wrote it does for the real tokens.
 
-    FLOPs of a forward pass over one sample of n tokens = constant + linear n + quadratic n^2
+    FLOPs of a forward pass over one sample of n tokens = constant + linear n + quadratic pairs
 
-holds exactly for every Transformer with full attention: products with weights grow with n, attention's two
-products with n^2, a pooled head with neither. torch's own counter gives the value at three lengths, on the
-meta device, and the three coefficients follow. Training counts three times a forward pass (forward, gradient of
-the inputs, gradient of the weights). Padding, recomputation and what a contestant leaves out do not count: the
-numerator is the same for everybody.
+holds exactly for every Transformer: products with weights grow with n, attention's two products with the pairs of
+tokens, a pooled head with neither. torch's own counter gives the value at three lengths, on the meta device and for
+n^2 pairs, and the three coefficients follow. Pairs that count are those that are seen: of causal models, and by the
+pattern that the configuration names (`model.attention`); a sample's tokens are all that it reads, memory among them.
+Training counts three times a forward pass (forward, gradient of the inputs, gradient of the weights). Padding,
+recomputation and what a contestant leaves out do not count: the numerator is the same for everybody.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bigbatch.model.patterns import Pattern, told_by
+from bigbatch.model.unseen import is_causal
 from bigbatch.study.jobs import Kind
 
 if TYPE_CHECKING:
@@ -53,9 +56,29 @@ def counted_work(model: Path, lengths_B: np.ndarray, kind: Kind = "classify") ->
         kind: which head it has.
     """
     constant, linear, quadratic = coefficients(model, kind)
-    n_B = lengths_B.astype(np.float64)
-    forward = len(n_B) * constant + linear * n_B.sum() + quadratic * (n_B**2).sum()
+    forward = (
+        len(lengths_B) * constant + linear * float(lengths_B.sum()) + quadratic * seen_pairs(model, lengths_B)
+    )
     return Work(constant=constant, linear=linear, quadratic=quadratic, train_flops=3 * float(forward))
+
+
+def seen_pairs(model: Path, lengths_B: np.ndarray) -> int:
+    """Pairs of a query and a key that it sees, of all samples.
+
+    Args:
+        model: folder with a configuration.
+        lengths_B: real tokens of each sample.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(model)
+    with torch.device("meta"):
+        causal = is_causal(AutoModel.from_config(config))
+    pattern = told_by(config, str(model)) or Pattern(window=max(1, int(lengths_B.max(initial=1))))
+    lengths, counts = np.unique(lengths_B, return_counts=True)
+    return sum(
+        int(count) * pattern.pairs(int(length), causal) for length, count in zip(lengths, counts, strict=True)
+    )
 
 
 def coefficients(model: Path, kind: Kind) -> tuple[float, float, float]:
