@@ -182,6 +182,27 @@ def test_peft_opens_the_folder_with_the_same_logits_and_so_do_we(home):
     assert load_tokenizer(ModelSpec(name=str(home / "lora")))("great flight")["input_ids"]  # the base's
 
 
+@pytest.mark.parametrize(
+    ("family", "spec", "key"),
+    [
+        ("llama", {"memory": 8}, "bigbatch_memory"),
+        ("llama", {"attention": {"pattern": "local", "window": 3}}, "bigbatch_attention"),
+        ("bert", {"config": {"hidden_act": "relu"}}, "hidden_act"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_adapters_are_opened_in_the_model_that_they_learnt_in(tmp_path, family, spec, key):
+    base = tiny_folder(tmp_path / "base", family, num_labels=2)
+    module = opened(base, adapter=AdapterSpec(r=4, alpha=12), **spec)
+    (tmp_path / "lora").mkdir()
+    write_adapters(module, Base(name=str(base), revision=None, kind="sequence"), tmp_path / "lora")
+    again = opened(tmp_path / "lora")
+    assert getattr(again.config, key) == getattr(module.config, key) == getattr(merged(again).config, key)
+    assert getattr(opened(base).config, key, None) != getattr(module.config, key)
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=IDS).logits, module(input_ids=IDS).logits)
+
+
 def test_a_head_of_other_labels_is_made_anew(home):
     found = load_model(ModelSpec(name=str(home / "lora")), kind="sequence", outputs=3, seed=0, dropout=None)
     assert "another number of labels (2 before, 3 now): new head" in found.notes[-1]

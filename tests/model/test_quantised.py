@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from bigbatch.build.untrained import is_untrained
 from bigbatch.errors import ModelError
 from bigbatch.model.adapters import layers_of, linear_names, lora_layers, merged, put_in
 from bigbatch.model.anatomy import anatomy, model_facts
@@ -20,6 +21,7 @@ from bigbatch.model.tensors import base_digest, saved_tensors
 from bigbatch.recipe.adapters import AdapterSpec
 from bigbatch.recipe.learning import ModelSpec
 from tests.models import tiny, tiny_folder
+from tests.split import assert_equal, parts_of, rows_of, train_reference, train_split
 
 pytest.importorskip("torchao", reason="the optional extra [torchao]")
 pytest.importorskip("bitsandbytes", reason="the optional extra [bitsandbytes]")
@@ -152,6 +154,34 @@ def test_a_missing_library_is_one_sentence(monkeypatch, tmp_path, to, library):
             seed=0,
             dropout=None,
         )
+
+
+@pytest.mark.parametrize(
+    ("family", "to", "dtype"),
+    [("bert", "4bit", torch.float64), ("bert", "4bit", torch.float32), ("llama", "8bit", torch.float64)],
+)
+def test_the_gradient_is_the_whole_padded_batchs_however_it_is_cut(family, to, dtype):
+    module, rows = rounded(family, to, dtype=dtype), rows_of("single", 60, seed=5, longest=40)
+    for micro_tokens, packing in ((96, "packed"), (384, "padded")):
+        parts = parts_of(module, rows, "single", batch=24, micro_tokens=micro_tokens, packing=packing)
+        found = train_split(parts, 1)
+        expected = train_reference(
+            module, parts, rows, "single", 1, pools="last" if family == "llama" else "first"
+        )
+        assert_equal(found, expected, dtype)
+        assert found.micro_batches[0] > (1 if micro_tokens == 384 else 4)
+        names = [*found.gradients[0]]
+        assert any("lora_A" in name for name in names) and not any("codes" in name for name in names)
+
+
+def test_tables_of_a_rounded_base_do_not_look_trained():
+    for to in FORMATS:
+        assert is_untrained(rounded("bert", to, dora=True))
+    moved = tiny("bert")
+    with torch.no_grad():
+        moved.bert.embeddings.LayerNorm.bias[0] += 1e-3
+    quantise(moved, linear_names(anatomy(moved)).blocks, "4bit")
+    assert not is_untrained(moved)
 
 
 def test_a_word_that_no_base_is_kept_in_is_refused(tmp_path):

@@ -31,7 +31,7 @@ def test_lengths_of_rows_that_are_cut_are_refused(ranks, tmp_path):
 
 
 @pytest.mark.world_size(2)
-@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
+@pytest.mark.parametrize("dtype", ["fp64", pytest.param("fp32", marks=pytest.mark.stress)])
 def test_a_base_in_few_bits_is_one_on_all_ranks(ranks, tmp_path, dtype):
     pytest.importorskip("torchao")
     pytest.importorskip("bitsandbytes")
@@ -42,7 +42,7 @@ def test_a_base_in_few_bits_is_one_on_all_ranks(ranks, tmp_path, dtype):
 
 
 @pytest.mark.world_size(2)
-@pytest.mark.parametrize("axis", ["shard", "tensor"])
+@pytest.mark.parametrize("axis", ["shard", pytest.param("tensor", marks=pytest.mark.stress)])
 def test_codes_are_not_divided(ranks, tmp_path, axis):
     pytest.importorskip("bitsandbytes")
     with pytest.raises(RankFailed, match=r"plan\.mesh: a base in 8 or 4 bits is not divided"):

@@ -58,6 +58,7 @@ def recipe_with() -> Callable[..., SimpleNamespace]:
 def _recipe(**changes: Any) -> SimpleNamespace:
     """Keys such as `plan__memory=…` replace single values of the demo's recipe."""
     tree: dict[str, dict[str, Any]] = {
+        "model": {"adapter": None},
         "batch": {"samples": 256, "tokens": None, "allow_repeats": False},
         "optimizer": {
             "name": "adamw", "lr": 5e-4, "momentum": 0.9, "state": "fp32", "betas": (0.9, 0.999), "eps": 1e-8, "base_batch": None,

@@ -13,6 +13,7 @@ from bigbatch.errors import DoesNotFit, RecipeError
 from bigbatch.facts import CalibrationFacts, HardwareFacts, LengthFacts, ModelFacts, ProbeFacts
 from bigbatch.plan.planner import make_plan
 from bigbatch.plan.timing import Work
+from bigbatch.recipe.adapters import AdapterSpec
 from bigbatch.recipe.machine import MeshSpec
 from bigbatch.rules.clocks import Length
 
@@ -136,6 +137,21 @@ def test_when_nothing_fits_the_shortfall_is_named(facts: dict[str, Any], recipe_
         DoesNotFit, match=r"[\d.]+ MiB too little, and no smaller micro-batch.*optimizer\.name=sgd"
     ):
         make_plan(recipe_with(plan__memory=GIB), **facts)
+
+
+@pytest.mark.parametrize(
+    ("base", "remedy"),
+    [
+        (None, r"train adapters \(model\.adapter=lora\)"),
+        ("fp32", r"\(model\.adapter\.base=4bit\)"),
+        ("4bit", r"\(model\.adapter\.targets\)"),
+    ],
+)
+def test_adapters_are_named_where_nothing_fits(
+    base: str | None, remedy: str, facts: dict[str, Any], recipe_with: MakeRecipe
+) -> None:
+    with pytest.raises(DoesNotFit, match=f"too little.*{remedy}"):
+        make_plan(recipe_with(plan__memory=GIB, model__adapter=base and AdapterSpec(base=base)), **facts)
 
 
 def test_a_model_that_fits_only_in_parts_is_planned(facts: dict[str, Any], recipe_with: MakeRecipe) -> None:

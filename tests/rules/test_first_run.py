@@ -50,6 +50,14 @@ def test_the_rate_goes_by_the_width(hidden, pretrained, lr):
 
 
 @pytest.mark.parametrize(
+    ("hidden", "classes", "pretrained"), [(384, 3, True), (4096, 0, True), (64, 77, False)]
+)
+def test_adapters_have_a_rate_of_their_own_at_any_width(hidden, classes, pretrained):
+    found = chosen(10_000, hidden=hidden, classes=classes, pretrained=pretrained, adapters=True)
+    assert (found.lr, found.base_batch) == (5e-4, 32) and found.lr_reason.startswith("usual for adapters")
+
+
+@pytest.mark.parametrize(
     ("hidden", "classes", "lr"),
     [(384, 0, 3e-4), (384, 2, 1e-4), (384, 8, 1e-4), (384, 32, 2e-4), (384, 77, 3e-4), (768, 2, 5.7e-5), (128, 3, 3e-4),
      (32, 3, 1e-3)],

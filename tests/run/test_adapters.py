@@ -166,3 +166,12 @@ def test_preferences_are_told_by_the_model_without_its_adapters(home):
     with torch.no_grad(), without(run.model):
         bare = run.model(input_ids=ids).logits
     assert torch.equal(bare, decoder().eval()(input_ids=ids).logits)
+
+
+def test_auto_begins_at_the_rate_of_adapters(home, tmp_path):
+    for name, adapter, rate in (("whole", None, 1e-3), ("lora", "lora", 5e-4)):
+        keys = {"model.adapter": adapter, "task": "classify", "optimizer.lr": "auto", "baseline": "off", "updates": 4,
+                "batch": 16, "plan.micro_tokens": 64}  # fmt: skip
+        with bigbatch.start(str(home / "base"), TEXTS, TEXTS[::5], set=keys, run_dir=tmp_path / name) as run:
+            assert run.plan.value("auto_lr") == rate
+            assert ("for adapters" in run.plan.choices["auto_lr"].reason) is (adapter is not None)

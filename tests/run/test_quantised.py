@@ -25,7 +25,7 @@ def keys(to: str, **more: Any) -> dict[str, Any]:
     return {**KEYS, "model.adapter": {"name": "lora", "r": 4, "alpha": 8, "dropout": 0.2, "base": to}, **more}
 
 
-@pytest.fixture(scope="module", params=["8bit", "4bit"])
+@pytest.fixture(scope="module", params=[pytest.param("8bit", marks=pytest.mark.stress), "4bit"])
 def run(request, tmp_path_factory) -> Any:
     home = tmp_path_factory.mktemp("home")
     tiny_folder(home / "base", num_labels=2, hidden_size=64, intermediate_size=128)

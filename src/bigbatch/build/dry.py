@@ -188,7 +188,8 @@ def _shortfall(peak: Peak, limit_bytes: int) -> str:
         f"(model {show_bytes(peak.model_bytes)}, optimiser state and what else stays "
         f"{show_bytes(peak.lasting_bytes)}, gradients, activations and gathered parameters "
         f"{show_bytes(peak.passing_bytes)}), but plan.memory allows {show_bytes(limit_bytes)}; "
-        "a larger plan.mesh.shard, smaller plan.micro_tokens or plan.recompute=blocks take less"
+        "a larger plan.mesh.shard, smaller plan.micro_tokens, plan.recompute=blocks or fewer trained parameters "
+        "(model.adapter, model.trainable) take less"
     )
 
 

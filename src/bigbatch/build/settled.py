@@ -14,6 +14,7 @@ from bigbatch.build.noise import obstacle
 from bigbatch.build.untrained import is_untrained
 from bigbatch.facts import Choice
 from bigbatch.metrics.watched import validation_splits
+from bigbatch.model.adapters import has_adapters
 from bigbatch.plan.frozen import Plan
 from bigbatch.recipe.inputs import BatchSpec, Ramp
 from bigbatch.recipe.learning import ScheduleSpec
@@ -91,6 +92,7 @@ def _known(recipe: Recipe, ready: Ready, tables: Mapping[str, Table], hidden: in
         watched=recipe.run.evaluate_every.unit not in ("never", "end"),
         hidden=hidden,
         pretrained=not is_untrained(ready.module),
+        adapters=has_adapters(ready.module),
         classes=len(ready.task.label_names) if isinstance(ready.task, Classify) else 0,
         batch=None if recipe.batch.samples == AUTO else recipe.batch.samples,
         grows=_may_grow(recipe, ready.task),

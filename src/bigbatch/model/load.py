@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from bigbatch.errors import ModelError
 from bigbatch.model.adapter_folder import AdapterFolder, is_adapter_folder, put_back, read_adapter
@@ -39,7 +39,6 @@ from bigbatch.model.memory import set_memory
 from bigbatch.model.names import clean_name
 from bigbatch.model.narrowed import narrow
 from bigbatch.model.new_head import output_layers, renew_outputs, seeded
-from bigbatch.model.patterns import IN_CONFIG
 from bigbatch.model.quantised import Format, kept_in, quantise
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
@@ -143,14 +142,19 @@ def load_model(
 
 
 def _from_source(
-    spec: ModelSpec, wanted: _Wanted, dropout: float | None, base: ModelSpec | None = None
+    spec: ModelSpec,
+    wanted: _Wanted,
+    dropout: float | None,
+    base: ModelSpec | None = None,
+    config: PreTrainedConfig | None = None,
 ) -> tuple[nn.Module, list[str]]:
+    """The model and notes; `config`: in place of its own."""
     if spec.name is None:
         raise ModelError(_NO_NAME)
     if is_adapter_folder(spec.name):
         return _from_adapters(read_adapter(spec.name), spec, wanted, dropout, base)
     with opened(spec.name, spec.revision, weights=spec.init == "pretrained") as view:
-        module, notes, new = _from_view(view, spec, wanted, dropout)
+        module, notes, new = _from_view(view, spec, wanted, dropout, config)
     if spec.adapter is not None:
         layers = layers_of(spec.adapter, anatomy(module))
         if spec.adapter.base != "fp32":
@@ -173,16 +177,15 @@ def _from_adapters(
             "out, or merge them first (bigbatch export RUN --to torch)"
         )
     named = base or ModelSpec(name=found.base, revision=found.revision)
-    module, notes = _from_source(named.model_copy(update={"config": spec.config}), wanted, dropout)
-    change = ""
+    change, kept, config = "", None, None
     if (found.folder / CONFIG).is_file():
         with opened(str(found.folder), None, weights=False) as view:
-            config = load_config(view)
+            config = load_config(view)  # what the adapters were trained with: patterns, memory, model.config
         change, kept = _head_change(config, wanted), kept_in(config, str(found.folder / CONFIG))
-        if kept is not None:
-            notes.append(_narrowed(module, kept))
-        if hasattr(config, IN_CONFIG):  # which tokens the adapters learnt to see
-            setattr(headed_model(module).config, IN_CONFIG, getattr(config, IN_CONFIG))
+    asked = named.model_copy(update={"config": spec.config})
+    module, notes = _from_source(asked, wanted, dropout, config=config)
+    if kept is not None:
+        notes.append(_narrowed(module, kept))
     leave = output_layers(bare(module)) if change else ()
     said = put_back(module, found, seed=wanted.seed, leave=leave)
     told = [note for note in notes if "new head" not in note]
@@ -190,11 +193,11 @@ def _from_adapters(
 
 
 def _from_view(
-    view: View, spec: ModelSpec, wanted: _Wanted, dropout: float | None
+    view: View, spec: ModelSpec, wanted: _Wanted, dropout: float | None, config: PreTrainedConfig | None
 ) -> tuple[nn.Module, list[str], set[str]]:
     """The model, notes, and the names of parameters that its files do not have."""
     notes, where = list(view.notes), str(view.source / CONFIG)
-    config = load_config(view)
+    config = load_config(view) if config is None else config
     override_config(config, spec.config)
     check_stacks(config, where, two=wanted.kind == "seq2seq")
     check_numbers(spec.config, "model.config")

@@ -105,6 +105,16 @@ def _shortfall(recipe: Recipe, needed: MemoryBreakdown, limit_bytes: int, smalle
     missing = show_bytes(needed.needed_bytes - limit_bytes)
     return (
         f"{message}; {missing} too little, and no smaller micro-batch is enough: free memory, take a smaller "
-        "model, train fewer parameters (model.trainable), take an optimiser with less state "
+        f"model, {_fewer(recipe)}, take an optimiser with less state "
         "(optimizer.name=sgd) or divide the model over more ranks (plan.mesh.shard)"
     )
+
+
+def _fewer(recipe: Recipe) -> str:
+    """What makes gradients, optimiser state and weights smaller."""
+    adapter = recipe.model.adapter
+    if adapter is None:
+        return "train adapters (model.adapter=lora) or fewer parameters (model.trainable)"
+    if adapter.base == "fp32":
+        return "keep the adapters' base in 4 bits (model.adapter.base=4bit)"
+    return "train adapters of fewer layers (model.adapter.targets)"

@@ -8,7 +8,8 @@
                    (from random weights three times as much); too few rows to see a plateau: 160 updates
     rate           up to 32 samples: 3e-4 (384 / hidden)^2.4; with up to 8 classes at most 1e-4, or 1e-4 (384 / hidden)
                    where that is more, sqrt(classes / 8) times as much with more classes; from random weights
-                   6e-4 (768 / hidden); at most 1e-3; sqrt(batch / 32) times that for more
+                   6e-4 (768 / hidden); at most 1e-3; of adapters 5e-4 at any width and with any number of classes;
+                   sqrt(batch / 32) times that for more
 
 The rate's line goes through what is usual for BERT (5e-5 at 768 hidden units, 3e-5 at 1,024; Devlin et al. 2019,
 appendix A.3), and what this project found at 384; for random weights through GPT-2's size in Brown et al. 2020, table
@@ -20,6 +21,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+
+from bigbatch.recipe.adapters import ADAPTER_LR
 
 BASE_BATCH = 32
 """Most samples that rates are given for."""
@@ -62,6 +65,8 @@ class FirstRun:
     hidden: int
     """Width of the model."""
     pretrained: bool
+    adapters: bool = False
+    """Whether adapters and a head alone are trained, beside weights that stay as they are."""
     classes: int = 0
     """Of a new head that tells them apart; 0: it does something else."""
     batch: int | None = None
@@ -166,7 +171,9 @@ def _counted(rows: int) -> str:
 
 
 def _rate(known: FirstRun) -> tuple[float, str]:
-    if known.pretrained:
+    if known.adapters:
+        lr, why = ADAPTER_LR["adamw"], "usual for adapters"
+    elif known.pretrained:
         lr = min(1e-3, 3e-4 * (384 / known.hidden) ** 2.4)
         why = f"usual for pretrained weights of width {known.hidden:,}"
         if known.classes:

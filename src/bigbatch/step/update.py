@@ -109,7 +109,7 @@ def moving() -> Iterator[None]:
         raise DoesNotFit(
             f"the optimiser ran out of memory ({str(error).partition(chr(10))[0]}); no smaller micro-batch helps: "
             "take an optimiser with less state (optimizer.name=sgd), a smaller model, or train fewer parameters "
-            "(model.trainable); the newest checkpoint is intact"
+            "(model.adapter, model.trainable); the newest checkpoint is intact"
         ) from error
 
 
