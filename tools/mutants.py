@@ -204,6 +204,18 @@ MUTANTS = (
         tests=("tests/run/test_quantised.py",),
     ),
     Mutant(
+        name="adapters-at-the-rate-of-whole-models",
+        fault="lr: auto of adapters follows the width, as that of whole models",
+        patches=(("rules/first_run.py", "if known.adapters:", "if False:"),),
+        tests=("tests/rules/test_first_run.py",),
+    ),
+    Mutant(
+        name="adapters-in-another-model",
+        fault="adapters are opened in the base's own configuration, not in the one that they learnt in",
+        patches=(("model/load.py", "wanted, dropout, config=config)", "wanted, dropout)"),),
+        tests=("tests/model/test_adapters.py",),
+    ),
+    Mutant(
         name="adapters-cut-across",
         fault="where products are cut, the other matrix of an adapter is",
         patches=(("parallel/tensor.py", '"lora_B" if role', '"lora_A" if role'),),

@@ -16,6 +16,7 @@ from bigbatch.errors import ModelError
 from bigbatch.model.adapter_folder import Base, write_adapters
 from bigbatch.model.adapters import layers_of, lora_layers, merged, put_in, without
 from bigbatch.model.anatomy import anatomy
+from bigbatch.model.kinds import model_facts
 from bigbatch.model.load import load_model
 from bigbatch.model.tokenizer import load_tokenizer
 from bigbatch.recipe.adapters import AdapterSpec
@@ -207,6 +208,16 @@ def test_a_head_of_other_labels_is_made_anew(home):
     found = load_model(ModelSpec(name=str(home / "lora")), kind="sequence", outputs=3, seed=0, dropout=None)
     assert "another number of labels (2 before, 3 now): new head" in found.notes[-1]
     assert found.module.classifier.out_features == 3
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_first_recipe_goes_on_with_adapters(home, tmp_path, described):
+    folder = changed(home, tmp_path / "x")
+    if not described:
+        (folder / "config.json").unlink()  # as PEFT leaves it
+    found = model_facts(folder, "x")
+    assert found.weights == "pretrained"  # not `init: random`, which a folder of adapters refuses
+    assert (found.kind, found.hidden) == ("masked", model_facts(home / "base", "base").hidden)
 
 
 HOSTILE = {

@@ -14,6 +14,7 @@ from bigbatch.stored import open_plain
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTERS, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 _MASKED = ("ForMaskedLM",)
 # fmt: off
@@ -66,7 +67,7 @@ def model_facts(folder: Path, name: str, origin: str = "", *, whole: bool = True
     Raises:
         ModelError: a configuration, or weights, that cannot be read.
     """
-    config = read_object(folder / CONFIG)
+    config = read_object(_described(folder) / CONFIG)
     architectures = config.get("architectures")
     classes = (
         [item for item in architectures if isinstance(item, str)] if isinstance(architectures, list) else []
@@ -84,6 +85,15 @@ def model_facts(folder: Path, name: str, origin: str = "", *, whole: bool = True
         positions=next(filter(None, (_count(config.get(key)) for key in _POSITIONS)), None),
         origin=origin,
     )
+
+
+def _described(folder: Path) -> Path:
+    """Where the configuration is: PEFT writes adapters without one, which have that of their base."""
+    if (folder / CONFIG).is_file() or not (folder / ADAPTER_SETTINGS).is_file():
+        return folder
+    base = read_object(folder / ADAPTER_SETTINGS).get("base_model_name_or_path")
+    near = [Path(base), folder / base] if isinstance(base, str) and base else []
+    return next((place for place in near if (place / CONFIG).is_file()), folder)
 
 
 def _kind(config: dict[str, Any], classes: list[str]) -> ModelKind:
@@ -121,6 +131,8 @@ def _weights(folder: Path) -> WeightsKind:
     """Training moves biases and the scales of norms at once; in a model that was just made each tensor of them is one
     number again and again.
     """
+    if (folder / ADAPTERS).is_file():  # beside a base that the folder names
+        return "pretrained"
     files = _files(folder)
     if not files:
         return "none"

@@ -107,7 +107,8 @@ class OptimizerSpec(Section):
     name: Annotated[Text, named(*OPTIMIZERS)] = "adamw"
     """`adamw`, `sgd`, `lamb`, `lars`, `lion`, `muon`, `schedule_free`, or your own as an import reference."""
     lr: AutoRate = OPTIMIZERS["adamw"].lr
-    """Peak learning rate, used as typed unless `base_batch` is given. auto: by the width of the model, then tested.
+    """Peak learning rate, used as typed unless `base_batch` is given. auto: by the width of the model, of
+    adapters 5e-4, then tested.
     Default: adamw 5e-5, lamb 6.25e-4, sgd 1e-2, lars 0.1, lion 1e-5, muon 5e-5, schedule_free 1e-4."""
     betas: Annotated[tuple[Beta, Beta], BeforeValidator(_two)] = (0.9, 0.999)
     """Decay of the first and second moment per update; of lion's direction and average ([0.9, 0.99]). Of muon: of what
