@@ -7,6 +7,7 @@
 #   make test-cluster  SSH hosts and Slurm on this machine, and faults on them (root; a quarter of an hour)
 #   make test-tensorflow  files between TensorFlow and us, in an environment of its own (1.6 GB)
 #   make test-trackers  runs sent to TensorBoard, W&B, MLflow and Trackio, killed, and read back (an environment of its own)
+#   make test-onnx    models as ONNX, run by onnxruntime
 #   make lint         ruff, pyright, the house's import rules
 #   make docs         the documentation, into docs/_build/html
 #   make mutants      plant faults and check that the tests find them
@@ -25,7 +26,7 @@ BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test stress test-cluster test-tensorflow lint format docs mutants kills soak benchmarks clean
+.PHONY: help demo test stress test-cluster test-tensorflow test-onnx lint format docs mutants kills soak benchmarks clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
@@ -69,6 +70,9 @@ check: $(VENV)/.installed-dev
 
 test-cluster: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)
+
+test-onnx: $(VENV)/.installed-test $(VENV)/.installed-onnx
+	$(BIN)/python -m pytest tests/infer/test_onnx.py -m onnx $(ARGS)
 
 $(VENV)-tensorflow/.installed:
 	$(PYTHON) -m venv $(VENV)-tensorflow

@@ -90,7 +90,7 @@ QUICK = ("golden", "optim", "plan", "recipe", "report", "rules")
 """Folders and files (`tests/optim/`, `tests/test_golden.py`) that are quick and say most: `make check` has them first."""
 
 
-ASKED_FOR = ("stress", "tensorflow", "trackers", "browser")
+ASKED_FOR = ("stress", "tensorflow", "trackers", "browser", "onnx")
 """Markers of tests that run only when they are named: `-m stress`."""
 
 

@@ -322,21 +322,32 @@ def _decoding(how: Mapping[str, object]) -> Decoding:
 
 
 @said_plainly
-def export(model: PathOrText, out: PathOrText, *, to: str = "torch", code: bool = False) -> Path:
-    """Write the model of a run as a plain Hugging Face folder, adapters merged into their base; nothing is overwritten.
+def export(
+    model: PathOrText,
+    out: PathOrText,
+    *,
+    to: str = "torch",
+    code: bool = False,
+    texts: Sequence[str] = (),
+    say: Callable[[str], object] | None = None,
+) -> Path:
+    """Write the model of a run as a plain Hugging Face folder, adapters merged into their base, or as ONNX; nothing is
+    overwritten.
 
     Args:
         model: a run directory or a model folder.
         out: a folder that does not exist yet.
-        to: the format; today `torch`: safetensors, as transformers opens them.
+        to: the format: `torch` (safetensors, as transformers opens them), `onnx`, or `onnx-int8` (matrices of 8 bits).
         code: as `evaluate` has it.
+        texts: rows on which a file of ONNX is compared with the model, besides made ones; one that differs is refused.
+        say: told size, speed and difference of a file of ONNX.
 
     Returns:
         The folder.
     """
     from bigbatch.infer.export import export_folder
 
-    return export_folder(Path(model), Path(out), to=to, code=code)
+    return export_folder(Path(model), Path(out), to=to, code=code, texts=texts, say=say)
 
 
 def _told(opened: Loaded, say: Callable[[str], object] | None) -> Loaded:

@@ -14,6 +14,7 @@
     texts.py      prompts in, texts out, as if each were alone
     decoding.py   one batch of texts, token by token        sampling.py   drawn by (seed, row, token)
     kept_texts.py texts into a file that goes on after an interruption
+    onnx.py       a model as ONNX, compared with what it was
     writers.py    predictions as JSON Lines or CSV; complete files or none
     mine.py       hard negatives of pairs, by the embeddings of all their texts
     search.py     the nearest of many embeddings, exactly
