@@ -647,6 +647,18 @@ MUTANTS = (
         tests=("tests/data/test_mixture.py",),
     ),
     Mutant(
+        name="shard-unchecked",
+        fault="a shard of a stream is whatever has its size",
+        patches=(
+            (
+                "data/shelf.py",
+                'if (size, digest) != (about["bytes"], about["sha256"]):',
+                'if size != about["bytes"]:',
+            ),
+        ),
+        tests=("tests/data/test_published.py",),
+    ),
+    Mutant(
         name="one-order-of-shards",
         fault="shards come in the same order in every epoch",
         patches=(("data/shards.py", "mixed(self.seed, _SHARDS, epoch)", "mixed(self.seed, _SHARDS)"),),

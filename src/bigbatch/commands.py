@@ -244,6 +244,7 @@ def tokenize(
     out: PathOrText | None = None,
     processes: int = 1,
     part: tuple[int, int] | None = None,
+    publish: PathOrText | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> list[str]:
     """As `prepare`, into a folder of choice and in several processes, for shards; what is there already stays.
@@ -254,16 +255,23 @@ def tokenize(
         out: the cache (`run.cache`); None: the recipe's.
         processes: that tokenise shards side by side.
         part: which of how many parts this process tokenises, from 0; None: all, as the one that was asked.
+        publish: a folder for tokens of shards that other machines stream while they train; None: the cache is filled.
         environ: where `BIGBATCH_*` keys are read from; None: nowhere.
 
     Raises:
         BigbatchError: whatever would stop `train` before its first update for model or data.
     """
     from bigbatch.build.inputs import Live
-    from bigbatch.build.only import fill_only
+    from bigbatch.build.only import fill_only, publish_only
 
     words = [*overrides, *([] if out is None else [f"run.cache={os.path.abspath(out)}"])]
     loaded = load_recipe(recipe, words, environ=environ)
+    if publish is not None:
+        console = ConsoleObserver()
+        try:
+            return publish_only(loaded, Live(), Path(publish), console.say, console.progress)
+        finally:
+            console.close()
     if part is not None:
         return [f"{fill_only(loaded, Live(), part, lambda text: None)} shards"]
     if processes > 1 and loaded.data.shuffle == "shards":

@@ -27,7 +27,7 @@ FLAGS = {
     "": ["--help", "--version", "-h"],
     "init": ["--column", "--force", "--help", "--model", "--out", "--pretrain", "-h"],
     "prepare": ["--help", "--set", "-h"],
-    "tokenize": ["--help", "--out", "--part", "--processes", "--set", "-h", "-o"],
+    "tokenize": ["--help", "--out", "--part", "--processes", "--publish", "--set", "-h", "-o"],
     "watch": ["--help", "--port", "-h"],
     "track": ["--follow", "--help", "--to", "-h"],
     "convert": ["--encoding", "--help", "--quoting", "-h"],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bigbatch.errors import DataError, MachineError
+from bigbatch.errors import DataError, DiskError, MachineError
 from bigbatch.remote.addresses import address_of
 from bigbatch.remote.fetch import fetched, provenance
 from bigbatch.remote.keep import Patience, cache_root
@@ -145,6 +145,47 @@ def test_redirects_are_followed_as_far_as_they_lead_to_a_server(site, tmp_path):
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=what):
             get(site.url + start)
+
+
+def test_a_server_outside_does_not_send_us_into_our_own_network(site, monkeypatch):
+    """Here all servers are inside: the first connection is made to look as if it were not."""
+    from bigbatch.remote import web
+
+    inside = web._is_inside
+    monkeypatch.setattr(
+        web, "_is_inside", lambda connection, host: host != "localhost" and inside(connection, host)
+    )
+    site.redirects = {"/1": "http://127.0.0.1:1/latest", "/2": f"{site.url}/a.csv", "/3": "/a.csv"}
+    outside = site.url.replace("127.0.0.1", "localhost")
+    asked = len(site.asked)
+    with pytest.raises(DataError, match=r"into this machine's own network \(127\.0\.0\.1\)"):
+        get(f"{outside}/2")
+    assert len(site.asked) == asked + 1, "nothing was asked there"
+    assert get(f"{outside}/3").read_bytes() == get(f"{site.url}/2").read_bytes() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("host", "is_inside"), [("169.254.169.254", True), ("10.1.2.3", True), ("8.8.8.8", False)]
+)
+def test_what_is_inside(host, is_inside):
+    from bigbatch.remote.web import _is_inside
+
+    class Proxied:
+        _tunnel_host = host
+
+    assert _is_inside(Proxied(), host) is is_inside  # type: ignore[arg-type]
+
+
+def test_a_body_without_an_end_does_not_fill_the_disk(site, monkeypatch):
+    import shutil
+
+    site.files["/long.csv"] = b"x" * 2**20
+    monkeypatch.setattr("bigbatch.remote.keep._SPARE_BYTES", 2**16)
+    monkeypatch.setattr("bigbatch.remote.web._CHUNK_BYTES", 2**14)
+    free = iter([2**40, 2**40, 1])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Free", (), {"free": next(free)}))
+    with pytest.raises(DiskError, match="free; XDG_CACHE_HOME"):
+        get(f"{site.url}/long.csv")
 
 
 def test_a_password_goes_to_its_own_server_alone_and_secrets_are_nowhere(site):

@@ -6,6 +6,9 @@
     live.py             what Python brings: its task, its part of the fingerprint, a live model's weights
     inputs.py           recipe -> checked rows and labels
     ready.py            model, tokenizer, task and tokens, made to fit each other
+    tokenised.py        what decides how rows become tokens
+    publish.py          tokens of shards as files that are streamed
+    streamed.py         a training split that is streamed
     derived.py          columns that the model which a run starts from computes once
     settled.py          what `auto` means: numbers
     defined.py          a figure that steers a run exists

@@ -26,6 +26,7 @@ from bigbatch.build.ready import Data, ready_model, ready_tables
 from bigbatch.build.runners import open_runner
 from bigbatch.build.settled import BATCH, Settled, settled
 from bigbatch.build.strategies import strategy_of
+from bigbatch.build.streamed import check_bound
 from bigbatch.data.batches import Batches
 from bigbatch.data.mixture import whole_parts
 from bigbatch.data.packs import micro_batches
@@ -168,6 +169,7 @@ def _laid_out(
     data = Data(rows=inputs.splits, tables=tables, batches=_batches_of(recipe, model.task, tables["train"]))
     clocks = clocks_of(recipe, tables["train"], data.batches, model.task.clock)
     clocks.open_end = decided.open_end
+    check_bound(recipe, tables["train"], clocks.lengths)
     return _LaidOut(model=model, facts=facts, data=data, clocks=clocks, decided=decided, notes=notes)
 
 

@@ -84,10 +84,10 @@ def probe_samples(
         count: how many samples.
         most_tokens: of a sample, whose end is left out where it is longer; None: any number.
     """
-    table = batches.table
-    counted = np.flatnonzero(table.counted_units)
+    table, rows = batches.table, batches.at_hand
+    counted = rows[np.flatnonzero(table.take(rows).counted_units)]
     if not len(counted):  # a task of the user's own may count something else than weights
-        counted = np.arange(len(table))
+        counted = rows
     by_length = counted[np.argsort(table.lengths_B[counted], kind="stable")]
     spread = np.linspace(0, len(by_length) - 1, min(count, len(by_length))).astype(np.int64)
     some = batches.some(np.sort(by_length[spread]))

@@ -14,13 +14,14 @@ from bigbatch.data.checks import check_splits
 from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_of, label_role, matched
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import last_share, stratified_share
+from bigbatch.data.streamed import stream_rows
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import DataError, Problem, UsageError
 from bigbatch.model.files import folder_digest
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import ModelSpec, Recipe
-from bigbatch.remote.addresses import is_address
+from bigbatch.remote.addresses import is_address, is_index
 from bigbatch.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Inputs:
     warnings: tuple[str, ...] = ()
     digest: str = ""
     """Hash of the content of all splits."""
+    stream_bytes: int = 0
+    """Of shards of a stream that may lie on this machine."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -112,10 +115,14 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
         )
     kind, role = kind_of(task.roles), label_role(task.roles)
     shards = recipe.data.shuffle == "shards" and live.train is None
-    train = read(
-        live.train if live.train is not None else recipe.data.train,
-        recipe.cache_folder / "rows" if shards else None,
-    )
+    streamed = next((file.path for file in recipe.data.train if is_index(file.path)), None)
+    if streamed is not None and live.train is None:
+        train = stream_rows(streamed, recipe.base, say)
+    else:
+        train = read(
+            live.train if live.train is not None else recipe.data.train,
+            recipe.cache_folder / "rows" if shards else None,
+        )
     named = _validation(recipe, live, read)
     if isinstance(recipe.data.validation, float) and live.validation is None:
         strata = role if kind in ("single", "multi") else None
@@ -143,6 +150,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
         test=test,
         labels=labels if len(labels) else None,
         warnings=tuple(warnings),
+        stream_bytes=recipe.run.stream_bytes,
     )
     return replace(inputs, digest=_digest(inputs))
 
@@ -184,6 +192,8 @@ def _labels(recipe: Recipe, task: Task, live: Live, train: DataTable, kind: Kind
     given, role = task.labels, label_role(task.roles)
     if role is None:
         return LabelSet(())
+    if train.stream is not None:
+        return LabelSet(tuple(train.stream.known["labels"]))
     if train.multi_hot and given:
         train = matched(train, role, kind, LabelSet(tuple(map(class_name, given))), train)
     labels = find_labels(train, role, kind, given)

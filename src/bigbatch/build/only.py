@@ -10,6 +10,7 @@ from bigbatch.build.build import Given, Progress, Say, build, check_before_train
 from bigbatch.build.inputs import Inputs, Live, model_digest, read_inputs
 from bigbatch.build.live import live_digests, live_task
 from bigbatch.build.parts import Parts
+from bigbatch.build.publish import publish
 from bigbatch.build.ready import fill_shards, ready_model, ready_tables
 from bigbatch.metrics.watched import check_watched
 from bigbatch.probe.hardware import hardware_facts
@@ -19,6 +20,7 @@ from bigbatch.recipe.schema import Recipe, Stage
 from bigbatch.store.identity import Fingerprint, fingerprint
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.catalog import TASKS, task_from_recipe
+from bigbatch.units import show_bytes
 
 
 def plan_only(
@@ -69,6 +71,35 @@ def fill_only(recipe: Recipe, live: Live, part: tuple[int, int], say: Say) -> in
         inputs = checked_inputs(recipe, task, live, say)
         ready = ready_model(recipe, task, inputs, live, "cpu", say)
         return fill_shards(inputs, ready, token_cache(recipe), part, say)
+
+
+def publish_only(
+    recipe: Recipe, live: Live, folder: Path, say: Say, progress: Progress | None = None
+) -> list[str]:
+    """Write the training rows' tokens as files that can be streamed; what is there now, in words.
+
+    Args:
+        recipe: names model and data.
+        live: objects of the caller's process.
+        folder: of the files.
+        say: told each step that can take a while.
+        progress: (what, done, total).
+
+    Raises:
+        ModelError: the model or tokenizer cannot be used.
+        DataError: every problem of the rows.
+        RecipeError: rows that are not in shards.
+    """
+    with placed(recipe):
+        task = live_task(recipe, live)
+        inputs = checked_inputs(recipe, task, live, say)
+        ready = ready_model(recipe, task, inputs, live, "cpu", say)
+        done = publish(inputs, ready, folder, progress)
+    was = f", {done.kept} of them there before" if done.kept else ""
+    return [
+        f"{done.shards} shards{was}: {done.samples:,} samples, {done.tokens:,} tokens, {show_bytes(done.size_bytes)}",
+        f"train with data.train={done.index}, or with the address that it has elsewhere",
+    ]
 
 
 def prepare_only(recipe: Recipe, live: Live, say: Say, progress: Progress | None = None) -> list[str]:

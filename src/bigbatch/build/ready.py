@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bigbatch.build.inputs import Inputs, Live, local_model
+from bigbatch.build.streamed import open_stream
+from bigbatch.build.tokenised import how_tokenised
 from bigbatch.data.batches import Batches
 from bigbatch.data.mixture import joined
 from bigbatch.data.shard_tokens import shard_table
+from bigbatch.data.streamed import shelf_of
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tokens import token_table, tokenizer_fingerprint
 from bigbatch.data.unknown import unknown_note
@@ -131,6 +133,8 @@ def ready_tables(
     # Taken once: calls leave it as it was, and its text is long.
     digest = None if inputs.train.tokenised or cache_dir is None else tokenizer_fingerprint(ready.tokenizer)
     for name, rows in inputs.splits.items():
+        if rows.stream is not None:
+            continue
         rows, padded = given.table(rows)
         if padded:
             notes.append(
@@ -138,7 +142,7 @@ def ready_tables(
                 "attention_mask; the padding is left out"
             )
         told = (lambda done, total, name=name: progress(name, done, total)) if progress else None
-        how, sharded = _how(ready, rows, cache_dir, digest), bool(rows.digests)
+        how, sharded = how_tokenised(ready, rows, cache_dir, digest), bool(rows.digests)
         tables[name], reused = (shard_table if sharded else token_table)(rows, **how, progress=told, say=say)
         say(f"{name}: {len(rows):,} rows{', tokens from the cache' if reused else ' tokenised'}")
         for stream in tables[name].texts.values():
@@ -172,9 +176,17 @@ def ready_tables(
             )
         if inputs.train.tokenised:
             given.check_table(tables[name], name)
-    task = ready.task.fit(tables["train"])
-    tables["train"] = _with_class_weights(tables["train"], task)
+    if inputs.train.stream is not None:
+        opened = open_stream(inputs.train, ready, inputs.stream_bytes, say)
+        tables, task = {"train": opened.table, **tables}, opened.task
+        notes += opened.notes
+        say(f"train: {len(opened.table):,} samples of {inputs.train.stream.shown}, streamed")
+    else:
+        task = ready.task.fit(tables["train"])
+        tables["train"] = _with_class_weights(tables["train"], task)
     for name, table in tables.items():
+        if shelf_of(table) is not None:
+            continue
         notes += _what_counts(name, table, task, unknown.get(name))
     return tables, replace(ready, task=task), tuple(notes)
 
@@ -190,18 +202,6 @@ def _unanswered(name: str, table: Table, task: Task) -> list[str]:
         f"{name}: {without:,} questions have no answer, and predictions will give each of them one, since "
         "task.null_threshold is not set; with 0 none is given where that is the likelier"
     ]
-
-
-def _how(ready: Ready, rows: DataTable, cache_dir: Path | None, digest: str | None) -> dict[str, Any]:
-    """What rows are tokenised by."""
-    arranged = {"block_length": ready.task.facts.block_length} if rows.digests else {}
-    return {
-        "task": ready.task,
-        "tokenizer": ready.tokenizer,
-        "cache_dir": cache_dir,
-        "key_parts": {**_key_parts(ready), **arranged},
-        "tokenizer_digest": digest,
-    }
 
 
 def fill_shards(
@@ -223,7 +223,7 @@ def fill_shards(
     numbers = range(part[0], len(rows.digests), part[1])
     digest = None if rows.tokenised else tokenizer_fingerprint(ready.tokenizer)
     for number in numbers:
-        token_table(rows.shard(number), **_how(ready, rows, cache_dir, digest), say=say)
+        token_table(rows.shard(number), **how_tokenised(ready, rows, cache_dir, digest), say=say)
     return len(numbers)
 
 
@@ -263,18 +263,6 @@ def _what_counts(name: str, table: Table, task: Task, unknown: str | None) -> li
         return said
     did = "learnt from" if name == "train" else "scored"
     return [*said, f"{name}: {idle:,} of {len(table):,} samples have nothing to be {did} ({kinds})"]
-
-
-def _key_parts(ready: Ready) -> Mapping[str, object]:
-    """What the run filled in; the task's own options are in the cache's key already."""
-    task = ready.task
-    return {
-        "labels": list(task.label_names),
-        "max_length": ready.max_length,
-        "pool": ready.anatomy.pools,
-        "image": task.facts.image,
-        "vocabulary": task.facts.vocabulary if HEADS[task.head.kind].wants_tokenizer else None,
-    }
 
 
 def _with_class_weights(table: Table, task: Task) -> Table:

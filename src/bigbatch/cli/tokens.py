@@ -28,6 +28,14 @@ def add_tokenize(app: typer.Typer) -> None:
         processes: Annotated[
             int, typer.Option("--processes", metavar="N", min=1, help="For data.shuffle: shards.")
         ] = 1,
+        publish: Annotated[
+            Path | None,
+            typer.Option(
+                "--publish",
+                metavar="FOLDER",
+                help="Write tokens that other machines stream: data.train=FOLDER/bigbatch-tokens.json.",
+            ),
+        ] = None,
         part: Annotated[
             str | None, typer.Option("--part", hidden=True, help="Which of how many parts: 1/4.")
         ] = None,
@@ -38,4 +46,5 @@ def add_tokenize(app: typer.Typer) -> None:
         given = unstowed([*(changes or ()), *(set_ or ())], os.environ)
         number, _, of = (part or "").partition("/")
         which = (int(number), int(of)) if number.isdigit() and of.isdigit() and int(of) else None
-        say(commands.tokenize(recipe, given, out=out, processes=processes, part=which, environ=os.environ))
+        how = {"out": out, "processes": processes, "part": which, "publish": publish}
+        say(commands.tokenize(recipe, given, **how, environ=os.environ))

@@ -21,6 +21,9 @@
     shards.py       the order of a split in many files
     parked.py       rows of one file on the disk, mapped
     shard_tokens.py tokens of many files: an entry of the cache each, and one of all
+    published.py    tokens as files that are streamed: their index
+    shelf.py        shards of a stream on this machine: brought ahead, checked, put away
+    streamed.py     a table whose columns lie on that shelf
     joining.py      tables of several files as one
     batches.py      global batches: which samples an update consumes
     packs.py        micro-batches: how a global batch is cut for the machine

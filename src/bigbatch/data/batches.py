@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from bigbatch.data.mixture import MixedOrder
 from bigbatch.data.order import SampleOrder
 from bigbatch.data.shards import ShardOrder
+from bigbatch.data.streamed import shelf_of
 from bigbatch.protocols import View
 from bigbatch.samples import TOKENS, UNITS, GlobalBatch, Table, offsets_of
 
@@ -127,6 +128,30 @@ class Batches:
     def _batch(self, ids_B: np.ndarray, epochs_B: np.ndarray, position: int, update: int) -> GlobalBatch:
         seen = None if self._view is None else self._view(self.table, ids_B, epochs_B)
         return batch_of(self.table, ids_B, seen, position=position, update=update)
+
+    def shards_at(self, position: int, samples: int | None = None) -> list[int]:
+        """Shards of the batch that starts at this stream position.
+
+        Args:
+            position: samples of the stream consumed before it.
+            samples: of this batch; None: the recipe's size.
+        """
+        ids_B = self._ids(position) if samples is None else self._stream.ids(position, samples)
+        return np.unique(np.searchsorted(self.table.sources, ids_B, side="right") - 1).tolist()
+
+    def shards_from(self, position: int) -> Iterator[int]:
+        """Shards in the order in which the stream needs them from here on, without an end; for another thread."""
+        assert self.table.sources and not self._parts
+        return ShardOrder(np.diff([*self.table.sources, len(self.table)]).tolist(), self.seed).shards_from(
+            position
+        )
+
+    @property
+    def at_hand(self) -> np.ndarray:
+        """Rows that can be looked at before the run: all, or of data that are streamed those that come first (n,)."""
+        if shelf_of(self.table) is None:
+            return np.arange(len(self.table))
+        return np.sort(self._stream.ids(0, min(len(self.table), max(64, len(self._ids(0))))))
 
     def tokens_before(self, position: int) -> int:
         """Real tokens of all samples at earlier stream positions: the clock of language models."""

@@ -59,15 +59,17 @@ def check_splits(
     others = {_split_name(name): table for name, table in validation.items()}
     if test is not None:
         others["test"] = test
-    splits = {"train": train, **others}
+    splits = others if train.stream is not None else {"train": train, **others}
     problems: list[Problem] = []
     for name, table in splits.items():
         problems += _row_problems(name, table, roles)
     warnings = [warning for table in splits.values() for warning in table.warnings]
     if not problems and kind != "regression":
-        problems += _class_problems(splits, kind, labels, roles)
+        problems += _class_problems(splits, kind, labels, roles, train)
     if problems:
         raise data_error(problems)
+    if train.stream is not None:
+        return warnings
     if kind == "regression":
         warnings += _same_number(train, roles)
     else:
@@ -137,17 +139,21 @@ def _bad_values(table: DataTable, role: str, about: Role) -> Iterable[tuple[int,
 
 
 def _class_problems(
-    splits: Mapping[str, DataTable], kind: Kind, labels: LabelSet, roles: Mapping[str, Role]
+    splits: Mapping[str, DataTable],
+    kind: Kind,
+    labels: LabelSet,
+    roles: Mapping[str, Role],
+    train: DataTable,
 ) -> list[Problem]:
     """A single class, and labels that training never sees."""
-    role = _target_role(splits["train"], roles)
+    role = _target_role(train, roles)
     if role is None:
         return []
     things = "words" if kind == "tags" else "rows"
     counts = {name: _class_counts(table, kind, role) for name, table in splits.items()}
     problems = []
-    seen = counts["train"]
-    if len(seen) < (1 if kind == "multi" else 2):
+    seen = counts.get("train", {})
+    if train.stream is None and len(seen) < (1 if kind == "multi" else 2):
         one = things.removesuffix("s")
         what = f"every {one} has the label {next(iter(seen))!r}" if seen else f"no {one} has a label"
         problems.append(

@@ -10,7 +10,7 @@ runs, and memory holds two windows' row numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,16 @@ class ShardOrder(Epochs):
         whole = self._shard_sums[self._epoch(epoch).shards[: window * self._window]].sum()
         rest = values_N[self._rows_of(epoch, window)[:inside]].sum() if inside else 0
         return epoch * int(self._shard_sums.sum()) + int(whole) + int(rest)
+
+    def shards_from(self, position: int) -> Iterator[int]:
+        """Shards in the order in which the stream needs them from a position on, without an end; those of its window
+        first.
+        """
+        epoch, offset = divmod(position, self.samples)
+        window, _ = self._at(epoch, offset)
+        while True:
+            yield from self._epoch(epoch).shards[window * self._window :].tolist()
+            epoch, window = epoch + 1, 0
 
     def _rows_from(self, epoch: int, offset: int) -> np.ndarray:
         window, inside = self._at(epoch, offset)

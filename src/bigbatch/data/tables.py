@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from bigbatch.data.fingerprint import content_digest
+from bigbatch.data.published import Index
 
 TOKENISED_COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "labels")
 """Columns of rows that were tokenised before they came here."""
@@ -44,6 +45,8 @@ class DataTable:
     """`content_digest` where it was known before; empty: it is computed."""
     digests: tuple[str, ...] = ()
     """Of each of `sources`, where they are shards."""
+    stream: Index | None = None
+    """Where its samples are streamed from: then there are as many rows, and nothing in them. None: they are here."""
     files: bool = False
     """Whether every row is a file of a folder, and `id` its name there."""
 

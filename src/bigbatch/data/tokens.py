@@ -172,10 +172,10 @@ def cache_key(
         "options": dict(task.options),
         "parts": dict(key_parts),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_as_json).encode()).hexdigest()[:40]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=as_json).encode()).hexdigest()[:40]
 
 
-def _as_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Arrays in full: their text leaves out the middle."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from bigbatch.errors import DataError
 from bigbatch.recipe.values import AUTO, AutoCount, Count, PositiveNumber, Section, Text
-from bigbatch.remote.addresses import address_of, is_address
+from bigbatch.remote.addresses import address_of, is_address, is_index
 from bigbatch.units import Quantity, parse_quantity
 
 DEFAULT_BATCH_SAMPLES = 256
@@ -109,6 +109,20 @@ class DataSpec(Section):
     """Quotes in CSV and TSV: `minimal`: a field may stand in them; `none`: they are characters like any other."""
     empty_text: Literal["error", "drop"] = "error"
     """What happens to rows whose text is empty: an error before update 1, or dropped and counted."""
+
+    @model_validator(mode="after")
+    def _a_stream_is_alone(self) -> DataSpec:
+        if any(is_index(file.path) for file in self.train):
+            if len(self.train) > 1 or self.train[0].columns or self.train[0].share is not None:
+                raise ValueError("published tokens (train) stand alone: one index, without columns and share")
+            if self.shuffle != "shards":
+                raise ValueError(
+                    "published tokens (train) are streamed in the order of shuffle: shards; set it"
+                )
+        evaluated = self.validation.values() if isinstance(self.validation, dict) else ()
+        if any(is_index(file.path) for files in (*evaluated, self.test) for file in files):
+            raise ValueError("published tokens are for train alone; name the rows to evaluate")
+        return self
 
     @model_validator(mode="after")
     def _shards_are_files(self) -> DataSpec:

@@ -228,6 +228,8 @@ class RunSpec(Section):
     """Folder that a relative `dir` is in; null: the current folder."""
     cache: Text | None = None
     """Folder of tokens, rows of shards and measurements, which runs share; null: `.cache` beside run directories."""
+    stream_bytes: ByteSize = 16 * 2**30
+    """Disk that shards of a stream of tokens may take on this machine: bytes, or a size such as `16 GiB`."""
     evaluate_every: Interval = quantity("1 epochs")
     """How often validation runs: updates, samples, tokens, epochs, s, min, h, `end` or `never`."""
     generate_every: TextInterval = quantity("1 evaluations")

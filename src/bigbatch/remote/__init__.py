@@ -8,4 +8,5 @@
     hub.py         data sets of the Hugging Face hub, at a commit
     keep.py        the cache: partial files, checksums, one process at a time
     fetch.py       an address -> files of the cache
+    exact.py       one file whose size is known before: shards of a stream
 """

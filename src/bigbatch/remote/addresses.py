@@ -47,6 +47,15 @@ class Address:
         return hashlib.sha256(unsigned(self.full).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
+INDEX = "bigbatch-tokens.json"
+"""Name of the index of published tokens: a path or address that ends in it is streamed."""
+
+
+def is_index(text: str) -> bool:
+    """Whether a path or address as typed is the index of published tokens."""
+    return re.split(r"[?#]", text, maxsplit=1)[0].replace("\\", "/").rpartition("/")[2] == INDEX
+
+
 def is_address(text: object) -> bool:
     """Whether a path as typed is an address: it begins with `scheme://`."""
     return isinstance(text, str) and _ADDRESS.match(text) is not None

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from bigbatch.errors import MachineError
+from bigbatch.errors import DataError, MachineError
 from bigbatch.remote.addresses import refused
 from bigbatch.remote.keep import cache_root
 from bigbatch.stored import read_text
@@ -155,6 +155,46 @@ def _fetched(text: str, place: Place, commit: str, name: str) -> Path:
         raise refused(text, f"no file {name!r} in it") from None
     except Exception as error:
         raise MachineError(f"{text}: {name} could not be fetched ({type(error).__name__})") from None
+
+
+def one_file(text: str, folder: Path, most_bytes: int) -> Path:
+    """A file of a data set, in a folder of the caller's own.
+
+    Args:
+        text: `hf://datasets/org/name@revision/file`.
+        folder: where it is kept.
+        most_bytes: larger ones are refused unread.
+
+    Raises:
+        DataError: no such file, or a larger one.
+        MachineError: the hub does not answer.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import errors as wrong
+
+    place = place_of(text)
+    try:
+        found = _once_more(
+            lambda: HfApi().get_paths_info(
+                place.repo, [place.rest], repo_type="dataset", revision=place.revision
+            )
+        )
+        size = next((getattr(each, "size", None) for each in found), None)
+        if size is None:
+            raise refused(text, "no such file in the data set")
+        if size > most_bytes:
+            raise refused(text, f"the hub announces {size:,} bytes, and it may have at most {most_bytes:,}")
+        return Path(
+            hf_hub_download(
+                place.repo, place.rest, repo_type="dataset", revision=place.revision, local_dir=folder
+            )
+        )
+    except (wrong.EntryNotFoundError, wrong.RepositoryNotFoundError, wrong.RevisionNotFoundError):
+        raise refused(text, "no such file in the data set, or it is not public: `hf auth login`") from None
+    except DataError:
+        raise
+    except Exception as error:  # whatever its HTTP library calls it
+        raise MachineError(f"{text}: could not be fetched ({type(error).__name__})") from None
 
 
 def _chosen(

@@ -256,10 +256,19 @@ class _Entry:
     def _watched(self, answer: Answer, done: int) -> Iterator[bytes]:
         """What comes, fast enough, with a word now and then."""
         since = told = time.monotonic()
-        came = 0
+        came, checked = 0, done
         for chunk in answer.chunks:
             came, done, now = came + len(chunk), done + len(chunk), time.monotonic()
             yield chunk
+            if (
+                done - checked >= _SPARE_BYTES // 2
+            ):  # of a body without an announced end, and of a disk that others fill
+                checked = done
+                if shutil.disk_usage(self.folder).free < _SPARE_BYTES:
+                    raise DiskError(
+                        f"{self.address.shown}: {show_bytes(done)} came, and {self.folder} has less than "
+                        f"{show_bytes(_SPARE_BYTES)} free; XDG_CACHE_HOME names another place"
+                    )
             if now - told >= _TOLD_SECONDS:
                 whole = answer.size_bytes
                 of = "" if not whole else f" of {show_bytes(whole)} ({done / whole:.0%})"

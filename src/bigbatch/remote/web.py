@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import http.client
+import ipaddress
 import re
 import socket
 import ssl
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -63,6 +64,8 @@ class Web:
 
     address: Address
     patience: Patience
+    _began_inside: bool = field(default=False, init=False)
+    """Whether the address itself is one of this machine's own network."""
 
     def open(self, start: int, tag: str | None, unless: str | None) -> Answer | None:
         """Ask for the file from a byte on.
@@ -133,6 +136,17 @@ class Web:
             raise self._refused("a redirect from https to http, which anybody on the way could change")
         return target
 
+    def _check_inside(self, connection: http.client.HTTPConnection, url: str) -> None:
+        """A server outside may not send us to what only this machine or its network can reach: the metadata of a cloud,
+        say, which would become a file of rows. Looked at where the connection went, whatever its name said.
+        """
+        host = urlsplit(url).hostname or ""
+        inside = _is_inside(connection, host)
+        if url == quoted(self.address.full):
+            self._began_inside = inside
+        elif inside and not self._began_inside:
+            raise self._refused(f"a redirect into this machine's own network ({host})")
+
     def _connection(self, url: str) -> http.client.HTTPConnection:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -165,6 +179,8 @@ class Web:
         )
         login = _login(first.netloc) if same else {}
         try:
+            connection.connect()
+            self._check_inside(connection, url)
             connection.request("GET", wanted, headers={**headers, **login, "Connection": "close"})
             sock = connection.sock  # forgotten by http.client once the server says that it will close
             return _Line(connection, connection.getresponse(), sock)
@@ -236,6 +252,18 @@ class Web:
 
     def _refused(self, what: str) -> DataError:
         return refused(self.address.full, what)
+
+
+def _is_inside(connection: http.client.HTTPConnection, host: str) -> bool:
+    """Whether a connection went to this machine, its network, or nowhere that the internet knows.
+
+    Through a proxy: whether the host is such a number.
+    """
+    peer = host if getattr(connection, "_tunnel_host", None) else str(connection.sock.getpeername()[0])
+    try:
+        return not ipaddress.ip_address(peer.partition("%")[0]).is_global
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def _login(netloc: str, prefix: str = "") -> dict[str, str]:

@@ -14,6 +14,7 @@
     stages.py        `stages:`: runs one behind the other in one folder
     loop.py          the iterator of records, on one screen
     between.py       what happens between two updates: evaluations, checkpoints, requests
+    awaited.py       shards of a stream are there before an update, or are waited for
     boundary.py      what the ranks tell each other there, and where each may leave after a signal
     events.py        events in words
     beat.py          signs of life of this rank

@@ -16,6 +16,7 @@ from bigbatch.protocols import Forward, Observer, Rates
 from bigbatch.records import Eval, Evaluate, Event, Record, Save, Stop, Update
 from bigbatch.rules.clocks import Clock, mark_crossed
 from bigbatch.run import rate_test
+from bigbatch.run.awaited import before_update
 from bigbatch.run.baseline import kept as baselines
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary, Interruptible
@@ -146,8 +147,8 @@ class Between:
         self._before = self.clock()
 
     def ramp(self) -> Iterator[Record]:
-        """A batch that grows from here on."""
-        yield from map(self.emit, self._growth.by_position())
+        """A batch that grows from here on; and what it needs of a stream is here."""
+        yield from map(self.emit, before_update(self, self._growth))
 
     def next_batch(self) -> tuple[GlobalBatch, Iterable[MicroBatch]]:
         """The batch of the next update, and this rank's micro-batches of it, watched."""

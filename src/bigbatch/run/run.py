@@ -19,6 +19,7 @@ from bigbatch.infer.predict import predict_rows
 from bigbatch.parallel.agree import Leaving
 from bigbatch.plan.frozen import Plan
 from bigbatch.records import Evaluate, Record, Request, Save, Stop
+from bigbatch.run.awaited import streaming
 from bigbatch.run.between import Between
 from bigbatch.run.finish import finish, missed_gates
 from bigbatch.run.loop import loop
@@ -100,7 +101,7 @@ class Run:
         with SignalFlag(self._parts.recipe.launch.grace.amount) as flag:
             self._between.watch(flag)
             try:
-                with closing(self._between.supply):
+                with closing(self._between.supply), streaming(self._parts):
                     yield from loop(self._parts.strategy, self._between)
                 yield from finish(self._parts, self._directory, self._between)
             except Leaving as interruption:

@@ -1,0 +1,158 @@
+"""A run on a stream of tokens: the run on the same rows, bit for bit, from a server that is slow, lies or goes away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import yaml
+
+import bigbatch
+from bigbatch.commands import tokenize
+from bigbatch.data.shards import ShardOrder
+from bigbatch.data.streamed import shelf_of
+from bigbatch.errors import DataError, RecipeError
+from bigbatch.remote.addresses import INDEX
+from tests.jobs import differing, exhaust, lines, weights
+from tests.models import WORDS, tiny_folder
+from tests.remote.servers import web
+
+SIZES = [4 + number % 3 for number in range(19)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("stream")
+    tiny_folder(found / "model")
+    (found / "rows").mkdir()
+    for number, count in enumerate([*SIZES, 9]):
+        rows = [
+            {"text": f"{WORDS[(number + row) % 9]} {WORDS[row]} {number}", "label": "ab"[row % 2]}
+            for row in range(count)
+        ]
+        place = found / ("held.jsonl" if number == len(SIZES) else f"rows/{number:02}.jsonl")
+        place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model": "model", "task": "classify", "batch": 8, "epochs": 2, "baseline": "off",
+        "data": {"train": "rows", "validation": "held.jsonl", "shuffle": "shards"},
+        "plan": {"packing": "padded", "micro_tokens": 64}, "regularise": {"dropout": 0.1},
+        "run": {"root": str(found), "checkpoint_every": "4 updates"},
+    }  # fmt: skip
+    (found / "job.yaml").write_text(yaml.safe_dump(recipe))
+    said = tokenize(found / "job.yaml", publish=found / "tokens")
+    assert said[0].startswith(f"{len(SIZES)} shards: {sum(SIZES)} samples")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "bigbatch" / "fetched"
+
+
+def start(folder: Path, name: str, **keys):
+    return bigbatch.start(folder / "job.yaml", set={"run.dir": name, **keys})
+
+
+def served(site, folder: Path) -> str:
+    site.files = {f"/t/{path.name}": path.read_bytes() for path in (folder / "tokens").iterdir()}
+    return f"{site.url}/t/{INDEX}"
+
+
+def copies(cache: Path) -> int:
+    """Bytes of shards that lie in the cache."""
+    return sum(path.stat().st_size for path in cache.glob("stream-*/*/*.safetensors") if path.is_file())
+
+
+def figures(folder: Path, name: str) -> list:
+    return [(line["loss"], line["grad_norm"]) for line in lines(folder / name, "update")]
+
+
+def test_a_stream_is_the_run_on_its_rows_under_a_bound_and_after_a_kill(folder, cache):
+    rows = exhaust(start(folder, "rows-run"))
+    size = max(path.stat().st_size for path in (folder / "tokens").glob("0*"))
+    with web() as site:
+        keys = {"data.train": served(site, folder), "run.stream_bytes": 18 * size}
+        most = 0
+        with start(folder, "stream-run", **keys) as run:
+            assert run._parts is not None and shelf_of(run._parts.train) is not None
+            for record in run:
+                most = max(most, copies(cache))
+                if record.kind == "update" and record.step == 7:  # at a seam of two windows
+                    break
+        asked = len(site.asked)
+        streamed = exhaust(start(folder, "stream-run", **keys))
+        assert len(site.asked) > asked, "what was put away is fetched again"
+    assert not differing(weights(rows), weights(streamed))
+    assert figures(folder, "rows-run") == figures(folder, "stream-run")
+    # What is mapped may be deleted a moment later than the next has come.
+    assert 0 < most <= 19 * size
+    local = exhaust(start(folder, "local-run", **{"data.train": str(folder / "tokens" / INDEX)}))
+    assert not differing(weights(rows), weights(local))
+
+
+@pytest.mark.world_size(2)
+def test_two_ranks_on_a_stream_are_one_and_go_on_at_a_seam(folder, ranks, tmp_path):
+    (tmp_path / "held").mkdir()
+    with web() as site:
+        place = served(site, folder)
+        keys = {"run.evaluate_every": "end", "plan.reproducible": "bitwise", "plan.threads": 1}
+        rows = {**keys, "run.dir": str(tmp_path / "rows")}
+        stream = {**keys, "run.dir": str(tmp_path / "stream"), "data.train": place}
+        job, recipe = "tests.run.stream_jobs:trained", str(folder / "job.yaml")
+        (one,) = ranks.run(job, 1, tmp_path, recipe=recipe, runs=[rows])
+        seam = next(at for at in range(1, 20) if 8 * at >= sum(SIZES[:8]))
+        two = ranks.run(job, 2, tmp_path, recipe=recipe, runs=[{**stream, "until": seam}, stream])
+    status, weights_, losses = one[0]
+    for found in two:
+        first, second = found
+        assert status == second[0] == "finished" and second[1] == weights_
+        assert first[2] + second[2] == losses
+
+
+def test_a_shard_that_is_gone_or_another_ends_the_run_saved_and_it_goes_on(folder):
+    with web() as site:
+        keys = {"data.train": served(site, folder)}
+        late = list(islice(ShardOrder(SIZES, 0).shards_from(0), len(SIZES)))[-1]
+        name = f"/t/{late:05}.safetensors"
+        kept = site.files[name]
+        site.files[name] = kept[:-1] + bytes([kept[-1] ^ 1])
+        with pytest.raises(DataError, match=rf"{name[-17:]}: it is not the file that .*{INDEX} names"):
+            exhaust(start(folder, "lied", **keys))
+        last = lines(folder / "lied", "event")[-2:]
+        assert {line["event"] for line in last} == {"failed", "checkpoint"} or not lines(
+            folder / "lied", "update"
+        )
+        site.files[name] = kept
+        exhaust(start(folder, "lied", **keys))
+    assert len(figures(folder, "lied")) == len({line["step"] for line in lines(folder / "lied", "update")})
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"run.stream_bytes": 1000},
+            r"run.stream_bytes: found 1000 B; an update of 8 samples can need shards of",
+        ),
+        ({"data.max_length": 7}, "max_length: made by 64, the recipe has 7"),
+        ({"loss.class_weights": "balanced"}, "loss.class_weights: looks at the labels of all samples"),
+        ({"data.shuffle": "full"}, "streamed in the order of shuffle: shards"),
+    ],
+)
+def test_what_a_stream_cannot_have_is_refused_before_update_1(folder, keys, said):
+    with web() as site, pytest.raises(RecipeError, match=said):
+        start(folder, "refused", **{"data.train": served(site, folder), **keys})
+
+
+def test_publishing_goes_on_behind_the_last_shard(folder, tmp_path):
+    shutil.copytree(folder / "tokens", tmp_path / "tokens")
+    (tmp_path / "tokens" / INDEX).unlink()
+    (tmp_path / "tokens" / "00003.safetensors").write_bytes(b"torn")
+    said = tokenize(folder / "job.yaml", publish=tmp_path / "tokens")
+    assert f"{len(SIZES) - 1} of them there before" in said[0]
+    assert (tmp_path / "tokens" / INDEX).read_text() == (folder / "tokens" / INDEX).read_text()
