@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -170,8 +171,7 @@ def plan(
     from bigbatch.build.inputs import Live
     from bigbatch.build.only import plan_only
 
-    console = ConsoleObserver()
-    try:
+    with closing(ConsoleObserver()) as console:
         parts = plan_only(loaded, Live(), console.say, console.progress, audit=audit)
         lines = explain(parts.plan, parts.notes, width)
         if parts.audit is not None:
@@ -183,8 +183,6 @@ def plan(
         from bigbatch.build.graph import analyse_parts
 
         return [*lines, "", *graph_told(analyse_parts(parts), graph, Path(recipe).stem)]
-    finally:
-        console.close()
 
 
 def _plan_of_stages(recipe: Recipe, width: int | None) -> list[str]:
@@ -192,17 +190,14 @@ def _plan_of_stages(recipe: Recipe, width: int | None) -> list[str]:
     from bigbatch.build.inputs import Live
     from bigbatch.build.only import plan_only, recipe_of
 
-    console = ConsoleObserver()
     lines: list[str] = []
     predicted: list[Mapping[str, float]] = []
-    try:
+    with closing(ConsoleObserver()) as console:
         for stage in recipe.stages:
             found = plan_only(recipe_of(stage, recipe.run_folder), Live(), console.say, console.progress)
             lines += [f"stage {stage.number} of {len(recipe.stages)}: {stage.name}"]
             lines += [*explain(found.plan, found.notes, width), ""]
             predicted.append(found.plan.predictions())
-    finally:
-        console.close()
     seconds = [each.get(f"{what}_seconds", 0.0) for each in predicted for what in ("train", "evaluate")]
     most = max(each.get("peak_memory_bytes", 0.0) for each in predicted)
     total = f"{show_seconds(sum(seconds))} of training and evaluation, {show_bytes(most)} of memory at most"
@@ -267,11 +262,8 @@ def tokenize(
     words = [*overrides, *([] if out is None else [f"run.cache={os.path.abspath(out)}"])]
     loaded = load_recipe(recipe, words, environ=environ)
     if publish is not None:
-        console = ConsoleObserver()
-        try:
+        with closing(ConsoleObserver()) as console:
             return publish_only(loaded, Live(), Path(publish), console.say, console.progress)
-        finally:
-            console.close()
     if part is not None:
         return [f"{fill_only(loaded, Live(), part, lambda text: None)} shards"]
     if processes > 1 and loaded.data.shuffle == "shards":
@@ -340,12 +332,9 @@ def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:
     from bigbatch.build.dry import dry_run
     from bigbatch.plan.dry import dry_lines
 
-    console = ConsoleObserver()
-    try:
+    with closing(ConsoleObserver()) as console:
         parts, found = dry_run(recipe, ranks, console.say, console.progress)
         return [*explain(parts.plan, parts.notes, width), "", *dry_lines(found)]
-    finally:
-        console.close()
 
 
 @said_plainly
