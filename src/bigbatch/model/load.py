@@ -193,11 +193,11 @@ def _from_adapters(
 
 
 def _from_view(
-    view: View, spec: ModelSpec, wanted: _Wanted, dropout: float | None, config: PreTrainedConfig | None
+    view: View, spec: ModelSpec, wanted: _Wanted, dropout: float | None, given: PreTrainedConfig | None
 ) -> tuple[nn.Module, list[str], set[str]]:
     """The model, notes, and the names of parameters that its files do not have."""
     notes, where = list(view.notes), str(view.source / CONFIG)
-    config = load_config(view) if config is None else config
+    config = load_config(view) if given is None else given
     override_config(config, spec.config)
     check_stacks(config, where, two=wanted.kind == "seq2seq")
     check_numbers(spec.config, "model.config")
