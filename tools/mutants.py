@@ -485,7 +485,99 @@ MUTANTS = (
         name="memory-with-gradient",
         fault="what is remembered is not cut off from the gradient",
         patches=(("model/memory.py", "torch.where(cut, key.detach(), key)", "key"),),
-        tests=("tests/tasks/test_memory.py",),
+        tests=("tests/tasks/test_memory.py::test_documents_of_any_length",),
+    ),
+    Mutant(
+        name="memory-of-another-document",
+        fault="a piece remembers what stands in front of its document, too",
+        patches=(
+            (
+                "tasks/blocks.py",
+                "np.maximum(starts_S, firsts_S - memory_tokens)",
+                "np.maximum(0, firsts_S - memory_tokens)",
+            ),
+        ),
+        tests=("tests/tasks/test_memory.py::test_documents_of_any_length",),
+    ),
+    Mutant(
+        name="memory-predicted-from-its-start",
+        fault="units are read as if samples began with what they predict",
+        patches=(
+            (
+                "tasks/blocks.py",
+                "(targets_U - 1 - np.repeat(froms_S, targets_S))",
+                "(targets_U - 1 - np.repeat(firsts_S, targets_S))",
+            ),
+        ),
+        tests=("tests/tasks/test_memory.py::test_documents_of_any_length",),
+    ),
+    Mutant(
+        name="band-a-block-short",
+        fault="a window's blocks of keys are rounded down",
+        patches=(
+            ("model/sparse.py", "-(-min(pattern.window - 1, n) // t)", "(min(pattern.window - 1, n) // t)"),
+        ),
+        tests=("tests/model/test_sparse.py",),
+    ),
+    Mutant(
+        name="pairs-seen-twice",
+        fault="keys that all see are seen by their neighbours once more",
+        patches=(
+            (
+                "model/sparse.py",
+                "        earlier = pattern.near(q, at_C)",
+                "        earlier = pattern.near(q, at_C) & False",
+            ),
+        ),
+        tests=("tests/model/test_sparse.py",),
+    ),
+    Mutant(
+        name="dropout-of-another-piece",
+        fault="the backward pass drops other pairs than the forward pass",
+        patches=(
+            (
+                "model/sparse.py",
+                "factors = None if seed is None else _factors(kept, dropout, seed, piece.number)",
+                "factors = None if seed is None else _factors(kept, dropout, seed, piece.number + 1)",
+            ),
+        ),
+        tests=("tests/model/test_sparse.py",),
+    ),
+    Mutant(
+        name="places-of-padding",
+        fault="blocks and first tokens are counted from the padding in front of a prompt",
+        patches=(
+            (
+                "model/patterns.py",
+                "k_K, q_Q1 = k_K - start_B111, q_Q1 - start_B111",
+                "start_B111 = 0 * start_B111",
+            ),
+        ),
+        tests=("tests/infer/test_long.py",),
+    ),
+    Mutant(
+        name="pattern-from-the-packs-start",
+        fault="FlexAttention counts places from the start of the pack",
+        patches=(
+            (
+                "model/block_mask.py",
+                "pattern.seen(at - start, key_at - start)",
+                "pattern.seen(at + 0 * start, key_at)",
+            ),
+        ),
+        tests=("tests/model/test_narrowed.py::test_packed_and_padded_are_the_masked_model",),
+    ),
+    Mutant(
+        name="work-of-unseen-pairs",
+        fault="useful work counts all pairs, whatever the pattern",
+        patches=(
+            (
+                "study/work.py",
+                "int(count) * pattern.pairs(int(length), causal)",
+                "int(count) * int(length) ** 2",
+            ),
+        ),
+        tests=("tests/study/test_work.py::test_of_attention_the_seen_pairs_count",),
     ),
     # ------------------------------------------------------------ shortcuts of the forward and backward pass
     Mutant(

@@ -14,6 +14,7 @@ from bigbatch.recipe.load import load_recipe
 from bigbatch.study import bench as bench_module
 from bigbatch.study.bench import bench, largest_share
 from bigbatch.study.jobs import Outcome
+from bigbatch.study.prepare import refuse_what_others_lack
 from bigbatch.study.results import read_results
 from bigbatch.study.runner import CONTESTANTS, Contestant
 
@@ -239,6 +240,23 @@ def test_what_others_lack_is_refused_with_its_key(place, tmp_path):
         "optimizer.name",
         "loss.label_smoothing",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        (["model.attention=local", "model.memory=16"], ["model.attention", "model.memory"]),
+        (["model.attention=full", "model.memory=0"], []),
+    ],
+)
+def test_patterns_of_attention_and_memory_are_not_compared(place, options, keys):
+    recipe = load_recipe(place / "recipe.yaml", options)
+    try:
+        refuse_what_others_lack(recipe)
+        found = []
+    except RecipeError as refused:
+        found = [problem.key for problem in refused.problems]
+    assert found == keys
 
 
 def test_an_outcome_over_other_tokens_is_none(competed):
