@@ -197,7 +197,7 @@ def test_patterns_on_cuda(name: str, causal: bool) -> None:
 def test_patterns_forward_on_a_cpu(name: str, causal: bool) -> None:
     """The same samples of several blocks, without a gradient, which FlexAttention has not here."""
     pattern = PATTERNS.get(name, Pattern(window=150))
-    given = [tensor.detach() for tensor in qkv(torch.float64, "cpu", LONG)]
+    query, key, value = (tensor.detach() for tensor in qkv(torch.float64, "cpu", LONG))
     wanted = asked(
         "cpu", LONG, pattern=pattern, window=pattern.window if name == "local" else None, causal=causal
     )
