@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bigbatch.build.parts import Parts
+from bigbatch.model.sentence_files import folder_files
 from bigbatch.protocols import World
 from tests.models import WORDS, tiny, tiny_tokenizer
 from tests.reference import decay_groups, padded
@@ -139,11 +140,17 @@ def oracle_loss(
     dimensions: list[int] | None = None,
     dimension_weights: list[float] | None = None,
     margin: float | None = None,
+    judged: Any = None,
 ) -> Tensor:
-    """Mean over queries; what is known to be right as well is no negative. Weighted sum over dimensions."""
+    """Mean over queries; what is known to be right as well is no negative. Weighted sum over dimensions.
+
+    `judged`: text -> the guide's vector; None: the model's own.
+    """
     texts = [row[role] for row in batch for role in ("query", "document", "negative") if role in row]
     states = oracle_embeddings(model, tokenizer, texts, pooling)
     judge = F.normalize(states.detach(), dim=-1)
+    if judged is not None:
+        judge = F.normalize(torch.stack([judged[text] for text in texts]).to(states), dim=-1)
     total = torch.zeros((), dtype=states.dtype)
     for number, dimension in enumerate(dimensions or [states.shape[1]]):
         vectors = states[:, :dimension]
@@ -194,6 +201,23 @@ def _oracle_loss(
             asked = (asked + torch.stack([right, *back]).logsumexp(0) - right) / 2
         losses.append(asked)
     return torch.stack(losses).mean()
+
+
+def guide_at(folder: Path, seed: int = 7) -> tuple[Path, dict[str, Tensor]]:
+    """A second model with a tokenizer of its own (its words have other numbers), and text -> its vector, by one forward
+    a text, fp32."""
+    tokenizer = tiny_tokenizer(folder, words=WORDS[::-1])
+    model = base_of(seed=seed, hidden_size=48, num_attention_heads=4)
+    model.save_pretrained(folder)
+    files = folder_files(
+        width=48, pooling="mean", similarity="cosine", max_length=None, prefixes={"query": "", "document": ""}
+    )
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    texts = {row[role] for row in pairs(90) for role in row}
+    with torch.no_grad():
+        return folder, {text: oracle_embeddings(model.eval(), tokenizer, [text], "mean")[0] for text in texts}
 
 
 def train_match_reference(

@@ -19,6 +19,7 @@ from bigbatch.cli.app import main
 from bigbatch.errors import BigbatchError, DataError, UsageError
 from bigbatch.infer.load import open_model
 from bigbatch.tasks.match import Match
+from tests.matching import guide_at
 from tests.models import WORDS, tiny_folder
 
 TOPICS = WORDS[8:38]
@@ -254,3 +255,49 @@ def test_what_no_embedding_has_is_refused(place: Path, tmp_path: Path, settings:
     with pytest.raises(BigbatchError, match=what):
         bigbatch.train(str(place / "recipe.yaml"), set=settings, run_dir=str(tmp_path / "run"))
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+# ---------------------------------------------------------------- a guide
+
+
+def test_a_guide_is_part_of_the_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vectors outlive a kill; figures are told by it; another guide makes another run; none is refused in time."""
+    monkeypatch.chdir(tmp_path)
+    guide_at(tmp_path / "guide")
+    settings = {
+        "task": {"name": "match", "temperature": 0.1, "false_negatives": {"guide": str(tmp_path / "guide")}},
+        **{"updates": 3, "epochs": None, "metrics": [], "best": None, "run.evaluate_every": "end"},
+    }
+
+    def begun(folder: str, **more: Any) -> Any:
+        return bigbatch.start(str(place / "recipe.yaml"), set={**settings, **more}, run_dir=folder)
+
+    with begun("whole") as whole:
+        list(whole)
+    with begun("broken") as broken:
+        for record in broken:
+            if record.kind == "update" and record.step == 2:
+                broken.save()
+                break
+    with begun("broken") as again:
+        list(again)
+    losses = [bigbatch.read(name).updates["loss"].to_pylist() for name in ("whole", "broken")]
+    assert losses[0] == losses[1]
+    own = {"name": "match", "temperature": 0.1, "false_negatives": {"margin": 0.0}}
+    with begun("own", task=own) as alone:
+        list(alone)
+    assert bigbatch.read("own").updates["loss"].to_pylist() != losses[0]
+    kept = json.loads(Path("whole/derived/guide.json").read_text())
+    assert (kept["dtype"], kept["width"], kept["splits"]["test"]["samples"]) == ("<f4", 48, 120)
+    said = json.loads(Path("whole/result.json").read_text())["final"]["test"]["loss"]
+    assert bigbatch.evaluate("whole", str(place / "test.csv"))["loss"] == pytest.approx(said, rel=1e-5)
+    guide_at(tmp_path / "guide", seed=8)
+    with pytest.raises(UsageError, match="guide is another model now"):
+        bigbatch.evaluate("whole", str(place / "test.csv"))
+    for name in ("nowhere", str(place / "model")):
+        no_guide = {**own, "false_negatives": {"guide": name}}
+        with pytest.raises(
+            BigbatchError, match=r"task\.false_negatives\.guide: .* is no model of embeddings"
+        ):
+            begun("other", task=no_guide)
+    assert not Path("other").exists()

@@ -1263,6 +1263,20 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="guide-by-split-order",
+        fault="a guide's vectors are those of its distinct texts in order, not those of each row's texts",
+        patches=(
+            (
+                "infer/embed.py",
+                "each[numbers_K[roles == role]]",
+                "each[np.sort(numbers_K[roles == role])]",
+            ),
+        ),
+        tests=(
+            "tests/step/test_coupled.py::test_a_guide_leaves_out_what_it_finds_nearer_than_the_right_one",
+        ),
+    ),
+    Mutant(
         name="known-only-in-its-place",
         fault="a text that answers a query is a negative of it where another row has it as one",
         patches=(("tasks/contrast.py", "        known_RC = _of_equal_texts(known_RC, texts_C)\n", ""),),

@@ -16,6 +16,7 @@ EQUALITY = "tests.parallel.match_jobs:equality"
         (2, {"gradient": "cached"}),
         (3, {"gradient": "plain"}),
         (3, {"task": PREFIXES, "told": TOLD}),
+        (2, {"told": {"margin": 0.002, "judged": True}}),
         (2, {"loss": "margin_mse", "gradient": "plain", "told": {"teacher": "margin_mse"}}),
     ],
     ids=str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from bigbatch.build.derived import Kept, derived
 from bigbatch.data.packs import micro_batches
 from bigbatch.errors import RecipeError
 from bigbatch.parallel.single import SingleWorld
 from bigbatch.samples import LossSums
 from bigbatch.step.coupled import Coupled
+from bigbatch.store.identity import Fingerprint, write_identity
 from tests.executors import one_by_one
-from tests.matching import base_of, match_parts, pairs, scored_pairs, train_match_reference
+from tests.matching import base_of, guide_at, match_parts, pairs, scored_pairs, train_match_reference
 from tests.split import TOLERANCE, assert_equal, gradient_error, train_split
 from tests.step.test_split import both_precisions
 
@@ -238,3 +241,29 @@ def test_a_rank_without_room_for_what_it_was_shown_has_shown_all_of_its_own():
     with pytest.raises(RuntimeError, match="nowhere"):
         executor._everyone(torch.ones(2, 3), np.ones((2, 1)), {"teacher": np.ones(2)})
     assert world.asked == 3
+
+
+@pytest.mark.parametrize(("micro_tokens", "packing"), [(64, "packed"), (100_000, "padded")])
+@both_precisions
+def test_a_guide_leaves_out_what_it_finds_nearer_than_the_right_one(tmp_path, micro_tokens, packing, dtype):
+    """The guide is another model with another tokenizer; kept apart, its vectors are those of the oracle's forward."""
+    guide, judged = guide_at(tmp_path / "guide")
+    options = {"false_negatives": {"margin": 0.002, "guide": str(guide)}, "symmetric": True}
+    parts = match_parts(
+        base_of().to(dtype), ROWS, tmp_path, micro_tokens=micro_tokens, packing=packing, task=options
+    )
+    write_identity(tmp_path, Fingerprint(what={}), run_id="a")
+    started = parts.data
+    parts.data = derived(parts, Kept(tmp_path, "a"))
+    found = train_split(parts, 1)
+    told = {"margin": 0.002, "symmetric": True}
+    expected = train_match_reference(base_of().double(), parts, ROWS, 1, judged=judged, **told)
+    itself = train_match_reference(base_of().double(), parts, ROWS, 1, **told)
+    assert gradient_error(found.gradients[0], expected.gradients[0]) <= TOLERANCE[dtype]
+    assert gradient_error(itself.gradients[0], expected.gradients[0]) > 0.05, "the guide makes a difference"
+    assert found.losses == pytest.approx(expected.losses, rel=TOLERANCE[dtype])
+    kept = np.asarray(parts.tables["train"].extras["guide"])
+    shutil.rmtree(guide)  # a resume reads the vectors back, bit by bit
+    parts.data = started
+    again = np.asarray(derived(parts, Kept(tmp_path, "a")).tables["train"].extras["guide"])
+    assert again.dtype == np.float32 and again.tobytes() == kept.tobytes()

@@ -1,4 +1,4 @@
-"""Columns that the model which a run starts from computes once, before update 1 (`Task.needs`), and keeps.
+"""Columns that the model which a run starts from, or a guide, computes once, before update 1 (`Task.needs`), and keeps.
 
 Each rank runs its part of the samples through the model, in eval mode, and has all numbers then. Rank 0 writes them
 down; whoever goes on with the run reads them back: computed elsewhere they might have other bits.
@@ -17,7 +17,9 @@ from bigbatch.build.parts import Parts
 from bigbatch.build.ready import Data
 from bigbatch.data.packs import end_of_group
 from bigbatch.errors import CheckpointError, DoesNotFit
+from bigbatch.infer.embed import guide_folder, guided
 from bigbatch.infer.forwards import FEWEST_TOKENS, run_forward
+from bigbatch.infer.load import open_model
 from bigbatch.parallel.agree import OutOfMemory, by_leader
 from bigbatch.protocols import World
 from bigbatch.samples import UNITS, Table
@@ -25,7 +27,7 @@ from bigbatch.store.columns import read_column, write_column
 from bigbatch.store.identity import note_derived, read_identity
 from bigbatch.stored import Damaged
 from bigbatch.tasks.base import Task
-from bigbatch.tasks.derived import Derived, sums_of, with_columns
+from bigbatch.tasks.derived import Derived, Guide, sums_of, with_columns
 
 ROWS = 2048
 """That are seen at a time: as many as are sorted by length together."""
@@ -63,10 +65,14 @@ def derived(parts: Parts, kept: Kept) -> Data:
     for need in needs:
         numbers = _read(need, parts.strategy.world, kept, counts, digests)
         if numbers is None:
-            numbers = {name: _computed(need, parts, name, kept, len(counts[name])) for name in tables}
+            numbers = (
+                {name: _computed(need, parts, name, kept, len(counts[name])) for name in tables}
+                if need.guide is None
+                else _guided(need.guide, parts, kept)
+            )
             _write(need, parts.strategy.world, kept, numbers, digests)
         for name, table in tables.items():
-            tables[name] = with_columns(table, {need.name: np.repeat(numbers[name], counts[name])})
+            tables[name] = with_columns(table, {need.name: np.repeat(numbers[name], counts[name], axis=0)})
     return replace(parts.data, tables=tables, batches=parts.batches.over(tables["train"]))
 
 
@@ -89,6 +95,23 @@ def _about(pieces: Iterator[Table]) -> tuple[np.ndarray, str]:
         for part in (piece.ids, piece.token_offsets, piece.reads, piece.unit_offsets):
             found.update(np.ascontiguousarray(part, "<i8").tobytes())
     return np.concatenate(counts), found.hexdigest()
+
+
+def _guided(guide: Guide, parts: Parts, kept: Kept) -> dict[str, np.ndarray]:
+    """Split -> (S, E) float32, on every rank; the guide is gone then."""
+    device = str(next(parts.module.parameters()).device)
+    loaded = open_model(guide_folder(parts.recipe.resolve_path(guide.folder)), device=device)
+    found = {}
+    for name in parts.tables:
+        rows = parts.data.rows[name]
+        kept.say(f"guide: the texts of {len(rows):,} rows of {name} through {guide.folder}")
+
+        def tell(what: str, done: int, total: int, name: str = name) -> None:
+            if kept.progress is not None:
+                kept.progress(f"guide: {what} of {name}", done, total)
+
+        found[name] = guided(loaded, guide, rows, tell, parts.strategy.world)
+    return found
 
 
 def _computed(need: Derived, parts: Parts, name: str, kept: Kept, samples: int) -> np.ndarray:
@@ -147,7 +170,8 @@ def _read(
             ) from error
         if checksum is None:  # killed in between
             note_derived(kept.run, need.name, known)
-        read.append(np.concatenate([found[name] for name in digests])[:, None])
+        column = np.concatenate([found[name] for name in digests])
+        read.append(column.reshape(len(column), -1))
         kept.say(f"{need.name}: as computed before update 1")
         return True
 
@@ -156,7 +180,9 @@ def _read(
     mine = read[0] if read else np.empty((0, 1))
     [everything, *_] = world.gather_rows(mine) if world.size > 1 else [mine]
     ends = np.cumsum([len(counts[name]) for name in digests])[:-1]
-    return dict(zip(digests, np.split(everything[:, 0], ends), strict=True))
+    return dict(
+        zip(digests, np.split(everything[:, 0] if need.guide is None else everything, ends), strict=True)
+    )
 
 
 def _write(

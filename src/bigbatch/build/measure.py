@@ -157,7 +157,12 @@ def _plan(
                 _tokens(on.tables, name) for name in on.tables if name.startswith("validation")
             ),
             test_tokens=_tokens(on.tables, "test"),
-            derived_tokens=sum(_tokens(on.tables, name) for name in on.tables) if on.ready.task.needs else 0,
+            derived_tokens=sum(
+                _tokens(on.tables, name)
+                for need in on.ready.task.needs
+                for name in on.tables
+                if need.guide is None
+            ),
             measuring=measuring,
         ),
         facts,

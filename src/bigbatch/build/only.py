@@ -12,6 +12,7 @@ from bigbatch.build.live import live_digests, live_task
 from bigbatch.build.parts import Parts
 from bigbatch.build.publish import publish
 from bigbatch.build.ready import fill_shards, ready_model, ready_tables
+from bigbatch.infer.embed import guide_digest
 from bigbatch.metrics.watched import check_watched
 from bigbatch.probe.hardware import hardware_facts
 from bigbatch.protocols import World
@@ -186,16 +187,22 @@ def checked_inputs(recipe: Recipe, task: Task, live: Live, say: Say | None = Non
     return inputs
 
 
-def what_is_computed(recipe: Recipe, inputs: Inputs, live: Live, code: Sequence[Path]) -> Fingerprint:
+def what_is_computed(
+    recipe: Recipe, task: Task, inputs: Inputs, live: Live, code: Sequence[Path]
+) -> Fingerprint:
     """Fingerprint of recipe, data, code and the weights that training starts from.
 
     Args:
         recipe: without what does not change the result.
+        task: of the recipe; it may ask a guide.
         inputs: all rows.
         live: objects of the caller's process.
         code: files of the user's own that the recipe refers to.
     """
     contents = {"rows": inputs.digest, "model": model_digest(recipe, live)}
+    for need in task.needs:
+        if need.guide is not None:
+            contents["guide"] = guide_digest(recipe.resolve_path(need.guide.folder))
     what = {**fingerprint(recipe, contents, code).what, **live_digests(live)}
     if (
         recipe.before is not None

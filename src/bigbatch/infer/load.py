@@ -8,11 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.tables import DataTable
 from bigbatch.documents import last_stage, read_document
 from bigbatch.errors import ModelError, UsageError
 from bigbatch.infer.devices import devices_of, only_cpu
-from bigbatch.infer.start import base_of, deriving, start_of
+from bigbatch.infer.embed import guided
+from bigbatch.infer.start import base_of, deriving, guide_of, start_of
 from bigbatch.model.adapter_folder import is_adapter_folder
 from bigbatch.model.folder import CONFIG, read_in, read_list_in
 from bigbatch.model.heads import HEADS
@@ -26,6 +30,7 @@ from bigbatch.stored import Damaged
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.catalog import TASKS, task_from_recipe, task_named_by
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
+from bigbatch.tasks.derived import Guide
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match, width_of
@@ -146,7 +151,11 @@ def with_start(task: Task, run: Path, recipe: Recipe, device: str) -> Task:
         module = task.build(start_of(run, recipe), facts)
         return _assembled(module, None, task, None, "mean", [device]).forward
 
-    return task.with_facts(derive=deriving(task.needs, opened)) if task.needs else task
+    def judged(guide: Guide, rows: DataTable) -> np.ndarray:
+        loaded = open_model(guide_of(run, recipe, guide), device=device)
+        return guided(loaded, guide, rows, lambda what, done, total: None)
+
+    return task.with_facts(derive=deriving(task.needs, opened, judged)) if task.needs else task
 
 
 def _without_loss(recipe: Recipe) -> tuple[Recipe, list[str]]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,24 +30,20 @@ import numpy as np
 import torch
 
 from bigbatch.data.columns import ID
-from bigbatch.data.tokens import as_table
 from bigbatch.errors import UsageError
 from bigbatch.files.kinds import find_files, read_file
 from bigbatch.files.problems import one_error
-from bigbatch.infer.forwards import run_forward
+from bigbatch.infer.embed import Progress, embedded
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.search import nearest
 from bigbatch.infer.unlabelled import PlacedRow, placed, roles_in
 from bigbatch.infer.writers import open_output
 from bigbatch.protocols import Role
-from bigbatch.tasks.inputs import NoTokens
 from bigbatch.tasks.match import Match
 
 WINDOW = 2048
-"""Texts that are embedded, and rows that are searched for, at a time."""
+"""Rows that are searched for at a time."""
 QUERY, DOCUMENT, NEGATIVE = "query", "document", "negative"
-Progress = Callable[[str, int, int], object]
-"""(what, done, of how many)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,25 +242,9 @@ class _Pairs:
 
 def _judge(loaded: Loaded, queries: Texts, documents: Texts, tell: Progress) -> Judge:
     return Judge(
-        query_ND=_embedded(loaded, queries.texts, QUERY, tell),
-        corpus_MD=_embedded(loaded, documents.texts, DOCUMENT, tell),
+        query_ND=embedded(loaded, queries.texts, QUERY, tell),
+        corpus_MD=embedded(loaded, documents.texts, DOCUMENT, tell),
     )
-
-
-def _embedded(loaded: Loaded, texts: Sequence[str], role: str, tell: Progress) -> np.ndarray:
-    """(texts, D) float32."""
-    task, found = loaded.task, []
-    for first in range(0, len(texts), WINDOW):
-        window = texts[first : first + WINDOW]
-        try:
-            samples = task.encode_batch([{role: text} for text in window], loaded.tokenizer, labelled=False)
-        except NoTokens:
-            raise one_error("", role, "a text of which the tokenizer makes no token; remove it") from None
-        table = task.fixed(as_table(samples))
-        kept = run_forward(loaded.forward, table, micro_tokens=loaded.micro_tokens, keep=task.keep)
-        found.append(task.decode(kept).scores.astype(np.float32))
-        tell(f"{role} texts", first + len(window), len(texts))
-    return np.concatenate(found) if found else np.empty((0, 1), np.float32)
 
 
 def _mined(

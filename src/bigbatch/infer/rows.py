@@ -73,7 +73,7 @@ def evaluate_rows(
     if table.tokenised:
         where = table.origin[0][0] if table.origin else "data"
         given.check_table(tokens, where)
-    tokens = derived(tokens, task.needs, task.facts)
+    tokens = derived(tokens, task.needs, task.facts, table)
     return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens or opened.micro_tokens)
 
 

@@ -133,6 +133,8 @@ class FalseNegatives(Section):
     above by as much."""
     relative: bool = False
     """Whether the margin is a share of the document's score."""
+    guide: str | None = None
+    """Folder of a model of embeddings (or of a run) whose scores decide; null: the model's own, as it learns."""
 
 
 class MatchOptions(Section):
@@ -158,7 +160,7 @@ class MatchOptions(Section):
     """`match`: of the losses of `dimensions`; null: 1 each."""
     false_negatives: FalseNegatives | None = None
     """`match`: `{margin: 0.1}` leaves out candidates of the batch that the model itself scores almost as high as the
-    query's own document; null: only those that the data call right."""
+    query's own document, `{guide: FOLDER}` those that another model does; null: only those that the data call right."""
     towers: Annotated[Literal[1, 2], built(1)] = 1
     """`match`: 1: queries and documents share the model."""
 

@@ -141,7 +141,7 @@ def _open_run(recipe: Recipe, live: Live, wishes: Wishes) -> Run:
     wishes.say("reading the data")
     inputs = checked_inputs(recipe, task, live, wishes.say)
     live = with_its_tokenizer(recipe, task, inputs, live, wishes.say)
-    what = what_is_computed(recipe, inputs, live, [*code, *named_files(recipe)])
+    what = what_is_computed(recipe, task, inputs, live, [*code, *named_files(recipe)])
     if wishes.resume:
         what = as_begun(what, recipe.run_folder, live)
     check_same(wishes.world, _compared(what, code), socket.gethostname())

@@ -1,6 +1,7 @@
 """Derived columns of a run: `RUN/derived/NAME.bin`, numbers as they are, and `NAME.json`, which says what they are.
 
-The numbers lie split behind split, fp64, little-endian; never a pickle. The header has the SHA-256 of the numbers and,
+The numbers lie split behind split, little-endian, fp64 if there is one a sample; vectors, which have a `width`, fp32;
+never a pickle. The header has the SHA-256 of the numbers and,
 for each split, of the tokens that they belong to. Its own checksum stands in identity.json: from then on exactly these
 numbers are the run's.
 """
@@ -11,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 import numpy as np
 from pydantic import Field
@@ -33,7 +34,8 @@ class _Header(TypedDict):
     """NAME.json."""
 
     format: Literal[1]
-    dtype: Literal["<f8"]
+    dtype: Literal["<f8", "<f4"]
+    width: NotRequired[Annotated[int, Field(ge=1, lt=2**20)]]
     run_id: str
     splits: dict[str, _Split]
     sha256: str
@@ -53,7 +55,7 @@ def write_column(
     Args:
         folder: `RUN/derived`; made.
         name: of the column.
-        numbers: split -> (samples,) float64.
+        numbers: split -> (samples,) float64, or (samples, width) float32.
         of: split -> hash of what they were computed of.
         run_id: of the run.
         ops: the file operations.
@@ -64,10 +66,13 @@ def write_column(
     Raises:
         DiskError: it cannot be written.
     """
-    content = b"".join(np.ascontiguousarray(part, "<f8").tobytes() for part in numbers.values())
+    widths = {part.shape[1] for part in numbers.values() if part.ndim > 1}
+    kind = "<f4" if widths else "<f8"
+    content = b"".join(np.ascontiguousarray(part, kind).tobytes() for part in numbers.values())
     header: dict[str, object] = {
         "format": 1,
-        "dtype": "<f8",
+        "dtype": kind,
+        **({"width": widths.pop()} if widths else {}),
         "run_id": run_id,
         "splits": {split: {"samples": len(part), "of": of[split]} for split, part in numbers.items()},
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -81,7 +86,7 @@ def write_column(
 def read_column(
     folder: Path, name: str, *, of: Mapping[str, str], run_id: str, checksum: str | None
 ) -> tuple[dict[str, np.ndarray], str]:
-    """A column that was written: split -> (samples,) float64; and its checksum.
+    """A column that was written: split -> (samples,) float64 or (samples, width) float32; and its checksum.
 
     Args:
         folder: `RUN/derived`.
@@ -105,9 +110,11 @@ def read_column(
     if hashlib.sha256(content).hexdigest() != header["sha256"]:
         raise Damaged(f"does not fit {name}.bin, which is torn or was altered")
     counts = [about["samples"] for about in header["splits"].values()]
-    if len(content) != 8 * sum(counts):
+    width, kind = header.get("width"), np.dtype(header["dtype"])
+    if len(content) != kind.itemsize * (width or 1) * sum(counts):
         raise Damaged(f"does not fit {name}.bin, which has {len(content):,} bytes")
-    parts = np.split(np.frombuffer(content, "<f8").astype(np.float64), np.cumsum(counts)[:-1])
+    found = np.frombuffer(content, kind).astype(kind.newbyteorder("="))
+    parts = np.split(found if width is None else found.reshape(-1, width), np.cumsum(counts)[:-1])
     return dict(zip(header["splits"], parts, strict=True)), _checksum(header)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.tables import DataTable
 from bigbatch.protocols import Metric, Tokenizer
 from bigbatch.samples import Table
 from bigbatch.tasks.losses import UnitLoss
@@ -71,8 +72,8 @@ class TaskFacts:
     """The weights themselves, once `fit` has seen the training table."""
     whole_weights: bool = True
     """Whether every unit of the training table counts once or not at all."""
-    derive: Callable[[Table], Table] | None = None
-    """Computes the derived columns (`Task.needs`) of a table that evaluations see; None: nobody can."""
+    derive: Callable[[Table, DataTable | None], Table] | None = None
+    """Computes the derived columns (`Task.needs`) of a table that evaluations see, and its rows; None: nobody can."""
     metrics: tuple[str | Metric, ...] = ()
     """What the recipe asks for, names or objects; empty: the usual ones."""
 

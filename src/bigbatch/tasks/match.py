@@ -29,6 +29,7 @@ from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
 from bigbatch.tasks.contrast import Judge, contrastive_losses
+from bigbatch.tasks.derived import Derived, Guide
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.inputs import NoTokens, encode_texts, joined
 from bigbatch.tasks.losses import Kind, refuse_settings
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from bigbatch.recipe.learning import LossSpec, ModelSpec
 
 TERM = "contrastive"
+GUIDE = "guide"
+"""The derived column: the guide's embedding of each text."""
 MARGINS, LISTWISE = BY_TEACHER = ("margin_mse", "listwise_kl")
 """Losses by a teacher's scores."""
 ROLES = ("query", "document", "negative")
@@ -72,9 +75,9 @@ class Match(Task[Tensor]):
     None: all of them, together."""
     dimension_weights: Sequence[float] | None = None
     """Of the losses of `dimensions`; None: 1 each."""
-    false_negatives: Mapping[str, float | bool] | None = None
-    """Which candidates of the batch are likely to be right, and so no negatives: `{margin, relative}`; None: those that
-    the data say."""
+    false_negatives: Mapping[str, float | bool | str | None] | None = None
+    """Which candidates of the batch are likely to be right, and so no negatives: `{margin, relative, guide}`; None:
+    those that the data say."""
     loss_name: str = field(default=TERM, metadata=NOT_AN_OPTION)
     """`loss.name`: contrastive, or by a teacher's scores."""
     teacher_temperature: float = field(default=1.0, metadata=NOT_AN_OPTION)
@@ -153,6 +156,12 @@ class Match(Task[Tensor]):
     def kind(self) -> Kind:
         """None is predicted; a teacher's scores are numbers."""
         return "single"
+
+    @property
+    def needs(self) -> tuple[Derived, ...]:
+        """What the guide says of every text, if there is one."""
+        folder = (self.false_negatives or {}).get("guide")
+        return (Derived(GUIDE, guide=Guide(str(folder), _named_texts)),) if folder else ()
 
     @property
     def usual_metrics(self) -> tuple[Metric, ...]:
@@ -274,7 +283,7 @@ class Match(Task[Tensor]):
             outputs: (K, D) embeddings of all texts of the batch.
             targets: theirs, as tensors on the same device.
         """
-        judge = self._judge(outputs)
+        judge = self._judge(outputs, targets)
         return {
             term: weight * self._loss(outputs[:, :dimension], targets, judge)
             for term, (dimension, weight) in self._terms.items()
@@ -298,13 +307,14 @@ class Match(Task[Tensor]):
             return margin_mse(found)
         return listwise_kl(found, temperature=self.temperature, teacher_temperature=self.teacher_temperature)
 
-    def _judge(self, outputs: Tensor) -> Judge | None:
-        """Who leaves out candidates of this batch."""
+    def _judge(self, outputs: Tensor, targets: Targets) -> Judge | None:
+        """Who leaves out candidates of this batch: the guide, or the model itself."""
         if self.false_negatives is None:
             return None
+        vectors_KE = targets.extras[GUIDE].to(outputs.dtype) if self.needs else outputs.detach()
         return Judge(
-            vectors_KE=functional.normalize(outputs.detach(), dim=-1),
-            margin=float(self.false_negatives.get("margin", 0.0)),
+            vectors_KE=functional.normalize(vectors_KE, dim=-1),
+            margin=float(self.false_negatives.get("margin") or 0.0),
             relative=bool(self.false_negatives.get("relative", False)),
         )
 
@@ -373,6 +383,11 @@ def _texts_of(row: Row) -> list[tuple[int, str]]:
     more = [text for text in row.get("negatives") or () if isinstance(text, str) and text.strip()]
     own = [(role, str(row[name])) for role, name in enumerate(ROLES) if _present(row, name)]
     return own + [(NEGATIVE, text) for text in more]
+
+
+def _named_texts(row: Row) -> list[tuple[str, str]]:
+    """The same for another model, which is told the role's name: a negative is a document to it."""
+    return [("query" if role == QUERY else "document", text) for role, text in _texts_of(row)]
 
 
 def _scores_of(row: Row, texts: Sequence[tuple[int, str]]) -> np.ndarray:
