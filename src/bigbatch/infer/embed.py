@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -17,13 +17,11 @@ from bigbatch.errors import ModelError, UsageError
 from bigbatch.files.problems import one_error
 from bigbatch.infer.forwards import run_forward
 from bigbatch.model.files import folder_digest
-from bigbatch.protocols import World
+from bigbatch.protocols import Forward, Tokenizer, World
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.derived import Guide
 from bigbatch.tasks.inputs import NoTokens
 from bigbatch.tasks.match import Match
-
-if TYPE_CHECKING:
-    from bigbatch.infer.load import Loaded
 
 WINDOW = 2048
 """Texts at a time: as many as are sorted by length together."""
@@ -31,8 +29,21 @@ Progress = Callable[[str, int, int], object]
 """(what, done, of how many)"""
 
 
+class Opened(Protocol):
+    """What is asked of an opened model (`load.Loaded`)."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+    @property
+    def forward(self) -> Forward: ...
+    @property
+    def micro_tokens(self) -> int: ...
+
+
 def embedded(
-    loaded: Loaded, texts: Sequence[str], role: str, tell: Progress, world: World | None = None
+    loaded: Opened, texts: Sequence[str], role: str, tell: Progress, world: World | None = None
 ) -> np.ndarray:
     """(N, D) float32: the embedding of each text, of length 1 where the model's similarity is cosine.
 
@@ -89,7 +100,7 @@ def guide_digest(folder: Path) -> str:
 
 
 def guided(
-    loaded: Loaded, guide: Guide, rows: DataTable, tell: Progress, world: World | None = None
+    loaded: Opened, guide: Guide, rows: DataTable, tell: Progress, world: World | None = None
 ) -> np.ndarray:
     """(K, E) float32: the guide's embedding of each text of all rows, row after row.
 
