@@ -105,7 +105,7 @@ def test_a_damaged_file_never_ends_in_a_traceback(kept, tmp_path, state):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("state", ["finished", "interrupted"])
+@pytest.mark.parametrize("state", [pytest.param("finished", marks=pytest.mark.stress), "interrupted"])
 def test_no_damage_to_any_file_ends_any_command_in_a_traceback(kept, tmp_path, state):
     cases = _cases(kept / state, state, per_file=6, random=Random(2))
     tried = [(name, what, damage, command) for name, what, damage, commands in cases for command in commands]

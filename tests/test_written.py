@@ -80,7 +80,7 @@ def _worker(folder: Path) -> Worker:
 
 def _beat(folder: Path) -> None:
     beat = Beat()
-    beat._folder = folder
+    beat._folders = (folder,)
     beat._write()
 
 

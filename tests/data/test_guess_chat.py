@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from bigbatch.data.first import first_row
 from bigbatch.data.guess import profile
 from bigbatch.recipe.starter import write_starter
-from bigbatch.turns import first_row, holds_conversations
+from bigbatch.turns import holds_conversations
 from tests.chats import talk
 
 HI = [{"from": "human", "value": "Hi there"}, {"from": "gpt", "value": "Hello you"}]

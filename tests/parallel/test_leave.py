@@ -73,10 +73,7 @@ def test_the_pairs_are_all_there():
 )
 @pytest.mark.parametrize(
     "kind",
-    [
-        kind if kind in ("tensor", "match-shard") else pytest.param(kind, marks=pytest.mark.stress)
-        for kind in (*KINDS, "both")
-    ],
+    [kind if kind == "tensor" else pytest.param(kind, marks=pytest.mark.stress) for kind in (*KINDS, "both")],
 )
 def test_ways_out_at_places_on_every_rank(ranks, tmp_path, kind, every):
     size = 4 if kind == "both" else 2

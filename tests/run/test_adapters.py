@@ -84,7 +84,10 @@ def test_export_merges_and_overwrites_nothing(home, run):
     assert "AutoPeft" not in (folder / "README.md").read_text()
     again = bigbatch.export(folder, home / "copy")
     assert load_file(again / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
-    for words, given in (("exists, and nothing is overwritten", {}), ("onnx: is planned", {"to": "onnx"})):
+    for words, given in (
+        ("exists, and nothing is overwritten", {}),
+        ("savedmodel: is planned", {"to": "savedmodel"}),
+    ):
         with pytest.raises(UsageError, match=words):
             bigbatch.export(home / "whole", folder, **given)
 

@@ -100,7 +100,7 @@ def test_plan_journal_and_result_know_both_texts(jobs):
     assert "tok:13a" in result["signatures"]["bleu"]
     texts = json.loads((run / "evaluation.json").read_text())["test"]["texts"]
     assert [text["score"] for text in texts] == sorted(text["score"] for text in texts)
-    assert texts[0].keys() == {"source", "wanted", "written", "score", "by", "where"}
+    assert texts[0].keys() == {"source", "wanted", "written", "score", "by", "where", "place"}
     samples = [path.name for path in sorted((run / "samples").iterdir())]
     assert samples == ["step-000004.jsonl", "step-000008.jsonl", "step-000012.jsonl"]
     records = [json.loads(line) for line in (run / "samples" / samples[-1]).read_text().splitlines()]

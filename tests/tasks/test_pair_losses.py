@@ -93,7 +93,7 @@ def test_a_run_without_a_start(tmp_path, loss, terms, beta):
     updates = [each for each in lines(tmp_path / "run") if each["kind"] == "update"]
     assert all(each.keys() >= terms for each in updates)
     assert all(each["loss"] == pytest.approx(sum(each[term] for term in terms)) for each in updates)
-    assert set(document(tmp_path / "run", "baseline.json")["figures"]) == {"longer_answer"}
+    assert set(document(tmp_path / "run", "baseline.json")["figures"]) == {"longer_answer", "bag_of_words"}
     # A folder alone is asked: no start is needed. Rewards are beta times means of log probabilities.
     found = bigbatch.predict(tmp_path / "run", held_out)
     margins = [one["chosen"] - one["rejected"] for one in found]
