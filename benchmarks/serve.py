@@ -347,8 +347,8 @@ async def soaking(server: Contestant, seconds: float) -> list[float]:
 
 
 def soak(seconds: float) -> None:
-    """Fail where memory grows in the second half by more than a twentieth: before, caches fill (oneDNN keeps what it
-    made for each length of a pack, up to a bound).
+    """Fail where memory grows in the second half by more than a twentieth. In the first half it doubled when this was
+    last measured; which cache that is has not been found.
     """
     server = Contestant("bigbatch")
     try:
