@@ -102,6 +102,27 @@ def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
     replace_bytes(path, text.encode("utf-8", "replace"), durable=durable)
 
 
+def publish(temporary: Path, out: Path) -> None:
+    """Give a finished file its name, unless somebody else took it meanwhile.
+
+    Args:
+        temporary: the file, in the same folder; it may stay under this name, too.
+        out: its name from now on.
+
+    Raises:
+        FileExistsError: there is something, which is left as it is.
+        OSError: the disk.
+    """
+    try:
+        os.link(temporary, out)  # unlike a rename, a link never replaces a file
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(out):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(out)) from None
+        os.rename(temporary, out)
+
+
 def beside(path: Path) -> Path:
     """A name in the same folder that nobody has, and nobody can foresee."""
     return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")

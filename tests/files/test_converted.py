@@ -71,3 +71,14 @@ def test_what_is_refused(source, tmp_path):
     with pytest.raises(DataError, match="has the columns .*; convert them one by one"):
         convert(tmp_path / "*.jsonl", tmp_path / "x.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nested.jsonl", "rows.jsonl"]
+
+
+def test_a_file_system_without_hard_links(source, tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", refused)
+    assert convert(source, tmp_path / "x.parquet") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "x.parquet"]
+    with pytest.raises(UsageError, match="exists and is not overwritten"):
+        convert(source, tmp_path / "x.parquet")

@@ -10,9 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
-import yaml
 
-import bigbatch
 from bigbatch.build.inputs import Live, read_inputs
 from bigbatch.commands import tokenize
 from bigbatch.data.shards import ShardOrder
@@ -21,35 +19,14 @@ from bigbatch.launch.parts import in_parts
 from bigbatch.recipe.load import load_recipe
 from bigbatch.tasks.catalog import task_from_recipe
 from tests.jobs import exhaust, lines
-from tests.models import WORDS, tiny_folder
+from tests.shards import shard_job, start
 
 SIZES = [4 + number % 3 for number in range(11)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("shards")
-    tiny_folder(found / "model")
-    (found / "rows").mkdir()
-    for number, count in enumerate([*SIZES, 9]):
-        rows = [
-            {"text": f"{WORDS[(number + row) % 9]} {WORDS[row]} {number}", "label": "ab"[row % 2]}
-            for row in range(count)
-        ]
-        place = found / ("held.jsonl" if number == len(SIZES) else f"rows/{number:02}.jsonl")
-        place.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {
-        "model": "model", "task": "classify", "batch": 8, "epochs": 2, "baseline": "off",
-        "data": {"train": "rows", "validation": "held.jsonl", "shuffle": "shards"},
-        "plan": {"packing": "padded", "micro_tokens": 64}, "regularise": {"dropout": 0.1},
-        "run": {"root": str(found), "checkpoint_every": "4 updates"},
-    }  # fmt: skip
-    (found / "job.yaml").write_text(yaml.safe_dump(recipe))
-    return found
-
-
-def start(folder: Path, name: str, **keys):
-    return bigbatch.start(folder / "job.yaml", set={"run.dir": name, **keys})
+    return shard_job(tmp_path_factory.mktemp("shards"), SIZES)
 
 
 def test_a_run_on_shards_goes_on_in_its_order_and_begins_with_tokens_made_before(

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from itertools import islice
 from pathlib import Path
 
 import pytest
-import yaml
 
-import bigbatch
 from bigbatch.commands import tokenize
 from bigbatch.data.shards import ShardOrder
 from bigbatch.data.streamed import shelf_of
 from bigbatch.errors import DataError, RecipeError
 from bigbatch.remote.addresses import INDEX
 from tests.jobs import differing, exhaust, lines, weights
-from tests.models import WORDS, tiny_folder
 from tests.remote.servers import web
+from tests.shards import shard_job, start
 
 SIZES = [4 + number % 3 for number in range(19)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("stream")
-    tiny_folder(found / "model")
-    (found / "rows").mkdir()
-    for number, count in enumerate([*SIZES, 9]):
-        rows = [
-            {"text": f"{WORDS[(number + row) % 9]} {WORDS[row]} {number}", "label": "ab"[row % 2]}
-            for row in range(count)
-        ]
-        place = found / ("held.jsonl" if number == len(SIZES) else f"rows/{number:02}.jsonl")
-        place.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {
-        "model": "model", "task": "classify", "batch": 8, "epochs": 2, "baseline": "off",
-        "data": {"train": "rows", "validation": "held.jsonl", "shuffle": "shards"},
-        "plan": {"packing": "padded", "micro_tokens": 64}, "regularise": {"dropout": 0.1},
-        "run": {"root": str(found), "checkpoint_every": "4 updates"},
-    }  # fmt: skip
-    (found / "job.yaml").write_text(yaml.safe_dump(recipe))
+    found = shard_job(tmp_path_factory.mktemp("stream"), SIZES)
     said = tokenize(found / "job.yaml", publish=found / "tokens")
     assert said[0].startswith(f"{len(SIZES)} shards: {sum(SIZES)} samples")
     return found
@@ -52,10 +33,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "bigbatch" / "fetched"
-
-
-def start(folder: Path, name: str, **keys):
-    return bigbatch.start(folder / "job.yaml", set={"run.dir": name, **keys})
 
 
 @pytest.fixture(scope="module")

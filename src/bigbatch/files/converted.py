@@ -26,7 +26,7 @@ from bigbatch.files.problems import data_error, listed, one_error
 from bigbatch.files.raw import Column, Raw
 from bigbatch.files.tfrecords import Values, example_bytes, write_tfrecord
 from bigbatch.protocols import Row
-from bigbatch.written import beside, open_new
+from bigbatch.written import beside, open_new, publish
 
 Say = Callable[[str], object]
 
@@ -85,7 +85,7 @@ def write_rows(out: Path, raws: Sequence[Raw], say: Say, kept: Sequence[np.ndarr
     try:
         with open_new(temporary) as file:
             _WRITERS[kind](file, raws, say)
-        os.link(temporary, out)  # unlike a rename, a link never replaces a file
+        publish(temporary, out)
     except FileExistsError:
         raise _exists(out) from None
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from bigbatch.errors import DiskError, UsageError
 from bigbatch.protocols import Row
+from bigbatch.written import publish
 
 Write = Callable[[Mapping[str, Any]], None]
 
@@ -53,7 +54,11 @@ def open_output(
                 write.end()
             file.flush()
             os.fsync(file.fileno())
-        _publish(temporary, out, source)
+        try:
+            publish(temporary, out)
+        except FileExistsError:
+            _refuse_existing(out, source)
+            raise
     except OSError as error:
         if error.filename is not None and Path(error.filename) not in (temporary, out):
             raise
@@ -86,17 +91,6 @@ def _refuse_existing(out: Path, source: Path | None) -> None:
         raise UsageError(f"{out} is the input; choose another name for the predictions")
     if os.path.lexists(out):
         raise UsageError(f"{out} exists and is not overwritten; remove it or choose another name")
-
-
-def _publish(temporary: Path, out: Path, source: Path | None) -> None:
-    """Give the file its name, unless somebody else took it meanwhile."""
-    try:
-        os.link(temporary, out)  # unlike a rename, a link never replaces a file
-    except FileExistsError:
-        _refuse_existing(out, source)
-    except OSError:  # a file system without hard links
-        _refuse_existing(out, source)
-        temporary.rename(out)
 
 
 def _json_lines(file: TextIO) -> Write:
