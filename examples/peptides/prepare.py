@@ -33,7 +33,7 @@ def main() -> None:
     """Write data/peptides.fasta, data/train.jsonl, data/validation.jsonl, data/test.jsonl and data/model."""
     from transformers import EsmConfig
 
-    import bigbatch.commands
+    from bigbatch.files.parted import Parting, split
 
     seen: dict[str, str] = {}
     for sequence, label in list(csv.reader(io.StringIO(table())))[1:]:
@@ -43,12 +43,11 @@ def main() -> None:
         "".join(f">p{n} label={label}\n{text}\n" for n, (text, label) in enumerate(seen.items()))
     )
     print(f"{fasta.name}: {len(seen):,} different peptides")
-    for split in ("train", "validation", "test"):
-        (DATA / f"{split}.jsonl").unlink(missing_ok=True)
-    counts = bigbatch.commands.split(
-        fasta, DATA, by="similarity", letters=3, threshold=0.3, validation=0.1, test=0.2, say=print
-    )
-    print(", ".join(f"{split} {rows:,}" for split, rows in counts.items()))
+    for name in ("train", "validation", "test"):
+        (DATA / f"{name}.jsonl").unlink(missing_ok=True)
+    alike = Parting(by="similarity", letters=3, threshold=0.3, validation=0.1, test=0.2)
+    counts = split(fasta, DATA, alike, say=print)
+    print(", ".join(f"{name} {rows:,}" for name, rows in counts.items()))
     EsmConfig(
         vocab_size=34, pad_token_id=1, mask_token_id=4, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
         intermediate_size=512, max_position_embeddings=258, position_embedding_type="rotary", token_dropout=False,

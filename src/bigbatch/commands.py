@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigbatch.arguments import PathOrText
-from bigbatch.documents import last_stage
 from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
 from bigbatch.launch.parts import in_parts
@@ -272,61 +271,6 @@ def tokenize(
     return [*lines, f"train with run.cache={loaded.run.cache}"] if loaded.run.cache else lines
 
 
-@said_plainly
-def convert(
-    source: PathOrText,
-    out: PathOrText,
-    *,
-    encoding: str = "utf-8",
-    quoting: str = "minimal",
-    say: Callable[[str], object] | None = None,
-) -> int:
-    """Write rows as another kind of file; their number.
-
-    Args:
-        source: a file, a folder, a pattern of files that have the same columns, or an address.
-        out: `.tfrecord`, `.tfrecord.gz`, `.parquet`, `.jsonl` or `.csv`; never written over.
-        encoding: of text files that are read.
-        quoting: of CSV and TSV that are read.
-        say: told what is fetched, and what is not kept exactly.
-
-    Raises:
-        UsageError: the file is there, or of another kind.
-        DataError: the rows cannot be read, or a value has no form in such a file; with its place.
-    """
-    from bigbatch.files.converted import convert as converted
-
-    told = say or (lambda text: None)
-    return converted(str(source), Path(out), encoding=encoding, quoting=quoting, say=told)
-
-
-@said_plainly
-def split(
-    source: PathOrText,
-    folder: PathOrText,
-    *,
-    suffix: str | None = None,
-    say: Callable[[str], object] | None = None,
-    **how: Any,
-) -> Mapping[str, int]:
-    """Deal rows to `train`, `validation` and `test`; how many each has.
-
-    Args:
-        source: a file, or a pattern of files that have the same columns.
-        folder: is made; none of the three files is written over.
-        suffix: of the files; None: `.jsonl`.
-        say: told what is fetched, and how large groups are.
-        how: fields of `files.parted.Parting`: by, column, time, validation, test, letters, threshold, seed.
-
-    Raises:
-        UsageError: a file is there, or a column that is needed and not named.
-        DataError: the rows cannot be read, or stand in too few groups for the shares.
-    """
-    from bigbatch.files.parted import Parting, part
-
-    return part(str(source), Path(folder), Parting(**how), suffix=suffix, say=say or (lambda text: None))
-
-
 def _dry(recipe: Recipe, ranks: int | None, width: int | None) -> list[str]:
     """The plan of a dry run, and what it found."""
     from bigbatch.build.dry import dry_run
@@ -358,27 +302,6 @@ def compare(runs: Sequence[PathOrText]) -> tuple[str, Path | None]:
     """
     found = compare_runs([Path(run) for run in runs])
     return "\n".join(found.lines()), write_comparison(found, Path(runs[0]).parent / "comparison.html")
-
-
-@said_plainly
-def track(run: PathOrText, *, to: str, follow: bool = False, say: Callable[[str], None] = print) -> int:
-    """Send a run's records to a tracker; see `track.sending`.
-
-    Args:
-        run: the run directory.
-        to: `tensorboard`, `wandb`, `mlflow` or `trackio`.
-        follow: go on until the run has ended.
-        say: is told how far it is.
-
-    Returns:
-        How many records were sent now.
-    """
-    from bigbatch.track.kinds import tracker_of
-    from bigbatch.track.sending import send_run
-
-    folder = Path(run)
-    read_run(folder)  # refuses what is no run, and says so
-    return send_run(last_stage(folder), to, tracker_of(to), follow=follow, say=say)
 
 
 @said_plainly

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bigbatch.commands import convert
 from bigbatch.errors import DataError, UsageError
+from bigbatch.files.converted import convert
 from bigbatch.files.kinds import read_file
 
 ROWS = [

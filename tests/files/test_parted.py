@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from bigbatch.commands import split
 from bigbatch.errors import DataError, UsageError
+from bigbatch.files.parted import Parting, split
 from bigbatch.files.similar import groups_of_alike
 
 
@@ -44,7 +44,9 @@ def test_families_stay_together(tmp_path):
         rows += [{"id": f"{family}-{each}", "text": changed(draws, first, 0.03)} for each in range(5)]
     said: list[str] = []
     source = write(tmp_path, [rows[at] for at in draws.permutation(len(rows))])
-    found = split(source, tmp_path / "out", by="similarity", letters=3, threshold=0.3, say=said.append)
+    found = split(
+        source, tmp_path / "out", Parting(by="similarity", letters=3, threshold=0.3), say=said.append
+    )
     assert found == {"train": 160, "validation": 20, "test": 20}
     assert said == ["200 rows in 40 groups, the largest of 5"]
     where = {row["id"]: name for name, part in parts(tmp_path / "out").items() for row in part}
@@ -67,7 +69,7 @@ USERS = [
 
 def test_the_last_of_each(tmp_path):
     rows = [*USERS, {"user": "d", "at": "1", "item": "d1"}, {"user": None, "at": "2", "item": "?"}]
-    found = split(write(tmp_path, rows), tmp_path / "out", by="last", column="user", time="at")
+    found = split(write(tmp_path, rows), tmp_path / "out", Parting(by="last", column="user", time="at"))
     got = {name: sorted(row["item"] for row in part) for name, part in parts(tmp_path / "out").items()}
     assert got == {
         "test": ["a100", "b100", "c100"],
@@ -80,7 +82,10 @@ def test_the_last_of_each(tmp_path):
 def test_the_latest(tmp_path):
     rows = [{"at": at} for at in (5, 1, 9, 3, 7, 0, 8, 2, 6, 4)]
     split(
-        write(tmp_path, rows), tmp_path / "out", by="time", time="at", validation=0.2, test=0.1, suffix=".csv"
+        write(tmp_path, rows),
+        tmp_path / "out",
+        Parting(by="time", time="at", validation=0.2, test=0.1),
+        suffix=".csv",
     )
     found = {
         name: (tmp_path / "out" / f"{name}.csv").read_text().split()[1:] for name in ("validation", "test")
@@ -90,26 +95,26 @@ def test_the_latest(tmp_path):
 
 def test_values_stay_together_and_rows_are_dealt_evenly(tmp_path):
     source = write(tmp_path, USERS * 20)
-    split(source, tmp_path / "out", by="column", column="user", validation=0.3, test=0.3)
+    split(source, tmp_path / "out", Parting(by="column", column="user", validation=0.3, test=0.3))
     assert all(len({row["user"] for row in part}) == 1 for part in parts(tmp_path / "out").values())
-    assert split(source, tmp_path / "rows") == {"train": 144, "validation": 18, "test": 18}
-    split(source, tmp_path / "again")
+    assert split(source, tmp_path / "rows", Parting()) == {"train": 144, "validation": 18, "test": 18}
+    split(source, tmp_path / "again", Parting())
     assert parts(tmp_path / "rows") == parts(tmp_path / "again")
 
 
 def test_what_is_refused(tmp_path):
     source = write(tmp_path, USERS)
     with pytest.raises(UsageError, match="--column: none given"):
-        split(source, tmp_path / "out", by="column")
+        split(source, tmp_path / "out", Parting(by="column"))
     with pytest.raises(DataError, match="no column 'usr'; did you mean user"):
-        split(source, tmp_path / "out", by="column", column="usr")
+        split(source, tmp_path / "out", Parting(by="column", column="usr"))
     with pytest.raises(UsageError, match="they leave nothing"):
-        split(source, tmp_path / "out", validation=0.5, test=0.5)
+        split(source, tmp_path / "out", Parting(validation=0.5, test=0.5))
     with pytest.raises(DataError, match="too few groups for these shares"):
-        split(write(tmp_path, USERS[::3]), tmp_path / "out", by="column", column="user")
+        split(write(tmp_path, USERS[::3]), tmp_path / "out", Parting(by="column", column="user"))
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "test.jsonl").write_text("mine")
     with pytest.raises(UsageError, match="exists and is not overwritten"):
-        split(source, tmp_path / "out")
+        split(source, tmp_path / "out", Parting())
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["test.jsonl"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bigbatch.commands import convert
+from bigbatch.files.converted import convert
 from bigbatch.files.kinds import read_file
 
 PYTHON = os.environ.get("TENSORFLOW_PYTHON", "")

@@ -8,6 +8,7 @@ exporting.py the command export
 serving.py  the command serve
 tokens.py   the command tokenize
 converting.py the commands convert and split
+studying.py the commands bench, sweep and scale
 watching.py the commands watch and track
 outcome.py  from what happened to an exit code and a message
 words.py    printing: control characters made visible, numbers lined up

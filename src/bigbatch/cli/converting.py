@@ -69,13 +69,13 @@ def add_split(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the dealing.")] = 0,
     ) -> None:
         """Deal rows to training, validation and test, with what belongs together on one side."""
-        from bigbatch import commands
+        shares = {"validation": share_of(validation), "test": share_of(test)}
+        from bigbatch.files import parted
 
-        found = commands.split(
-            source, folder, suffix=suffix, say=note, by=by.value, column=column, time=time, letters=letters,
-            validation=share_of(validation), test=share_of(test), threshold=threshold, seed=seed,
-        )  # fmt: skip
-        for name, rows in found.items():
+        how = parted.Parting(
+            by=by.value, column=column, time=time, letters=letters, threshold=threshold, seed=seed, **shares
+        )
+        for name, rows in parted.split(source, folder, how, suffix=suffix, say=note).items():
             say(f"{name}: {rows:,} rows")
 
 
@@ -110,7 +110,7 @@ def add_convert(app: typer.Typer) -> None:
         ] = "utf-8",
     ) -> None:
         """Write rows as another kind of file. TFRecord needs no TensorFlow."""
-        from bigbatch import commands
+        from bigbatch.files import converted
 
-        rows = commands.convert(source, out, encoding=encoding, quoting=quoting or "minimal", say=note)
+        rows = converted.convert(source, out, encoding=encoding, quoting=quoting or "minimal", say=note)
         say(f"{rows:,} rows: {out}")

@@ -42,9 +42,9 @@ def add_watching(app: typer.Typer) -> None:
         follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
     ) -> None:
         """Send a run to a tracker, while it goes on or afterwards; what was sent already is not sent again."""
-        from bigbatch import commands
+        from bigbatch.track.sending import track as send
 
-        count = commands.track(run, to=to, follow=follow, say=_error)
+        count = send(run, to=to, follow=follow, say=_error)
         say(f"{count:,} records sent to {to}")
 
 

@@ -25,13 +25,26 @@ from bigbatch.files.plain import is_missing, plain
 from bigbatch.files.problems import data_error, listed, one_error
 from bigbatch.files.raw import Column, Raw
 from bigbatch.files.tfrecords import Values, example_bytes, write_tfrecord
+from bigbatch.frames import said_plainly
 from bigbatch.protocols import Row
 from bigbatch.written import beside, open_new, publish
 
 Say = Callable[[str], object]
 
 
-def convert(source: str, out: Path, *, encoding: str = "utf-8", quoting: str = "minimal", say: Say) -> int:
+def say_nothing(text: str) -> None:
+    """For callers who want none of what is told."""
+
+
+@said_plainly
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    encoding: str = "utf-8",
+    quoting: str = "minimal",
+    say: Say = say_nothing,
+) -> int:
     """Write a file's rows as the kind that the other's name says; their number.
 
     Args:
@@ -46,9 +59,10 @@ def convert(source: str, out: Path, *, encoding: str = "utf-8", quoting: str = "
         DataError: the rows cannot be read, or a value has no form in such a file; with its place.
         DiskError: the file cannot be written.
     """
-    check_new(out)
-    raws = [read_file(name, path, encoding, quoting) for name, path in find_files(source, Path(), say)]
-    write_rows(out, raws, say)
+    target = Path(out)
+    check_new(target)
+    raws = [read_file(name, path, encoding, quoting) for name, path in find_files(str(source), Path(), say)]
+    write_rows(target, raws, say)
     return sum(raw.rows for raw in raws)
 
 

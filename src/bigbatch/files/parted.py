@@ -11,12 +11,13 @@ from typing import Literal
 import numpy as np
 
 from bigbatch.errors import Problem, UsageError
-from bigbatch.files.converted import Say, check_new, values_of, write_rows
+from bigbatch.files.converted import Say, check_new, say_nothing, values_of, write_rows
 from bigbatch.files.kinds import find_files, read_file
 from bigbatch.files.plain import is_missing, plain
 from bigbatch.files.problems import data_error, nearest, one_error
 from bigbatch.files.raw import Raw
 from bigbatch.files.similar import groups_of_alike
+from bigbatch.frames import said_plainly
 
 By = Literal["rows", "column", "similarity", "time", "last"]
 SPLITS = ("train", "validation", "test")
@@ -44,8 +45,14 @@ class Parting:
     seed: int = 0
 
 
-def part(
-    source: str, folder: Path, how: Parting, *, suffix: str | None = None, say: Say
+@said_plainly
+def split(
+    source: str | Path,
+    folder: str | Path,
+    how: Parting,
+    *,
+    suffix: str = ".jsonl",
+    say: Say = say_nothing,
 ) -> Mapping[str, int]:
     """Write `train`, `validation` and `test` into a folder; how many rows each has.
 
@@ -53,7 +60,7 @@ def part(
         source: a file, or a pattern of files that have the same columns.
         folder: is made; none of the files is written over.
         how: rows are dealt.
-        suffix: of the files, such as `.jsonl`; None: `.jsonl`.
+        suffix: of the files, by which their kind is known.
         say: told what is fetched, and how large the groups are.
 
     Raises:
@@ -65,22 +72,22 @@ def part(
         raise UsageError(
             f"shares of validation and test: found {how.validation:g} and {how.test:g}; they leave nothing"
         )
-    outs = {split: folder / f"{split}{suffix or '.jsonl'}" for split in SPLITS}
+    outs = {name: Path(folder) / f"{name}{suffix}" for name in SPLITS}
     for out in outs.values():
         check_new(out)
-    raws = [read_file(name, path, "utf-8") for name, path in find_files(source, Path(), say)]
+    raws = [read_file(name, path, "utf-8") for name, path in find_files(str(source), Path(), say)]
     split_N = _dealt(raws, how, shares, say)
     counts = np.bincount(split_N, minlength=3)
     if any(not count and share for count, share in zip(counts, shares, strict=True)):
-        names = ", ".join(f"{split} {count:,}" for split, count in zip(SPLITS, counts, strict=True))
-        raise one_error(source, "", f"its rows stand in too few groups for these shares: {names}")
-    folder.mkdir(parents=True, exist_ok=True)
+        names = ", ".join(f"{name} {count:,}" for name, count in zip(SPLITS, counts, strict=True))
+        raise one_error(str(source), "", f"its rows stand in too few groups for these shares: {names}")
+    Path(folder).mkdir(parents=True, exist_ok=True)
     ends = np.cumsum([0, *(raw.rows for raw in raws)])
-    for number, split in enumerate(SPLITS):
+    for number, name in enumerate(SPLITS):
         if counts[number]:
             kept = [split_N[first:end] == number for first, end in itertools.pairwise(ends)]
-            write_rows(outs[split], raws, say, kept)
-    return {split: int(count) for split, count in zip(SPLITS, counts, strict=True)}
+            write_rows(outs[name], raws, say, kept)
+    return {name: int(count) for name, count in zip(SPLITS, counts, strict=True)}
 
 
 def _dealt(raws: Sequence[Raw], how: Parting, shares: Sequence[float], say: Say) -> np.ndarray:

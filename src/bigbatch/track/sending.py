@@ -16,15 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from bigbatch.documents import last_stage
 from bigbatch.errors import DiskError
+from bigbatch.frames import said_plainly
 from bigbatch.protocols import Json
 from bigbatch.report.facts import number
 from bigbatch.report.following import Follower, Mark
+from bigbatch.report.read import read_run
 from bigbatch.report.recipes import flat_recipe
 from bigbatch.report.text import clean, shorten
 from bigbatch.stored import Damaged, read_bytes, read_object
 from bigbatch.track.entries import Entry, Ledger
-from bigbatch.track.kinds import About, Ending, Tracker
+from bigbatch.track.kinds import About, Ending, Tracker, tracker_of
 from bigbatch.written import make_folder, open_kept, replace_text
 
 LOOK_SECONDS = 2.0
@@ -83,6 +86,27 @@ class Sent:
         found = {"offset": self.mark.offset, "seal": self.mark.seal, "ledger": self.ledger.as_json(),
                  "kept": self.kept, "ended": self.ended}  # fmt: skip
         replace_text(self.path, json.dumps(found))
+
+
+@said_plainly
+def track(run: Path, *, to: str, follow: bool = False, say: Callable[[str], None] = print) -> int:
+    """`bigbatch track`: send what a tracker has not been sent yet of a run; of a staged one, its last stage.
+
+    Args:
+        run: the run directory.
+        to: `tensorboard`, `wandb`, `mlflow` or `trackio`.
+        follow: go on until the run has ended.
+        say: is told how far it is.
+
+    Returns:
+        How many records were sent now.
+
+    Raises:
+        UsageError: no run, no such tracker, or its library is missing.
+        DiskError: RUN/track cannot be written, or another process sends this run there.
+    """
+    read_run(run)  # refuses what is no run, and says so
+    return send_run(last_stage(run), to, tracker_of(to), follow=follow, say=say)
 
 
 def send_run(
@@ -231,4 +255,4 @@ def _object(path: Path) -> dict[str, object]:
         return {}
 
 
-__all__ = ["Entry", "Sent", "about_run", "ending_of", "send_run", "state_of"]
+__all__ = ["Entry", "Sent", "about_run", "ending_of", "send_run", "state_of", "track"]
