@@ -159,6 +159,38 @@ def span_loss(model: nn.Module, batch: Sequence[Mapping[str, Any]]) -> torch.Ten
     return torch.stack(losses).sum() / len(batch)
 
 
+def contact_loss(
+    model: nn.Module, batch: Sequence[Mapping[str, Any]], pad_id: int, distance: float, separation: int
+) -> torch.Tensor:
+    """Binary cross-entropy of every pair of known letters of each sequence, pair by pair in complex numbers, over all
+    these pairs.
+
+    Rows have `ids` (a mark, a token a letter, a mark) and `points`, a place a letter or None; or `pairs`, sets of two
+    letters.
+    """
+    outputs_BLC = model(**_inputs(batch, pad_id, next(model.parameters()).dtype)).logits.double()
+    total, count = outputs_BLC.new_zeros(()), 0
+    for row, outputs_LC in zip(batch, outputs_BLC, strict=True):
+        letters = len(row["ids"]) - 2
+        channels = outputs_LC.shape[1] // 4
+        a_re, a_im, b_re, b_im = outputs_LC[1 : 1 + letters].split(channels, dim=1)
+        a, b = torch.complex(a_re, a_im), torch.complex(b_re, b_im)
+        waves = torch.tensor([1000.0 ** (-k / channels) for k in range(channels)], dtype=torch.float64)
+        for i in range(letters):
+            for j in range(i + separation, letters):
+                if "points" in row:
+                    if row["points"][i] is None or row["points"][j] is None:
+                        continue
+                    touch = math.dist(row["points"][i], row["points"][j]) < distance
+                else:
+                    touch = {i, j} in row["pairs"]
+                turn = torch.polar(torch.ones_like(waves), waves * (j - i))
+                score = (a[i] * b[j].conj() * turn).real.sum() / math.sqrt(channels) - 3
+                total = total - F.logsigmoid(score if touch else -score)
+                count += 1
+    return total / count
+
+
 def splitmix(state: int) -> int:
     """The published mixing function, on Python's integers."""
     z = (state + 0x9E3779B97F4A7C15) % 2**64
@@ -389,6 +421,7 @@ def reference_updates(
     label_smoothing: float = 0.0,
     positive: Sequence[float] | None = None,
     preference: Mapping[str, Any] | None = None,
+    contact: Mapping[str, Any] | None = None,
     optimizer: Callable[[list[dict[str, Any]]], Any] | None = None,
     gradient: Callable[[nn.Module, Callable[[], torch.Tensor]], torch.Tensor] | None = None,
     on_gradient: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
@@ -400,12 +433,13 @@ def reference_updates(
         batches: rows with `ids` (or a `picture`, (C, H, W)), `target`, optional `segments`, optional `weight` (sample
             times class weight).
         kind: `single`, `multi`, `regression`, `language` (rows have `targets`, not `target`), `seq2seq` (`labels`) or
-            `prefer` (token ids: `prompt`, `chosen`, `rejected`), or `span` (`windows`).
+            `prefer` (token ids: `prompt`, `chosen`, `rejected`), `span` (`windows`) or `contact` (`points`).
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
         label_smoothing: share of the target that is spread evenly over all classes.
         preference: further arguments of `preference_loss`.
+        contact: further arguments of `contact_loss`.
         positive: of several labels, the weight of each where it applies.
         optimizer: makes the optimiser from its groups; None is AdamW.
         gradient: of the model by the loss of a batch, left in `.grad`; returns that loss. None is the plain one.
@@ -426,6 +460,8 @@ def reference_updates(
                 return translation_loss(model, batch, pad_id, label_smoothing)
             if kind == "prefer":
                 return preference_loss(model, batch, **(preference or {}))
+            if kind == "contact":
+                return contact_loss(model, batch, pad_id, **(contact or {}))
             if kind == "span":
                 return span_loss(model, batch)
             logits = model(**_inputs(batch, pad_id, next(model.parameters()).dtype)).logits

@@ -113,14 +113,15 @@ def _first_choices(model: ModelFacts | None, rows: int, validation_rows: int, co
 def _model_of_init(name: str | None, language: str, columns: Mapping[str, str]) -> ModelChoice:
     """The model asked for, with what its folder says, or the one that can be had."""
     from bigbatch.model.nearby import facts_of, hub_answers, nearby_models, why_no_hub
-    from bigbatch.recipe.starter_model import asked_model, chosen_model, image_model
+    from bigbatch.recipe.starter_model import asked_model, chosen_model, model_of_no_text
 
     if name is not None:
         known = facts_of(name)
         why = "" if known else "the hub has no config.json of it" if hub_answers() else why_no_hub()
         return asked_model(name, known, why)
-    if "image" in columns:
-        return image_model(hub_answers, why_no_hub)
+    for role in ("image", "structure"):
+        if role in columns:
+            return model_of_no_text(role, hub_answers, why_no_hub)
     return chosen_model(
         None if language == "unknown" else language,
         task=next((task for role, task in _TASK_OF_ROLE.items() if role in columns), "other"),

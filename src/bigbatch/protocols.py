@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 RoleKind = Literal[
-    "text", "label", "labels", "number", "words", "tags", "numbers", "image", "messages", "answers"
+    "text", "label", "labels", "number", "words", "tags", "numbers", "image", "messages", "answers", "fold"
 ]
 
 
@@ -39,7 +39,7 @@ class Role:
     """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number; `words`: a sentence
     as a list of strings; `tags`: a class for each of its words; `numbers`: a finite number for each of its words;
     `image`: a path, or the file's bytes; `messages`: the turns of a conversation; `answers`: stretches of a text, each
-    with where it starts."""
+    with where it starts; `fold`: where the letters of a sequence are, or which of them pair."""
     required: bool = True
     may_be_ids: bool = False
     """Whether a text may come as a list of token ids."""

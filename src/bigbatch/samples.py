@@ -441,7 +441,7 @@ class LossSums:
 class Predictions:
     """Decoded model outputs of units, as numpy arrays; what metrics and `predict` read."""
 
-    kind: Literal["single", "multi", "regression", "language", "embedding", "span"]
+    kind: Literal["single", "multi", "regression", "language", "embedding", "span", "contacts", "separations"]
     scores: np.ndarray
     """(U, C) float64: logits, numbers or embeddings; of language models (U, 2): nats of the true one, 1 if best."""
     probabilities: np.ndarray | None

@@ -53,5 +53,6 @@ def test_siblings_of_a_section():
         *("template", "turns", "too_long", "special"),
         *("stride", "max_query_length", "max_answer_tokens", "null_threshold", "n_best", "language"),
         *("augment", "reverse_complement"),
+        *("distance", "separation", "channels"),
     }
     assert set(siblings("task")) == {"name", "args", *options}

@@ -11,7 +11,7 @@ from bigbatch.data.guess import profile
 from bigbatch.errors import DataError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.starter import write_starter
-from bigbatch.recipe.starter_model import image_model
+from bigbatch.recipe.starter_model import model_of_no_text
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def photos(tmp_path):
 def check(found, tmp_path, **columns):
     assert found.columns == columns
     assert dict(found.class_counts) == {"cat": 12, "dog": 12}
-    silent = image_model(lambda: False, lambda: "no answer")
+    silent = model_of_no_text("image", lambda: False, lambda: "no answer")
     said = write_starter(tmp_path / "recipe.yaml", found, model=silent, force=True)
     recipe = load_recipe(tmp_path / "recipe.yaml")
     assert (recipe.task.name, recipe.data.columns, recipe.best.metric) == ("image", columns, "f1_macro")
@@ -67,4 +67,4 @@ def test_a_text_that_ends_in_the_name_of_a_file_is_a_text(tmp_path):
 
 
 def test_where_the_hub_answers():
-    assert image_model(lambda: True, lambda: "").said == ()
+    assert model_of_no_text("image", lambda: True, lambda: "").said == ()

@@ -236,7 +236,7 @@ def _several(train: DataTable, role: str) -> bool:
 
 def _same_number(train: DataTable, roles: Mapping[str, Role]) -> list[str]:
     role = _target_role(train, roles)
-    if role is None or any(about.kind == "answers" for about in roles.values()):
+    if role is None or any(about.kind in ("answers", "fold") for about in roles.values()):
         return []
     values = flat(train.rows.column(role)).unique()
     if len(values) != 1:
@@ -253,7 +253,9 @@ def _double_warnings(
     """Rows shared by splits, equal texts with different labels, ids that occur twice."""
     keys = _keys(train, roles)
     known = set(keys)
-    warnings = _conflicts(train, keys, _target_role(train, roles))
+    # A molecule was often looked at more than once, and never moves in quite the same way.
+    folded = any(about.kind == "fold" for about in roles.values())
+    warnings = _conflicts(train, keys, None if folded else _target_role(train, roles))
     for name, table in others.items():
         shared = [row for row, key in enumerate(_keys(table, roles)) if key in known]
         if shared:

@@ -30,6 +30,8 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "question": ("question", "query"),
     "context": ("context", "passage", "paragraph", "document"),
     "answers": ("answers", "answer"),
+    "sequence": ("sequence", "seq", "text"),
+    "structure": ("structure", "fold", "dot_bracket", "secondary_structure", "coordinates"),
     "pair": ("pair", "text_pair", "sentence2", "hypothesis", "text_b", "question2"),
     "label": ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "y"),
     "labels": ("labels", "label", "tags", "categories", "topics", "classes"),

@@ -23,10 +23,12 @@ from bigbatch.data.labels import Kind, sorted_labels
 from bigbatch.data.language import count_words, estimate_tokens, guess_language
 from bigbatch.data.pairs import (
     ASKED,
+    FOLDED,
     MATCHED,
     PREFERRED,
     WRITTEN,
     asked,
+    folded,
     holds_texts,
     preference,
     said_columns,
@@ -124,6 +126,12 @@ def profile(
         not said and holds_conversations({name: table.some(name)[0] for name in names})
     ):
         return replace(_describe_chat(files, names, table, encoding, warnings, said), quoting=quoting)
+    folds = folded({name: table.some(name) for name in names}, said)
+    if folds is not None:
+        columns = {**folds, **({ID: said[ID]} if ID in said else {})}
+        picked, own = (folds["sequence"], None), ([folds["sequence"]], [])
+        found_profile = _describe(files, names, table, encoding, warnings, picked, own, columns)
+        return replace(found_profile, language="unknown", words={}, running=None)
     tagged = _tagged(names, table, said)
     if tagged is not None:
         return replace(_describe_tagged(files, names, table, encoding, warnings, tagged), quoting=quoting)
@@ -324,6 +332,7 @@ def _describe(
         ("target", WRITTEN),
         ("chosen", PREFERRED),
         ("question", ASKED),
+        ("structure", FOLDED),
     ):
         if second in said:
             pairs, columns = [said[second]], {role: said.get(role) for role in roles}

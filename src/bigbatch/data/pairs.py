@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from bigbatch.data.columns import ID, guess_column
 from bigbatch.data.language import count_words
 from bigbatch.errors import Problem
+from bigbatch.files.folds import holds_folds
 from bigbatch.files.problems import data_error, listed, nearest
 from bigbatch.files.squad import holds_answers
 
@@ -47,7 +48,9 @@ WRITTEN = ("source", "target")
 """Roles of a text, and of the one that is written from it."""
 ASKED = ("context", "question", "answers")
 """Roles of a text, a question about it, and where the answers stand."""
-_TOGETHER = (("query", "document"), ("words", "tags"), WRITTEN, PREFERRED, ASKED)
+FOLDED = ("sequence", "structure")
+"""Roles of a sequence and how it is folded."""
+_TOGETHER = (("query", "document"), ("words", "tags"), WRITTEN, PREFERRED, ASKED, FOLDED)
 """Roles that come together."""
 _ROLES = (
     "image",
@@ -61,6 +64,7 @@ _ROLES = (
     "tags",
     *WRITTEN,
     *ASKED,
+    *FOLDED,
     "messages",
 )
 _WRITES = {
@@ -110,6 +114,23 @@ def asked(columns: Mapping[str, Sequence[object]], said: Mapping[str, str]) -> d
     if said.keys() - {ID} or not places or not all(found.values()):
         return None
     return {**{role: names[0] for role, names in found.items()}, "answers": places[0]}
+
+
+def folded(columns: Mapping[str, Sequence[object]], said: Mapping[str, str]) -> dict[str, str] | None:
+    """Role -> column of sequences and how they are folded; None where the data are no such thing.
+
+    Args:
+        columns: some values of each column; folds are told by their form.
+        said: role -> column, as the user has it.
+    """
+    if "structure" in said:
+        return {role: said[role] for role in FOLDED}
+    texts = [name for name, values in columns.items() if any(isinstance(value, str) for value in values)]
+    places = [name for name in guess_column("structure", "fold", list(columns)) if holds_folds(columns[name])]
+    letters = guess_column("sequence", "text", texts, places[:1])
+    if said.keys() - {ID} or not places or not letters:
+        return None
+    return {"sequence": letters[0], "structure": places[0]}
 
 
 def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from bigbatch.errors import Problem
 from bigbatch.files.class_names import NOT_COUNTED, label_lists, label_of, tags_of, written_list
+from bigbatch.files.folds import fold_of
 from bigbatch.files.images import image_column
 from bigbatch.files.plain import BLANKS, is_missing, plain, text_of
 from bigbatch.files.raw import Column
@@ -43,7 +44,7 @@ def convert(
         column: the values as the source has them.
         kind: `text` -> large_string; `label` -> large_string; `labels`, `words` and `tags` -> list of
             large_string; `number` -> float64; `numbers` -> list of float64; `image` -> `images.KIND`; `messages` ->
-            large_string, JSON, as `answers`.
+            large_string, JSON, as `answers`; `fold` -> large_string.
         key: the column's own name.
         where: names a row in messages.
         folder: that paths of images start from.
@@ -233,5 +234,6 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
     "words": (words_of, pa.list_(_TEXT)),
     "tags": (tags_of, pa.list_(_TEXT)),
     "answers": (answers_of, _TEXT),
+    "fold": (fold_of, _TEXT),
 }
 """Kind of role -> how a value is converted, and the type of the column."""

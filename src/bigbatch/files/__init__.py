@@ -13,6 +13,8 @@
     conll.py        a word a line
     tfrecords.py    TFRecord files of tf.train.Example, read and written
     sequences.py    FASTA and FASTQ
+    pdb.py  mmcif.py  structures of proteins           chains.py   their rows
+    folds.py        what a column says of how a sequence is folded
     images.py       images: folders, idx files, paths and bytes in a column
     converted.py    rows of one kind of file as another
     parted.py       rows dealt to training, validation and test

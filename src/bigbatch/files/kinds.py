@@ -20,7 +20,9 @@ from bigbatch.files.images import image_folder, images_in, is_idx, one_image, re
 from bigbatch.files.ipc import read_arrow
 from bigbatch.files.jsonlines import read_json_lines
 from bigbatch.files.line_numbers import Lines
+from bigbatch.files.mmcif import read_mmcif
 from bigbatch.files.parquets import check_parquet, read_parquet
+from bigbatch.files.pdb import read_pdb
 from bigbatch.files.plain import lines_of
 from bigbatch.files.problems import data_error, nearest, one_error
 from bigbatch.files.raw import Raw, from_table, order_of, written_class_names
@@ -39,9 +41,11 @@ CONLL = (".conll", ".conllu", ".iob", ".bio")
 TFRECORD = (".tfrecord", ".tfrecords")
 FASTA = (".fasta", ".fa", ".fna", ".faa", ".ffn", ".frn")
 FASTQ = (".fastq", ".fq")
+PDB = (".pdb", ".ent")
+MMCIF = (".cif", ".mmcif")
 TEXT = (".txt",)
 """Plain text: one document a line."""
-SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW, *CONLL, *TFRECORD, *FASTA, *FASTQ, *TEXT)
+SUFFIXES = (*DELIMITED, *JSON, *PARQUET, *ARROW, *CONLL, *TFRECORD, *FASTA, *FASTQ, *PDB, *MMCIF, *TEXT)
 _SHARD = re.compile(r"-\d+-of-\d+$")
 """Behind the kind of file, as TensorFlow names the parts of a data set: `train.tfrecord-00000-of-00010`."""
 QUOTINGS = ("minimal", "none")
@@ -138,7 +142,7 @@ def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *,
     if suffix in IMAGES and not learnt:
         return one_image(name, path)
     if suffix not in SUFFIXES:
-        kinds = ".csv, .tsv, .jsonl, .parquet, .arrow, .conll, .tfrecord, .fasta, .fastq, .txt"
+        kinds = ".csv, .tsv, .jsonl, .parquet, .arrow, .conll, .tfrecord, .fasta, .fastq, .pdb, .cif, .txt"
         known = f"expected {kinds}, or a folder of texts or images"
         raise one_error(name, "", f"unknown kind of file {suffix!r}; {known}")
     try:
@@ -181,6 +185,10 @@ def read_content(
         return read_fasta(name, content, encoding)
     if suffix in FASTQ:
         return read_fastq(name, content, encoding)
+    if suffix in PDB:
+        return read_pdb(name, content)
+    if suffix in MMCIF:
+        return read_mmcif(name, content)
     if suffix in TEXT:
         return _text_lines(name, content, encoding, learnt)
     return read_delimited(name, content, encoding, DELIMITED[suffix], quoting)

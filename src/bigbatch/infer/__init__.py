@@ -6,6 +6,7 @@
     evaluate.py   loss, metrics, confusion, calibration, the most confidently wrong rows
     mistakes.py   single units that are wrong, the surest first
     answers.py    answers on a split, and which of them are wrong
+    maps.py       chains whose contacts are shown
     predict.py    rows in, predictions out, some at a time
     files.py      predict_file: any file that trains in, CSV or JSON Lines out
     unlabelled.py the rows to predict, of any file or object, with their places

@@ -16,6 +16,7 @@ from bigbatch.data.packs import end_of_group
 from bigbatch.infer.answers import answers_of
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.generate import texts_of
+from bigbatch.infer.maps import ContactMap, contact_maps
 from bigbatch.infer.mistakes import EXAMPLES, Wrong, wrong_units
 from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.figures import Idle, why_undefined
@@ -28,6 +29,7 @@ from bigbatch.metrics.written import WrittenRow, shown_texts
 from bigbatch.protocols import Forward, Metric, World
 from bigbatch.samples import Packing, Predictions, Table, Targets
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.contact import Contact
 from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.span import Span
 
@@ -81,6 +83,8 @@ class EvalResult:
     texts: tuple[WrittenRow, ...] = ()
     """Of those that the model wrote the ones least like what was wanted, some around the median and the best, worst
     first."""
+    contacts: tuple[ContactMap, ...] = ()
+    """Chains whose contacts are shown."""
     signatures: Mapping[str, str] = field(default_factory=dict)
     """Figure of written texts -> how it was counted, in sacrebleu's words."""
 
@@ -196,8 +200,15 @@ def judged(
         labels=labels,
         scores={name: gathered.scores(name, losses) for name in scored},
         texts=() if texts is None else shown_texts(texts[0], [str(each) for each in texts[1]], EXAMPLES),
+        contacts=_maps(task, outputs, table),
         signatures=gathered.signatures(),
     )
+
+
+def _maps(task: Task, outputs: np.ndarray | Predictions, table: Table) -> tuple[ContactMap, ...]:
+    if isinstance(task, Contact) and isinstance(outputs, np.ndarray):
+        return contact_maps(task, outputs, table)
+    return ()
 
 
 def impossible_figures(task: Task, table: Table, metrics: Sequence[Metric]) -> dict[str, str]:

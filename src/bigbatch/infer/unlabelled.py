@@ -226,7 +226,7 @@ def roles_in(
     kept = {
         name: Role(meaning=role.meaning, kind=role.kind, required=role.required and name in read)
         for name, role in roles.items()
-        if not role.has_classes and role.kind != "answers" and name != "label"
+        if not role.has_classes and role.kind not in ("answers", "fold") and name != "label"
     }
     wanted = {
         role: column

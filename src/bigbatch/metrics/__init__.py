@@ -15,6 +15,7 @@
     bleu.py       BLEU and chrF of written texts      rouge.py     ROUGE-L      written.py   their names
     span.py       answers against the right ones, as SQuAD and CMRC 2018 count
     best_span.py  the best answer over all windows of a text
+    contact.py    letters that touch: precision of the surest pairs
     naming.py     what figures are called in results, and which names are taken
     row_scores.py what each row adds to a figure, so that two evaluations can be paired
     watched.py    which figure `best`, `early_stopping` and `gate` mean

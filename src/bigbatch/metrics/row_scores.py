@@ -32,6 +32,7 @@ import numpy as np
 
 from bigbatch.data.tags import OUTSIDE
 from bigbatch.metrics import figures
+from bigbatch.metrics.contact import ContactMetric
 from bigbatch.metrics.entities import EntityMetric, WordMetric, entities, words_of_units
 from bigbatch.metrics.match import RankMetric
 from bigbatch.metrics.naming import reported_names
@@ -85,7 +86,9 @@ def scorer_of(name: str, metrics: Sequence[Metric]) -> RowScorer | None:
     if isinstance(metric, CalibrationMetric):
         return _Slopes(lambda *of: metric.value(metric.add(*of)), of_calibration, metric.larger_is_better)
     if isinstance(metric, PairMetric):
-        return _Pairs(metric)
+        return _Each(metric.per_pair)
+    if isinstance(metric, ContactMetric):
+        return _Each(metric.per_chain)
     return _Queries(metric) if isinstance(metric, RankMetric) else None
 
 
@@ -144,16 +147,16 @@ def _right(predictions: Predictions, targets: Targets) -> np.ndarray:
     return (predictions.values == targets.values).astype(np.float64)
 
 
-class _Pairs:
-    """Of each pair that counts, in order."""
+class _Each:
+    """A number of each that counts, in order: a pair, a chain."""
 
-    def __init__(self, metric: PairMetric) -> None:
-        self._metric = metric
+    def __init__(self, values: Callable[[Predictions, Targets], np.ndarray]) -> None:
+        self._of = values
         self._values = [np.empty(0)]
 
     def add(self, predictions: Predictions, targets: Targets, rows_U: np.ndarray) -> None:
         del rows_U
-        self._values.append(self._metric.per_pair(predictions, targets))
+        self._values.append(self._of(predictions, targets))
 
     def scores(self) -> np.ndarray:
         return np.concatenate(self._values)

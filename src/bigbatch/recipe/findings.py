@@ -37,6 +37,8 @@ class Findings:
     """Column of these answers."""
     unanswerable: int = 0
     """Questions without an answer."""
+    structure: str | None = None
+    """Column of how the sequences of `text` are folded."""
     chosen: str | None = None
     """Column of the better answer to what stands in that of `text`."""
     rejected: str | None = None

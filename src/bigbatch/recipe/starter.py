@@ -66,7 +66,7 @@ class Profile(Protocol):
     def running(self) -> float | None: ...
 
 
-_TEXTS = ("words", "query", "prompt", "source", "context", "text", "messages", "instruction")
+_TEXTS = ("words", "sequence", "query", "prompt", "source", "context", "text", "messages", "instruction")
 """Roles whose column holds the text, the first that there is."""
 
 
@@ -113,6 +113,7 @@ def write_starter(
         question=columns.get("question"),
         answers=columns.get("answers"),
         unanswerable=profile.missing_labels if "answers" in columns else 0,
+        structure=columns.get("structure"),
         chosen=columns.get("chosen"),
         rejected=columns.get("rejected"),
         label=profile.columns.get("tags", profile.columns.get("label")),

@@ -14,6 +14,7 @@ _MATCHING = {"en": "sentence-transformers/all-MiniLM-L6-v2"}
 _MATCHING_ELSE = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 _WRITING = "google/mt5-small"
 _ANSWERING = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_FOLDING = "facebook/esm2_t6_8M_UR50D"
 _KINDS: dict[str, ModelKind] = {"seq2seq": "encoder-decoder", "prefer": "causal", "chat": "causal"}
 """The kind of model that a task takes, where it is not an encoder."""
 
@@ -26,28 +27,39 @@ def usual_model(language: str | None, task: str) -> str:
         return _ANSWERING
     if task == "seq2seq":
         return _WRITING
+    if task == "contact":
+        return _FOLDING
     if task == "match":
         return _MATCHING.get(language or "", _MATCHING_ELSE)
     return _USUAL.get(language or "", _USUAL_ELSE)
 
 
-_IMAGES = "google/vit-base-patch16-224"
+_OF_NO_TEXT: dict[str, tuple[str, str]] = {
+    "image": (
+        "google/vit-base-patch16-224",
+        "the usual model of images; any image classifier of transformers that reads patches",
+    ),
+    "structure": (
+        _FOLDING,
+        "a small model of proteins; one of your own from random weights takes tokenizer: letters",
+    ),
+}
+"""Role -> the hub's model for it, where a model of texts is none, and why."""
 
 
-def image_model(answers: Callable[[], bool], why_not: Callable[[], str]) -> ModelChoice:
-    """The hub's model for images.
+def model_of_no_text(role: str, answers: Callable[[], bool], why_not: Callable[[], str]) -> ModelChoice:
+    """The hub's model for images, or for sequences that fold.
 
     Args:
+        role: a column's, `image` or `structure`.
         answers: whether the hub does.
         why_not: in words.
     """
-    why = "the usual model of images; any image classifier of transformers that reads patches"
+    name, why = _OF_NO_TEXT[role]
     if answers():
-        return ModelChoice(name=_IMAGES, why=why)
-    remedy = (
-        f"name a folder with --model FOLDER, or fetch one where there is a network: hf download {_IMAGES}"
-    )
-    return ModelChoice(name=_IMAGES, why=why, said=(f"warning: {why_not()}. Remedy: {remedy}",))
+        return ModelChoice(name=name, why=why)
+    remedy = f"name a folder with --model FOLDER, or fetch one where there is a network: hf download {name}"
+    return ModelChoice(name=name, why=why, said=(f"warning: {why_not()}. Remedy: {remedy}",))
 
 
 def language_words(language: str | None) -> str:

@@ -59,6 +59,8 @@ def picked_task(found: Findings) -> PickedTask:
                 "no flip where left and right mean something, as in letters",
             ),
         )
+    if found.structure is not None:
+        return _CONTACT
     if found.parts:
         return PickedTask(
             name="chat",
@@ -112,6 +114,16 @@ def picked_task(found: Findings) -> PickedTask:
     return _language(found)
 
 
+_CONTACT = PickedTask(
+    name="contact",
+    written="contact",
+    why="a sequence and how it is folded: which of its letters touch",
+    said="sequences and their structures (task: contact)",
+    notes=(
+        "columns words and tags of a protein's file: helix, strand or neither of each letter, for task: tag;",
+        "RNA in brackets takes {name: contact, separation: 4}; a model without a tokenizer: tokenizer: letters",
+    ),
+)
 _SEQ2SEQ = PickedTask(
     name="seq2seq",
     written="seq2seq",
@@ -206,6 +218,8 @@ def columns_of_task(found: Findings) -> dict[str, str | None]:
         return {"query": found.text, "document": found.document, "negative": found.negative}
     if task == "image":
         return {"image": found.image, "label": found.label}
+    if task == "contact":
+        return {"sequence": found.text, "structure": found.structure}
     if task == "classify":
         return {"text": found.text, "pair": found.pair, "label": found.label}
     return {"text": found.text}
@@ -273,6 +287,8 @@ def _best(found: Findings) -> tuple[str, str]:
         return "recall@10", "the share of queries whose document is among the first 10"
     if task == "span":
         return "f1", "the words that the given answer and the right one have in common"
+    if task == "contact":
+        return "long_precision@L", "the share of contacts among the L surest of the pairs that are far apart"
     if task in ("prefer", "reward"):
         return "accuracy", "the share of pairs whose chosen answer has the larger reward"
     if task in ("clm", "mlm", "seq2seq", "chat"):

@@ -242,10 +242,21 @@ class ImageOptions(Section):
     (seed.data, epoch, sample); null: not at all."""
 
 
+class ContactOptions(Section):
+    """The options of `task: contact`."""
+
+    distance: Annotated[PositiveNumber, Field(lt=1000)] = 8.0
+    """`contact`: two letters touch that are closer than this, in Å."""
+    separation: Annotated[int, Field(ge=1)] = 6
+    """`contact`: letters that the partners of a pair are apart, at least; 4 for RNA."""
+    channels: Annotated[int, Field(ge=1, le=4096)] = 32
+    """`contact`: complex numbers that the model gives of a letter, on each side of a pair."""
+
+
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
     "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "reward": RewardOptions, "chat": ChatOptions,
-    "span": SpanOptions, "image": ImageOptions,
+    "span": SpanOptions, "image": ImageOptions, "contact": ContactOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
 TASKS = tuple(TASK_OPTIONS)
@@ -258,7 +269,8 @@ class TaskSpec(Section):
     """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text from
     another), `prefer` (the better of two answers), `reward` (a number for an answer), `chat` (conversations),
     `span` (answers found in texts),
-    `image` (classes of images), or your own as an import reference."""
+    `image` (classes of images), `contact` (letters that touch when a sequence is folded),
+    or your own as an import reference."""
     args: dict[str, object] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 

@@ -33,6 +33,7 @@ _BASELINES = {
     "longer_answer": "preferring the longer answer",
     "starting_model": "what the starting model finds likelier",
     "no_answer": "never giving an answer",
+    "how_far_apart": "how far apart two letters are, and nothing else",
     "near_question_words": "the stretch nearest to the question's words",
     "5_gram": "a 5-gram",
     "most_frequent_token": "always saying the most frequent token",

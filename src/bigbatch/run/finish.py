@@ -226,6 +226,7 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, object]:
             }
             for example in result.examples[:SHOWN_EXAMPLES]
         ],
+        "contacts": [{**asdict(each), "where": rows.where(each.row)} for each in result.contacts],
         "texts": [
             {
                 "source": _column(rows, "source", text.row),

@@ -21,6 +21,7 @@
     image.py      the class of an image
     span.py       answers to questions, found in texts
     windows.py    questions and long texts -> windows of token ids; answers that stand elsewhere are refused
+    contact.py    letters of a sequence that touch when it is folded
     pictures.py   what a model takes for an image
     pixels.py     bytes of an image -> pixels
     augment.py    images changed at random, by (seed, epoch, sample)

@@ -23,6 +23,7 @@ from bigbatch.tasks.base import Task
 from bigbatch.tasks.chat import Chat
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
+from bigbatch.tasks.contact import Contact
 from bigbatch.tasks.facts import NOT_AN_OPTION, options_of
 from bigbatch.tasks.image import Image
 from bigbatch.tasks.losses import Kind
@@ -50,6 +51,7 @@ TASKS: Mapping[str, type[Task]] = {
     "chat": Chat,
     "span": Span,
     "image": Image,
+    "contact": Contact,
 }
 
 

@@ -15,6 +15,7 @@ from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.naming import is_own, reported_names
 from bigbatch.metrics.span import Wanted, is_of_texts
 from bigbatch.run.baseline.classify import classify_baselines
+from bigbatch.run.baseline.contact import contact_baselines
 from bigbatch.run.baseline.images import image_baselines
 from bigbatch.run.baseline.match import TooLarge, match_baselines
 from bigbatch.run.baseline.model import Baseline, Split
@@ -29,6 +30,7 @@ from bigbatch.tasks.base import Task
 from bigbatch.tasks.chat import Chat
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
+from bigbatch.tasks.contact import Contact
 from bigbatch.tasks.image import Image
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
@@ -56,7 +58,7 @@ class Fitted:
 
 
 _TASKS = (
-    Classify, Tag, Match, CausalLM, MaskedLM, Image, Prefer, Seq2Seq, Span, Chat, Reward,
+    Classify, Tag, Match, CausalLM, MaskedLM, Image, Prefer, Seq2Seq, Span, Chat, Reward, Contact,
 )  # fmt: skip
 
 
@@ -152,5 +154,7 @@ def _fitted(
         yield from reward_baselines(train, seconds)
     elif isinstance(task, Span):
         yield from span_baselines(train, evaluated, task.language, seconds)
+    elif isinstance(task, Contact):
+        yield from contact_baselines(task, train)
     elif isinstance(task, MaskedLM):
         yield from mlm_baselines(train, vocabulary=vocabulary)

@@ -1,0 +1,28 @@
+"""Contacts among ranks: `(world, **JSON) -> JSON`, by name (see `tests.ranks`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bigbatch.protocols import World
+from tests.folds import fold_parts, fold_rows, folder, train_fold_oracle
+from tests.split import TOLERANCE, assert_equal, gradient_error, train_split
+
+ROWS = fold_rows(50)
+
+
+def equality(world: World, *, dtype: str, mesh: dict[str, int], updates: int = 3) -> dict[str, Any]:
+    """Chains of uneven lengths, batches across epochs; rank 0 holds them against the oracle."""
+    kind = {"fp64": torch.float64, "fp32": torch.float32}[dtype]
+    module = folder().to(kind)
+    parts = fold_parts(module, ROWS, micro_tokens=96, packing="packed", world=world, plan={"mesh": mesh})
+    found = train_split(parts, updates)
+    pieces = [len(each) for each in found.pieces]
+    if world.rank:
+        return {"micro_batches": pieces}
+    expected = train_fold_oracle(module, parts, ROWS, updates)
+    assert_equal(found, expected, kind)
+    worst = max(map(gradient_error, found.gradients, expected.gradients))
+    return {"micro_batches": pieces, "error": worst, "bound": TOLERANCE[kind]}
