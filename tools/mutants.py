@@ -739,6 +739,30 @@ MUTANTS = (
         tests=("tests/data/test_mixture.py",),
     ),
     Mutant(
+        name="sources-by-whole-denominator",
+        fault="the loss of a source is divided by what the whole batch counts",
+        patches=(
+            (
+                "step/by_source.py",
+                "batch.targets.map(lambda each, own=owner_U == source: each[own])",
+                "batch.targets",
+            ),
+        ),
+        tests=("tests/run/test_mixture.py",),
+    ),
+    Mutant(
+        name="sources-are-shifted",
+        fault="the figures of a source are those of rows that begin one further on",
+        patches=(
+            (
+                "data/mixture.py",
+                "part = table.take(np.arange(first, end))",
+                "part = table.take(np.arange(first + 1, end + 1) % len(table))",
+            ),
+        ),
+        tests=("tests/run/test_mixture.py",),
+    ),
+    Mutant(
         name="shard-unchecked",
         fault="a shard of a stream is whatever has its size",
         patches=(

@@ -18,6 +18,10 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_PREFIXES = {"terms": "loss.", "sources": "loss.source."}
+"""In a line, of the names of a mapping."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One line of `metrics.jsonl`. Fields are read as items too: `record["f1_macro"]`."""
@@ -33,7 +37,7 @@ class Record:
         for name in (entry.name for entry in fields(self) if entry.name not in ("step", "time")):
             value = getattr(self, name)
             if isinstance(value, Mapping):
-                line |= {f"{'loss.' if name == 'terms' else ''}{key}": item for key, item in value.items()}
+                line |= {f"{_PREFIXES.get(name, '')}{key}": item for key, item in value.items()}
             elif name != "empty" or value:
                 line[name] = value
         return _finite(line)
@@ -81,6 +85,8 @@ class Update(Record):
     skipped: bool = False
     empty: bool = False
     """Nothing in the batch counts, so nothing was changed; written only where it is so."""
+    sources: Mapping[str, float | None] = field(default_factory=dict)
+    """Loss of each source of a mixture by share (docs/data.md), `loss.source.<name>`; None of one that is not in it."""
     noise: Mapping[str, float | None] = field(default_factory=dict)
     """Of updates whose gradient noise was measured: `noise_scale` and its kin (docs/noise-scale.md)."""
 

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from bigbatch.data.labels import LabelSet
 from bigbatch.data.tokens import as_table
-from bigbatch.infer import evaluate as evaluate_module
+from bigbatch.infer import chunks
 from bigbatch.infer.evaluate import evaluate
 from bigbatch.infer.forwards import run_forward
 from bigbatch.metrics.states import WholeMetric
@@ -60,7 +60,7 @@ def test_loss_and_metrics_are_those_of_one_pass_in_table_order(forward, task, ta
 def test_no_bit_depends_on_the_cut(forward, task, table, packing, monkeypatch):
     reference = evaluate(forward, task, table, micro_tokens=10_000, packing="packed")
     for micro_tokens, chunk in ((16, 65_536), (64, 7)):
-        monkeypatch.setattr(evaluate_module, "CHUNK_UNITS", chunk)
+        monkeypatch.setattr(chunks, "CHUNK_UNITS", chunk)
         found = evaluate(forward, task, table, micro_tokens=micro_tokens, packing=packing)
         assert (found.loss, found.metrics, found.examples) == (
             reference.loss, reference.metrics, reference.examples
@@ -185,7 +185,7 @@ def test_rows_are_scored_by_the_figures_that_are_asked_for(forward, task, table,
     assert found.scores["roc_auc_ovr"].shape == found.scores["loss"].shape
     assert not np.array_equal(found.scores["roc_auc_ovr"], found.scores["loss"])
     for chunk in (7, 1):
-        monkeypatch.setattr(evaluate_module, "CHUNK_UNITS", chunk)
+        monkeypatch.setattr(chunks, "CHUNK_UNITS", chunk)
         again = evaluate(forward, task, table, micro_tokens=16, packing="padded", scored=names)
         assert all(np.array_equal(again.scores[name], found.scores[name]) for name in names)
     assert evaluate(forward, task, table, micro_tokens=64, packing="packed").scores == {}

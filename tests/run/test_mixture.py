@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import yaml
+from torch.nn.functional import cross_entropy
 
 import bigbatch
 from bigbatch.data.mixture import MixedOrder
@@ -15,6 +19,7 @@ from bigbatch.errors import RecipeError
 from tests.exact import exact_documents
 from tests.jobs import lines
 from tests.models import tiny
+from tests.ranks import RankFailed
 
 SHARES = (0.75, 0.25)
 SIZES = (40, 24)
@@ -29,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def start(folder: Path, run: Path, names: tuple[str, str] = ("a", "b"), **keys: Any):
+def start(folder: Path, run: Path, names: tuple[str, str] = ("a", "b"), model: Any = None, **keys: Any):
     files = [
         {"path": str(folder / f"{name}.jsonl"), "share": share}
         for name, share in zip(names, SHARES, strict=True)
@@ -39,7 +44,9 @@ def start(folder: Path, run: Path, names: tuple[str, str] = ("a", "b"), **keys: 
         "data.train": files, "task": task, "batch": 16, "epochs": 2, "optimizer.lr": 1e-2, "plan.micro_tokens": 64,
         "plan.packing": "packed", "run.checkpoint_every": "3 updates", **keys,
     }  # fmt: skip
-    model = (
+    if "updates" in keys:
+        del keys["epochs"]
+    model = model or (
         tiny("gpt2", head="causal", dropout=0.1)
         if keys["task"]["name"] == "clm"
         else tiny("bert", dropout=0.1)
@@ -115,3 +122,127 @@ def test_what_makes_no_sense_is_refused_before_the_run(folder, tmp_path):
     with pytest.raises(RecipeError, match="each row counts once"):
         start(folder, tmp_path / "x", **{"data.test": [{"path": "a.jsonl", "share": 1}]})
     assert not list(tmp_path.glob("*/metrics.jsonl"))
+
+
+# ---------------------------------------------------------------- figures by source
+
+
+def own_loss(module, rows: list[dict[str, Any]]) -> float:
+    """Mean loss of some rows, one at a time: plain torch."""
+    with torch.no_grad():
+        return float(
+            np.mean(
+                [
+                    float(
+                        cross_entropy(
+                            module(input_ids=torch.tensor([row["input_ids"]])).logits.double(),
+                            torch.tensor([row["labels"]]),
+                        )
+                    )
+                    for row in rows
+                ]
+            )
+        )
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Those of both sources, one behind the other."""
+    return [json.loads(line) for name in "ab" for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_training_says_what_each_source_lost(folder, tmp_path):
+    module = tiny("bert")
+    keys = {"regularise.dropout": 0.0, "updates": 2}
+    reference, rows = copy.deepcopy(module).eval(), read_rows(folder)
+    with start(folder, tmp_path / "run", model=module, **keys) as run:
+        for record in run:
+            if record.kind == "update":
+                break
+    line = lines(run.path, "update")[0]
+    ids = MixedOrder(SIZES, (3, 1), 0).ids(0, 16)
+    for name, own in (("a", ids[ids < SIZES[0]]), ("b", ids[ids >= SIZES[0]])):
+        assert line[f"loss.source.{name}"] == pytest.approx(
+            own_loss(reference, [rows[at] for at in own]), rel=2e-5
+        )
+    shares = {"a": 12 / 16, "b": 4 / 16}
+    assert line["loss"] == pytest.approx(sum(shares[name] * line[f"loss.source.{name}"] for name in shares))
+
+
+def test_a_token_loss_is_divided_by_each_sources_own_tokens(folder, tmp_path):
+    module = tiny("gpt2", head="causal")
+    reference = copy.deepcopy(module).eval()
+    keys = {"task": {"name": "clm", "blocks": "documents"}, "regularise.dropout": 0.0, "updates": 1}
+    with start(folder, tmp_path / "run", model=module, **keys) as run:
+        for record in run:
+            if record.kind == "update":
+                break
+    line, rows = lines(run.path, "update")[0], read_rows(folder)
+    sums: dict[str, list[float]] = {"a": [0.0, 0], "b": [0.0, 0]}
+    for at in MixedOrder(SIZES, (3, 1), 0).ids(0, 16).tolist():
+        ids = torch.tensor([rows[at]["input_ids"]])
+        with torch.no_grad():
+            logits = reference(input_ids=ids).logits.double()
+        own = sums["a" if at < SIZES[0] else "b"]
+        own[0] += float(cross_entropy(logits[0, :-1], ids[0, 1:], reduction="sum"))
+        own[1] += ids.shape[1] - 1
+    for name, (lost, count) in sums.items():
+        assert line[f"loss.source.{name}"] == pytest.approx(lost / count, rel=2e-5)
+    assert line["loss"] == pytest.approx(
+        sum(own[0] for own in sums.values()) / sum(own[1] for own in sums.values()), rel=2e-5
+    )
+
+
+def test_a_share_for_validation_is_judged_source_by_source(folder, tmp_path):
+    keys = {"data.validation": 0.25, "run.evaluate_every": "4 updates", "metrics": ["accuracy"]}
+    run = start(folder, tmp_path / "run", **keys)
+    ended(run)
+    evaluations = lines(run.path, "eval")
+    splits = ["validation", "validation.a", "validation.b"]
+    assert [line["split"] for line in evaluations[-3:]] == splits
+    result = json.loads((run.path / "result.json").read_text())
+    tables, rows = run._parts.tables, run._parts.rows["validation"]
+    assert rows.sources == tables["validation"].sources == (0, 11), "labels are held out alike"
+    model = run.model.eval()
+    found = [{"input_ids": row["input_ids"], "labels": int(row["labels"])} for row in rows.rows.to_pylist()]
+    for name, own in (("validation.a", found[:11]), ("validation.b", found[11:])):
+        assert result["final"][name]["loss"] == pytest.approx(own_loss(model, own), rel=2e-5)
+    report = (run.path / "report.html").read_text()
+    assert "Loss by source" in report and "validation.b" in report
+    whole, a, b = (result["final"][split]["accuracy"] for split in splits)
+    assert whole == pytest.approx((11 * a + (len(found) - 11) * b) / len(found))
+
+
+@pytest.mark.world_size(2)
+@pytest.mark.parametrize("mesh", [pytest.param(None, marks=pytest.mark.stress), {"shard": 2}])
+def test_ranks_of_a_mixture_are_one_also_after_a_kill(folder, ranks, tmp_path, mesh):
+    recipe = {
+        "task": {"name": "classify", "labels": ["x", "y", "z"]},
+        "data": {
+            "train": [
+                {"path": str(folder / f"{name}.jsonl"), "share": share}
+                for name, share in zip("ab", SHARES, strict=True)
+            ],
+            "validation": 0.25,
+        },
+        "batch": 15, "epochs": 1, "baseline": "off",
+        "plan": {"micro_tokens": 64, "packing": "packed", "threads": 1, "precision": "fp32"},
+        "run": {"checkpoint_every": "1 updates", "evaluate_every": "2 updates"},
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(recipe))
+    job, given = "tests.run.mixture_jobs:trained", {"recipe": str(tmp_path / "job.yaml")}
+    (one,) = ranks.run(job, 1, tmp_path, **given, **{"run.dir": str(tmp_path / "one")})
+    keys = {"run.dir": str(tmp_path / "two"), **({"plan.mesh": mesh} if mesh else {})}
+    with pytest.raises(RankFailed):
+        ranks.run(job, 2, tmp_path, **given, killed_after=2, **keys)
+    assert [line["step"] for line in lines(tmp_path / "two", "update")] == [1, 2]
+    two = ranks.run(job, 2, tmp_path, **given, **keys)
+    for found in two:
+        assert found["status"] == "finished"
+        assert np.linalg.norm(np.subtract(found["weights"], one["weights"])) < 1e-10 * np.linalg.norm(
+            one["weights"]
+        )
+        assert len(found["journal"]) == len(one["journal"]) > 6
+        for mine, theirs in zip(found["journal"], one["journal"], strict=True):
+            assert mine == {name: pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+                            for name, value in theirs.items()}  # fmt: skip
+    assert any("loss.source.b" in line for line in one["journal"])

@@ -10,6 +10,7 @@ from torch import nn
 from bigbatch.build.clocks import Clocks
 from bigbatch.build.ready import Data
 from bigbatch.data.batches import Batches
+from bigbatch.data.mixture import source_names
 from bigbatch.data.tables import DataTable
 from bigbatch.facts import HardwareFacts
 from bigbatch.metrics.watched import figure_of, larger_is_better, validation_splits
@@ -19,11 +20,12 @@ from bigbatch.plan.frozen import Plan
 from bigbatch.probe.audit import Audit
 from bigbatch.protocols import Cut, Metric, Moments
 from bigbatch.recipe.schema import Recipe
+from bigbatch.records import Update
 from bigbatch.rules.batch_size import Effective
 from bigbatch.rules.ramp import scaled_in_stage
-from bigbatch.samples import Packing, Table
+from bigbatch.samples import GlobalBatch, Packing, Table
 from bigbatch.step.apart import Apart
-from bigbatch.step.noise import Noise
+from bigbatch.step.noise import Noise, Remembers
 from bigbatch.step.together import Together
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.ready import Ready
@@ -86,6 +88,13 @@ class Parts:
         return tuple(validation_splits(self.tables))
 
     @property
+    def source_names(self) -> tuple[str, ...]:
+        """Of a mixture by share; empty: all rows are alike, or lie in shards."""
+        files = self.recipe.data.train
+        shared = self.train.sources and all(file.share for file in files)
+        return source_names([file.path for file in files]) if shared else ()
+
+    @property
     def metrics(self) -> Sequence[Metric]:
         return self.task.metrics
 
@@ -136,6 +145,16 @@ class Parts:
             after = self.batches.tokens_before(first_position + batch_samples)
             return peak * self.clocks.schedule(first, after - first)
         return peak * self.clocks.schedule(first_position, batch_samples)
+
+    def noted(self, record: Update, batch: GlobalBatch, progress: Remembers) -> Update:
+        """The record of an update with what was measured beside it: the gradient's noise, each source's loss.
+
+        Args:
+            record: of the update.
+            batch: its samples.
+            progress: remembers the averages of the noise.
+        """
+        return self.strategy.sources.noted(self.noise.noted(record, progress), batch)
 
     @property
     def cut(self) -> Cut:

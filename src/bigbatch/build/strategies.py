@@ -15,13 +15,16 @@ from bigbatch.build.bitwise import is_bitwise
 from bigbatch.build.formats import loss_scale_for
 from bigbatch.build.measured import Measured
 from bigbatch.build.noise import noise_scale
+from bigbatch.data.mixture import source_names
 from bigbatch.model.names import clean_name
 from bigbatch.model.runner import Runner
 from bigbatch.plan.frozen import Plan
-from bigbatch.protocols import Executor, Rule, World
+from bigbatch.protocols import Executor, Losses, Rule, World
 from bigbatch.recipe.schema import Recipe
+from bigbatch.samples import Table
 from bigbatch.step.adversarial import FastGradient
 from bigbatch.step.apart import Apart
+from bigbatch.step.by_source import SourceLosses, Sources
 from bigbatch.step.coupled import Coupled
 from bigbatch.step.executor import OneByOne, Passes, Plain
 from bigbatch.step.groups import parameter_groups
@@ -32,6 +35,7 @@ from bigbatch.step.replicas import Replicas
 from bigbatch.step.sam import SamExecutor
 from bigbatch.step.together import Together
 from bigbatch.step.tree import Tree
+from bigbatch.tasks.base import Task
 from bigbatch.tasks.ready import Ready
 
 
@@ -53,7 +57,10 @@ def strategy_of(
     # What is measured on throw-away parameters is measured by one rank alone: only here may ranks speak.
     new_trained = partial(on.new_optimizer, world=world, trainable=trainable)
     scale = loss_scale_for(plan)
-    executor = _executor_of(recipe, ready, forward, world, torch.device(device), scale, parameters)
+    sources = _sources_of(recipe, ready.task, train, world)
+    new_rule = partial(_rule_of, recipe, ready, forward, world, torch.device(device), scale)
+    rule = sources.watched(new_rule, ready.task)
+    executor = _executor_of(recipe, ready, forward, world, torch.device(device), scale, parameters, rule)
     common: dict[str, Any] = {
         "task": ready.task,
         "module": ready.module,
@@ -62,6 +69,7 @@ def strategy_of(
         "world": world,
         "clip": recipe.clip,
         "scale": scale,
+        "sources": sources,
         "device": device,
     }
     if recipe.sync.apart:
@@ -98,6 +106,7 @@ def _executor_of(
     device: torch.device,
     scale: LossScale,
     parameters: Sequence[Tensor],
+    rule: Rule,
 ) -> Executor:
     """What turns micro-batches into gradients: by the loss, and by what of it must be the same bits."""
     apart = recipe.sync.apart
@@ -108,20 +117,35 @@ def _executor_of(
     if ready.task.couples == "batch" and not apart:
         cached, complete = recipe.gradient.name == "cached", world.last_backward
         return Coupled(runner, ready.task, passes, world, cached=cached, scale=scale, before_last=complete)
-    rule = _rule_of(recipe, ready, runner, world, device, scale)
     return Tree(rule, passes, parameters) if in_a_tree else OneByOne(rule, passes)
 
 
+def _sources_of(recipe: Recipe, task: Task, train: Table, world: World) -> Sources:
+    """What notes the loss of each source of a mixture, where units are learnt one by one and in one pass."""
+    files = recipe.data.train
+    shared = bool(train.sources) and all(file.share for file in files)
+    if not shared or task.couples != "sample" or train.groups is not None or recipe.gradient.name != "plain":
+        return Sources()
+    names = source_names([file.path for file in files])
+    return SourceLosses(names=names, firsts=train.sources, task=task, world=world)
+
+
 def _rule_of(
-    recipe: Recipe, ready: Ready, runner: Runner, world: World, device: torch.device, scale: LossScale
+    recipe: Recipe,
+    ready: Ready,
+    runner: Runner,
+    world: World,
+    device: torch.device,
+    scale: LossScale,
+    task: Losses,
 ) -> Rule:
     """What a micro-batch goes through, as `gradient:` says; the world is told before gradients are complete."""
     asked, complete = recipe.gradient, world.last_backward
     if asked.name != "fgm":
-        return Plain(runner, ready.task, device, scale=scale, before_last=complete)
+        return Plain(runner, task, device, scale=scale, before_last=complete)
     assert asked.epsilon is not None and asked.share is not None
     nudge = Nudge(ready.anatomy.outer.get_input_embeddings())  # pyright: ignore
-    once = Plain(runner, ready.task, device, scale=scale)
+    once = Plain(runner, task, device, scale=scale)
     return FastGradient(once, nudge, epsilon=asked.epsilon, share=asked.share, before_last=complete)
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
 from bigbatch.data.order import SampleOrder, mixed
-from bigbatch.samples import Stream, Table
+from bigbatch.samples import UNITS, Stream, Table
 
 MOST_PARTS = 2**16
 """Of a period; shares that would need a longer one are kept to the nearest of these."""
@@ -86,6 +87,28 @@ def source_pattern(parts: Sequence[int]) -> np.ndarray:
         if number + 1 < parts[source]:
             heapq.heappush(waiting, ((number + 1) * period // parts[source], source, number + 1))
     return found
+
+
+def source_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """What the sources of a mixture are called in records: their files' names, numbered where two are the same.
+
+    Args:
+        paths: of each source, or its pattern, or its address.
+
+    Example:
+        >>> source_names(["a/tweets.csv.gz", "b/tweets.jsonl", "s3://bucket/talks-*.parquet", "reviews/"])
+        ('tweets', 'tweets-2', 'talks', 'reviews')
+    """
+    found: list[str] = []
+    for path in paths:
+        last = path.partition("?")[0].rstrip("/*").rpartition("/")[2].partition(".")[0]
+        name = plain = re.sub(r"[^\w-]+", "-", last).strip("-") or "source"
+        number = 1
+        while name in found or name == "main":  # the whole split's
+            number += 1
+            name = f"{plain}-{number}"
+        found.append(name)
+    return tuple(found)
 
 
 class MixedOrder:
@@ -179,6 +202,20 @@ def joined(tables: Sequence[Table]) -> Table:
         truncated_samples=sum(table.truncated_samples for table in tables),
         sources=tuple(np.cumsum([0, *map(len, tables)])[:-1].tolist()),
     )
+
+
+def parts_by_source(table: Table) -> Iterator[tuple[slice, slice, Table]]:
+    """(rows, units, table of them) of each of a table's sources that has rows; nothing where it has no sources.
+
+    Its groups are numbered from 0, as those of a table of its own.
+    """
+    units = np.asarray(table.unit_offsets) if table.sources else np.empty(0)
+    for first, end in zip(table.sources, [*table.sources[1:], len(table)], strict=bool(table.sources)):
+        part = table.take(np.arange(first, end))
+        part = part.replaced(units=part[UNITS].load())
+        if part.groups is not None:
+            part = replace(part, groups=np.unique(part.groups, return_inverse=True)[1])
+        yield slice(first, end), slice(int(units[first]), int(units[end])), part
 
 
 def _is_taken(table: Table) -> bool:

@@ -4,6 +4,7 @@
 
     forwards.py   a tokenised table through the model, outputs in table order
     evaluate.py   loss, metrics, confusion, calibration, the most confidently wrong rows
+    chunks.py     the units of a split, some at a time
     mistakes.py   single units that are wrong, the surest first
     answers.py    answers on a split, and which of them are wrong
     maps.py       chains whose contacts are shown

@@ -6,14 +6,15 @@ Loss and metrics are computed in fp64, in table order, with exact sums: they dep
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from bigbatch.data.packs import end_of_group
+from bigbatch.data.mixture import parts_by_source
 from bigbatch.infer.answers import answers_of
+from bigbatch.infer.chunks import targets_of, whole_rows
 from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.generate import texts_of
 from bigbatch.infer.maps import ContactMap, contact_maps
@@ -33,8 +34,6 @@ from bigbatch.tasks.contact import Contact
 from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.span import Span
 
-CHUNK_UNITS = 65_536
-"""Units that are decoded at a time; bounds memory, changes no bit."""
 NEVER_ABOVE_0 = "even a perfect model has 0 (one class alone, or no label at all)"
 NOTHING_COUNTS = "nothing in this split counts: no token to predict, no label, or all weights 0"
 
@@ -85,6 +84,8 @@ class EvalResult:
     first."""
     contacts: tuple[ContactMap, ...] = ()
     """Chains whose contacts are shown."""
+    by_source: Mapping[str, EvalResult] = field(default_factory=dict)
+    """Of a split that is a share of a mixture: the same of the rows of each source."""
     signatures: Mapping[str, str] = field(default_factory=dict)
     """Figure of written texts -> how it was counted, in sacrebleu's words."""
 
@@ -105,6 +106,7 @@ def evaluate(
     world: World | None = None,
     scored: Collection[str] = (),
     writes: bool = True,
+    sources: Sequence[str] = (),
 ) -> EvalResult:
     """Loss and metrics of a model on a tokenised split.
 
@@ -118,6 +120,7 @@ def evaluate(
         world: the ranks that share the forward passes; each then has all outputs and finds the same figures.
         scored: figures by which rows are scored, too.
         writes: whether texts are written; else figures of texts are left out.
+        sources: names of `table.sources`, if it has some: each is judged by itself, too.
     """
     started = time.perf_counter()
     outputs_UC = run_forward(
@@ -133,7 +136,8 @@ def evaluate(
         asked = [metric for metric in asked if not is_written(metric)]
     if isinstance(task, Seq2Seq) and any(map(is_written, asked)):
         texts = texts_of(forward, task, table, micro_tokens=micro_tokens, world=world)
-    return judged(task, table, outputs_UC, asked, scored=scored, started=started, texts=texts)
+    found = judged(task, table, outputs_UC, asked, scored=scored, started=started, texts=texts)
+    return replace(found, by_source=_by_source(sources, task, table, outputs_UC, asked, texts))
 
 
 def judged(
@@ -163,11 +167,11 @@ def judged(
     gathered = _Gathered(task.metrics if metrics is None else metrics, scored)
     if isinstance(outputs, Predictions):
         rows_U = np.repeat(np.arange(len(table)), np.diff(table.unit_offsets))
-        gathered.add(outputs, _targets(table, slice(None)), 0, rows_U)
+        gathered.add(outputs, targets_of(table, slice(None)), 0, rows_U)
     else:
         losses.add_all(outputs, table)
-        for part, rows_U in _whole_rows(table):
-            gathered.add(task.decode(outputs[part]), _targets(table, part), part.start, rows_U)
+        for part, rows_U in whole_rows(table):
+            gathered.add(task.decode(outputs[part]), targets_of(table, part), part.start, rows_U)
     told, examples, counts = (
         texts,
         gathered.examples(table.unit_offsets, task.label_names),
@@ -209,6 +213,21 @@ def _maps(task: Task, outputs: np.ndarray | Predictions, table: Table) -> tuple[
     if isinstance(task, Contact) and isinstance(outputs, np.ndarray):
         return contact_maps(task, outputs, table)
     return ()
+
+
+def _by_source(
+    names: Sequence[str],
+    task: Task,
+    table: Table,
+    outputs_UC: np.ndarray,
+    metrics: Sequence[Metric],
+    texts: tuple[Sequence[str], Wanted] | None,
+) -> dict[str, EvalResult]:
+    found = {}
+    for name, (rows, units, part) in zip(names, parts_by_source(table), strict=False):
+        own = None if texts is None else (texts[0][rows], texts[1][rows])
+        found[name] = judged(task, part, outputs_UC[units], metrics, texts=own)
+    return found
 
 
 def impossible_figures(task: Task, table: Table, metrics: Sequence[Metric]) -> dict[str, str]:
@@ -254,38 +273,13 @@ def _perfect(task: Task, table: Table, metrics: Sequence[Metric]) -> _Gathered |
         metric for metric in metrics if not is_of_texts(metric)
     ]  # a perfect model writes what is wanted
     gathered = _Gathered(metrics)
-    for part, rows_U in _whole_rows(table) if metrics else ():
-        targets = _targets(table, part)
+    for part, rows_U in whole_rows(table) if metrics else ():
+        targets = targets_of(table, part)
         outputs_UC = task.perfect(targets)
         if outputs_UC is None:
             return None
         gathered.add(task.decode(outputs_UC), targets, part.start, rows_U)
     return gathered
-
-
-def _targets(table: Table, part: slice) -> Targets:
-    return Targets(
-        values=np.asarray(table.values[part]),
-        weights=np.asarray(table.weights[part]),
-        extras={name: np.asarray(values[part]) for name, values in table.extras.items()},
-    )
-
-
-def _whole_rows(table: Table, most_units: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
-    """Units of whole rows, and of whole groups of rows, at most `CHUNK_UNITS` unless one has more; and the rows that
-    they belong to, from 0.
-    """
-    offsets = np.asarray(table.unit_offsets)
-    first_row = 0
-    while first_row < len(table):
-        most = int(offsets[first_row]) + (most_units or CHUNK_UNITS)
-        end_row = max(int(np.searchsorted(offsets, most, side="right")) - 1, first_row + 1)
-        end_row = end_of_group(table, end_row)
-        counts = np.diff(offsets[first_row : end_row + 1])
-        if counts.any():
-            part = slice(int(offsets[first_row]), int(offsets[end_row]))
-            yield part, np.repeat(np.arange(len(counts)), counts)
-        first_row = end_row
 
 
 class _Losses:
@@ -300,8 +294,8 @@ class _Losses:
     def add_all(self, outputs_UC: np.ndarray, table: Table) -> None:
         """A whole split; a loss that couples units sees them all at once."""
         most_units = max(1, len(outputs_UC)) if self._task.couples == "batch" else None
-        for part, rows_U in _whole_rows(table, most_units):
-            targets = _targets(table, part)
+        for part, rows_U in whole_rows(table, most_units):
+            targets = targets_of(table, part)
             counts_U = np.asarray(targets.weights) > 0
             targets = self._task.weigh(targets)
             for name, losses_U in self._task.kept_loss(outputs_UC[part], targets).items():

@@ -15,6 +15,8 @@ from bigbatch.rules.headline import in_order
 
 WIDE_PX = 1040
 CARD_PX = 310
+SOURCE_LOSS = "loss.source."
+"""In front of a source's name, in the records of a mixture."""
 _SMOOTH_FROM = 120
 """Curves with more updates than this are drawn as a moving average over the faint raw values."""
 
@@ -134,6 +136,9 @@ def training_cards(run: RunData) -> list[tuple[str, str, Markup]]:
                 zero=True,
             )
             cards.append((heading, caption, small(chart)))
+    by_source = _source_losses(run)
+    if by_source:
+        cards.append(("Loss by source", "Of the samples that each source gave an update.", small(by_source)))
     speed = _speed(run)
     if speed:
         chart = svg.Chart(
@@ -146,6 +151,15 @@ def training_cards(run: RunData) -> list[tuple[str, str, Markup]]:
         )
         cards.append(("Speed", "Real tokens a second, padding not counted.", small(chart)))
     return cards
+
+
+def _source_losses(run: RunData) -> svg.Chart | None:
+    """Training loss of each source of a mixture; None where there is none."""
+    names = [name for name in run.updates.column_names if name.startswith(SOURCE_LOSS)]
+    curves = [(clean(name.removeprefix(SOURCE_LOSS)), update_points(run, name)) for name in names]
+    return (
+        overlay("Loss by source", "nats", curves, zero=True) if any(points for _, points in curves) else None
+    )
 
 
 def _speed(run: RunData) -> Points:

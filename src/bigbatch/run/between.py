@@ -21,6 +21,7 @@ from bigbatch.run.baseline import kept as baselines
 from bigbatch.run.beat import NO_BEAT, Beat
 from bigbatch.run.boundary import Boundary, Interruptible
 from bigbatch.run.choice import note_best, note_for_stopping, scored_figures, stopping_metric
+from bigbatch.run.evaluated import records_of
 from bigbatch.run.events import empty, skipped
 from bigbatch.run.forecast import Forecast
 from bigbatch.run.guard import Guard
@@ -168,7 +169,12 @@ class Between:
             self.boundary.poll_within()
             self.beat.tick()
 
-        return Again(pieces, before_each=look, at_end=lambda: self.beat.phase("reduce"))
+        return Again(
+            pieces,
+            at_start=self.parts.strategy.sources.begin,
+            before_each=look,
+            at_end=lambda: self.beat.phase("reduce"),
+        )
 
     def rates(self, batch: GlobalBatch) -> Rates:
         """What the update of this batch goes by."""
@@ -185,7 +191,7 @@ class Between:
             Diverged: `guard.patience` updates in a row were not finite.
         """
         progress = self.progress
-        record = self.parts.noise.noted(record, progress)
+        record = self.parts.noted(record, batch, progress)
         progress.after_update(record)
         self.boundary.meet()
         larger = self._growth.by_noise(record)
@@ -273,7 +279,8 @@ class Between:
             return
         self.boundary.poll()
         self.texts.due = self.texts.wanted(progress.evaluations, self.over())
-        yield from map(self.emit, [self.evaluate_split(split) for split in self.parts.validation])
+        found = [record for split in self.parts.validation for record in self.evaluate_split(split)]
+        yield from map(self.emit, found)
         yield from map(self.emit, self.texts.samples(progress.update))
         progress.evaluation_due = False
         if not requested:
@@ -295,8 +302,8 @@ class Between:
         if said is not None:
             yield self.emit(said)
 
-    def evaluate_split(self, split: str) -> Eval:
-        """Evaluate one split with the weights as they are; the full result stays in `results`."""
+    def evaluate_split(self, split: str) -> list[Eval]:
+        """Evaluate one split with the weights as they are, and its sources; the full result stays in `results`."""
         parts = self.parts
         parts.strategy.settle()
         forward = Interruptible(parts.forward, parts.module, self.boundary.poll_within, self.beat)
@@ -308,19 +315,9 @@ class Between:
             except OutOfMemory as error:
                 self._side_events.append(self.shrink(error, f"the evaluation of {split}", evaluation=True))
         self.results[split] = result
-        record = Eval(
-            step=self.progress.update,
-            split=split,
-            loss=result.loss,
-            metrics=result.metrics,
-            seconds=result.seconds,
-            samples_per_second=result.samples_per_second,
-        )
-        self.progress.after_evaluation(record, result.samples)
-        self.progress.peak_memory_bytes = max(
-            self.progress.peak_memory_bytes, peak_memory_bytes(parts.hardware.device)
-        )
-        return record
+        peak = max(self.progress.peak_memory_bytes, peak_memory_bytes(parts.hardware.device))
+        self.progress.peak_memory_bytes = peak
+        return records_of(result, split, self.progress)
 
     def _evaluated(self, forward: Forward, split: str) -> EvalResult:
         parts = self.parts
@@ -334,6 +331,7 @@ class Between:
                 packing=parts.packing,
                 world=self.world,
                 writes=self.texts.due,
+                sources=parts.source_names,
                 scored={*scored_figures(parts, split), *baselines.scored_figures(parts, split)},
             )
 

@@ -79,7 +79,7 @@ def finish(parts: Parts, directory: RunDirectory, between: Between) -> Iterator[
             between.evaluate_split(split)
     yield from map(between.emit, between.texts.samples(progress.update) if late else ())
     if "test" in parts.tables:
-        yield between.emit(between.evaluate_split("test"))
+        yield from map(between.emit, between.evaluate_split("test"))
     yield from between.failures_beside()
     final = {split: dict(figures) for split, figures in progress.figures.items()}
     world = between.world

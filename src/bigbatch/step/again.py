@@ -18,6 +18,7 @@ class Again:
         self,
         pieces: Iterable[MicroBatch],
         *,
+        at_start: Callable[[], None] = lambda: None,
         before_each: Callable[[], None] = lambda: None,
         at_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -25,15 +26,18 @@ class Again:
 
         Args:
             pieces: of one update.
+            at_start: called before the first one of every walk.
             before_each: called before each one is given, in every walk; what it raises ends the walk.
             at_end: called behind the last one of every walk.
         """
         self._source = iter(pieces)
         self._taken: list[MicroBatch] = []
+        self._at_start = at_start
         self._before_each = before_each
         self._at_end = at_end
 
     def __iter__(self) -> Iterator[MicroBatch]:
+        self._at_start()
         place = 0
         while True:
             if place == len(self._taken):

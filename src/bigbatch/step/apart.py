@@ -23,6 +23,7 @@ from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Cut, Executor, Losses, Moments, Rates, State, World
 from bigbatch.records import Event, Update
 from bigbatch.samples import GlobalBatch, LossSums, MicroBatch
+from bigbatch.step.by_source import Sources
 from bigbatch.step.loss_scale import GradientOverflow, LossScale
 from bigbatch.step.replicas import Replica, Replicas
 from bigbatch.step.update import counted, halved, moving, nothing_learnt, recorded, restore_scale, scale_facts
@@ -53,6 +54,8 @@ class Apart:
     """Largest L2 norm of a replica's gradient; None leaves it alone."""
     scale: LossScale = field(default_factory=LossScale.none)
     """What the executor multiplied the gradient by."""
+    sources: Sources = field(default_factory=Sources)
+    """Note what each source of a mixture loses."""
     device: str = "cpu"
     """Where the model is; its memory is what `peak_memory_bytes` reports."""
     _events: list[Event] = field(default_factory=list, init=False)

@@ -18,6 +18,7 @@ from bigbatch.probe.hardware import peak_memory_bytes
 from bigbatch.protocols import Cut, Executor, Losses, Moments, Rates, State, World
 from bigbatch.records import Event, Update
 from bigbatch.samples import GlobalBatch, MicroBatch
+from bigbatch.step.by_source import Sources
 from bigbatch.step.loss_scale import GradientOverflow, LossScale
 from bigbatch.step.noise import Noise
 from bigbatch.step.update import (
@@ -49,6 +50,8 @@ class Together:
     """What the executor multiplied the gradient by."""
     noise: Noise = field(default_factory=Noise)
     """Measures the gradient noise of some updates, or of none."""
+    sources: Sources = field(default_factory=Sources)
+    """Note what each source of a mixture loses."""
     device: str = "cpu"
     """Where the model is; its memory is what `peak_memory_bytes` reports."""
     _events: list[Event] = field(default_factory=list, init=False)
