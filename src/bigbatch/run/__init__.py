@@ -16,6 +16,7 @@
     between.py       what happens between two updates: evaluations, checkpoints, requests
     awaited.py       shards of a stream are there before an update, or are waited for
     boundary.py      what the ranks tell each other there, and where each may leave after a signal
+    evaluated.py     the records of a split that was evaluated, and of its sources
     events.py        events in words
     beat.py          signs of life of this rank
     ramp.py          the size of the next batch, where a ramp decides it

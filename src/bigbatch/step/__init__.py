@@ -17,5 +17,6 @@
     update.py      what both share: the record, the optimiser's step, the loss scale's news
     ahead.py       the next micro-batches are cut while the present ones are computed
     again.py       micro-batches that can be walked again
+    by_source.py   the loss of each source of a mixture, beside the gradient
     replicas.py    what each replica holds, and their meetings
 """
