@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 
 
 RoleKind = Literal[
-    "text", "label", "labels", "number", "words", "tags", "numbers", "image", "messages", "answers", "fold"
+    "text",
+    "label",
+    "labels",
+    "number",
+    "words",
+    "tags",
+    "numbers",
+    "image",
+    "messages",
+    "answers",
+    "fold",
+    "items",
 ]
 
 
@@ -39,7 +50,8 @@ class Role:
     """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number; `words`: a sentence
     as a list of strings; `tags`: a class for each of its words; `numbers`: a finite number for each of its words;
     `image`: a path, or the file's bytes; `messages`: the turns of a conversation; `answers`: stretches of a text, each
-    with where it starts; `fold`: where the letters of a sequence are, or which of them pair."""
+    with where it starts; `fold`: where the letters of a sequence are, or which of them pair;
+    `items`: names of items that are read in order, or of one."""
     required: bool = True
     may_be_ids: bool = False
     """Whether a text may come as a list of token ids."""
@@ -51,7 +63,7 @@ class Role:
     @property
     def is_read(self) -> bool:
         """Whether the model reads it; what it learns are the others."""
-        return self.kind in ("text", "words", "image", "messages")
+        return self.kind in ("text", "words", "image", "messages", "items")
 
     @property
     def has_classes(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigbatch.data.checks import check_splits
+from bigbatch.data.histories import last_events, with_histories
 from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_of, label_role, matched
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import last_share, stratified_share
@@ -23,6 +24,7 @@ from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import ModelSpec, Recipe
 from bigbatch.remote.addresses import is_address, is_index
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.recommend import Recommend
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,12 +129,17 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
     if isinstance(recipe.data.validation, float) and live.validation is None:
         strata = role if kind in ("single", "multi") else None
         share = recipe.data.validation
-        if task.joins_rows:
+        if isinstance(task, Recommend) and not train.tokenised:
+            train_rows, held_out = last_events(train, share, recipe.seed.data)
+        elif task.joins_rows:
             train_rows, held_out = last_share(train, share)
         else:
             train_rows, held_out = stratified_share(train, share, recipe.seed.data, strata)
         train, named = train.take(train_rows), {"main": train.take(held_out)}
     test = read(recipe.data.test) if recipe.data.test else None
+    said: list[str] = []
+    if isinstance(task, Recommend):
+        train, named, test, said = with_histories(train, named, test)
     if not shards:
         _check_sources(recipe, train)
     _check_one_kind(train, [*named.values(), *([] if test is None else [test])], task)
@@ -143,6 +150,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
     warnings = check_splits(
         train, named, test, kind=kind, labels=labels, roles=task.roles, doubles=not shards
     )
+    warnings += said
     warnings += task.with_facts(labels=labels).data_warnings
     inputs = Inputs(
         train=train,

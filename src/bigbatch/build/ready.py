@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from bigbatch.build.inputs import Inputs, Live, local_model
 from bigbatch.build.streamed import open_stream
 from bigbatch.build.tokenised import how_tokenised
 from bigbatch.data.batches import Batches
+from bigbatch.data.histories import item_names
 from bigbatch.data.mixture import joined
 from bigbatch.data.shard_tokens import shard_table
 from bigbatch.data.streamed import shelf_of
@@ -25,7 +27,9 @@ from bigbatch.metrics.entities import SEEN
 from bigbatch.model.adjust import read_given_types
 from bigbatch.model.checks import told_apart
 from bigbatch.model.heads import HEADS
+from bigbatch.model.sequential import item_tokenizer
 from bigbatch.model.tokenizer import load_tokenizer
+from bigbatch.protocols import Tokenizer
 from bigbatch.recipe.schema import Recipe
 from bigbatch.samples import Table
 from bigbatch.tasks.base import Task
@@ -36,6 +40,7 @@ from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
 from bigbatch.tasks.prefer import Prefer
 from bigbatch.tasks.ready import Ready, made_ready
+from bigbatch.tasks.recommend import Recommend
 from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.span import Span
 from bigbatch.tasks.templates import with_template
@@ -72,7 +77,9 @@ def ready_model(
     spec = local_model(recipe)
     tokenizer = live.tokenizer
     kind = HEADS[task.head.kind]
-    if tokenizer is None and kind.reads_text and not inputs.train.tokenised:
+    if tokenizer is None and isinstance(task, Recommend) and not spec.name and not inputs.train.tokenised:
+        tokenizer = cast(Tokenizer, item_tokenizer(item_names(inputs.train)))
+    elif tokenizer is None and kind.reads_text and not inputs.train.tokenised:
         tokenizer = load_tokenizer(spec)
     elif tokenizer is None and spec.name and kind.wants_tokenizer:
         # It tells special tokens from others even where the rows are token ids already.
@@ -86,7 +93,7 @@ def ready_model(
         and (isinstance(task, Chat) or template is not None)
     ):
         tokenizer = with_template(tokenizer, template, recipe.resolve_path, recipe.task.name)
-    task = task.with_facts(labels=inputs.labels, data_seed=recipe.seed.data)
+    task = task.with_facts(labels=inputs.labels, data_seed=recipe.seed.data, tokenizer=tokenizer)
     notes: list[str] = []
     facts = BuildFacts(
         seed=recipe.seed.model, dropout=recipe.regularise.dropout, module=live.module, note=notes.append

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bigbatch.errors import Problem
 from bigbatch.files.class_names import NOT_COUNTED, label_lists, label_of, tags_of, written_list
@@ -44,7 +45,7 @@ def convert(
         column: the values as the source has them.
         kind: `text` -> large_string; `label` -> large_string; `labels`, `words` and `tags` -> list of
             large_string; `number` -> float64; `numbers` -> list of float64; `image` -> `images.KIND`; `messages` ->
-            large_string, JSON, as `answers`; `fold` -> large_string.
+            large_string, JSON, as `answers`; `fold` -> large_string; `items` -> list of large_string.
         key: the column's own name.
         where: names a row in messages.
         folder: that paths of images start from.
@@ -60,6 +61,9 @@ def convert(
         if kind == "text":
             return column.cast(_TEXT), []
         return _by_distinct_value(column, key, where)
+    if kind == "items" and not isinstance(column, list) and not pa.types.is_nested(column.type):
+        names, problems = convert(column, "text", key, where)
+        return pa.chunked_array([_alone(chunk) for chunk in names.chunks], pa.list_(_TEXT)), problems
     if kind == "labels":
         lists, problems, _ = convert_labels(column, key, where)
         return lists, problems
@@ -76,6 +80,30 @@ def convert(
     if kind == "label" and isinstance(column, list):
         problems += _mixed(values, key, where)
     return pa.chunked_array([pa.array(converted, arrow)]), problems
+
+
+def _alone(names: pa.Array) -> pa.Array:
+    """Each text as a list of its own; a missing or empty one as an empty list."""
+    there = pc.call_function("and", [names.is_valid(), pc.call_function("not_equal", [names, ""])]).fill_null(
+        False
+    )
+    offsets = np.concatenate([[0], np.cumsum(there.to_numpy(zero_copy_only=False))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.filter(there))
+
+
+def items_of(value: object) -> list[str] | None:
+    """Names of items, of which a row may have one or several; None where there are none.
+
+    Raises:
+        ValueError: an entry that is no name.
+    """
+    value = plain(value)
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
+        return None
+    found = [text_of(plain(each)) for each in (value if isinstance(value, list) else [value])]
+    if any(each is None or not each.strip() for each in found):
+        raise ValueError("an item without a name")
+    return [each for each in found if each is not None]
 
 
 def convert_labels(column: Column, key: str, where: Where) -> tuple[pa.ChunkedArray, list[Problem], int]:
@@ -235,5 +263,6 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
     "tags": (tags_of, pa.list_(_TEXT)),
     "answers": (answers_of, _TEXT),
     "fold": (fold_of, _TEXT),
+    "items": (items_of, pa.list_(_TEXT)),
 }
 """Kind of role -> how a value is converted, and the type of the column."""

@@ -21,6 +21,7 @@
     embed.py      texts through a model of embeddings; what a guide says of the rows of a run
     mine.py       hard negatives of pairs, by the embeddings of all their texts
     search.py     the nearest of many embeddings, exactly
+    earlier.py    what a run's own splits say of the users that it is evaluated on
     rows.py       evaluate_rows: labelled files or datasets with an opened model
     export.py     a trained model as a plain Hugging Face folder
     origin.py     where a live model says it comes from

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from bigbatch.data.histories import grouped_rows
 from bigbatch.data.token_rows import check_row
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem
@@ -24,6 +25,7 @@ from bigbatch.samples import Packing, Sample, Table
 from bigbatch.tasks.base import Keep, Task
 from bigbatch.tasks.given import GivenTokens, given_tokens
 from bigbatch.tasks.inputs import NoTokens
+from bigbatch.tasks.recommend import Recommend
 from bigbatch.tasks.seq2seq import Seq2Seq
 
 WINDOW_ROWS = 2048
@@ -89,7 +91,7 @@ def predict_placed(
         micro_tokens: tokens of a micro-batch, padding included.
         packing: None: what suits the forward.
     """
-    stream = iter(rows)
+    stream = iter(grouped_rows(rows) if isinstance(task, Recommend) else rows)
     while taken := list(itertools.islice(stream, window_rows)):
         kept = [row.get(KEPT, {}) for _, row in taken]
         window = [

@@ -15,6 +15,7 @@ from bigbatch.data.tags import unequal_rows
 from bigbatch.data.tokens import token_table
 from bigbatch.errors import DataError, Problem
 from bigbatch.files.problems import data_error
+from bigbatch.infer.earlier import with_run_histories
 from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
 from bigbatch.model.heads import HEADS
@@ -22,6 +23,7 @@ from bigbatch.protocols import Role
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.derived import derived
 from bigbatch.tasks.given import given_tokens
+from bigbatch.tasks.recommend import Recommend
 
 
 def evaluate_rows(
@@ -61,6 +63,8 @@ def evaluate_rows(
         empty_text=recipe.data.empty_text if recipe else "error",
         say=say,
     )
+    if isinstance(task, Recommend):
+        table = with_run_histories(opened, table, say)
     roles = task.roles
     table = matched(table, label_role(roles), kind_of(roles), LabelSet(task.label_names))
     check_rows(table, task)

@@ -31,6 +31,7 @@
     ├── adapter_folder.py  folders of adapters as PEFT has them, read and written
     ├── load.py        load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides
+    ├── sequential.py  models over items, and the tokenizer that knows each by its name
     ├── vision.py      models that look at images: their size and positions, and what cannot be split
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data
     ├── untouched.py   running a model without leaving a trace in it

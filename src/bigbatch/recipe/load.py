@@ -28,6 +28,7 @@ from bigbatch.recipe.messages import problems_of
 from bigbatch.recipe.schema import Recipe, Stage
 from bigbatch.recipe.stages import OF_ALL, START_KEYS, is_staged, of_stage, staged
 from bigbatch.recipe.sugar import ALTERNATIVES
+from bigbatch.recipe.tasks import MAKES_ITS_MODEL
 from bigbatch.recipe.yaml12 import dump_yaml
 from bigbatch.remote.addresses import shown
 
@@ -201,8 +202,9 @@ def _missing(merged: Layer) -> list[Problem]:
     found = []
     for section, (key, what) in _REQUIRED.items():
         inner = merged.values.get(section, {})
-        random_model = section == "model" and isinstance(inner, dict) and inner.get("init") == "random"
-        if isinstance(inner, dict) and key not in inner and not random_model:
+        made = section == "model" and isinstance(inner, dict) and inner.get("init") == "random"
+        made |= section == "model" and _named(merged.values.get("task")) in MAKES_ITS_MODEL
+        if isinstance(inner, dict) and key not in inner and not made:
             found.append(
                 Problem(
                     where=merged.place((section,)),
@@ -211,6 +213,10 @@ def _missing(merged: Layer) -> list[Problem]:
                 )
             )
     return found
+
+
+def _named(task: object) -> object:
+    return task.get("name") if isinstance(task, dict) else task
 
 
 def _order(problem: Problem) -> tuple[int, str, int]:

@@ -253,13 +253,27 @@ class ContactOptions(Section):
     """`contact`: complex numbers that the model gives of a letter, on each side of a pair."""
 
 
+class RecommendOptions(Section):
+    """The options of `task: recommend`."""
+
+    stride: Count | None = None
+    """`recommend`: items by which the windows of a history longer than data.max_length are apart; null: half of it."""
+    repeats: bool = False
+    """`recommend`: whether an item that a user had may be recommended to them again."""
+    top: Count = 10
+    """`recommend`: items of a prediction."""
+
+
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
     "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "reward": RewardOptions, "chat": ChatOptions,
     "span": SpanOptions, "image": ImageOptions, "contact": ContactOptions,
+    "recommend": RecommendOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
 TASKS = tuple(TASK_OPTIONS)
+MAKES_ITS_MODEL = ("recommend",)
+"""Tasks whose model is made of the data where none is named."""
 
 
 class TaskSpec(Section):
@@ -270,7 +284,7 @@ class TaskSpec(Section):
     another), `prefer` (the better of two answers), `reward` (a number for an answer), `chat` (conversations),
     `span` (answers found in texts),
     `image` (classes of images), `contact` (letters that touch when a sequence is folded),
-    or your own as an import reference."""
+    `recommend` (the next item of a user), or your own as an import reference."""
     args: dict[str, object] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 

@@ -63,8 +63,8 @@ def next_token_table(table: Table, firsts_S: np.ndarray, ends_S: np.ndarray, mem
         return _remembering(table, np.maximum(starts_S, firsts_S - memory_tokens), firsts_S, ends_S)
     # Stretches that lie one behind the other, from the first token to the last, need no copy.
     joined = bool((firsts_S[1:] == ends_S[:-1]).all()) and firsts_S[0] == 0 and ends_S[-1] == len(table.ids)
-    tokens_T = slice(None) if joined else _stretches(firsts_S, lengths_S)
-    targets_U = _stretches(firsts_S + 1, lengths_S - 1)
+    tokens_T = slice(None) if joined else stretches(firsts_S, lengths_S)
+    targets_U = stretches(firsts_S + 1, lengths_S - 1)
     reads_U = targets_U - 1 - np.repeat(firsts_S, lengths_S - 1)
     units = {name: column[targets_U] for name, column in table[UNITS].columns.items()}
     return table.replaced(
@@ -83,8 +83,8 @@ def next_token_table(table: Table, firsts_S: np.ndarray, ends_S: np.ndarray, mem
 def _remembering(table: Table, froms_S: np.ndarray, firsts_S: np.ndarray, ends_S: np.ndarray) -> Table:
     """`next_token_table` of stretches that begin before what they predict; a column says which tokens those are."""
     lengths_S, targets_S = ends_S - froms_S, ends_S - firsts_S - 1
-    tokens_T = _stretches(froms_S, lengths_S)
-    targets_U = _stretches(firsts_S + 1, targets_S)
+    tokens_T = stretches(froms_S, lengths_S)
+    targets_U = stretches(firsts_S + 1, targets_S)
     columns = {name: column[tokens_T] for name, column in table[TOKENS].columns.items()}
     units = {name: column[targets_U] for name, column in table[UNITS].columns.items()}
     at_U = (targets_U - 1 - np.repeat(froms_S, targets_S)).astype(np.int32)
@@ -137,7 +137,7 @@ def framed_blocks(
         ids[offsets[:-1] + place] = token
     for place, token in enumerate(behind):
         ids[offsets[1:] - len(behind) + place] = token
-    ids[_stretches(offsets[:-1] + len(before), sizes_S)] = np.asarray(table.ids)[kept_T]
+    ids[stretches(offsets[:-1] + len(before), sizes_S)] = np.asarray(table.ids)[kept_T]
     blocks_U = places_U // room
     extras = {name: np.asarray(values) for name, values in table.extras.items()}
     if group in extras:
@@ -171,6 +171,6 @@ def _unframed(table: Table, before: Sequence[int], behind: Sequence[int]) -> np.
     return kept_T
 
 
-def _stretches(firsts_S: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:
+def stretches(firsts_S: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:
     """first, first + 1, … of each stretch, one behind the other (sum of lengths,) int64."""
     return np.arange(int(lengths_S.sum())) + np.repeat(firsts_S - starts_of(lengths_S), lengths_S)

@@ -30,6 +30,7 @@ from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.prefer import Prefer
+from bigbatch.tasks.recommend import Recommend
 from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.span import Span
@@ -52,6 +53,7 @@ TASKS: Mapping[str, type[Task]] = {
     "span": Span,
     "image": Image,
     "contact": Contact,
+    "recommend": Recommend,
 }
 
 

@@ -22,6 +22,7 @@ from bigbatch.run.baseline.model import Baseline, Split
 from bigbatch.run.baseline.neighbours import mlm_baselines
 from bigbatch.run.baseline.ngram import clm_baselines
 from bigbatch.run.baseline.prefer import prefer_baselines, reward_baselines
+from bigbatch.run.baseline.recommend import recommend_baselines
 from bigbatch.run.baseline.seq2seq import seq2seq_baselines
 from bigbatch.run.baseline.span import right_answers, span_baselines
 from bigbatch.run.baseline.tag import tag_baselines
@@ -35,6 +36,7 @@ from bigbatch.tasks.image import Image
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.prefer import Prefer
+from bigbatch.tasks.recommend import Recommend
 from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.span import Span
@@ -59,6 +61,7 @@ class Fitted:
 
 _TASKS = (
     Classify, Tag, Match, CausalLM, MaskedLM, Image, Prefer, Seq2Seq, Span, Chat, Reward, Contact,
+    Recommend,
 )  # fmt: skip
 
 
@@ -156,5 +159,7 @@ def _fitted(
         yield from span_baselines(train, evaluated, task.language, seconds)
     elif isinstance(task, Contact):
         yield from contact_baselines(task, train)
+    elif isinstance(task, Recommend):
+        yield from recommend_baselines(task, train)
     elif isinstance(task, MaskedLM):
         yield from mlm_baselines(train, vocabulary=vocabulary)
