@@ -54,5 +54,6 @@ def test_siblings_of_a_section():
         *("stride", "max_query_length", "max_answer_tokens", "null_threshold", "n_best", "language"),
         *("augment", "reverse_complement"),
         *("distance", "separation", "channels"),
+        *("repeats", "top"),
     }
     assert set(siblings("task")) == {"name", "args", *options}
