@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bigbatch.data.item_windows import SEEN
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import ModelError, RecipeError
 from bigbatch.metrics.recommend import LISTED, NLL, RANK
@@ -13,7 +14,6 @@ from bigbatch.model.sequential import SPECIAL, item_tokenizer, sequential_model
 from bigbatch.samples import Targets
 from bigbatch.tasks.base import NOT_AN_OPTION
 from bigbatch.tasks.inputs import NoTokens
-from bigbatch.tasks.item_windows import SEEN
 from bigbatch.tasks.recommend import Recommend
 from bigbatch.tasks.vocabulary import Vocabulary
 from tests.recommendations import histories, windows

@@ -11,6 +11,7 @@
     columns.py      which column plays which role: the recipe's mapping, or the usual names
     labels.py       label sets: integers in numerical order, the rest as text
     checks.py       what is wrong with the splits, before update 1
+    item_windows.py histories of items in windows that a model can see
     histories.py    events of users -> a row a user, with what earlier splits say in front
     token_rows.py   what is wrong with rows that come as token ids
     split.py        a stratified share for validation

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -112,7 +111,7 @@ def grouped(
     offsets = _int64(np.concatenate([[0], np.cumsum(counts_U)]))
     firsts = np.full(known, len(own), np.int64)
     np.minimum.at(firsts, users_N[: len(own)], np.arange(len(own)))
-    columns: dict[str, Any] = {
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
         ITEM: pa.LargeListArray.from_arrays(offsets, taken.flatten()),
         **({} if earlier is None else {KNOWN: _int64(known_U)}),
     }

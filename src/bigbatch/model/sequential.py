@@ -8,7 +8,7 @@ are hidden is BERT4Rec (Sun et al. 2019).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -30,18 +30,16 @@ UNKNOWN = SPECIAL.index("<unk>")
 POSITIONS = 50
 """Items of a history that a new model sees, unless `data.max_length` says otherwise."""
 Direction = Literal["causal", "masked"]
-_USUAL: Mapping[str, Mapping[str, Any]] = {
-    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "dropout": ("embd_pdrop", "resid_pdrop", "attn_pdrop")},
-    "llama": {
-        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
-        "dropout": ("attention_dropout",),
-    },
-    "bert": {
-        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
-        "dropout": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
-    },
+_BLOCKS = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
+_USUAL: Mapping[str, Mapping[str, int]] = {
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2}, "llama": _BLOCKS, "bert": _BLOCKS,
 }  # fmt: skip
-"""Architecture -> sizes of the papers, and its names of dropout."""
+"""Architecture -> sizes of the papers."""
+_DROPOUTS: Mapping[str, Sequence[str]] = {
+    "gpt2": ("embd_pdrop", "resid_pdrop", "attn_pdrop"),
+    "llama": ("attention_dropout",),
+    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+}
 _DROPOUT = 0.2
 _ARCHITECTURES: Mapping[Direction, str] = {"causal": "gpt2", "masked": "bert"}
 
@@ -104,7 +102,7 @@ def sequential_model(
     """
     name = str(settings.get("model_type", _ARCHITECTURES[direction]))
     usual = dict(_USUAL.get(name, {}))
-    drops = dict.fromkeys(usual.pop("dropout", ()), _DROPOUT if dropout is None else dropout)
+    drops = dict.fromkeys(_DROPOUTS.get(name, ()), _DROPOUT if dropout is None else dropout)
     length = {"n_positions" if name == "gpt2" else "max_position_embeddings": positions or POSITIONS}
     marks = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": True}
     asked = {key: value for key, value in settings.items() if key != "model_type"}
@@ -116,7 +114,7 @@ def sequential_model(
         config = AutoConfig.for_model(
             name, **{**usual, **drops, **length, **marks, "vocab_size": rows, **asked}
         )
-        auto: Any = AutoModelForCausalLM if direction == "causal" else AutoModelForMaskedLM
+        auto = AutoModelForCausalLM if direction == "causal" else AutoModelForMaskedLM
         with quiet(), seeded(seed):
             return auto.from_config(config, trust_remote_code=False).float().eval()
     except (ValueError, TypeError) as error:

@@ -19,7 +19,6 @@
     templates.py  the chat template of a task
     answers.py    a prompt and two answers as tokens
     recommend.py  the next item of a user
-    item_windows.py  histories of items in windows
     image.py      the class of an image
     span.py       answers to questions, found in texts
     windows.py    questions and long texts -> windows of token ids; answers that stand elsewhere are refused

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from bigbatch.errors import DataError
-from bigbatch.samples import MEMORY, TOKENS, UNITS, Stream, Table, offsets_of, starts_of
+from bigbatch.samples import MEMORY, TOKENS, UNITS, Stream, Table, offsets_of, starts_of, stretches
 
 
 def piece_bounds(table: Table, most_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -169,8 +169,3 @@ def _unframed(table: Table, before: Sequence[int], behind: Sequence[int]) -> np.
     for place_D, _ in places:
         kept_T[place_D[framed_D]] = False
     return kept_T
-
-
-def stretches(firsts_S: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:
-    """first, first + 1, … of each stretch, one behind the other (sum of lengths,) int64."""
-    return np.arange(int(lengths_S.sum())) + np.repeat(firsts_S - starts_of(lengths_S), lengths_S)

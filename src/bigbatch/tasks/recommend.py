@@ -1,7 +1,7 @@
 """Recommendation: which item a user has next, from the items that they had (Kang and McAuley 2018).
 
 Items are tokens, and a user's history is a text of them. The unit is an item that is predicted from those in front of
-it, in windows of at most `data.max_length` items (`tasks.item_windows`):
+it, in windows of at most `data.max_length` items (`data.item_windows`):
 
     loss = sum over predicted items  -log softmax(scores over all items)[item]  /  number of these in the global batch
 
@@ -24,6 +24,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from bigbatch.data.histories import KNOWN, items_of
+from bigbatch.data.item_windows import EVALUATED, SEEN, history_windows
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import ModelError, Problem, RecipeError
 from bigbatch.metrics.recommend import DEPTH, LISTED, NLL, RANK, USUAL, depth_of, recommend_metric
@@ -34,7 +35,6 @@ from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.samples import Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.inputs import NoTokens, is_tokenised, tokenised_inputs
-from bigbatch.tasks.item_windows import EVALUATED, SEEN, history_windows
 from bigbatch.tasks.language import PredictedTokens, logits_in_parts
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from bigbatch.data.histories import ITEM
+from bigbatch.data.item_windows import SEEN
 from bigbatch.model.sequential import UNKNOWN, ids_of
 from bigbatch.run.baseline.model import Baseline, Split
 from bigbatch.samples import Predictions
-from bigbatch.tasks.item_windows import SEEN
 from bigbatch.tasks.recommend import Recommend
 
 POPULAR, NEXT, KNN = "popular", "next_item", "item_knn"

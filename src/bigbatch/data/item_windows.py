@@ -15,8 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bigbatch.samples import EXTRA, TOKENS, UNITS, Stream, Table, offsets_of
-from bigbatch.tasks.blocks import stretches
+from bigbatch.samples import EXTRA, TOKENS, UNITS, Stream, Table, offsets_of, stretches
 
 EVALUATED = "evaluated"
 """Extra of units: 1 where they are ranked for figures or predictions, 0 where they are learnt from."""
