@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import bigbatch
-from bigbatch.commands import split
 from bigbatch.errors import DataError
+from bigbatch.files.parted import Parting, split
 from tests.jobs import document, lines
 
 
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
         writer = csv.DictWriter(file, ["user", "item", "time", "title"])
         writer.writeheader()
         writer.writerows(walks(120, 20))
-    split(str(folder / "events.csv"), folder, by="last", column="user", time="time", say=str)
+    split(folder / "events.csv", folder, Parting(by="last", column="user", time="time"))
     keys = {
         "task": "recommend", "updates": 60, "batch": 32, "best": "ndcg@10", "plan": {"threads": 1},
         "data": {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl", "max_length": 6},

@@ -1394,12 +1394,12 @@ MUTANTS = (
         fault="gradients of chunks of a vocabulary are added up in 16 bits",
         patches=(
             (
-                "tasks/low_entropy.py",
+                "model/low_entropy.py",
                 "torch.zeros_like(each, dtype=torch.float32)",
                 "torch.zeros_like(each)",
             ),
         ),
-        tests=("tests/tasks/test_low_entropy.py::test_no_worse_than_autocast",),
+        tests=("tests/model/test_low_entropy.py::test_no_worse_than_autocast",),
     ),
     Mutant(
         name="stage-from-the-first-model",

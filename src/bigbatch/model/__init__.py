@@ -31,6 +31,7 @@
     ├── adapter_folder.py  folders of adapters as PEFT has them, read and written
     ├── load.py        load_model: weights, head, labels
     ├── adjust.py      dropout, trainable patterns, configuration overrides
+    ├── low_entropy.py  cross-entropy over a vocabulary whose product is made in 16 bits
     ├── sequential.py  models over items, and the tokenizer that knows each by its name
     ├── vision.py      models that look at images: their size and positions, and what cannot be split
     ├── checks.py      pad token, vocabulary, positions against the tokenizer and the data

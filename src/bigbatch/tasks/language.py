@@ -20,11 +20,11 @@ from torch.nn import LinearCrossEntropyOptions, functional
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.metrics.perplexity import language_metrics
 from bigbatch.model.logits import DeferredLogits
+from bigbatch.model.low_entropy import low_entropy
 from bigbatch.protocols import Json, Metric, Role
 from bigbatch.samples import Predictions, Table, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.losses import IGNORED
-from bigbatch.tasks.low_entropy import low_entropy
 
 TERM = "cross_entropy"
 _WHOLE_CHUNK_ROWS = 1024

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bigbatch.model.low_entropy import low_entropy
 from bigbatch.tasks.losses import IGNORED
-from bigbatch.tasks.low_entropy import low_entropy
 
 UNITS, VOCABULARY, WIDTH = 67, 300, 32
 

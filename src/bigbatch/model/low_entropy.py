@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bigbatch.tasks.losses import IGNORED
-
+IGNORED = -100
+"""A value that does not count, as torch has it."""
 _Gradients = tuple["Tensor | None", "Tensor | None", "Tensor | None"]
 
 
