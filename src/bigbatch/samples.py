@@ -52,11 +52,6 @@ def flat_indexes(offsets: np.ndarray, rows_B: np.ndarray) -> tuple[np.ndarray, n
     return np.arange(int(lengths_B.sum())) + np.repeat(starts_B - starts_of(lengths_B), lengths_B), lengths_B
 
 
-def stretches(firsts_S: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:
-    """first, first + 1, … of each stretch, one behind the other (sum of lengths,) int64."""
-    return np.arange(int(lengths_S.sum())) + np.repeat(firsts_S - starts_of(lengths_S), lengths_S)
-
-
 # ---------------------------------------------------------------- one row
 
 

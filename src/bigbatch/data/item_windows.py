@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bigbatch.samples import EXTRA, TOKENS, UNITS, Stream, Table, offsets_of, stretches
+from bigbatch.samples import EXTRA, TOKENS, UNITS, Stream, Table, offsets_of, starts_of
 
 EVALUATED = "evaluated"
 """Extra of units: 1 where they are ranked for figures or predictions, 0 where they are learnt from."""
@@ -76,3 +76,8 @@ def _seen(table: Table, starts_U: np.ndarray, reads_U: np.ndarray) -> np.ndarray
     there_UH = places_H <= reads_U[:, None]
     ids = np.asarray(table.ids)
     return ids[starts_U[:, None] + np.where(there_UH, places_H, 0)].astype(np.int32)
+
+
+def stretches(firsts_S: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:
+    """first, first + 1, … of each stretch, one behind the other (sum of lengths,) int64."""
+    return np.arange(int(lengths_S.sum())) + np.repeat(firsts_S - starts_of(lengths_S), lengths_S)

@@ -17,8 +17,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from bigbatch.data.item_windows import stretches
 from bigbatch.errors import DataError
-from bigbatch.samples import MEMORY, TOKENS, UNITS, Stream, Table, offsets_of, starts_of, stretches
+from bigbatch.samples import MEMORY, TOKENS, UNITS, Stream, Table, offsets_of, starts_of
 
 
 def piece_bounds(table: Table, most_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
