@@ -161,6 +161,40 @@ def bucket() -> Iterator[Site]:
         yield site
 
 
+class _Google(_Handler):
+    """As much of Google Cloud Storage as a reader asks for. `/bucket/key` -> bytes."""
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        self.site.asked.append((self.path, dict(self.headers)))
+        if self.site.tricks:
+            return self.answer(503, b"{}")
+        path = unquote(parts.path)
+        bucket, _, key = path.removeprefix("/download").removeprefix("/storage/v1/b/").partition("/o/")
+        name = f"/{bucket}/{key}" if key else path
+        if "prefix" in parse_qs(parts.query, keep_blank_values=True):
+            return self.answer(
+                200, b'{"kind": "storage#objects", "items": []}', Content_Type="application/json"
+            )
+        if name not in self.site.files:
+            return self.answer(404, b'{"error": {"code": 404, "message": "No such object"}}')
+        body = self.site.files[name]
+        if key and "alt" not in parse_qs(parts.query):
+            about = {"kind": "storage#object", "name": key, "bucket": bucket, "size": str(len(body)),
+                     "updated": "2026-11-30T00:00:00Z", "timeCreated": "2026-11-30T00:00:00Z",
+                     "etag": self.site.tag(name), "generation": "1"}  # fmt: skip
+            return self.answer(200, json.dumps(about).encode(), Content_Type="application/json")
+        first = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
+        headers = {"Content_Range": f"bytes {first}-{len(body) - 1}/{len(body)}"} if first else {}
+        self.answer(206 if first else 200, body[first:], **headers)
+
+
+@contextmanager
+def google() -> Iterator[Site]:
+    with serving(_Google, Site()) as site:
+        yield site
+
+
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 
@@ -185,6 +219,19 @@ class _Hub(_Handler):
         if path.startswith("/api/"):
             return self.answer(404, b"{}", **{"X-Error-Code": "RepoNotFound"})
         return self.resolve(head=False)
+
+    def do_POST(self) -> None:
+        """`paths-info`: how large files are."""
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.site.asked.append((self.path, dict(self.headers)))
+        if self.site.tricks:
+            return self.answer(503, b"{}")
+        found = [
+            {"type": "file", "oid": "0" * 40, "path": name, "size": len(self.site.files[f"/{name}"])}
+            for name in asked["paths"]
+            if f"/{name}" in self.site.files
+        ]
+        self.answer(200, json.dumps(found).encode(), Content_Type="application/json")
 
     def resolve(self, *, head: bool) -> None:
         _, _, name = unquote(urlsplit(self.path).path).partition(f"/resolve/{COMMIT}")

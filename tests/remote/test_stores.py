@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from bigbatch.errors import DataError, MachineError
@@ -80,8 +82,12 @@ def test_what_is_not_there_or_not_for_us_is_refused(site):
 def test_a_store_that_is_away_is_said_so(site, monkeypatch):
     get("s3://box/rows/a-1.csv")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    with pytest.raises((MachineError, Interrupted)):
+    with pytest.raises(MachineError, match="s3://box/rows/a-2.csv: the store cannot be reached"):
         get("s3://box/rows/a-2.csv")
+    with pytest.raises(MachineError, match="the store cannot be reached"):
+        get("s3://box/rows/*.csv")
+    said: list[str] = []
+    assert get("s3://box/rows/a-1.csv", said) and "is used as it is" in said[-1]
 
 
 def test_a_transfer_that_broke_off_goes_on_with_the_same_version_alone(site):
@@ -111,3 +117,35 @@ MEANINGS = {
 def test_what_clients_say_is_understood_and_not_repeated(scheme, text, kind):
     found = stores.Store(address_of(f"{scheme}://b/x.csv"), HURRIED)._meaning(OSError(f"{text} {SECRET}"))
     assert type(found) is kind and SECRET not in str(found)
+
+
+# ---------------------------------------------------------------- Google's
+
+
+@pytest.fixture
+def google(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    with servers.google() as found:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", found.url)
+        found.files = {"/box/rows/a b.csv": b"text,label\none,1\n"}
+        yield found
+
+
+def test_a_file_of_googles_store_comes_while_other_threads_move(google):
+    """The server is a thread of this process: a client that held Python still while it asks would wait for ever."""
+    assert get("gs://box/rows/a%20b.csv") == {"gs://box/rows/a%20b.csv": google.files["/box/rows/a b.csv"]}
+    asked = len([path for path, _ in google.asked if "alt=media" in path])
+    assert get("gs://box/rows/a%20b.csv") and asked == 1 == len(
+        [path for path, _ in google.asked if "alt=media" in path]
+    )
+    with pytest.raises(DataError, match="no such file in the bucket"):
+        get("gs://box/rows/none.csv")
+
+
+def test_googles_store_that_is_away_is_given_up_in_the_time_that_was_asked_for(google):
+    google.tricks = ["busy"] * 1000
+    began = time.monotonic()
+    with pytest.raises(MachineError, match="the store cannot be reached"):
+        get("gs://box/rows/a%20b.csv")
+    assert time.monotonic() - began < 30, "its own patience is a quarter of an hour"

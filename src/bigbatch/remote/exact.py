@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from typing_extensions import override
 
-from bigbatch.errors import DataError
+from bigbatch.errors import DataError, MachineError
 from bigbatch.remote import hub
 from bigbatch.remote.addresses import Address, address_of, refused
 from bigbatch.remote.keep import USUAL, Answer, Patience, Remote, Say, kept, known
@@ -99,7 +100,7 @@ def one_file(text: str, root: Path, wanted: Wanted) -> Path:
         if path.parent == root / address.key and path.is_file() and path.stat().st_size == about["bytes"]:
             return path
     if address.scheme == "hf":
-        return hub.one_file(text, root / address.key, wanted.most_bytes)
+        return _of_hub(text, root / address.key, wanted)
     if address.scheme in ("http", "https"):
         from bigbatch.remote.web import Web
 
@@ -109,6 +110,22 @@ def one_file(text: str, root: Path, wanted: Wanted) -> Path:
 
         remote = Store(address, wanted.patience)
     return kept(address, _Exact(remote, address, wanted), root, wanted.say, wanted.patience)
+
+
+def _of_hub(text: str, folder: Path, wanted: Wanted) -> Path:
+    """The hub's own client brings it; a hub that does not answer is asked as often as other servers."""
+    attempts = wanted.patience.attempts
+    for attempt in range(1, attempts + 1):
+        if not wanted.going():
+            raise Stopped
+        try:
+            return hub.one_file(text, folder, wanted.most_bytes)
+        except MachineError as error:
+            if attempt == attempts:
+                raise
+            wanted.say(f"{error}; trying again")
+            time.sleep(wanted.patience.pause_seconds * 2 ** (attempt - 1))
+    raise AssertionError("there is at least one attempt")
 
 
 def folder_of(text: str, root: Path) -> Path:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
-from bigbatch.errors import DataError
+from bigbatch.errors import DataError, MachineError
 from bigbatch.remote.addresses import Address, refused
 from bigbatch.remote.keep import Answer, Interrupted, Patience
 
@@ -58,8 +60,18 @@ class Store:
 
         Raises:
             DataError: none.
+            MachineError: the store does not answer, after all attempts.
         """
-        return self._asked(lambda system: self._files(system, is_data))
+        for attempt in range(1, self.patience.attempts + 1):
+            try:
+                return self._asked(lambda system: self._files(system, is_data))
+            except Interrupted as error:
+                if not self.place.endswith("/") and not any(sign in self.place for sign in _SIGNS):
+                    return [self.address.full]  # a copy of it may be here, which is asked next
+                if attempt == self.patience.attempts:
+                    raise MachineError(f"{self.address.shown}: {error}") from None
+                time.sleep(self.patience.pause_seconds * 2 ** (attempt - 1))
+        raise AssertionError("there is at least one attempt")
 
     def _files(self, system: fs.FileSystem, is_data: Callable[[str], bool]) -> list[str]:
         path = self.place
@@ -88,28 +100,32 @@ class Store:
         about = system.get_file_info(self.place)
         if about.type != fs.FileType.File:
             raise refused(self.address.full, "no such file in the bucket")
-        file = system.open_input_file(self.place)
+        begun = start if start <= about.size else 0
+        # Google's file that can be read from the middle stops all threads of Python while it asks; a stream does not.
+        stream = self.address.scheme == "gs" and (not begun or _dated(about) != tag)
+        if stream and unless is not None and _dated(about) == unless:
+            return None
+        file = (system.open_input_stream if stream else system.open_input_file)(self.place)
         found = self._version(file, about)
         if found is not None and found == unless:
             file.close()
             return None
-        if start and tag == found and start <= about.size:
-            file.seek(start)
-        else:
-            start = 0
+        begun = begun if tag == found else 0
+        if begun:
+            file.seek(begun)
         return Answer(
             size_bytes=about.size,
             tag=found,
-            start=start,
+            start=begun,
             chunks=self._chunks(system, file, found),
             close=file.close,
         )
 
     def _version(self, file: pa.NativeFile, about: fs.FileInfo) -> str | None:
+        if self.address.scheme == "gs":
+            return _dated(about)
         known = {_text(name).lower(): _text(value) for name, value in (file.metadata() or {}).items()}
-        if known.get("etag"):
-            return known["etag"]
-        return None if about.mtime_ns is None else f"{about.mtime_ns} {about.size}"
+        return known.get("etag") or _dated(about)
 
     def _chunks(self, system: fs.FileSystem, file: pa.NativeFile, tag: str | None) -> Iterator[bytes]:
         """Its bytes; a file that is another one by then is begun anew."""
@@ -119,7 +135,10 @@ class Store:
             after = system.get_file_info(self.place)
             if (
                 after.type != fs.FileType.File
-                or self._version(system.open_input_file(self.place), after) != tag
+                or self._version(
+                    file if self.address.scheme == "gs" else system.open_input_file(self.place), after
+                )
+                != tag
             ):
                 raise Interrupted("it has changed while it was fetched")
         except (OSError, pa.ArrowException) as error:
@@ -144,7 +163,12 @@ class Store:
             emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
             parts = urlsplit(emulator if "://" in emulator else f"http://{emulator}")
             own = {"endpoint_override": parts.netloc, "scheme": parts.scheme} if emulator else {}
-            return fs.GcsFileSystem(anonymous=anonymous or bool(emulator), **own)
+            return fs.GcsFileSystem(
+                anonymous=anonymous or bool(emulator),
+                # Google's own is a quarter of an hour; we try again ourselves, and say so.
+                retry_time_limit=timedelta(seconds=seconds),
+                **own,
+            )
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
@@ -171,6 +195,10 @@ class Store:
         if re.search(r"NO_SUCH_KEY|RESOURCE_NOT_FOUND|NOT_FOUND|Path does not exist|\b404\b", text):
             return refused(self.address.full, "no such file in the bucket")
         return Interrupted(f"the store cannot be reached ({type(error).__name__})")
+
+
+def _dated(about: fs.FileInfo) -> str | None:
+    return None if about.mtime_ns is None else f"{about.mtime_ns} {about.size}"
 
 
 def _is_closed(text: str) -> bool:
