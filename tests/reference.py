@@ -191,6 +191,28 @@ def contact_loss(
     return total / count
 
 
+def detection_loss(model: nn.Module, batch: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """transformers' own loss of boxes, of all images at once: rows have a `picture` (C, H, W), `classes` (n,), `boxes`
+    (n, 4), each its centre, width and height as fractions.
+    """
+    dtype = next(model.parameters()).dtype
+    labels = [
+        {
+            "class_labels": torch.tensor(row["classes"], dtype=torch.int64),
+            "boxes": torch.tensor(row["boxes"], dtype=torch.float64).reshape(-1, 4).to(dtype),
+        }
+        for row in batch
+    ]
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)  # it makes its class weights in this format
+        return model(
+            pixel_values=torch.stack([row["picture"] for row in batch]).to(dtype), labels=labels
+        ).loss
+    finally:
+        torch.set_default_dtype(before)
+
+
 def splitmix(state: int) -> int:
     """The published mixing function, on Python's integers."""
     z = (state + 0x9E3779B97F4A7C15) % 2**64
@@ -299,6 +321,49 @@ def picture(
         top, left = int(draw(6) * (height - tall + 1)), int(draw(7) * (width - wide + 1))
         shown[:, top : top + tall, left : left + wide] = 0
     return shown
+
+
+def things(
+    boxes: Sequence[Sequence[float]],
+    classes: Sequence[int],
+    size: int,
+    *,
+    key: tuple[int, int, int, int] | None = None,
+    flip: float = 0.0,
+    crop: int = 0,
+) -> tuple[list[int], list[list[float]]]:
+    """Classes and boxes of an image as `picture` changes it, box by box; of a shifted one a quarter must be seen.
+
+    Args:
+        boxes: left, top, width, height in pixels.
+        classes: of each.
+        size: height and width.
+        key: as of `picture`.
+        flip: as of `picture`.
+        crop: as of `picture`.
+    """
+    state = 0
+    for number in key or ():
+        state = splitmix(state + number)
+
+    def draw(which: int) -> float:
+        return (splitmix(state + which * 0x9E3779B97F4A7C15) >> 11) / 2**53
+
+    mirrored, down, right = False, 0, 0
+    if key is not None:
+        mirrored = draw(0) < flip
+        down, right = (int(draw(which) * (2 * crop + 1)) - crop for which in (1, 2))
+    kept, found = [], []
+    for kind, (left, top, width, height) in zip(classes, boxes, strict=True):
+        if mirrored:
+            left = size - left - width
+        edges = [left + right, top + down, left + right + width, top + down + height]
+        x0, y0, x1, y1 = (min(max(edge, 0), size) for edge in edges)
+        if (x1 - x0) * (y1 - y0) < 0.25 * width * height:
+            continue
+        kept.append(kind)
+        found.append([(x0 + x1) / 2 / size, (y0 + y1) / 2 / size, (x1 - x0) / size, (y1 - y0) / size])
+    return kept, found
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -433,7 +498,8 @@ def reference_updates(
         batches: rows with `ids` (or a `picture`, (C, H, W)), `target`, optional `segments`, optional `weight` (sample
             times class weight).
         kind: `single`, `multi`, `regression`, `language` (rows have `targets`, not `target`), `seq2seq` (`labels`) or
-            `prefer` (token ids: `prompt`, `chosen`, `rejected`), `span` (`windows`) or `contact` (`points`).
+            `prefer` (token ids: `prompt`, `chosen`, `rejected`), `span` (`windows`), `contact` (`points`) or `boxes`
+            (`detection_loss`).
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
@@ -464,6 +530,8 @@ def reference_updates(
                 return contact_loss(model, batch, pad_id, **(contact or {}))
             if kind == "span":
                 return span_loss(model, batch)
+            if kind == "boxes":
+                return detection_loss(model, batch)
             logits = model(**_inputs(batch, pad_id, next(model.parameters()).dtype)).logits
             if kind == "language":
                 return language_loss(logits, batch)

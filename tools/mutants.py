@@ -933,11 +933,35 @@ MUTANTS = (
         tests=("tests/files/test_parted.py",),
     ),
     Mutant(
+        name="boxes-of-a-micro-batch",
+        fault="no object weighs 0.1 in a micro-batch, and 1 in what the batch is divided by",
+        patches=(
+            (
+                "tasks/box_losses.py",
+                "classes = weights_B * (pairs_B + no_object * (given_B - pairs_B))",
+                "classes = weights_B * given_B",
+            ),
+        ),
+        tests=("tests/step/test_detect_split.py",),
+    ),
+    Mutant(
+        name="boxes-stay-where-they-were",
+        fault="an image is mirrored and its boxes are not",
+        patches=(
+            (
+                "tasks/augment.py",
+                "np.where(mirrored_U, 1 - found_U[:, CENTRE_X], found_U[:, CENTRE_X])",
+                "found_U[:, CENTRE_X]",
+            ),
+        ),
+        tests=("tests/step/test_detect_split.py",),
+    ),
+    Mutant(
         name="images-changed-by-place",
         fault="how an image is changed is drawn by its place in the micro-batch, not by the sample",
         patches=(
             (
-                "tasks/image.py",
+                "tasks/augment.py",
                 'states_B = None if draws is None else draws.columns["draw"]',
                 'states_B = None if draws is None else np.sort(draws.columns["draw"])',
             ),
@@ -949,9 +973,9 @@ MUTANTS = (
         fault="an image is changed as in the first epoch in all others",
         patches=(
             (
-                "tasks/image.py",
-                "sample_states(self.facts.data_seed, STREAM, epochs_B, rows_B)",
-                "sample_states(self.facts.data_seed, STREAM, 0 * epochs_B, rows_B)",
+                "tasks/augment.py",
+                "sample_states(seed, STREAM, epochs_B, rows_B)",
+                "sample_states(seed, STREAM, 0 * epochs_B, rows_B)",
             ),
         ),
         tests=("tests/tasks/test_augment.py", IMAGES),

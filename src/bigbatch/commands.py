@@ -119,7 +119,7 @@ def _model_of_init(name: str | None, language: str, columns: Mapping[str, str]) 
         known = facts_of(name)
         why = "" if known else "the hub has no config.json of it" if hub_answers() else why_no_hub()
         return asked_model(name, known, why)
-    for role in ("image", "structure"):
+    for role in ("boxes", "image", "structure"):
         if role in columns:
             return model_of_no_text(role, hub_answers, why_no_hub)
     return chosen_model(

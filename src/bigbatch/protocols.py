@@ -35,6 +35,8 @@ RoleKind = Literal[
     "image",
     "messages",
     "answers",
+    "boxes",
+    "classes",
     "fold",
     "items",
 ]
@@ -50,8 +52,8 @@ class Role:
     """`text`: a string; `label`: a class; `labels`: several classes; `number`: a finite number; `words`: a sentence
     as a list of strings; `tags`: a class for each of its words; `numbers`: a finite number for each of its words;
     `image`: a path, or the file's bytes; `messages`: the turns of a conversation; `answers`: stretches of a text, each
-    with where it starts; `fold`: where the letters of a sequence are, or which of them pair;
-    `items`: names of items that are read in order, or of one."""
+    with where it starts; `boxes`: rectangles of an image, pixels; `classes`: a class for each of these; `fold`:
+    where the letters of a sequence are, or which of them pair; `items`: names of items that are read in order, or of one."""
     required: bool = True
     may_be_ids: bool = False
     """Whether a text may come as a list of token ids."""
@@ -68,7 +70,7 @@ class Role:
     @property
     def has_classes(self) -> bool:
         """Whether its values name classes."""
-        return self.kind in ("label", "labels", "tags")
+        return self.kind in ("label", "labels", "tags", "classes")
 
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"

@@ -111,8 +111,7 @@ class Stream:
     offsets: np.ndarray
     """(N + 1,) int64 into every column; 0, 1, 2, … where each sample has one entry."""
     positions: int = 0
-    """Positions through the blocks that an entry takes: 1 a token, so many as it has patches an image; 0: it does not
-    run through them."""
+    """Positions through the blocks that an entry takes: 1 a token, its patches an image; 0: it does not run."""
     rows: np.ndarray | None = None
     """Samples that were taken and are not gathered yet (B,) int64; None: all."""
 
@@ -327,8 +326,7 @@ class GlobalBatch:
     lengths_B: np.ndarray
     """Positions of each row through the blocks (B,) int64."""
     table: Table
-    """What this update sees of these rows, in this order: taken from the split and not gathered, or a view of it
-    (masked; the texts of a row one by one)."""
+    """What this update sees of these rows, in this order: taken from the split and not gathered, or a view of it."""
     targets: Targets
     """Targets of all units of the batch, in stream order: enough for every denominator."""
 
@@ -441,7 +439,9 @@ class LossSums:
 class Predictions:
     """Decoded model outputs of units, as numpy arrays; what metrics and `predict` read."""
 
-    kind: Literal["single", "multi", "regression", "language", "embedding", "span", "contacts", "separations"]
+    kind: Literal[
+        "single", "multi", "regression", "language", "embedding", "span", "boxes", "contacts", "separations"
+    ]
     scores: np.ndarray
     """(U, C) float64: logits, numbers or embeddings; of language models (U, 2): nats of the true one, 1 if best."""
     probabilities: np.ndarray | None

@@ -52,7 +52,7 @@ def test_siblings_of_a_section():
         *("dimensions", "dimension_weights", "false_negatives", "beta", "centring"),
         *("template", "turns", "too_long", "special"),
         *("stride", "max_query_length", "max_answer_tokens", "null_threshold", "n_best", "language"),
-        *("augment", "reverse_complement"),
+        *("augment", "reverse_complement", "no_object", "weights", "outside", "threshold"),
         *("distance", "separation", "channels"),
         *("repeats", "top"),
     }

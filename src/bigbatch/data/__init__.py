@@ -31,6 +31,7 @@
     packs.py        micro-batches: how a global batch is cut for the machine
     random_parts.py a global batch in random parts, for the gradient noise scale
     texts.py        samples of several texts each, text by text
+    boxes.py        what stands in a unit of an image with boxes
     windows.py      windows of a question's text as samples of their own
     lengths.py      counts, percentiles and padding
     guess.py        what a file seems to be, for `bigbatch init`

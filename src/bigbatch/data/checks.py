@@ -21,7 +21,11 @@ from bigbatch.files.problems import data_error, listed
 from bigbatch.protocols import Role
 
 _THINGS = {"text": "text", "image": "image", "messages": "conversation"}
-_KINDS: dict[Kind, Any] = {"single": "label", "multi": "labels", "regression": "number", "tags": "tags"}
+_KINDS: dict[Kind, Any] = {
+    "single": "label", "multi": "labels", "regression": "number", "tags": "tags", "classes": "classes"
+}  # fmt: skip
+_COUNTED: Mapping[str, str] = {"tags": "words", "classes": "boxes"}
+"""Kind of role -> what has a class, where it is not a row."""
 
 
 def check_splits(
@@ -149,12 +153,12 @@ def _class_problems(
     role = _target_role(train, roles)
     if role is None:
         return []
-    things = "words" if kind == "tags" else "rows"
+    things = _COUNTED.get(kind, "rows")
     counts = {name: _class_counts(table, kind, role) for name, table in splits.items()}
     problems = []
     seen = counts.get("train", {})
-    if train.stream is None and len(seen) < (1 if kind == "multi" else 2):
-        one = things.removesuffix("s")
+    if train.stream is None and len(seen) < (1 if kind in ("multi", "classes") else 2):
+        one = "box" if kind == "classes" else things.removesuffix("s")
         what = f"every {one} has the label {next(iter(seen))!r}" if seen else f"no {one} has a label"
         problems.append(
             Problem(where=_source(splits["train"]), key=role, what=f"{what}; there is nothing to learn")
@@ -205,7 +209,7 @@ def _label_warnings(train: DataTable, labels: LabelSet, roles: Mapping[str, Role
         return []
     seen = distinct_labels(train, role)
     kind = next(about.kind for about in roles.values() if about.kind in _KINDS.values())
-    thing = "word" if kind == "tags" else "row"
+    thing = {"tags": "word", "classes": "box"}.get(kind, "row")
     warnings = iob_warnings(train, roles)
     absent = [name for name in labels.names if class_name(name) not in seen]
     if absent:

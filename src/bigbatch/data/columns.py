@@ -42,6 +42,8 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "image": (
         "image", "img", "path", "image_path", "file", "file_name", "filename", "filepath", "pixels",
     ),
+    "boxes": ("boxes", "bboxes", "bbox"),
+    "classes": ("classes", "categories", "labels", "category"),
     "words": ("words", "tokens"),
     "tags": ("tags", "ner_tags", "labels", "ner", "pos_tags", "pos", "chunk_tags"),
     "number": ("number", "label", "target", "score", "value", "rating", "stars", "y"),

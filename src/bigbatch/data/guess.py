@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from bigbatch.data.pairs import (
     PREFERRED,
     WRITTEN,
     asked,
+    boxed,
     folded,
     holds_texts,
     preference,
@@ -71,10 +72,10 @@ class DataProfile:
     """`en`, `de`, `fr`, `es`, `zh`, or `unknown`."""
     class_counts: Mapping[str, int]
     """Rows (words) of each class, in the order of the labels; empty for regression."""
-    words: Mapping[str, float]
+    words: Mapping[str, float] = field(default_factory=dict)
     """`p10`, `p50`, `p90`, `p99` of words a row (characters / 1.5 for Chinese, Japanese, Korean)."""
-    characters: Mapping[str, float]
-    tokens: Mapping[str, float]
+    characters: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, float] = field(default_factory=dict)
     """The same of tokens a row, estimated without a tokenizer."""
     total_tokens: int
     """Estimated, of all rows."""
@@ -120,35 +121,36 @@ def profile(
     if len({raw.columns for raw in raws}) > 1:
         warnings.append(f"the files have different columns; all have: {listed(names)}")
     table = Sampled(raws, rows)
+    some = {name: table.some(name) for name in names}
     said = said_columns(columns or {}, names, ", ".join(name for name, _ in found))
+    own_id = {ID: said[ID]} if ID in said else {}
     files = tuple(name for name, _ in found)
-    if "messages" in said or (
-        not said and holds_conversations({name: table.some(name)[0] for name in names})
-    ):
+    firsts = {name: values[0] for name, values in some.items()}
+    if "messages" in said or (not said and holds_conversations(firsts)):
         return replace(_describe_chat(files, names, table, encoding, warnings, said), quoting=quoting)
-    folds = folded({name: table.some(name) for name in names}, said)
+    folds = folded(some, said)
     if folds is not None:
-        columns = {**folds, **({ID: said[ID]} if ID in said else {})}
-        picked, own = (folds["sequence"], None), ([folds["sequence"]], [])
+        picked, own, columns = (folds["sequence"], None), ([folds["sequence"]], []), {**folds, **own_id}
         found_profile = _describe(files, names, table, encoding, warnings, picked, own, columns)
         return replace(found_profile, language="unknown", words={}, running=None)
-    tagged = _tagged(names, table, said)
+    boxes = boxed(some, said) or {}
+    tagged = None if boxes else _tagged(names, table, said)
     if tagged is not None:
         return replace(_describe_tagged(files, names, table, encoding, warnings, tagged), quoting=quoting)
     image = said.get("image", _image(names, table))
     if image is not None and not {"text", "query", "source"} & said.keys():
-        return _describe_images(files, names, table, warnings, {**said, "image": image})
-    preferred = preference({name: table.some(name) for name in names}, said)
+        return _describe_images(files, names, table, warnings, {**said, **boxes, "image": image})
+    preferred = preference(some, said)
     if preferred is not None:
         texts = list(preferred.values())
-        columns = {**preferred, **({ID: said[ID]} if ID in said else {})}
+        columns = {**preferred, **own_id}
         return replace(
             _describe(files, names, table, encoding, warnings, (texts[0], None), (texts, []), columns),
             quoting=quoting,
         )
-    questions = asked({name: table.some(name) for name in names}, said)
+    questions = asked(some, said)
     if questions is not None:
-        columns = {**questions, **({ID: said[ID]} if ID in said else {})}
+        columns = {**questions, **own_id}
         picked = ([questions["context"], questions["question"]], [])
         found_profile = _describe(
             files, names, table, encoding, warnings, (questions["context"], None), picked, columns
@@ -159,7 +161,7 @@ def profile(
     text = said.get("text", said.get("query", said.get("source", text)))
     label, labels_found = _labels(names, table, text)
     label = None if {"query", "source"} & said.keys() else said.get("label", label)
-    pair = {} if said else texts_of_two({name: table.some(name) for name in names}, texts_found, label)
+    pair = {} if said else texts_of_two(some, texts_found, label)
     label = None if label in pair.values() else label
     text = pair.get("query", pair.get("source", text))
     found_profile = _describe(
@@ -252,8 +254,8 @@ def _tagged(names: Sequence[str], table: Sampled, said: Mapping[str, str]) -> tu
         return said["words"], [said["tags"]]
     if said:
         return None
-    lists = {name: table.some(name) for name in names}
-    lists = {name: rows for name, rows in lists.items() if all(isinstance(row, list) for row in rows)}
+    columns = {name: table.some(name) for name in names}
+    lists = {name: rows for name, rows in columns.items() if all(isinstance(row, list) for row in rows)}
     texts = [
         name for name, rows in lists.items() if all(isinstance(word, str) for row in rows for word in row)
     ]
@@ -367,32 +369,30 @@ def _describe(
 
 
 def _describe_images(
-    files: tuple[str, ...],
-    names: Sequence[str],
-    table: Sampled,
-    warnings: list[str],
-    said: Mapping[str, str],
+    files: tuple[str, ...], names: Sequence[str], table: Sampled, warnings: list[str], said: Mapping[str, str]
 ) -> DataProfile:
-    """Images, and the class of each."""
-    image = said["image"]
-    found, labels = _labels(names, table, image)
+    """Images, and the class of each, or of each of its boxes."""
+    image, many = said["image"], said.get("classes")
+    found, labels = _labels(names, table, image) if many is None else (None, [])
     label = said.get("label", found)
     ids = [said[ID]] if ID in said else guess_column(ID, "text", names, [image, *([label] if label else [])])
-    counts, missing = counted([] if label is None else table.all(label), "single")
-    columns = {"image": image, "label": label, ID: ids[0] if ids else None}
+    values = table.flat(many) if many is not None else [] if label is None else table.all(label)
+    counts, missing = counted(values, "single")
+    columns = {"image": image, "label": label, "boxes": said.get("boxes"), "classes": many}
     return DataProfile(
         files=files,
         rows=table.rows,
-        columns={role: name for role, name in columns.items() if name is not None},
+        columns={
+            role: name
+            for role, name in (*columns.items(), *zip((ID,), ids, strict=False))
+            if name is not None
+        },
         candidates={"image": (image,), "label": tuple(labels), ID: tuple(ids)},
         all_columns=tuple(names),
         kind="single",
         encoding="utf-8",
         language="unknown",
         class_counts=counts,
-        words={},
-        characters={},
-        tokens={},
         total_tokens=0,
         empty_texts=sum(value is None or value == "" for value in table.all(image)),
         missing_labels=missing,

@@ -16,7 +16,7 @@ from bigbatch.files.class_names import NOT_COUNTED, label_of
 from bigbatch.files.problems import listed, nearest, one_error, shown_names
 from bigbatch.protocols import Role
 
-Kind = Literal["single", "multi", "regression", "tags"]
+Kind = Literal["single", "multi", "regression", "tags", "classes"]
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 
 
@@ -30,7 +30,9 @@ def kind_of(roles: Mapping[str, Role]) -> Kind:
     kinds = {role.kind for role in roles.values()}
     if "label" in kinds:
         return "single"
-    return "multi" if "labels" in kinds else "tags" if "tags" in kinds else "regression"
+    if "labels" in kinds:
+        return "multi"
+    return "tags" if "tags" in kinds else "classes" if "classes" in kinds else "regression"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from bigbatch.data.columns import ID, guess_column
 from bigbatch.data.language import count_words
 from bigbatch.errors import Problem
+from bigbatch.files.boxes import boxes_of, holds_boxes
 from bigbatch.files.folds import holds_folds
 from bigbatch.files.problems import data_error, listed, nearest
 from bigbatch.files.squad import holds_answers
@@ -50,7 +51,15 @@ ASKED = ("context", "question", "answers")
 """Roles of a text, a question about it, and where the answers stand."""
 FOLDED = ("sequence", "structure")
 """Roles of a sequence and how it is folded."""
-_TOGETHER = (("query", "document"), ("words", "tags"), WRITTEN, PREFERRED, ASKED, FOLDED)
+_TOGETHER = (
+    ("query", "document"),
+    ("words", "tags"),
+    ("boxes", "classes"),
+    WRITTEN,
+    PREFERRED,
+    ASKED,
+    FOLDED,
+)
 """Roles that come together."""
 _ROLES = (
     "image",
@@ -62,6 +71,8 @@ _ROLES = (
     *PREFERRED,
     "words",
     "tags",
+    "boxes",
+    "classes",
     *WRITTEN,
     *ASKED,
     *FOLDED,
@@ -131,6 +142,27 @@ def folded(columns: Mapping[str, Sequence[object]], said: Mapping[str, str]) -> 
     if said.keys() - {ID} or not places or not letters:
         return None
     return {"sequence": letters[0], "structure": places[0]}
+
+
+def boxed(columns: Mapping[str, Sequence[object]], said: Mapping[str, str]) -> dict[str, str] | None:
+    """Role -> column of images with boxes, and a class for each of these; None where the data are no such thing.
+
+    Args:
+        columns: some values of each column; boxes are told by their form, their classes by being as many.
+        said: role -> column, as the user has it.
+    """
+    if "boxes" in said:
+        return {role: said[role] for role in ("boxes", "classes")}
+    found = [name for name in guess_column("boxes", "boxes", list(columns)) if holds_boxes(columns[name])]
+    if said.keys() - {ID, "image"} or not found:
+        return None
+    many = [len(boxes or ()) for boxes in map(boxes_of, columns[found[0]])]
+    classes = [
+        name
+        for name in guess_column("classes", "classes", list(columns), found)
+        if [len(each) if isinstance(each, (list, tuple)) else -1 for each in columns[name]] == many
+    ]
+    return {"boxes": found[0], "classes": classes[0]} if classes else None
 
 
 def said_columns(said: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, str]:

@@ -34,6 +34,10 @@ class Sampled:
             self._loaded[name] = list(map(plain, values))
         return self._loaded[name]
 
+    def flat(self, name: str) -> list[Any]:
+        """Every entry of a column of lists, row after row."""
+        return [entry for row in self.all(name) for entry in row or ()]
+
     def some(self, name: str) -> list[Any]:
         """The sample's values."""
         values = self.all(name)

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bigbatch.errors import Problem
+from bigbatch.files.boxes import KIND as BOXES
+from bigbatch.files.boxes import boxes_of
 from bigbatch.files.class_names import NOT_COUNTED, label_lists, label_of, tags_of, written_list
 from bigbatch.files.folds import fold_of
 from bigbatch.files.images import image_column
@@ -45,7 +47,8 @@ def convert(
         column: the values as the source has them.
         kind: `text` -> large_string; `label` -> large_string; `labels`, `words` and `tags` -> list of
             large_string; `number` -> float64; `numbers` -> list of float64; `image` -> `images.KIND`; `messages` ->
-            large_string, JSON, as `answers`; `fold` -> large_string; `items` -> list of large_string.
+            large_string, JSON, as `answers`; `classes` as `tags`; `boxes` -> `boxes.KIND`;
+            `fold` -> large_string; `items` -> list of large_string.
         key: the column's own name.
         where: names a row in messages.
         folder: that paths of images start from.
@@ -261,8 +264,10 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
     "numbers": (numbers_of, pa.list_(pa.float64())),
     "words": (words_of, pa.list_(_TEXT)),
     "tags": (tags_of, pa.list_(_TEXT)),
+    "classes": (tags_of, pa.list_(_TEXT)),
     "answers": (answers_of, _TEXT),
     "fold": (fold_of, _TEXT),
     "items": (items_of, pa.list_(_TEXT)),
+    "boxes": (boxes_of, BOXES),
 }
 """Kind of role -> how a value is converted, and the type of the column."""

@@ -16,6 +16,7 @@
     pdb.py  mmcif.py  structures of proteins           chains.py   their rows
     folds.py        what a column says of how a sequence is folded
     images.py       images: folders, idx files, paths and bytes in a column
+    coco.py         images with boxes as COCO has them     boxes.py  the forms of boxes
     converted.py    rows of one kind of file as another
     parted.py       rows dealt to training, validation and test
     similar.py      which texts are alike

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bigbatch.errors import Problem
+from bigbatch.files.coco import holds_coco, read_coco
 from bigbatch.files.delimited import check_mark, not_utf8
 from bigbatch.files.line_numbers import Lines
 from bigbatch.files.problems import data_error, one_error
@@ -67,9 +68,11 @@ def read_json_lines(name: str, content: bytes, encoding: str) -> Raw:
 
 
 def _raw(name: str, rows: Sequence[Row], numbers: list[int] | None = None) -> Raw:
-    """Objects as rows; a file of questions has a row for each of them."""
+    """Objects as rows; a file of questions has a row for each of them, one of images with boxes one for each image."""
     if holds_questions(rows):
         return read_questions(name, rows)
+    if holds_coco(rows):
+        return read_coco(name, rows[0])
     return from_dicts(name, rows, **({} if numbers is None else {"numbers": np.array(numbers, np.int64)}))
 
 
@@ -106,7 +109,7 @@ def _spread(name: str, content: bytes, encoding: str, *, nothing_else: bool) -> 
         what = f"not JSON: {error}; expected an object {{…}} on every line, or an array [{{…}}, {{…}}]"
         raise one_error(name, "", what) from None
     inside = [key for key, value in rows[0].items() if isinstance(value, list) and _all_objects(value)]
-    if len(rows) == 1 and inside and not holds_questions(rows):
+    if len(rows) == 1 and inside and not holds_questions(rows) and not holds_coco(rows):
         what = f"one object, with rows under {inside[0]!r}; expected these rows alone, as an array [{{…}}, {{…}}]"
         raise one_error(name, "", what)
     return _raw(name, rows, numbers)

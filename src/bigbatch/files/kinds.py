@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from bigbatch.errors import DataError, Problem
+from bigbatch.files.coco import images_folder
 from bigbatch.files.conll import read_conll
 from bigbatch.files.contents import PACKED, content_of
 from bigbatch.files.delimited import check_mark, not_utf8, read_delimited
@@ -156,7 +157,8 @@ def read_file(name: str, path: Path, encoding: str, quoting: str = "minimal", *,
     except (OSError, pa.ArrowException) as error:
         raise one_error(name, "", f"cannot be read: {error}") from error
     found = read_content(name, content, suffix, encoding, quoting, learnt=learnt)
-    return replace(found, folder=path.parent)
+    boxed = suffix in JSON and found.nameless
+    return replace(found, folder=images_folder(found, path) if boxed else path.parent)
 
 
 def read_content(

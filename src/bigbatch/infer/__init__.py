@@ -18,6 +18,7 @@
     kept_texts.py texts into a file that goes on after an interruption
     onnx.py       a model as ONNX, compared with what it was
     writers.py    predictions as JSON Lines or CSV; complete files or none
+    whole.py      and as one JSON value: answers by id, COCO's results
     embed.py      texts through a model of embeddings; what a guide says of the rows of a run
     mine.py       hard negatives of pairs, by the embeddings of all their texts
     search.py     the nearest of many embeddings, exactly

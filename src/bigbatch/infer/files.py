@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from bigbatch.files.coco import category_ids
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.predict import WINDOW_ROWS, predict_placed
 from bigbatch.infer.unlabelled import rows_of_file, rows_of_stream
-from bigbatch.infer.writers import open_output
+from bigbatch.infer.whole import ANSWERS, coco_results
+from bigbatch.infer.writers import Whole, open_output
 from bigbatch.remote.addresses import is_address
+from bigbatch.tasks.detect import Detect
 from bigbatch.tasks.span import Span
 
 
@@ -36,7 +39,7 @@ def predict_file(
         loaded: what `open_model` gave.
         source: a file of any kind that training reads, its address, or a text stream (None or `-`: standard input).
         out: a `.jsonl` or `.csv` file that does not exist, or a text stream (None or `-`: standard output); of
-            answers in texts a `.json` file, too, which gets `{id: answer}`.
+            answers in texts a `.json` file, too, which gets `{id: answer}`, and of boxes COCO's results.
         columns: role -> column; added to the model's own.
         encoding: of the source; None takes the run's.
         quoting: of CSV and TSV, `minimal` or `none`; None takes the run's.
@@ -65,8 +68,8 @@ def predict_file(
         "keep": keep,
     }
     rows = 0
-    answers = isinstance(loaded.task, Span)
-    with open_output(out, own if isinstance(own, Path) else None, answers=answers) as write:
+    whole = _whole(loaded, own if isinstance(own, Path) else None)
+    with open_output(out, own if isinstance(own, Path) else None, whole=whole) as write:
         if own is not None:
             placed = rows_of_file(own, **how, say=say)
         else:
@@ -86,6 +89,15 @@ def predict_file(
             if progress is not None and rows % window_rows == 0:
                 progress(rows)
     return rows
+
+
+def _whole(loaded: Loaded, source: Path | None) -> Whole | None:
+    """What a `.json` file is for, by the task."""
+    if isinstance(loaded.task, Span):
+        return ANSWERS
+    if isinstance(loaded.task, Detect):
+        return coco_results(loaded.task.label_names, {} if source is None else category_ids(source))
+    return None
 
 
 def _place(given: Path | str | TextIO | None) -> Path | TextIO | None:

@@ -1,4 +1,4 @@
-"""Predictions as JSON Lines or CSV, or answers by id as one JSON object. A file is complete or absent, and never
+"""Predictions as JSON Lines or CSV, or all of them as one JSON value. A file is complete or absent, and never
 replaces another one.
 """
 
@@ -11,8 +11,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 from bigbatch.errors import DiskError, UsageError
 from bigbatch.protocols import Row
@@ -27,14 +28,14 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 @contextmanager
 def open_output(
-    out: Path | TextIO | None, source: Path | None = None, *, answers: bool = False
+    out: Path | TextIO | None, source: Path | None = None, *, whole: Whole | None = None
 ) -> Iterator[Write]:
     """A function that writes one prediction; the file appears under its name once all are written.
 
     Args:
         out: `.jsonl` or `.csv` file, or a text stream that gets JSON Lines (None: standard output).
         source: the input file, which is never overwritten.
-        answers: whether predictions are answers: a `.json` file gets `{id: answer}`, as SQuAD's scripts read it.
+        whole: what makes one JSON value of all predictions, for a `.json` file.
 
     Raises:
         UsageError: the file exists, is the input, or has another suffix.
@@ -43,14 +44,14 @@ def open_output(
     if out is None or not isinstance(out, Path):
         yield _json_lines(sys.stdout if out is None else out)
         return
-    check_output(out, source, answers=answers)
+    check_output(out, source, whole=whole)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    formats = _FORMATS | _ANSWERS
+    formats = _FORMATS if whole is None else {**_FORMATS, ".json": whole}
     try:
         with temporary.open("x+", encoding="utf-8", newline="") as file:
             write = formats[out.suffix.lower()](file)
             yield write
-            if isinstance(write, _AnswersById):
+            if isinstance(write, OneValue):
                 write.end()
             file.flush()
             os.fsync(file.fileno())
@@ -67,21 +68,21 @@ def open_output(
         temporary.unlink(missing_ok=True)
 
 
-def check_output(out: Path, source: Path | None = None, *, answers: bool = False) -> None:
+def check_output(out: Path, source: Path | None = None, *, whole: Whole | None = None) -> None:
     """Refuse a file that could not be written, or that is there.
 
     Args:
         out: the file.
         source: the input file.
-        answers: whether there will be answers, which `.json` is for.
+        whole: what `.json` is for; None: it is not.
 
     Raises:
         UsageError: the file exists, is the input, or has another suffix.
     """
-    if out.suffix.lower() not in (_FORMATS | _ANSWERS if answers else _FORMATS):
+    if out.suffix.lower() not in (*_FORMATS, *((".json",) if whole else ())):
         raise UsageError(
             f"{out}: cannot write {out.suffix or 'a file without suffix'}; expected .jsonl or .csv"
-            f"{', or .json for answers by id' if answers else ''}"
+            f"{f', or .json for {whole.holds}' if whole else ''}"
         )
     _refuse_existing(out, source)
 
@@ -106,28 +107,6 @@ def json_line(record: Mapping[str, object]) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n"
 
 
-class _AnswersById:
-    """`{id: answer}`, with nothing else of a prediction."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._seen: set[str] = set()
-        file.write("{")
-
-    def __call__(self, prediction: Row) -> None:
-        found = prediction.get("id")
-        if found is None or str(found) in self._seen:
-            what = "a question has no id" if found is None else f"id {found!r} occurs twice"
-            raise UsageError(f"{what}: answers by id need one of its own for each; write .jsonl instead")
-        line = json_line({str(found): prediction["answer"]}).strip()[1:-1]
-        self._file.write(f"{',' if self._seen else ''}\n{line}")
-        self._seen.add(str(found))
-
-    def end(self) -> None:
-        """Nothing comes any more."""
-        self._file.write("\n}\n")
-
-
 def _csv_rows(file: TextIO) -> Write:
     rows = csv.writer(file, lineterminator="\n")
     header: list[str] = []
@@ -148,7 +127,32 @@ _FORMATS: dict[str, Callable[[TextIO], Write]] = {
     ".ndjson": _json_lines,
     ".csv": _csv_rows,
 }
-_ANSWERS: dict[str, Callable[[TextIO], Write]] = {".json": _AnswersById}
+
+
+@runtime_checkable
+class OneValue(Protocol):
+    """Writes predictions as parts of one JSON value."""
+
+    def __call__(self, prediction: Row, /) -> None:
+        """The next one."""
+        ...
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A form of a whole file."""
+
+    make: Callable[[TextIO], OneValue]
+    holds: str
+    """In words."""
+
+    def __call__(self, file: TextIO) -> OneValue:
+        """Ready to write into a file."""
+        return self.make(file)
 
 
 def _rewrite_header(file: TextIO, header: Sequence[Any], new: int) -> None:

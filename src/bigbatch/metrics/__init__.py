@@ -15,6 +15,7 @@
     prefer.py     the figures of preferences by name
     bleu.py       BLEU and chrF of written texts      rouge.py     ROUGE-L      written.py   their names
     span.py       answers against the right ones, as SQuAD and CMRC 2018 count
+    boxes.py      figures of detection, as COCO counts them
     best_span.py  the best answer over all windows of a text
     contact.py    letters that touch: precision of the surest pairs
     naming.py     what figures are called in results, and which names are taken

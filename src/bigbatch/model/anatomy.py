@@ -121,7 +121,12 @@ def has_two_stacks(outer: nn.Module) -> bool:
 
 
 def logits_of(output: Any) -> Tensor:
-    """What a head gave: its logits; of answers in texts, those of start and end (B, L, 2)."""
+    """What a head gave: its logits; of answers in texts, those of start and end (B, L, 2); of boxes (B, Q, C + 4)
+    logits, and centre, width and height as fractions of the image.
+    """
+    boxes_BQ4 = getattr(output, "pred_boxes", None)
+    if boxes_BQ4 is not None:
+        return torch.cat([output.logits, boxes_BQ4.to(output.logits.dtype)], dim=-1)
     start_BL = getattr(output, "start_logits", None)
     return output.logits if start_BL is None else torch.stack([start_BL, output.end_logits], dim=-1)
 

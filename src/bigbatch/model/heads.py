@@ -8,11 +8,11 @@ from typing import Literal
 
 from bigbatch.samples import TOKENS
 
-HeadKind = Literal["sequence", "tokens", "span", "masked", "causal", "seq2seq", "hidden", "image"]
+HeadKind = Literal["sequence", "tokens", "span", "masked", "causal", "seq2seq", "hidden", "image", "boxes"]
 """What a head gives: outputs for a whole sample, outputs per token, whether an answer starts and ends at each token,
 the token behind a mask, the next token, the next
 token of a text that follows from another one; `hidden`: there is no head, and the outputs are the tokens' hidden
-states; `image`: outputs for a whole image."""
+states; `image`: outputs for a whole image; `boxes`: for each of the boxes that it gives of an image."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """As the configuration of a model with labels has it."""
 
@@ -144,6 +144,14 @@ HEADS: Mapping[HeadKind, HeadClass] = {
         inputs={"image": Input(arguments={"pixels": "pixel_values"})},
         pipeline="image-classification",
         title="Image classifier",
+    ),
+    "boxes": HeadClass(
+        auto="AutoModelForObjectDetection",
+        suffixes=("ForObjectDetection",),
+        labelled=True,
+        inputs={"image": Input(arguments={"pixels": "pixel_values"})},
+        pipeline="object-detection",
+        title="Object detector",
     ),
     "hidden": HeadClass(auto="AutoModel", pipeline="sentence-similarity", title="Text embeddings"),
 }

@@ -43,6 +43,7 @@ from bigbatch.model.quantised import Format, kept_in, quantise
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
 from bigbatch.model.unseen import follows_interface
+from bigbatch.model.vision import queries_of
 from bigbatch.private import keep_compiled_code_private
 from bigbatch.recipe.learning import ModelSpec
 
@@ -378,7 +379,8 @@ def _check_head(module: nn.Module, wanted: _Wanted) -> None:
     """
     parts = anatomy(module)
     name, suffix = type(parts.outer).__name__, HEADS[wanted.kind].suffix
-    if (parts.pools == "tokens") == HEADS[wanted.kind].whole:
+    boxes = wanted.kind == "boxes" and queries_of(parts.outer) > 0
+    if not boxes and (wanted.kind == "boxes" or (parts.pools == "tokens") == HEADS[wanted.kind].whole):
         gives = "one output per token" if parts.pools == "tokens" else "one output per sample"
         raise ModelError(f"found a {name}, whose head gives {gives}; the task needs an AutoModel{suffix}")
     if wanted.kind == "hidden":

@@ -31,7 +31,9 @@ def renew_outputs(outer: nn.Module, outputs: int, *, seed: int, besides: Collect
         if not isinstance(old, nn.Linear):
             raise ModelError(f"{name} is a {type(old).__name__}; build the model with num_labels={outputs}")
         place, dtype = old.weight.device, old.weight.dtype
-        new = nn.Linear(old.in_features, outputs, bias=old.bias is not None, device="meta")
+        # A detector's has one more, for what is no object.
+        wide = old.out_features - (cast(PreTrainedModel, outer).config.num_labels or 0) + outputs
+        new = nn.Linear(old.in_features, wide, bias=old.bias is not None, device="meta")
         new = new.to_empty(device="cpu")
         with seeded(seed):
             cast(PreTrainedModel, outer)._init_weights(new)

@@ -36,6 +36,13 @@ def image_shape(outer: nn.Module) -> tuple[int, int, int]:
     return channels, sides[0], sides[1]
 
 
+def queries_of(outer: nn.Module) -> int:
+    """How many boxes a model gives of an image; 0 where it gives none."""
+    config = outer.config
+    found = getattr(config, "num_detection_tokens", None) or getattr(config, "num_queries", None)
+    return int(found or 0) if type(outer).__name__.endswith("ForObjectDetection") else 0
+
+
 def check_images(outer: nn.Module) -> None:
     """Refuse what would make a result depend on how a batch is cut.
 

@@ -23,6 +23,8 @@ class Findings:
     was not found."""
     image: str | None = None
     """Column of the image, in whose place there is no text."""
+    boxes: str | None = None
+    """Column of where things are on it; that of their classes is `label`."""
     pair: str | None = None
     """Column of the second text."""
     document: str | None = None

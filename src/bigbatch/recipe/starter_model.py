@@ -39,6 +39,7 @@ _OF_NO_TEXT: dict[str, tuple[str, str]] = {
         "google/vit-base-patch16-224",
         "the usual model of images; any image classifier of transformers that reads patches",
     ),
+    "boxes": ("hustvl/yolos-tiny", "a small detector; any of transformers that gives a set of boxes"),
     "structure": (
         _FOLDING,
         "a small model of proteins; one of your own from random weights takes tokenizer: letters",
@@ -48,10 +49,10 @@ _OF_NO_TEXT: dict[str, tuple[str, str]] = {
 
 
 def model_of_no_text(role: str, answers: Callable[[], bool], why_not: Callable[[], str]) -> ModelChoice:
-    """The hub's model for images, or for sequences that fold.
+    """The hub's model for images, for things on them, or for sequences that fold.
 
     Args:
-        role: a column's, `image` or `structure`.
+        role: a column's, `image`, `boxes` or `structure`.
         answers: whether the hub does.
         why_not: in words.
     """

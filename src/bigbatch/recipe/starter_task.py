@@ -49,18 +49,7 @@ def picked_task(found: Findings) -> PickedTask:
             name="tag", written="{name: tag, scheme: io}" if runs else "tag", why=why, said="tags"
         )
     if found.image is not None:
-        return PickedTask(
-            name="image",
-            written="image",
-            why="the class of an image",
-            said="images",
-            notes=(
-                "{name: image, augment: {flip: 0.5, crop: 8}} mirrors and shifts images while training;",
-                "no flip where left and right mean something, as in letters",
-            ),
-        )
-    if found.structure is not None:
-        return _CONTACT
+        return _IMAGE if found.boxes is None else _DETECT
     if found.parts:
         return PickedTask(
             name="chat",
@@ -122,6 +111,23 @@ _CONTACT = PickedTask(
     notes=(
         "columns words and tags of a protein's file: helix, strand or neither of each letter, for task: tag;",
         "RNA in brackets takes {name: contact, separation: 4}; a model without a tokenizer: tokenizer: letters",
+    ),
+)
+_DETECT = PickedTask(
+    name="detect",
+    written="detect",
+    why="things on images, each with a box and a class",
+    said="boxes on images (task: detect)",
+    notes=("{name: detect, augment: {flip: 0.5, crop: 8}} mirrors and shifts images while training",),
+)
+_IMAGE = PickedTask(
+    name="image",
+    written="image",
+    why="the class of an image",
+    said="images",
+    notes=(
+        "{name: image, augment: {flip: 0.5, crop: 8}} mirrors and shifts images while training;",
+        "no flip where left and right mean something, as in letters",
     ),
 )
 _SEQ2SEQ = PickedTask(
@@ -220,6 +226,8 @@ def columns_of_task(found: Findings) -> dict[str, str | None]:
         return {"image": found.image, "label": found.label}
     if task == "contact":
         return {"sequence": found.text, "structure": found.structure}
+    if task == "detect":
+        return {"image": found.image, "boxes": found.boxes, "classes": found.label}
     if task == "classify":
         return {"text": found.text, "pair": found.pair, "label": found.label}
     return {"text": found.text}
@@ -246,7 +254,7 @@ def loss_lines(found: Findings) -> list[str]:
     them would count many times, and the run would learn those rows instead of the class.
     """
     counts = {label: count for label, count in found.class_counts.items() if count > 0}
-    if found.kind not in ("single", "multi") or not counts:
+    if found.kind not in ("single", "multi") or not counts or found.boxes is not None:
         return []
     smallest = min(counts, key=lambda label: counts[label])
     ratio = max(counts.values()) / counts[smallest]
@@ -285,6 +293,8 @@ def _best(found: Findings) -> tuple[str, str]:
                 "1 / the rank of the right document; of so few documents most are among the first 10",
             )
         return "recall@10", "the share of queries whose document is among the first 10"
+    if task == "detect":
+        return "map", "the mean average precision over classes and IoU .50 to .95, as COCO counts it"
     if task == "span":
         return "f1", "the words that the given answer and the right one have in common"
     if task == "contact":

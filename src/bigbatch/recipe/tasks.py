@@ -264,10 +264,42 @@ class RecommendOptions(Section):
     """`recommend`: items of a prediction."""
 
 
+class BoxWeights(Section):
+    """What the terms of a loss of boxes weigh, in the matching and in the loss alike."""
+
+    label: PositiveNumber = 1.0
+    """The class of a box."""
+    box: NonNegativeNumber = 5.0
+    """Its coordinates: sum of absolute differences, as fractions of the image."""
+    giou: NonNegativeNumber = 2.0
+    """Its overlap: 1 - generalised intersection over union."""
+
+
+class DetectOptions(Section):
+    """The options of `task: detect`."""
+
+    labels: Labels = None
+    """`detect`: names of the classes in the order of the model's outputs; null: in the order of the data's categories,
+    else sorted."""
+    no_object: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    """`detect`: weight, in the class term, of a box of the model that stands for nothing."""
+    weights: BoxWeights | None = None
+    """`detect`: what the terms weigh, in the matching and in the loss; null: `{label: 1, box: 5, giou: 2}`."""
+    augment: Augment | None = None
+    """`detect`: how images are changed while training, as of `image`; boxes are moved with them, and one of which less
+    than a quarter stays on the image is left out."""
+    outside: Literal["refuse", "cut"] = "refuse"
+    """`detect`: boxes that reach out of their image, or have no area, are errors; or are cut to the image, and left out
+    where nothing of them is on it."""
+    threshold: Fraction = 0.3
+    """`detect`: boxes of which the model is less sure than this are not predicted; figures count all."""
+
+
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
     "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "reward": RewardOptions, "chat": ChatOptions,
-    "span": SpanOptions, "image": ImageOptions, "contact": ContactOptions,
+    "span": SpanOptions, "image": ImageOptions, "detect": DetectOptions,
+    "contact": ContactOptions,
     "recommend": RecommendOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
@@ -283,7 +315,7 @@ class TaskSpec(Section):
     """`classify`, `tag` (words), `mlm` (masked tokens), `clm` (next token), `match` (pairs), `seq2seq` (a text from
     another), `prefer` (the better of two answers), `reward` (a number for an answer), `chat` (conversations),
     `span` (answers found in texts),
-    `image` (classes of images), `contact` (letters that touch when a sequence is folded),
+    `image` (classes of images), `detect` (things on images), `contact` (letters that touch when a sequence is folded),
     `recommend` (the next item of a user), or your own as an import reference."""
     args: dict[str, object] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""

@@ -20,6 +20,8 @@
     answers.py    a prompt and two answers as tokens
     recommend.py  the next item of a user
     image.py      the class of an image
+    detect.py     things on images, each with a box and a class
+    detect_rows.py  images with boxes as samples      box_losses.py  which box stands for which thing, and how far off
     span.py       answers to questions, found in texts
     windows.py    questions and long texts -> windows of token ids; answers that stand elsewhere are refused
     contact.py    letters of a sequence that touch when it is folded

@@ -24,6 +24,7 @@ from bigbatch.tasks.chat import Chat
 from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.contact import Contact
+from bigbatch.tasks.detect import Detect
 from bigbatch.tasks.facts import NOT_AN_OPTION, options_of
 from bigbatch.tasks.image import Image
 from bigbatch.tasks.losses import Kind
@@ -52,6 +53,7 @@ TASKS: Mapping[str, type[Task]] = {
     "chat": Chat,
     "span": Span,
     "image": Image,
+    "detect": Detect,
     "contact": Contact,
     "recommend": Recommend,
 }

@@ -11,31 +11,50 @@ Shapes: B samples, H, W, C of an image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from typing_extensions import override
 
-from bigbatch.data.order import sample_states
 from bigbatch.errors import DataError
 from bigbatch.files.images import ImageFile, content_of_image, image_of
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Role, Row, Tokenizer
 from bigbatch.recipe.tasks import Augment
-from bigbatch.samples import Prepare, Sample, Stream, Table
-from bigbatch.tasks.augment import STREAM, erase, moved
+from bigbatch.samples import Prepare, Sample, Table
+from bigbatch.tasks.augment import IMAGE, made_ready, with_draws
 from bigbatch.tasks.labelled import Labelled
 from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.pictures import PROCESSOR, processor_config
-from bigbatch.tasks.pixels import ImageForm, decoded
+from bigbatch.tasks.pixels import ImageForm, measured
 
 if TYPE_CHECKING:
     from torch import nn
 
-IMAGE, DRAWS = "image", "draws"
-"""Streams: the column `pixels`; and in a view `draw`, the state of each sample's generator."""
+
+def pixels_of(image: object, form: ImageForm) -> tuple[np.ndarray, tuple[int, int]]:
+    """(H, W, C) uint8 of an image of a row, and the width and height that it had.
+
+    Args:
+        image: as `files.images` has it, or in any form where the row is the caller's own.
+        form: what the model takes.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    which = ""
+    try:
+        # A row of the caller's own may have an image in any form.
+        is_file = isinstance(image, Mapping) and "sha256" in image
+        whole = cast("ImageFile", image) if is_file else image_of(image, None)
+        if whole is None:
+            raise ValueError("there is no image")
+        which = f"{whole['path']}: " if whole["path"] else ""
+        return measured(content_of_image(whole), form)
+    except (ValueError, OSError) as error:
+        raise DataError(f"image: {which}{error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +96,8 @@ class Image(Labelled):
         return [self._sample(row) for row in rows]
 
     def _sample(self, row: Row) -> Sample:
-        form, label, which = self._form, row.get("label"), ""
-        image = row["image"]
-        try:
-            # A row of the caller's own may have an image in any form.
-            is_file = isinstance(image, Mapping) and "sha256" in image
-            whole = cast("ImageFile", image) if is_file else image_of(image, None)
-            if whole is None:
-                raise ValueError("there is no image")
-            which = f"{whole['path']}: " if whole["path"] else ""
-            pixels = decoded(content_of_image(whole), form)
-        except (ValueError, OSError) as error:
-            raise DataError(f"image: {which}{error}") from None
+        pixels, _ = pixels_of(row["image"], self._form)
+        label = row.get("label")
         value = IGNORED
         if label is not None:
             assert self.facts.labels is not None
@@ -115,9 +124,7 @@ class Image(Labelled):
     @override
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows, with what decides how each is changed in this epoch."""
-        states_B = sample_states(self.facts.data_seed, STREAM, epochs_B, rows_B)
-        draws = Stream(columns={"draw": states_B}, offsets=np.arange(len(rows_B) + 1, dtype=np.int64))
-        return table.take(rows_B).replaced(**{DRAWS: draws})
+        return with_draws(table, rows_B, epochs_B, self.facts.data_seed)
 
     @property
     def prepare(self) -> Prepare:
@@ -126,18 +133,7 @@ class Image(Labelled):
 
     def _ready(self, piece: Table) -> Table:
         """Gathered samples with (B, C, H, W) float32 instead of pixels: changed as their draws say, and normalised."""
-        stream, how = piece[IMAGE], self._augment
-        pixels, draws = np.asarray(stream.columns["pixels"]), piece.streams.get(DRAWS)
-        states_B = None if draws is None else draws.columns["draw"]
-        if states_B is not None:
-            pixels = moved(pixels, states_B, how)
-        numbers_CV = self._numbers
-        numbers = np.stack(
-            [numbers_CV[channel][pixels[..., channel]] for channel in range(len(numbers_CV))], 1
-        )
-        if states_B is not None:
-            erase(numbers, states_B, how)
-        return piece.replaced(**{IMAGE: replace(stream, columns={"pixels": numbers})})
+        return made_ready(piece, self._augment, self._numbers)
 
     @cached_property
     def _augment(self) -> Augment:

@@ -12,7 +12,7 @@ from pathlib import Path
 from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.folder import read_in
-from bigbatch.model.vision import image_shape
+from bigbatch.model.vision import image_shape, queries_of
 from bigbatch.tasks.pixels import BILINEAR, ImageForm
 
 PROCESSOR = "preprocessor_config.json"
@@ -53,7 +53,8 @@ def form_of(parts: Anatomy, folder: str | None) -> ImageForm | None:
         width=width,
         channels=channels,
         positions=parts.positions,
-        shortest=_shortest(found, height, width, where),
+        queries=queries_of(parts.outer),
+        shortest=None if queries_of(parts.outer) else _shortest(found, height, width, where),
         resample=resample,
         scale=_numbers(scale, 1, f"{where}: rescale_factor")[0],
         mean=means,
@@ -89,8 +90,10 @@ def processor_config(form: ImageForm) -> str:
     """A preprocessor file that makes the same numbers."""
     size = {"height": form.height, "width": form.width}
     crop = {"do_center_crop": True, "size": {"shortest_edge": form.shortest}, "crop_size": size}
+    plain = "ViTImageProcessor" if form.shortest is None else "DeiTImageProcessor"
     found = {
-        "image_processor_type": "ViTImageProcessor" if form.shortest is None else "DeiTImageProcessor",
+        "image_processor_type": "YolosImageProcessor" if form.queries else plain,
+        **({"do_pad": False} if form.queries else {}),
         "do_resize": True,
         **({"size": size} if form.shortest is None else crop),
         "resample": form.resample,

@@ -39,6 +39,8 @@ class ImageForm:
     """1 (grey) or 3 (red, green, blue)."""
     positions: int
     """Through the blocks: its patches and what the model adds, such as `[CLS]`."""
+    queries: int = 0
+    """Boxes that it gives of an image; 0: it gives none."""
     shortest: int | None = None
     """Brought to this length of the shorter side, of which the middle is taken; None: brought to height and width,
     whatever its own."""
@@ -74,7 +76,12 @@ def pillow() -> ModuleType:
 
 
 def decoded(content: bytes, form: ImageForm) -> np.ndarray:
-    """(H, W, C) uint8: the image upright, in the model's colours and size.
+    """(H, W, C) uint8: the image upright, in the model's colours and size; arguments and errors of `measured`."""
+    return measured(content, form)[0]
+
+
+def measured(content: bytes, form: ImageForm) -> tuple[np.ndarray, tuple[int, int]]:
+    """The image upright, in the model's colours and size (H, W, C) uint8; and how wide and high it was before that.
 
     Args:
         content: a file of one of `FORMATS`; of several pictures the first.
@@ -98,7 +105,17 @@ def decoded(content: bytes, form: ImageForm) -> np.ndarray:
         except image.DecompressionBombError as error:
             raise ValueError(str(error)) from None
     pixels = np.asarray(_sized(picture, form), np.uint8)
-    return pixels.reshape(form.height, form.width, form.channels)
+    return pixels.reshape(form.height, form.width, form.channels), picture.size
+
+
+def normalised(pixels: np.ndarray, numbers_CV: np.ndarray) -> np.ndarray:
+    """(B, C, H, W) float32 of pixels.
+
+    Args:
+        pixels: (B, H, W, C) uint8.
+        numbers_CV: (C, 256) what each value becomes (`ImageForm.numbers`).
+    """
+    return np.stack([numbers_CV[channel][pixels[..., channel]] for channel in range(len(numbers_CV))], 1)
 
 
 def thumbnail(pixels: np.ndarray, most: int = 128) -> str:
