@@ -53,7 +53,8 @@ class Role:
     as a list of strings; `tags`: a class for each of its words; `numbers`: a finite number for each of its words;
     `image`: a path, or the file's bytes; `messages`: the turns of a conversation; `answers`: stretches of a text, each
     with where it starts; `boxes`: rectangles of an image, pixels; `classes`: a class for each of these; `fold`:
-    where the letters of a sequence are, or which of them pair; `items`: names of items that are read in order, or of one."""
+    where the letters of a sequence are, or which of them pair; `items`: names of items that are read in order, or of
+    one."""
     required: bool = True
     may_be_ids: bool = False
     """Whether a text may come as a list of token ids."""

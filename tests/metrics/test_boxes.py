@@ -12,6 +12,7 @@ import pytest
 
 from bigbatch.data.boxes import units_of
 from bigbatch.metrics.boxes import FIGURES, BoxMetric, box_metrics
+from bigbatch.metrics.figures import why_undefined
 from bigbatch.samples import Predictions, Targets
 
 pytest.importorskip("faster_coco_eval")
@@ -132,7 +133,7 @@ def test_no_cut_changes_a_figure():
 
 def test_images_without_things_or_weight():
     empty = [{**scene, "things": []} for scene in scenes(3)]
-    assert "no image shows anything" in str(EVERY.value(state(empty))["map"].reason)
+    assert why_undefined(EVERY.value(state(empty))["map"]) == "no image shows anything"
     chosen = scenes(10)
     values, told = units(chosen[0])
     hidden = EVERY.add(

@@ -51,7 +51,7 @@ class Findings:
     """Column of the label, labels, number or tags; None when there is none: then the text itself is learnt."""
     id: str | None = None
     """Column that names the rows."""
-    kind: Literal["single", "multi", "regression", "tags"] = "single"
+    kind: Literal["single", "multi", "regression", "tags", "classes"] = "single"
     rows: int
     """Rows of the training files."""
     class_counts: Mapping[str, int] = field(default_factory=dict)
