@@ -58,6 +58,20 @@ def smoothed_U(outputs: Tensor | DeferredLogits, values_U: Tensor, smoothing: fl
         values_U: (U,) token ids, or -100.
         smoothing: s.
     """
+    return surprise_U(outputs, values_U) + smoothing * _above_mean_U(outputs, values_U)
+
+
+def smoothed(outputs: Tensor | DeferredLogits, values_U: Tensor, smoothing: float) -> Tensor:
+    """The sum of `smoothed_U` over units (), with gradients computed on the way forward (`surprise`).
+
+    Args:
+        outputs, values_U, smoothing: as of `smoothed_U`.
+    """
+    return surprise(outputs, values_U) + smoothing * _above_mean_U(outputs, values_U).sum()
+
+
+def _above_mean_U(outputs: Tensor | DeferredLogits, values_U: Tensor) -> Tensor:
+    """The logit of each unit's value less the mean over the vocabulary (U,); of value -100: 0."""
     known_U = values_U.clamp(min=0)
     if isinstance(outputs, DeferredLogits):
         hidden_UD, (weight_VD, bias_V) = outputs.hidden_UD, outputs.factors()
@@ -68,8 +82,7 @@ def smoothed_U(outputs: Tensor | DeferredLogits, values_U: Tensor, smoothing: fl
     else:
         logits_UV = _at_least_fp32(outputs)
         own_U, mean_U = logits_UV.gather(1, known_U[:, None])[:, 0], logits_UV.mean(-1)
-    extra_U = torch.where(values_U == IGNORED, 0.0, smoothing * (own_U - mean_U))
-    return surprise_U(outputs, values_U) + extra_U
+    return torch.where(values_U == IGNORED, 0.0, own_U - mean_U)
 
 
 def _chunked(outputs: DeferredLogits, values_U: Tensor, reduction: Literal["none", "sum"]) -> Tensor:

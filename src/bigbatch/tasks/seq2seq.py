@@ -29,7 +29,7 @@ from bigbatch.samples import TOKENS, Sample, Targets
 from bigbatch.tasks.facts import NOT_AN_OPTION
 from bigbatch.tasks.given import unknown_id
 from bigbatch.tasks.inputs import Inputs, NoTokens, encode_texts, is_tokenised, tokenised_inputs
-from bigbatch.tasks.language import TERM, PredictedTokens, smoothed_U
+from bigbatch.tasks.language import TERM, PredictedTokens, smoothed, smoothed_U
 from bigbatch.tasks.losses import IGNORED
 from bigbatch.tasks.vocabulary import frame_of
 
@@ -248,10 +248,12 @@ class Seq2Seq(PredictedTokens):
     # ------------------------------------------------------------ loss
 
     def loss(self, outputs: Tensor | DeferredLogits, targets: Targets) -> dict[str, Tensor]:
-        """As a language model's; with label smoothing one weighted value per unit (U,), nats."""
+        """As a language model's: a sum, or one weighted value per unit (U,), nats."""
         if not self.smoothing:
             return super().loss(outputs, targets)
         values_U = torch.where(targets.weights == 0, IGNORED, targets.values.long())
+        if self.facts.whole_weights:
+            return {TERM: smoothed(outputs, values_U, self.smoothing)}
         losses_U = smoothed_U(outputs, values_U, self.smoothing)
         return {TERM: losses_U * targets.weights.to(losses_U.dtype)}
 
