@@ -73,6 +73,15 @@ def test_what_was_tried_is_in_the_reason(facts: dict[str, Any], recipe_with: Mak
     assert "1,351 tokens/s at 512, 1,429 tokens/s at 1,024, 1,250 tokens/s at 2,048" in reason
 
 
+def test_micro_batches_of_narrow_models_hold_more_tokens(
+    facts: dict[str, Any], recipe_with: MakeRecipe
+) -> None:
+    for hidden, tokens in ((32, 4096), (128, 4096), (192, 2048), (256, 2048), (384, 1024), (1024, 1024)):
+        model = replace(facts["model"], hidden=hidden)
+        plan = make_plan(recipe_with(), **facts | {"calibration": None, "model": model})
+        assert plan.value("micro_tokens") == tokens
+
+
 def test_without_measurements_nothing_is_predicted_about_time(
     facts: dict[str, Any], recipe_with: MakeRecipe
 ) -> None:

@@ -25,6 +25,7 @@ from bigbatch.graph.embeddings import large_embeddings
 from bigbatch.model.packing import can_pack
 from bigbatch.model.patterns import pattern_of, told_pattern
 from bigbatch.model.products import has_onednn
+from bigbatch.plan.choices import usual_micro_tokens
 from bigbatch.plan.forward import Attention, ForwardPlan
 from bigbatch.plan.frozen import Plan
 from bigbatch.plan.planner import make_plan
@@ -32,8 +33,6 @@ from bigbatch.plan.precision import PrecisionFacts, precision
 from bigbatch.plan.timing import Load, Measuring, Work
 from bigbatch.plan.ways import ways
 from bigbatch.probe.calibrate import (
-    CPU_DEFAULT,
-    CPU_EVALUATION_DEFAULT,
     TRIAL_TOKENS,
     calibrate,
     calibrate_one,
@@ -267,6 +266,8 @@ _SIZES_MAY_SAVE = 0.01
 """Share of a run on a CPU that another size of micro-batch than the default saved where it was measured."""
 
 
+_EVALUATION_USUAL = 2048
+"""Tokens of an evaluation's micro-batch on a CPU: of 384 values a token, 2,000 to 4,000 were fastest."""
 _FORECAST_WORTH = 0.003
 """Share of a run that a second and a third timed micro-batch may take: a median forecasts better than one."""
 
@@ -278,10 +279,11 @@ class _Sizes:
         self, on: Measured, remembered: Remembered, training: int | None = None, evaluation: int | None = None
     ) -> None:
         asked, known = on.recipe.plan.micro_tokens, remembered.known
+        usual = usual_micro_tokens(on.model.hidden)
         self.unknown = not (asked or known or training)
-        self.training = training or asked or (remembered.micro_tokens if known else CPU_DEFAULT)
+        self.training = training or asked or (remembered.micro_tokens if known else usual)
         self.evaluation = evaluation or (
-            asked or (remembered.evaluation_micro_tokens if known else CPU_EVALUATION_DEFAULT)
+            asked or (remembered.evaluation_micro_tokens if known else max(_EVALUATION_USUAL, usual))
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,8 +22,11 @@ from bigbatch.units import show_bytes, show_seconds
 if TYPE_CHECKING:
     from bigbatch.recipe.schema import Recipe
 
-DEFAULT_MICRO_TOKENS = 1024
-"""When nothing was measured: 1,000 to 2,000 tokens were fastest on CPUs, larger ones leave the caches."""
+_FEWEST_USUAL, _MOST_USUAL = 1024, 4096
+_VALUES_AT_ONCE = 2**19
+"""Tokens times hidden width of a micro-batch. On CPUs 1,000 to 2,000 tokens were fastest of 384 values, 2,000 of 256,
+2,000 to 4,000 of 128 and of 64 (docs/experiments/speed-log.md): fewer, and what every call costs outweighs its work;
+more, and values leave the caches."""
 
 
 ABOUT_AS_FAST = 1.03
@@ -167,11 +171,24 @@ def packing(recipe: Recipe, probe: ProbeFacts | None) -> tuple[Choice, tuple[str
     return Choice(value="packed", reason=probe.reason, source="measured", prediction=probe.error), ()
 
 
-def micro_tokens(recipe: Recipe, calibration: CalibrationFacts | None, not_tried: str = "") -> Choice:
-    """Computed tokens of a micro-batch: the user's, else the fastest measured, else the default.
+def usual_micro_tokens(hidden: int) -> int:
+    """Tokens of a micro-batch on a CPU where no size is tried: a power of two.
+
+    Args:
+        hidden: width of the model, values a token.
+    """
+    fitting = 2 ** int(math.log2(max(1, _VALUES_AT_ONCE // max(1, hidden))))
+    return min(_MOST_USUAL, max(_FEWEST_USUAL, fitting))
+
+
+def micro_tokens(
+    recipe: Recipe, hidden: int, calibration: CalibrationFacts | None, not_tried: str = ""
+) -> Choice:
+    """Computed tokens of a micro-batch: the user's, else the fastest measured, else the usual size.
 
     Args:
         recipe: its `plan.micro_tokens` goes first.
+        hidden: width of the model, values a token.
         calibration: what was measured; None: nothing.
         not_tried: why only the default size was measured; empty: several were.
     """
@@ -183,10 +200,10 @@ def micro_tokens(recipe: Recipe, calibration: CalibrationFacts | None, not_tried
             unit="tokens",
         )
     if calibration is None:
-        why = "fast on most CPUs; nothing was measured"
-        return Choice(value=DEFAULT_MICRO_TOKENS, reason=why, source="default", unit="tokens")
+        why = f"fast on most CPUs for {hidden:,} values a token; nothing was measured"
+        return Choice(value=usual_micro_tokens(hidden), reason=why, source="default", unit="tokens")
     if not_tried:
-        why = f"fast on most CPUs; no other size was tried: {not_tried}"
+        why = f"fast on most CPUs for {hidden:,} values a token; no other size was tried: {not_tried}"
         return Choice(value=calibration.micro_tokens, reason=why, source="default", unit="tokens")
     tried = sorted(calibration.tried.items())
     speeds = ", ".join(f"{1 / seconds:,.0f} tokens/s at {size:,}" for size, seconds in tried)

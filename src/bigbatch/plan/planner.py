@@ -85,7 +85,9 @@ def make_plan(
     wish = recipe.plan.recompute
     fit = fitted(
         recipe,
-        chosen.micro_tokens(recipe, calibration, work.measuring.sizes_not_tried if work else ""),
+        chosen.micro_tokens(
+            recipe, model.hidden, calibration, work.measuring.sizes_not_tried if work else ""
+        ),
         ways if wish is None else [asked(wish, ways, recomputable)],
         longest=lengths.longest,
         limit_bytes=limit_bytes,

@@ -38,14 +38,10 @@ _THROW_AWAY_VALUES = 16_000_000
 _CPU_THROW_AWAY_VALUES = 4_000_000
 """Parameters that the optimiser is timed on; more are scaled up, so that timing needs little memory, and on a CPU
 little time."""
-CPU_DEFAULT = 1024
-CPU_EVALUATION_DEFAULT = 2048
-"""Micro-batches of a CPU where trying sizes would take longer than it could save: those of 1,000 to 2,000 tokens were
-fastest where it was measured, in evaluation those of 2,000 to 4,000 (docs/experiments/speed-log.md)."""
 _LEFT_IN_THE_HEAP = 1.2
 """Of a micro-batch's activations: micro-batches differ in size, and what one leaves free does not suit the next. The
 heap of a CPU grew by 1.0 and by 1.4 times that within 50 updates of two runs."""
-TRIAL_TOKENS = len(CPU_CANDIDATES) * _CPU_TRIAL_TOKENS + 6 * CPU_DEFAULT
+TRIAL_TOKENS = len(CPU_CANDIDATES) * _CPU_TRIAL_TOKENS + 6 * CPU_CANDIDATES[1]
 """About so many are computed forward and backward when a CPU's sizes are tried (`calibrate`)."""
 
 
