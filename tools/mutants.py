@@ -1064,7 +1064,7 @@ MUTANTS = (
     Mutant(
         name="smoothing-towards-the-value",
         fault="label smoothing has its sign the wrong way round",
-        patches=(("tasks/language.py", "smoothing * (own_U - mean_U)", "smoothing * (mean_U - own_U)"),),
+        patches=(("tasks/language.py", "0.0, own_U - mean_U)", "0.0, mean_U - own_U)"),),
         tests=("tests/tasks/test_seq2seq.py",),
     ),
     Mutant(
