@@ -6,6 +6,7 @@
     evaluate.py   loss, metrics, confusion, calibration, the most confidently wrong rows
     chunks.py     the units of a split, some at a time
     mistakes.py   single units that are wrong, the surest first
+    scenes.py     images with what is on them and what is found there
     answers.py    answers on a split, and which of them are wrong
     maps.py       chains whose contacts are shown
     predict.py    rows in, predictions out, some at a time

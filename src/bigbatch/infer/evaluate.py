@@ -19,6 +19,7 @@ from bigbatch.infer.forwards import run_forward
 from bigbatch.infer.generate import texts_of
 from bigbatch.infer.maps import ContactMap, contact_maps
 from bigbatch.infer.mistakes import EXAMPLES, Wrong, wrong_units
+from bigbatch.infer.scenes import Scene, scenes_of
 from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.figures import Idle, why_undefined
 from bigbatch.metrics.naming import named_figures, reported_names
@@ -31,6 +32,7 @@ from bigbatch.protocols import Forward, Metric, World
 from bigbatch.samples import Packing, Predictions, Table, Targets
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.contact import Contact
+from bigbatch.tasks.detect import Detect
 from bigbatch.tasks.seq2seq import Seq2Seq
 from bigbatch.tasks.span import Span
 
@@ -86,6 +88,8 @@ class EvalResult:
     """Chains whose contacts are shown."""
     by_source: Mapping[str, EvalResult] = field(default_factory=dict)
     """Of a split that is a share of a mixture: the same of the rows of each source."""
+    scenes: tuple[Scene, ...] = ()
+    """Of images on which things are looked for: the worst first."""
     signatures: Mapping[str, str] = field(default_factory=dict)
     """Figure of written texts -> how it was counted, in sacrebleu's words."""
 
@@ -206,7 +210,14 @@ def judged(
         texts=() if texts is None else shown_texts(texts[0], [str(each) for each in texts[1]], EXAMPLES),
         contacts=_maps(task, outputs, table),
         signatures=gathered.signatures(),
+        scenes=_scenes(task, table, outputs),
     )
+
+
+def _scenes(task: Task, table: Table, outputs: np.ndarray | Predictions) -> tuple[Scene, ...]:
+    if not isinstance(task, Detect) or isinstance(outputs, Predictions):
+        return ()
+    return scenes_of(task.decode(outputs), table, task.threshold)
 
 
 def _maps(task: Task, outputs: np.ndarray | Predictions, table: Table) -> tuple[ContactMap, ...]:

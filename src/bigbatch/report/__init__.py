@@ -18,6 +18,7 @@
     ├── page.py        templates filled in, charts as files of their own, files written in one step
     ├── graph.py       what a micro-batch computes: picture, page, section
     ├── stages.py      the stages of a run: a row each
+    ├── scenes.py      images with what is on them and what a model finds there
     ├── contacts.py    which letters of a chain touch, and which are said to
     ├── talks.py       conversations as they are trained on
     ├── html.py        one offline report.html

@@ -16,6 +16,7 @@ from bigbatch.report.page import render, write_atomic
 from bigbatch.report.quality import Example, SplitQuality, split_quality
 from bigbatch.report.read import RunData, head_in, read_run
 from bigbatch.report.recipes import flat_recipe
+from bigbatch.report.scenes import scenes_view
 from bigbatch.report.stages import stages_section
 from bigbatch.report.talks import talks_view
 from bigbatch.report.text import clean, shorten, show_measured, show_number, show_share, title_of
@@ -53,7 +54,7 @@ def render_report(run: RunData) -> str:
     ]
     view = _learning(run) | _quality(run, qualities) | _plan(run) | _events(run) | _use(run)
     view |= texts_view(run.evaluation) | samples_view(run.path) | talks_view(run.path)
-    view |= contacts_view(run.evaluation)
+    view |= contacts_view(run.evaluation) | scenes_view(run.evaluation)
     view |= {
         "name": clean(run.name),
         "when": _when(run),
@@ -398,6 +399,7 @@ def _sections(view: Mapping[str, object]) -> list[tuple[str, str]]:
         ("learning", "Learning", True),
         ("quality", "Quality", view["metric_rows"] or view["qualities"]),
         ("mistakes", "Mistakes", view["examples"]),
+        ("scenes", "Boxes", view["scenes"]),
         ("contacts", "Contacts", view["contact_maps"]),
         ("texts", "Texts", view["texts"]),
         ("samples", "Samples", view["sample_rows"]),

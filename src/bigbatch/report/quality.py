@@ -162,11 +162,11 @@ def _example(row: Mapping[str, object], labels: Sequence[str]) -> Example:
         predicted=_name(row.get("predicted"), labels),
         probability=probability if isinstance(probability, (int, float)) else None,
         where=clean(row.get("where") or ""),
-        image=_picture(row.get("image")),
+        image=picture_in(row.get("image")),
     )
 
 
-def _picture(value: object) -> str:
+def picture_in(value: object) -> str:
     """A PNG in base64 as it is, anything else as nothing."""
     return value if isinstance(value, str) and _PNG.fullmatch(value) else ""
 

@@ -28,4 +28,5 @@
     verdict.py       the sentence that a finished run ends with
     about.py         a run in words for people
     card.py          the model card
+    drawn.py         images with boxes, as the report shows them
 """

@@ -25,6 +25,7 @@ from bigbatch.run.baseline.kept import kept_or_fitted
 from bigbatch.run.between import Between
 from bigbatch.run.card import model_card
 from bigbatch.run.choice import Kept, choose, needs_final_scores
+from bigbatch.run.drawn import scene_facts
 from bigbatch.run.excerpt import marked
 from bigbatch.run.verdict import run_verdict
 from bigbatch.samples import Table
@@ -227,6 +228,15 @@ def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, object]:
             for example in result.examples[:SHOWN_EXAMPLES]
         ],
         "contacts": [{**asdict(each), "where": rows.where(each.row)} for each in result.contacts],
+        "scenes": [
+            scene_facts(
+                scene,
+                np.asarray(parts.tables[split][IMAGE].columns["pixels"][scene.row]),
+                parts.task.label_names,
+                rows.where(scene.row),
+            )
+            for scene in result.scenes
+        ],
         "texts": [
             {
                 "source": _column(rows, "source", text.row),

@@ -16,6 +16,7 @@ from bigbatch.metrics.naming import is_own, reported_names
 from bigbatch.metrics.span import Wanted, is_of_texts
 from bigbatch.run.baseline.classify import classify_baselines
 from bigbatch.run.baseline.contact import contact_baselines
+from bigbatch.run.baseline.detect import detect_baselines
 from bigbatch.run.baseline.images import image_baselines
 from bigbatch.run.baseline.match import TooLarge, match_baselines
 from bigbatch.run.baseline.model import Baseline, Split
@@ -32,6 +33,7 @@ from bigbatch.tasks.chat import Chat
 from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.contact import Contact
+from bigbatch.tasks.detect import Detect
 from bigbatch.tasks.image import Image
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
@@ -60,7 +62,7 @@ class Fitted:
 
 
 _TASKS = (
-    Classify, Tag, Match, CausalLM, MaskedLM, Image, Prefer, Seq2Seq, Span, Chat, Reward, Contact,
+    Classify, Tag, Match, CausalLM, MaskedLM, Image, Detect, Prefer, Seq2Seq, Span, Chat, Reward, Contact,
     Recommend,
 )  # fmt: skip
 
@@ -142,6 +144,8 @@ def _fitted(
             yield from classify_baselines(task, train, seconds)
     elif isinstance(task, Image):
         yield from image_baselines(train, task.head.outputs, seconds)
+    elif isinstance(task, Detect):
+        yield from detect_baselines(train, task.head.outputs)
     elif isinstance(task, Tag):
         yield from tag_baselines(task, train)
     elif isinstance(task, Match):
