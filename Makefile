@@ -5,9 +5,9 @@
 #   make test         the test suite, a process a core (WORKERS=0: in one process)
 #   make stress       every fault at every place, of which the suite takes a sample (half an hour)
 #   make test-cluster  SSH hosts and Slurm on this machine, and faults on them (root; a quarter of an hour)
-#   make test-tensorflow  files between TensorFlow and us, in an environment of its own (1.6 GB)
+#   make test-tensorflow  files between TensorFlow and us, in an environment of its own (2.4 GB)
 #   make test-trackers  runs sent to TensorBoard, W&B, MLflow and Trackio, killed, and read back (an environment of its own)
-#   make test-onnx    models as ONNX, run by onnxruntime
+#   make test-onnx    models as ONNX, torch programs and GGUF, run by others
 #   make lint         ruff, pyright, the house's import rules
 #   make docs         the documentation, into docs/_build/html
 #   make mutants      plant faults and check that the tests find them
@@ -71,12 +71,12 @@ check: $(VENV)/.installed-dev
 test-cluster: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/cluster -m cluster $(ARGS)
 
-test-onnx: $(VENV)/.installed-test $(VENV)/.installed-onnx
-	$(BIN)/python -m pytest tests/infer/test_onnx.py -m onnx $(ARGS)
+test-onnx: $(VENV)/.installed-test $(VENV)/.installed-onnx $(VENV)/.installed-gguf
+	$(BIN)/python -m pytest tests/infer -m onnx $(ARGS)
 
 $(VENV)-tensorflow/.installed:
 	$(PYTHON) -m venv $(VENV)-tensorflow
-	$(VENV)-tensorflow/bin/python -m pip install --disable-pip-version-check -q tensorflow-cpu
+	$(VENV)-tensorflow/bin/python -m pip install --disable-pip-version-check -q tensorflow-cpu keras-hub safetensors
 	@touch $@
 
 test-tensorflow: $(VENV)/.installed-test $(VENV)-tensorflow/.installed

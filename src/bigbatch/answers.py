@@ -326,28 +326,35 @@ def export(
     model: PathOrText,
     out: PathOrText,
     *,
-    to: str = "torch",
+    to: str = "transformers",
     code: bool = False,
     texts: Sequence[str] = (),
+    rows: PathOrText | None = None,
+    python: PathOrText | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Path:
-    """Write the model of a run as a plain Hugging Face folder, adapters merged into their base, or as ONNX; nothing is
-    overwritten.
+    """Write the model of a run as a plain Hugging Face folder, adapters merged into their base, or as other programs
+    run it; nothing is overwritten.
 
     Args:
         model: a run directory or a model folder.
         out: a folder that does not exist yet.
-        to: the format: `torch` (safetensors, as transformers opens them), `onnx`, or `onnx-int8` (matrices of 8 bits).
+        to: `transformers` (safetensors), `torch` (a program of torch.export), `onnx`, `onnx-int8` (matrices of 8
+            bits), `savedmodel` (TensorFlow's) or `gguf` (llama.cpp's).
         code: as `evaluate` has it.
-        texts: rows on which a file of ONNX is compared with the model, besides made ones; one that differs is refused.
-        say: told size, speed and difference of a file of ONNX.
+        texts: rows on which what is written is compared with the model, besides made ones; one that differs is refused.
+        rows: a file of such rows, as `predict` reads it.
+        python: an interpreter that has TensorFlow and keras-hub, for `savedmodel`; None: this one.
+        say: told size, speed and difference.
 
     Returns:
         The folder.
     """
     from bigbatch.infer.export import export_folder
 
-    return export_folder(Path(model), Path(out), to=to, code=code, texts=texts, say=say)
+    file = None if rows is None else rows if is_address(rows) else Path(rows)
+    ways = {"texts": texts, "rows": file, "python": None if python is None else str(python)}
+    return export_folder(Path(model), Path(out), to=to, code=code, say=say, **ways)
 
 
 def _told(opened: Loaded, say: Callable[[str], object] | None) -> Loaded:

@@ -89,7 +89,7 @@ FLAGS = {
         "--wait",
         "-h",
     ],
-    "export": ["--code", "--help", "--out", "--to", "-h", "-o"],
+    "export": ["--code", "--help", "--out", "--python", "--rows", "--to", "-h", "-o"],
     "mine": [
         "--column",
         "--corpus",

@@ -8,7 +8,7 @@ import torch
 
 import bigbatch
 from bigbatch.errors import UsageError
-from bigbatch.infer import onnx
+from bigbatch.infer import export
 
 
 @pytest.mark.onnx
@@ -43,7 +43,7 @@ def test_onnxruntime_gives_the_models_outputs(tmp_path, tokenizer, to):
 
 
 def test_what_is_missing_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx, "find_spec", lambda name: None)
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(
         UsageError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'bigbatch\[onnx\]'"
     ):

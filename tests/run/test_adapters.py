@@ -86,7 +86,7 @@ def test_export_merges_and_overwrites_nothing(home, run):
     assert load_file(again / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
     for words, given in (
         ("exists, and nothing is overwritten", {}),
-        ("savedmodel: is planned", {"to": "savedmodel"}),
+        ("keras: no format that is known here; there are transformers, torch", {"to": "keras"}),
     ):
         with pytest.raises(UsageError, match=words):
             bigbatch.export(home / "whole", folder, **given)

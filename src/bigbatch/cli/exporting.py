@@ -13,19 +13,31 @@ from bigbatch.cli.words import say
 def add_export(app: typer.Typer) -> None:
     """The command, beside the others."""
 
-    @app.command(epilog="Example: bigbatch export runs/tweets --to torch --out tweets-model")
+    @app.command(epilog="Example: bigbatch export runs/tweets --to onnx --rows test.csv --out tweets-onnx")
     def export(
         model: RunOrModel,
         to: Annotated[
             str,
-            typer.Option("--to", metavar="FORMAT", help="torch (a Hugging Face folder), onnx, onnx-int8."),
+            typer.Option(
+                "--to", metavar="FORMAT", help="transformers, torch, onnx, onnx-int8, savedmodel, gguf."
+            ),
         ],
         out: Annotated[
             str, typer.Option("--out", "-o", metavar="FOLDER", help="Where it goes; must not exist.")
         ],
+        rows: Annotated[
+            str | None,
+            typer.Option(
+                "--rows", metavar="FILE", help="Rows on which both are compared, besides made ones."
+            ),
+        ] = None,
+        python: Annotated[
+            str | None,
+            typer.Option("--python", metavar="PATH", help="Of savedmodel: an interpreter with TensorFlow."),
+        ] = None,
         code: Code = False,
     ) -> None:
-        """Write a trained model as a plain Hugging Face folder, adapters merged into their base, or as ONNX."""
+        """Write a trained model as other programs open it, with the same outputs; adapters are merged."""
         from bigbatch import answers
 
-        say(f"model: {answers.export(model, out, to=to, code=code, say=say)}")
+        say(f"model: {answers.export(model, out, to=to, rows=rows, python=python, code=code, say=say)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -80,25 +81,25 @@ def add_serve(app: typer.Typer) -> None:
             for name, typed in (("wait", wait), ("deadline", deadline), ("reload", reload), ("drain", drain))
         }
         try:
+            from bigbatch.serve import server
+            from bigbatch.serve.heap import keep_few_holes
             from bigbatch.serve.limits import Limits
             from bigbatch.serve.models import Opening
-            from bigbatch.serve.server import Serving
-            from bigbatch.serve.server import serve as run
         except ModuleNotFoundError as error:
             if error.name not in ("fastapi", "uvicorn", "prometheus_client", "starlette", "h11"):
                 raise
             raise UsageError(f"serve needs {error.name}: pip install 'bigbatch[serve]'") from None
-        body_bytes = bytes_of(max_body)
         limits = Limits(
-            wait_seconds=seconds["wait"], queue_rows=queue, deadline_seconds=seconds["deadline"], body_bytes=body_bytes,
-            bodies_bytes=max(64 << 20, 4 * body_bytes), rows=max_rows, characters=max_text, new_tokens=max_tokens,
-            drain_seconds=seconds["drain"],
+            wait_seconds=seconds["wait"], queue_rows=queue, deadline_seconds=seconds["deadline"],
+            body_bytes=(body := bytes_of(max_body)), bodies_bytes=max(64 << 20, 4 * body), rows=max_rows,
+            characters=max_text, new_tokens=max_tokens, drain_seconds=seconds["drain"],
         )  # fmt: skip
-        how = Serving(
+        how = server.Serving(
             models=models, host=host, port=port, token_file=token_file, reload_seconds=seconds["reload"],
             opening=Opening(device=device, code=code), limits=limits,
         )  # fmt: skip
-        run(how, say_error)
+        keep_few_holes(os.environ)
+        server.serve(how, say_error)
 
 
 def seconds_of(typed: str, option: str) -> float:

@@ -17,7 +17,9 @@
     texts.py      prompts in, texts out, as if each were alone
     decoding.py   one batch of texts, token by token        sampling.py   drawn by (seed, row, token)
     kept_texts.py texts into a file that goes on after an interruption
-    onnx.py       a model as ONNX, compared with what it was
+    alike.py      whether what was exported gives the model's outputs
+    onnx.py       a model as ONNX                           program.py    as a program of torch.export
+    gguf.py       as llama.cpp reads it                     savedmodel.py as TensorFlow does (in_tensorflow.py: there)
     writers.py    predictions as JSON Lines or CSV; complete files or none
     whole.py      and as one JSON value: answers by id, COCO's results
     embed.py      texts through a model of embeddings; what a guide says of the rows of a run
@@ -25,7 +27,7 @@
     search.py     the nearest of many embeddings, exactly
     earlier.py    what a run's own splits say of the users that it is evaluated on
     rows.py       evaluate_rows: labelled files or datasets with an opened model
-    export.py     a trained model as a plain Hugging Face folder
+    export.py     a trained model as a plain Hugging Face folder, or as other programs run it
     origin.py     where a live model says it comes from
     load.py       a run or any Hugging Face classification folder, ready to use
 """

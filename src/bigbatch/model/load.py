@@ -175,7 +175,7 @@ def _from_adapters(
     if spec.adapter is not None or spec.init != "pretrained":
         raise ModelError(
             f"{found.folder} holds adapters, which go on being trained as they are: leave model.adapter and model.init "
-            "out, or merge them first (bigbatch export RUN --to torch)"
+            "out, or merge them first (bigbatch export RUN --to transformers)"
         )
     named = base or ModelSpec(name=found.base, revision=found.revision)
     change, kept, config = "", None, None

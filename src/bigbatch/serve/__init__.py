@@ -7,6 +7,7 @@ What arrives within a few milliseconds runs as one pack through the code of `pre
     server.py     listen, drain on SIGTERM, reload on SIGHUP
     listening.py  sockets; connections that say nothing are left
     app.py        the application: all paths, for any ASGI server
+    heap.py       what malloc keeps, bounded
     guard.py      who may ask, and how much: in front of every path
     own.py        /predict /embed /rank /generate and what watches them
     openai.py     /v1: embeddings, completions, chat completions
