@@ -955,6 +955,8 @@ MUTANTS = (
             ),
         ),
         tests=("tests/step/test_detect_split.py",),
+    ),
+    Mutant(
         name="export-unlike",
         fault="a file that gives other outputs than the model is written all the same",
         patches=(("infer/alike.py", "if not found.difference <= TOLERANCE:", "if found.difference < 0:"),),
