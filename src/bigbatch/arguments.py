@@ -74,9 +74,8 @@ def usual(
     if "data.validation" not in (found.get("set") or {}):
         _refuse_unevaluated(args, found.get("val_dataset"))
     counted = ranks if ranks is not None else (found.get("set") or {}).get("plan.ranks")
-    place = place_of()
     # Without accelerators transformers may not count the processes that torchrun has started.
-    here = None if place is None else place.size
+    here = None if (place := place_of()) is None else place.size
     said = translated(args, devices=here or (counted if isinstance(counted, int) else nodes or None))
     best = _best(args, found.get("val_dataset"))
     lost = list(said.lost)
@@ -202,13 +201,11 @@ def task_and_columns(
         UsageError: a head without a task here, or a collator or loss that does not go with it.
         ModelError: a `SentenceTransformer` with parts that are not built.
     """
-    from bigbatch.data.first import are_conversations
+    from bigbatch.data.first import task_by_rows
     from bigbatch.model.sentence import is_sentence_model, sentence_model
     from bigbatch.tasks.catalog import task_of_module
 
-    found: dict[str, Any] | None = task_of_module(model)
-    if found == {"name": "clm"} and are_conversations(rows):
-        found = {"name": "chat"}
+    found: dict[str, Any] | None = task_by_rows(task_of_module(model), rows)
     if is_sentence_model(model):
         found = {"name": "match", **sentence_model(model).options}
     elif found is None and getattr(model, "base_model", None) is model:
@@ -371,17 +368,11 @@ def recipe_and_live(
 
 
 def _task_of_head(module: nn.Module | None, rows: object, columns: object) -> dict[str, object]:
-    """What a live model's head is for, where nobody names a task and it is not the usual one; of conversations a causal
-    model learns what the assistant says.
-    """
-    from bigbatch.data.first import are_conversations, first_row
+    """What a live model's head is for, where nobody names a task and it is not the usual one."""
+    from bigbatch.data.first import task_by_rows
     from bigbatch.tasks.catalog import task_of_module
 
-    found = None if module is None else task_of_module(module)
-    if found == {"name": "clm"} and are_conversations(rows, columns):
-        return {"task": {"name": "chat"}}
-    if found and {"chosen", "rejected"} <= set(columns if isinstance(columns, Mapping) else first_row(rows)):
-        return {"task": {"name": "prefer" if found["name"] == "clm" else "reward"}}
+    found = None if module is None else task_by_rows(task_of_module(module), rows, columns)
     return {} if found in (None, {"name": "classify"}) else {"task": found}
 
 

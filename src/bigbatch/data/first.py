@@ -26,6 +26,24 @@ def are_conversations(rows: object, columns: object = None) -> bool:
     return holds_conversations(first_row(rows))
 
 
+def task_by_rows(
+    task: dict[str, object] | None, rows: object, columns: object = None
+) -> dict[str, object] | None:
+    """What a head learns of such rows: a causal model what the assistant says, if they are conversations; of pairs of
+    answers, which is the better one.
+
+    Args:
+        task: that the head is for, as a recipe has it.
+        rows: a dataset in memory, or files.
+        columns: role -> column, where the caller names them.
+    """
+    if task == {"name": "clm"} and are_conversations(rows, columns):
+        return {"name": "chat"}
+    if task and {"chosen", "rejected"} <= set(columns if isinstance(columns, Mapping) else first_row(rows)):
+        return {"name": "prefer" if task["name"] == "clm" else "reward"}
+    return task
+
+
 def first_row(rows: object) -> Mapping[str, object]:
     """Column -> value of a dataset in memory, or of the first of some files; empty where there is none that can be
     read: whoever reads all rows says what is wrong. Nothing is fetched.

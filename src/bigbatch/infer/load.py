@@ -34,6 +34,7 @@ from bigbatch.tasks.derived import Guide
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match, width_of
+from bigbatch.tasks.reward import REWARD, Reward
 
 if TYPE_CHECKING:
     from torch import nn
@@ -334,7 +335,11 @@ def _kept_tokens(folder: Path) -> int | None:
 
 
 def _classify(folder: Path) -> Task:
-    return Classify(kind=head_of(folder)[1])
+    """A reward model calls its one output so; as transformers decides, one of another name is a number."""
+    names, kind = head_of(folder)
+    if names == (REWARD,) and not read_in(folder).get("problem_type"):
+        return Reward()
+    return Classify(kind=kind)
 
 
 def head_of(folder: Path) -> tuple[tuple[str, ...], Kind]:

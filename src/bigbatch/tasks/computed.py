@@ -100,6 +100,10 @@ def as_arrays(predictions: Predictions, targets: Targets) -> tuple[np.ndarray, n
         labels_U = np.where(np.asarray(targets.weights) > 0, labels_U, IGNORED).astype(np.int64)
     if predictions.kind == "multi":
         labels_U = labels_U.reshape(logits_UC.shape)
+    if (
+        predictions.kind == "language"
+    ):  # the rewards of a pair (P, 2), of which the first should be the larger
+        return logits_UC.reshape(-1, 2), np.zeros(len(logits_UC) // 2, np.int64)
     if STARTS not in targets.extras:
         return logits_UC, labels_U
     rows_U = np.cumsum(np.asarray(targets.extras[STARTS]) > 0) - 1

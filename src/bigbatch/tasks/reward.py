@@ -15,10 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
@@ -27,15 +28,23 @@ from bigbatch.data.talks import is_talk
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem, RecipeError
 from bigbatch.metrics.prefer import pair_metrics
+from bigbatch.model.anatomy import headed_model
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
+from bigbatch.recipe.learning import ModelSpec
 from bigbatch.samples import UNITS, Predictions, Sample, Table, Targets
 from bigbatch.tasks.answers import ANSWERS, answer_roles, encode_answers, told_rewards
 from bigbatch.tasks.base import RunTable, Task
+from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.inputs import Inputs, encode_texts
 from bigbatch.tasks.losses import Kind
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 TERM, CENTRING = "reward", "centring"
+REWARD = "reward"
+"""What a model's configuration calls its one output."""
 MARGIN = "margin"
 ANSWER = "answer"
 
@@ -87,6 +96,14 @@ class Reward(Task[Tensor]):
     def title(self) -> str:
         """Of the model card."""
         return "Reward model"
+
+    @override
+    def build(self, spec: ModelSpec, facts: BuildFacts) -> nn.Module:
+        """A sequence classifier with one output, which its configuration calls a reward: so the folder is known."""
+        module = super().build(spec, facts)
+        config: PretrainedConfig = headed_model(module).config  # pyright: ignore
+        config.id2label, config.label2id = {0: REWARD}, {REWARD: 0}
+        return module
 
     @property
     def longest(self) -> int | None:
