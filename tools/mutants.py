@@ -221,6 +221,12 @@ MUTANTS = (
         patches=(("parallel/tensor.py", '"lora_B" if role', '"lora_A" if role'),),
         tests=("tests/parallel/test_adapters.py",),
     ),
+    Mutant(
+        name="head-of-a-first-answer-is-learnt",
+        fault="of an answer that nobody asked for, what the template writes in front of it counts",
+        patches=(("tasks/dialogue.py", "return whole[: place + len(head)]", "return whole[:place]"),),
+        tests=("tests/tasks/test_chat_shapes.py",),
+    ),
     # ------------------------------------------------------------ sums, denominators, clipping
     Mutant(
         name="noise-by-place-in-the-batch",

@@ -150,6 +150,8 @@ class Template:
             whole = self._text(source, messages, tools, prompted=False)
 
             def render(until: int, prompted: bool) -> str:
+                if not until:  # templates refuse a conversation of no turns
+                    return _before_first(whole, render)
                 return self._text(source, messages[:until], tools, prompted=prompted)
 
             try:
@@ -284,6 +286,22 @@ def _answer(whole: str, render: Callable[[int, bool], str], messages: Sequence[M
         weight=_weight(messages[turn]),
         marked=not content or not said.endswith(content),
     )
+
+
+def _before_first(whole: str, render: Callable[[int, bool], str]) -> str:
+    """How the whole begins, up to the first word of an answer to nothing: its head is the one that asks for answers.
+
+    Raises:
+        _NoPrefix: it is not there.
+    """
+    head = render(1, True).removeprefix(render(1, False))
+    place = whole.find(head) if head else -1
+    if place < 0:
+        raise _NoPrefix(
+            "turn 1: the conversation begins with an answer, and the chat template does not write what asks for one in "
+            "front of it; remove the turn, or use a template with {% generation %} marks"
+        )
+    return whole[: place + len(head)]
 
 
 def _check_order(answers: Sequence[Answer]) -> None:
