@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from bigbatch.arguments import PathOrText, is_module, launch_recipe, noted, print_note, recipe_and_live
 from bigbatch.errors import UsageError
 from bigbatch.frames import said_plainly
+from bigbatch.garbage import looked_for_seldom
 from bigbatch.launch.place import note_of_torchrun, place_of
 from bigbatch.launch.sent import train_received, train_sent
 from bigbatch.launch.signs import signs_of_life, watched_from_inside
@@ -220,7 +221,8 @@ def train_command(
         GateMissed: after everything is written.
     """
     loaded = load_recipe(recipe, overrides, environ=environ)
-    from bigbatch.build.inputs import Live
+    with looked_for_seldom():
+        from bigbatch.build.inputs import Live
 
     def opened(console: ConsoleObserver | None) -> Run:
         return open_with_observers(
@@ -275,6 +277,7 @@ def trained(asked: Mapping[str, object]) -> Run:
     )
 
 
+@looked_for_seldom()
 def open_sorted(
     *,
     console: ConsoleObserver | None,
@@ -328,6 +331,7 @@ def exhaust(
     return run
 
 
+@looked_for_seldom()
 def open_with_observers(
     recipe: Recipe,
     live: Live,
