@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.sources import source_folder
+
 # Before torch and the tokenizers are imported, by this process and by those that tests start.
 os.environ.update(
     {
@@ -45,7 +47,7 @@ def _nobodys_home(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
         patch.setenv("HF_HOME", str(home / ".cache" / "huggingface"))
         patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+            "PYTHONPATH", os.pathsep.join([source_folder(), *filter(None, [os.environ.get("PYTHONPATH")])])
         )
         yield
 

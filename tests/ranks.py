@@ -18,6 +18,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tests.sources import source_folder
+
 ROOT = Path(__file__).resolve().parents[1]
 WARM = (
     "torch",
@@ -44,7 +46,7 @@ class Ranks:
     """The warm process, seen from a test."""
 
     def __init__(self) -> None:
-        path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        path = os.pathsep.join([source_folder(), str(ROOT)])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.ranks"],
             cwd=ROOT,

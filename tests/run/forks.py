@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.sources import source_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -63,7 +65,7 @@ class Forks:
     """The parent, seen from a test."""
 
     def __init__(self) -> None:
-        path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        path = os.pathsep.join([source_folder(), str(ROOT)])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.run.forks"],
             cwd=ROOT,
