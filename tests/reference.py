@@ -366,6 +366,53 @@ def things(
     return kept, found
 
 
+def noisy(
+    pixels: Sequence[Sequence[Sequence[int]]], *, key: tuple[int, int, int, int], hidden: float, uniform: bool
+) -> dict[str, Any]:
+    """One image as a model of velocities sees it: `noisy` and `velocity` (C, H, W) float32, `time`, and `hides`.
+
+    Args:
+        pixels: (H, W, C) of 0 … 255; mean and deviation are 0.5.
+        key: (seed, stream, epoch, sample).
+        hidden: probability that the class is hidden.
+        uniform: whether times are; else the logistic of a normal number.
+    """
+    state = 0
+    for number in key:
+        state = splitmix(state + number)
+
+    def draw(which: int) -> float:
+        return (splitmix(state + which * 0x9E3779B97F4A7C15) >> 11) / 2**53
+
+    def normal(which: int) -> float:
+        first, second = draw(2 * (which // 2)), draw(2 * (which // 2) + 1)
+        turn = math.cos if which % 2 == 0 else math.sin
+        return math.sqrt(-2 * math.log1p(-first)) * turn(2 * math.pi * second)
+
+    time = draw(0) if uniform else 1 / (1 + math.exp(-normal(0)))
+    channels, height, width = len(pixels[0][0]), len(pixels), len(pixels[0])
+    shown, velocity = torch.zeros(2, channels, height, width, dtype=torch.float64)
+    for place in range(channels * height * width):
+        channel, rest = divmod(place, height * width)
+        y, x = divmod(rest, width)
+        value = float(torch.tensor((pixels[y][x][channel] / 255 - 0.5) / 0.5, dtype=torch.float32))
+        noise = normal(4 + place)
+        shown[channel, y, x] = (1 - time) * noise + time * value
+        velocity[channel, y, x] = value - noise
+    return {"noisy": shown.float(), "velocity": velocity.float(), "time": time, "hides": draw(2) < hidden}
+
+
+def velocity_loss(model: nn.Module, batch: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """Mean over images of the mean squared error of their velocities; rows are as of `noisy`, with `class`."""
+    dtype = next(model.parameters()).dtype
+    images, wanted = (torch.stack([row[name] for row in batch]).to(dtype) for name in ("noisy", "velocity"))
+    times = torch.tensor([row["time"] for row in batch], dtype=torch.float32).to(dtype)
+    found = model(
+        pixel_values=images, times=times, labels=torch.tensor([row["class"] for row in batch])
+    ).logits
+    return (found.reshape(wanted.shape) - wanted).square().mean((1, 2, 3)).sum() / len(batch)
+
+
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases and the weights of norms (all one-dimensional) do not."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -528,6 +575,8 @@ def reference_updates(
                 return preference_loss(model, batch, **(preference or {}))
             if kind == "contact":
                 return contact_loss(model, batch, pad_id, **(contact or {}))
+            if kind == "velocity":
+                return velocity_loss(model, batch)
             if kind == "span":
                 return span_loss(model, batch)
             if kind == "boxes":

@@ -233,12 +233,21 @@ def generate(
         UsageError: a model that writes no text, or options out of range.
         DataError: prompts that the model cannot take, with their places.
     """
+    from bigbatch.infer.draw import draw_labels
     from bigbatch.infer.load import open_model
     from bigbatch.infer.prompts import prompts_of, rows_of_prompts
     from bigbatch.infer.texts import in_order, may_write, written_texts
+    from bigbatch.tasks.diffuse import Diffuse
 
     decoding = _decoding(how)
-    opened = may_write(open_model(Path(model), device=device, code=code, metrics=False))
+    loaded = open_model(Path(model), device=device, code=code, metrics=False)
+    if isinstance(loaded.task, Diffuse):
+        labels = _labels(prompts)
+        return [
+            {"label": label, "image": image.tolist()}
+            for label, image in zip(labels, draw_labels(loaded, labels, decoding.seed), strict=True)
+        ]
+    opened = may_write(loaded)
     rows = rows_of_prompts(prompts, opened, columns=columns or {})
     found = written_texts(opened, prompts_of(rows, opened, chat=chat), decoding)
     return [{**prompt.told, **text.record} for prompt, text in in_order(found)]
@@ -274,16 +283,26 @@ def generate_command(
         show: given the text of one prompt piece by piece, or the records of many line by line.
         how: as `generate` has it.
     """
+    from bigbatch.infer.draw import draw_labels, write_images
     from bigbatch.infer.load import open_model
     from bigbatch.infer.prompts import prompts_of, rows_of_prompts
     from bigbatch.infer.texts import in_order, may_write, to_file, written_texts
     from bigbatch.infer.writers import check_output, json_line
+    from bigbatch.tasks.diffuse import Diffuse
 
     source = prompts if isinstance(prompts, Path) else None
     decoding = _decoding(how)
+    loaded = _told(open_model(Path(model), device=device, code=code, metrics=False), say)
+    if isinstance(loaded.task, Diffuse):
+        labels = _labels(prompts)
+        if out is None:
+            raise UsageError("generate: this model draws images; give a new folder for them: --out FOLDER")
+        for path in write_images(draw_labels(loaded, labels, decoding.seed), labels, out):
+            show(f"{path}\n")
+        return
     if out is not None:
         check_output(out, source)
-    opened = may_write(_told(open_model(Path(model), device=device, code=code, metrics=False), say))
+    opened = may_write(loaded)
     rows = rows_of_prompts(prompts, opened, columns=columns or {}, keep=keep)
     found = prompts_of(rows, opened, chat=chat)
     cut = sum(prompt.sample.truncated for prompt in found)
@@ -299,6 +318,19 @@ def generate_command(
     else:
         for prompt, text in in_order(written_texts(opened, found, decoding)):
             show(json_line({**prompt.told, **text.record}))
+
+
+def _labels(prompts: object) -> list[str]:
+    """Classes to draw: one, several, or a line each of a file or of standard input."""
+    from bigbatch.stored import read_text
+
+    if isinstance(prompts, Path):
+        prompts = read_text(prompts, most_bytes=2**24)
+    if isinstance(prompts, bytes):
+        prompts = prompts.decode("utf-8", "replace")
+    given = prompts.splitlines() if isinstance(prompts, str) else list(prompts)  # pyright: ignore[reportArgumentType]
+    labels = [str(each).strip() for each in given]
+    return [label for label in labels if label]
 
 
 def _decoding(how: Mapping[str, object]) -> Decoding:

@@ -55,5 +55,6 @@ def test_siblings_of_a_section():
         *("augment", "reverse_complement", "no_object", "weights", "outside", "threshold"),
         *("distance", "separation", "channels"),
         *("repeats", "top"),
+        *("hide_class", "times", "steps", "guidance"),
     }
     assert set(siblings("task")) == {"name", "args", *options}

@@ -19,6 +19,7 @@
     tokens.py       DataTable -> Table through a task, kept in the token cache
     cache.py        the cache's files: raw arrays and a JSON header, checksummed, written atomically
     order.py        the order of an epoch, as arithmetic
+    noise.py        normal numbers of samples
     mixture.py      the order of several sources by share
     shards.py       the order of a split in many files
     parked.py       rows of one file on the disk, mapped

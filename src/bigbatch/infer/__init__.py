@@ -8,6 +8,7 @@
     mistakes.py   single units that are wrong, the surest first
     scenes.py     images with what is on them and what is found there
     answers.py    answers on a split, and which of them are wrong
+    draw.py       images from noise
     maps.py       chains whose contacts are shown
     predict.py    rows in, predictions out, some at a time
     files.py      predict_file: any file that trains in, CSV or JSON Lines out

@@ -5,6 +5,7 @@
     model/
     ├── anatomy.py     embeddings, block applications, norm, head, tied weights: found by one small trial run
     ├── tokenizer.py   load a tokenizer
+    ├── dit.py         a diffusion transformer: velocities of noisy images
     ├── letters.py     tokenizers of nucleotides and amino acids
     ├── names.py       parameter names without wrapper prefixes; tied tensors once
     ├── layout.py      where each sample of a packed micro-batch lies; computed once a micro-batch

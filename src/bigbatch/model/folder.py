@@ -209,6 +209,9 @@ class _Look:
         return cleaned(found), notes
 
     def _type(self, config: dict[str, Any]) -> list[str]:
+        from bigbatch.model.dit import known_to_transformers
+
+        known_to_transformers()
         kind, code = config.get("model_type"), names_code(config)
         if isinstance(kind, str) and kind in CONFIG_MAPPING:
             if not code:

@@ -8,11 +8,14 @@ from typing import Literal
 
 from bigbatch.samples import TOKENS
 
-HeadKind = Literal["sequence", "tokens", "span", "masked", "causal", "seq2seq", "hidden", "image", "boxes"]
+HeadKind = Literal[
+    "sequence", "tokens", "span", "masked", "causal", "seq2seq", "hidden", "image", "boxes", "velocity"
+]
 """What a head gives: outputs for a whole sample, outputs per token, whether an answer starts and ends at each token,
 the token behind a mask, the next token, the next
 token of a text that follows from another one; `hidden`: there is no head, and the outputs are the tokens' hidden
-states; `image`: outputs for a whole image; `boxes`: for each of the boxes that it gives of an image."""
+states; `image`: outputs for a whole image; `boxes`: for each of the boxes that it gives of an image;
+`velocity`: which way the pixels of a noisy image have to move."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """As the configuration of a model with labels has it."""
 
@@ -152,6 +155,15 @@ HEADS: Mapping[HeadKind, HeadClass] = {
         inputs={"image": Input(arguments={"pixels": "pixel_values"})},
         pipeline="object-detection",
         title="Object detector",
+    ),
+    "velocity": HeadClass(
+        auto="AutoModel",
+        suffixes=("FlowDiT",),
+        whole=True,
+        labelled=True,
+        inputs={"image": Input(arguments={"pixels": "pixel_values", "times": "times", "classes": "labels"})},
+        pipeline="image-generation",
+        title="Image generator",
     ),
     "hidden": HeadClass(auto="AutoModel", pipeline="sentence-similarity", title="Text embeddings"),
 }

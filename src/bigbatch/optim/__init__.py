@@ -11,6 +11,7 @@
     ├── lamb.py, lars.py    steps as long as the matrix says; they know nothing about sharding
     ├── from_zero.py    matrices that cannot say it yet
     ├── muon.py     orthogonal steps inside blocks, AdamW elsewhere
+    ├── average.py  an average of the weights beside any of them
     ├── lion.py     steps of one length
     ├── schedule_free.py    AdamW with an average of the weights instead of a schedule (package schedulefree)
     ├── adamw_bf16.py, adamw_8bit.py    AdamW that keeps less: `optimizer.state`

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from bigbatch.errors import ModelError, Problem, RecipeError
 from bigbatch.optim.adamw_8bit import adamw_8bit
 from bigbatch.optim.adamw_bf16 import AdamWBf16
+from bigbatch.optim.average import averaged
 from bigbatch.optim.debias import set_betas
 from bigbatch.optim.depths import Depths
 from bigbatch.optim.groups import decay_groups
@@ -137,7 +138,9 @@ def build_optimizer(
         hint = f"; did you mean {near[0]}?" if near else ""
         what = f"unknown optimiser {settings.name!r}; known: {', '.join(builders)}, a reference{hint}"
         raise RecipeError([Problem(where="recipe", key="optimizer.name", what=what)])
-    return _called(builders[settings.name], settings)
+    average = args.pop("average", None)
+    build = builders[settings.name]
+    return _called(build if average is None else lambda: averaged(build(), average), settings)
 
 
 def _adamw(

@@ -30,7 +30,7 @@ from bigbatch.plan.precision import precision as precision_choices
 from bigbatch.plan.recompute import Recomputation, asked, options
 from bigbatch.plan.timing import Work
 from bigbatch.plan.ways import ways as ways_to_run
-from bigbatch.recipe.optimizers import kind_of_optimizer, state_multiple
+from bigbatch.recipe.optimizers import AVERAGED, kind_of_optimizer, state_multiple
 from bigbatch.rules.clocks import Length, total_updates
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ def _memory_of(
         return predict_memory(
             model,
             micro_tokens=max(micro_tokens, lengths.longest),
-            optimizer_state_multiple=state_multiple(optimizer.name, optimizer.momentum, optimizer.state),
+            optimizer_state_multiple=state_multiple(optimizer.name, optimizer.momentum, optimizer.state)
+            + (AVERAGED if optimizer.args.get("average") is not None else 0.0),
             calibration=calibration,
             temporary_multiple=kind_of_optimizer(optimizer.name).temporaries,
             activation_bytes=None if again is None else again.activation_bytes_per_token,

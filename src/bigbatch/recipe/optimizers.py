@@ -43,6 +43,8 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
     # Twice AdamW's. A third tensor while the model holds the average.
     "schedule_free": OptimizerKind(lr=1e-4, state=3.0, temporaries=1.0),
 }
+AVERAGED = 2.0
+"""fp32 tensors per trainable parameter that `args.average` adds: the average, and the weights while it is evaluated."""
 _OWN = OptimizerKind(lr=OPTIMIZERS["adamw"].lr)
 """An optimiser of the user's own: what holds of most."""
 

@@ -196,13 +196,15 @@ class Recipe(Section):
             yield "batch.ramp with sync.replicas is not built: leave one of them out"
         if batch is not None and sync.replicas > batch:
             yield f"sync.replicas: {sync.replicas} cannot share batch.samples: {batch}; each needs a sample"
-        if self.optimizer.name == "schedule_free":
+        averages = "optimizer.args.average:" if self.optimizer.args.get("average") is not None else ""
+        averages = "optimizer.name: schedule_free" if self.optimizer.name == "schedule_free" else averages
+        if averages:
             mesh = self.plan.mesh
             if sync.apart:
-                yield "optimizer.name: schedule_free keeps an average of its own; sync.replicas has no mean of averages"
+                yield f"{averages} keeps an average of its own; sync.replicas has no mean of averages"
             if mesh is not None and (mesh.shard > 1 or mesh.tensor > 1):
                 yield (
-                    "optimizer.name: schedule_free changes the weights between updates and evaluations, which parts "
+                    f"{averages} changes the weights between updates and evaluations, which parts "
                     "that are gathered do not see: plan.mesh replicate alone"
                 )
         if self.schedule.warmup_rule != "keep" and self.optimizer.base_batch is None:

@@ -295,11 +295,27 @@ class DetectOptions(Section):
     """`detect`: boxes of which the model is less sure than this are not predicted; figures count all."""
 
 
+class DiffuseOptions(Section):
+    """The options of `task: diffuse`."""
+
+    labels: Labels = None
+    """As those of classify."""
+    hide_class: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    """`diffuse`: share of the images that training shows without their class, drawn anew each epoch by (seed.data,
+    epoch, sample), so that drawing can be guided towards one."""
+    times: Literal["logit_normal", "uniform"] = "logit_normal"
+    """`diffuse`: how often each time between noise and image is seen: those in the middle most, or all alike."""
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 30
+    """`diffuse`: steps from noise to an image when images are drawn."""
+    guidance: Annotated[Number, Field(ge=0, lt=1000)] = 2.0
+    """`diffuse`: how far drawing goes from what all classes have in common towards the class; 1: as learnt."""
+
+
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
     "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "reward": RewardOptions, "chat": ChatOptions,
     "span": SpanOptions, "image": ImageOptions, "detect": DetectOptions,
-    "contact": ContactOptions,
+    "contact": ContactOptions, "diffuse": DiffuseOptions,
     "recommend": RecommendOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
@@ -316,7 +332,7 @@ class TaskSpec(Section):
     another), `prefer` (the better of two answers), `reward` (a number for an answer), `chat` (conversations),
     `span` (answers found in texts),
     `image` (classes of images), `detect` (things on images), `contact` (letters that touch when a sequence is folded),
-    `recommend` (the next item of a user), or your own as an import reference."""
+    `diffuse` (images drawn), `recommend` (the next item of a user), or your own as an import reference."""
     args: dict[str, object] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 

@@ -19,6 +19,7 @@
     ├── graph.py       what a micro-batch computes: picture, page, section
     ├── stages.py      the stages of a run: a row each
     ├── scenes.py      images with what is on them and what a model finds there
+    ├── drawn.py       images that a model has drawn
     ├── contacts.py    which letters of a chain touch, and which are said to
     ├── talks.py       conversations as they are trained on
     ├── html.py        one offline report.html

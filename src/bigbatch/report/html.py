@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bigbatch.report import facts, figures, shapes
 from bigbatch.report.contacts import contacts_view
+from bigbatch.report.drawn import drawn_view
 from bigbatch.report.graph import section_of
 from bigbatch.report.noise import noise_section
 from bigbatch.report.page import render, write_atomic
@@ -55,6 +56,7 @@ def render_report(run: RunData) -> str:
     view = _learning(run) | _quality(run, qualities) | _plan(run) | _events(run) | _use(run)
     view |= texts_view(run.evaluation) | samples_view(run.path) | talks_view(run.path)
     view |= contacts_view(run.evaluation) | scenes_view(run.evaluation)
+    view |= drawn_view(run.evaluation)
     view |= {
         "name": clean(run.name),
         "when": _when(run),
@@ -400,6 +402,7 @@ def _sections(view: Mapping[str, object]) -> list[tuple[str, str]]:
         ("quality", "Quality", view["metric_rows"] or view["qualities"]),
         ("mistakes", "Mistakes", view["examples"]),
         ("scenes", "Boxes", view["scenes"]),
+        ("drawn", "Drawn", view["drawn"]),
         ("contacts", "Contacts", view["contact_maps"]),
         ("texts", "Texts", view["texts"]),
         ("samples", "Samples", view["sample_rows"]),

@@ -33,6 +33,7 @@ _BASELINES = {
     "longer_answer": "preferring the longer answer",
     "starting_model": "what the starting model finds likelier",
     "no_answer": "never giving an answer",
+    "normal_pixels": "pixels that are normal by themselves, by class",
     "how_far_apart": "how far apart two letters are, and nothing else",
     "near_question_words": "the stretch nearest to the question's words",
     "5_gram": "a 5-gram",

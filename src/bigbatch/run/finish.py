@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
 import numpy as np
+from torch import nn
 
 from bigbatch.build.graph import analyse_parts
 from bigbatch.build.noise import obstacle
@@ -14,6 +15,7 @@ from bigbatch.build.noise import result as noise_result
 from bigbatch.build.parts import Parts
 from bigbatch.data.tables import DataTable
 from bigbatch.graph.compiled import compilations
+from bigbatch.infer.draw import grid_of
 from bigbatch.infer.evaluate import EvalResult, Example
 from bigbatch.metrics.entities import PIECE
 from bigbatch.metrics.watched import figure_of, gate_splits, larger_is_better
@@ -31,10 +33,13 @@ from bigbatch.run.verdict import run_verdict
 from bigbatch.samples import Table
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.progress import Progress
-from bigbatch.tasks.image import IMAGE
+from bigbatch.tasks.augment import IMAGE
+from bigbatch.tasks.diffuse import Diffuse
 from bigbatch.tasks.pixels import thumbnail
 
 SHOWN_EXAMPLES = 20
+DRAWN_EACH, DRAWN_PIXELS = 8, 640
+"""Images of each class that a model of images draws, and pixels of the longer side of them all."""
 SHOWN_LETTERS = 1000
 """Of a text that was written, of its source and of its target."""
 SHOWN_WORDS = 12
@@ -106,7 +111,9 @@ def _written(
     save_model(
         parts.module, parts.model.tokenizer, directory.model, card, stored, files=files, base=base_model
     )
-    directory.write_json(directory.evaluation, evaluation_file(parts, between.results))
+    directory.write_json(
+        directory.evaluation, evaluation_file(parts, between.results, divided=between.world.divides)
+    )
     if stored is None:  # the analysis runs the model, which takes every rank of a divided one
         yield from _keep_analysis(parts, directory, between)
     # A report of an earlier moment would otherwise pass for this result's after a kill.
@@ -205,9 +212,28 @@ def missed_gates(parts: Parts, final: Figures) -> list[str]:
     return missed
 
 
-def evaluation_file(parts: Parts, results: Mapping[str, EvalResult]) -> dict[str, object]:
-    """Contents of evaluation.json: what the report draws beyond single figures."""
-    return {split: _details(parts, split, result) for split, result in results.items()}
+def evaluation_file(
+    parts: Parts, results: Mapping[str, EvalResult], *, divided: bool = False
+) -> dict[str, dict[str, object]]:
+    """Contents of evaluation.json: what the report draws beyond single figures.
+
+    Args:
+        parts: of the run.
+        results: split -> what its last evaluation found.
+        divided: whether each rank holds a part of the model, so that none can draw with it alone.
+    """
+    found = {split: _details(parts, split, result) for split, result in results.items()}
+    if isinstance(parts.task, Diffuse) and not divided:  # of a divided model each rank has a part
+        for details in [*found.values()][:1]:
+            details["drawn"] = _drawn(parts.module, parts.task)
+    return found
+
+
+def _drawn(module: nn.Module, task: Diffuse) -> dict[str, object]:
+    """A picture of what the model draws, a row a class."""
+    pixels = grid_of(module, task, DRAWN_EACH, seed=0)
+    by = f"{task.steps} steps of Heun's method, guidance {task.guidance:g}"
+    return {"image": thumbnail(pixels, DRAWN_PIXELS), "labels": list(task.label_names), "by": by}
 
 
 def _details(parts: Parts, split: str, result: EvalResult) -> dict[str, object]:

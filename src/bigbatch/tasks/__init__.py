@@ -25,6 +25,7 @@
     span.py       answers to questions, found in texts
     windows.py    questions and long texts -> windows of token ids; answers that stand elsewhere are refused
     contact.py    letters of a sequence that touch when it is folded
+    diffuse.py    images drawn: the velocity of noisy ones
     pictures.py   what a model takes for an image
     pixels.py     bytes of an image -> pixels
     augment.py    images changed at random, by (seed, epoch, sample)

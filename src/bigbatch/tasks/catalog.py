@@ -25,6 +25,7 @@ from bigbatch.tasks.classify import PROBLEM_TYPES, Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.contact import Contact
 from bigbatch.tasks.detect import Detect
+from bigbatch.tasks.diffuse import Diffuse
 from bigbatch.tasks.facts import NOT_AN_OPTION, options_of
 from bigbatch.tasks.image import Image
 from bigbatch.tasks.losses import Kind
@@ -56,6 +57,7 @@ TASKS: Mapping[str, type[Task]] = {
     "detect": Detect,
     "contact": Contact,
     "recommend": Recommend,
+    "diffuse": Diffuse,
 }
 
 

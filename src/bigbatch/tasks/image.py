@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from typing_extensions import override
 
+from bigbatch.data.labels import LabelSet
 from bigbatch.errors import DataError
 from bigbatch.files.images import ImageFile, content_of_image, image_of
 from bigbatch.model.heads import Head
@@ -57,6 +58,31 @@ def pixels_of(image: object, form: ImageForm) -> tuple[np.ndarray, tuple[int, in
         raise DataError(f"image: {which}{error}") from None
 
 
+def image_sample(row: Row, form: ImageForm, labels: LabelSet | None) -> Sample:
+    """A row as a sample: its image in the model's size and colours; a unit with its class.
+
+    Args:
+        row: `image`, and `label` where it has one.
+        form: what the model takes.
+        labels: the classes.
+
+    Raises:
+        DataError: an image that cannot be decoded.
+    """
+    pixels, _ = pixels_of(row["image"], form)
+    label = row.get("label")
+    value = IGNORED
+    if label is not None:
+        assert labels is not None
+        value = labels.id_of(label)
+    return Sample(
+        streams={IMAGE: {"pixels": pixels[None]}},
+        reads=np.zeros(1, np.int32),
+        values=np.array([value], np.int64),
+        weights=np.array([0.0 if value == IGNORED else 1.0], np.float32),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Image(Labelled):
     """Predict the class of an image."""
@@ -93,21 +119,7 @@ class Image(Labelled):
             DataError: an image that cannot be decoded.
         """
         del tokenizer
-        return [self._sample(row) for row in rows]
-
-    def _sample(self, row: Row) -> Sample:
-        pixels, _ = pixels_of(row["image"], self._form)
-        label = row.get("label")
-        value = IGNORED
-        if label is not None:
-            assert self.facts.labels is not None
-            value = self.facts.labels.id_of(label)
-        return Sample(
-            streams={IMAGE: {"pixels": pixels[None]}},
-            reads=np.zeros(1, np.int32),
-            values=np.array([value], np.int64),
-            weights=np.array([0.0 if value == IGNORED else 1.0], np.float32),
-        )
+        return [image_sample(row, self._form, self.facts.labels) for row in rows]
 
     @property
     def _form(self) -> ImageForm:

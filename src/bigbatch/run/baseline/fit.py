@@ -17,6 +17,7 @@ from bigbatch.metrics.span import Wanted, is_of_texts
 from bigbatch.run.baseline.classify import classify_baselines
 from bigbatch.run.baseline.contact import contact_baselines
 from bigbatch.run.baseline.detect import detect_baselines
+from bigbatch.run.baseline.diffuse import diffuse_baselines
 from bigbatch.run.baseline.images import image_baselines
 from bigbatch.run.baseline.match import TooLarge, match_baselines
 from bigbatch.run.baseline.model import Baseline, Split
@@ -34,6 +35,7 @@ from bigbatch.tasks.classify import Classify
 from bigbatch.tasks.clm import CausalLM
 from bigbatch.tasks.contact import Contact
 from bigbatch.tasks.detect import Detect
+from bigbatch.tasks.diffuse import Diffuse
 from bigbatch.tasks.image import Image
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
@@ -63,7 +65,7 @@ class Fitted:
 
 _TASKS = (
     Classify, Tag, Match, CausalLM, MaskedLM, Image, Detect, Prefer, Seq2Seq, Span, Chat, Reward, Contact,
-    Recommend,
+    Recommend, Diffuse,
 )  # fmt: skip
 
 
@@ -161,6 +163,8 @@ def _fitted(
         yield from reward_baselines(train, seconds)
     elif isinstance(task, Span):
         yield from span_baselines(train, evaluated, task.language, seconds)
+    elif isinstance(task, Diffuse):
+        yield from diffuse_baselines(task, train)
     elif isinstance(task, Contact):
         yield from contact_baselines(task, train)
     elif isinstance(task, Recommend):
