@@ -498,7 +498,7 @@ MUTANTS = (
         fault="a piece remembers what stands in front of its document, too",
         patches=(
             (
-                "tasks/blocks.py",
+                "data/blocks.py",
                 "np.maximum(starts_S, firsts_S - memory_tokens)",
                 "np.maximum(0, firsts_S - memory_tokens)",
             ),
@@ -510,7 +510,7 @@ MUTANTS = (
         fault="units are read as if samples began with what they predict",
         patches=(
             (
-                "tasks/blocks.py",
+                "data/blocks.py",
                 "(targets_U - 1 - np.repeat(froms_S, targets_S))",
                 "(targets_U - 1 - np.repeat(firsts_S, targets_S))",
             ),
@@ -1033,7 +1033,7 @@ MUTANTS = (
         fault="a causal model is asked for the token that it is reading",
         patches=(
             (
-                "tasks/blocks.py",
+                "data/blocks.py",
                 "reads_U = targets_U - 1 - np.repeat(firsts_S, lengths_S - 1)",
                 "reads_U = targets_U - np.repeat(firsts_S, lengths_S - 1)",
             ),

@@ -30,6 +30,7 @@
     joining.py      tables of several files as one
     batches.py      global batches: which samples an update consumes
     packs.py        micro-batches: how a global batch is cut for the machine
+    blocks.py       running text cut into blocks
     random_parts.py a global batch in random parts, for the gradient noise scale
     texts.py        samples of several texts each, text by text
     boxes.py        what stands in a unit of an image with boxes

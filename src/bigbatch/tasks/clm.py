@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from typing_extensions import override
 
+from bigbatch.data.blocks import block_bounds, next_token_table, piece_bounds
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError
 from bigbatch.metrics.perplexity import BYTES
@@ -18,7 +19,6 @@ from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Row, Tokenizer
 from bigbatch.samples import Sample, Table
 from bigbatch.tasks.base import RunTable
-from bigbatch.tasks.blocks import block_bounds, next_token_table, piece_bounds
 from bigbatch.tasks.documents import Document, encode_documents
 from bigbatch.tasks.inputs import is_tokenised
 from bigbatch.tasks.language import LanguageModelling, told_surprise

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from bigbatch.data.blocks import framed_blocks
 from bigbatch.data.order import sample_states
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, Problem, RecipeError
@@ -23,7 +24,6 @@ from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Row, Tokenizer
 from bigbatch.samples import Sample, Table, Targets
 from bigbatch.tasks.base import RunTable
-from bigbatch.tasks.blocks import framed_blocks
 from bigbatch.tasks.documents import Document, encode_documents
 from bigbatch.tasks.language import LanguageModelling, logits_in_parts
 from bigbatch.tasks.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from bigbatch.data.blocks import next_token_table, piece_bounds
 from bigbatch.data.tables import from_rows
 from bigbatch.run.baseline.model import Split
 from bigbatch.run.baseline.neighbours import mlm_baselines
 from bigbatch.run.baseline.ngram import ORDER, NGram, clm_baselines
 from bigbatch.samples import Table
-from bigbatch.tasks.blocks import next_token_table, piece_bounds
 
 VOCABULARY = 6
 
