@@ -38,11 +38,7 @@ def fold_of(value: object) -> str | None:
         text = (text_of(value) or "").strip()
         if not text:
             return None
-        if (
-            not text.startswith("[[")
-            and not text.startswith("[null")
-            and set(text) <= {*_OPEN, *_CLOSE, *_UNPAIRED}
-        ):
+        if is_brackets(text):
             partners_of(text)
             return text
         try:
@@ -53,6 +49,8 @@ def fold_of(value: object) -> str | None:
         return None
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"expected {_FORM}; found {type(value).__name__}")
+    if not value:
+        return None
     return json.dumps(
         [_point(plain(each), place) for place, each in enumerate(value, start=1)], separators=(",", ":")
     )
@@ -78,6 +76,11 @@ def holds_folds(values: Sequence[object]) -> bool:
     except ValueError:
         return False
     return any(each is not None and len(each) > 1 for each in found)
+
+
+def is_brackets(text: str) -> bool:
+    """Whether a fold is written in brackets; places have digits, or `null`."""
+    return set(text) <= {*_OPEN, *_CLOSE, *_UNPAIRED}
 
 
 def partners_of(brackets: str) -> np.ndarray:
@@ -113,7 +116,7 @@ def fold_arrays(text: str) -> tuple[np.ndarray, np.ndarray]:
     Args:
         text: as `fold_of` gave it.
     """
-    if text[:1] in _OPEN[:1] + _UNPAIRED or not text.startswith(("[[", "[null", "[]")):
+    if is_brackets(text):
         return np.full((len(text), 3), np.nan, np.float32), partners_of(text)
     points = [[np.nan] * 3 if each is None else each for each in json.loads(text)]
     return np.array(points, np.float32).reshape(-1, 3), np.full(len(points), -1, np.int64)

@@ -25,7 +25,7 @@ from typing_extensions import override
 
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, Problem, RecipeError
-from bigbatch.files.folds import fold_arrays
+from bigbatch.files.folds import fold_arrays, is_brackets
 from bigbatch.metrics.contact import (
     FIRST,
     OFFSET,
@@ -133,7 +133,7 @@ class Contact(Task[Tensor]):
         paired_U = partners_L[:kept] >= 0
         values_UC[:, PARTNER] = np.where(paired_U, partners_L[:kept] - np.arange(kept), 0)
         known_U = ~np.isnan(points_L3[:kept]).any(1)
-        if fold and not fold.startswith(("[[", "[null", "[]")):
+        if fold and is_brackets(fold):
             known_U = np.ones(kept, bool)
         return Sample(
             ids=found.inputs.ids,
