@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -45,7 +44,7 @@ def averaged(optimizer: Optimizer, decay: object) -> Optimizer:
         raise ValueError(f"average: found {decay!r}; expected a decay from 0 to below 1, such as 0.999")
     if hasattr(optimizer, "eval"):
         raise ValueError("average: this optimiser keeps an average itself; leave it out")
-    kind: Any = type(optimizer)
+    kind = type(optimizer)
 
     class Averaged(kind):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
         """The optimiser's class, with an average."""

@@ -315,8 +315,8 @@ TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
     "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "reward": RewardOptions, "chat": ChatOptions,
     "span": SpanOptions, "image": ImageOptions, "detect": DetectOptions,
-    "contact": ContactOptions, "diffuse": DiffuseOptions,
-    "recommend": RecommendOptions,
+    "contact": ContactOptions,
+    "recommend": RecommendOptions, "diffuse": DiffuseOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
 TASKS = tuple(TASK_OPTIONS)
