@@ -60,7 +60,7 @@ def _recipe(**changes: Any) -> SimpleNamespace:
     tree: dict[str, dict[str, Any]] = {
         "model": {"adapter": None},
         "batch": {"samples": 256, "tokens": None, "allow_repeats": False},
-        "optimizer": {
+        "optimizer": {"args": {}, 
             "name": "adamw", "lr": 5e-4, "momentum": 0.9, "state": "fp32", "betas": (0.9, 0.999), "eps": 1e-8, "base_batch": None,
             "lr_rule": "none", "betas_rule": "keep", "noise_scale": None,
         },
