@@ -8,6 +8,7 @@
 #   make test-tensorflow  files between TensorFlow and us, in an environment of its own (2.4 GB)
 #   make test-trackers  runs sent to TensorBoard, W&B, MLflow and Trackio, killed, and read back (an environment of its own)
 #   make test-onnx    models as ONNX, torch programs and GGUF, run by others
+#   make notebooks    run examples/notebook whole
 #   make lint         ruff, pyright, the house's import rules
 #   make docs         the documentation, into docs/_build/html
 #   make mutants      plant faults and check that the tests find them
@@ -26,7 +27,7 @@ BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test stress test-cluster test-tensorflow test-onnx lint format docs mutants kills soak benchmarks clean
+.PHONY: help demo test stress test-cluster test-tensorflow test-onnx notebooks lint format docs mutants kills soak benchmarks clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
@@ -89,6 +90,11 @@ test-trackers: $(VENV)/.installed-test
 	$(VENV)-trackers/bin/python -m pip install --disable-pip-version-check -q tensorboardX==2.6.5 tensorboard==2.21.0 \
 	  wandb==0.31.0 mlflow-skinny==3.17.2 sqlalchemy==2.1.9 alembic==1.20.1 trackio==0.43.0
 	PYTHONPATH=src $(VENV)-trackers/bin/python -m pytest -m trackers tests/track $(ARGS)
+
+notebooks: $(VENV)/.installed-notebook
+	rm -rf build/notebook && mkdir -p build/notebook && cp examples/notebook/*.ipynb build/notebook
+	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3
+	$(BIN)/jupyter execute build/notebook/*.ipynb $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -38,12 +38,15 @@ JSON = {"content-type": "application/json"}
         ({"rows": ["a"], "rwos": 1}, 422, "rwos"),
         ({"rows": ["a"], "model": "other"}, 404, "there is flights"),
         ([1], 422, ""),
+        ('{"rows": ["a"], "rows": ["b"]}', 422, "'rows': this key is there twice"),
+        ('{"rows": [{"text": "a", "text": "b"}]}', 422, "'text': this key is there twice"),
+        ('{"rows": [{"text": "a", "x": ' + '{"y": ' * 150 + "1" + "}" * 150 + "}]}", 200, ""),
         ("", 400, "Invalid JSON"),
     ],
 )
 def test_hostile_bodies(server, body, status, what):
     found = server.post("/predict", body)
-    assert (found.status_code, what in told(found)) == (status, True), found.text
+    assert found.status_code == status and (status == 200 or what in told(found)), found.text
     assert len(found.text) < 2000
 
 

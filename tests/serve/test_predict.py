@@ -91,7 +91,9 @@ def test_what_watches(server):
     assert server.get("/health").json() == {"status": "ok"}
     ready = server.get("/ready")
     assert ready.status_code == 200
-    assert ready.json()["models"]["flights"] == {"task": "classify", "way": "packed", "waiting": 0}
+    assert ready.json()["models"]["flights"] == {
+        "task": "classify", "way": "packed", "waiting": 0, "paths": ["/predict"],
+    }  # fmt: skip
     server.post("/predict", {"rows": ["late"]})
     lines = server.get("/metrics").text
     assert 'bigbatch_requests_total{path="/predict",status="200"}' in lines

@@ -96,6 +96,7 @@ def test_a_stop_text_ends_a_text(texts):
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": -1}, "temperature"),
         ({"top_p": 0}, "top_p"),
+        ({"top_p": "NaN"}, "top_p"),
         ({"n": 1000}, "n: "),
         ({"stop": [""]}, "stop"),
         ({"frequency_penalty": 1}, "frequency_penalty"),

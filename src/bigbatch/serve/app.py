@@ -23,7 +23,7 @@ from bigbatch.serve.guard import Access, Guard
 from bigbatch.serve.limits import Limits
 from bigbatch.serve.models import Models
 from bigbatch.serve.openai import OpenAI
-from bigbatch.serve.own import Own, name_of, told
+from bigbatch.serve.own import Own, name_of, paths_of, told
 from bigbatch.serve.page import PAGE, POLICY
 from bigbatch.serve.refusals import Refused, on_refused, plainly
 
@@ -149,6 +149,7 @@ def _about(models: Models, name: str) -> Mapping[str, object]:
         "task": name_of(engine.opened.task),
         "way": engine.way or "as each table asks for",
         "waiting": engine.queue.rows,
+        "paths": paths_of(engine),
     }
 
 

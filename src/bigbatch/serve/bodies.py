@@ -4,6 +4,7 @@ pair, at most 200 levels).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
@@ -128,10 +129,13 @@ async def read(request: Request, kind: type[B]) -> B:
         kind: what it should be.
 
     Raises:
-        Refused: 400, no JSON; 422, other JSON, with the keys that are wrong.
+        Refused: 400, no JSON; 422, other JSON, with the keys that are wrong, or one that is there twice.
     """
+    content = await request.body()
     try:
-        return kind.model_validate_json(await request.body())
+        body = kind.model_validate_json(content)
+        json.loads(content, object_pairs_hook=_each_once)  # within 200 levels by now
+        return body
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
     told: dict[str, str] = {}
@@ -143,6 +147,19 @@ async def read(request: Request, kind: type[B]) -> B:
     more = f" (and {len(lines) - _SHOWN} more)" if len(lines) > _SHOWN else ""
     status = 400 if found[0]["type"] == "json_invalid" else 422
     raise Refused(status, "; ".join(line[:300] for line in lines[:_SHOWN]) + more)
+
+
+def _each_once(pairs: Sequence[tuple[str, object]]) -> None:
+    """Refuse an object in which a key is there twice: which of both is meant, nobody knows.
+
+    Raises:
+        Refused: 422.
+    """
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise Refused(422, f"{name[:100]!r}: this key is there twice in one object; expected it once")
+        seen.add(name)
 
 
 def within(rows: Sequence[object], limits: Limits, name: str) -> None:

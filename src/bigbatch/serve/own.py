@@ -96,7 +96,7 @@ class Own:
             if first is None:
                 raise Refused(422, "query: nothing that the tokenizer makes a token of")
             return [None if other is None else dot(first, other) for other in others]
-        if isinstance(task, Classify) and task.kind == "regression" and len(task.label_names) < 2:
+        if _scores_pairs(task):
             rows = [{"text": query, "pair": each} for each in documents]
             found = await self._predicted(request, engine, Predicting(rows=rows))
             values = [each["value"] for each in found]
@@ -141,6 +141,26 @@ def named(engine: Engine) -> str:
 def name_of(task: Task) -> str:
     """Of a task."""
     return type(task).__name__.lower()
+
+
+def paths_of(engine: Engine) -> list[str]:
+    """What a model answers to; other paths are 404."""
+    task, found = engine.opened.task, ["/predict"]
+    if isinstance(task, Match):
+        found += ["/embed", "/rank", "/v1/embeddings"]
+    elif _scores_pairs(task):
+        found += ["/rank"]
+    if not why_it_writes_nothing(task):
+        found += ["/generate"]
+        if task.head.kind == "causal":
+            found += ["/v1/completions"]
+            if getattr(engine.opened.tokenizer, "chat_template", None):
+                found += ["/v1/chat/completions"]
+    return found
+
+
+def _scores_pairs(task: Task) -> bool:
+    return isinstance(task, Classify) and task.kind == "regression" and len(task.label_names) < 2
 
 
 def embedding(engine: Engine, path: str) -> Engine:

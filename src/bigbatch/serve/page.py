@@ -13,7 +13,7 @@ label { display: block; margin: .8rem 0 .2rem; font-weight: 600; }
 select, input, textarea, button { font: inherit; width: 100%; box-sizing: border-box; padding: .5rem; }
 textarea, pre { font-family: ui-monospace, monospace; font-size: .9rem; }
 textarea { min-height: 9rem; }
-button { margin: .8rem 0; min-height: 2.8rem; font-weight: 600; }
+button { margin: .8rem 0; min-height: 2.8rem; font-weight: 600; cursor: pointer; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #8886; padding: .6rem; min-height: 3rem; }
 .quiet { opacity: .75; font-size: .9rem; }
 """
@@ -35,12 +35,13 @@ async function look() {
   if (!answer.ok) { at("note").textContent = "Give the token, then choose what to ask."; return; }
   at("note").textContent = "";
   const paths = (await answer.json()).paths;
+  const given = new Set(Object.values(state.models).flatMap((about) => about.paths));
   at("path").replaceChildren();
   for (const [path, ways] of Object.entries(paths)) {
-    if (!ways.post) continue;
+    if (!ways.post || !given.has(path)) continue;
     examples[path] = ways.post.requestBody.content["application/json"].example;
     const one = document.createElement("option");
-    one.value = path; one.textContent = path + " \\u2013 " + ways.post.summary;
+    one.value = path; one.textContent = path + " \\u2013 " + ways.post.summary.split(":")[0].replaceAll("`", "");
     at("path").append(one);
   }
   choose();
