@@ -41,3 +41,11 @@ def test_large_blocks_leave_no_holes():
 
 def test_what_the_user_has_chosen_stays():
     assert not any(heap.keep_few_holes({name}) for name in heap.CHOSEN_BY)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_pages_are_given_back_now_and_then(monkeypatch):
+    holes = heap.Holes()
+    assert not holes.give_back()
+    monkeypatch.setattr(heap, "GIVE_BACK_SECONDS", 0.0)
+    assert holes.give_back()

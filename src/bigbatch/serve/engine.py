@@ -22,6 +22,7 @@ from bigbatch.infer.predict import samples_of
 from bigbatch.infer.quick import FEWEST_SAMPLES, Quick
 from bigbatch.infer.unlabelled import rows_of_object
 from bigbatch.serve.figures import Figures
+from bigbatch.serve.heap import Holes
 from bigbatch.serve.limits import Limits
 from bigbatch.serve.queue import Job, Queue
 from bigbatch.serve.refusals import too_late
@@ -78,12 +79,14 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            holes = Holes()
             with self._in_one_way():
                 self._ready.set()
                 while (first := self.queue.first()) is not None:
                     jobs = self._gathered(first)
                     if jobs:
                         self._answer(jobs)
+                    holes.give_back()
         except Exception as error:
             self._error = error
             self._ready.set()

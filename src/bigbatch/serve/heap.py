@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import time
 from collections.abc import Container
 
 LARGE_BYTES = 8 << 20
@@ -16,6 +17,8 @@ LARGE_BYTES = 8 << 20
 time was measured, of 8 MiB and more a fortieth; and none for the usual requests, which have no such blocks."""
 TOP_BYTES = 64 << 20
 """Free at the heap's end before it is shortened; at the default, 128 KiB, every batch would shorten it."""
+GIVE_BACK_SECONDS = 5.0
+"""Between two looks for whole pages in the holes that are left."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of glibc's `mallopt` (malloc.h)."""
 CHOSEN_BY = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
@@ -35,3 +38,21 @@ def keep_few_holes(environ: Container[str]) -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_THRESHOLD, LARGE_BYTES) and mallopt(_TRIM_THRESHOLD, TOP_BYTES))
+
+
+class Holes:
+    """Gives pages that nothing uses back to the system, now and then, where malloc is glibc's."""
+
+    def __init__(self) -> None:
+        self._trim = (
+            getattr(ctypes.CDLL(None), "malloc_trim", None) if platform.libc_ver()[0] == "glibc" else None
+        )
+        self._last = time.monotonic()
+
+    def give_back(self) -> bool:
+        """To be called between batches; whether it was time."""
+        if self._trim is None or time.monotonic() - self._last < GIVE_BACK_SECONDS:
+            return False
+        self._trim(0)
+        self._last = time.monotonic()
+        return True
