@@ -9,7 +9,7 @@ from pathlib import Path
 import bigbatch
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook" / "bigbatch.ipynb"
-LIBRARIES = {"bigbatch", "pathlib", "random", "tokenizers", "transformers"}
+LIBRARIES = {"bigbatch", "random", "tokenizers", "transformers"}
 
 
 def test_cells_are_valid_and_use_public_names():
