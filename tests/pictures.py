@@ -10,7 +10,7 @@ import transformers
 
 from bigbatch.build.parts import Parts
 from bigbatch.tasks.augment import STREAM
-from tests.reference import picture
+from tests.reference import mixed_with, partner_of, picture
 from tests.split import Trajectory, by_oracle, parts_of
 
 NAMES = ("a", "b", "c")
@@ -27,6 +27,7 @@ _SMALL = {
     "initializer_range": 0.05,
     "drop_path_rate": 0.0,
 }
+MIXED = {"flip": 0.5, "crop": 3, "mixup": 0.4, "cutmix": 1.0}
 FAMILIES = {"vit": "ViT", "deit": "DeiT", "beit": "Beit", "dinov2": "Dinov2"}
 POSITIONS = {"vit": 17, "deit": 18, "beit": 17, "dinov2": 17}
 
@@ -72,7 +73,8 @@ def image_parts(module: Any, rows: list[dict[str, Any]], *, micro_tokens: int, *
 def train_oracle(module: Any, parts: Parts, rows: list[dict[str, Any]], updates: int) -> Trajectory:
     """The same updates by the oracle: all images of an update at once, changed pixel by pixel."""
     weights, seed = parts.train.weights, parts.recipe.seed.data
-    augment = dict(parts.recipe.task.args.get("augment") or {})
+    told: Any = parts.recipe.task.args.get("augment") or {}
+    augment: Any = {name: told[name] for name in ("flip", "crop", "erase") if name in told}
 
     def row_of(place: int, number: int) -> dict[str, Any]:
         key = (seed, STREAM, place // len(rows), number) if augment else None
@@ -83,3 +85,29 @@ def train_oracle(module: Any, parts: Parts, rows: list[dict[str, Any]], updates:
         }
 
     return by_oracle(module, parts, row_of, updates, kind="single", pad_id=0)
+
+
+def train_mixed_oracle(module: Any, parts: Parts, rows: list[dict[str, Any]], updates: int) -> Trajectory:
+    """The same updates by the oracle: images of two, mixed one by one, with both of their classes."""
+    weights, seed = parts.train.weights, parts.recipe.seed.data
+    augment: Any = dict(parts.recipe.task.args["augment"])  # type: ignore[call-overload]
+    moves: Any = {name: augment[name] for name in ("flip", "crop", "erase") if name in augment}
+    mixes: Any = {name: augment[name] for name in ("mixup", "cutmix") if name in augment}
+
+    def row_of(place: int, number: int) -> dict[str, Any]:
+        key = (seed, STREAM, place // len(rows), number)
+        other = partner_of(key, len(rows))
+        own_picture, other_picture = (
+            picture(rows[each]["image"].tolist(), key=(*key[:3], each), **moves) for each in (number, other)
+        )
+        shown, share = mixed_with(own_picture, other_picture, key, **mixes)
+        shares = [
+            (
+                NAMES.index(rows[each]["label"]),
+                float(np.float32(float(weights[each]) * part)),
+            )  # as weights are kept
+            for each, part in ((number, share), (other, 1 - share))
+        ]
+        return {"picture": shown, "shares": shares}
+
+    return by_oracle(module, parts, row_of, updates, kind="mixed", pad_id=0)

@@ -323,6 +323,69 @@ def picture(
     return shown
 
 
+def mixed_with(
+    own: torch.Tensor,
+    other: torch.Tensor,
+    key: tuple[int, int, int, int],
+    *,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+) -> tuple[torch.Tensor, float]:
+    """An image (C, H, W) mixed with another one, or with a rectangle of it, number by number; and its own share.
+
+    Args:
+        own: as `picture` gives it.
+        other: likewise, changed as its own key says.
+        key: (seed, stream, epoch, sample) of `own`.
+        mixup: alpha of the Beta distribution; 0: not.
+        cutmix: likewise.
+    """
+    state = 0
+    for number in key:
+        state = splitmix(state + number)
+
+    def draw(which: int) -> float:
+        return (splitmix(state + which * 0x9E3779B97F4A7C15) >> 11) / 2**53
+
+    def beta(alpha: float) -> float:
+        for trial in range(64):
+            x, y = (draw(64 + 2 * trial + side) ** (1 / alpha) for side in (0, 1))
+            if 0 < x + y <= 1:
+                return x / (x + y)
+        return 0.5
+
+    pasted = draw(9) < 0.5 if mixup and cutmix else bool(cutmix)
+    if not pasted:
+        share = beta(mixup)
+        return (share * own.double() + (1 - share) * other.double()).float(), share
+    found, area = own.clone(), 1 - beta(cutmix)
+    sides = []
+    for which, length in ((10, own.shape[1]), (11, own.shape[2])):
+        half, middle = int(math.sqrt(area) * length) // 2, int(draw(which) * length)
+        sides.append((max(middle - half, 0), min(middle + half, length)))
+    (top, bottom), (left, right) = sides
+    found[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+    return found, 1 - (bottom - top) * (right - left) / (own.shape[1] * own.shape[2])
+
+
+def partner_of(key: tuple[int, int, int, int], samples: int) -> int:
+    """Which of so many samples an image is mixed with."""
+    state = 0
+    for number in key:
+        state = splitmix(state + number)
+    return int((splitmix(state + 8 * 0x9E3779B97F4A7C15) >> 11) / 2**53 * samples)
+
+
+def soft_loss(logits: torch.Tensor, batch: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """Cross-entropy with several weighed classes a row, over the sum of all these weights: `shares`, class -> weight."""
+    total, weights = logits.new_zeros(()), 0.0
+    for row, own in zip(batch, logits.log_softmax(-1), strict=True):
+        for kind, weight in row["shares"]:
+            total = total - weight * own[kind]
+            weights += weight
+    return total / weights
+
+
 def things(
     boxes: Sequence[Sequence[float]],
     classes: Sequence[int],
@@ -545,8 +608,8 @@ def reference_updates(
         batches: rows with `ids` (or a `picture`, (C, H, W)), `target`, optional `segments`, optional `weight` (sample
             times class weight).
         kind: `single`, `multi`, `regression`, `language` (rows have `targets`, not `target`), `seq2seq` (`labels`) or
-            `prefer` (token ids: `prompt`, `chosen`, `rejected`), `span` (`windows`), `contact` (`points`) or `boxes`
-            (`detection_loss`).
+            `prefer` (token ids: `prompt`, `chosen`, `rejected`), `span` (`windows`), `contact` (`points`), `boxes`
+            (`detection_loss`) or `mixed` (`soft_loss`).
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
@@ -584,6 +647,8 @@ def reference_updates(
             logits = model(**_inputs(batch, pad_id, next(model.parameters()).dtype)).logits
             if kind == "language":
                 return language_loss(logits, batch)
+            if kind == "mixed":
+                return soft_loss(logits, batch)
             weights = torch.tensor([row.get("weight", 1.0) for row in batch], dtype=logits.dtype)
             return (losses_B(logits, batch, kind, label_smoothing, positive) * weights).sum() / weights.sum()
 

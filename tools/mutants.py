@@ -939,6 +939,18 @@ MUTANTS = (
         tests=("tests/files/test_parted.py",),
     ),
     Mutant(
+        name="mixed-with-a-neighbour",
+        fault="an image is mixed with one that happens to be near it in the batch",
+        patches=(
+            (
+                "tasks/mixing.py",
+                "others_B = (draw(states_B, OTHER) * len(table)).astype(np.int64)",
+                "others_B = np.roll(np.asarray(drawn[IMAGE].rows), 1)",
+            ),
+        ),
+        tests=("tests/tasks/test_mixing.py", "tests/step/test_image_split.py"),
+    ),
+    Mutant(
         name="boxes-of-a-micro-batch",
         fault="no object weighs 0.1 in a micro-batch, and 1 in what the batch is divided by",
         patches=(

@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.pictures import AUGMENT, NAMES, image_parts, image_rows, tiny_vision, train_oracle
+from tests.pictures import (
+    AUGMENT,
+    MIXED,
+    NAMES,
+    image_parts,
+    image_rows,
+    tiny_vision,
+    train_mixed_oracle,
+    train_oracle,
+)
 from tests.split import CLIP, assert_equal, train_split
 from tests.step.test_split import MeanOfMeans
 
@@ -63,6 +72,19 @@ def test_the_mean_of_means_fails(references, dtype):
     parts.strategy = replace(parts.strategy, executor=executor)
     with pytest.raises(AssertionError, match="update 1: gradient error"):
         assert_equal(train_split(parts, 2), expected.first(2), dtype)
+
+
+@both_precisions
+def test_images_of_two_equal_the_oracle_of_the_whole_batch(dtype):
+    """Mixed, or with a rectangle of another image; both of their classes, weighed; in micro-batches of one and of seven."""
+    keys = {**WEIGHTS, "task": {"name": "image", "labels": list(NAMES), "augment": MIXED}}
+    module = tiny_vision("vit").to(dtype)
+    expected = train_mixed_oracle(
+        module, image_parts(module, ROWS, micro_tokens=10**6, **keys), ROWS, UPDATES
+    )
+    for micro_tokens in (20, 119):
+        found = train_split(image_parts(module, ROWS, micro_tokens=micro_tokens, **keys), UPDATES)
+        assert_equal(found, expected, dtype)
 
 
 def test_images_that_stay_as_they_are(references):

@@ -123,7 +123,7 @@ def unknown_key(path: Key, written: Key) -> str:
     around = dotted(written[:-1])
     if last in beside:
         owners = [task for task, options in TASK_OPTIONS.items() if last in options.model_fields]
-        return f"not an option of this task; {', '.join(owners)} has it"
+        return f"not an option of this task; {', '.join(owners) or 'another one'} has it"
     near = get_close_matches(last, beside, n=1, cutoff=0.6)
     if near:
         return f"unknown key; did you mean {f'{around}.{near[0]}' if around else near[0]}?"

@@ -221,8 +221,8 @@ class RewardOptions(Section):
     """As of `prefer`."""
 
 
-class Augment(Section):
-    """How images are changed while training; never in evaluation and prediction."""
+class BoxAugment(Section):
+    """How images are changed while training, their boxes with them; never in evaluation and prediction."""
 
     flip: Fraction = 0.0
     """Probability of mirroring left and right."""
@@ -230,6 +230,36 @@ class Augment(Section):
     """Pixels by which an image is shifted at most, in each direction; black comes in from the edge."""
     erase: Fraction = 0.0
     """Probability of erasing a rectangle of 2 to 33 % of the image: its pixels become the mean."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is changed."""
+        return bool(self.flip or self.crop or self.erase)
+
+
+class Augment(BoxAugment):
+    """How images are changed while training; never in evaluation and prediction."""
+
+    randaugment: Annotated[Number, Field(ge=0, le=30)] = 0.0
+    """Strength of RandAugment (9, say): some of 14 changes of colours and shape, drawn anew for each image; 0: none."""
+    operations: Annotated[int, Field(ge=1, le=16)] = 2
+    """How many of them, one behind the other."""
+    mixup: Annotated[Number, Field(ge=0, le=2)] = 0.0
+    """Alpha of mixup (0.2, say): an image is mixed with another one, in a share of Beta(alpha, alpha), and so are their
+    classes; 0: not."""
+    cutmix: Annotated[Number, Field(ge=0, le=2)] = 0.0
+    """Alpha of CutMix (1, say): a rectangle of another image is pasted in, of a share of Beta(alpha, alpha); beside
+    mixup each image gets one of both; 0: not."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are made of two."""
+        return bool(self.mixup or self.cutmix)
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is changed."""
+        return super().changes or self.mixes or self.randaugment > 0
 
 
 class ImageOptions(Section):
@@ -285,7 +315,7 @@ class DetectOptions(Section):
     """`detect`: weight, in the class term, of a box of the model that stands for nothing."""
     weights: BoxWeights | None = None
     """`detect`: what the terms weigh, in the matching and in the loss; null: `{label: 1, box: 5, giou: 2}`."""
-    augment: Augment | None = None
+    augment: BoxAugment | None = None
     """`detect`: how images are changed while training, as of `image`; boxes are moved with them, and one of which less
     than a quarter stays on the image is left out."""
     outside: Literal["refuse", "cut"] = "refuse"

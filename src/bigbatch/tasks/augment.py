@@ -35,6 +35,7 @@ from bigbatch.data.order import fractions_at, sample_states
 from bigbatch.recipe.tasks import Augment
 from bigbatch.samples import Stream, Table
 from bigbatch.tasks.pixels import normalised
+from bigbatch.tasks.rand_augment import rand_augmented
 
 STREAM = 0x1A6E
 """Stream of random numbers: apart from the order's and the masks', which start from the same seed."""
@@ -71,12 +72,27 @@ def made_ready(piece: Table, how: Augment, numbers_CV: np.ndarray) -> Table:
     stream, draws = piece[IMAGE], piece.streams.get(DRAWS)
     pixels = np.asarray(stream.columns["pixels"])
     states_B = None if draws is None else draws.columns["draw"]
-    if states_B is not None:
-        pixels = moved(pixels, states_B, how)
-    numbers = normalised(pixels, numbers_CV)
-    if states_B is not None:
-        erase(numbers, states_B, how)
+    numbers = (
+        normalised(pixels, numbers_CV) if states_B is None else changed(pixels, states_B, how, numbers_CV)
+    )
     return piece.replaced(**{IMAGE: replace(stream, columns={"pixels": numbers})})
+
+
+def changed(pixels: np.ndarray, states_B: np.ndarray, how: Augment, numbers_CV: np.ndarray) -> np.ndarray:
+    """(B, C, H, W) float32: images mirrored, shifted, changed by RandAugment, normalised, and with a rectangle erased.
+
+    Args:
+        pixels: (B, H, W, C) uint8.
+        states_B: (B,) uint64, of each sample.
+        how: what is done.
+        numbers_CV: (C, 256) what each value of a pixel becomes.
+    """
+    pixels = moved(pixels, states_B, how)
+    if how.randaugment:
+        pixels = rand_augmented(pixels, states_B, how.randaugment, how.operations)
+    numbers = normalised(pixels, numbers_CV)
+    erase(numbers, states_B, how)
+    return numbers
 
 
 def geometry(states_B: np.ndarray, how: Augment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

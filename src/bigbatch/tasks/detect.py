@@ -32,7 +32,7 @@ from bigbatch.data.tokens import as_table
 from bigbatch.metrics.boxes import box_metrics, usual_boxes
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
-from bigbatch.recipe.tasks import Augment
+from bigbatch.recipe.tasks import Augment, BoxAugment
 from bigbatch.samples import UNITS, Predictions, Prepare, Sample, Table, Targets
 from bigbatch.tasks.augment import DRAWS, IMAGE, made_ready, moved_boxes, with_draws
 from bigbatch.tasks.base import RunTable, Task
@@ -127,7 +127,7 @@ class Detect(Task[Tensor]):
     @property
     def has_view(self) -> bool:
         """Whether images are changed."""
-        return any(self._augment.model_dump().values())
+        return self._augment.changes
 
     @override
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
@@ -150,7 +150,8 @@ class Detect(Task[Tensor]):
 
     @cached_property
     def _augment(self) -> Augment:
-        return Augment.model_validate(dict(self.augment or {}))
+        # What moves no box, and mixes nothing.
+        return Augment.model_validate(BoxAugment.model_validate(dict(self.augment or {})).model_dump())
 
     @cached_property
     def _numbers(self) -> np.ndarray:

@@ -11,7 +11,7 @@ Shapes: B samples, H, W, C of an image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +28,7 @@ from bigbatch.samples import Prepare, Sample, Table
 from bigbatch.tasks.augment import IMAGE, made_ready, with_draws
 from bigbatch.tasks.labelled import Labelled
 from bigbatch.tasks.losses import IGNORED
+from bigbatch.tasks.mixing import PARTNER, mixed_ready, mixed_view
 from bigbatch.tasks.pictures import PROCESSOR, processor_config
 from bigbatch.tasks.pixels import ImageForm, measured
 
@@ -131,12 +132,14 @@ class Image(Labelled):
     @property
     def has_view(self) -> bool:
         """Whether images are changed."""
-        return any(self._augment.model_dump().values())
+        return self._augment.changes
 
     @override
     def view(self, table: Table, rows_B: np.ndarray, epochs_B: np.ndarray) -> Table:
         """The rows, with what decides how each is changed in this epoch."""
-        return with_draws(table, rows_B, epochs_B, self.facts.data_seed)
+        seed, how = self.facts.data_seed, self._augment
+        drawn = with_draws(table, rows_B, epochs_B, seed)
+        return mixed_view(drawn, table, epochs_B, seed, how) if how.mixes else drawn
 
     @property
     def prepare(self) -> Prepare:
@@ -145,7 +148,14 @@ class Image(Labelled):
 
     def _ready(self, piece: Table) -> Table:
         """Gathered samples with (B, C, H, W) float32 instead of pixels: changed as their draws say, and normalised."""
-        return made_ready(piece, self._augment, self._numbers)
+        ready = made_ready(piece, self._augment, self._numbers)
+        if PARTNER not in piece.streams:
+            return ready
+        stream = ready[IMAGE]
+        mixed = mixed_ready(piece, stream.columns["pixels"], self._augment, self._numbers)
+        # What it was mixed with is not needed any more.
+        kept = {name: each for name, each in ready.streams.items() if name != PARTNER}
+        return replace(ready, streams={**kept, IMAGE: replace(stream, columns={"pixels": mixed})})
 
     @cached_property
     def _augment(self) -> Augment:
