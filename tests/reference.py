@@ -213,6 +213,30 @@ def detection_loss(model: nn.Module, batch: Sequence[Mapping[str, Any]]) -> torc
         torch.set_default_dtype(before)
 
 
+def rank_loss(model: nn.Module, batch: Sequence[Mapping[str, Any]], pad_id: int, name: str) -> torch.Tensor:
+    """Of queries with `candidates` (rows) and `relevance`: Cao et al. 2007, equation 6 with labels as they are; Burges et
+    al. 2005, equation 3, a mean over the pairs of each query; or cross-entropy of every candidate.
+    """
+    rows = [candidate for query in batch for candidate in query["candidates"]]
+    scores = iter(model(**padded(rows, pad_id)).logits[:, 0].double())
+    found = []
+    for query in batch:
+        s = torch.stack([next(scores) for _ in query["candidates"]])
+        y = torch.tensor(query["relevance"], dtype=torch.float64)
+        if name == "pointwise":
+            found += [
+                -(one * F.logsigmoid(score) + (1 - one) * F.logsigmoid(-score))
+                for one, score in zip(y, s, strict=True)
+            ]
+        elif name == "listwise" and y.sum() > 0:
+            found.append(-(y / y.sum() * (s - s.logsumexp(0))).sum())
+        elif name == "pairwise":
+            both = list(zip(s, y, strict=True))
+            pairs = [-F.logsigmoid(a - b) for a, p in both for b, q in both if p > q]
+            found += [torch.stack(pairs).mean()] if pairs else []
+    return torch.stack(found).mean()
+
+
 def splitmix(state: int) -> int:
     """The published mixing function, on Python's integers."""
     z = (state + 0x9E3779B97F4A7C15) % 2**64
@@ -597,6 +621,7 @@ def reference_updates(
     positive: Sequence[float] | None = None,
     preference: Mapping[str, Any] | None = None,
     contact: Mapping[str, Any] | None = None,
+    rank: Mapping[str, Any] | None = None,
     optimizer: Callable[[list[dict[str, Any]]], Any] | None = None,
     gradient: Callable[[nn.Module, Callable[[], torch.Tensor]], torch.Tensor] | None = None,
     on_gradient: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
@@ -609,13 +634,14 @@ def reference_updates(
             times class weight).
         kind: `single`, `multi`, `regression`, `language` (rows have `targets`, not `target`), `seq2seq` (`labels`) or
             `prefer` (token ids: `prompt`, `chosen`, `rejected`), `span` (`windows`), `contact` (`points`), `boxes`
-            (`detection_loss`) or `mixed` (`soft_loss`).
+            (`detection_loss`), `mixed` (`soft_loss`) or `rank` (`candidates`, `relevance`).
         pad_id: the token that fills the rectangle; never a real token of a row.
         lrs: the learning rate of each update.
         clip: largest L2 norm of the whole gradient; None does not clip.
         label_smoothing: share of the target that is spread evenly over all classes.
         preference: further arguments of `preference_loss`.
         contact: further arguments of `contact_loss`.
+        rank: further arguments of `rank_loss`.
         positive: of several labels, the weight of each where it applies.
         optimizer: makes the optimiser from its groups; None is AdamW.
         gradient: of the model by the loss of a batch, left in `.grad`; returns that loss. None is the plain one.
@@ -640,6 +666,8 @@ def reference_updates(
                 return contact_loss(model, batch, pad_id, **(contact or {}))
             if kind == "velocity":
                 return velocity_loss(model, batch)
+            if kind == "rank":
+                return rank_loss(model, batch, pad_id, **(rank or {}))
             if kind == "span":
                 return span_loss(model, batch)
             if kind == "boxes":

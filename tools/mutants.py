@@ -900,7 +900,7 @@ MUTANTS = (
                 "sample_states(self.facts.data_seed, TRAINING, epochs_B, np.arange(len(rows_B)))",
             ),
         ),
-        tests=("tests/tasks/test_masks.py", LANGUAGE),
+        tests=("tests/data/test_masks.py", LANGUAGE),
     ),
     Mutant(
         name="strands-reversed-without-complement",

@@ -39,6 +39,7 @@ RoleKind = Literal[
     "classes",
     "fold",
     "items",
+    "grades",
 ]
 
 
@@ -54,7 +55,7 @@ class Role:
     `image`: a path, or the file's bytes; `messages`: the turns of a conversation; `answers`: stretches of a text, each
     with where it starts; `boxes`: rectangles of an image, pixels; `classes`: a class for each of these; `fold`:
     where the letters of a sequence are, or which of them pair; `items`: names of items that are read in order, or of
-    one."""
+    one; `grades`: a number for each of several candidates, or for one."""
     required: bool = True
     may_be_ids: bool = False
     """Whether a text may come as a list of token ids."""

@@ -85,8 +85,6 @@ def test_what_is_wrong_is_named(tmp_path: Path):
         build_task("classify", {"facts": None}, tmp_path)
     with pytest.raises(RecipeError, match="did you mean classify"):
         build_task("clasify", {}, tmp_path)
-    with pytest.raises(RecipeError, match="rank is planned, not built yet"):
-        build_task("rank", {}, tmp_path)
     with pytest.raises(RecipeError, match="is no task: it has no roles"):
         build_task("mine.py:focal", {}, tmp_path)
     with pytest.raises(RecipeError, match="did you mean f1_macro"):

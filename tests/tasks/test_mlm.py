@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bigbatch.data.masks import WORD
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, RecipeError
 from bigbatch.model.logits import DeferredLogits
 from bigbatch.samples import Targets
 from bigbatch.tasks.catalog import build_task, with_settings
 from bigbatch.tasks.documents import byte_ends, token_bytes
-from bigbatch.tasks.masks import WORD
 from bigbatch.tasks.mlm import TOP, MaskedLM
 from bigbatch.tasks.vocabulary import Vocabulary, vocabulary_of
 from tests.models import tiny, tiny_tokenizer

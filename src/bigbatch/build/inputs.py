@@ -13,6 +13,7 @@ import numpy as np
 from bigbatch.data.checks import check_splits
 from bigbatch.data.histories import last_events, with_histories
 from bigbatch.data.labels import Kind, LabelSet, class_name, find_labels, kind_of, label_role, matched
+from bigbatch.data.lists import gathered
 from bigbatch.data.sources import read_table
 from bigbatch.data.split import last_share, stratified_share
 from bigbatch.data.streamed import stream_rows
@@ -24,6 +25,7 @@ from bigbatch.model.tensors import module_digest
 from bigbatch.recipe.schema import ModelSpec, Recipe
 from bigbatch.remote.addresses import is_address, is_index
 from bigbatch.tasks.base import Task
+from bigbatch.tasks.rank import Rank
 from bigbatch.tasks.recommend import Recommend
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
     """
 
     def read(source: object, park: Path | None = None) -> DataTable:
-        return read_table(
+        table = read_table(
             source,
             base=recipe.base,
             columns=recipe.data.columns,
@@ -108,6 +110,7 @@ def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], obj
             say=say,
             park=park,
         )
+        return gathered(table) if isinstance(task, Rank) else table
 
     if recipe.stages:
         names = ", ".join(stage.name for stage in recipe.stages)

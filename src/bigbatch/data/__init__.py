@@ -12,6 +12,9 @@
     labels.py       label sets: integers in numerical order, the rest as text
     checks.py       what is wrong with the splits, before update 1
     item_windows.py histories of items in windows that a model can see
+    blocks.py       the samples that language models are trained in, cut out of tokenised documents
+    masks.py        which tokens are masked, by (seed, epoch, sample)
+    lists.py        candidates of a query -> a row a query -> samples that stay together
     histories.py    events of users -> a row a user, with what earlier splits say in front
     token_rows.py   what is wrong with rows that come as token ids
     split.py        a stratified share for validation

@@ -48,7 +48,8 @@ def convert(
         kind: `text` -> large_string; `label` -> large_string; `labels`, `words` and `tags` -> list of
             large_string; `number` -> float64; `numbers` -> list of float64; `image` -> `images.KIND`; `messages` ->
             large_string, JSON, as `answers`; `classes` as `tags`; `boxes` -> `boxes.KIND`;
-            `fold` -> large_string; `items` -> list of large_string.
+            `fold` -> large_string; `items` -> list of large_string; `grades` -> list of
+            float64.
         key: the column's own name.
         where: names a row in messages.
         folder: that paths of images start from.
@@ -172,6 +173,16 @@ def numbers_of(value: Any) -> list[float] | None:
     return numbers
 
 
+def grades_of(value: Any) -> list[float] | None:
+    """Numbers as `numbers_of`, or one alone as a list of it.
+
+    Raises:
+        ValueError: as `numbers_of`.
+    """
+    value = plain(value)
+    return numbers_of([value] if isinstance(value, (int, float)) and not is_missing(value) else value)
+
+
 def too_large(number: float | None) -> str:
     """What is wrong with a number that the loss cannot be computed of; None: one that not even float64 holds."""
     shown = "an integer of more than 308 digits" if number is None else f"{number:g}"
@@ -269,5 +280,6 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
     "fold": (fold_of, _TEXT),
     "items": (items_of, pa.list_(_TEXT)),
     "boxes": (boxes_of, BOXES),
+    "grades": (grades_of, pa.list_(pa.float64())),
 }
 """Kind of role -> how a value is converted, and the type of the column."""

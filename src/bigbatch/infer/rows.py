@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bigbatch.data.labels import LabelSet, find_labels, kind_of, label_role, matched
+from bigbatch.data.lists import gathered
 from bigbatch.data.sources import is_empty_text, read_table
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tags import unequal_rows
@@ -23,6 +24,7 @@ from bigbatch.protocols import Role
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.derived import derived
 from bigbatch.tasks.given import given_tokens
+from bigbatch.tasks.rank import Rank
 from bigbatch.tasks.recommend import Recommend
 
 
@@ -65,6 +67,8 @@ def evaluate_rows(
     )
     if isinstance(task, Recommend):
         table = with_run_histories(opened, table, say)
+    if isinstance(task, Rank):
+        table = gathered(table)
     roles = task.roles
     table = matched(table, label_role(roles), kind_of(roles), LabelSet(task.label_names))
     check_rows(table, task)

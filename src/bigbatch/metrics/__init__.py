@@ -9,6 +9,7 @@
     classify.py   the figures of classification by name
     tag.py        the figures of tagging by name
     entities.py   entities in tagged sentences, counted in any pieces of the stream
+    listwise.py   figures of ranked candidates, query by query
     recommend.py  figures of ranked lists of items
     match.py      the figures of matching by name; exact ranks in a corpus
     perplexity.py the figures of language models by name

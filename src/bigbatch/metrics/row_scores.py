@@ -34,6 +34,7 @@ from bigbatch.data.tags import OUTSIDE
 from bigbatch.metrics import figures
 from bigbatch.metrics.contact import ContactMetric
 from bigbatch.metrics.entities import EntityMetric, WordMetric, entities, words_of_units
+from bigbatch.metrics.listwise import ListMetric
 from bigbatch.metrics.match import RankMetric
 from bigbatch.metrics.naming import reported_names
 from bigbatch.metrics.perplexity import BitsPerByte, nll_U
@@ -87,6 +88,8 @@ def scorer_of(name: str, metrics: Sequence[Metric]) -> RowScorer | None:
         return _Slopes(lambda *of: metric.value(metric.add(*of)), of_calibration, metric.larger_is_better)
     if isinstance(metric, PairMetric):
         return _Each(metric.per_pair)
+    if isinstance(metric, ListMetric):
+        return _Each(metric.per_query)
     if isinstance(metric, ContactMetric):
         return _Each(metric.per_chain)
     return _Queries(metric) if isinstance(metric, RankMetric) else None

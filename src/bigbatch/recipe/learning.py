@@ -201,7 +201,8 @@ class ScheduleSpec(Section):
 
 
 LOSSES = (
-    "cross_entropy", "bce", "mse", "dpo", "ipo", "simpo", "orpo", "margin_mse", "listwise_kl",
+    "cross_entropy", "bce", "mse", "dpo", "ipo", "simpo", "orpo", "margin_mse", "listwise_kl", "listwise",
+    "pairwise", "pointwise",
 )  # fmt: skip
 """Losses that a recipe names; which fit is for the task to say."""
 
@@ -212,6 +213,7 @@ class LossSpec(Section):
     name: Annotated[Text, named(*LOSSES)] = "cross_entropy"
     """`cross_entropy` (which stands for `bce` with several labels and `mse` with a number, and `dpo` with
     preferences), `ipo`, `simpo`, `orpo` (preferences), `margin_mse`, `listwise_kl` (match, by a teacher's scores),
+    `listwise`, `pairwise`, `pointwise` (rank),
     or an import reference."""
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target's mass that is spread over all classes; `dpo`: of pairs that are held to be the wrong way

@@ -28,7 +28,7 @@ from bigbatch.recipe.values import (
     show,
 )
 
-PLANNED_TASKS = ("rank",)
+PLANNED_TASKS: tuple[str, ...] = ()
 
 
 def _label_names(value: object) -> object:
@@ -341,12 +341,16 @@ class DiffuseOptions(Section):
     """`diffuse`: how far drawing goes from what all classes have in common towards the class; 1: as learnt."""
 
 
+class RankOptions(Section):
+    """Of `task: rank`, which has none: `loss` says what is minimised."""
+
+
 TASK_OPTIONS: dict[str, type[Section]] = {
     "classify": ClassifyOptions, "tag": TagOptions, "mlm": MlmOptions, "clm": ClmOptions, "match": MatchOptions,
     "seq2seq": Seq2SeqOptions, "prefer": PreferOptions, "reward": RewardOptions, "chat": ChatOptions,
     "span": SpanOptions, "image": ImageOptions, "detect": DetectOptions,
     "contact": ContactOptions,
-    "recommend": RecommendOptions, "diffuse": DiffuseOptions,
+    "recommend": RecommendOptions, "diffuse": DiffuseOptions, "rank": RankOptions,
 }  # fmt: skip
 """Task -> the section of its options, which stand beside `name`."""
 TASKS = tuple(TASK_OPTIONS)
@@ -362,7 +366,8 @@ class TaskSpec(Section):
     another), `prefer` (the better of two answers), `reward` (a number for an answer), `chat` (conversations),
     `span` (answers found in texts),
     `image` (classes of images), `detect` (things on images), `contact` (letters that touch when a sequence is folded),
-    `diffuse` (images drawn), `recommend` (the next item of a user), or your own as an import reference."""
+    `diffuse` (images drawn), `recommend` (the next item of a user), `rank` (candidates of a query),
+    or your own as an import reference."""
     args: dict[str, object] = Field(default_factory=dict)
     """The task's own options, such as `kind` and `labels` of classify; they stand beside `name`."""
 

@@ -39,6 +39,7 @@ _BASELINES = {
     "5_gram": "a 5-gram",
     "most_frequent_token": "always saying the most frequent token",
     "neighbours": "guessing a token from its neighbours",
+    "bm25": "BM25",
     "popular": "recommending what is popular",
     "next_item": "recommending what most often came behind the last item",
     "item_knn": "recommending what goes with a user's items",

@@ -18,6 +18,7 @@
     chat_rows.py  that text as tokens; what is left out where there is no room
     templates.py  the chat template of a task
     answers.py    a prompt and two answers as tokens
+    rank.py       which of a query's candidates are relevant
     recommend.py  the next item of a user
     image.py      the class of an image
     detect.py     things on images, each with a box and a class

@@ -32,6 +32,7 @@ from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.prefer import Prefer
+from bigbatch.tasks.rank import Rank
 from bigbatch.tasks.recommend import Recommend
 from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.seq2seq import Seq2Seq
@@ -58,6 +59,7 @@ TASKS: Mapping[str, type[Task]] = {
     "contact": Contact,
     "recommend": Recommend,
     "diffuse": Diffuse,
+    "rank": Rank,
 }
 
 

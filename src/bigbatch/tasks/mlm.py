@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bigbatch.data.blocks import framed_blocks
+from bigbatch.data.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows
 from bigbatch.data.order import sample_states
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import DataError, ModelError, Problem, RecipeError
@@ -26,7 +27,6 @@ from bigbatch.samples import Sample, Table, Targets
 from bigbatch.tasks.base import RunTable
 from bigbatch.tasks.documents import Document, encode_documents
 from bigbatch.tasks.language import LanguageModelling, logits_in_parts
-from bigbatch.tasks.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows
 from bigbatch.tasks.strands import Strands, check_share, complements_of, strand_states
 from bigbatch.tasks.vocabulary import Vocabulary
 

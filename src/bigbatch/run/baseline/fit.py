@@ -24,6 +24,7 @@ from bigbatch.run.baseline.model import Baseline, Split
 from bigbatch.run.baseline.neighbours import mlm_baselines
 from bigbatch.run.baseline.ngram import clm_baselines
 from bigbatch.run.baseline.prefer import prefer_baselines, reward_baselines
+from bigbatch.run.baseline.rank import rank_baselines
 from bigbatch.run.baseline.recommend import recommend_baselines
 from bigbatch.run.baseline.seq2seq import seq2seq_baselines
 from bigbatch.run.baseline.span import right_answers, span_baselines
@@ -40,6 +41,7 @@ from bigbatch.tasks.image import Image
 from bigbatch.tasks.match import Match
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.prefer import Prefer
+from bigbatch.tasks.rank import Rank
 from bigbatch.tasks.recommend import Recommend
 from bigbatch.tasks.reward import Reward
 from bigbatch.tasks.seq2seq import Seq2Seq
@@ -65,7 +67,7 @@ class Fitted:
 
 _TASKS = (
     Classify, Tag, Match, CausalLM, MaskedLM, Image, Detect, Prefer, Seq2Seq, Span, Chat, Reward, Contact,
-    Recommend, Diffuse,
+    Recommend, Diffuse, Rank,
 )  # fmt: skip
 
 
@@ -167,6 +169,8 @@ def _fitted(
         yield from diffuse_baselines(task, train)
     elif isinstance(task, Contact):
         yield from contact_baselines(task, train)
+    elif isinstance(task, Rank):
+        yield from rank_baselines(train)
     elif isinstance(task, Recommend):
         yield from recommend_baselines(task, train)
     elif isinstance(task, MaskedLM):

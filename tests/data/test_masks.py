@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bigbatch.data.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows
 from bigbatch.data.order import sample_states
 from bigbatch.data.tokens import as_table
 from bigbatch.samples import Sample, Table
-from bigbatch.tasks.masks import EVALUATION, TRAINING, WORD, Rates, masked_rows
 from bigbatch.tasks.mlm import MaskedLM
 from bigbatch.tasks.vocabulary import Vocabulary
 from tests.reference import masked
