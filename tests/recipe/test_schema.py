@@ -175,7 +175,6 @@ def test_every_form_of_the_contract(text, long_form, tmp_path):
 
 LATER = [
     "task={name: match, towers: 2}",
-    "task=rank",
     "gradient=rdrop",
     "sync.mode=async",
     "sync.compress=powersgd",
