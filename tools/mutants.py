@@ -1450,6 +1450,24 @@ MUTANTS = (
         tests=("tests/model/test_low_entropy.py::test_no_worse_than_autocast",),
     ),
     Mutant(
+        name="recommended-again",
+        fault="items that a user had compete with the one that comes next",
+        patches=(
+            (
+                "tasks/recommend.py",
+                "scores_UV.scatter_(1, seen_UH[part].long(), -torch.inf)",
+                "pass",
+            ),
+        ),
+        tests=("tests/tasks/test_recommend.py::test_ranks_and_lists",),
+    ),
+    Mutant(
+        name="queries-without-an-answer",
+        fault="queries of which no candidate is relevant are counted in what the loss is divided by",
+        patches=(("tasks/rank.py", "return most_Q > (0 if", "return most_Q > (-1 if"),),
+        tests=("tests/step/test_rank_split.py::test_every_split_equals_the_whole_batch",),
+    ),
+    Mutant(
         name="stage-from-the-first-model",
         fault="every stage starts from the model that the recipe names",
         patches=(("run/stages.py", 'else before / "model"', "else None"),),
