@@ -173,7 +173,7 @@ def numbers_of(value: Any) -> list[float] | None:
     return numbers
 
 
-def grades_of(value: Any) -> list[float] | None:
+def grades_of(value: object) -> list[float] | None:
     """Numbers as `numbers_of`, or one alone as a list of it.
 
     Raises:
