@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from bigbatch.build.parts import Parts
-from bigbatch.tasks.augment import STREAM
+from bigbatch.data.augment import STREAM
 from tests.reference import picture, things
 from tests.split import Trajectory, by_oracle, parts_of
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from bigbatch.build.parts import Parts
-from bigbatch.tasks.augment import STREAM
+from bigbatch.data.augment import STREAM
 from tests.reference import mixed_with, partner_of, picture
 from tests.split import Trajectory, by_oracle, parts_of
 

@@ -943,12 +943,12 @@ MUTANTS = (
         fault="an image is mixed with one that happens to be near it in the batch",
         patches=(
             (
-                "tasks/mixing.py",
+                "data/mixing.py",
                 "others_B = (draw(states_B, OTHER) * len(table)).astype(np.int64)",
                 "others_B = np.roll(np.asarray(drawn[IMAGE].rows), 1)",
             ),
         ),
-        tests=("tests/tasks/test_mixing.py", "tests/step/test_image_split.py"),
+        tests=("tests/data/test_mixing.py", "tests/step/test_image_split.py"),
     ),
     Mutant(
         name="boxes-of-a-micro-batch",
@@ -967,7 +967,7 @@ MUTANTS = (
         fault="an image is mirrored and its boxes are not",
         patches=(
             (
-                "tasks/augment.py",
+                "data/augment.py",
                 "np.where(mirrored_U, 1 - found_U[:, CENTRE_X], found_U[:, CENTRE_X])",
                 "found_U[:, CENTRE_X]",
             ),
@@ -985,24 +985,24 @@ MUTANTS = (
         fault="how an image is changed is drawn by its place in the micro-batch, not by the sample",
         patches=(
             (
-                "tasks/augment.py",
+                "data/augment.py",
                 'states_B = None if draws is None else draws.columns["draw"]',
                 'states_B = None if draws is None else np.sort(draws.columns["draw"])',
             ),
         ),
-        tests=("tests/tasks/test_augment.py", IMAGES),
+        tests=("tests/data/test_augment.py", IMAGES),
     ),
     Mutant(
         name="images-changed-alike-in-every-epoch",
         fault="an image is changed as in the first epoch in all others",
         patches=(
             (
-                "tasks/augment.py",
+                "data/augment.py",
                 "sample_states(seed, STREAM, epochs_B, rows_B)",
                 "sample_states(seed, STREAM, 0 * epochs_B, rows_B)",
             ),
         ),
-        tests=("tests/tasks/test_augment.py", IMAGES),
+        tests=("tests/data/test_augment.py", IMAGES),
     ),
     Mutant(
         name="micro-batches-unmasked",

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.pixels import ImageForm
 from bigbatch.infer.draw import as_pixels, drawn_images, grid_of, heun
 from bigbatch.tasks.diffuse import Diffuse
-from bigbatch.tasks.pixels import ImageForm
 from tests.drawings import tiny_dit
 
 FORM = ImageForm(height=8, width=8, channels=3, positions=4)

@@ -33,10 +33,13 @@
     joining.py      tables of several files as one
     batches.py      global batches: which samples an update consumes
     packs.py        micro-batches: how a global batch is cut for the machine
-    blocks.py       running text cut into blocks
     random_parts.py a global batch in random parts, for the gradient noise scale
     texts.py        samples of several texts each, text by text
     boxes.py        what stands in a unit of an image with boxes
+    pixels.py       bytes of an image -> pixels
+    augment.py      images changed at random, by (seed, epoch, sample)
+    rand_augment.py 14 changes of colours and shape
+    mixing.py       two images as one, with both of their classes
     windows.py      windows of a question's text as samples of their own
     lengths.py      counts, percentiles and padding
     guess.py        what a file seems to be, for `bigbatch init`

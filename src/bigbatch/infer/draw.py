@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from bigbatch.data.noise import normals
 from bigbatch.data.order import sample_states
+from bigbatch.data.pixels import ImageForm, pillow
 from bigbatch.errors import UsageError
 from bigbatch.files.problems import nearest
 from bigbatch.infer.load import Loaded
 from bigbatch.model.anatomy import device_of, evaluating, logits_of
 from bigbatch.model.vision import image_shape
 from bigbatch.tasks.diffuse import Diffuse
-from bigbatch.tasks.pixels import ImageForm, pillow
 
 DRAWING = 0xD2A3
 """Stream of random numbers."""

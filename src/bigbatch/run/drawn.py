@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bigbatch.data.boxes import corners
+from bigbatch.data.pixels import pillow
 from bigbatch.infer.scenes import Scene
-from bigbatch.tasks.pixels import pillow
 
 SIDE = 288
 """Pixels of the longer side."""

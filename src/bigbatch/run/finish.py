@@ -13,6 +13,8 @@ from bigbatch.build.graph import analyse_parts
 from bigbatch.build.noise import obstacle
 from bigbatch.build.noise import result as noise_result
 from bigbatch.build.parts import Parts
+from bigbatch.data.augment import IMAGE
+from bigbatch.data.pixels import thumbnail
 from bigbatch.data.tables import DataTable
 from bigbatch.graph.compiled import compilations
 from bigbatch.infer.draw import grid_of
@@ -33,9 +35,7 @@ from bigbatch.run.verdict import run_verdict
 from bigbatch.samples import Table
 from bigbatch.store.directory import RunDirectory
 from bigbatch.store.progress import Progress
-from bigbatch.tasks.augment import IMAGE
 from bigbatch.tasks.diffuse import Diffuse
-from bigbatch.tasks.pixels import thumbnail
 
 SHOWN_EXAMPLES = 20
 DRAWN_EACH, DRAWN_PIXELS = 8, 640

@@ -28,9 +28,6 @@
     contact.py    letters of a sequence that touch when it is folded
     diffuse.py    images drawn: the velocity of noisy ones
     pictures.py   what a model takes for an image
-    pixels.py     bytes of an image -> pixels
-    augment.py    images changed at random, by (seed, epoch, sample)
-    rand_augment.py  14 changes of colours and shape      mixing.py  two images as one, with both of their classes
     strands.py    sequences of nucleotides read from the other strand
     contrast.py   the loss of a batch of pairs
     teacher.py    losses of pairs by a teacher's scores

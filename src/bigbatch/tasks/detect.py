@@ -27,20 +27,20 @@ import numpy as np
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bigbatch.data.augment import DRAWS, IMAGE, made_ready, moved_boxes, with_draws
 from bigbatch.data.boxes import BOX, CLASS, LEARNT, corners, has
+from bigbatch.data.pixels import ImageForm
 from bigbatch.data.tokens import as_table
 from bigbatch.metrics.boxes import box_metrics, usual_boxes
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.recipe.tasks import Augment, BoxAugment
 from bigbatch.samples import UNITS, Predictions, Prepare, Sample, Table, Targets
-from bigbatch.tasks.augment import DRAWS, IMAGE, made_ready, moved_boxes, with_draws
 from bigbatch.tasks.base import RunTable, Task
 from bigbatch.tasks.box_losses import Costs, assigned, box_denominators, box_losses
 from bigbatch.tasks.detect_rows import SIZE, boxed_sample
 from bigbatch.tasks.labelled import fp64, softmax
 from bigbatch.tasks.pictures import PROCESSOR, processor_config
-from bigbatch.tasks.pixels import ImageForm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bigbatch.data.augment import IMAGE
 from bigbatch.data.boxes import QUERY, has, units_of
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.pixels import ImageForm
 from bigbatch.errors import DataError
 from bigbatch.files.boxes import BoxRow
 from bigbatch.protocols import Row
 from bigbatch.samples import Sample
-from bigbatch.tasks.augment import IMAGE
 from bigbatch.tasks.image import pixels_of
-from bigbatch.tasks.pixels import ImageForm
 
 SIZE = "size"
 """A stream of one entry: its column `pixels` has the image's own width and height."""

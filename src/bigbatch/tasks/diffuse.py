@@ -29,19 +29,19 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import override
 
+from bigbatch.data.augment import DRAWS, IMAGE
 from bigbatch.data.noise import normals, uniforms
 from bigbatch.data.order import sample_states
+from bigbatch.data.pixels import ImageForm
 from bigbatch.errors import Problem, RecipeError, UsageError
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Role, Row, Tokenizer
 from bigbatch.samples import UNITS, Predictions, Prepare, Sample, Stream, Table, Targets
-from bigbatch.tasks.augment import DRAWS, IMAGE
 from bigbatch.tasks.base import RunTable, Task
 from bigbatch.tasks.image import image_sample
 from bigbatch.tasks.labelled import fp64
 from bigbatch.tasks.losses import Kind
 from bigbatch.tasks.pictures import PROCESSOR, processor_config
-from bigbatch.tasks.pixels import ImageForm
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.pixels import ImageForm
 from bigbatch.data.tables import DataTable
 from bigbatch.protocols import Metric, Tokenizer
 from bigbatch.samples import Table
 from bigbatch.tasks.losses import UnitLoss
-from bigbatch.tasks.pixels import ImageForm
 from bigbatch.tasks.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

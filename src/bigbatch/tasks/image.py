@@ -2,7 +2,7 @@
 
 An image is a stream of one entry: its pixels, uint8, as the model's size wants them; so that all samples are equally
 long and nothing is ever padded. While training, each epoch sees it mirrored, shifted or with a rectangle erased; which
-of these is a function of (seed, epoch, sample) (`tasks.augment`). A view says so in a number a sample, `draw`; pixels
+of these is a function of (seed, epoch, sample) (`data.augment`). A view says so in a number a sample, `draw`; pixels
 are changed once a micro-batch is gathered, so that an update's images are never in memory at once.
 
 Shapes: B samples, H, W, C of an image.
@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from typing_extensions import override
 
+from bigbatch.data.augment import IMAGE, made_ready, with_draws
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.mixing import PARTNER, mixed_ready, mixed_view
+from bigbatch.data.pixels import ImageForm, measured
 from bigbatch.errors import DataError
 from bigbatch.files.images import ImageFile, content_of_image, image_of
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Role, Row, Tokenizer
 from bigbatch.recipe.tasks import Augment
 from bigbatch.samples import Prepare, Sample, Table
-from bigbatch.tasks.augment import IMAGE, made_ready, with_draws
 from bigbatch.tasks.labelled import Labelled
 from bigbatch.tasks.losses import IGNORED
-from bigbatch.tasks.mixing import PARTNER, mixed_ready, mixed_view
 from bigbatch.tasks.pictures import PROCESSOR, processor_config
-from bigbatch.tasks.pixels import ImageForm, measured
 
 if TYPE_CHECKING:
     from torch import nn

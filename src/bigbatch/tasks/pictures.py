@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from bigbatch.data.pixels import BILINEAR, ImageForm
 from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.folder import read_in
 from bigbatch.model.vision import image_shape, queries_of
-from bigbatch.tasks.pixels import BILINEAR, ImageForm
 
 PROCESSOR = "preprocessor_config.json"
 

@@ -7,13 +7,13 @@ import pytest
 
 from bigbatch.data.boxes import BOX, CLASS, LEARNT, has
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.pixels import ImageForm
 from bigbatch.data.tables import from_rows
 from bigbatch.data.tokens import as_table
 from bigbatch.infer.evaluate import judged
 from bigbatch.run.baseline.detect import SPOTS, USUAL, detect_baselines, otsu, seen, spots
 from bigbatch.run.baseline.model import Split
 from bigbatch.tasks.detect import Detect
-from bigbatch.tasks.pixels import ImageForm
 
 pytest.importorskip("faster_coco_eval")
 NAMES, SIDE = ("falling", "rising"), 32

@@ -8,12 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.pixels import ImageForm
 from bigbatch.data.tables import from_rows
 from bigbatch.data.tokens import as_table
 from bigbatch.run.baseline.images import LINEAR, SIMILAR, image_baselines, numbers_of
 from bigbatch.run.baseline.model import Split
 from bigbatch.tasks.image import Image
-from bigbatch.tasks.pixels import ImageForm
 from tests.pictures import NAMES, image_rows
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bigbatch.data.augment import IMAGE
 from bigbatch.run.baseline.model import Baseline, Split, spread
-from bigbatch.tasks.augment import IMAGE
 from bigbatch.tasks.diffuse import Diffuse
 
 PIXELS = "normal_pixels"

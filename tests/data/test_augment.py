@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bigbatch.data.augment import STREAM, erase, moved
 from bigbatch.data.labels import LabelSet
 from bigbatch.data.order import sample_states
+from bigbatch.data.pixels import ImageForm
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import RecipeError
 from bigbatch.files.images import encoded
 from bigbatch.recipe.load import load_recipe
 from bigbatch.recipe.tasks import Augment
-from bigbatch.tasks.augment import STREAM, erase, moved
 from bigbatch.tasks.image import IMAGE, Image
-from bigbatch.tasks.pixels import ImageForm
 from tests.reference import picture
 
 FORM = ImageForm(height=8, width=8, channels=3, positions=5)

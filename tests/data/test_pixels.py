@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigbatch.data.pixels import ImageForm, decoded
 from bigbatch.errors import DataError
 from bigbatch.files.images import encoded
-from bigbatch.tasks.pixels import ImageForm, decoded
 
 COLOURS = ImageForm(height=4, width=6, channels=3, positions=1)
 GREY = ImageForm(height=4, width=6, channels=1, positions=1)

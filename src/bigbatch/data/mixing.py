@@ -18,10 +18,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from bigbatch.data.augment import DRAWS, IMAGE, STREAM, changed, draw
 from bigbatch.data.order import fractions_at, sample_states
 from bigbatch.recipe.tasks import Augment
 from bigbatch.samples import UNITS, Stream, Table
-from bigbatch.tasks.augment import DRAWS, IMAGE, STREAM, changed, draw
 
 PARTNER = "partner"
 """A stream: the pixels of the other image."""

@@ -32,10 +32,10 @@ from bigbatch.data.boxes import (
     flags_of,
 )
 from bigbatch.data.order import fractions_at, sample_states
+from bigbatch.data.pixels import normalised
+from bigbatch.data.rand_augment import rand_augmented
 from bigbatch.recipe.tasks import Augment
 from bigbatch.samples import Stream, Table
-from bigbatch.tasks.pixels import normalised
-from bigbatch.tasks.rand_augment import rand_augmented
 
 STREAM = 0x1A6E
 """Stream of random numbers: apart from the order's and the masks', which start from the same seed."""

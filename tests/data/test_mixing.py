@@ -7,17 +7,17 @@ import pytest
 from PIL import Image as Picture
 from scipy import stats
 
+from bigbatch.data.augment import IMAGE, STREAM
 from bigbatch.data.labels import LabelSet
+from bigbatch.data.mixing import beta, rectangles
 from bigbatch.data.order import sample_states
+from bigbatch.data.pixels import ImageForm
+from bigbatch.data.rand_augment import CHANGES, rand_augmented
 from bigbatch.data.tokens import as_table
 from bigbatch.errors import RecipeError
 from bigbatch.recipe.load import load_recipe
 from bigbatch.samples import Table
-from bigbatch.tasks.augment import IMAGE, STREAM
 from bigbatch.tasks.image import Image
-from bigbatch.tasks.mixing import beta, rectangles
-from bigbatch.tasks.pixels import ImageForm
-from bigbatch.tasks.rand_augment import CHANGES, rand_augmented
 from tests.pictures import NAMES, SIZE, image_rows
 
 ROWS = image_rows(30)

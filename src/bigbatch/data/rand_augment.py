@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bigbatch.data.order import fractions_at
-from bigbatch.tasks.pixels import pillow
+from bigbatch.data.pixels import pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
