@@ -105,16 +105,13 @@ def choices(annotation: Any) -> str:
 
 @cache
 def field_docstrings(section: type) -> dict[str, str]:
-    """The string below each field, as the source has it."""
+    """The string below each field, as the source has it; those of its bases, too."""
     tree = ast.parse(Path(inspect.getfile(section)).read_text(encoding="utf-8"))
-    body = next(
-        node.body
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and node.name == section.__name__
-    )
+    bodies = {node.name: node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     return {
         field.target.id: " ".join(below.value.value.split())
-        for field, below in pairwise(body)
+        for base in reversed(section.__mro__)
+        for field, below in pairwise(bodies.get(base.__name__, []))
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)
         and isinstance(below, ast.Expr)

@@ -117,7 +117,7 @@ def test_predictions_in_both_forms(run, tmp_path, capsys):
     assert found["answer"] == rows[1]["answer"] and "id" not in found
     (tmp_path / "bare.jsonl").write_text(json.dumps(bare))
     assert predicted(run, tmp_path / "bare.jsonl", "-o", tmp_path / "b.json") == 2
-    assert "a question has no id" in capsys.readouterr().err and not (tmp_path / "b.json").exists()
+    assert "question without an id" in capsys.readouterr().err and not (tmp_path / "b.json").exists()
 
 
 def test_bad_answers_cost_no_update(run, tmp_path):

@@ -61,12 +61,14 @@ def reference() -> str:
 
 
 def field_docs() -> dict[tuple[str, str], str]:
-    """(section's class, field) -> the docstring under the field."""
-    found = {}
+    """(section's class, field) -> the docstring under the field, its base's where the section has taken it over."""
+    found: dict[tuple[str, str], str] = {}
     for module in (adapters, attention, inputs, tasks, learning, machine, schema):
         for node in ast.parse(inspect.getsource(module)).body:
             if not isinstance(node, ast.ClassDef):
                 continue
+            bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+            found |= {(node.name, name): text for (owner, name), text in found.items() if owner in bases}
             for entry, below in zip(node.body, node.body[1:], strict=False):
                 is_doc = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
                 if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and is_doc:
