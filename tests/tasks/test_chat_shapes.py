@@ -16,7 +16,7 @@ SMOLLM2 = (
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""Of SmolLM2-135M-Instruct (Apache-2.0): it writes a system turn of its own, and marks no answer."""
+"""In the manner of SmolLM2-135M-Instruct, not its text: it writes a system turn of its own, and marks no answer."""
 
 
 def turn(role: str, content: object, **more: object) -> dict[str, object]:
