@@ -518,6 +518,24 @@ MUTANTS = (
         tests=("tests/tasks/test_memory.py::test_documents_of_any_length",),
     ),
     Mutant(
+        name="written-behind-everything",
+        fault="a model with a memory writes behind all that stands there, not behind what training shows",
+        patches=(("infer/remembering.py", "if memory and length else None", "if False else None"),),
+        tests=("tests/infer/test_remembering.py::test_every_token_is_written_behind_what_training_shows",),
+    ),
+    Mutant(
+        name="drawn-anew-each-piece",
+        fault="what is drawn begins from its first number again at the border of a piece",
+        patches=(("infer/sampling.py", " if self.done_B is None else self.done_B)", ")"),),
+        tests=("tests/infer/test_remembering.py::test_every_token_is_written_behind_what_training_shows",),
+    ),
+    Mutant(
+        name="rounds-end-by-rank",
+        fault="ranks that share a model take no further steps for a text that has ended",
+        patches=(("infer/remembering.py", "(even or not over[row])", "not over[row]"),),
+        tests=("tests/infer/test_remembering.py::test_ranks_that_share_a_model_take_the_same_steps",),
+    ),
+    Mutant(
         name="band-a-block-short",
         fault="a window's blocks of keys are rounded down",
         patches=(

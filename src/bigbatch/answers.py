@@ -247,7 +247,7 @@ def generate(
             {"label": label, "image": image.tolist()}
             for label, image in zip(labels, draw_labels(loaded, labels, decoding.seed), strict=True)
         ]
-    opened = may_write(loaded)
+    opened = may_write(loaded, decoding)
     rows = rows_of_prompts(prompts, opened, columns=columns or {})
     found = written_texts(opened, prompts_of(rows, opened, chat=chat), decoding)
     return [{**prompt.told, **text.record} for prompt, text in in_order(found)]
@@ -302,7 +302,7 @@ def generate_command(
         return
     if out is not None:
         check_output(out, source)
-    opened = may_write(loaded)
+    opened = may_write(loaded, decoding)
     rows = rows_of_prompts(prompts, opened, columns=columns or {}, keep=keep)
     found = prompts_of(rows, opened, chat=chat)
     cut = sum(prompt.sample.truncated for prompt in found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,6 +53,12 @@ class Batch:
     most_B: np.ndarray
     """(B,) int64: tokens that each may get, whatever the others get."""
     marks: Marks
+    done_B: np.ndarray | None = None
+    """(B,) tokens that were written of each before; None: none were."""
+
+    def written_before(self, rows_B: np.ndarray, done_B: np.ndarray) -> Batch:
+        """The same, of rows with these numbers, of which so many tokens are there."""
+        return replace(self, rows_B=rows_B, done_B=done_B)
 
     @property
     def paired(self) -> bool:
@@ -138,7 +144,7 @@ def by_transformers(outer: nn.Module, batch: Batch, how: Decoding, seen: Seen | 
     try:
         ids_BL: Tensor = outer.generate(  # pyright: ignore[reportAttributeAccessIssue]
             **batch.inputs, generation_config=settings, **further,
-            logits_processor=choosers(how, batch.rows_B, first),
+            logits_processor=choosers(how, batch.rows_B, first, batch.done_B),
             stopping_criteria=[_Ends(batch, first, seen)],
         )  # fmt: skip
     finally:

@@ -205,7 +205,7 @@ def prompts_of(rows: Sequence[PlacedRow], opened: Loaded, *, chat: bool = False)
                 sample, what = _source(row, task), {SOURCE: row.get(SOURCE)}
             else:
                 ids, what = _continued(row, tokenizer, before, chat)
-                sample = _alone(ids)
+                sample = ids_alone(ids)
         except DataError as error:
             problems += at_its_place(error, place)
             continue
@@ -284,7 +284,8 @@ def _answered(messages: object, tokenizer: Tokenizer) -> list[int]:
     return [int(each) for each in found]
 
 
-def _alone(ids: Sequence[int]) -> Sample:
+def ids_alone(ids: Sequence[int]) -> Sample:
+    """Token ids of which nothing is learnt."""
     nothing = np.empty(0, np.int32)
     return Sample(
         ids=np.asarray(ids, np.int32), reads=nothing, values=nothing.astype(np.int64),
@@ -300,6 +301,8 @@ def _too_long(prompt: Prompt, opened: Loaded) -> str:
         wrong = int(ids.max()) if int(ids.max()) >= known.rows else int(ids.min())
         return f"token id {wrong}, but the model's embedding has {known.rows} rows"
     if positions is None or isinstance(opened.task, Seq2Seq) or prompt.tokens < positions:
+        return ""
+    if opened.task.facts.memory:  # which moves on: `remembering`
         return ""
     return (
         f"{prompt.tokens} tokens, and the model has positions for {positions}, those of what it writes included: "

@@ -101,6 +101,8 @@ class Sampled(LogitsProcessor):
     """(B,) number of each row, wherever it is written."""
     shown: int
     """Tokens in front of the first that is drawn."""
+    done_B: np.ndarray | None = None
+    """(B,) tokens of each row that were drawn before, of what is shown; None: none were."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(B, V) scores with noise.
@@ -110,21 +112,24 @@ class Sampled(LogitsProcessor):
             scores: (B, V) log probabilities but for a constant; -inf for tokens that are not drawn.
         """
         step = input_ids.shape[1] - self.shown
-        return scores + noise(self.seed, self.rows_B, step, scores.shape[1], scores.device).to(scores.dtype)
+        steps_B = step + (np.zeros(len(self.rows_B), np.int64) if self.done_B is None else self.done_B)
+        return scores + noise(self.seed, self.rows_B, steps_B, scores.shape[1], scores.device).to(
+            scores.dtype
+        )
 
 
-def noise(seed: int, rows_B: np.ndarray, step: int, tokens: int, device: torch.device) -> Tensor:
+def noise(seed: int, rows_B: np.ndarray, steps_B: np.ndarray, tokens: int, device: torch.device) -> Tensor:
     """(B, V) float64 standard Gumbel numbers, a function of (seed, row, step, token).
 
     Args:
         seed: of the generation.
         rows_B: (B,) numbers of rows.
-        step: number of the token, from 0.
+        steps_B: (B,) number of the token in its text, from 0; one number for all is enough.
         tokens: V.
         device: where they are wanted.
     """
     start_B = np.full(len(rows_B), mixed(seed, _STREAM), np.uint64)
-    states_B = mixed_with(mixed_with(start_B, rows_B), np.full(1, step))
+    states_B = mixed_with(mixed_with(start_B, rows_B), steps_B)
     where = torch.device("cpu") if device.type == "mps" else device  # which has no float64
     states = torch.from_numpy(states_B.astype(np.int64)).to(where)
     fractions_BV = (_mixed(states[:, None] + _steps(tokens, where)) >> 11 & (1 << 53) - 1).double()
@@ -143,13 +148,16 @@ def _mixed(z: Tensor) -> Tensor:
     return z ^ (z >> 31 & (1 << 33) - 1)
 
 
-def choosers(how: Decoding, rows_B: np.ndarray, shown: int) -> list[LogitsProcessor]:
+def choosers(
+    how: Decoding, rows_B: np.ndarray, shown: int, done_B: np.ndarray | None = None
+) -> list[LogitsProcessor]:
     """What turns a model's logits into scores whose largest is taken.
 
     Args:
         how: to write.
         rows_B: (B,) numbers of the rows.
         shown: tokens in front of the first that is written.
+        done_B: (B,) tokens of each that were written before, of these; None: none were.
     """
     if not how.temperature:
         return []
@@ -158,4 +166,4 @@ def choosers(how: Decoding, rows_B: np.ndarray, shown: int) -> list[LogitsProces
         found = [*found, TopKLogitsWarper(how.top_k)]
     if how.top_p < 1:
         found = [*found, TopPLogitsWarper(how.top_p)]
-    return [*found, Sampled(seed=how.seed, rows_B=rows_B, shown=shown)]
+    return [*found, Sampled(seed=how.seed, rows_B=rows_B, shown=shown, done_B=done_B)]

@@ -18,6 +18,7 @@ from bigbatch.infer.decoding import (
     NONE,
     Batch,
     Marks,
+    Seen,
     batch_of_pairs,
     batch_of_prompts,
     by_transformers,
@@ -29,6 +30,7 @@ from bigbatch.infer.generate import BATCH, marks_of, most_N
 from bigbatch.infer.kept_texts import KeptTexts, what_is_written
 from bigbatch.infer.load import Loaded
 from bigbatch.infer.prompts import Prompt, why_it_writes_nothing
+from bigbatch.infer.remembering import Begun, piece_by_piece, pieces_of
 from bigbatch.infer.sampling import Decoding
 from bigbatch.model.anatomy import device_of, headed_model
 from bigbatch.model.source import quiet
@@ -88,8 +90,7 @@ def written_texts(
     Raises:
         UsageError: a model that writes nothing, or that has nothing to tell stop texts by.
     """
-    if how.stop and opened.tokenizer is None:
-        raise UsageError("stop: this model has no tokenizer, and so no texts to stop at")
+    may_write(opened, how)
     stream = iter(prompts)
     writer = _Writer(opened, how, watch if said is None else _said_of_one(said, len(prompts)))
     with inferring(opened.forward), quiet():
@@ -108,6 +109,7 @@ class _Writer:
         self._how = replace(how, beams=usual if how.beams is None else how.beams)
         self._beams = self._how.beams or 1
         self._watch = watch
+        self._pieces = pieces_of(task)
         self._divided = any(hasattr(each, "placements") for each in self._outer.parameters())
         self._marks = marks_of(task) if isinstance(task, Seq2Seq) else _causal_marks(opened)
 
@@ -117,7 +119,10 @@ class _Writer:
         lengths_N = np.array([prompt.tokens for prompt in prompts], np.int64)
         bounds_N = self._bounds(table, lengths_N)
         budget = max(1, BATCH * self._opened.micro_tokens // self._beams)
-        waiting = cut(lengths_N + bounds_N, budget, "padded")[::-1]
+        read_N = lengths_N + bounds_N
+        if self._pieces is not None:
+            read_N = np.minimum(read_N, self._pieces.most_read)
+        waiting = cut(read_N, budget, "padded")[::-1]
         while waiting:
             chosen_B = waiting.pop()
             try:
@@ -138,25 +143,27 @@ class _Writer:
             if most is None:
                 return most_N(self._task, table)
             return np.full(len(table), max(1, min(most, (positions or 2**31) - len(self._marks.shown))))
-        room_N = np.full(len(table), 2**31) if positions is None else positions - lengths_N
+        endless = positions is None or self._pieces is not None
+        room_N = np.full(len(table), 2**31) if endless else positions - lengths_N
         return np.minimum(most or USUAL_TOKENS, room_N)
 
     def _batch(
         self, table: Table, prompts: Sequence[Prompt], chosen_B: np.ndarray, most_B: np.ndarray
     ) -> list[Text]:
-        make = batch_of_pairs if isinstance(self._task, Seq2Seq) else batch_of_prompts
-        batch: Batch = make(table, chosen_B, most_B, self._marks, device_of(self._outer))
-        numbers_B = np.array([prompts[row].number for row in chosen_B], np.int64)
-        batch = replace(batch, rows_B=numbers_B)
         readers = [_Reader(self._task, self._opened.tokenizer, prompts[row]) for row in chosen_B]
         written = [prompts[row] for row in chosen_B]
         watching = _Watching(readers, written, most_B, self._how, self._marks, self._watch)
-        if self._divided:
-            ids_BL = stepwise(self._outer, batch, int(most_B.max()))
+        seen = watching.seen if watching.wanted else None
+        numbers_B = np.array([prompts[row].number for row in chosen_B], np.int64)
+        device = device_of(self._outer)
+        if self._pieces is None:
+            make = batch_of_pairs if isinstance(self._task, Seq2Seq) else batch_of_prompts
+            batch: Batch = make(table, chosen_B, most_B, self._marks, device)
+            ids_BL = self._write(replace(batch, rows_B=numbers_B), seen)
         else:
-            ids_BL = by_transformers(
-                self._outer, batch, self._how, watching.seen if watching.wanted else None
-            )
+            ids_B = [prompt.sample.ids for prompt in written]
+            begun = Begun(prompts_B=ids_B, rows_B=numbers_B, most_B=most_B, marks=self._marks)
+            ids_BL = piece_by_piece(begun, self._pieces, device, self._write, seen, even=self._divided)
         ids_BL, ended_B = until_their_ends(ids_BL, most_B, self._marks.ends)
         texts = [
             reader.whole(row[row != NONE].tolist(), self._how.stop, bool(ended))
@@ -164,6 +171,11 @@ class _Writer:
         ]
         watching.rest([text.text for text in texts])
         return texts
+
+    def _write(self, batch: Batch, seen: Seen | None) -> np.ndarray:
+        if self._divided:
+            return stepwise(self._outer, batch, int(batch.most_B.max()))
+        return by_transformers(self._outer, batch, self._how, seen)
 
 
 def _causal_marks(opened: Loaded) -> Marks:
@@ -282,7 +294,7 @@ class _Watching:
         over = np.zeros(len(ids_BL), bool)
         for row, ids in enumerate(ids_BL.tolist()):
             number = row // each
-            ids = ids[: self._most[number]]
+            ids = [token for token in ids[: self._most[number]] if token != NONE]
             ended = next((place for place, token in enumerate(ids) if token in self._ends), None)
             text = self._readers[number](ids if ended is None else ids[:ended])
             at = stops_at(text, self._stop)
@@ -316,13 +328,21 @@ def _said_of_one(said: Said, prompts: int) -> Watch | None:
     return watch if prompts == 1 else None
 
 
-def may_write(opened: Loaded) -> Loaded:
-    """The model, if it can write texts.
+def may_write(opened: Loaded, how: Decoding | None = None) -> Loaded:
+    """The model, if it can write texts, and in this way (None: in some way).
 
     Raises:
         UsageError: it cannot.
     """
     why = why_it_writes_nothing(opened.task)
+    if not why and how is not None:
+        if how.stop and opened.tokenizer is None:
+            why = "stop: this model has no tokenizer, and so no texts to stop at"
+        elif (how.beams or 1) > 1 and pieces_of(opened.task) is not None:
+            why = (
+                "beams: this model has a memory (model.memory), whose texts are written piece by piece, and a search "
+                "does not go across pieces; leave beams out, or draw with a temperature"
+            )
     if why:
         raise UsageError(why)
     return opened

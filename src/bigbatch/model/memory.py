@@ -63,6 +63,19 @@ def memory_of(parts: Anatomy, piece_tokens: int) -> int:
     return found
 
 
+def beside_memory(parts: Anatomy, most_tokens: int) -> int:
+    """Tokens of a piece where nobody says: so many that its memory has positions, too.
+
+    Args:
+        parts: of the model.
+        most_tokens: of a piece, at most.
+    """
+    found, limit = getattr(parts.outer.config, IN_CONFIG, 0), parts.max_positions
+    if not isinstance(found, int) or limit is None or not 0 <= found <= limit - 2:
+        return most_tokens
+    return min(most_tokens, limit - found)
+
+
 def without_gradient(key: Tensor, value: Tensor, remembered: object) -> tuple[Tensor, Tensor]:
     """Keys and values, those of remembered tokens cut off from the gradient.
 

@@ -164,7 +164,7 @@ class Writing:
         return sum(self.tokens) + len(self.prompts) * (self.how.max_tokens or 0)
 
     def _read(self, opened: Loaded) -> None:
-        found = prompts_of(self.rows, may_write(opened), chat=self.chat)
+        found = prompts_of(self.rows, may_write(opened, self.how), chat=self.chat)
         numbers = range(len(found)) if self.numbers is None else self.numbers
         self.prompts = [replace(each, number=number) for each, number in zip(found, numbers, strict=True)]
 

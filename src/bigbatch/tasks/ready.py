@@ -11,7 +11,7 @@ from bigbatch.model.anatomy import Anatomy, anatomy
 from bigbatch.model.checks import check_model, pad_id
 from bigbatch.model.heads import HEADS, HeadClass
 from bigbatch.model.logits import deferred, why_not_deferred
-from bigbatch.model.memory import memory_of
+from bigbatch.model.memory import beside_memory, memory_of
 from bigbatch.model.pooling import pooled, usual_pooling
 from bigbatch.model.runner import Runner, padded_runner
 from bigbatch.protocols import Tokenizer
@@ -67,12 +67,16 @@ def made_ready(
     longest = parts.max_positions or 2**31
     if tokenizer is not None:
         longest = check_model(module, tokenizer, max_length, padded=True, parts=parts)
+    # Rows of token ids are not cut, but joined and divided they can be.
+    piece, memory = min(longest, max_length or longest), 0
+    if isinstance(task, CausalLM):
+        piece = piece if max_length else beside_memory(parts, piece)
+        memory = memory_of(parts, piece)
     task = task.with_facts(
         pools=parts.pools,
         max_length=longest,
-        # Rows of token ids are not cut, but joined and divided they can be.
-        block_length=min(longest, max_length or longest),
-        memory=memory_of(parts, min(longest, max_length or longest)) if isinstance(task, CausalLM) else 0,
+        block_length=piece,
+        memory=memory,
         vocabulary=vocabulary_of(tokenizer, module),
         tokenizer=tokenizer,
         pooling=usual_pooling(module, folder),
