@@ -225,7 +225,7 @@ def test_beams_are_refused_before_anything_is_written(tmp_path: Path) -> None:
             folder, tmp_path / "prompts.txt", tmp_path / "out.jsonl", say=str, show=str, beams=2
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "prompts.txt"]
-    assert bigbatch.generate(folder, ["the flight"], beams=1, max_tokens=3)[0]["tokens"] <= 3
+    assert bigbatch.generate(folder, ["the flight"], beams=1, max_tokens=3)[0]["tokens"] in range(4)
 
 
 def test_evaluations_of_a_run_write_as_generate_does(tmp_path: Path) -> None:
