@@ -775,6 +775,21 @@ MUTANTS = (
         tests=("tests/run/test_mixture.py",),
     ),
     Mutant(
+        name="source-steers-as-the-split",
+        fault="the figure of a source is looked up in the split that it is a part of",
+        patches=(
+            (
+                "run/choice.py",
+                "    split, metric = figure_of(name, parts.judged)\n    value",
+                "    split, metric = parts.evaluated_with(figure_of(name, parts.judged)[0]), figure_of(name, parts.judged)[1]"
+                "\n    value",
+            ),
+        ),
+        tests=(
+            "tests/run/test_mixture.py::test_the_figure_of_a_source_chooses_the_weights_and_holds_the_gate",
+        ),
+    ),
+    Mutant(
         name="sources-are-shifted",
         fault="the figures of a source are those of rows that begin one further on",
         patches=(

@@ -13,6 +13,7 @@ from bigbatch.protocols import Json
 from bigbatch.remote.addresses import is_address
 
 if TYPE_CHECKING:
+    from bigbatch.infer.evaluate import EvalResult
     from bigbatch.infer.load import Loaded
     from bigbatch.infer.sampling import Decoding
 
@@ -29,7 +30,7 @@ def evaluate(
     say: Callable[[str], object] | None = None,
 ) -> dict[str, object]:
     """Loss and metrics of a run, or of a Hugging Face folder, on labelled data. A figure that does not exist on these
-    data is None, and `undefined` says why.
+    data is None, and `undefined` says why. Of several files `sources` has the same of each.
 
     Args:
         model: a run directory or a model folder.
@@ -47,7 +48,14 @@ def evaluate(
     opened = _told(open_model(Path(model), device=device, code=code), say)
     wanted = {**opened.columns, **(columns or {})}
     result = evaluate_rows(opened, files, Path.cwd(), wanted, quoting=quoting, say=say)
-    found = {"loss": result.loss, **result.metrics, "samples": result.samples, "seconds": result.seconds}
+    found = {**_told_figures(result), "seconds": result.seconds}
+    if result.by_source:
+        found["sources"] = {name: _told_figures(part) for name, part in result.by_source.items()}
+    return found
+
+
+def _told_figures(result: EvalResult) -> dict[str, object]:
+    found: dict[str, object] = {"loss": result.loss, **result.metrics, "samples": result.samples}
     if result.signatures:
         found["signatures"] = dict(result.signatures)
     return {**found, "undefined": result.undefined} if result.undefined else found

@@ -14,6 +14,7 @@ import yaml
 from torch.nn.functional import cross_entropy
 
 import bigbatch
+from bigbatch.cli.app import main
 from bigbatch.data.mixture import MixedOrder
 from bigbatch.errors import RecipeError
 from tests.exact import exact_documents
@@ -246,3 +247,107 @@ def test_ranks_of_a_mixture_are_one_also_after_a_kill(folder, ranks, tmp_path, m
             assert mine == {name: pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
                             for name, value in theirs.items()}  # fmt: skip
     assert any("loss.source.b" in line for line in one["journal"])
+
+
+# ---------------------------------------------------------------- what a source steers
+
+
+def test_the_figure_of_a_source_chooses_the_weights_and_holds_the_gate(folder, tmp_path, monkeypatch):
+    keys = {
+        "data.validation": 0.25, "run.evaluate_every": "1 updates", "metrics": ["accuracy"], "updates": 6,
+        "best": {"metric": "b.accuracy", "choose": "figure"}, "gate": {"a.loss": 1e-3, "validation.b.accuracy": 0.0},
+        "early_stopping": {"metric": "a.loss", "patience": "50 evaluations"}, "regularise.dropout": 0.0,
+    }  # fmt: skip
+    run = start(folder, tmp_path / "run", **keys)
+    ended(run)
+    evaluations = [line for line in lines(run.path, "eval") if line["split"] == "validation.b"][:6]
+    values = [line["accuracy"] for line in evaluations]
+    whole = [line["accuracy"] for line in lines(run.path, "eval") if line["split"] == "validation"][:6]
+    at = 1 + values.index(max(values))
+    result = json.loads((run.path / "result.json").read_text())
+    assert result["best"] == {"metric": "b.accuracy", "value": max(values), "step": at}
+    assert result["kept"]["update"] == (at if values[-1] < max(values) else 6)
+    assert max(whole) != max(values), "not that of the whole split"
+    assert result["missed_gates"] == [
+        f"gate missed: validation.a loss is {result['final']['validation.a']['loss']}, expected at most 0.001"
+    ]
+
+
+def test_a_figure_of_a_source_is_paired_row_by_row_after_a_kill_too(folder, tmp_path):
+    keys = {
+        "data.validation": 0.25, "run.evaluate_every": "1 updates", "metrics": ["accuracy"], "updates": 6,
+        "best": "b.loss", "early_stopping": {"metric": "b.loss", "patience": "50 evaluations"}, "run.checkpoint_every": "1 updates",
+    }  # fmt: skip
+    straight = start(folder, tmp_path / "straight", **keys)
+    ended(straight)
+    with start(folder, tmp_path / "killed", **keys) as stopped:
+        for record in stopped:
+            if record.kind == "update" and record.step == 4:
+                break
+    ended(start(folder, tmp_path / "killed", **keys))
+    kept = [
+        json.loads((tmp_path / name / "result.json").read_text())["kept"] for name in ("straight", "killed")
+    ]
+    assert kept[0] == kept[1]
+    losses = [line["loss"] for line in lines(straight.path, "eval") if line["split"] == "validation.b"][:6]
+    assert min(losses) < losses[-1] and kept[0]["best_update"] == 1 + losses.index(min(losses))
+    assert kept[0]["metric"] == "b.loss" and kept[0]["rows"] == 6, "the rows of the source alone are compared"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"best": "bb.accuracy"}, r"did you mean b\.accuracy\?"),
+        (
+            {"gate": {"c.accuracy": 0.5}},
+            r"gate\.c\.accuracy.*splits: validation, validation\.a, validation\.b",
+        ),
+        ({"best": "a.f1"}, r"figures: loss, accuracy"),
+        ({"best": "a.accuracy", "data.validation": None}, "best needs data.validation"),
+        (
+            {"best": "a.accuracy", "data.validation": {"held": "a.jsonl"}},
+            r"a\.accuracy.*splits: validation\.held;",
+        ),
+    ],
+)
+def test_a_wrong_source_is_refused_before_the_run_with_the_names(folder, tmp_path, keys, message):
+    keys = {"data.validation": 0.25, "metrics": ["accuracy"], **keys}
+    if isinstance(keys["data.validation"], dict):
+        keys["data.validation"] = {"held": str(folder / "a.jsonl")}
+    with pytest.raises(RecipeError, match=message):
+        start(folder, tmp_path / "run", **keys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_says_what_each_file_has(folder, tmp_path, capsys):
+    run = start(folder, tmp_path / "run", **{"metrics": ["accuracy"], "updates": 2})
+    ended(run)
+    files = [folder / "a.jsonl", folder / "few.jsonl", folder / "b.jsonl"]
+    found = bigbatch.evaluate(tmp_path / "run", files)
+    for file in files:
+        alone = bigbatch.evaluate(tmp_path / "run", file)
+        assert "sources" not in alone
+        for name in ("loss", "accuracy", "samples"):
+            assert found["sources"][file.stem][name] == pytest.approx(alone[name], rel=1e-6)
+    counts = [found["sources"][file.stem]["samples"] for file in files]
+    losses = [found["sources"][file.stem]["loss"] for file in files]
+    assert found["samples"] == sum(counts) and found["loss"] == pytest.approx(
+        np.average(losses, weights=counts)
+    )
+    with pytest.raises(SystemExit) as ended_with:
+        main(["evaluate", str(tmp_path / "run"), *map(str, files)])
+    assert not ended_with.value.code
+    assert "sources.few.accuracy" in capsys.readouterr().out
+
+
+def test_evaluate_of_several_files_of_documents(folder, tmp_path):
+    for blocks, shown in (("documents", True), ("fixed", False)):
+        keys = {"task": {"name": "clm", "blocks": blocks}, "data.max_length": 12, "updates": 1}
+        ended(start(folder, tmp_path / blocks, **keys))
+        files = [str(folder / "a.jsonl"), str(folder / "b.jsonl")]
+        found = bigbatch.evaluate(tmp_path / blocks, files)
+        assert ("sources" in found) == shown, "blocks of joined documents are of several files"
+        if shown:
+            for file in files:
+                alone = bigbatch.evaluate(tmp_path / blocks, file)
+                assert found["sources"][Path(file).stem]["loss"] == pytest.approx(alone["loss"], rel=1e-6)

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bigbatch.data.mixture import parts_by_source
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.infer.evaluate import EvalResult, impossible_figures, perfect_figures
 from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.naming import is_own, reported_names
-from bigbatch.metrics.watched import asked_figures, figure_of, validation_splits
+from bigbatch.metrics.watched import asked_figures, figure_of, source_splits, validation_splits
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event, Record
@@ -54,6 +55,7 @@ def check_defined(recipe: Recipe, task: Task, tables: Mapping[str, Table]) -> No
         RecipeError: all of them, with the reason.
     """
     where = recipe.source.name if recipe.source else "recipe"
+    tables = _judged_tables(recipe, tables)
     problems = list(_not_computed(recipe, task, tables, where))
     every = recipe.run.generate_every
     for place, key, splits in asked_figures(recipe, tables):
@@ -71,6 +73,23 @@ def check_defined(recipe: Recipe, task: Task, tables: Mapping[str, Table]) -> No
             problems.append(Problem(where=where, key=place, what=what))
     if problems:
         raise RecipeError(problems)
+
+
+def of_judged(results: Mapping[str, EvalResult]) -> dict[str, EvalResult]:
+    """Results by the names that records have: of splits, and of the sources that they are judged by."""
+    found = dict(results)
+    for split, result in results.items():
+        found |= {f"{split}.{name}": part for name, part in result.by_source.items()}
+    return found
+
+
+def _judged_tables(recipe: Recipe, tables: Mapping[str, Table]) -> dict[str, Table]:
+    """The splits, and the parts of one that are judged by themselves."""
+    found, main = dict(tables), tables.get("validation")
+    if main is not None and main.sources:
+        parts = (part for _, _, part in parts_by_source(main))
+        found |= dict(zip(source_splits(recipe), parts, strict=False))
+    return found
 
 
 def _not_computed(recipe: Recipe, task: Task, tables: Mapping[str, Table], where: str) -> Iterator[Problem]:
@@ -118,7 +137,7 @@ def missing_figures(parts: Parts, progress: Progress, results: Mapping[str, Eval
         progress: holds the figures; not yet told of this evaluation.
         results: of this evaluation, by split.
     """
-    recipe, metrics = parts.recipe, parts.metrics
+    recipe, metrics, results = parts.recipe, parts.metrics, of_judged(results)
     asked = asked_figures(recipe, results)
     if not recipe.best.metric:  # what chooses the weights all the same
         asked.append(("best", parts.best_metric or "loss", [*results]))

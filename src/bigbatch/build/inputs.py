@@ -19,6 +19,7 @@ from bigbatch.data.split import last_share, stratified_share
 from bigbatch.data.streamed import stream_rows
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import DataError, Problem, UsageError
+from bigbatch.metrics.watched import source_splits
 from bigbatch.model.files import folder_digest
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
@@ -82,6 +83,11 @@ class Inputs:
         """Every split by its name in the records."""
         test = {} if self.test is None else {"test": self.test}
         return {"train": self.train, **self.validation, **test}
+
+    def judged(self, recipe: Recipe) -> list[str]:
+        """Every name that evaluations have figures of: those of splits, and of the sources of a mixture."""
+        main = self.validation.get("validation")
+        return [*self.splits, *(source_splits(recipe) if main is not None and main.sources else ())]
 
 
 def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], object] | None = None) -> Inputs:

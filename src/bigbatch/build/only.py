@@ -183,7 +183,7 @@ def checked_inputs(recipe: Recipe, task: Task, live: Live, say: Say | None = Non
     """
     inputs = read_inputs(recipe, task, live, say)
     task = task.with_facts(labels=inputs.labels)
-    check_watched(recipe, task.metrics, inputs.splits)
+    check_watched(recipe, task.metrics, inputs.judged(recipe))
     return inputs
 
 

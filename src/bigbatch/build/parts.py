@@ -13,7 +13,7 @@ from bigbatch.data.batches import Batches
 from bigbatch.data.mixture import source_names
 from bigbatch.data.tables import DataTable
 from bigbatch.facts import HardwareFacts
-from bigbatch.metrics.watched import figure_of, larger_is_better, validation_splits
+from bigbatch.metrics.watched import figure_of, larger_is_better, source_splits, validation_splits
 from bigbatch.model.runner import Runner
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
@@ -88,6 +88,16 @@ class Parts:
         return tuple(validation_splits(self.tables))
 
     @property
+    def judged(self) -> tuple[str, ...]:
+        """All that evaluations of validation have figures of, the main split first: sources of a mixture, too."""
+        main = self.tables.get("validation")
+        return (*self.validation, *(source_splits(self.recipe) if main is not None and main.sources else ()))
+
+    def evaluated_with(self, name: str) -> str:
+        """The split that has to be evaluated for figures of this name: that of a source is the one it is a part of."""
+        return name if name in self.tables else "validation"
+
+    @property
     def source_names(self) -> tuple[str, ...]:
         """Of a mixture by share; empty: all rows are alike, or lie in shards."""
         files = self.recipe.data.train
@@ -123,7 +133,7 @@ class Parts:
 
     def larger_is_better(self, metric: str) -> bool:
         """Whether a figure improves upwards; a loss does not."""
-        return larger_is_better(figure_of(metric, [*self.tables])[1], self.metrics)
+        return larger_is_better(figure_of(metric, self.judged or [*self.tables])[1], self.metrics)
 
     def in_stage(self, stage: int) -> Effective:
         """Learning rate, betas and eps at a size of the ramp; without one, at the batch."""

@@ -15,7 +15,6 @@ from bigbatch.build.streamed import open_stream
 from bigbatch.build.tokenised import how_tokenised
 from bigbatch.data.batches import Batches
 from bigbatch.data.histories import item_names
-from bigbatch.data.mixture import joined
 from bigbatch.data.shard_tokens import shard_table
 from bigbatch.data.streamed import shelf_of
 from bigbatch.data.tables import DataTable
@@ -32,6 +31,7 @@ from bigbatch.model.tokenizer import load_tokenizer
 from bigbatch.protocols import Tokenizer
 from bigbatch.recipe.schema import Recipe
 from bigbatch.samples import Table
+from bigbatch.tasks.arranged import arranged
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.chat import Chat
 from bigbatch.tasks.chat_rows import turn_notes
@@ -158,7 +158,7 @@ def ready_tables(
         turns = turn_notes(tables[name], ready.max_length)
         notes += [f"{name}: {note}" for note in turns]
         if not sharded:
-            tables[name] = _arranged(ready.task, tables[name], rows)
+            tables[name] = arranged(ready.task, tables[name], rows.sources)
         if name != "train":
             tables[name] = ready.task.fixed(tables[name])
         tables[name] = promised(tables[name], ready.task.needs)
@@ -232,23 +232,6 @@ def fill_shards(
     for number in numbers:
         token_table(rows.shard(number), **how_tokenised(ready, rows, cache_dir, digest), say=say)
     return len(numbers)
-
-
-def _arranged(task: Task, table: Table, rows: DataTable) -> Table:
-    """The samples that training counts, each of one source where there are several by share."""
-    if not rows.sources:
-        return task.arrange(table)
-    ends = [*rows.sources[1:], len(rows)]
-    whole = replace(table, sources=rows.sources)
-    if getattr(task.arrange, "__func__", None) is Task.arrange:
-        return whole
-    parts = []
-    for first, end in zip(rows.sources, ends, strict=True):
-        piece = table.take(np.arange(first, end)).load()
-        parts.append(task.arrange(piece))
-        if parts[-1] is piece:  # rows stay as they are, and the whole needs no copy
-            return whole
-    return replace(joined(parts), truncated_samples=table.truncated_samples)
 
 
 def _what_counts(name: str, table: Table, task: Task, unknown: str | None) -> list[str]:

@@ -68,6 +68,7 @@ def gathered(table: DataTable) -> DataTable:
         table,
         rows=pa.table(columns),
         origin=tuple((name, int(np.searchsorted(first_G, first))) for name, first in table.origin),
+        sources=tuple(np.searchsorted(first_G, table.sources).tolist()),
         numbers=table.row_numbers[first_G],
         digest="",
     )

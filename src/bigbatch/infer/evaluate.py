@@ -141,7 +141,7 @@ def evaluate(
     if isinstance(task, Seq2Seq) and any(map(is_written, asked)):
         texts = texts_of(forward, task, table, micro_tokens=micro_tokens, world=world)
     found = judged(task, table, outputs_UC, asked, scored=scored, started=started, texts=texts)
-    return replace(found, by_source=_by_source(sources, task, table, outputs_UC, asked, texts))
+    return replace(found, by_source=_by_source(sources, task, table, outputs_UC, asked, texts, scored))
 
 
 def judged(
@@ -233,11 +233,12 @@ def _by_source(
     outputs_UC: np.ndarray,
     metrics: Sequence[Metric],
     texts: tuple[Sequence[str], Wanted] | None,
+    scored: Collection[str],
 ) -> dict[str, EvalResult]:
     found = {}
     for name, (rows, units, part) in zip(names, parts_by_source(table), strict=False):
         own = None if texts is None else (texts[0][rows], texts[1][rows])
-        found[name] = judged(task, part, outputs_UC[units], metrics, texts=own)
+        found[name] = judged(task, part, outputs_UC[units], metrics, texts=own, scored=scored)
     return found
 
 

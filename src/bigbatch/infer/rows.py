@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from bigbatch.data.labels import LabelSet, find_labels, kind_of, label_role, matched
 from bigbatch.data.lists import gathered
+from bigbatch.data.mixture import source_names
+from bigbatch.data.objects import names_files
 from bigbatch.data.sources import is_empty_text, read_table
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tags import unequal_rows
@@ -21,6 +24,7 @@ from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
 from bigbatch.model.heads import HEADS
 from bigbatch.protocols import Role
+from bigbatch.tasks.arranged import arranged
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.derived import derived
 from bigbatch.tasks.given import given_tokens
@@ -55,8 +59,9 @@ def evaluate_rows(
         DataError: malformed rows; empty texts, missing labels, or labels that the model does not know.
     """
     task, recipe = opened.task, opened.recipe
+    names = () if task.joins_rows or isinstance(task, Recommend) else _names_of(files)
     table = read_table(
-        files,
+        [_Source(str(getattr(file, "path", file))) for file in files] if names else files,
         base=base,
         columns=columns,
         roles=task.roles,
@@ -77,12 +82,31 @@ def evaluate_rows(
     given = given_tokens(opened.module, opened.tokenizer, opened.max_length)
     table, _ = given.table(table)
     tokens, _ = token_table(table, task=task, tokenizer=opened.tokenizer, cache_dir=None, key_parts={})
-    tokens = task.fixed(task.arrange(tokens))
+    tokens = task.fixed(arranged(task, tokens, table.sources if names else ()))
     if table.tokenised:
         where = table.origin[0][0] if table.origin else "data"
         given.check_table(tokens, where)
     tokens = derived(tokens, task.needs, task.facts, table)
-    return evaluate(opened.forward, task, tokens, micro_tokens=micro_tokens or opened.micro_tokens)
+    size = micro_tokens or opened.micro_tokens
+    return evaluate(opened.forward, task, tokens, micro_tokens=size, sources=names)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One of several files, whose rows are judged by themselves, too."""
+
+    path: str
+    columns: None = None
+    share: float = 1.0
+
+
+def _names_of(files: object) -> tuple[str, ...]:
+    """What several files are called, each a source of its own; empty: this is one, or none."""
+    if not isinstance(files, (list, tuple)) or len(files) < 2 or not names_files(files):
+        return ()
+    if any(getattr(file, "columns", None) for file in files):
+        return ()
+    return source_names([str(getattr(file, "path", file)) for file in files])
 
 
 def check_rows(table: DataTable, task: Task) -> None:

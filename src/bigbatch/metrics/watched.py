@@ -1,4 +1,4 @@
-"""Which figure `best`, `early_stopping.metric` and `gate` mean: `f1_macro`, or `hard.f1_macro` of a named split."""
+"""Which figure `best`, `early_stopping.metric` and `gate` mean: `f1_macro`; `hard.f1_macro` of a split or source."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
+from bigbatch.data.mixture import source_names
 from bigbatch.errors import Problem, RecipeError
 from bigbatch.metrics.naming import clashes, is_own, reported_names
 from bigbatch.metrics.states import WholeMetric
@@ -42,6 +43,17 @@ def gate_splits(splits: Iterable[str]) -> list[str]:
 def validation_splits(splits: Iterable[str]) -> list[str]:
     """The validation splits, the main one first."""
     return [split for split in splits if split == "validation" or split.startswith("validation.")]
+
+
+def source_splits(recipe: Recipe) -> tuple[str, ...]:
+    """What the sources of a mixture are called beside the share of them that is held out: `validation.reviews`. Empty
+    where no source is judged by itself.
+    """
+    files = recipe.data.train
+    shared = bool(files) and all(file.share for file in files) and recipe.data.shuffle != "shards"
+    if not shared or not isinstance(recipe.data.validation, float):
+        return ()
+    return tuple(f"validation.{name}" for name in source_names([file.path for file in files]))
 
 
 def larger_is_better(name: str, metrics: Sequence[Metric]) -> bool:
@@ -106,7 +118,13 @@ def _problems(asked: Iterable[Asked], metrics: Sequence[Metric]) -> Iterator[tup
         metric = figure_of(key, splits)[1]
         if metric in names or not names_are_known:
             continue
-        near = get_close_matches(metric, names, 1)
+        known = names
+        if "." in metric:
+            known = [
+                *(f"{split.removeprefix('validation.')}.{name}" for split in splits for name in names),
+                *names,
+            ]
+        near = get_close_matches(metric, known, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         places = f"splits: {', '.join(splits)}; " if "." in metric else ""
         yield (

@@ -20,7 +20,7 @@ _BASE = re.compile(r'^base_model: *(".*"|[^"\s]\S*) *$', re.MULTILINE)
 def chosen_figure(parts: Parts) -> str | None:
     """The figure that chooses the weights, without the name of its split; None where nothing is evaluated."""
     best = parts.best_metric
-    return None if best is None else figure_of(best, parts.validation)[1]
+    return None if best is None else figure_of(best, parts.judged)[1]
 
 
 def about(parts: Parts) -> list[tuple[str, str]]:

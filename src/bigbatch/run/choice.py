@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from bigbatch.build.defined import of_judged
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.metrics.row_scores import scored_by_itself
 from bigbatch.metrics.watched import better, figure_of
@@ -55,10 +56,10 @@ def scored_figures(parts: Parts, split: str) -> tuple[str, ...]:
     if not parts.validation:
         return ()
     names = [parts.best_metric or "loss", stopping_metric(parts)]
-    watched = [figure_of(name, parts.validation) for name in names]
+    watched = [figure_of(name, parts.judged) for name in names]
     if parts.clocks.open_end:
         watched.append((watched[-1][0], "loss"))
-    return tuple(dict.fromkeys(metric for place, metric in watched if place == split))
+    return tuple(dict.fromkeys(metric for place, metric in watched if parts.evaluated_with(place) == split))
 
 
 def stopping_metric(parts: Parts) -> str:
@@ -75,7 +76,7 @@ def value_of(parts: Parts, progress: Progress, name: str) -> float:
         progress: holds the figures of the latest evaluation.
         name: as a recipe writes it.
     """
-    split, metric = figure_of(name, parts.validation)
+    split, metric = figure_of(name, parts.judged)
     value = progress.figures.get(split, {}).get(metric)
     return math.nan if value is None else float(value)
 
@@ -91,8 +92,9 @@ def scores_of(parts: Parts, results: Mapping[str, EvalResult], name: str) -> np.
     Returns:
         (R,) fp64, one a row, of a figure or of its loss.
     """
-    split, metric = figure_of(name, parts.validation)
-    scores = results[split].scores.get(metric) if split in results else None
+    split, metric = figure_of(name, parts.judged)
+    found = of_judged(results)
+    scores = found[split].scores.get(metric) if split in found else None
     return scores if scores is not None and len(scores) else None
 
 
@@ -144,7 +146,7 @@ def note_for_stopping(parts: Parts, progress: Progress, results: Mapping[str, Ev
     if (
         improved
         and parts.recipe.best.choose == "paired"
-        and scored_by_itself(figure_of(name, parts.validation)[1], parts.metrics)
+        and scored_by_itself(figure_of(name, parts.judged)[1], parts.metrics)
     ):
         found = compared(progress.scores.get(STOPPING), scores)
         improved = found is None or found.plausible

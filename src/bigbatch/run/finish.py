@@ -64,7 +64,7 @@ def finish(parts: Parts, directory: RunDirectory, between: Between) -> Iterator[
     progress = between.progress
     parts.strategy.settle()
     if needs_final_scores(parts, progress):
-        split, _ = figure_of(parts.best_metric or "loss", parts.validation)
+        split = parts.evaluated_with(figure_of(parts.best_metric or "loss", parts.judged)[0])
         if split not in between.results:  # after a kill
             between.evaluate_split(split)
     kept = choose(parts, progress, between.results)

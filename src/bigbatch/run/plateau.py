@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bigbatch.build.defined import of_judged
 from bigbatch.build.parts import Parts
 from bigbatch.infer.evaluate import EvalResult
 from bigbatch.metrics.watched import figure_of
@@ -69,10 +70,10 @@ class Plateau:
         """Evaluations in a row without an improvement, and what this one said."""
         progress = self._progress
         # Both of the split that steers, whatever else is evaluated.
-        split, figure = figure_of(name, self._parts.validation)
-        improved, said = False, []
+        split, figure = figure_of(name, self._parts.judged)
+        improved, said, judged = False, list[str](), of_judged(results)
         for each in dict.fromkeys((figure, "loss")):
-            kept, now_N = f"{PLATEAU}.{each}", results[split].scores.get(each)
+            kept, now_N = f"{PLATEAU}.{each}", judged[split].scores.get(each)
             if now_N is None or not len(now_N):  # rows have no part in it
                 continue
             found = compared(progress.scores.get(kept), now_N)

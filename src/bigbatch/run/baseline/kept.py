@@ -64,7 +64,7 @@ def figure(parts: Parts) -> str | None:
     """The figure that a run is compared by: what chooses its weights, unless that is the loss."""
     names = [name for metric in parts.metrics if not is_own(metric) for name in reported_names(metric)]
     best = parts.best_metric
-    return telling(names, None if best is None else figure_of(best, parts.validation)[1])
+    return telling(names, None if best is None else figure_of(best, parts.judged)[1])
 
 
 def scored_figures(parts: Parts, split: str) -> tuple[str, ...]:
