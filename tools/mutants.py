@@ -781,8 +781,8 @@ MUTANTS = (
             (
                 "run/choice.py",
                 "    split, metric = figure_of(name, parts.judged)\n    value",
-                "    split, metric = parts.evaluated_with(figure_of(name, parts.judged)[0]), figure_of(name, parts.judged)[1]"
-                "\n    value",
+                "    split, metric = figure_of(name, parts.judged)\n"
+                "    split = parts.evaluated_with(split)\n    value",
             ),
         ),
         tests=(

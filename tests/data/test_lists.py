@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bigbatch.data.lists import gathered
@@ -38,6 +40,14 @@ def test_a_row_may_have_all_candidates(tmp_path):
     rows = [row("q", ["a", "b", "c"], 2), row("p", ["d", "e"], [0, 3])]
     found = gathered(table(rows, tmp_path)).rows.to_pylist()
     assert [each["label"] for each in found] == [[0, 0, 1], [0, 3]]
+
+
+def test_sources_are_counted_in_queries(tmp_path):
+    rows = [row("q", "a", 1), row("q", "b", 0), row("p", "c", 1), row("r", "d", 1), row("q", "e", 0)]
+    found = gathered(replace(table(rows, tmp_path), sources=(0, 3)))
+    assert len(found) == 3 and found.sources == (0, 2), (
+        "a query belongs to the source in which it comes first"
+    )
 
 
 @pytest.mark.parametrize(
