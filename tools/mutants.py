@@ -865,10 +865,10 @@ MUTANTS = (
         fault="documents of several sources are joined before they are cut into blocks",
         patches=(
             (
-                "build/ready.py",
-                "    parts = []\n    for first, end in zip(rows.sources",
-                "    return replace(task.arrange(table), sources=rows.sources)\n"
-                "    parts = []\n    for first, end in zip(rows.sources",
+                "tasks/arranged.py",
+                "    parts = []\n    for first, end in zip(sources",
+                "    return replace(task.arrange(table), sources=sources)\n"
+                "    parts = []\n    for first, end in zip(sources",
             ),
         ),
         tests=("tests/run/test_mixture.py",),

@@ -30,6 +30,8 @@ def parts_of(choose: str = "paired", *, metric: str = "accuracy", stopping: Any 
     return SimpleNamespace(
         recipe=SimpleNamespace(best=SimpleNamespace(choose=choose), early_stopping=stopping),
         validation=["validation"],
+        judged=["validation"],
+        evaluated_with=str,
         best_metric=metric,
         metrics=tuple(known_metrics("single", ("a", "b")).values()),
         larger_is_better=lambda name: name != "loss",
@@ -46,7 +48,7 @@ def right(rows: int, of: int = ROWS, *, apart: int = 0) -> np.ndarray:
 
 
 def evaluated(scores: np.ndarray, metric: str = "accuracy") -> Any:
-    return {"validation": SimpleNamespace(scores={metric: scores})}
+    return {"validation": SimpleNamespace(scores={metric: scores}, by_source={})}
 
 
 def ended(

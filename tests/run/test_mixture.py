@@ -323,9 +323,9 @@ def test_evaluate_says_what_each_file_has(folder, tmp_path, capsys):
     run = start(folder, tmp_path / "run", **{"metrics": ["accuracy"], "updates": 2})
     ended(run)
     files = [folder / "a.jsonl", folder / "few.jsonl", folder / "b.jsonl"]
-    found = bigbatch.evaluate(tmp_path / "run", files)
+    found: Any = bigbatch.evaluate(tmp_path / "run", files)
     for file in files:
-        alone = bigbatch.evaluate(tmp_path / "run", file)
+        alone: Any = bigbatch.evaluate(tmp_path / "run", file)
         assert "sources" not in alone
         for name in ("loss", "accuracy", "samples"):
             assert found["sources"][file.stem][name] == pytest.approx(alone[name], rel=1e-6)
@@ -345,9 +345,9 @@ def test_evaluate_of_several_files_of_documents(folder, tmp_path):
         keys = {"task": {"name": "clm", "blocks": blocks}, "data.max_length": 12, "updates": 1}
         ended(start(folder, tmp_path / blocks, **keys))
         files = [str(folder / "a.jsonl"), str(folder / "b.jsonl")]
-        found = bigbatch.evaluate(tmp_path / blocks, files)
+        found: Any = bigbatch.evaluate(tmp_path / blocks, files)
         assert ("sources" in found) == shown, "blocks of joined documents are of several files"
         if shown:
             for file in files:
-                alone = bigbatch.evaluate(tmp_path / blocks, file)
+                alone: Any = bigbatch.evaluate(tmp_path / blocks, file)
                 assert found["sources"][Path(file).stem]["loss"] == pytest.approx(alone["loss"], rel=1e-6)
