@@ -775,6 +775,24 @@ MUTANTS = (
         tests=("tests/run/test_mixture.py",),
     ),
     Mutant(
+        name="suspects-of-train-alone",
+        fault="rows that are hardly meant are looked for in training alone",
+        patches=(
+            (
+                "data/suspicious.py",
+                'in {"train": train, **others}.items()',
+                'in {"train": train}.items()',
+            ),
+        ),
+        tests=("tests/data/test_suspicious.py",),
+    ),
+    Mutant(
+        name="calls-are-empty-answers",
+        fault="a turn that calls a tool counts as an empty answer",
+        patches=(("data/suspicious.py", "and not any(turn.get(name) for name in _CALLS)", "and True"),),
+        tests=("tests/data/test_suspicious.py",),
+    ),
+    Mutant(
         name="source-steers-as-the-split",
         fault="the figure of a source is looked up in the split that it is a part of",
         patches=(

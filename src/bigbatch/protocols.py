@@ -63,6 +63,8 @@ class Role:
     """Whether a text may come as the turns of a conversation (`data.talks`)."""
     absent_when_predicting: bool = False
     """Whether rows to predict may come without it, though rows to learn from may not."""
+    unlike: str = ""
+    """Role whose value it is not meant to repeat; rows in which it does are counted before update 1."""
 
     @property
     def is_read(self) -> bool:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from bigbatch.data.columns import ID
 from bigbatch.data.labels import Kind, LabelSet, class_name, distinct_labels, flat, is_integer_name
 from bigbatch.data.sources import is_empty_text
+from bigbatch.data.suspicious import suspicious_rows
 from bigbatch.data.tables import DataTable
 from bigbatch.data.tags import iob_warnings, unequal_rows
 from bigbatch.data.values import LARGEST_NUMBER, too_large
@@ -42,7 +43,7 @@ def check_splits(
 
     Errors: zero rows, empty text, a missing label, a number that is not finite, a single class, a label that training
     never sees. Warnings: rows shared by training and another split, equal texts with different labels, ids that
-    occur twice, labels that mix numbers and words.
+    occur twice, labels that mix numbers and words, rows that are hardly meant (`suspicious`).
 
     Args:
         train: the training rows.
@@ -78,7 +79,8 @@ def check_splits(
         warnings += _same_number(train, roles)
     else:
         warnings += _label_warnings(train, labels, roles)
-    return warnings + (_double_warnings(train, others, roles) if doubles else [])
+    warnings += _double_warnings(train, others, roles) if doubles else []
+    return warnings + suspicious_rows(train, others, roles, doubles=doubles)
 
 
 def _split_name(name: str) -> str:

@@ -36,13 +36,19 @@ class Exchange:
 def answer_roles(*, absent_when_predicting: bool) -> dict[str, Role]:
     """The columns of a prompt and its two answers."""
 
-    def role(meaning: str, absent: bool) -> Role:
-        return Role(meaning=meaning, may_be_ids=True, may_be_messages=True, absent_when_predicting=absent)
+    def role(meaning: str, absent: bool, unlike: str = "") -> Role:
+        return Role(
+            meaning=meaning,
+            may_be_ids=True,
+            may_be_messages=True,
+            absent_when_predicting=absent,
+            unlike=unlike,
+        )
 
     return {
         "prompt": role("what is answered", False),
         ANSWERS[CHOSEN]: role("the answer that is preferred", absent_when_predicting),
-        ANSWERS[REJECTED]: role("another answer", absent_when_predicting),
+        ANSWERS[REJECTED]: role("another answer", absent_when_predicting, ANSWERS[CHOSEN]),
     }
 
 

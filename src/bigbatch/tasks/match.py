@@ -138,9 +138,9 @@ class Match(Task[Tensor]):
         """The columns that are read."""
         return {
             "query": Role(meaning="what is looked for", absent_when_predicting=True),
-            "document": Role(meaning="what answers the query", absent_when_predicting=True),
-            "negative": Role(meaning="a text that does not answer it", required=False),
-            "negatives": Role(meaning="several such texts", kind="words", required=False),
+            "document": Role(meaning="what answers the query", absent_when_predicting=True, unlike="query"),
+            "negative": Role(meaning="a text that does not answer it", required=False, unlike="document"),
+            "negatives": Role(meaning="several such texts", kind="words", required=False, unlike="document"),
             **(self._scores if self.loss_name in BY_TEACHER else {}),
         }
 

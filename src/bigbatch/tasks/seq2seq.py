@@ -84,7 +84,7 @@ class Seq2Seq(PredictedTokens):
         """Two texts."""
         return {
             "source": Role(meaning="the text to start from"),
-            "target": Role(meaning="the text to write", absent_when_predicting=True),
+            "target": Role(meaning="the text to write", absent_when_predicting=True, unlike="source"),
         }
 
     @property
