@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,70 @@ def tiny_detector(*, dropout: float = 0.0, seed: int = 0, **config: Any) -> Any:
         ):  # zeros, else: boxes that nothing tells apart
             nn.init.normal_(getattr(model.vit.embeddings, name), std=1.0)
     return model.eval()
+
+
+def tiny_detr(seed: int = 0) -> Any:
+    """A random DETR on a ResNet whose statistics are not those of a new one."""
+    backbone: dict[str, Any] = {
+        "num_channels": 3, "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic",
+        "out_features": ["stage2"],
+    }  # fmt: skip
+    settings: dict[str, Any] = {
+        "backbone_config": transformers.ResNetConfig(**backbone), "image_size": [SIZE, SIZE], "num_queries": QUERIES,
+        "num_labels": len(NAMES), "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "dropout": 0.0,
+    }  # fmt: skip
+    config = transformers.DetrConfig(**settings)
+    return _random(transformers.DetrForObjectDetection, config, seed)
+
+
+def tiny_rt_detr(seed: int = 1, *, version: str = "", **changed: Any) -> Any:
+    """A random RT-DETR that is taught its encoder's boxes and those of two layers."""
+    backbone: dict[str, Any] = {
+        "num_channels": 3, "embedding_size": 8, "hidden_sizes": [8, 8, 16], "depths": [1, 1, 1], "layer_type": "basic",
+        "out_features": ["stage1", "stage2", "stage3"],
+    }  # fmt: skip
+    settings = {
+        "backbone_config": transformers.RTDetrResNetConfig(**backbone), "image_size": [SIZE, SIZE], "num_queries": QUERIES, "num_labels": len(NAMES),
+        "d_model": 16, "encoder_hidden_dim": 16, "encoder_in_channels": [8, 8, 16], "feat_strides": [4, 8, 16],
+        "encoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_in_channels": [16, 16, 16],
+        "decoder_ffn_dim": 32, "decoder_n_points": 2, "decoder_layers": 2, "decoder_attention_heads": 2,
+        "num_denoising": 0, **changed,
+    }  # fmt: skip
+    config = getattr(transformers, f"RTDetr{version}Config")(**settings)
+    return _random(getattr(transformers, f"RTDetr{version}ForObjectDetection"), config, seed)
+
+
+def _random(kind: Any, config: Any, seed: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(config)
+        for part in model.modules():
+            if "BatchNorm" in type(part).__name__:
+                part.running_mean.normal_(std=0.2)
+                part.running_var.uniform_(0.5, 2.0)
+        for name, weight in model.named_parameters():  # else 0.01: places that nothing tells apart
+            if weight.ndim == 2 and weight.requires_grad:
+                nn.init.normal_(weight, std=1.0 if "quer" in name else 0.15)
+            elif weight.ndim == 4:
+                nn.init.kaiming_normal_(weight)
+    return model.eval()
+
+
+FAMILIES: Mapping[str, Any] = {"yolos": tiny_detector, "detr": tiny_detr, "rt_detr": tiny_rt_detr}
+
+
+def stays(_part: nn.Module, _mode: bool = True) -> nn.Module:
+    """In place of `train`."""
+    return _part
+
+
+def held(module: nn.Module) -> nn.Module:
+    """The same model for the oracle: what `train` does to its BatchNorms is nothing."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.train = MethodType(stays, part)  # type: ignore[method-assign]
+    return module
 
 
 def box_rows(count: int, seed: int = 0, most: int = 9) -> list[dict[str, Any]]:

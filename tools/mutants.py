@@ -1014,6 +1014,36 @@ MUTANTS = (
         tests=("tests/step/test_detect_split.py",),
     ),
     Mutant(
+        name="detector-counts-statistics",
+        fault="a detector's BatchNorms normalise over the micro-batch while training",
+        patches=(
+            (
+                "model/vision.py",
+                "            part.__class__ = kind\n            part.train(False)\n",
+                "            pass\n",
+            ),
+        ),
+        tests=("tests/step/test_detect_families.py",),
+    ),
+    Mutant(
+        name="detector-by-torchs-own-backward",
+        fault="a BatchNorm that keeps its statistics uses torch's own, whose gradient of a single image is wrong",
+        patches=(
+            (
+                "model/vision.py",
+                "        return input * scale_C.view(wide) + shift_C.view(wide)",
+                "        return super().forward(input) + 0 * shift_C.view(wide)",
+            ),
+        ),
+        tests=("tests/step/test_detect_families.py",),
+    ),
+    Mutant(
+        name="detector-taught-last-boxes-alone",
+        fault="of RT-DETR's sets of boxes only the last layer's is taught",
+        patches=(("tasks/box_losses.py", ".unbind(1)[:rounds]:", ".unbind(1)[:1]:"),),
+        tests=("tests/step/test_detect_families.py",),
+    ),
+    Mutant(
         name="boxes-stay-where-they-were",
         fault="an image is mirrored and its boxes are not",
         patches=(

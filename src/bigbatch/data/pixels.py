@@ -41,6 +41,8 @@ class ImageForm:
     """Through the blocks: its patches and what the model adds, such as `[CLS]`."""
     queries: int = 0
     """Boxes that it gives of an image; 0: it gives none."""
+    rounds: int = 0
+    """Sets of them that a detector without an output for "no object" is taught (RT-DETR); 0: it has one."""
     shortest: int | None = None
     """Brought to this length of the shorter side, of which the middle is taken; None: brought to height and width,
     whatever its own."""

@@ -37,6 +37,10 @@ def override_config(config: Any, overrides: Mapping[str, Any]) -> None:
     known = {
         key for key in (*config.to_dict(), *getattr(config, "attribute_map", {})) if not key.startswith("_")
     }
+    if (
+        "backbone_config" in known
+    ):  # behind a backbone of convolutions: images of any size, which the file does not say
+        known.add("image_size")
     for key, value in overrides.items():
         if key in _OURS:
             raise ModelError(f"model.config.{key}: cannot be set here; {_OURS[key]}")

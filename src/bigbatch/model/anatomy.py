@@ -21,7 +21,7 @@ from bigbatch.errors import ModelError
 from bigbatch.facts import ModelFacts
 from bigbatch.model.names import tied_names, unwrap
 from bigbatch.model.quantised import hidden_numbers
-from bigbatch.model.vision import black_image, check_images, positions_at, reads_images
+from bigbatch.model.vision import black_image, check_images, positions_at, queries_of, reads_images
 
 _TRIAL_TOKENS = 3
 Pools = Literal["first", "last", "tokens"]
@@ -117,16 +117,32 @@ def headed_model(module: nn.Module) -> nn.Module:
 
 def has_two_stacks(outer: nn.Module) -> bool:
     """Whether the model is an encoder and a decoder."""
-    return bool(getattr(outer.config, "is_encoder_decoder", False))
+    return bool(getattr(outer.config, "is_encoder_decoder", False)) and not reads_images(outer)
 
 
 def logits_of(output: Any) -> Tensor:
     """What a head gave: its logits; of answers in texts, those of start and end (B, L, 2); of boxes (B, Q, C + 4)
-    logits, and centre, width and height as fractions of the image.
+    logits, and centre, width and height as fractions of the image, and behind these (RT-DETR) the same of its earlier
+    layers and of what its encoder proposes.
     """
     boxes_BQ4 = getattr(output, "pred_boxes", None)
     if boxes_BQ4 is not None:
-        return torch.cat([output.logits, boxes_BQ4.to(output.logits.dtype)], dim=-1)
+        proposed = getattr(output, "enc_topk_logits", None)
+        given = [output.logits, boxes_BQ4.to(output.logits.dtype)]
+        if proposed is None:
+            return torch.cat(given, dim=-1)
+        earlier = zip(
+            output.intermediate_logits.unbind(1), output.intermediate_reference_points.unbind(1), strict=True
+        )
+        return torch.cat(
+            [
+                *given,
+                *(each for layer in list(earlier)[:-1] for each in layer),
+                proposed,
+                output.enc_topk_bboxes,
+            ],
+            dim=-1,
+        )
     start_BL = getattr(output, "start_logits", None)
     return output.logits if start_BL is None else torch.stack([start_BL, output.end_logits], dim=-1)
 
@@ -289,9 +305,13 @@ class _Trial:
             raise ModelError(
                 f"{type(self.outer).__name__} has no list of repeated blocks that its forward runs"
             )
-        self.applied = [calls[index] for index in at]
         if reads_images(self.outer):
-            self.length = positions_at(self.applied[0], self._forward)
+            reached = positions_at([calls[index] for index in at], self._forward)
+            at = [index for index in at if calls[index] in reached]
+            if queries_of(self.outer):  # layers of what boxes are read from stand in lists, too
+                at = [index for index in at if any(map(_is_norm, calls[index].modules()))]
+            self.length = reached[calls[at[0]]]
+        self.applied = [calls[index] for index in at]
         self.container = self.candidates[self.applied[-1]]
         inside_last = set(self.applied[-1].modules())
         outside = self._outside_parts()
@@ -332,7 +352,9 @@ class _Trial:
         )
 
     def pooled(self) -> tuple[Pools, bool]:
-        """Which token the head reads, and whether it reads only that one."""
+        """Which token the head reads, and whether it reads only that one; a detector's reads all of its boxes."""
+        if queries_of(self.outer):
+            return "first", False
         if self.shape[1:-1] == (self.length,):
             alone = [self._finite_with_only(token, (0, token)) for token in range(self.length)]
             return "tokens", all(alone)

@@ -104,7 +104,8 @@ def check_stacks(config: Any, where: str, *, two: bool) -> None:
     Raises:
         ModelError: what was found and what is expected.
     """
-    if bool(getattr(config, "is_encoder_decoder", False)) == two:
+    stacks = bool(getattr(config, "is_encoder_decoder", False)) and not getattr(config, "num_queries", 0)
+    if stacks == two:  # a detector's two stacks are one: both see the same image
         return
     kind = getattr(config, "model_type", "model of an unknown type")
     if two:

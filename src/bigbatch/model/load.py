@@ -43,7 +43,7 @@ from bigbatch.model.quantised import Format, kept_in, quantise
 from bigbatch.model.size import bounded, check_fits, check_numbers, fits_memory, stored_in
 from bigbatch.model.source import explained, load_config, opened, quiet
 from bigbatch.model.unseen import follows_interface
-from bigbatch.model.vision import queries_of
+from bigbatch.model.vision import held_statistics, hold_statistics, queries_of
 from bigbatch.private import keep_compiled_code_private
 from bigbatch.recipe.learning import ModelSpec
 
@@ -129,8 +129,10 @@ def load_model(
     else:
         check_stacks(getattr(module, "config", None), type(module).__name__, two=kind == "seq2seq")
         module = _live_encoder(module) if kind == "hidden" else module
+        hold_statistics(bare(module))
         notes = [*full_precision(module), *_adopt(module, spec, wanted, dropout)]
     _check_head(module, wanted)
+    notes += filter(None, [held_statistics(module)])
     if set_memory(module, spec.memory) and follows_interface(headed_model(module)):
         register()
         cast(PreTrainedModel, headed_model(module)).set_attn_implementation(IMPLEMENTATION)
@@ -240,9 +242,9 @@ def _from_view(
 
 
 def _headed(module: nn.Module, wanted: _Wanted) -> nn.Module:
-    """As it is, or a base model as an encoder without the pooler that nobody reads."""
+    """As it is (but `hold_statistics`), or a base model as an encoder without the pooler that nobody reads."""
     if wanted.kind != "hidden":
-        return module
+        return hold_statistics(module)
     if "add_pooling_layer" in signature(type(module).__init__).parameters:
         module.pooler = None  # type: ignore[assignment]
     return Encoder(module)  # type: ignore[arg-type]
@@ -254,6 +256,9 @@ def _explain_new(module: nn.Module, new: set[str], info: Any, change: str, wante
     owned = {id(item) for part in parts.head for item in part.parameters()}
     # A language model's output layer often is its embedding, which has to be there.
     owned -= {id(item) for part in parts.embeddings for item in part.parameters()}
+    if queries_of(parts.outer):  # RT-DETR has outputs behind each of its layers
+        heads = map(parts.outer.get_submodule, output_layers(parts.outer))
+        owned |= {id(item) for part in heads for item in part.parameters()}
     body = sorted(
         name for name, item in module.named_parameters() if clean_name(name) in new and id(item) not in owned
     )

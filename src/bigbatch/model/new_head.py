@@ -28,12 +28,16 @@ def renew_outputs(outer: nn.Module, outputs: int, *, seed: int, besides: Collect
         if f"{name}.weight" in besides:
             continue
         old = outer.get_submodule(name)
-        if not isinstance(old, nn.Linear):
+        if not isinstance(old, (nn.Linear, nn.Embedding)):
             raise ModelError(f"{name} is a {type(old).__name__}; build the model with num_labels={outputs}")
         place, dtype = old.weight.device, old.weight.dtype
         # A detector's has one more, for what is no object.
-        wide = old.out_features - (cast(PreTrainedModel, outer).config.num_labels or 0) + outputs
-        new = nn.Linear(old.in_features, wide, bias=old.bias is not None, device="meta")
+        wide = old.weight.shape[0] - (cast(PreTrainedModel, outer).config.num_labels or 0) + outputs
+        if isinstance(old, nn.Embedding):  # of RT-DETR, for training with noise beside the boxes
+            last = None if old.padding_idx is None else wide - 1
+            new = nn.Embedding(wide, old.embedding_dim, padding_idx=last, device="meta")
+        else:
+            new = nn.Linear(old.in_features, wide, bias=old.bias is not None, device="meta")
         new = new.to_empty(device="cpu")
         with seeded(seed):
             cast(PreTrainedModel, outer)._init_weights(new)

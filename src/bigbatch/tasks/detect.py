@@ -24,6 +24,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -37,9 +38,9 @@ from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
 from bigbatch.recipe.tasks import Augment, BoxAugment
 from bigbatch.samples import UNITS, Predictions, Prepare, Sample, Table, Targets
 from bigbatch.tasks.base import RunTable, Task
-from bigbatch.tasks.box_losses import Costs, assigned, box_denominators, box_losses
+from bigbatch.tasks.box_losses import TERMS, Costs, assigned, box_denominators, box_losses, varifocal_losses
 from bigbatch.tasks.detect_rows import SIZE, boxed_sample
-from bigbatch.tasks.labelled import fp64, softmax
+from bigbatch.tasks.labelled import fp64, sigmoid, softmax
 from bigbatch.tasks.pictures import PROCESSOR, processor_config
 
 
@@ -176,25 +177,57 @@ class Detect(Task[Tensor]):
 
     def denominators(self, targets: Targets) -> dict[str, float]:
         """Of each term, from what is on the images alone (numpy)."""
-        return box_denominators(np.asarray(targets.values), np.asarray(targets.weights), self.no_object)
+        no_object = None if self._rounds else self.no_object
+        return box_denominators(np.asarray(targets.values), np.asarray(targets.weights), no_object)
 
     def loss(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
         """One weighted value per unit and term (U,), of whole images.
 
         Args:
-            outputs: (U, C + 1 + 4): logits, no object last, and centre, width and height as fractions of the image.
+            outputs: (U, C + 1 + 4): logits, no object last, and centre, width and height as fractions of the image; of
+                RT-DETR (U, R (C + 4)), R sets without no object.
             targets: values (U, 9) of `data.boxes`, as tensors on the same device.
         """
         wide = outputs if outputs.dtype.itemsize == 8 else outputs.float()
+        if self._rounds:
+            of = {"width": len(self.label_names) + 4, "rounds": self._rounds}
+            return varifocal_losses(wide, targets.values, targets.weights, self._costs, **of)
         return box_losses(wide, targets.values, targets.weights, self._costs, self.no_object)
 
     # ------------------------------------------------------------ evaluation and prediction
 
+    @property
+    def _rounds(self) -> int:
+        return self.facts.image.rounds if self.facts.image else 0
+
+    @override
+    def keep(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """The outputs; of several sets of boxes (U, C + 4 + 3) the last layer's and each term over all of them."""
+        if not self._rounds:
+            return outputs
+        losses = self.loss(outputs, targets)
+        width = len(self.label_names) + 4
+        return torch.cat(
+            [outputs[:, :width], *(losses[term][:, None].to(outputs.dtype) for term in TERMS)], dim=1
+        )
+
+    @override
+    def kept_loss(self, kept: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
+        """As `loss`, of what `keep` gave."""
+        if not self._rounds:
+            return super().kept_loss(kept, targets)
+        return dict(zip(TERMS, fp64(kept[:, -len(TERMS) :]).T, strict=True))
+
     def decode(self, kept: np.ndarray) -> Predictions:
         """Of each unit its likeliest class that is an object, its box, and how sure that is: `values` (U, 6)."""
         outputs = fp64(kept)
-        shares = softmax(outputs[:, :-4])
-        best = shares[:, :-1].argmax(-1)
+        if self._rounds:
+            outputs = outputs[:, : len(self.label_names) + 4]
+            shares = sigmoid(outputs[:, :-4])
+            best = shares.argmax(-1)
+        else:
+            shares = softmax(outputs[:, :-4])
+            best = shares[:, :-1].argmax(-1)
         sure = np.take_along_axis(shares, best[:, None], 1)
         values = np.column_stack([best.astype(np.float64), outputs[:, -4:], sure])
         return Predictions(kind="boxes", scores=outputs, probabilities=shares, values=values)
@@ -204,9 +237,10 @@ class Detect(Task[Tensor]):
         values = np.asarray(targets.values, np.float64)
         there = has(values, LEARNT)
         classes = max(len(self.label_names), int(values[:, CLASS].max(initial=0)) + 1)
-        logits = np.zeros((len(values), classes + 1))
+        logits = np.full((len(values), classes + 1), -20.0)
         logits[np.arange(len(values)), np.where(there, values[:, CLASS], classes).astype(np.int64)] = 20.0
-        return np.concatenate([logits, np.where(there[:, None], values[:, BOX], 0.5)], axis=1)
+        said = logits[:, : len(self.label_names)] if self._rounds else logits
+        return np.concatenate([said, np.where(there[:, None], values[:, BOX], 0.5)], axis=1)
 
     @override
     def predict(

@@ -13,7 +13,7 @@ from bigbatch.data.pixels import BILINEAR, ImageForm
 from bigbatch.errors import ModelError
 from bigbatch.model.anatomy import Anatomy
 from bigbatch.model.folder import read_in
-from bigbatch.model.vision import image_shape, queries_of
+from bigbatch.model.vision import image_shape, queries_of, rounds_of
 
 PROCESSOR = "preprocessor_config.json"
 
@@ -54,6 +54,7 @@ def form_of(parts: Anatomy, folder: str | None) -> ImageForm | None:
         channels=channels,
         positions=parts.positions,
         queries=queries_of(parts.outer),
+        rounds=rounds_of(parts.outer),
         shortest=None if queries_of(parts.outer) else _shortest(found, height, width, where),
         resample=resample,
         scale=_numbers(scale, 1, f"{where}: rescale_factor")[0],
@@ -91,8 +92,10 @@ def processor_config(form: ImageForm) -> str:
     size = {"height": form.height, "width": form.width}
     crop = {"do_center_crop": True, "size": {"shortest_edge": form.shortest}, "crop_size": size}
     plain = "ViTImageProcessor" if form.shortest is None else "DeiTImageProcessor"
+    # They differ in how outputs become boxes: probabilities of each class alone, or with no object among them.
+    boxes = "RTDetrImageProcessor" if form.rounds else "YolosImageProcessor"
     found = {
-        "image_processor_type": "YolosImageProcessor" if form.queries else plain,
+        "image_processor_type": boxes if form.queries else plain,
         **({"do_pad": False} if form.queries else {}),
         "do_resize": True,
         **({"size": size} if form.shortest is None else crop),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bigbatch.errors import ModelError
-from bigbatch.model.anatomy import headed_model, vocabulary_rows
+from bigbatch.model.anatomy import has_two_stacks, headed_model, vocabulary_rows
 
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 
@@ -52,7 +52,7 @@ def _start(outer: nn.Module) -> int | None:
     """What a decoder reads in front of a target: as the model itself shifts two of them."""
     shift = getattr(outer, "prepare_decoder_input_ids_from_labels", None)
     told = getattr(outer.config, "decoder_start_token_id", None)
-    if not getattr(outer.config, "is_encoder_decoder", False):
+    if not has_two_stacks(outer):
         return None
     if shift is None:
         found = {told}
