@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import sampled
 from tests.sources import source_folder
 
 # Before torch and the tokenizers are imported, by this process and by those that tests start.
@@ -111,6 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep the asked part; leave out what runs only when its marker is asked for, and `gpu` where there is no CUDA device.
     pytest counts them as deselected.
     """
+    sampled.mark(items)
     if part := config.getoption("--part"):
         other = [item for item in items if is_quick(item) != (part == "quick")]
         config.hook.pytest_deselected(items=other)

@@ -63,7 +63,7 @@ class Watching(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while not self._over.wait(0.05):
+        while not self._over.wait(0.2):
             self.seen |= listeners(descendants(self._pid))
 
     def stop(self) -> set[Listener]:
