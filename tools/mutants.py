@@ -775,6 +775,18 @@ MUTANTS = (
         tests=("tests/run/test_mixture.py",),
     ),
     Mutant(
+        name="answers-left-out-by-the-template",
+        fault="a template that writes nothing of an answer teaches its end mark",
+        patches=(("tasks/dialogue.py", "        _check_written(found, whole, messages)\n", ""),),
+        tests=("tests/tasks/test_public_templates.py",),
+    ),
+    Mutant(
+        name="end-of-all-in-every-answer",
+        fault="what a template writes behind the last turn of all makes its earlier answers others",
+        patches=(("tasks/dialogue.py", "    bare = told.removesuffix(end)\n", "    bare = told\n"),),
+        tests=("tests/tasks/test_public_templates.py",),
+    ),
+    Mutant(
         name="suspects-of-train-alone",
         fault="rows that are hardly meant are looked for in training alone",
         patches=(

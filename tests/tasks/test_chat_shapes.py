@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bigbatch.errors import DataError
@@ -10,13 +12,8 @@ from bigbatch.turns import conversation_of, conversation_row
 from tests.chats import chat_tokenizer
 
 GREETING = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-SMOLLM2 = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\n" + GREETING + "<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-"""In the manner of SmolLM2-135M-Instruct, not its text: it writes a system turn of its own, and marks no answer."""
+SMOLLM2 = (Path(__file__).parent / "templates" / "smollm2.jinja").read_text()
+"""It writes a system turn of its own, and marks no answer."""
 
 
 def turn(role: str, content: object, **more: object) -> dict[str, object]:

@@ -61,6 +61,7 @@ class AddedToken(Protocol):
 
 MOST_SECONDS = 20.0
 """Of one conversation's rendering."""
+_WORD = re.compile(r"\w+")
 KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment")
 """Others have to be named by the template."""
 _DATE = (
@@ -155,13 +156,27 @@ class Template:
                 return self._text(source, messages[:until], tools, prompted=prompted)
 
             try:
-                found = tuple(_answer(whole, render, messages, turn) for turn in wanted)
+                found = tuple(_answer(whole, render, messages, turn, self._end) for turn in wanted)
                 _check_order(found)
             except _NoPrefix as error:
                 if not _MARKED.search(source):
-                    raise DataError(str(error)) from None
+                    raise DataError(f"{error}{self._remedy(whole, render, messages)}") from None
                 found = self._by_marks(source, messages, tools, wanted)
+        _check_written(found, whole, messages)
         return Dialogue(text=whole, answers=tuple(each for each in found if each.end > each.start))
+
+    @property
+    def _end(self) -> str:
+        return str(self.tokenizer.special_tokens_map.get("eos_token") or "")
+
+    def _remedy(self, whole: str, render: Callable[[int, bool], str], messages: Sequence[Message]) -> str:
+        """What helps where the assistant's turns cannot be told by themselves."""
+        marks = "use a template with {% generation %} marks"
+        try:
+            _answer(whole, render, messages, _spoken(messages)[-1], self._end)
+        except _NoPrefix:
+            return f"; {marks}"
+        return f"; learn the last answer alone (task.turns: last), or {marks}"
 
     def _learnt(self, messages: Sequence[Message]) -> list[int]:
         spoken = _spoken(messages)
@@ -258,27 +273,38 @@ class _NoPrefix(Exception):
     """What was rendered so far is not how the whole begins."""
 
 
-def _answer(whole: str, render: Callable[[int, bool], str], messages: Sequence[Message], turn: int) -> Answer:
+def _answer(
+    whole: str, render: Callable[[int, bool], str], messages: Sequence[Message], turn: int, end: str
+) -> Answer:
     """One of the assistant's turns, found between two beginnings of the whole text.
+
+    Args:
+        whole: text of all turns.
+        render: gives the text of the first turns, with what asks for an answer or without.
+        messages: all turns.
+        turn: number of the one that is looked for.
+        end: the tokenizer's end mark, which some templates write behind the last turn of all, whoever has it.
 
     Raises:
         _NoPrefix: they are none.
     """
     asked = render(turn, True)
     told = whole if turn + 1 == len(messages) else render(turn + 1, False)
-    remedy = "learn the last answer alone (task.turns: last), or use a template with {% generation %} marks"
+    content = str(messages[turn].get("content") or "").strip()
+    bare = told.removesuffix(end)
+    if not whole.startswith(told) and whole.startswith(bare) and not bare.rstrip().endswith(content):
+        told = bare
     if not whole.startswith(asked):
         raise _NoPrefix(
             f"turn {turn + 1}: the chat template writes what stands before this answer otherwise when it asks for the "
-            f"answer (…{_differing(asked, whole)!r}); {remedy}"
+            f"answer (…{_differing(asked, whole)!r})"
         )
     if not whole.startswith(told) or len(told) < len(asked):
         raise _NoPrefix(
             f"turn {turn + 1}: the chat template writes this answer otherwise once others follow "
-            f"(…{_differing(told, whole)!r}); {remedy}"
+            f"(…{_differing(told, whole)!r})"
         )
     said = whole[len(asked) : len(told)].rstrip()
-    content = str(messages[turn].get("content") or "").strip()
     return Answer(
         turn=turn,
         start=len(asked),
@@ -299,9 +325,32 @@ def _before_first(whole: str, render: Callable[[int, bool], str]) -> str:
     if place < 0:
         raise _NoPrefix(
             "turn 1: the conversation begins with an answer, and the chat template does not write what asks for one in "
-            "front of it; remove the turn, or use a template with {% generation %} marks"
+            "front of it; remove the turn"
         )
     return whole[: place + len(head)]
+
+
+def _check_written(answers: Sequence[Answer], whole: str, messages: Sequence[Message]) -> None:
+    """Refuse a template that writes nothing of what the assistant says: its end marks alone would be learnt. One that
+    leaves out what an earlier answer thought is another matter.
+
+    Raises:
+        DataError: naming the first such turn.
+    """
+    left_out = []
+    for answer in answers:
+        words = _WORD.findall(str(messages[answer.turn].get("content") or "").casefold())
+        said = whole[answer.start : answer.end].casefold()
+        if any(word in said for word in words):
+            return
+        left_out += [answer] if words else []
+    if left_out:
+        found = whole[left_out[0].start : left_out[0].end]
+        raise DataError(
+            f"turn {left_out[0].turn + 1}: the chat template writes {found!r:.60} and leaves the answer's words out "
+            "(those of models that see images want lists of parts instead of texts); set task.template: chatml, or "
+            "task.template: FILE.jinja that writes texts"
+        )
 
 
 def _check_order(answers: Sequence[Answer]) -> None:
