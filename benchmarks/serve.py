@@ -155,14 +155,14 @@ class Client:
         self._port = port
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def ask(self, path: str, body: Mapping[str, object]) -> tuple[int, bytes]:
+    async def ask(self, path: str, body: Mapping[str, object] | bytes) -> tuple[int, bytes]:
         """Status and content."""
         if self._free:
             reader, writer = self._free.pop()
         else:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 24)
         try:
-            content = json.dumps(body).encode()
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
             head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
             writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
             answered = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -314,18 +314,21 @@ def compared(found: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     }
 
 
-async def soaking(server: Contestant, seconds: float) -> tuple[list[float], list[int]]:
-    """Memory at `LOOKS` moments under requests of all kinds, wrong ones and clients that leave among them; answers."""
+async def soaking(server: Contestant, seconds: float) -> tuple[list[float], list[float], list[int]]:
+    """Memory at `LOOKS` moments and at every second, under requests of all kinds, wrong ones and clients that leave
+    among them; answers.
+    """
     texts, chance, client = tweets(2000), random.Random(SEED), Client(server.port)
+    too_large = json.dumps(
+        {"texts": [" ".join(texts[:2000])] * 300}
+    ).encode()  # once: the load is the server's
     await vectors(server.port, texts[:4])
-    end, samples, counts = time.monotonic() + seconds, [], [0, 0]
+    end, samples, every, counts = time.monotonic() + seconds, [], [], [0, 0]
 
     async def asks() -> None:
         while time.monotonic() < end:
             some = chance.choices(texts, k=chance.randrange(1, 40))
-            body: dict[str, object] = {"texts": some}
-            if chance.random() < 0.1:
-                body = {"texts": [" ".join(texts[:2000])] * 300}
+            body = too_large if chance.random() < 0.1 else {"texts": some}
             try:
                 async with asyncio.timeout(0.01 if chance.random() < 0.1 else 60):
                     status, _ = await client.ask("/embed", body)
@@ -333,15 +336,15 @@ async def soaking(server: Contestant, seconds: float) -> tuple[list[float], list
             except (OSError, TimeoutError, asyncio.IncompleteReadError):
                 pass
 
-    async def looks() -> None:
+    async def looks(into: list[float], between: float) -> None:
         while time.monotonic() < end:
-            samples.append(server.memory())
-            await asyncio.sleep(seconds / LOOKS)
+            into.append(server.memory())
+            await asyncio.sleep(between)
 
-    await asyncio.gather(looks(), *(asks() for _ in range(8)))
+    await asyncio.gather(looks(samples, seconds / LOOKS), looks(every, 1.0), *(asks() for _ in range(8)))
     samples.append(server.memory())
     print(f"{counts[0]:,} answered, {counts[1]:,} refused")
-    return samples, counts
+    return samples, every, counts
 
 
 LOOKS, WARM, MOST_GROWTH = 20, 5, 1.05
@@ -353,13 +356,14 @@ def soak(seconds: float) -> None:
     """Fail where memory grows once all lengths have been seen (`LOOKS`)."""
     server = Contestant("bigbatch")
     try:
-        samples, (answered, refused) = asyncio.run(soaking(server, seconds))
+        samples, every, (answered, refused) = asyncio.run(soaking(server, seconds))
     finally:
         code = server.end()
     early, late = max(samples[:WARM]), max(samples[WARM:])
     told = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": seconds, "answered": answered,
-        "refused": refused, "memory_mib": [round(each, 1) for each in samples], "largest_early": round(early, 1),
+        "refused": refused, "memory_mib": [round(each, 1) for each in samples],
+        "memory_mib_every_second": [round(each) for each in every], "largest_early": round(early, 1),
         "largest_late": round(late, 1), "most_growth": MOST_GROWTH, "exit_code": code,
     }  # fmt: skip
     (RESULTS / f"{told['date'][:10]}-serve-soak.json").write_text(json.dumps(told, indent=1) + "\n")

@@ -50,6 +50,18 @@ def test_hostile_bodies(server, body, status, what):
     assert len(found.text) < 2000
 
 
+@pytest.mark.parametrize("name", ["temperature", "top_p", "max_tokens", "top_k", "seed"])
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999", '"NaN"', "true"])
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
+def test_parameters_that_are_no_numbers(server, path, name, literal):
+    """Refused as they are read, before the model is looked at: this one writes no texts, which would be 404."""
+    own = {"/generate": '"prompts":["a"]', "/v1/completions": '"prompt":"a"'}
+    body = "{" + own.get(path, '"messages":[{"role":"user","content":"a"}]') + f',"{name}":{literal}' + "}"
+    found = server.post(path, body)
+    assert found.status_code == 422 and f"{name}: " in told(found) and len(found.text) < 2000, found.text
+    assert server.post(path, body.replace(literal, "1")).status_code == 404
+
+
 def test_a_million_texts_are_refused_in_bounded_memory(two_labels):
     body = json.dumps({"rows": ["a"] * 1_000_000}).encode()
     with serving(two_labels, body_bytes=8 << 20) as server:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -10,6 +12,8 @@ from bigbatch.errors import UsageError
 from bigbatch.watch.curves import MOST_PLACES, Curve
 from bigbatch.watch.observed import Observed
 from bigbatch.watch.runs import Runs, key_of
+from bigbatch.watch.server import WatchServer
+from tests.damage import inside, whole_file
 from tests.report.fake_run import records, write_run
 
 
@@ -129,6 +133,20 @@ def test_runs_below_folders_are_found_and_links_are_not_followed(tmp_path: Path)
         Runs([tmp_path / "none"])
 
 
+def test_of_many_runs_those_that_were_touched_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the first by name, wherever they lie; and a loop of links, or a pipe, is no folder."""
+    monkeypatch.setattr("bigbatch.watch.runs.MOST_RUNS", 3)
+    for number in range(12):
+        folder = tmp_path / f"runs/{'deep/' if number % 2 else ''}run{number:02d}"
+        folder.mkdir(parents=True)
+        (folder / "status.json").write_text("{}")
+        os.utime(folder / "status.json", (1e9 + number, 1e9 + number))
+    (tmp_path / "runs/again").symlink_to(tmp_path / "runs")
+    os.mkfifo(tmp_path / "runs/a-pipe")
+    found = [folder.name for folder in Runs([tmp_path / "runs"]).find().values()]
+    assert found == ["run11", "run10", "run09"]
+
+
 def test_of_stages_the_last_that_has_begun(tmp_path: Path) -> None:
     write_run(tmp_path / "run/stages/1-first")
     (tmp_path / "run/recipe.yaml").write_text("model: x\n")
@@ -138,3 +156,29 @@ def test_of_stages_the_last_that_has_begun(tmp_path: Path) -> None:
     stages[1]["folder"] = "../../../etc"
     (tmp_path / "run/stages.json").write_text(json.dumps({"stages": stages}))
     assert observed(tmp_path / "run").folder == tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "status.json", "plan.json", "result.json"])
+def test_a_run_that_is_damaged_while_it_is_watched(tmp_path: Path, name: str) -> None:
+    """Figures are told at every moment and the page is drawn at many: the file whole, damaged in every way, and whole."""
+    folder = write_run(tmp_path / "run")
+    content = (folder / name).read_bytes()
+    key = key_of(folder)
+    with WatchServer([folder]) as server:
+        sound = server.page.whole([key], "nonce")
+        random = Random(sum(map(ord, name)))
+        for what, damage in [*whole_file(content), *inside(folder / name, content, 12, random)]:
+            damage(folder / name)
+            json.dumps(server.page.figures([key]))
+            if random.random() < 0.2:  # drawing takes its time
+                assert server.page.whole([key], "nonce").endswith("</html>"), what
+            _clear(folder / name)
+            (folder / name).write_bytes(content)
+        assert len(server.page.whole([key], "nonce")) == pytest.approx(len(sound), rel=0.02)
+
+
+def _clear(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from bigbatch.errors import UsageError
 from bigbatch.watch.observed import Observed
 
 MOST_RUNS = 500
+"""That are shown: those that were touched last."""
+_MOST_LOOKED = 20_000
+"""Folders that are looked into, so that a look ends: 10,000 runs take half a second."""
 MOST_KEPT = 16
 """Runs whose curves stay in memory, so that choosing them again reads nothing twice."""
 _DEPTH = 3
@@ -40,14 +44,11 @@ class Runs:
 
     def find(self) -> dict[str, Path]:
         """Key -> run directory, the one that was touched last first; at most `MOST_RUNS`."""
-        found: dict[Path, float] = {}
+        found: dict[str, float] = {}
         for root in self._roots:
-            for folder, touched in _runs_below(root, _DEPTH):
-                found[folder] = touched
-                if len(found) >= MOST_RUNS:
-                    break
-        newest = sorted(found, key=lambda folder: (-found[folder], str(folder)))
-        keys = {key_of(folder): folder for folder in newest}
+            found.update(islice(_runs_below(str(root), _DEPTH), _MOST_LOOKED - len(found)))
+        newest = sorted(found, key=lambda folder: (-found[folder], folder))[:MOST_RUNS]
+        keys = {key_of(folder): folder for folder in map(Path, newest)}
         self._lists = {key: self._lists.get(key) or Observed(folder) for key, folder in keys.items()}
         return keys
 
@@ -83,8 +84,8 @@ def key_of(folder: Path) -> str:
     return hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
 
 
-def _runs_below(folder: Path, depth: int) -> Iterator[tuple[Path, float]]:
-    touched = [_touched(folder / name) for name in _SIGNS]
+def _runs_below(folder: str, depth: int) -> Iterator[tuple[str, float]]:
+    touched = [_touched(os.path.join(folder, name)) for name in _SIGNS]
     if any(touched):
         yield folder, max(touched)
         return
@@ -94,19 +95,19 @@ def _runs_below(folder: Path, depth: int) -> Iterator[tuple[Path, float]]:
         with os.scandir(folder) as entries:
             below = sorted(
                 entry.path
-                for entry in entries
+                for entry in islice(entries, _MOST_LOOKED)
                 if entry.is_dir(follow_symlinks=False)
                 and not entry.name.startswith(".")
                 and entry.name not in _INSIDE
             )
     except OSError:
         return
-    for path in below[: 4 * MOST_RUNS]:
-        yield from _runs_below(Path(path), depth - 1)
+    for path in below:
+        yield from _runs_below(path, depth - 1)
 
 
-def _touched(path: Path) -> float:
+def _touched(path: str) -> float:
     try:
-        return path.lstat().st_mtime
+        return os.lstat(path).st_mtime
     except OSError:
         return 0.0
