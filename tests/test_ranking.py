@@ -80,3 +80,51 @@ def test_bad_rows_cost_no_update(run, tmp_path):
     (tmp_path / "train.csv").write_text("query,candidate,label\na,b,1\na,c,-2\na,,0\n")
     with pytest.raises(DataError, match=r"train.csv:4: candidate: no candidate"):
         bigbatch.train(run.parent / "recipe.yaml", tmp_path / "train.csv", run_dir=tmp_path / "run")
+
+
+def few(folder, *, every: int, labels: tuple[int, int] = (0, 0)) -> None:
+    """24 queries with two candidates each: in one of `every` the first is relevant, in the others labels are as told."""
+    with (folder / "train.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["query", "candidate", "label", "group"])
+        for number in range(24):
+            own = (1, 0) if every and number % every == 0 else labels
+            for place, label in enumerate(own):
+                writer.writerow([WORDS[number % 5], f"{WORDS[place]} {WORDS[number % 7]}", label, number])
+
+
+def job(run, folder, **keys) -> dict:
+    return {
+        "model": str(run.parent / "model"), "task": "rank", "data": {"train": str(folder / "train.csv")},
+        "updates": 12, "batch": 1, "plan": {"threads": 1}, "run": {"evaluate_every": "end"}, **keys,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "labels"), [("listwise", (0, 0)), ("pairwise", (1, 1))])
+def test_an_update_in_which_no_query_counts_changes_nothing(run, tmp_path, loss, labels):
+    few(tmp_path, every=3, labels=labels)
+    bigbatch.train(job(run, tmp_path, loss=loss), run_dir=tmp_path / "run")
+    records = lines(tmp_path / "run", "update")
+    idle = [record for record in records if record.get("empty", False)]
+    assert len(records) == 12 and 2 < len(idle) < 12, "both kinds of update"
+    assert all(record["loss"] is None and record["grad_norm"] is None for record in idle)
+    assert all(record["loss"] > 0 for record in records if record not in idle)
+    notes = [event["why"] for event in lines(tmp_path / "run", "event") if event["event"] == "note"]
+    assert any("train: 16 of 24 samples have nothing to be learnt from" in note for note in notes), notes
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "why"),
+    [("listwise", (0, 0), "no candidate of the query is relevant"), ("pairwise", (2, 2), "the same label")],
+)
+def test_a_split_without_anything_to_learn_is_refused(run, tmp_path, loss, labels, why):
+    few(tmp_path, every=0, labels=labels)
+    with pytest.raises(DataError, match=f"none of its 24 samples has anything to learn from: .*{why}"):
+        bigbatch.train(job(run, tmp_path, loss=loss), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() or not lines(tmp_path / "run", "update")
+
+
+def test_irrelevance_is_something_to_learn_point_by_point(run, tmp_path):
+    few(tmp_path, every=0)
+    bigbatch.train(job(run, tmp_path, loss="pointwise", updates=2), run_dir=tmp_path / "run")
+    assert all(record["loss"] > 0 for record in lines(tmp_path / "run", "update"))

@@ -1585,6 +1585,18 @@ MUTANTS = (
         tests=("tests/step/test_rank_split.py::test_every_split_equals_the_whole_batch",),
     ),
     Mutant(
+        name="split-without-an-answer",
+        fault="training data of which no candidate is relevant is trained on, and learns nothing",
+        patches=(
+            (
+                "tasks/rank.py",
+                "return _counted(torch.from_numpy(values_S2), self.loss_name).numpy().astype(np.int64)",
+                "return table.counted_units",
+            ),
+        ),
+        tests=("tests/test_ranking.py::test_a_split_without_anything_to_learn_is_refused",),
+    ),
+    Mutant(
         name="stage-from-the-first-model",
         fault="every stage starts from the model that the recipe names",
         patches=(("run/stages.py", 'else before / "model"', "else None"),),

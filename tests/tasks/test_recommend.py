@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from bigbatch.data.tokens import as_table
 from bigbatch.errors import ModelError, RecipeError
 from bigbatch.metrics.recommend import LISTED, NLL, RANK
 from bigbatch.model.sequential import SPECIAL, item_tokenizer, sequential_model
+from bigbatch.run.baseline import recommend
 from bigbatch.samples import Targets
 from bigbatch.tasks.base import NOT_AN_OPTION
 from bigbatch.tasks.inputs import NoTokens
@@ -111,3 +115,13 @@ def test_options_are_checked():
     for wrong in ({"stride": 0}, {"top": 0}):
         with pytest.raises(RecipeError, match="expected a number from 1"):
             Recommend(**wrong)
+
+
+@pytest.mark.parametrize(("most", "names"), [(8, ["popular", "next_item", "item_knn"]), (7, ["popular"])])
+def test_too_many_items_for_tables_of_pairs_are_told(monkeypatch, most, names):
+    monkeypatch.setattr(recommend, "_MOST_ITEMS", most)
+    rows = SimpleNamespace(tokenised=True, rows=pa.table({"input_ids": [[3, 4, 5], [4, 5, 6, 7]]}))
+    found = list(recommend.recommend_baselines(task(), SimpleNamespace(rows=rows)))  # type: ignore[arg-type]
+    assert [each.name for each in found] == names
+    told = "the only one: next_item and item_knn take a table of all pairs of items, and 8 are above 7"
+    assert [each.note for each in found] == ([told] if most == 7 else [""] * 3)

@@ -39,6 +39,7 @@ from bigbatch.tasks.derived import promised
 from bigbatch.tasks.facts import BuildFacts
 from bigbatch.tasks.given import given_tokens
 from bigbatch.tasks.prefer import Prefer
+from bigbatch.tasks.rank import Rank
 from bigbatch.tasks.ready import Ready, made_ready
 from bigbatch.tasks.recommend import Recommend
 from bigbatch.tasks.reward import Reward
@@ -240,15 +241,17 @@ def _what_counts(name: str, table: Table, task: Task, unknown: str | None) -> li
     Raises:
         DataError: all of the training data are such.
     """
-    kinds = "no token to predict, no label, or all weights 0"
+    kinds, counted_N = "no token to predict, no label, or all weights 0", table.counted_units
+    if isinstance(task, Rank):
+        kinds, counted_N = task.idle_because, task.counted(table)
     said = [] if unknown is None else [unknown]
-    if not any(task.denominators(table.targets).values()):
+    if not (counted_N.any() and any(task.denominators(table.targets).values())):
         if name == "train":
             because = kinds if unknown is None else unknown.removeprefix(f"{name}: ")
             what = f"none of its {len(table):,} samples has anything to learn from: {because}"
             raise DataError([Problem(where=name, what=what)])
         return [*said, f"{name}: nothing in it counts ({kinds}): its figures do not exist"]
-    idle = int((table.counted_units == 0).sum())
+    idle = int((counted_N == 0).sum())
     if not idle:
         return said
     did = "learnt from" if name == "train" else "scored"

@@ -31,7 +31,7 @@ from bigbatch.errors import DataError
 from bigbatch.metrics.listwise import USUAL, list_metric
 from bigbatch.model.heads import Head
 from bigbatch.protocols import Json, Metric, Role, Row, Tokenizer
-from bigbatch.samples import Predictions, Sample, Table, Targets
+from bigbatch.samples import UNITS, Predictions, Sample, Table, Targets
 from bigbatch.tasks.base import NOT_AN_OPTION, RunTable, Task
 from bigbatch.tasks.inputs import Inputs, encode_texts
 from bigbatch.tasks.losses import Kind, refuse_settings
@@ -145,6 +145,24 @@ class Rank(Task[Tensor]):
         return list_table(table, np.arange(len(table), dtype=np.int64), last=self.facts.pools != "first")
 
     # ------------------------------------------------------------ denominators, loss
+
+    @property
+    def idle_because(self) -> str:
+        """What a query lacks."""
+        return {
+            LISTWISE: "no candidate of the query is relevant",
+            PAIRWISE: "all candidates of the query have the same label",
+            POINTWISE: "the query has no candidate",
+        }[self.loss_name]
+
+    def counted(self, table: Table) -> np.ndarray:
+        """(N,) 1 for each query that the loss has a value for; of pointwise its candidates."""
+        if self.loss_name == POINTWISE:
+            return table.counted_units
+        units = table[UNITS].load()
+        owner_S = np.repeat(np.arange(len(table), dtype=np.float64), units.lengths)
+        values_S2 = np.column_stack([units.columns["values"].astype(np.float64), owner_S])
+        return _counted(torch.from_numpy(values_S2), self.loss_name).numpy().astype(np.int64)
 
     def denominators(self, targets: Targets) -> dict[str, float]:
         """Queries that have something to learn, or candidates: numbers of the data (numpy)."""

@@ -43,8 +43,14 @@ def recommend_baselines(task: Recommend, train: Split) -> Iterator[Baseline]:
     ids_E, users_E = _events(task, train)
     popular_V = np.bincount(ids_E, minlength=rows).astype(np.float64) + 0.5
     log_V = torch.from_numpy(np.log(popular_V / popular_V.sum()))
-    yield Baseline(name=POPULAR, outputs=_ranking(task, lambda seen_UH: log_V.expand(len(seen_UH), -1)))
-    if rows > _MOST_ITEMS:
+    many = rows > _MOST_ITEMS
+    note = f"the only one: {NEXT} and {KNN} take a table of all pairs of items, and {rows:,} are above {_MOST_ITEMS:,}"
+    yield Baseline(
+        name=POPULAR,
+        outputs=_ranking(task, lambda seen_UH: log_V.expand(len(seen_UH), -1)),
+        note=note if many else "",
+    )
+    if many:
         return
     same_E = users_E[1:] == users_E[:-1]
     pairs = ids_E[:-1][same_E] * rows + ids_E[1:][same_E]
