@@ -21,10 +21,13 @@ class Site:
 
     files: dict[str, bytes] = field(default_factory=dict)
     tricks: list[str] = field(default_factory=list)
-    """Taken one a request: cut, silent, drip, more, other, busy, gzip, html, chunked, deny, gone, untagged."""
+    """Taken one a request: cut, silent, drip, more, other, busy, gzip, html, chunked, deny, gone,
+    untagged."""
     redirects: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
     url: str = ""
+    address: str = ""
+    """Of one of its files, by the name that users write."""
 
     def tag(self, path: str) -> str:
         return f'"{hashlib.md5(self.files[path]).hexdigest()}"'
@@ -64,6 +67,10 @@ class _Handler(BaseHTTPRequestHandler):
         if trick == "html":
             headers["Content-Type"] = "text/html; charset=utf-8"
         self.answer(206 if start else 200, body[start:], trick, **headers)
+
+    def trick(self) -> str:
+        """The next one."""
+        return self.site.tricks.pop(0) if self.site.tricks else ""
 
     def answer(self, status: int, body: bytes, trick: str = "", **headers: str) -> None:
         self.close_connection = True
@@ -152,7 +159,13 @@ class _Bucket(_Handler):
             first, last = (int(each) if each else None for each in self.headers["Range"][6:].split("-"))
         part = body[first : None if last is None else last + 1]
         about = {"ETag": self.site.tag(path), "Last_Modified": "Mon, 30 Nov 2026 00:00:00 GMT"}
-        self.answer(206, part, Content_Range=f"bytes {first}-{first + len(part) - 1}/{len(body)}", **about)
+        self.answer(
+            206,
+            part,
+            self.trick(),
+            Content_Range=f"bytes {first}-{first + len(part) - 1}/{len(body)}",
+            **about,
+        )
 
 
 @contextmanager
@@ -167,7 +180,7 @@ class _Google(_Handler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         self.site.asked.append((self.path, dict(self.headers)))
-        if self.site.tricks:
+        if self.site.tricks[:1] == ["busy"]:
             return self.answer(503, b"{}")
         path = unquote(parts.path)
         bucket, _, key = path.removeprefix("/download").removeprefix("/storage/v1/b/").partition("/o/")
@@ -186,7 +199,7 @@ class _Google(_Handler):
             return self.answer(200, json.dumps(about).encode(), Content_Type="application/json")
         first = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
         headers = {"Content_Range": f"bytes {first}-{len(body) - 1}/{len(body)}"} if first else {}
-        self.answer(206 if first else 200, body[first:], **headers)
+        self.answer(206 if first else 200, body[first:], self.trick(), **headers)
 
 
 @contextmanager
