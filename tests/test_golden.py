@@ -29,6 +29,10 @@ import pytest
 import torch
 from torch import nn
 
+from bigbatch.model.letters import made_tokenizer
+from tests import folds
+from tests.detections import QUERIES, tiny_detector
+from tests.drawings import tiny_dit
 from tests.exact import exact_documents, exact_preferences, exact_texts, exact_weights, numbers
 from tests.jobs import document, lines, start
 from tests.models import tiny, tiny_pair, tiny_tokenizer, with_adapters
@@ -87,6 +91,34 @@ def exact_images(count: int, seed: int) -> list[dict[str, Any]]:
         pixels[number % 3 * 5 :][:5] += 90
         rows.append({"image": pixels.astype(np.uint8), "label": "abc"[number % 3]})
     return rows
+
+
+def exact_scenes(count: int, seed: int) -> list[dict[str, Any]]:
+    """Pixels with rectangles, from none to one more than the model gives boxes, and where these are."""
+    rows = []
+    for number in range(count):
+        drawn = iter(numbers(seed + number, SIZE * SIZE * 3 + 100, 2**20))
+        pixels = np.array([next(drawn) % 60 for _ in range(SIZE * SIZE * 3)]).reshape(SIZE, SIZE, 3)
+        boxes, kinds = [], []
+        for _ in range(number % (QUERIES + 2)):
+            left, top, wide, high, kind = (
+                next(drawn) % most + least for most, least in ((9, 0), (9, 0), (6, 2), (6, 2), (3, 0))
+            )
+            pixels[top : top + high, left : left + wide] = 100 + 70 * kind
+            boxes.append([float(left), float(top), float(wide), float(high)])
+            kinds.append("abc"[kind])
+        rows.append({"image": pixels.astype(np.uint8), "boxes": boxes, "classes": kinds})
+    return rows
+
+
+def small_images(count: int, seed: int) -> list[dict[str, Any]]:
+    """Of 8 x 8 pixels."""
+    return [{**row, "image": row["image"][:8, :8]} for row in exact_images(count, seed)]
+
+
+def exact_folds(count: int, seed: int) -> list[dict[str, Any]]:
+    """Chains with places, and folds of RNA."""
+    return folds.fold_rows(count, seed)
 
 
 def translations(count: int, seed: int) -> list[dict[str, Any]]:
@@ -173,6 +205,18 @@ RUNS = {
         lambda: tiny_vision("vit", dropout=0.1), exact_images,
         {"task": {"name": "image", "labels": ["a", "b", "c"], "augment": {"flip": 0.5, "crop": 3, "erase": 0.5}}, "plan.packing": "padded"},
     ),
+    "detect": Golden(
+        lambda: tiny_detector(dropout=0.1), exact_scenes,
+        {"task": {"name": "detect", "labels": ["a", "b", "c"], "augment": {"flip": 0.5, "crop": 3, "erase": 0.5}}, "plan.packing": "padded"},
+    ),
+    "diffuse": Golden(
+        tiny_dit, small_images,
+        {"task": {"name": "diffuse", "labels": ["a", "b", "c"], "hide_class": 0.2, "steps": 2}, "plan.packing": "padded"},
+    ),
+    "contact": Golden(
+        lambda: folds.folder(dropout=0.1), exact_folds,
+        {"task": folds.TASK, "data.max_length": 64},
+    ),
     "lora": Golden(
         lambda: with_adapters(encoder("sequence")(), r=2, alpha=4, dropout=0.1), classes, CLASSIFY
     ),
@@ -218,6 +262,8 @@ def ended(name: str, folder: Path, **further: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if golden.rows in (exact_texts, questions):
         options["tokenizer"] = tiny_tokenizer(folder / "tokenizer")
+    if golden.rows is exact_folds:
+        options["tokenizer"] = made_tokenizer("letters")
     run = start(
         folder / "run",
         exact_weights(golden.model()),
