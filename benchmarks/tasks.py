@@ -38,9 +38,9 @@ CONTESTS = {
     "reward": ("bigbatch", "trl"),
 }
 WHAT = {
-    "span": "MiniLM, examples/questions, windows of 192 tokens so that each question has one, 16 an update; F1 of 150 "
-    "test questions that have an answer. Trainer: AutoModelForQuestionAnswering on windows padded to the longest of "
-    "the batch",
+    "span": "MiniLM, examples/questions, windows of 128 tokens that share 64, those of 16 questions an update; F1 of "
+    "150 test questions that have an answer. Trainer: AutoModelForQuestionAnswering, windows shuffled one by one as "
+    "run_qa.py does, as many an update as 16 questions have on average, padded to the longest of the batch",
     "chat": "a Llama of four layers from one set of random weights, examples/chat, 16 conversations of at most 384 "
     "tokens an update; perplexity of 100 test conversations. Trainer: rows padded to the longest of the batch, labels "
     "of -100 for what the assistant has not said; TRL: SFTTrainer on the conversations, assistant_only_loss",
@@ -50,7 +50,9 @@ WHAT = {
 BATCH = 16
 RATES = {"span": 3e-4, "chat": 2e-3, "reward": 1e-3}
 METRIC = {"span": "f1", "chat": "perplexity", "reward": "accuracy"}
-LENGTH = {"span": 192, "chat": 384, "reward": 96}
+STRIDE = 64
+"""Tokens that neighbouring windows of a text share."""
+LENGTH = {"span": 128, "chat": 384, "reward": 96}
 
 
 MARKED = (
@@ -118,7 +120,7 @@ def by_bigbatch(contest: str, updates: int, model: Path, folder: Path) -> Path:
 
     recipe = {
         "model": str(model),
-        "task": {"name": contest, **({"null_threshold": 0} if contest == "span" else {})},
+        "task": {"name": contest, **({"null_threshold": 0, "stride": STRIDE} if contest == "span" else {})},
         "data": {"max_length": LENGTH[contest]},
         "batch": BATCH,
         "updates": updates,
@@ -143,25 +145,49 @@ def arguments(contest: str, updates: int, folder: Path) -> dict[str, Any]:
 
 
 def windows(rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
-    """A window a question with the tokens of its answer, as transformers' own example for questions makes them."""
+    """All windows of the questions with the tokens of their answers, as transformers' own run_qa.py makes them."""
     found = []
     for row in rows:
         encoded = tokenizer(
-            row["question"], row["context"], truncation="only_second", max_length=LENGTH["span"],
-            return_offsets_mapping=True,
+            row["question"], row["context"], truncation="only_second", max_length=LENGTH["span"], stride=STRIDE,
+            return_overflowing_tokens=True, return_offsets_mapping=True,
         )  # fmt: skip
-        places, parts, first = encoded.pop("offset_mapping"), encoded.sequence_ids(0), (0, 0)
+        begin, end = -1, -1
         if row["answers"]:
             begin = row["answers"][0]["answer_start"]
             end = begin + len(row["answers"][0]["text"])
-            own = [
-                at
-                for at, (low, high) in enumerate(places)
-                if parts[at] == 1 and low < end and high > begin and high > low
-            ]
-            first = (own[0], own[-1]) if own else first
-        found.append({**encoded, "start_positions": first[0], "end_positions": first[1]})
+        for number, places in enumerate(encoded["offset_mapping"]):
+            text = [at for at, part in enumerate(encoded.sequence_ids(number)) if part == 1]
+            own = [at for at in text if places[at][0] < end and places[at][1] > begin]
+            whole = bool(own) and places[text[0]][0] <= begin and places[text[-1]][1] >= end
+            first, last = (own[0], own[-1]) if whole else (0, 0)
+            one = {key: encoded[key][number] for key in ("input_ids", "token_type_ids", "attention_mask")}
+            found.append({**one, "start_positions": first, "end_positions": last})
     return found
+
+
+def answer(model: Any, tokenizer: Any, row: Mapping[str, Any], most: int = 30) -> str:
+    """The stretch of the text with the largest sum of start and end over all windows, at most so many tokens long."""
+    import torch
+
+    encoded = tokenizer(
+        row["question"], row["context"], truncation="only_second", max_length=LENGTH["span"], stride=STRIDE,
+        return_overflowing_tokens=True, return_offsets_mapping=True, return_tensors="pt", padding=True,
+    )  # fmt: skip
+    given = {key: encoded[key] for key in ("input_ids", "token_type_ids", "attention_mask")}
+    with torch.inference_mode():
+        told = model(**given)
+    best, text = -math.inf, ""
+    for number, places in enumerate(encoded["offset_mapping"].tolist()):
+        own = torch.tensor([part == 1 for part in encoded.sequence_ids(number)])
+        start, end = (logits[number].masked_fill(~own, -math.inf) for logits in (told[0], told[1]))
+        sums = start[:, None] + end[None, :]
+        sums = sums.masked_fill(~torch.ones_like(sums, dtype=torch.bool).triu().tril(most - 1), -math.inf)
+        at = int(sums.argmax())
+        if float(sums.flatten()[at]) > best:
+            first, last = divmod(at, len(places))
+            best, text = float(sums.flatten()[at]), row["context"][places[first][0] : places[last][1]]
+    return text
 
 
 def by_trainer(contest: str, updates: int, model: Path, folder: Path) -> Path:
@@ -179,10 +205,11 @@ def by_trainer(contest: str, updates: int, model: Path, folder: Path) -> Path:
 
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    rows, saved = rows_of(contest, "train"), folder / "model"
+    rows, saved, asked = rows_of(contest, "train"), folder / "model", arguments(contest, updates, folder)
     if contest == "span":
         module = AutoModelForQuestionAnswering.from_pretrained(model)
         data, collator = windows(rows, tokenizer), DataCollatorWithPadding(tokenizer)
+        asked["per_device_train_batch_size"] = round(BATCH * len(data) / len(rows))
     else:
         module = AutoModelForCausalLM.from_pretrained(model)
         data = [
@@ -191,7 +218,7 @@ def by_trainer(contest: str, updates: int, model: Path, folder: Path) -> Path:
         ]
         collator = DataCollatorForSeq2Seq(tokenizer)
     trainer = Trainer(
-        model=module, args=TrainingArguments(**arguments(contest, updates, folder)), train_dataset=data,
+        model=module, args=TrainingArguments(**asked), train_dataset=data,
         data_collator=collator, processing_class=tokenizer,
     )  # fmt: skip
     trainer.train()
@@ -273,16 +300,26 @@ def in_process(contest: str, name: str, updates: int, python: str, start: Path) 
 
 
 def scored(contest: str, model: Path) -> float:
-    """The figure of a model folder, whoever trained it: F1 by bigbatch, others by plain forward passes."""
+    """The figure of a model folder, whoever trained it, by plain forward passes."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
 
-    import bigbatch
+    from bigbatch.metrics.span import english_f1
 
-    if contest == "span":
-        answerable = [row for row in questions("test") if row["answers"]]
-        return float(str(bigbatch.evaluate(model, answerable[:150])["f1"]))
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    if contest == "span":
+        finder: Any = AutoModelForQuestionAnswering.from_pretrained(model).eval()
+        answerable = [row for row in questions("test") if row["answers"]][:150]
+        given = [answer(finder, tokenizer, row) for row in answerable]
+        pairs = zip(answerable, given, strict=True)
+        return statistics.mean(
+            max(english_f1(right["text"], text) for right in row["answers"]) for row, text in pairs
+        )
     with torch.inference_mode():
         if contest == "chat":
             causal: Any = AutoModelForCausalLM.from_pretrained(model).eval()
