@@ -91,18 +91,6 @@ MUTANTS = (
         tests=("tests/watch/test_observed.py::test_of_many_runs_those_that_were_touched_last",),
     ),
     Mutant(
-        name="holes-by-the-clock-alone",
-        fault="pages are given back every five seconds, whatever ran meanwhile",
-        patches=(
-            (
-                "serve/engine.py",
-                "holes.give_back(sum(sum(job.work.tokens) for job in jobs))",
-                "holes.give_back()",
-            ),
-        ),
-        tests=("tests/serve/test_heap.py",),
-    ),
-    Mutant(
         name="watch-any-host",
         fault="the page answers under any name that points at this machine",
         patches=(("watch/server.py", 'not in (f"127.0.0.1:{port}", f"localhost:{port}")', "in ()"),),

@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from bigbatch.serve import heap
-from tests.serve.conftest import serving
 
 CHURN = """
 import random, sys
@@ -50,20 +49,3 @@ def test_pages_are_given_back_now_and_then(monkeypatch):
     assert not holes.give_back()
     monkeypatch.setattr(heap, "GIVE_BACK_SECONDS", 0.0)
     assert holes.give_back()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_pages_are_given_back_after_so_much_work():
-    """A batch of that size, or many small ones; not after each small one."""
-    holes = heap.Holes()
-    assert holes.give_back(heap.GIVE_BACK_TOKENS)
-    small = heap.GIVE_BACK_TOKENS // 4
-    assert [holes.give_back(small) for _ in range(8)] == [False, False, False, True] * 2
-
-
-def test_the_engine_says_how_much_ran(two_labels, monkeypatch):
-    ran = []
-    monkeypatch.setattr(heap.Holes, "give_back", lambda self, tokens=0: ran.append(tokens))
-    with serving(two_labels) as server:
-        assert server.post("/predict", {"rows": ["one two three", "four five"]}).status_code == 200
-    assert ran and 5 <= ran[0] < 40

@@ -86,7 +86,7 @@ class Engine:
                     jobs = self._gathered(first)
                     if jobs:
                         self._answer(jobs)
-                    holes.give_back(sum(sum(job.work.tokens) for job in jobs))
+                    holes.give_back()
         except Exception as error:
             self._error = error
             self._ready.set()

@@ -18,10 +18,7 @@ time was measured, of 8 MiB and more a fortieth; and none for the usual requests
 TOP_BYTES = 64 << 20
 """Free at the heap's end before it is shortened; at the default, 128 KiB, every batch would shorten it."""
 GIVE_BACK_SECONDS = 5.0
-"""Between two looks for whole pages in the holes that are left, when little is asked."""
-GIVE_BACK_TOKENS = 2048
-"""That ran since the last look: by then another is made. Every 5 s alone left up to 160 MiB of holes in between under
-batches of all sizes."""
+"""Between two looks for whole pages in the holes that are left."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of glibc's `mallopt` (malloc.h)."""
 CHOSEN_BY = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
@@ -51,18 +48,11 @@ class Holes:
             getattr(ctypes.CDLL(None), "malloc_trim", None) if platform.libc_ver()[0] == "glibc" else None
         )
         self._last = time.monotonic()
-        self._tokens = 0
 
-    def give_back(self, tokens: int = 0) -> bool:
-        """To be called between batches; whether it was time.
-
-        Args:
-            tokens: of the batch that ran.
-        """
-        self._tokens += tokens
-        early = self._tokens < GIVE_BACK_TOKENS and time.monotonic() - self._last < GIVE_BACK_SECONDS
-        if self._trim is None or early:
+    def give_back(self) -> bool:
+        """To be called between batches; whether it was time."""
+        if self._trim is None or time.monotonic() - self._last < GIVE_BACK_SECONDS:
             return False
         self._trim(0)
-        self._last, self._tokens = time.monotonic(), 0
+        self._last = time.monotonic()
         return True
