@@ -171,7 +171,7 @@ def _asked_before(split: str, train: DataTable, table: DataTable, roles: Mapping
     """Rows of a split whose source training has with another target, which comparing whole rows does not see."""
     target = next((about for about in roles.values() if about.unlike and about.absent_when_predicting), None)
     source = "" if target is None else target.unlike
-    if not source or roles[source].absent_when_predicting or source not in roles:
+    if source not in roles or roles[source].absent_when_predicting:
         return []
     names = [source, next(role for role, about in roles.items() if about is target)]
     if any(name not in each.rows.column_names for each in (train, table) for name in names):
