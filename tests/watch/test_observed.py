@@ -167,10 +167,10 @@ def test_a_run_that_is_damaged_while_it_is_watched(tmp_path: Path, name: str) ->
     with WatchServer([folder]) as server:
         sound = server.page.whole([key], "nonce")
         random = Random(sum(map(ord, name)))
-        for what, damage in [*whole_file(content), *inside(folder / name, content, 12, random)]:
+        for what, damage in [*whole_file(content), *inside(folder / name, content, 3, random)]:
             damage(folder / name)
             json.dumps(server.page.figures([key]))
-            if random.random() < 0.2:  # drawing takes its time
+            if random.random() < 0.1:  # drawing takes its time
                 assert server.page.whole([key], "nonce").endswith("</html>"), what
             _clear(folder / name)
             (folder / name).write_bytes(content)
