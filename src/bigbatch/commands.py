@@ -119,6 +119,8 @@ def _model_of_init(name: str | None, language: str, columns: Mapping[str, str]) 
         known = facts_of(name)
         why = "" if known else "the hub has no config.json of it" if hub_answers() else why_no_hub()
         return asked_model(name, known, why)
+    if "item" in columns:
+        return ModelChoice(name="")  # it is made of the items
     for role in ("boxes", "image", "structure"):
         if role in columns:
             return model_of_no_text(role, hub_answers, why_no_hub)

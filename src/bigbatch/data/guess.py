@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bigbatch.data.columns import ID, guess_column
+from bigbatch.data.happenings import happened
 from bigbatch.data.label_values import (
     MOST_CLASSES,
     counted,
@@ -36,7 +37,7 @@ from bigbatch.data.pairs import (
     texts_of_two,
 )
 from bigbatch.data.running import STRETCH_ROWS, STRETCHES, running_share
-from bigbatch.data.sampled import Sampled
+from bigbatch.data.sampled import Sampled, percentiles
 from bigbatch.data.talks import as_texts
 from bigbatch.errors import DataError
 from bigbatch.files.class_names import NOT_COUNTED
@@ -48,8 +49,6 @@ from bigbatch.files.raw import Raw
 from bigbatch.files.squad import answers_of
 from bigbatch.stored import Damaged
 from bigbatch.turns import holds_conversations, parts_of, told_texts
-
-_POINTS = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +132,11 @@ def profile(
         picked, own, columns = (folds["sequence"], None), ([folds["sequence"]], []), {**folds, **own_id}
         found_profile = _describe(files, names, table, encoding, warnings, picked, own, columns)
         return replace(found_profile, language="unknown", words={}, running=None)
+    events = happened(some, said, table.all)
+    if events is not None:
+        seen = _describe(files, names, table, encoding, [*warnings], (None, None), ([], []), own_id)
+        events = {**seen.columns, **events}
+        return replace(seen, columns=events, warnings=tuple(warnings), quoting=quoting)
     boxes = boxed(some, said) or {}
     tagged = None if boxes else _tagged(names, table, said)
     if tagged is not None:
@@ -301,9 +305,9 @@ def _describe_tagged(
         encoding=encoding,
         language=guess_language(texts),
         class_counts={name: known[name] for name in sorted_labels(list(known))},
-        words=_percentiles([len(row) for row in sentences]),
-        characters=_percentiles([len(text) for text in texts]),
-        tokens=_percentiles(tokens),
+        words=percentiles([len(row) for row in sentences]),
+        characters=percentiles([len(text) for text in texts]),
+        tokens=percentiles(tokens),
         total_tokens=round(float(np.mean(tokens)) * table.rows),
         empty_texts=sum(not row for row in table.all(words)),
         missing_labels=sum(row is None for row in table.all(tags[0])),
@@ -357,9 +361,9 @@ def _describe(
         encoding=encoding,
         language=guess_language(texts),
         class_counts=counts,
-        words=_percentiles([count_words(value) for value in texts]),
-        characters=_percentiles([len(value) for value in texts]),
-        tokens=_percentiles(tokens.tolist()),
+        words=percentiles([count_words(value) for value in texts]),
+        characters=percentiles([len(value) for value in texts]),
+        tokens=percentiles(tokens.tolist()),
         total_tokens=round(float(tokens.mean()) * table.rows),
         empty_texts=0 if text is None else sum(is_empty(value) for value in table.all(text)),
         missing_labels=missing,
@@ -423,9 +427,9 @@ def _describe_chat(
         encoding=encoding,
         language=guess_language(texts),
         class_counts={},
-        words=_percentiles([count_words(text) for text in texts]),
-        characters=_percentiles([len(text) for text in texts]),
-        tokens=_percentiles(tokens),
+        words=percentiles([count_words(text) for text in texts]),
+        characters=percentiles([len(text) for text in texts]),
+        tokens=percentiles(tokens),
         total_tokens=round(float(np.mean(tokens)) * table.rows),
         empty_texts=0,
         missing_labels=0,
@@ -442,8 +446,3 @@ def _running(table: Sampled, text: str) -> float | None:
 
 def _joined(*texts: Any) -> str:
     return " ".join(str(text) for text in texts if text is not None)
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    points = np.percentile(values, list(_POINTS.values())) if values else np.zeros(len(_POINTS))
-    return {name: float(value) for name, value in zip(_POINTS, points, strict=True)}

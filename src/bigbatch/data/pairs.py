@@ -51,6 +51,8 @@ ASKED = ("context", "question", "answers")
 """Roles of a text, a question about it, and where the answers stand."""
 FOLDED = ("sequence", "structure")
 """Roles of a sequence and how it is folded."""
+EVENTS = ("user", "item", "time", "title")
+"""Roles of who had which item when, and what it is called."""
 _TOGETHER = (
     ("query", "document"),
     ("words", "tags"),
@@ -76,6 +78,7 @@ _ROLES = (
     *WRITTEN,
     *ASKED,
     *FOLDED,
+    *EVENTS,
     "messages",
 )
 _WRITES = {

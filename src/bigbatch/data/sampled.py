@@ -11,6 +11,7 @@ from bigbatch.data.order import epoch_order
 from bigbatch.files.plain import plain
 from bigbatch.files.raw import Raw
 
+_POINTS = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
 _SAMPLE_ROWS = 2000
 """Rows whose texts are measured; labels are counted in all."""
 
@@ -42,3 +43,9 @@ class Sampled:
         """The sample's values."""
         values = self.all(name)
         return [values[row] for row in self.sample]
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """`p10`, `p50`, `p90`, `p99`; 0 of nothing."""
+    points = np.percentile(values, list(_POINTS.values())) if values else np.zeros(len(_POINTS))
+    return {name: float(value) for name, value in zip(_POINTS, points, strict=True)}

@@ -41,6 +41,8 @@ class Findings:
     """Questions without an answer."""
     structure: str | None = None
     """Column of how the sequences of `text` are folded."""
+    events: Mapping[str, str] = field(default_factory=dict)
+    """Role -> column of who had which item when; empty where rows are no events."""
     chosen: str | None = None
     """Column of the better answer to what stands in that of `text`."""
     rejected: str | None = None

@@ -48,6 +48,8 @@ def picked_task(found: Findings) -> PickedTask:
         return PickedTask(
             name="tag", written="{name: tag, scheme: io}" if runs else "tag", why=why, said="tags"
         )
+    if found.events:
+        return _RECOMMEND
     if found.image is not None:
         return _IMAGE if found.boxes is None else _DETECT
     if found.parts:
@@ -111,6 +113,16 @@ _CONTACT = PickedTask(
     notes=(
         "columns words and tags of a protein's file: helix, strand or neither of each letter, for task: tag;",
         "RNA in brackets takes {name: contact, separation: 4}; a model without a tokenizer: tokenizer: letters",
+    ),
+)
+_RECOMMEND = PickedTask(
+    name="recommend",
+    written="recommend",
+    why="who had which item when: the next item of a user is learnt",
+    said="events of users and items (task: recommend)",
+    notes=(
+        "ratings and other columns are not read; {name: recommend, repeats: true} where items are had again;",
+        "bigbatch split FILE FOLDER --by last --column USER --time TIME keeps the last event of each user for a test",
     ),
 )
 _DETECT = PickedTask(
@@ -212,6 +224,8 @@ def columns_of_task(found: Findings) -> dict[str, str | None]:
     task = picked_task(found).name
     if task == "chat":
         return dict(found.parts)
+    if task == "recommend":
+        return dict(found.events)
     if task == "tag":
         return {"words": found.text, "tags": found.label}
     if task == "seq2seq":
@@ -238,6 +252,8 @@ def length_lines(found: Findings) -> list[str]:
     if picked_task(found).joined:
         positions = (found.known.positions if found.known else None) or BLOCK_TOKENS
         return [f"  max_length: {min(positions, BLOCK_TOKENS)}   # tokens of a block"]
+    if found.events:
+        return ["  max_length: 50   # items that are seen at a time"]
     if not found.lengths:
         return []
     if found.answers is not None:
@@ -293,6 +309,8 @@ def _best(found: Findings) -> tuple[str, str]:
                 "1 / the rank of the right document; of so few documents most are among the first 10",
             )
         return "recall@10", "the share of queries whose document is among the first 10"
+    if task == "recommend":
+        return "ndcg@10", "how far up the next item stands among all, where it is among the first ten"
     if task == "detect":
         return "map", "the mean average precision over classes and IoU .50 to .95, as COCO counts it"
     if task == "span":
