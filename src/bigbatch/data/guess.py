@@ -136,7 +136,7 @@ def profile(
     if events is not None:
         seen = _describe(files, names, table, encoding, [*warnings], (None, None), ([], []), own_id)
         events = {**seen.columns, **events}
-        return replace(seen, columns=events, warnings=tuple(warnings), quoting=quoting)
+        return replace(seen, columns=events, words={}, warnings=tuple(warnings), quoting=quoting)
     boxes = boxed(some, said) or {}
     tagged = None if boxes else _tagged(names, table, said)
     if tagged is not None:

@@ -361,7 +361,7 @@ def _optimizer() -> list[str]:
 
 def _run(found: Findings) -> list[str]:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(found.files[0]).stem).strip("-.") or "run"
-    long = found.first is None or found.first.epochs >= LONG
+    long = bool(found.events) or found.first is None or found.first.epochs >= LONG
     every = "1 epochs" if long else "0.25 epochs"
     return ["run:", f"  dir: {inline_yaml(f'runs/{name}')}", f"  evaluate_every: {every}"]
 
