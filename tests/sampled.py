@@ -6,7 +6,6 @@ suite). What is long by its nature carries its marker in its own file instead.
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 
 import pytest
@@ -84,12 +83,3 @@ def mark(items: list[pytest.Item]) -> None:
     for item in items:
         if only_stress(item.nodeid):
             item.add_marker(pytest.mark.stress)
-
-
-def unknown(tests: set[str]) -> list[str]:
-    """Rows of which there is no such test; `tests` are `FILE::NAME`."""
-    return sorted(name for name in ONLY_STRESS if name not in tests)
-
-
-def names_in(file: str, text: str) -> set[str]:
-    return {f"{file}::{name}" for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}

@@ -14,7 +14,7 @@ from bigbatch.errors import Problem, RecipeError
 from bigbatch.infer.evaluate import EvalResult, impossible_figures, perfect_figures
 from bigbatch.metrics.bleu import is_written
 from bigbatch.metrics.naming import is_own, reported_names
-from bigbatch.metrics.watched import asked_figures, figure_of, source_splits, validation_splits
+from bigbatch.metrics.watched import asked_figures, figure_of, judged_sources, validation_splits
 from bigbatch.protocols import Metric
 from bigbatch.recipe.schema import Recipe
 from bigbatch.records import Event, Record
@@ -85,10 +85,10 @@ def of_judged(results: Mapping[str, EvalResult]) -> dict[str, EvalResult]:
 
 def _judged_tables(recipe: Recipe, tables: Mapping[str, Table]) -> dict[str, Table]:
     """The splits, and the parts of one that are judged by themselves."""
-    found, main = dict(tables), tables.get("validation")
-    if main is not None and main.sources:
-        parts = (part for _, _, part in parts_by_source(main))
-        found |= dict(zip(source_splits(recipe), parts, strict=False))
+    found = dict(tables)
+    if names := judged_sources(recipe, tables):
+        parts = (part for _, _, part in parts_by_source(tables["validation"]))
+        found |= dict(zip(names, parts, strict=False))
     return found
 
 

@@ -19,7 +19,7 @@ from bigbatch.data.split import last_share, stratified_share
 from bigbatch.data.streamed import stream_rows
 from bigbatch.data.tables import DataTable
 from bigbatch.errors import DataError, Problem, UsageError
-from bigbatch.metrics.watched import source_splits
+from bigbatch.metrics.watched import judged_sources
 from bigbatch.model.files import folder_digest
 from bigbatch.model.load import known_labels
 from bigbatch.model.tensors import module_digest
@@ -86,8 +86,7 @@ class Inputs:
 
     def judged(self, recipe: Recipe) -> list[str]:
         """Every name that evaluations have figures of: those of splits, and of the sources of a mixture."""
-        main = self.validation.get("validation")
-        return [*self.splits, *(source_splits(recipe) if main is not None and main.sources else ())]
+        return [*self.splits, *judged_sources(recipe, self.validation)]
 
 
 def read_inputs(recipe: Recipe, task: Task, live: Live, say: Callable[[str], object] | None = None) -> Inputs:

@@ -13,7 +13,7 @@ from bigbatch.data.batches import Batches
 from bigbatch.data.mixture import source_names
 from bigbatch.data.tables import DataTable
 from bigbatch.facts import HardwareFacts
-from bigbatch.metrics.watched import figure_of, larger_is_better, source_splits, validation_splits
+from bigbatch.metrics.watched import figure_of, judged_sources, larger_is_better, validation_splits
 from bigbatch.model.runner import Runner
 from bigbatch.plan.choices import asked_for
 from bigbatch.plan.frozen import Plan
@@ -90,8 +90,7 @@ class Parts:
     @property
     def judged(self) -> tuple[str, ...]:
         """All that evaluations of validation have figures of, the main split first: sources of a mixture, too."""
-        main = self.tables.get("validation")
-        return (*self.validation, *(source_splits(self.recipe) if main is not None and main.sources else ()))
+        return (*self.validation, *judged_sources(self.recipe, self.tables))
 
     def evaluated_with(self, name: str) -> str:
         """The split that has to be evaluated for figures of this name: that of a source is the one it is a part of."""

@@ -43,9 +43,7 @@ def suspicious_rows(
                     f"{split}: {len(rows):,} of {len(table):,} rows {what}; {first_rows(table, rows)}"
                 )
     if doubles:
-        found += _turned(train)
-        for split, table in others.items():
-            found += _asked_before(split, train, table, roles)
+        found += [*_turned(train), *_asked_before(train, others, roles)]
     return found
 
 
@@ -154,8 +152,7 @@ def _turned(train: DataTable) -> list[str]:
     """Preferences that are there the other way round, too."""
     if not {*_SIDES} <= {*train.rows.column_names}:
         return []
-    columns = [map(_plain, train.rows.column(name).to_pylist()) for name in _SIDES]
-    rows = list(zip(*columns, strict=True))
+    rows = _rows_of(train, _SIDES)
     known = set(rows)
     turned = [
         row for row, (asked, better, worse) in enumerate(rows)
@@ -167,25 +164,32 @@ def _turned(train: DataTable) -> list[str]:
     return [f"train: {len(turned):,} of {len(train):,} rows {what}; {first_rows(train, turned)}"]
 
 
-def _asked_before(split: str, train: DataTable, table: DataTable, roles: Mapping[str, Role]) -> list[str]:
+def _asked_before(
+    train: DataTable, others: Mapping[str, DataTable], roles: Mapping[str, Role]
+) -> Iterator[str]:
     """Rows of a split whose source training has with another target, which comparing whole rows does not see."""
-    target = next((about for about in roles.values() if about.unlike and about.absent_when_predicting), None)
-    source = "" if target is None else target.unlike
-    if source not in roles or roles[source].absent_when_predicting:
-        return []
-    names = [source, next(role for role, about in roles.items() if about is target)]
-    if any(name not in each.rows.column_names for each in (train, table) for name in names):
-        return []
-    seen, asked = (
-        list(zip(*(map(_plain, each.rows.column(name).to_pylist()) for name in names), strict=True))
-        for each in (train, table)
+    target = next(
+        (role for role, about in roles.items() if about.unlike and about.absent_when_predicting), ""
     )
-    whole, sources = set(seen), {pair[0] for pair in seen}
-    rows = [row for row, pair in enumerate(asked) if pair[0] in sources and pair not in whole]
-    if not rows:
-        return []
-    what = f"have a {source} that train has with another {names[1]}"
-    return [f"{split}: {len(rows):,} of {len(table):,} rows {what}; {first_rows(table, rows)}"]
+    source = roles[target].unlike if target else ""
+    if source not in roles or roles[source].absent_when_predicting:
+        return
+    both = {split: table for split, table in others.items() if {source, target} <= {*table.rows.column_names}}
+    if not both or not {source, target} <= {*train.rows.column_names}:
+        return
+    whole = set(_rows_of(train, (source, target)))
+    sources = {pair[0] for pair in whole}
+    for split, table in both.items():
+        asked = _rows_of(table, (source, target))
+        rows = [row for row, pair in enumerate(asked) if pair[0] in sources and pair not in whole]
+        if rows:
+            what = f"have a {source} that train has with another {target}"
+            yield f"{split}: {len(rows):,} of {len(table):,} rows {what}; {first_rows(table, rows)}"
+
+
+def _rows_of(table: DataTable, names: Iterable[str]) -> list[tuple[object, ...]]:
+    """What stands in these columns, a row each."""
+    return list(zip(*(map(_plain, table.rows.column(name).to_pylist()) for name in names), strict=True))
 
 
 def _plain(value: object) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from bigbatch.infer.evaluate import EvalResult, evaluate
 from bigbatch.infer.load import Loaded
 from bigbatch.model.heads import HEADS
 from bigbatch.protocols import Role
+from bigbatch.recipe.inputs import DataFile
 from bigbatch.tasks.arranged import arranged
 from bigbatch.tasks.base import Task
 from bigbatch.tasks.derived import derived
@@ -61,7 +61,7 @@ def evaluate_rows(
     task, recipe = opened.task, opened.recipe
     names = () if task.joins_rows or isinstance(task, Recommend) else _names_of(files)
     table = read_table(
-        [_Source(str(getattr(file, "path", file))) for file in files] if names else files,
+        [DataFile(path=str(getattr(file, "path", file)), share=1) for file in files] if names else files,
         base=base,
         columns=columns,
         roles=task.roles,
@@ -89,15 +89,6 @@ def evaluate_rows(
     tokens = derived(tokens, task.needs, task.facts, table)
     size = micro_tokens or opened.micro_tokens
     return evaluate(opened.forward, task, tokens, micro_tokens=size, sources=names)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """One of several files, whose rows are judged by themselves, too."""
-
-    path: str
-    columns: None = None
-    share: float = 1.0
 
 
 def _names_of(files: object) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Protocol
 
 from bigbatch.data.mixture import source_names
 from bigbatch.errors import Problem, RecipeError
@@ -54,6 +55,24 @@ def source_splits(recipe: Recipe) -> tuple[str, ...]:
     if not shared or not isinstance(recipe.data.validation, float):
         return ()
     return tuple(f"validation.{name}" for name in source_names([file.path for file in files]))
+
+
+class _Sourced(Protocol):
+    """Rows or samples of a split, and where each of its sources begins."""
+
+    @property
+    def sources(self) -> tuple[int, ...]: ...
+
+
+def judged_sources(recipe: Recipe, splits: Mapping[str, _Sourced]) -> tuple[str, ...]:
+    """`source_splits` of a run whose validation rows know their sources.
+
+    Args:
+        recipe: of the run.
+        splits: split -> its rows or samples.
+    """
+    main = splits.get("validation")
+    return source_splits(recipe) if main is not None and main.sources else ()
 
 
 def larger_is_better(name: str, metrics: Sequence[Metric]) -> bool:
