@@ -13,6 +13,7 @@ import bigbatch
 from bigbatch.commands import init
 from bigbatch.data.guess import profile
 from bigbatch.data.happenings import happened
+from bigbatch.errors import UsageError
 from bigbatch.recipe.load import load_recipe
 
 WORDS = [
@@ -109,6 +110,14 @@ def test_the_first_recipe_trains(tmp_path):
         tmp_path / "recipe.yaml", set={"epochs": 1, "plan.compile": "off"}, run_dir=tmp_path / "run"
     )
     assert run.status == "finished"
+
+
+def test_text_cannot_be_learnt_first_where_there_is_none(tmp_path):
+    written(tmp_path / "ratings.csv", events())
+    (tmp_path / "plain.txt").write_text("some words of a text\n" * 20)
+    with pytest.raises(UsageError, match="these are events of users and items: leave it out"):
+        init([tmp_path / "ratings.csv"], out=tmp_path / "recipe.yaml", pretrain=[tmp_path / "plain.txt"])
+    assert not (tmp_path / "recipe.yaml").exists()
 
 
 def test_users_come_with_items(tmp_path):

@@ -143,3 +143,10 @@ def test_what_is_called_source_and_target_is_written_unless_the_model_cannot(tmp
     ]:  # fmt: skip
         _, recipe = start(tmp_path, **{**both, "writes": writes}, model="m", known=known(kind))
         assert recipe.task.name == task
+
+
+def test_sequences_with_structures_learn_which_letters_touch(tmp_path):
+    text, recipe = start(tmp_path, text="sequence", structure="fold", model="m", known=known("masked"))
+    assert (recipe.task.name, recipe.best.metric) == ("contact", "long_precision@L")
+    assert recipe.data.columns == {"sequence": "sequence", "structure": "fold"}
+    assert "which of its letters touch" in text

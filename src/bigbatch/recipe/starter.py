@@ -192,7 +192,7 @@ def starter_recipe(found: Findings) -> str:
         *_task(found),
         *_data(found, splits),
         *_batch(found, training_rows),
-        *([] if found.events else _optimizer()),
+        *_optimizer(found),
         *loss_lines(found),
         *best_lines(found),
         *_run(found),
@@ -207,8 +207,9 @@ def _stages(found: Findings, pretrain: Profile) -> str:
         there = ", ".join(pretrain.all_columns)
         what = f"no column looks like it; there are {there}. Expected text to pretrain on"
         raise DataError([Problem(where=pretrain.files[0], key="text", what=what)])
-    if found.image is not None:
-        raise UsageError("--pretrain learns from text first, and these are images: leave it out")
+    if found.image is not None or found.events:
+        what = "images" if found.image is not None else "events of users and items"
+        raise UsageError(f"--pretrain learns from text first, and these are {what}: leave it out")
     bare = replace(
         found,
         label=None,
@@ -332,8 +333,6 @@ def _batch(found: Findings, rows: int) -> list[str]:
             "",
             "batch: 32     # histories an update; where there are few of them small batches go through them more often",
             "epochs: 6     # MovieLens 100K takes 6; the best weights are kept",
-            "optimizer: {name: adamw, lr: 2e-3}",
-            "schedule: {name: cosine, warmup: 5 %}",
         ]
     few = found.first
     sizes = "few at first, more as the measured noise of the gradient allows"
@@ -351,7 +350,9 @@ def _batch(found: Findings, rows: int) -> list[str]:
     ]
 
 
-def _optimizer() -> list[str]:
+def _optimizer(found: Findings) -> list[str]:
+    if found.events:
+        return ["", "optimizer: {name: adamw, lr: 2e-3}", "schedule: {name: cosine, warmup: 5 %}"]
     return [
         "",
         "optimizer: {name: adamw, lr: auto}   # by the model's width, tested before update 1; `bigbatch plan` shows it",

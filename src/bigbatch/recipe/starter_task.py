@@ -52,6 +52,8 @@ def picked_task(found: Findings) -> PickedTask:
         return _RECOMMEND
     if found.image is not None:
         return _IMAGE if found.boxes is None else _DETECT
+    if found.structure is not None:
+        return _CONTACT
     if found.parts:
         return PickedTask(
             name="chat",
